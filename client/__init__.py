@@ -1,0 +1,1 @@
+"""The hospital: its processes and its I/O."""

@@ -1,0 +1,1 @@
+"""Ground floor: pure torch and numpy; no Flower, no gRPC, no processes."""

@@ -1,0 +1,1 @@
+"""The coordinator: its processes and its I/O."""

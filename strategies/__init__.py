@@ -1,0 +1,1 @@
+"""The methods: pure functions, and one thin Flower adapter each, called strategy.py."""

@@ -1,0 +1,1 @@
+"""Synchronous rounds with Flower's own averaging strategies."""
