@@ -1,0 +1,99 @@
+"""`polyclinic-client check`: everything that can be known before anything starts."""
+
+import math
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+from rich.progress import Progress
+
+from polyclinic.datasets import SiteDataset, check_dataset, read_dataset
+from polyclinic.errors import DiskFull, PolyclinicError, ResourceError
+from polyclinic.processes import wait_for_port
+from polyclinic.volumes import check_header
+
+NEEDED_DISK = 2**30  # models, pictures, logs
+NEEDED_MEMORY = 2 * 2**30  # torch, MONAI, a small 3-D network
+REACH_S = 5.0
+
+
+def check_everything(data: Path, server: str | None, state: Path, *, deep: bool, console: Console) -> None:
+    """Print a line for everything that was looked at; raise the first fault after all were.
+
+    Raises:
+        PolyclinicError: The first thing that is wrong.
+    """
+    faults: list[PolyclinicError] = []
+
+    dataset: SiteDataset | None = None
+
+    def read() -> str:
+        nonlocal dataset
+        dataset = read_dataset(data)
+        return _describe(dataset)
+
+    examinations = [("dataset.json", read), ("images", lambda: _check_images(dataset, deep, console)), ("disk", lambda: _check_disk(state))]
+    examinations += [("memory", lambda: _check_memory(dataset))]
+    if server is not None:
+        examinations += [("connection", lambda: _check_connection(server))]
+    for title, examine in examinations:
+        _look(title, examine, faults, console)
+    if faults:
+        raise faults[0]
+
+
+def _look(title: str, examine: Callable[[], str], faults: list[PolyclinicError], console: Console) -> None:
+    try:
+        console.print(f"[green]ok[/green]     {title}: {examine()}")
+    except PolyclinicError as error:
+        console.print(f"[red]wrong[/red]  {title}: ", end="")
+        console.print(str(error), markup=False, soft_wrap=True)
+        faults.append(error)
+
+
+def _describe(dataset: SiteDataset) -> str:
+    counts = f"{len(dataset.training)} training, {len(dataset.validation)} validation, {len(dataset.test)} test cases"
+    return f"{dataset.name}, {dataset.task}, {counts}; labels {', '.join(dataset.labels)}"
+
+
+def _check_images(dataset: SiteDataset | None, deep: bool, console: Console) -> str:
+    if dataset is None:
+        return "not looked at"
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task("reading", total=len(dataset.cases))
+        warnings = check_dataset(dataset, deep=deep, on_progress=lambda done, _total, name: progress.update(task, completed=done, description=name))
+    for warning in warnings:
+        console.print(f"[yellow]note[/yellow]   {warning}")
+    return f"all {len(dataset.cases)} cases " + ("read, every voxel" if deep else "have sound headers (without --quick every voxel is read)")
+
+
+def _check_disk(state: Path) -> str:
+    folder = state
+    while not folder.exists():
+        folder = folder.parent
+    if not os.access(folder, os.W_OK):
+        raise ResourceError(f"{folder}: this user may not write there. Choose another folder with --state.")
+    free = psutil.disk_usage(str(folder)).free
+    if free < NEEDED_DISK:
+        raise DiskFull(folder, free, NEEDED_DISK)
+    return f"{free / 2**30:,.0f} GiB free in {folder}"
+
+
+def _check_memory(dataset: SiteDataset | None) -> str:
+    free = psutil.virtual_memory().available
+    largest = 0
+    if dataset is not None:
+        largest = max((4 * math.prod(check_header(case.image[0]).shape) for case in dataset.cases), default=0)
+    needed = NEEDED_MEMORY + 8 * largest
+    if free < needed:
+        raise ResourceError(
+            f"{free / 2**30:.1f} GiB of memory are free, about {needed / 2**30:.1f} GiB are needed. Close other programs, or use a larger machine."
+        )
+    return f"{free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed"
+
+
+def _check_connection(server: str) -> str:
+    wait_for_port(server, REACH_S)
+    return f"{server} answers"

@@ -1,0 +1,103 @@
+"""`polyclinic-client`: what the hospital's IT person runs."""
+
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from polyclinic.errors import ConfigError
+from polyclinic.terminal import EXIT_CODES, run_command
+
+app = typer.Typer(
+    name="polyclinic-client",
+    help="Take part in a federation as a hospital. Your images never leave this machine: model weights and figures do.\n\n" + EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+Data = Annotated[Path, typer.Option("--data", help="Folder with dataset.json and the images (Medical Segmentation Decathlon layout).")]
+Server = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The coordinator's address.")]
+
+
+def state_folder(state: Path | None, name: str) -> Path:
+    """Where a hospital of that name keeps its models, pictures and logs."""
+    if state is not None:
+        return state
+    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
+    return Path(home) / "polyclinic" / name
+
+
+@app.command()
+def join(
+    server: Server,
+    data: Data,
+    name: Annotated[str, typer.Option(help="What this hospital is called in tables: letters, digits, dots and hyphens.")],
+    state: Annotated[
+        Path | None, typer.Option(help="Where this hospital keeps its models, pictures and logs. Default: ~/.local/state/polyclinic/NAME.")
+    ] = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not up yet.")] = 60.0,
+) -> None:
+    """Serve a coordinator until Ctrl-C.
+
+    Checks the data set's list of files, dials out to the coordinator (one outbound connection, nothing listens but on loopback), and
+    then trains and evaluates whenever it is asked. A lost connection is taken up again by itself.
+
+    Example: [bold]polyclinic-client join --server 127.0.0.1:9092 --data /data/brain --name st-mary[/bold]
+    """
+    from client.join import join as join_federation
+    from polyclinic.datasets import check_dataset, read_dataset
+
+    console = Console(stderr=True, highlight=False)
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", name):
+        raise ConfigError(f"--name '{name}': letters, digits, dots and hyphens only, at most 63.")
+    dataset = read_dataset(data)
+    for warning in check_dataset(dataset):
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    join_federation(server, data, name, state_folder(state, name), wait, lambda text: console.print(text, markup=False))
+
+
+@app.command()
+def check(
+    data: Data,
+    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Also try to reach this coordinator.")] = None,
+    state: Annotated[Path | None, typer.Option(help="Also look for room in this folder.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Read the headers only, not every voxel.")] = False,
+) -> None:
+    """Say in plain words what is wrong with a data set, the disk, the memory or the connection, before anything starts.
+
+    Example: [bold]polyclinic-client check --data /data/brain --server 127.0.0.1:9092[/bold]
+    """
+    from client.check import check_everything
+
+    check_everything(data, server, state or state_folder(None, data.name), deep=not quick, console=Console(highlight=False))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="A model.safetensors of polyclinic's.")],
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI files (for 2-D tasks also PNG or JPEG).")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
+) -> None:
+    """Segment images, or classify them.
+
+    A segmentation writes one NIfTI label map for each image, with the image's own shape and affine; a classification writes
+    predictions.csv. Images that have their result already are left alone, so an interrupted run can be repeated.
+
+    Example: [bold]polyclinic-client predict model.safetensors scan1.nii.gz scan2.nii.gz --out labels/[/bold]
+    """
+    from client.predict import predict_files
+
+    predict_files(model, images, out, Console(highlight=False))
+
+
+def main() -> None:
+    """The console script."""
+    run_command(app)
+
+
+if __name__ == "__main__":
+    main()

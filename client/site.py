@@ -1,0 +1,221 @@
+"""What a hospital does when it is asked: everything here stays on its machine but the weights and figures it returns."""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from polyclinic import training
+from polyclinic.config import JobConfig, digest, instantiate, job_digests, load_job
+from polyclinic.datasets import Case, PreparedSite, SiteDataset, prepare, read_dataset, training_loader
+from polyclinic.errors import ConfigMismatch, DatasetInvalid, PolyclinicError
+from polyclinic.metrics import Evaluation
+from polyclinic.pictures import write_slice_pictures
+from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
+from polyclinic.volumes import read_image
+from strategies.records import Hello, Order
+
+STATUS_EVERY_S = 0.25
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a round of training returns."""
+
+    weights: Tensor
+    result: training.FitResult
+
+
+class Site:
+    """One hospital's data, and what it keeps between two messages.
+
+    Args:
+        name: As the coordinator knows it.
+        data: The folder with dataset.json.
+        state: Where the hospital keeps its own models and pictures.
+    """
+
+    def __init__(self, name: str, data: Path, state: Path) -> None:
+        self.name = name
+        self.dataset: SiteDataset = read_dataset(data)
+        self.state = state
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self._status_time = 0.0
+        self._prepared: tuple[str, PreparedSite] | None = None
+
+    def greet(self, order: Order) -> Hello:
+        """Who this is, and why it cannot take part if it cannot."""
+        refusal = ""
+        try:
+            job = self._job(order)
+            if job.data.task != self.dataset.task or job.data.labels != self.dataset.labels:
+                refusal = (
+                    f"The federation does {job.data.task} with the labels {', '.join(job.data.labels)}; this hospital's dataset.json "
+                    f"is for {self.dataset.task} with {', '.join(self.dataset.labels)}. Name and number the labels alike on both sides."
+                )
+            else:
+                self._network(order, job)
+                self._prepare(order, job)
+        except PolyclinicError as error:
+            refusal = str(error) if error.shareable else f"{type(error).__name__} (the hospital's log has the details)"
+        counts = {"training": len(self.dataset.training), "validation": len(self.dataset.validation), "test": len(self.dataset.test)}
+        self.say(order, "waiting")
+        return Hello(self.name, version("polyclinic"), counts, self.dataset.modality[0] if self.dataset.modality else "", refusal)
+
+    def train(self, order: Order, weights: Tensor) -> Trained:
+        """One round on this hospital's training cases, from the federation's weights and what is kept here."""
+        job = self._job(order)
+        network, names = self._network(order, job), shared_names(self._network(order, job), order.personal)
+        self._load(network, names, order, weights, order.round - 1)
+        loader = training_loader(self._prepare(order, job), job.training, self._seed(order))
+
+        def tell(step: int, steps: int, loss: float) -> None:
+            self.say(order, "training", step=step, steps=steps, loss=loss)
+
+        result = training.fit(network, loader, job.training, job.data, proximal_mu=order.proximal_mu, on_step=tell)
+        state = network.state_dict()
+        self._keep(state, names, order)
+        self.say(order, "waiting", loss=result.loss, force=True)
+        return Trained(pack(state, names), result)
+
+    def validate(self, order: Order, weights: Tensor) -> Evaluation:
+        """Score the federation's weights, with what is kept here, on the validation cases."""
+        job = self._job(order)
+        network = self._network(order, job)
+        self._load(network, shared_names(network, order.personal), order, weights, order.round)
+        self.say(order, "validating", force=True)
+        evaluation = training.evaluate(network, self._prepare(order, job).validation, job.data, job.training)
+        self.say(order, "waiting", score=evaluation.score, force=True)
+        return evaluation
+
+    def test(self, order: Order, weights: Tensor) -> Evaluation:
+        """Final figures on the test cases' own grids; keeps the model, and pictures of the first case, at this hospital."""
+        job = self._job(order)
+        network = self._network(order, job)
+        self._load(network, shared_names(network, order.personal), order, weights, order.rounds)
+        self.say(order, "testing", force=True)
+        folder = self._folder(order)
+        model = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": order.rounds}
+        save_state(network.state_dict(), folder / "model.safetensors", {"polyclinic": json.dumps(model)})
+        evaluation, _ = training.test(network, self.dataset, job.data, on_case=self._picture_first(order, job))
+        self.say(order, "waiting", score=evaluation.score, force=True)
+        return evaluation
+
+    def say(self, order: Order, doing: str, force: bool = False, **details: Any) -> None:
+        """Write what is being done to status.json, a few times a second at most."""
+        moment = time.time()
+        if not force and moment - self._status_time < STATUS_EVERY_S:
+            return
+        self._status_time = moment
+        status = {"time": moment, "site": self.name, "doing": doing, "run": order.run, "arm": order.arm, "round": order.round, **details}
+        self.state.mkdir(parents=True, exist_ok=True)
+        partial = self.state / ".status.partial"
+        partial.write_text(json.dumps({**status, "rounds": order.rounds}))
+        partial.replace(self.state / "status.json")
+
+    def _job(self, order: Order) -> JobConfig:
+        """What is asked, built from this machine's conf/ and compared with the coordinator's."""
+        job = load_job(order.names, order.settings)
+        for group, ours in job_digests(job).items():
+            if order.digests.get(group) != ours:
+                raise ConfigMismatch(group, order.names[group], version("polyclinic"), order.version)
+        return job
+
+    def _network(self, order: Order, job: JobConfig) -> nn.Module:
+        """The network with the initial weights that the coordinator has too."""
+        torch.manual_seed(order.seed)
+        network: nn.Module = instantiate(job.model)
+        if layout_digest(network.state_dict(), shared_names(network, "none")) != order.digests.get("layout"):
+            raise ConfigMismatch("model", order.names["model"], f"{version('polyclinic')}, monai {version('monai')}", order.version)
+        return network.to(self.device)
+
+    def _prepare(self, order: Order, job: JobConfig) -> PreparedSite:
+        """The cases on the network's grid: once in this process for one way of preparing them."""
+        key = digest([order.names["data"], dict(order.settings)])
+        if self._prepared is None or self._prepared[0] != key:
+
+            def tell(done: int, total: int) -> None:
+                self.say(order, "preparing", step=done, steps=total)
+
+            self._prepared = (key, prepare(self.dataset, job.data, tell))
+        return self._prepared[1]
+
+    def _load(self, network: nn.Module, names: list[str], order: Order, weights: Tensor, upto: int) -> None:
+        """Shared weights as they arrived; the rest as this hospital kept it after round `upto`, if it did."""
+        state = network.state_dict()
+        kept = [number for number in self._kept_rounds(order) if number <= upto]
+        personal = load_state(self._kept_file(order, max(kept)))[0] if kept else {}
+        network.load_state_dict({**state, **personal, **unpack(weights, state, names)})
+
+    def _keep(self, state: dict[str, Tensor], names: list[str], order: Order) -> None:
+        """Keep what is not shared, for two rounds: a round that is asked for again starts from the same state."""
+        personal = {name: tensor for name, tensor in state.items() if name not in set(names)}
+        if order.personal == "none" or not personal:
+            return
+        save_state(personal, self._kept_file(order, order.round), {})
+        for number in self._kept_rounds(order):
+            if number < order.round - 1:
+                self._kept_file(order, number).unlink()
+
+    def _folder(self, order: Order) -> Path:
+        return self.state / "runs" / order.run / order.arm
+
+    def _kept_file(self, order: Order, number: int) -> Path:
+        return self._folder(order) / f"personal-{number}.safetensors"
+
+    def _kept_rounds(self, order: Order) -> list[int]:
+        return [int(path.stem.removeprefix("personal-")) for path in self._folder(order).glob("personal-*.safetensors")]
+
+    def _seed(self, order: Order) -> int:
+        """Another seed for every hospital and round, the same for every strategy."""
+        return int.from_bytes(hashlib.sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()[:4], "big")
+
+    def _picture_first(self, order: Order, job: JobConfig) -> Callable[[Case, Any], None]:
+        """Draws the first test case: image, truth and prediction."""
+        drawn = False
+
+        def draw(case: Case, predicted: Any) -> None:
+            nonlocal drawn
+            if drawn or not isinstance(case.label, Path):
+                return
+            drawn = True
+            draw_case(self._folder(order) / "pictures", case, job, order.arm, predicted)
+
+        return draw
+
+
+def draw_case(folder: Path, case: Case, job: JobConfig, name: str, predicted: Any) -> None:
+    """Pictures of one segmented case, in `folder`."""
+    assert isinstance(case.label, Path)
+    image = read_image(case.image[0], 1 if len(case.image) > 1 else job.data.channels, job.data.spatial_dims)
+    truth = np.asarray(read_image(case.label, 1, job.data.spatial_dims).as_tensor()[0]).astype(np.uint8)
+    shape = tuple(image.shape[1:]) + (1,) * (4 - image.ndim)
+    write_slice_pictures(
+        folder, image.as_tensor().reshape(image.shape[0], *shape), np.asarray(image.affine), truth.reshape(shape), {name: predicted.reshape(shape)}
+    )
+
+
+def open_site(node_config: dict[str, Any]) -> Site:
+    """The hospital that this SuperNode serves, opened once in a process.
+
+    Raises:
+        DatasetInvalid: The node was started without `polyclinic-client join`.
+    """
+    try:
+        key = (str(node_config["site"]), str(node_config["data"]), str(node_config["state"]))
+    except KeyError as error:
+        raise DatasetInvalid(Path("SuperNode"), f"{error} is not configured", "Start it with `polyclinic-client join`.") from error
+    if key not in _SITES:
+        _SITES[key] = Site(key[0], Path(key[1]), Path(key[2]))
+    return _SITES[key]
+
+
+_SITES: dict[tuple[str, str, str], Site] = {}

@@ -1,0 +1,126 @@
+"""The resident worker: executes the ClientApp that is installed here, one message at a time, torch imported once.
+
+Flower's own executor would start a process for every message and unpack and run the code bundle that the coordinator sent. This one
+takes a task from the SuperNode's Runtime API (HTTP on loopback, with a secret), calls `client.client_app.app`, and returns the reply;
+what arrives is data, never code. An exception's text may hold a patient's file name: only its type travels, unless it is one of our
+own `shareable` sentences.
+"""
+
+import logging
+import time
+from pathlib import Path
+
+import httpx
+from flwr.app import Context, Error, Message
+from flwr.clientapp import ClientApp
+from flwr.common.constant import ErrorCode, SubStatus
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
+from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
+
+from polyclinic.errors import PolyclinicError
+from polyclinic.processes import PROMPT, Child, end_with_parent, pause_s, python_module
+
+ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+pull_objects.__kwdefaults__.update(PROMPT)
+pull_and_inflate_object_from_tree.__kwdefaults__.update(PROMPT)
+log = logging.getLogger("polyclinic.worker")
+
+
+def worker(runtime_port: int, folder: Path, secret: Path) -> Child:
+    """The worker as a child process of the hospital's client."""
+    command = python_module("client.worker", f"127.0.0.1:{runtime_port}", str(secret))
+    return Child("the hospital's worker", command, folder / "worker.log", {"OMP_NUM_THREADS": "1"})
+
+
+def serve(runtime: str, secret: bytes, app: ClientApp) -> None:
+    """Take task after task, for ever."""
+    acquirer = _client(runtime, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={ACQUIRE}))
+    since = time.monotonic()
+    while True:
+        token = _acquire(acquirer)
+        if token:
+            _execute(runtime, token, app)
+            since = time.monotonic()
+        time.sleep(pause_s(time.monotonic() - since, 0.01, 0.5))
+
+
+def _acquire(client: RuntimeHttpClient) -> str:
+    """The token of a waiting task, or nothing."""
+    try:
+        return str(client.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-clientapp"])).token)
+    except httpx.TransportError:
+        return ""  # the SuperNode is starting, or being started again
+
+
+def _execute(runtime: str, token: str, app: ClientApp) -> None:
+    """One task: pull the message, call the app, push the reply."""
+    client = _client(runtime, RuntimeTokenHttpInterceptor(token))
+    heartbeat = HeartbeatSender(lambda: _beat(client))
+    context: Context | None = None
+    status, details = SubStatus.FAILED, ""
+    heartbeat.start()
+    try:
+        message, context, _, _ = pull_task_input(client)
+        reply = _answer(app, message, context)
+        push_message(client, reply, context)
+        if not reply.has_error():
+            status = SubStatus.COMPLETED
+    except httpx.HTTPError as error:
+        log.warning("the task was lost: %s", type(error).__name__)
+    finally:
+        heartbeat.stop()
+        push_task_output(client, context, status, details)
+        client.close()
+
+
+def _answer(app: ClientApp, message: Message, context: Context) -> Message:
+    """The app's reply, or an error that says no more than it may."""
+    start = time.monotonic()
+    try:
+        reply = app(message=message, context=context)
+    except Exception as error:
+        log.exception("%s failed", message.metadata.message_type)
+        reply = Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, describe(error)), reply_to=message)
+    log.info("%s took %.2f s", message.metadata.message_type, time.monotonic() - start)
+    return reply
+
+
+def describe(error: BaseException) -> str:
+    """What of an error may leave the hospital."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name
+
+
+def _client(runtime: str, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> RuntimeHttpClient:
+    return RuntimeHttpClient.from_server_address(runtime, True, None, [RuntimeVersionHttpInterceptor("flwr-clientapp"), interceptor])
+
+
+def _beat(client: RuntimeHttpClient) -> bool:
+    """One heartbeat; Flower's own would interrupt the whole process when a token has expired."""
+    try:
+        client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    except httpx.HTTPStatusError:
+        return True
+    except httpx.TransportError:
+        return False
+    return True
+
+
+def main() -> None:
+    """`python -m client.worker RUNTIME SECRET_FILE`."""
+    import sys
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    end_with_parent()
+    from client.client_app import app
+
+    serve(sys.argv[1], Path(sys.argv[2]).read_bytes(), app)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""`polyclinic-server`: what the researcher who coordinates runs."""
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from polyclinic.terminal import EXIT_CODES, run_command
+
+app = typer.Typer(
+    name="polyclinic-server",
+    help="Coordinate a federation of hospitals. No image reaches this machine.\n\n" + EXIT_CODES,
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+console = Console(highlight=False)
+Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
+
+RUN_HELP = """Start the coordinator, wait for hospitals, train, evaluate, and write a report.
+
+Settings are given as NAME=VALUE; groups choose a file of conf/: strategy, model, data, training, privacy, deployment.
+
+Examples:
+
+[bold]polyclinic-server run[/bold]
+
+[bold]polyclinic-server run strategy=averaging/fedprox model=unet training.epochs=2 rounds=10[/bold]
+
+[bold]polyclinic-server run strategy=averaging/local,averaging/fedavg,averaging/fedbn[/bold] (one after another, compared in one report)
+
+[bold]polyclinic-server run --resume latest[/bold]
+
+[bold]polyclinic-server settings[/bold] lists every name and setting."""
+
+
+@app.command(help=RUN_HELP)
+def run(
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra overrides.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run's folder. Default: the time.")] = None,
+    resume: Annotated[str | None, typer.Option(help="Take up this run where it stopped ('latest' for the newest).")] = None,
+) -> None:
+    """Run a federation."""
+    from server.coordinator import finish
+    from server.coordinator import run as run_federation
+
+    finish(run_federation(overrides or [], name, resume, console), console)
+
+
+@app.command()
+def settings(overrides: Annotated[list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...")] = None) -> None:
+    """List the names that every group of conf/ has, and the settings as they would be used."""
+    from polyclinic.config import GROUPS, as_yaml, list_names, load_config
+
+    for group in GROUPS:
+        console.print(f"[bold]{group}[/bold]: {', '.join(list_names(group)) or '-'}")
+    console.print()
+    console.print(as_yaml(load_config(overrides or [])), markup=False)
+
+
+@app.command()
+def status(runs: Runs = Path("runs")) -> None:
+    """List the runs: what they do or how they ended."""
+    from server.status import status_table
+
+    console.print(status_table(runs))
+
+
+@app.command()
+def report(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or 'latest'.")],
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a run's report again and show its table."""
+    from server.coordinator import finish
+    from server.run_folder import find_run
+
+    finish(find_run(runs, name), console)
+
+
+@app.command()
+def export(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or 'latest'.")],
+    to: Annotated[Path, typer.Option("--to", help="The safetensors file to write.")],
+    strategy: Annotated[str | None, typer.Option(help="Which strategy's model, where the run compared several.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Write a run's model as one safetensors file, ready for `polyclinic-client predict`."""
+    from server.export import choose_model
+    from server.run_folder import find_run
+
+    source = choose_model(find_run(runs, name), strategy)
+    to.parent.mkdir(parents=True, exist_ok=True)
+    partial = to.with_name(f".{to.name}.partial")
+    shutil.copyfile(source, partial)
+    partial.replace(to)
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
+
+
+@app.command()
+def demo(
+    sites: Annotated[int, typer.Option(min=2, max=6, help="Hospitals.")] = 6,
+    rounds: Annotated[int | None, typer.Option(min=1, help="Rounds of every strategy. Default: as the demo's experiment says.")] = None,
+    subjects: Annotated[int, typer.Option(min=1, help="Training subjects of each hospital.")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the data and of the training.")] = 0,
+    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Passed on to `run`.")] = None,
+) -> None:
+    """Six hospitals on this machine: writes their data, starts them and a coordinator as processes, and ends with a report."""
+    from server.demo import run_demo
+
+    run_demo(sites, rounds, subjects, seed, folder, overrides or [], console)
+
+
+def main() -> None:
+    """The console script."""
+    run_command(app)
+
+
+if __name__ == "__main__":
+    main()

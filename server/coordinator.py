@@ -1,0 +1,181 @@
+"""`polyclinic-server run`: SuperLink and ServerApp, from the first setting to the report."""
+
+import _thread
+import fcntl
+import ipaddress
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+from rich.console import Console
+
+from polyclinic.config import Config, as_yaml, expand_strategies, load_config
+from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
+from server.board import Board, show
+from server.report import terminal_table, write_report
+from server.results import read_results
+from server.run_folder import RunFolder, find_run, new_run, now, versions, write_whole
+
+SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy"}
+NEEDED_DISK = 2**29
+
+
+def run(overrides: Sequence[str], name: str | None, resume: str | None, console: Console) -> RunFolder:
+    """Run a federation to its end.
+
+    Args:
+        overrides: Hydra's; `strategy=a,b` runs several strategies one after another.
+        name: Of the run's folder; the time if None.
+        resume: Name of a run to take up where it stopped; it keeps its own configuration.
+        console: Where progress is shown.
+
+    Raises:
+        ConfigError: A wrong setting.
+        PortTaken: The hospitals' port is in use.
+        RunError: The run could not go on; it can be resumed.
+    """
+    folder, configs = _resume(resume, overrides) if resume else _create(overrides, name)
+    first = configs[0]
+    _check_host(first.deployment.host)
+    console.print(f"run {folder.name} in {folder.path}", markup=False)
+    with console.status("loading torch, MONAI and Flower"):
+        from server.server_app import arm_name
+        from server.superlink import SuperLink
+    titles = {arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs}
+    board = Board(titles, first.rounds, SCORE_NAMES[first.data.task])
+    _describe_run(folder, configs, titles)
+    runs = Path(first.deployment.runs)
+    try:
+        with _alone(runs / ".superlink"), show(board, console) as handle, _logged(folder):
+            folder.listeners.append(handle)
+
+            def tell(kind: str, text: str) -> None:
+                folder.record({"kind": kind, "text": text})
+
+            with SuperLink(runs / ".superlink", first.deployment.host, first.deployment.port, tell) as link:
+                link.on_failure = _thread.interrupt_main
+                _execute(link, folder, console)
+    except BaseException as error:
+        _end(folder, error)
+        raise
+    _end(folder, None)
+    return folder
+
+
+def finish(folder: RunFolder, console: Console) -> None:
+    """Write the report and show the table."""
+    report = write_report(folder.path)
+    console.print()
+    console.print(terminal_table(read_results(folder.path)))
+    console.print(f"report: {report}", markup=False, soft_wrap=True)
+
+
+def _execute(link: "SuperLink", folder: RunFolder, console: Console) -> None:  # type: ignore[name-defined]  # noqa: F821
+    """The ServerApp, in this process, against the SuperLink."""
+    from server.server_app import app
+
+    try:
+        with link.open_run({"folder": str(folder.path.resolve())}) as (grid, context):
+            console.print(f"hospitals join with: polyclinic-client join --server {link.address} --data DIR --name NAME", markup=False)
+            folder.update(address=link.address)
+            app(grid, context)
+    except KeyboardInterrupt:
+        if link.failure:
+            raise link.failure from None
+        raise
+
+
+def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
+    """A fresh folder, once every setting is known to be right."""
+    expanded = expand_strategies(overrides)
+    configs = [load_config(each) for each in expanded]
+    folder = new_run(Path(configs[0].deployment.runs), name)
+    free = psutil.disk_usage(str(folder.path)).free
+    if free < NEEDED_DISK:
+        folder.path.rmdir()
+        raise DiskFull(folder.path, free, NEEDED_DISK)
+    write_whole(folder.path / "overrides.json", json.dumps([list(each) for each in expanded]))
+    write_whole(folder.path / "config.yaml", "---\n".join(as_yaml(config) for config in configs))
+    return folder, configs
+
+
+def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config]]:
+    """An unfinished run, as it was configured; only the deployment may be another."""
+    runs = Path(load_config([text for text in overrides if text.startswith("deployment")]).deployment.runs)
+    folder = find_run(runs, name)
+    if folder.describe().get("state") == "finished":
+        raise RunError(f"Run {folder.name} is finished: there is nothing to resume. `polyclinic-server report {folder.name}` shows it.")
+    others = [text for text in overrides if not text.startswith("deployment")]
+    if others:
+        raise ConfigError(f"A run resumes with its own settings; {others[0]} would change them. Start a new run instead.")
+    kept = json.loads((folder.path / "overrides.json").read_text())
+    expanded = [[*each, *overrides] for each in kept]
+    write_whole(folder.path / "overrides.json", json.dumps(expanded))
+    return folder, [load_config(each) for each in expanded]
+
+
+def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, str]) -> None:
+    first = configs[0]
+    folder.update(
+        name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed, rounds=first.rounds,
+        arms=[{"name": arm, "title": title} for arm, title in titles.items()], task=first.data.task, score_name=SCORE_NAMES[first.data.task],
+        labels=list(first.data.labels), hospitals={},
+    )  # fmt: skip
+    if "started" not in folder.describe():
+        folder.update(started=now())
+
+
+def _end(folder: RunFolder, error: BaseException | None) -> None:
+    """Every run reaches a terminal state, and says why."""
+    folder.close()
+    if error is None:
+        folder.update(state="finished", finished=now())
+    elif isinstance(error, KeyboardInterrupt):
+        folder.update(state="interrupted", finished=now(), reason=f"interrupted; resume with --resume {folder.name}")
+    else:
+        reason = str(error) if isinstance(error, PolyclinicError) else f"{type(error).__name__}: {error}"
+        folder.update(state="failed", finished=now(), reason=reason)
+
+
+def _check_host(host: str) -> None:
+    """Without enrolled keys and TLS nothing but loopback is served."""
+    try:
+        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        local = False
+    if not local:
+        raise ConfigError(f"deployment.host={host}: this version serves one machine only, over loopback. Use deployment.host=127.0.0.1.")
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One coordinator for one folder of runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("a+") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise RunError(f"Another coordinator works in {folder.parent}. End it, or choose another folder with deployment.runs=FOLDER.") from error
+        yield
+
+
+@contextmanager
+def _logged(folder: RunFolder) -> Iterator[None]:
+    """Flower's and Python's own chatter goes to a file, not between the lines of the table."""
+    handler = logging.FileHandler(folder.path / "coordinator.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    flower = logging.getLogger("flwr")
+    before, propagate = list(flower.handlers), flower.propagate
+    flower.handlers, flower.propagate = [handler], False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            flower.handlers, flower.propagate = before, propagate
+            handler.close()

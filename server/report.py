@@ -1,0 +1,203 @@
+"""One self-contained HTML page about a run, for physicians and a hospital's board; the same tables for the terminal.
+
+The page loads nothing: charts and pictures are inside it, and its own policy forbids scripts and every address. What
+came from hospitals is escaped by the template.
+"""
+
+import os
+from base64 import b64encode
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from polyclinic.errors import RunError
+from server import charts
+from server.results import Cell, Results, ScoreTable, absences, attendance, by_label, headline, read_results
+from server.summary import (
+    SCORE_WORDS,
+    show,
+    show_date,
+    show_difference,
+    show_duration,
+    show_rounds,
+    summarize,
+    tiles,
+)
+
+TEMPLATES = Path(__file__).parent / "templates"
+TERMINAL_WIDTH = 100
+PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture as a data URI, and what is under it."""
+
+    source: str
+    title: str
+    score: float | None = None
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Who took part in the rounds of some arms that had the same attendance."""
+
+    title: str
+    rows: dict[str, tuple[str, ...]]
+
+
+def write_report(run_folder: Path) -> Path:
+    """Write report.html into a run's folder, all of it or nothing, and return its path.
+
+    Raises:
+        RunError: the folder has no readable run.json, or cannot be written to.
+    """
+    page = render(read_results(run_folder))
+    path = run_folder / "report.html"
+    unfinished = run_folder / f".report.html.{os.getpid()}"
+    try:
+        unfinished.write_text(page, encoding="utf-8")
+        unfinished.replace(path)
+    except OSError as error:
+        unfinished.unlink(missing_ok=True)
+        raise RunError(f"{path}: cannot be written ({error.strerror}).") from error
+    return path
+
+
+def render(results: Results) -> str:
+    """The page as text."""
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"score": show, "difference": show_difference, "date": show_date, "rounds": show_rounds}
+    table = headline(results)
+    gallery = read_pictures(results, table)
+    return environment.get_template("report.html.j2").render(
+        results=results,
+        table=table,
+        labels=by_label(results),
+        summary=summarize(results),
+        tiles=tiles(results),
+        score_words=SCORE_WORDS.get(results.score_name, ""),
+        plots=[
+            (f"{results.score_name} on validation images, higher is better", _chart(results, "score")),
+            ("Training loss, lower is better", _chart(results, "loss")),
+        ],
+        styles=charts.styles(results.arms),
+        gallery=gallery,
+        colours=read_legend(results) if gallery else {},
+        rosters=rosters(results),
+        absences=absences(results),
+        duration=show_duration(results.started, results.finished),
+        test_images=sum(hospital.test or 0 for hospital in results.hospitals),
+    )
+
+
+def _chart(results: Results, quantity: str) -> charts.Chart | None:
+    found = (
+        charts.curves(results, "train", "loss") if quantity == "loss" else charts.curves(results, "validate", "score")
+    )
+    return charts.draw(found, results.arms)
+
+
+def read_pictures(results: Results, table: ScoreTable) -> dict[str, list[Picture]]:
+    """Image, truth and one prediction per arm of every hospital that has a folder under pictures/.
+
+    The folders are listed rather than joined from the hospitals' names, so a name can lead nowhere else.
+    """
+    root = results.folder / "pictures"
+    folders = {folder.name: folder for folder in root.iterdir() if folder.is_dir()} if root.is_dir() else {}
+    found = {}
+    for hospital in results.hospitals:
+        if hospital.name not in folders:
+            continue
+        wanted: list[tuple[str, str, float | None]] = [
+            ("image", f"{hospital.modality} image".strip(), None),
+            ("truth", "reference", None),
+        ]
+        wanted += [(arm.name, arm.title, table.rows[hospital.name][arm.name].score) for arm in results.arms]
+        files = {file.stem: file.read_bytes() for file in folders[hospital.name].glob("*.png")}
+        pictures = [
+            Picture(f"data:image/png;base64,{b64encode(files[stem]).decode()}", title, score)
+            for stem, title, score in wanted
+            if files.get(stem, b"").startswith(PNG)
+        ]
+        if pictures:
+            found[hospital.name] = pictures
+    return found
+
+
+def read_legend(results: Results) -> dict[str, str]:
+    """The colour of every tissue in the pictures; empty where pictures show none."""
+    if results.task != "segmentation":
+        return {}
+    from polyclinic.pictures import label_colours
+
+    return label_colours(results.labels)
+
+
+def rosters(results: Results) -> list[Roster]:
+    """Attendance of the federated arms; arms that had the same share a roster."""
+    found: list[tuple[list[str], dict[str, tuple[str, ...]]]] = []
+    for arm in (arm for arm in results.arms if arm.federated):
+        rows = attendance(results, arm)
+        same = next((titles for titles, others in found if others == rows), None)
+        if same is None:
+            found.append(([arm.title], rows))
+        else:
+            same.append(arm.title)
+    return [Roster(", ".join(titles), rows) for titles, rows in found]
+
+
+def terminal_table(results: Results) -> Table:
+    """The headline table, at most 100 columns wide."""
+    table = headline(results)
+    lines = [([site], row) for site, row in table.rows.items()]
+    return _terminal(results, table, ["hospital"], [*lines, (["mean"], table.mean)])
+
+
+def terminal_label_table(results: Results) -> Table:
+    """The same per tissue or class, at most 100 columns wide."""
+    tables = by_label(results)
+    table = headline(results)
+    lines = [([site, label], tables[label].rows[site]) for site in table.rows for label in tables]
+    lines += [(["mean", label], tables[label].mean) for label in tables]
+    return _terminal(results, table, ["hospital", "class" if results.task == "classification" else "tissue"], lines)
+
+
+def _terminal(
+    results: Results, table: ScoreTable, heads: Sequence[str], lines: Sequence[tuple[list[str], Mapping[str, Cell]]]
+) -> Table:
+    """Names are Text, not markup: a hospital's name cannot style the table."""
+    images = "test images" if table.source == "test" else "validation images, no test yet"
+    drawn = Table(
+        title=Text(f"{results.score_name} on {images}; in brackets the difference to local"),
+        caption=Text("bold: best federated arm of the row"),
+    )
+    for head in heads:
+        drawn.add_column(head, overflow="fold")
+    arms = [arm for arm in results.arms if any(row[arm.name].score is not None for _, row in lines)]
+    for arm in arms:
+        drawn.add_column(Text(arm.title), justify="right")
+    for number, (names, row) in enumerate(lines):
+        ends = number + 1 == len(lines) or lines[number + 1][0][0] != names[0]
+        before_mean = number + 1 < len(lines) and lines[number + 1][0][0] == "mean" != names[0]
+        section = before_mean or (len(heads) > 1 and ends)
+        drawn.add_row(*map(Text, names), *(_terminal_cell(row[arm.name]) for arm in arms), end_section=section)
+    if Console(width=10 * TERMINAL_WIDTH).measure(drawn).maximum > TERMINAL_WIDTH:
+        drawn.width = TERMINAL_WIDTH
+    return drawn
+
+
+def _terminal_cell(cell: Cell) -> Text:
+    difference = "" if cell.difference is None else f" ({show_difference(cell.difference)})"
+    return Text(show(cell.score) + difference, style="bold" if cell.best else "")

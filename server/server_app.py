@@ -1,0 +1,104 @@
+"""Flower's ServerApp: compose the configuration, build the strategy, let it run, keep what comes of it."""
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from flwr.app import Context
+from flwr.serverapp import Grid, ServerApp
+from torch import nn
+
+from polyclinic.config import Config, JobConfig, instantiate, job_digests, job_settings, load_config
+from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
+from server.attendance import Attendance
+from server.grid import PatientGrid
+from server.run_folder import RunFolder, versions
+from strategies.averaging.strategy import Averaging
+from strategies.records import Order
+
+app = ServerApp()
+
+
+@app.main()
+def main(grid: Grid, context: Context) -> None:
+    """Run what the folder named in the run's configuration asks for."""
+    coordinate(grid, RunFolder(Path(str(context.run_config["folder"]))))
+
+
+def coordinate(grid: Grid, folder: RunFolder) -> None:
+    """Every strategy of a run, one after another, with the same hospitals."""
+    configs = [load_config(overrides) for overrides in json.loads((folder.path / "overrides.json").read_text())]
+    first = configs[0]
+    attendance = Attendance(grid, make_order(folder, first, build_network(first)), folder.record)
+    patient = PatientGrid(grid, attendance, first.deployment, folder.record)
+    minimum = first.deployment.min_hospitals
+    members = attendance.wait_for(max(first.deployment.hospitals, minimum), minimum, first.deployment.wait_s)
+    described = {site: {"modality": member.hello.modality, **member.hello.counts} for site, member in members.items()}
+    folder.update(hospitals=described, state="running")
+    for config in configs:
+        run_arm(patient, folder, config)
+
+
+def run_arm(grid: PatientGrid, folder: RunFolder, config: Config) -> None:
+    """One strategy, from its initial or last kept weights to its final figures."""
+    random.seed(config.seed)
+    network = build_network(config)
+    order = make_order(folder, config, network)
+    strategy: Averaging = instantiate(config.strategy)
+    names = shared_names(network, order.personal)
+    path = folder.path / "arms" / order.arm / "model.safetensors"
+    weights, done = pack(network.state_dict(), names), 0
+    if path.exists():
+        state, metadata = load_state(path)
+        weights, done = pack(state, names), int(json.loads(metadata["polyclinic"])["round"])
+        if json.loads(metadata["polyclinic"])["tested"]:
+            return
+    order = replace(order, offset=done)
+    folder.record({"kind": "arm_start", "arm": order.arm, "title": strategy.title, "rounds": order.rounds, "offset": done})
+
+    def keep(number: int, latest: torch.Tensor, tested: bool = False) -> None:
+        state = {**network.state_dict(), **unpack(latest, network.state_dict(), names)}
+        save_state(state, path, {"polyclinic": json.dumps(describe_model(order, number, tested))})
+        if not tested:
+            folder.record({"kind": "round_end", "round": number})
+
+    if done < order.rounds:
+        weights = strategy.run(grid, strategy.build(config.privacy, names), order, weights, keep)
+    strategy.test(grid, order, weights)
+    keep(order.rounds, weights, tested=True)
+    folder.record({"kind": "arm_end", "arm": order.arm})
+
+
+def build_network(config: Config) -> nn.Module:
+    """The network with its initial weights: the same seed gives the same on both sides."""
+    torch.manual_seed(config.seed)
+    network = instantiate(config.model)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def arm_name(config: Config) -> str:
+    """The last piece of the strategy's name: `fedavg` for `averaging/fedavg`."""
+    return config.choices["strategy"].rpartition("/")[2]
+
+
+def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:
+    """What every hospital is told about a strategy."""
+    names, settings = job_settings(config)
+    personal = str(config.strategy.get("personal", "none"))
+    digests = job_digests(JobConfig(config.model, config.data, config.training))
+    digests["layout"] = layout_digest(network.state_dict(), shared_names(network, "none"))
+    return Order(
+        run=folder.name, arm=arm_name(config), seed=config.seed, rounds=config.rounds, personal=personal,
+        version=versions()["polyclinic"], names=names, settings=settings, digests=digests,
+    )  # fmt: skip
+
+
+def describe_model(order: Order, number: int, tested: bool) -> dict[str, object]:
+    """What a file of weights says about itself: enough to build its network again."""
+    return {
+        "names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": number,
+        "seed": order.seed, "personal": order.personal, "version": order.version, "tested": tested,
+    }  # fmt: skip

@@ -1,0 +1,149 @@
+"""A run's result in words: what a physician reads first, and how numbers and dates are written."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+
+from server.results import Arm, Results, ScoreTable, headline
+
+EN_DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+NO_CLEAR_DIFFERENCE = 0.005  # a gain smaller than this is reported as none
+SCORE_WORDS = {
+    "Dice": "Dice is the overlap of the model's outlines with the reference outlines: 0 is none, 1 is perfect.",
+    "balanced accuracy": "Balanced accuracy is the share of images recognised correctly, averaged over the classes "
+    "so that a rare class counts as much as a common one: 1 is perfect.",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result in one sentence, and a second one that puts it in proportion."""
+
+    lead: str
+    support: str
+
+
+def best_federated(results: Results, table: ScoreTable) -> tuple[Arm, float] | None:
+    """The federated arm with the highest mean, and the mean."""
+    scored = [(a, score) for a in results.arms if a.federated and (score := table.mean[a.name].score) is not None]
+    return max(scored, key=lambda pair: pair[1], default=None)
+
+
+def summarize(results: Results) -> Summary:
+    """What a physician wants to know first; also when the answer is that it did not help."""
+    table = headline(results)
+    if not table.averaged:
+        return Summary("There are no scores yet that could be compared.", "")
+    over = f"averaged over {_plural(len(table.averaged), 'hospital')}"
+    best = best_federated(results, table)
+    local = table.mean["local"].score if "local" in table.mean else None
+    if best is None:
+        scored = [(arm, s) for arm in results.arms if (s := table.mean[arm.name].score) is not None]
+        arm, score = max(scored, key=lambda pair: pair[1])
+        lead = f"No federated model has a score; {over}, {arm.title} reaches a {results.score_name} of {show(score)}."
+        return Summary(lead, _proportion(results, table))
+    arm, score = best
+    reached = f"{over}, {arm.title} reaches a {results.score_name} of {show(score)}"
+    if local is None:
+        lead = (
+            f"{reached[0].upper()}{reached[1:]}; this run has no model trained by a hospital alone to compare it with."
+        )
+    else:
+        gain = round(score, 3) - round(local, 3)
+        lead = f"{_verdict(gain)}: {reached}, against {show(local)} for hospitals that trained alone."
+    return Summary(lead, _proportion(results, table))
+
+
+def _verdict(gain: float) -> str:
+    if abs(gain) < NO_CLEAR_DIFFERENCE:
+        return "Training together made no clear difference"
+    return f"Training together {'helped' if gain > 0 else 'did not help'} in this run ({show_difference(gain)})"
+
+
+def _proportion(results: Results, table: ScoreTable) -> str:
+    """Hospitals that gained and lost, how near the upper bound is, and how little one run proves."""
+    words = []
+    best = best_federated(results, table)
+    if best is not None:
+        gains = {site: gain for site, row in table.rows.items() if (gain := row[best[0].name].difference) is not None}
+        if gains:
+            worse = [f"{site} ({show_difference(gain)})" for site, gain in gains.items() if round(gain, 3) < 0]
+            better = sum(round(gain, 3) > 0 for gain in gains.values())
+            losers = f"; it did worse at {', '.join(worse)}" if worse else ""
+            share = f"{better} of {_plural(len(gains), 'hospital')}"
+            words.append(f"{best[0].title} did better than the hospital alone at {share}{losers}.")
+        pooled = table.mean["pooled"].score if "pooled" in table.mean else None
+        if pooled is not None:
+            side = "below" if best[1] < pooled else "above"
+            gap = show(abs(round(pooled, 3) - round(best[1], 3)))
+            words.append(f"Its mean is {gap} {side} that of one model trained on all images in one place.")
+    if table.source == "validate":
+        words.append("These are scores on validation images: no test result is in yet.")
+    words.append("This is one run with one split of the subjects: small differences may be chance.")
+    return " ".join(words)
+
+
+def tiles(results: Results) -> list[tuple[str, str]]:
+    """The few numbers on top of the page, each with its caption."""
+    table = headline(results)
+    best = best_federated(results, table)
+    found = [(show(best[1]), f"{best[0].title}, the best federated model")] if best else []
+    for arm in results.arms:
+        score = table.mean[arm.name].score
+        if not arm.federated and score is not None:
+            meaning = {"local": "every hospital alone", "pooled": "all images in one place"}[arm.name]
+            found.append((show(score), f"{arm.title}: {meaning}"))
+    gains = [row[best[0].name].difference for row in table.rows.values()] if best else []
+    known = [gain for gain in gains if gain is not None]
+    if known:
+        caption = "hospitals better off with it than alone"
+        found.append((f"{sum(round(gain, 3) > 0 for gain in known)} of {len(known)}", caption))
+    return found
+
+
+def show(score: float | None) -> str:
+    """A score with three decimals, or a dash where there is none."""
+    return EN_DASH if score is None else f"{score:.3f}"
+
+
+def show_difference(difference: float) -> str:
+    """A difference with its sign; what rounds to nothing has none."""
+    return "±0.000" if round(difference, 3) == 0 else f"{difference:+.3f}".replace("-", MINUS)
+
+
+def show_rounds(rounds: Sequence[int]) -> str:
+    """Rounds with neighbours joined: 2 to 4, then 7."""
+    ordered = sorted(set(rounds))
+    starts = ordered[:1] + [after for before, after in pairwise(ordered) if after != before + 1]
+    ends = [before for before, after in pairwise(ordered) if after != before + 1] + ordered[-1:]
+    return ", ".join(f"{a}" if a == b else f"{a}{EN_DASH}{b}" for a, b in zip(starts, ends, strict=True))
+
+
+def show_date(moment: str) -> str:
+    """An ISO time as a person writes it; anything else as it is."""
+    parsed = _parse_time(moment)
+    return (
+        moment if parsed is None else f"{parsed.day} {parsed:%B %Y, %H:%M}" + (f" {parsed:%Z}" if parsed.tzinfo else "")
+    )
+
+
+def show_duration(started: str, finished: str) -> str:
+    """The time between two ISO times, or nothing where one is missing."""
+    first, last = _parse_time(started), _parse_time(finished)
+    if first is None or last is None or (first.tzinfo is None) != (last.tzinfo is None):
+        return ""
+    seconds = round((last - first).total_seconds())
+    hours, minutes = seconds // 3600, seconds // 60 % 60
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {seconds % 60} s" if minutes else f"{seconds} s"
+
+
+def _parse_time(moment: str) -> datetime | None:
+    try:
+        return datetime.fromisoformat(moment)
+    except ValueError:
+        return None
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,229 @@
+"""Flower's SuperLink as a child process, and the door through which our installed ServerApp runs against it.
+
+All of Flower that is private and that the coordinator needs is met here. The SuperLink runs with `--isolation process`: it starts no
+code itself. This process asks it for the task of a run and executes the ServerApp that is installed here, so that either may die
+alone: a SuperLink that dies is started again on the same database, and the run goes on.
+"""
+
+import hashlib
+import io
+import os
+import secrets
+import threading
+import time
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx
+from flwr.app import Context
+from flwr.common.serde import context_from_proto, fab_to_proto, run_from_proto, user_config_to_proto
+from flwr.common.constant import SubStatus
+from flwr.proto.control_pb2 import StartRunRequest
+from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
+from flwr.supercore.control import ControlHttpClient
+from flwr.supercore.fab import Fab
+from flwr.supercore.heartbeat import HeartbeatSender
+from flwr.supercore.inflatable.inflatable_utils import pull_objects
+from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.runtime import RuntimeHttpClient
+from flwr.supercore.task_identity import TaskIdentity
+from flwr.superlink.grid.http_grid import HttpGrid
+
+from polyclinic.errors import ProcessDied, RunError
+from polyclinic.processes import PROMPT, Child, claim_port, end_with_parent, free_port, pause_s, python_module, wait_for_port
+
+LOOPBACK = "127.0.0.1"
+RESTARTS = 5  # of the SuperLink within a minute, then something is wrong with it
+pull_objects.__kwdefaults__.update(PROMPT)
+
+
+class SuperLink:
+    """A running SuperLink; leaves nothing behind when left.
+
+    Args:
+        folder: Keeps its database, its log and its secret; one folder, one SuperLink.
+        host, port: Where hospitals dial (the Fleet API); port 0 takes a free one.
+        on_event: Told about restarts, as (kind, text).
+    """
+
+    def __init__(self, folder: Path, host: str, port: int, on_event: Callable[[str, str], None] = lambda kind, text: None) -> None:
+        self.folder = folder
+        self.host = host
+        self.port = claim_port(host, port, "deployment.port=NUMBER")
+        self._control = f"{LOOPBACK}:{free_port()}"
+        self._on_event = on_event
+        self._secret = secrets.token_bytes(32)
+        self._leaving = threading.Event()
+        self._watcher = threading.Thread(target=self._watch, name="superlink-watch", daemon=True)
+        self.failure: ProcessDied | None = None
+        self.on_failure: Callable[[], None] = lambda: None  # called when the SuperLink is given up
+        self.child = Child("Flower's SuperLink", self._command(), folder / "superlink.log", {"FLWR_HOME": str(folder / "flwr")})
+
+    def __enter__(self) -> Self:
+        self._start()
+        self._watcher.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._leaving.set()
+        self.child.stop()
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT for the hospitals."""
+        return f"{self.host}:{self.port}"
+
+    def _command(self) -> list[str]:
+        _, control_port = self._control.split(":")
+        return python_module(
+            "server.superlink", "--insecure", "--isolation", "process", "--disable-runtime-dependency-installation",
+            "--host", LOOPBACK, "--port", control_port, "--fleet-api-address", self.address,
+            "--database", str(self.folder / "state.db"), "--superexec-auth-secret-file", str(self.folder / "secret"),
+        )  # fmt: skip
+
+    def _start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        secret = os.open(self.folder / "secret", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        with os.fdopen(secret, "wb") as file:
+            file.write(self._secret)
+        self.child.start()
+        wait_for_port(self._control, 60.0, self.child)
+        wait_for_port(self.address, 60.0, self.child)
+
+    def _watch(self) -> None:
+        """Start the SuperLink again when it dies; give up when it keeps dying."""
+        deaths: list[float] = []
+        while not self._leaving.wait(0.5):
+            status = self.child.status()
+            if status is None or self._leaving.is_set():
+                continue
+            deaths = [moment for moment in deaths if time.monotonic() - moment < 60.0] + [time.monotonic()]
+            if len(deaths) > RESTARTS:
+                self.failure = ProcessDied("Flower's SuperLink", status, self.child.last_words())
+                self.on_failure()
+                return
+            self._on_event("superlink", f"the SuperLink ended with status {status}; starting it again")
+            time.sleep(0.2 * len(deaths))
+            try:
+                self._start()
+            except (ProcessDied, OSError):
+                continue
+
+    @contextmanager
+    def open_run(self, settings: dict[str, bool | int | float | str]) -> Iterator[tuple[HttpGrid, Context]]:
+        """A run of its own: the grid and the context that a ServerApp is called with.
+
+        Leaving reports the outcome to the SuperLink: completed, or failed when an exception passes.
+        """
+        run_id = self._start_run(settings)
+        token = self._acquire(run_id)
+        grid = HttpGrid(self._control, insecure=True, token=token)
+        heartbeat = HeartbeatSender(lambda: _beat(grid))
+        heartbeat.start()
+        outcome, details = SubStatus.FAILED, "interrupted"
+        try:
+            yield grid, self._pull_context(grid)
+            outcome, details = SubStatus.COMPLETED, ""
+        except Exception as error:
+            details = type(error).__name__
+            raise
+        finally:
+            heartbeat.stop()
+            self._report(grid, outcome, details)
+            grid.close()
+
+    def _start_run(self, settings: dict[str, bool | int | float | str]) -> int:
+        content = _empty_bundle(settings)
+        fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
+        client = ControlHttpClient.from_server_address(self._control, True, None, [RuntimeVersionHttpInterceptor("flwr-cli")])
+        try:
+            answer = client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(settings)))
+        except httpx.HTTPError as error:
+            raise RunError(f"The SuperLink does not start a run ({error}); see {self.child.log}.") from error
+        finally:
+            client.close()
+        return int(answer.run_id)
+
+    def _acquire(self, run_id: int) -> str:
+        """The token of the run's ServerApp task."""
+        method = "/flwr.proto.Runtime/AcquireTask"
+        client = RuntimeHttpClient.from_server_address(
+            self._control, True, None,
+            [RuntimeVersionHttpInterceptor("flwr-serverapp"), SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods={method})],
+        )  # fmt: skip
+        start = time.monotonic()
+        try:
+            while time.monotonic() - start < 30.0:
+                answer = client.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-serverapp"]))
+                if answer.token and answer.task.run_id == run_id:
+                    return str(answer.token)
+                time.sleep(pause_s(time.monotonic() - start, 0.05, 1.0))
+        finally:
+            client.close()
+        raise RunError(f"The SuperLink offers no task for run {run_id}; see {self.child.log}.")
+
+    def _pull_context(self, grid: HttpGrid) -> Context:
+        answer = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
+        TaskIdentity.task_id = answer.task_id
+        TaskIdentity.run_id = answer.run.run_id
+        TaskIdentity.node_id = answer.context.node_id
+        run = run_from_proto(answer.run)
+        grid.set_run(run)
+        context = context_from_proto(answer.context)
+        context.run_config = run.override_config
+        return context
+
+    def _report(self, grid: HttpGrid, outcome: str, details: str) -> None:
+        grid._retry_invoker.max_tries = 1
+        try:
+            grid._runtime_client.PushTaskOutput(PushTaskOutputRequest(sub_status=outcome, details=details))
+        except (httpx.HTTPError, RuntimeError):
+            return  # it will notice by the missing heartbeat
+
+
+def _beat(grid: HttpGrid) -> bool:
+    """One heartbeat; a refused one only means that the run will end by itself."""
+    try:
+        grid._runtime_client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
+    except httpx.TransportError:
+        return False
+    except httpx.HTTPError:
+        return True
+    return True
+
+
+def _empty_bundle(settings: dict[str, bool | int | float | str]) -> bytes:
+    """A Flower App Bundle without code: both sides run what is installed there."""
+    lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items())
+    project = (
+        '[project]\nname = "polyclinic"\nversion = "0.1.0"\nlicense = "Apache-2.0"\n'
+        '[tool.flwr.app]\npublisher = "polyclinic"\n'
+        '[tool.flwr.app.components]\nserverapp = "server.server_app:app"\nclientapp = "client.client_app:app"\n'
+        f"[tool.flwr.app.config]\n{lines}\n"
+    )
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as bundle:
+        bundle.writestr("pyproject.toml", project)
+    return buffer.getvalue()
+
+
+def _toml(value: bool | int | float | str) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def main() -> None:
+    """`python -m server.superlink ARGS`: Flower's SuperLink, which ends when the coordinator is gone."""
+    from flwr.superlink.cli.flower_superlink import flower_superlink
+
+    end_with_parent()
+    flower_superlink()
+
+
+if __name__ == "__main__":
+    main()
