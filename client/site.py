@@ -3,24 +3,21 @@
 import hashlib
 import json
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from polyclinic import training
 from polyclinic.config import JobConfig, digest, instantiate, job_digests, load_job
-from polyclinic.datasets import Case, PreparedSite, SiteDataset, prepare, read_dataset, training_loader
+from polyclinic.datasets import PreparedSite, SiteDataset, prepare, read_dataset, training_loader
 from polyclinic.errors import ConfigMismatch, DatasetInvalid, PolyclinicError
+from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
-from polyclinic.pictures import write_slice_pictures
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
-from polyclinic.volumes import read_image
 from strategies.records import Hello, Order
 
 STATUS_EVERY_S = 0.25
@@ -105,7 +102,8 @@ class Site:
         folder = self._folder(order)
         model = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": order.rounds}
         save_state(network.state_dict(), folder / "model.safetensors", {"polyclinic": json.dumps(model)})
-        evaluation, _ = training.test(network, self.dataset, job.data, on_case=self._picture_first(order, job))
+        drawing = draw_first(folder / "pictures", job.data, order.arm)
+        evaluation, _ = training.test(network, self.dataset, job.data, on_case=drawing)
         self.say(order, "waiting", score=evaluation.score, force=True)
         return evaluation
 
@@ -177,30 +175,6 @@ class Site:
     def _seed(self, order: Order) -> int:
         """Another seed for every hospital and round, the same for every strategy."""
         return int.from_bytes(hashlib.sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()[:4], "big")
-
-    def _picture_first(self, order: Order, job: JobConfig) -> Callable[[Case, Any], None]:
-        """Draws the first test case: image, truth and prediction."""
-        drawn = False
-
-        def draw(case: Case, predicted: Any) -> None:
-            nonlocal drawn
-            if drawn or not isinstance(case.label, Path):
-                return
-            drawn = True
-            draw_case(self._folder(order) / "pictures", case, job, order.arm, predicted)
-
-        return draw
-
-
-def draw_case(folder: Path, case: Case, job: JobConfig, name: str, predicted: Any) -> None:
-    """Pictures of one segmented case, in `folder`."""
-    assert isinstance(case.label, Path)
-    image = read_image(case.image[0], 1 if len(case.image) > 1 else job.data.channels, job.data.spatial_dims)
-    truth = np.asarray(read_image(case.label, 1, job.data.spatial_dims).as_tensor()[0]).astype(np.uint8)
-    shape = tuple(image.shape[1:]) + (1,) * (4 - image.ndim)
-    write_slice_pictures(
-        folder, image.as_tensor().reshape(image.shape[0], *shape), np.asarray(image.affine), truth.reshape(shape), {name: predicted.reshape(shape)}
-    )
 
 
 def open_site(node_config: dict[str, Any]) -> Site:

@@ -77,6 +77,11 @@ class Sample:
     label: Tensor | int | None  # uint8, 1XYZ; or the class
     slices: Tensor  # int64: the axial slices worth drawing in a 2-D task
 
+    @property
+    def bytes(self) -> int:
+        """In memory."""
+        return self.image.nbytes + (self.label.nbytes if isinstance(self.label, Tensor) else 0)
+
 
 class PreparedCases(Sequence[Sample]):
     """Preprocessed cases; as many as fit are kept in memory, the others are read again when asked for."""
@@ -88,11 +93,8 @@ class PreparedCases(Sequence[Sample]):
         for index, case in enumerate(self.cases):
             if self.bytes < room_bytes:
                 sample = prepare_case(case, data)
-                size = sum(
-                    each.numel() * each.element_size() for each in (sample.image, sample.label) if _is_tensor(each)
-                )
-                if self.bytes + size <= room_bytes:
-                    self._kept[index], self.bytes = sample, self.bytes + size
+                if self.bytes + sample.bytes <= room_bytes:
+                    self._kept[index], self.bytes = sample, self.bytes + sample.bytes
                 else:
                     room_bytes = self.bytes  # full: do not try the rest
             on_case()
@@ -318,7 +320,8 @@ def _check_case(dataset: SiteDataset, case: Case, data: DataConfig | None, deep:
     found = sum(header.channels for header in headers)
     pictures = any(header.nifti is None for header in headers)
     if found != channels and not pictures:
-        problem = f"{case.image[0].name} has {found} channel(s), but {'the federation expects' if data else 'modality names'} {channels}"
+        who = "the federation expects" if data else "'modality' names"
+        problem = f"{case.image[0].name} has {found} channel(s), but {who} {channels}"
         raise DatasetInvalid(
             dataset.folder / "dataset.json", problem, "Correct 'modality', or list one file for each channel."
         )
@@ -548,7 +551,3 @@ def crop(volume: Tensor, places: Sequence[int], patch: Sequence[int]) -> Tensor:
 def _plain(value: Tensor) -> Tensor:
     """Without MONAI's record of what was done to it."""
     return value.as_subclass(Tensor)
-
-
-def _is_tensor(value: object) -> bool:
-    return isinstance(value, Tensor)

@@ -120,7 +120,7 @@ class LabelInvalid(DataError):
     def __init__(self, path: Path, found: Sequence[int | float], declared: Sequence[int]) -> None:
         values = ", ".join(f"{value:g}" for value in found)
         super().__init__(
-            f"{path}: has label {values}, but dataset.json declares {', '.join(map(str, declared))}. "
+            f"{path}: has label {values}, but dataset.json declares {', '.join(map(str, declared)) or 'whole numbers'}. "
             "Correct the label map, or add the class to 'labels'."
         )
 

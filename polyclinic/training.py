@@ -206,13 +206,13 @@ def test(
         else:
             assert case.label is not None
             probabilities = predict_class(network, case.image, data)
-            labels = int(probabilities.argmax())
-            predicted.append(labels)
+            chosen = int(probabilities.argmax())
+            predicted.append(chosen)
             truths.append(case.label)
             table = dict(zip(data.labels, probabilities.tolist(), strict=True))
-            scored.append(CaseScore(case.name, case.split, table, float(labels == case.label)))
+            scored.append(CaseScore(case.name, case.split, table, float(chosen == case.label)))
         if on_case is not None:
-            on_case(case, labels)
+            on_case(case, labels if isinstance(case.label, Path) else chosen)
     if data.task == "segmentation":
         return summarize(rows, data.labels[1:], None, len(scored)), scored
     recalls = recall_per_class(torch.tensor(predicted), torch.tensor(truths), len(data.labels))
@@ -234,9 +234,12 @@ def infer(network: nn.Module, volume: Tensor, data: DataConfig) -> Tensor:
     batch = (volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)).to(device)
     if data.task == "classification":
         places = [max(0, (size - wanted) // 2) for size, wanted in zip(batch.shape[2:], data.patch, strict=True)]
-        parts = [torch.stack([crop(each, places, data.patch) for each in part]) for part in batch.split(SLICES_AT_ONCE)]
+        parts = [
+            torch.stack([crop(each, places, data.patch) for each in part])
+            for part in torch.split(batch, SLICES_AT_ONCE)
+        ]
         return torch.cat([network(part) for part in parts]).mean(0)
-    logits = torch.cat([_slide(network, part, data) for part in batch.split(SLICES_AT_ONCE)])
+    logits = torch.cat([_slide(network, part, data) for part in torch.split(batch, SLICES_AT_ONCE)])
     return logits[0] if data.spatial_dims == 3 else logits.permute(1, 2, 3, 0)
 
 
@@ -253,8 +256,17 @@ def _label_natively(probabilities: Tensor, grid: Grid, native: Grid) -> NDArray[
         shift = np.eye(4)
         shift[0, 3] = start
         slab = Grid((min(SLAB, native.shape[0] - start), *native.shape[1:]), native.affine @ shift)
-        slabs.append(resample(probabilities, grid, slab).argmax(0).to(torch.uint8).cpu())
+        slabs.append(_most_probable(resample(probabilities, grid, slab)).cpu())
     return np.asarray(torch.cat(slabs).numpy())
+
+
+def _most_probable(probabilities: Tensor) -> Tensor:
+    """Like `argmax(0)` as uint8, several times as fast for a few classes."""
+    best, labels = probabilities[0].clone(), torch.zeros_like(probabilities[0], dtype=torch.uint8)
+    for number, values in enumerate(probabilities[1:], start=1):
+        labels.masked_fill_(values > best, number)
+        torch.maximum(best, values, out=best)
+    return labels
 
 
 def device_of(network: nn.Module) -> torch.device:

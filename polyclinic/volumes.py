@@ -43,8 +43,16 @@ SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg")
 MAX_EXTENT_MM = 1e5  # an affine that claims a patient of more than 100 m is damaged
 DEFLATE_RATIO = 1032  # the most that a gzip stream can expand
 PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])  # columns run to the patient's left, rows to the back, as on a screen
-MALFORMED = (OSError, EOFError, zlib.error, ValueError, KeyError, TypeError, OverflowError, struct.error, SyntaxError)
-MALFORMED = (*MALFORMED, HeaderDataError, HeaderTypeError, np.linalg.LinAlgError, MemoryError)
+MALFORMED: tuple[type[Exception], ...] = (
+    OSError,
+    EOFError,
+    ValueError,
+    KeyError,
+    TypeError,
+    OverflowError,
+    MemoryError,
+)
+MALFORMED += (zlib.error, struct.error, SyntaxError, HeaderDataError, HeaderTypeError, np.linalg.LinAlgError)
 
 
 @dataclass(frozen=True, eq=False)
@@ -357,9 +365,9 @@ def _read_voxels(path: Path, header: Header, channels: int | None) -> NDArray[An
         voxels = np.frombuffer(raw, header.dtype).reshape(shape, order="F")
         slope, intercept = header.nifti.get_slope_inter()
         if (slope, intercept) in {(None, None), (1.0, 0.0)}:
-            return voxels.astype(header.dtype.newbyteorder("="), copy=False)
+            return np.asarray(voxels, header.dtype.newbyteorder("="))
         with np.errstate(all="ignore"):
-            return voxels.astype(np.float64) * slope + (intercept or 0.0)
+            return np.asarray(voxels.astype(np.float64) * slope + (intercept or 0.0))
     except MALFORMED as error:
         raise ImageUnreadable(path, _reason(error)) from error
 

@@ -46,7 +46,7 @@ def run_arm(grid: PatientGrid, folder: RunFolder, config: Config) -> None:
     random.seed(config.seed)
     network = build_network(config)
     order = make_order(folder, config, network)
-    strategy: Averaging = instantiate(config.strategy)
+    strategy: Averaging = instantiate(config.strategy, _recursive_=False)
     names = shared_names(network, order.personal)
     path = folder.path / "arms" / order.arm / "model.safetensors"
     weights, done = pack(network.state_dict(), names), 0

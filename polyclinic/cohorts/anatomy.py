@@ -29,7 +29,7 @@ DISPLACEMENT_MM = (3.0, 5.0)  # root mean square of a subject's displacement, dr
 ROTATION_DEGREES = 4.0
 TRANSLATION_MM = 4.0
 SCALE = 0.04
-_STEPS = 5  # squarings: the first step is then far below a voxel of the coarse grid
+_STEPS = 4  # squarings: the first step is then well below a voxel of the coarse grid
 _REACH_MM = 20.0  # how far from the brain, at most, a deformed and turned brain is looked for
 _PARTIAL_VOLUME_MM = 0.6  # blurs the hard edges of a label map into probabilities
 
@@ -110,8 +110,8 @@ def real_person(path: Path) -> TissueMaps:
 def subject(seed: int, maps: TissueMaps | None = None) -> Subject:
     """Make a person: a random diffeomorphism and a random small affine of a brain, the same for the same seed.
 
-    The velocity is white noise smoothed with `SMOOTHNESS_MM`, scaled so that the displacement has a root mean square
-    drawn in `DISPLACEMENT_MM`.
+    The velocity is white noise smoothed with `SMOOTHNESS_MM`, its root mean square (and, to a few percent, that of the
+    displacement) drawn in `DISPLACEMENT_MM`.
 
     Args:
         seed: Any non-negative integer below 2^63.
@@ -126,7 +126,6 @@ def subject(seed: int, maps: TissueMaps | None = None) -> Subject:
     low, high = DISPLACEMENT_MM
     wanted = (low + (high - low) * torch.rand((), generator=generator)) / COARSE_MM
     velocity = velocity * (wanted / _rms(velocity))
-    velocity = velocity * (wanted / _rms(deformation.exponentiate(velocity, _STEPS)))  # that changed the size a little
     displacement_mm = deformation.exponentiate(velocity, _STEPS)[0] * COARSE_MM
     return Subject(maps, _pose(_centre(maps), generator), displacement_mm, grid)
 

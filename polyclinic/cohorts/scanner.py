@@ -12,7 +12,7 @@ from torch.nn import functional
 from polyclinic.cohorts.anatomy import Subject, field_of_view, sample
 
 MARGIN_MM = 3.0  # air kept around the brain
-_GAIN = (600.0, 1400.0)  # scanners count in arbitrary units: white matter in T1 lies at about this many
+_GAIN = (300.0, 700.0)  # scanners count in arbitrary units: white matter in T1 lies at about this many
 _TEXTURE_MM = 2.0
 _SLAB = 1_000_000  # points sampled at a time: what fits in the cache is fastest
 _WAVES = 3  # bias field: cosines of order 0 to 2 along each axis
@@ -110,7 +110,7 @@ def _stored_grid(person: Subject, scanner: Scanner) -> tuple[NDArray[np.float64]
 def _average_in_voxels(
     person: Subject, affine: NDArray[np.float64], shape: tuple[int, int, int], voxel_mm: tuple[float, float, float]
 ) -> Tensor:
-    """Sample every 1 to 2 mm, at most 3 times along each axis, and average within each voxel, so that thick slices mix tissues. (3, H, W, D)."""
+    """Sample every 1 to 2 mm, at most 3 times an axis, and average: thick slices mix tissues. (3, H, W, D)."""
     factors = np.clip(np.array(voxel_mm).astype(int), 1, 3)
     offset = np.append((1 - factors) / (2 * factors), 1)  # of the first sample from its voxel's centre, in voxels
     fine = affine @ np.diag([*(1 / factors), 1])

@@ -1,0 +1,165 @@
+"""`polyclinic-server demo`: a whole federation on one machine, every part of it a process of its own."""
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from polyclinic.config import load_config
+from polyclinic.errors import ConfigError, RunError
+from polyclinic.processes import Child, free_port, python_module
+from server.board import Board, show
+from server.coordinator import SCORE_NAMES, finish
+from server.run_folder import RunFolder, read_lines, write_whole
+
+STRATEGIES = ("local", "fedavg", "fedbn")
+TITLES = {"local": "local only", "fedavg": "FedAvg", "fedbn": "FedBN", "pooled": "pooled"}
+NOTES = {
+    "local": "every hospital alone, with the same steps",
+    "pooled": "all images in one place: the upper bound, impossible in reality",
+}
+THREADS = {"OMP_NUM_THREADS": "1"}  # of each hospital: they share the machine's cores
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What one demo is made of."""
+
+    folder: Path
+    run: RunFolder
+    sites: Sequence[Path]
+    states: Path
+    port: int
+
+
+def run_demo(
+    sites: int, rounds: int | None, subjects: int, seed: int, folder: Path, overrides: Sequence[str], console: Console
+) -> RunFolder:
+    """Write the hospitals, run every strategy and the pooled bound, and end with the report.
+
+    Raises:
+        PolyclinicError: Whatever made a part of it fail, with its reason.
+    """
+    start = time.monotonic()
+    settings = ["experiment=demo", f"seed={seed}", f"deployment.hospitals={sites}", f"deployment.min_hospitals={min(sites, 2)}"]
+    settings += [f"rounds={rounds}"] if rounds else []
+    settings += [f"strategy={','.join(f'averaging/{name}' for name in STRATEGIES)}", f"deployment.runs={folder / 'runs'}", *overrides]
+    if any(text.startswith("strategy=") for text in overrides):
+        raise ConfigError("The demo compares its own strategies: use `polyclinic-server run` to choose others.")
+    config = load_config([text for text in settings if not text.startswith("strategy=")])
+    paths = _write_hospitals(folder / "data", sites, subjects, seed, console)
+    name = time.strftime("%Y-%m-%d_%H-%M-%S")
+    demo = Demo(folder, RunFolder(folder / "runs" / name), paths, folder / "state" / name, free_port())
+    board = Board(TITLES, config.rounds, SCORE_NAMES[config.data.task], lambda: _statuses(demo))
+    with show(board, console) as handle:
+        _federate(demo, settings, handle)
+        _pool(demo, handle)
+    _complete(demo)
+    finish(demo.run, console)
+    minutes, seconds = divmod(time.monotonic() - start, 60)
+    console.print(f"The demo took {minutes:.0f} min {seconds:.0f} s. Everything is in {folder}/.", markup=False)
+    return demo.run
+
+
+def _write_hospitals(folder: Path, sites: int, subjects: int, seed: int, console: Console) -> list[Path]:
+    """The data sets, as real hospitals would have them."""
+    from polyclinic.cohorts.hospitals import write_cohort
+
+    columns = (TextColumn("writing the hospitals' images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True) as progress:
+        task = progress.add_task("", total=None)
+        paths = write_cohort(
+            folder / f"{subjects}-subjects-seed-{seed}",
+            sites=sites, subjects=(subjects, 1, 2), seed=seed,
+            on_progress=lambda done, total, text: progress.update(task, completed=done, total=total, description=text),
+        )  # fmt: skip
+    console.print(f"{len(paths)} hospitals in {paths[0].parent}", markup=False)
+    return paths
+
+
+def _federate(demo: Demo, settings: Sequence[str], handle: Callable[[Mapping[str, Any]], None]) -> None:
+    """Coordinator and hospitals, until the coordinator is done."""
+    command = python_module("server.cli", "run", *settings, f"deployment.port={demo.port}", "--name", demo.run.name)
+    coordinator = Child("the coordinator", command, demo.states / "coordinator.log", {**THREADS, "COLUMNS": "200"})
+    hospitals = [
+        Child(
+            f"hospital {path.name}",
+            python_module(
+                "client.cli", "join", "--server", f"127.0.0.1:{demo.port}", "--data", str(path), "--name", path.name,
+                "--state", str(demo.states / path.name), "--wait", "120",
+            ),
+            demo.states / path.name / "client.log", THREADS,
+        )
+        for path in demo.sites
+    ]  # fmt: skip
+    with _running([coordinator, *hospitals]):
+        _follow(demo, coordinator, hospitals, handle)
+
+
+def _pool(demo: Demo, handle: Callable[[Mapping[str, Any]], None]) -> None:
+    """The upper bound, with all cores."""
+    command = python_module("server.pooled", str(demo.run.path), *map(str, demo.sites))
+    pooled = Child("the pooled training", command, demo.states / "pooled.log")
+    with _running([pooled]):
+        _follow(demo, pooled, [], handle)
+
+
+def _follow(demo: Demo, leader: Child, others: Sequence[Child], handle: Callable[[Mapping[str, Any]], None]) -> None:
+    """Pass events on until the leader ends well; whatever dies before makes the demo fail with its reason."""
+    events = demo.run.path / "events.jsonl"
+    seen = len(list(read_lines(events)))
+    while True:
+        status = leader.wait(0.2)
+        lines = list(read_lines(events))
+        for line in lines[seen:]:
+            handle(line)
+        seen = len(lines)
+        if status == 0:
+            return
+        leader.check()
+        for child in others:
+            child.check()
+
+
+@contextmanager
+def _running(children: Sequence[Child]) -> Iterator[None]:
+    """Children that are ended together, whatever happens."""
+    try:
+        for child in children:
+            child.start()
+        yield
+    finally:
+        for child in reversed(children):
+            child.stop()
+
+
+def _statuses(demo: Demo) -> dict[str, dict[str, Any]]:
+    """What each hospital says of itself: known only because this is one machine."""
+    statuses = {}
+    for path in demo.states.glob("*/status.json"):
+        try:
+            statuses[path.parent.name] = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError):
+            continue
+    return statuses
+
+
+def _complete(demo: Demo) -> None:
+    """Bring the hospitals' pictures and the pooled bound into the run: in a demo the hospitals are ours."""
+    if not (demo.run.path / "metrics.jsonl").exists():
+        raise RunError(f"{demo.run.path}: the run left no figures.")
+    for site in demo.sites:
+        target = demo.run.path / "pictures" / site.name
+        target.mkdir(parents=True, exist_ok=True)
+        for picture in (demo.states / site.name / "runs" / demo.run.name).glob("*/pictures/*.png"):
+            shutil.copyfile(picture, target / picture.name)
+    arms = [{"name": name, "title": title, **({"note": NOTES[name]} if name in NOTES else {})} for name, title in TITLES.items()]
+    demo.run.update(arms=arms)
+    write_whole(demo.folder / "latest.txt", f"{demo.run.path}\n")
