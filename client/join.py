@@ -10,7 +10,7 @@ from pathlib import Path
 from client.supernode import supernode
 from client.worker import worker
 from polyclinic.errors import ProcessDied, ResourceError
-from polyclinic.processes import Child, free_port, parse_address, pause_s, wait_for_port
+from polyclinic.processes import Child, free_port, parse_address, pause_s, stop_all, wait_for_port
 
 STEADY_S = 60.0  # a process that lived so long has started well
 DEATHS = 5  # in a row, each sooner than that: then something is wrong here
@@ -70,9 +70,8 @@ class _Pair:
         return next((child for child in self.children if child.status() is not None), None)
 
     def stop(self) -> None:
-        """End both; the SuperNode first, so that it says goodbye."""
-        for child in self.children:
-            child.stop()
+        """End both; the SuperNode says goodbye to the coordinator."""
+        stop_all(self.children, patience_s=4.0)
 
 
 def _watch(pair: _Pair, say: Say) -> None:

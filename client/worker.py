@@ -18,6 +18,7 @@ from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
@@ -25,6 +26,7 @@ from polyclinic.errors import PolyclinicError
 from polyclinic.processes import PROMPT, Child, end_with_parent, pause_s, python_module
 
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
+PATIENCE_S = 30.0  # with a SuperNode that does not answer, say because it just closed an idle connection
 pull_objects.__kwdefaults__.update(PROMPT)
 pull_and_inflate_object_from_tree.__kwdefaults__.update(PROMPT)
 log = logging.getLogger("polyclinic.worker")
@@ -38,7 +40,7 @@ def worker(runtime_port: int, folder: Path, secret: Path) -> Child:
 
 def serve(runtime: str, secret: bytes, app: ClientApp) -> None:
     """Take task after task, for ever."""
-    acquirer = _client(runtime, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={ACQUIRE}))
+    acquirer = _client(runtime, SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={ACQUIRE}), 0.0)
     since = time.monotonic()
     while True:
         token = _acquire(acquirer)
@@ -57,8 +59,12 @@ def _acquire(client: RuntimeHttpClient) -> str:
 
 
 def _execute(runtime: str, token: str, app: ClientApp) -> None:
-    """One task: pull the message, call the app, push the reply."""
-    client = _client(runtime, RuntimeTokenHttpInterceptor(token))
+    """One task: pull the message, call the app, push the reply.
+
+    A reply that is lost half-way would leave the SuperNode waiting for the rest: then this process ends, and the client starts both
+    again.
+    """
+    client = _client(runtime, RuntimeTokenHttpInterceptor(token), PATIENCE_S)
     heartbeat = HeartbeatSender(lambda: _beat(client))
     context: Context | None = None
     status, details = SubStatus.FAILED, ""
@@ -69,8 +75,6 @@ def _execute(runtime: str, token: str, app: ClientApp) -> None:
         push_message(client, reply, context)
         if not reply.has_error():
             status = SubStatus.COMPLETED
-    except httpx.HTTPError as error:
-        log.warning("the task was lost: %s", type(error).__name__)
     finally:
         heartbeat.stop()
         push_task_output(client, context, status, details)
@@ -95,8 +99,11 @@ def describe(error: BaseException) -> str:
     return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name
 
 
-def _client(runtime: str, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor) -> RuntimeHttpClient:
-    return RuntimeHttpClient.from_server_address(runtime, True, None, [RuntimeVersionHttpInterceptor("flwr-clientapp"), interceptor])
+def _client(runtime: str, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor, patience_s: float) -> RuntimeHttpClient:
+    """Flower's own retries would interrupt this process when a token has expired; these only bridge gaps."""
+    retry = RetryInvoker(lambda: exponential(0.1, max_delay=2), httpx.TransportError, max_tries=None, max_time=patience_s)
+    interceptors = [RuntimeVersionHttpInterceptor("flwr-clientapp"), interceptor]
+    return RuntimeHttpClient.from_server_address(runtime, True, None, interceptors, retry_invoker=retry if patience_s else None)
 
 
 def _beat(client: RuntimeHttpClient) -> bool:

@@ -124,7 +124,7 @@ def load_config(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
     """
     node, choices = _compose(overrides, conf)
     config = _validate(Config, {**_resolve(node), "choices": choices})
-    _check_fit(config.model, config.data)
+    _check_fit(config.model, config.data, config.training)
     return config
 
 
@@ -179,7 +179,7 @@ def load_job(names: Mapping[str, str], settings: Mapping[str, Setting], conf: Pa
         _set_leaf(node, key, _check_setting(key, value))
     tree = _resolve(node)
     job = _validate(JobConfig, {group: tree[group] for group in JOB_GROUPS})
-    _check_fit(job.model, job.data)
+    _check_fit(job.model, job.data, job.training)
     return job
 
 
@@ -272,7 +272,7 @@ def _validate(schema: type[Schema], tree: Mapping[str, Any]) -> Schema:
         raise ConfigError(f"{key}={first.get('input')!r}: {first['msg'][0].lower() + first['msg'][1:]}.") from error
 
 
-def _check_fit(model: Part, data: DataConfig) -> None:
+def _check_fit(model: Part, data: DataConfig, training: TrainingConfig) -> None:
     """Parts that are right by themselves may still not fit together."""
     if data.spatial_dims not in (2, 3):
         raise ConfigError(f"data.patch={list(data.patch)}: two numbers for a 2-D task, three for a 3-D one.")
@@ -280,6 +280,8 @@ def _check_fit(model: Part, data: DataConfig) -> None:
         raise ConfigError(f"data.spacing_mm={list(data.spacing_mm)}: three numbers in mm, or null to resize images to the patch.")
     if len(data.labels) < 2 or len(set(data.labels)) != len(data.labels):
         raise ConfigError(f"data.labels={list(data.labels)}: at least two classes, each named once.")
+    if (data.task == "segmentation") != str(training.loss.get("_target_")).startswith("monai.losses."):
+        raise ConfigError(f"The loss of this training is not one for {data.task}: choose training=default or training=classification.")
     dims = model.get("spatial_dims")
     if dims is not None and dims != data.spatial_dims:
         raise ConfigError(

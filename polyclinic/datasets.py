@@ -283,10 +283,10 @@ def check_dataset(
     warnings = _check_overlap(dataset)
     if not any(case.label is not None for case in dataset.test):
         warnings.append("There are no test cases with labels: tests use the validation cases.")
-    for number, case in enumerate(dataset.cases):
+    for number, case in enumerate(dataset.cases, start=1):
+        warnings += _check_case(dataset, case, data, deep)
         if on_progress is not None:
             on_progress(number, len(dataset.cases), case.name)
-        warnings += _check_case(dataset, case, data, deep)
     return warnings
 
 
@@ -318,18 +318,13 @@ def _check_case(dataset: SiteDataset, case: Case, data: DataConfig | None, deep:
     channels = data.channels if data else len(dataset.modality)
     dims = data.spatial_dims if data else 2
     found = sum(header.channels for header in headers)
-    pictures = any(header.nifti is None for header in headers)
-    if found != channels and not pictures:
+    if found != channels and all(header.nifti is not None for header in headers):  # pictures become grey or RGB
         who = "the federation expects" if data else "'modality' names"
         problem = f"{case.image[0].name} has {found} channel(s), but {who} {channels}"
         raise DatasetInvalid(
             dataset.folder / "dataset.json", problem, "Correct 'modality', or list one file for each channel."
         )
-    if isinstance(case.label, Path):
-        label = check_header(case.label)
-        mixed = (label.nifti is None) != pictures  # a picture's affine means nothing to a NIfTI
-        if not (label.grid.shape == headers[0].grid.shape if mixed else label.grid.matches(headers[0].grid)):
-            raise ShapeMismatch(case.image[0], str(headers[0].grid), case.label, str(label.grid))
+    _check_grids(case)
     if not deep:
         return []
     warnings = []
@@ -339,6 +334,16 @@ def _check_case(dataset: SiteDataset, case: Case, data: DataConfig | None, deep:
     if isinstance(case.label, Path) and not bool(read_label(case.label, len(dataset.labels)).any()):
         warnings.append(f"{case.name}: the label map is empty.")
     return warnings
+
+
+def _check_grids(case: Case) -> None:
+    """Image and label map on the same voxels."""
+    if not isinstance(case.label, Path):
+        return
+    image, label = check_header(case.image[0]), check_header(case.label)
+    mixed = (label.nifti is None) != (image.nifti is None)  # a picture's affine means nothing to a NIfTI
+    if not (label.grid.shape == image.grid.shape if mixed else label.grid.matches(image.grid)):
+        raise ShapeMismatch(case.image[0], str(image.grid), case.label, str(label.grid))
 
 
 def network_grid(native: Grid, data: DataConfig) -> Grid:
@@ -411,14 +416,13 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     Raises:
         DataError: The typed fault of a file.
     """
+    _check_grids(case)
     image, grid, native = prepare_image(case.image, data)
     label: Tensor | int | None = None
     worth = image.flatten(1, 2).amax((0, 1)) > image.flatten(1, 2).amin((0, 1))
     if isinstance(case.label, Path):
-        raw = read_label(case.label, len(data.labels))
-        if tuple(raw.shape[1:]) != native.shape:
-            raise ShapeMismatch(case.image[0], str(native), case.label, f"of shape {tuple(raw.shape[1:])}")
-        label = resample(raw.as_tensor().to(torch.uint8), native, grid, nearest=True)
+        drawn = read_label(case.label, len(data.labels)).as_tensor().to(torch.uint8)
+        label = resample(drawn, native, grid, nearest=True)
         worth = label.flatten(0, 2).any(0)
     else:
         label = case.label

@@ -119,8 +119,9 @@ class LabelInvalid(DataError):
 
     def __init__(self, path: Path, found: Sequence[int | float], declared: Sequence[int]) -> None:
         values = ", ".join(f"{value:g}" for value in found)
+        known = ", ".join(map(str, declared)) or "whole numbers"
         super().__init__(
-            f"{path}: has label {values}, but dataset.json declares {', '.join(map(str, declared)) or 'whole numbers'}. "
+            f"{path}: has label {values}, but dataset.json declares {known}. "
             "Correct the label map, or add the class to 'labels'."
         )
 

@@ -83,19 +83,26 @@ class Child:
 
     def stop(self, patience_s: float = 5.0) -> None:
         """Ask it to end, then insist; safe to repeat."""
-        if self._process is None or self._process.poll() is not None:
-            return
-        self._signal(signal.SIGTERM)
-        if self.wait(patience_s) is None:
-            self._signal(signal.SIGKILL)
-            self.wait(5.0)
+        stop_all([self], patience_s)
 
-    def _signal(self, number: signal.Signals) -> None:
+    def signal(self, number: signal.Signals) -> None:
         """Signal the whole session, so that nothing that it started is left."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
             return
+
+
+def stop_all(children: Sequence[Child], patience_s: float = 5.0) -> None:
+    """Ask all of them to end at once, then insist; safe to repeat."""
+    alive = [child for child in children if child.pid and child.status() is None]
+    deadline = time.monotonic() + patience_s
+    for child in alive:
+        child.signal(signal.SIGTERM)
+    for child in alive:
+        if child.wait(max(0.0, deadline - time.monotonic())) is None:
+            child.signal(signal.SIGKILL)
+            child.wait(5.0)
 
 
 def end_with_parent() -> None:

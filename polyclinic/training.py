@@ -115,8 +115,7 @@ def evaluate(
         Segmentation: mean Dice of each foreground class over the cases. Classification: recall of each class.
     """
     loss_of = instantiate(training.loss) if training is not None else None
-    losses, rows, predicted, truths = [], [], [], []
-    classes = len(data.labels)
+    losses, rows, predicted, truths, classes = [], [], [], [], len(data.labels)
     with _mode(network, train=False), torch.inference_mode():
         for sample in cases:
             logits = infer(network, sample.image, data)

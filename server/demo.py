@@ -14,7 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from polyclinic.config import load_config
 from polyclinic.errors import ConfigError, RunError
-from polyclinic.processes import Child, free_port, python_module
+from polyclinic.processes import Child, free_port, python_module, stop_all
 from server.board import Board, show
 from server.coordinator import SCORE_NAMES, finish
 from server.run_folder import RunFolder, read_lines, write_whole
@@ -136,8 +136,7 @@ def _running(children: Sequence[Child]) -> Iterator[None]:
             child.start()
         yield
     finally:
-        for child in reversed(children):
-            child.stop()
+        stop_all(children, patience_s=12.0)
 
 
 def _statuses(demo: Demo) -> dict[str, dict[str, Any]]:

@@ -19,7 +19,13 @@ from polyclinic.processes import pause_s
 from server.attendance import Attendance, Listener, Member, Node
 from strategies.records import metrics_from_reply, readdress, round_of
 
-RETRIED = ("Node Unavailable", "ClientApp stopped responding", "Reply Message Unavailable", "Message Unavailable")
+RETRIED = (
+    "Node Unavailable",
+    "ClientApp stopped responding",
+    "Reply Message Unavailable",
+    "Message Unavailable",
+    "Reply message objects are unavailable",
+)
 TRIES = 3  # of one message to one hospital, when its process died over it
 
 

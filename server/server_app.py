@@ -11,6 +11,7 @@ from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
 from polyclinic.config import Config, JobConfig, instantiate, job_digests, job_settings, load_config
+from polyclinic.errors import ConfigError
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
 from server.attendance import Attendance
 from server.grid import PatientGrid
@@ -31,6 +32,7 @@ def coordinate(grid: Grid, folder: RunFolder) -> None:
     """Every strategy of a run, one after another, with the same hospitals."""
     configs = [load_config(overrides) for overrides in json.loads((folder.path / "overrides.json").read_text())]
     first = configs[0]
+    check_network(build_network(first), first)
     attendance = Attendance(grid, make_order(folder, first, build_network(first)), folder.record)
     patient = PatientGrid(grid, attendance, first.deployment, folder.record)
     minimum = first.deployment.min_hospitals
@@ -77,6 +79,27 @@ def build_network(config: Config) -> nn.Module:
     network = instantiate(config.model)
     assert isinstance(network, nn.Module)
     return network
+
+
+def check_network(network: nn.Module, config: Config) -> None:
+    """Try the network on an empty sample, before any hospital is asked to.
+
+    Raises:
+        ConfigError: It cannot take a patch of this size, or its answer is not what the task needs.
+    """
+    classes = len(config.data.labels)
+    wanted = (1, classes) if config.data.task == "classification" else (1, classes, *config.data.patch)
+    network.eval()
+    try:
+        with torch.inference_mode():
+            shape = tuple(network(torch.zeros(1, config.data.channels, *config.data.patch)).shape)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"The model cannot take a patch of {list(config.data.patch)} voxels ({reason}): change data.patch.") from error
+    finally:
+        network.train()
+    if shape != wanted:
+        raise ConfigError(f"The model answers with shape {shape}, a {config.data.task} into {classes} classes needs {wanted}: choose another model.")
 
 
 def arm_name(config: Config) -> str:

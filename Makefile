@@ -1,0 +1,51 @@
+# polyclinic: `make demo`, `make test`, `make check`, `make benchmarks`. Everything is installed into .venv on first use.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+VENV ?= .venv
+BIN := $(VENV)/bin
+SITES ?= 6
+ROUNDS ?=
+SUBJECTS ?= 4
+SEED ?= 0
+FOLDER ?= demo
+ARGS ?=
+
+.PHONY: help install demo test test-fast check format benchmarks clean
+
+help:  ## Show this help.
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+
+install: $(VENV)/.installed  ## Create .venv and install polyclinic with what its tests need.
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 13) else f"polyclinic needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: install  ## Six hospitals and a coordinator on this machine: SITES=6 ROUNDS=5 SUBJECTS=4 SEED=0 ARGS="SETTING=VALUE".
+	$(BIN)/polyclinic-server demo --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) --subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
+
+test: install  ## All tests, those that start real processes included.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+
+test-fast: install  ## The tests that start no processes.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" $(ARGS)
+
+check: install  ## Format, lint, types, who imports whom.
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: install  ## Rewrite the source in the project's format.
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+benchmarks: install  ## Every figure that the README quotes (about an hour on two cores).
+	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/demo_table.py
+
+clean:  ## Remove the environment and caches; runs and demo data stay.
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build
