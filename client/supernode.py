@@ -47,7 +47,7 @@ class _Clock:
         idle = seconds >= IDLE_S
         if idle != self._idle:
             self._idle, self._since = idle, time.monotonic()
-        time.sleep(pause_s(time.monotonic() - self._since, 0.02, seconds))
+        time.sleep(pause_s(time.monotonic() - self._since, 0.08, seconds))
 
 
 def main() -> None:

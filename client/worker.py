@@ -16,7 +16,7 @@ from flwr.clientapp import ClientApp
 from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.heartbeat import HeartbeatSender
-from flwr.supercore.inflatable.inflatable_utils import pull_and_inflate_object_from_tree, pull_objects
+from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_and_inflate_object_from_tree, pull_objects
 from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
 from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
@@ -47,7 +47,7 @@ def serve(runtime: str, secret: bytes, app: ClientApp) -> None:
         if token:
             _execute(runtime, token, app)
             since = time.monotonic()
-        time.sleep(pause_s(time.monotonic() - since, 0.01, 0.5))
+        time.sleep(pause_s(time.monotonic() - since, 0.05, 0.5))
 
 
 def _acquire(client: RuntimeHttpClient) -> str:
@@ -72,7 +72,10 @@ def _execute(runtime: str, token: str, app: ClientApp) -> None:
     try:
         message, context, _, _ = pull_task_input(client)
         reply = _answer(app, message, context)
-        push_message(client, reply, context)
+        try:
+            push_message(client, reply, context)
+        except ObjectPushError:  # the coordinator had this part already, and the SuperNode has sent the rest and forgotten it
+            log.info("a part of the reply was not needed")
         if not reply.has_error():
             status = SubStatus.COMPLETED
     finally:

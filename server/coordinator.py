@@ -1,6 +1,5 @@
 """`polyclinic-server run`: SuperLink and ServerApp, from the first setting to the report."""
 
-import _thread
 import fcntl
 import ipaddress
 import json
@@ -10,6 +9,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import psutil
 from rich.console import Console
@@ -20,6 +20,9 @@ from server.board import Board, show
 from server.report import terminal_table, write_report
 from server.results import read_results
 from server.run_folder import RunFolder, find_run, new_run, now, versions, write_whole
+
+if TYPE_CHECKING:
+    from server.superlink import SuperLink
 
 SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy"}
 NEEDED_DISK = 2**29
@@ -58,7 +61,6 @@ def run(overrides: Sequence[str], name: str | None, resume: str | None, console:
                 folder.record({"kind": kind, "text": text})
 
             with SuperLink(runs / ".superlink", first.deployment.host, first.deployment.port, tell) as link:
-                link.on_failure = _thread.interrupt_main
                 _execute(link, folder, console)
     except BaseException as error:
         _end(folder, error)
@@ -75,19 +77,20 @@ def finish(folder: RunFolder, console: Console) -> None:
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
-def _execute(link: "SuperLink", folder: RunFolder, console: Console) -> None:  # type: ignore[name-defined]  # noqa: F821
-    """The ServerApp, in this process, against the SuperLink."""
+def _execute(link: "SuperLink", folder: RunFolder, console: Console) -> None:
+    """The ServerApp, in this process, against the SuperLink; taken up again after its last round when the SuperLink dies."""
     from server.server_app import app
+    from server.superlink import SuperLinkLost
 
-    try:
-        with link.open_run({"folder": str(folder.path.resolve())}) as (grid, context):
-            console.print(f"hospitals join with: polyclinic-client join --server {link.address} --data DIR --name NAME", markup=False)
-            folder.update(address=link.address)
-            app(grid, context)
-    except KeyboardInterrupt:
-        if link.failure:
-            raise link.failure from None
-        raise
+    console.print(f"hospitals join with: polyclinic-client join --server {link.address} --data DIR --name NAME", markup=False)
+    folder.update(address=link.address)
+    while True:
+        try:
+            with link.open_run({"folder": str(folder.path.resolve())}) as (grid, context):
+                app(grid, context)
+            return
+        except SuperLinkLost:
+            folder.record({"kind": "superlink", "text": "a new SuperLink runs; waiting for the hospitals to come back to it"})
 
 
 def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:

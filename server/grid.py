@@ -17,7 +17,7 @@ from polyclinic.config import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.processes import pause_s
 from server.attendance import Attendance, Listener, Member, Node
-from strategies.records import metrics_from_reply, readdress, round_of
+from strategies.records import metrics_from_reply, pack_content, readdress, round_of, unpack_message
 
 RETRIED = (
     "Node Unavailable",
@@ -26,6 +26,7 @@ RETRIED = (
     "Message Unavailable",
     "Reply message objects are unavailable",
 )
+LOOK_S = 0.5  # between two looks at who is here, while answers are awaited
 TRIES = 3  # of one message to one hospital, when its process died over it
 
 
@@ -114,7 +115,11 @@ class Exchange:
         self._attendance = attendance
         self._listener = on_event
         self._outstanding: dict[str, _Asked] = {}
+        packed: dict[int, RecordDict] = {}  # hospitals share one content: pack it once
         for message in messages:
+            key = id(message.content)
+            packed[key] = packed[key] if key in packed else pack_content(message.content)
+            message.content = packed[key]
             site = attendance.site_of(message.metadata.dst_node_id)
             self._outstanding[site] = _Asked(message, attendance.current(site))
         self._answered: dict[str, Message] = {}
@@ -124,15 +129,18 @@ class Exchange:
 
     def run(self, timeout_s: float) -> list[Message]:
         """Ask, and collect until it ends."""
-        start = last = time.monotonic()
+        start = last = looked = time.monotonic()
         self._ask(list(self._outstanding), first=True)
         while self._outstanding:
             if self._collect():
                 last = time.monotonic()
             if not self._outstanding or self._is_over(time.monotonic() - start, timeout_s):
                 break
-            time.sleep(pause_s(time.monotonic() - last, 0.02, 1.0))
+            time.sleep(pause_s(time.monotonic() - last, 0.04, 1.0))
+            if time.monotonic() - looked < LOOK_S:
+                continue
             self._attendance.refresh()
+            looked = time.monotonic()
             self._ask([site for site, asked in self._outstanding.items() if self._must_ask_again(site, asked)])
         self._conclude(time.monotonic() - start)
         return [self._answered[site] for site in sorted(self._answered)]
@@ -172,7 +180,7 @@ class Exchange:
         }
         if not waiting:
             return False
-        replies = list(self._grid.pull_messages(list(waiting)))
+        replies = [unpack_message(reply) for reply in self._grid.pull_messages(list(waiting))]
         for reply in replies:
             self._take(waiting[reply.metadata.reply_to_message_id], reply)
         return bool(replies)

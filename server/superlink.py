@@ -2,7 +2,8 @@
 
 All of Flower that is private and that the coordinator needs is met here. The SuperLink runs with `--isolation process`: it starts no
 code itself. This process asks it for the task of a run and executes the ServerApp that is installed here, so that either may die
-alone: a SuperLink that dies is started again on the same database, and the run goes on.
+alone: a SuperLink that dies is started again, `SuperLinkLost` tells the coordinator, and the run is taken up after its last round. Its
+state is kept in memory on purpose (docs/decisions/superlink-in-memory.md): what must last lies in the run's folder.
 """
 
 import hashlib
@@ -29,23 +30,32 @@ from flwr.supercore.fab import Fab
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_utils import pull_objects
 from flwr.supercore.interceptors import RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from polyclinic.errors import ProcessDied, RunError
+from polyclinic.errors import PolyclinicError, ProcessDied, RunError
 from polyclinic.processes import PROMPT, Child, claim_port, end_with_parent, free_port, pause_s, python_module, wait_for_port
 
 LOOPBACK = "127.0.0.1"
+PATIENCE_S = 60.0  # with a SuperLink that does not answer
 RESTARTS = 5  # of the SuperLink within a minute, then something is wrong with it
 pull_objects.__kwdefaults__.update(PROMPT)
+
+
+class SuperLinkLost(RunError):
+    """The SuperLink died and another one runs now: open a new run on it."""
+
+    def __init__(self) -> None:
+        super().__init__("Flower's SuperLink died and was started again.")
 
 
 class SuperLink:
     """A running SuperLink; leaves nothing behind when left.
 
     Args:
-        folder: Keeps its database, its log and its secret; one folder, one SuperLink.
+        folder: Keeps its log and its secret; one folder, one SuperLink.
         host, port: Where hospitals dial (the Fleet API); port 0 takes a free one.
         on_event: Told about restarts, as (kind, text).
     """
@@ -59,8 +69,8 @@ class SuperLink:
         self._secret = secrets.token_bytes(32)
         self._leaving = threading.Event()
         self._watcher = threading.Thread(target=self._watch, name="superlink-watch", daemon=True)
-        self.failure: ProcessDied | None = None
-        self.on_failure: Callable[[], None] = lambda: None  # called when the SuperLink is given up
+        self.restarts = 0
+        self.failure: ProcessDied | None = None  # why it is not started again
         self.child = Child("Flower's SuperLink", self._command(), folder / "superlink.log", {"FLWR_HOME": str(folder / "flwr")})
 
     def __enter__(self) -> Self:
@@ -82,7 +92,7 @@ class SuperLink:
         return python_module(
             "server.superlink", "--insecure", "--isolation", "process", "--disable-runtime-dependency-installation",
             "--host", LOOPBACK, "--port", control_port, "--fleet-api-address", self.address,
-            "--database", str(self.folder / "state.db"), "--superexec-auth-secret-file", str(self.folder / "secret"),
+            "--superexec-auth-secret-file", str(self.folder / "secret"),
         )  # fmt: skip
 
     def _start(self) -> None:
@@ -104,13 +114,13 @@ class SuperLink:
             deaths = [moment for moment in deaths if time.monotonic() - moment < 60.0] + [time.monotonic()]
             if len(deaths) > RESTARTS:
                 self.failure = ProcessDied("Flower's SuperLink", status, self.child.last_words())
-                self.on_failure()
                 return
             self._on_event("superlink", f"the SuperLink ended with status {status}; starting it again")
             time.sleep(0.2 * len(deaths))
+            self.restarts += 1
             try:
                 self._start()
-            except (ProcessDied, OSError):
+            except (PolyclinicError, OSError):
                 continue
 
     @contextmanager
@@ -118,16 +128,25 @@ class SuperLink:
         """A run of its own: the grid and the context that a ServerApp is called with.
 
         Leaving reports the outcome to the SuperLink: completed, or failed when an exception passes.
+
+        Raises:
+            SuperLinkLost: It died meanwhile, and another one runs now.
+            ProcessDied: It died too often.
         """
+        restarts = self.restarts
         run_id = self._start_run(settings)
         token = self._acquire(run_id)
         grid = HttpGrid(self._control, insecure=True, token=token)
+        # Flower's own retries interrupt the whole process when a token is no longer known; these only bridge a restart.
+        grid._retry_invoker = RetryInvoker(lambda: exponential(0.1, max_delay=2), httpx.TransportError, max_tries=None, max_time=PATIENCE_S)
         heartbeat = HeartbeatSender(lambda: _beat(grid))
         heartbeat.start()
         outcome, details = SubStatus.FAILED, "interrupted"
         try:
             yield grid, self._pull_context(grid)
             outcome, details = SubStatus.COMPLETED, ""
+        except httpx.HTTPError as error:
+            raise self.failure or (SuperLinkLost() if self.restarts > restarts else _unreachable(error, self.child)) from error
         except Exception as error:
             details = type(error).__name__
             raise
@@ -143,7 +162,7 @@ class SuperLink:
         try:
             answer = client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(settings)))
         except httpx.HTTPError as error:
-            raise RunError(f"The SuperLink does not start a run ({error}); see {self.child.log}.") from error
+            raise _unreachable(error, self.child) from error
         finally:
             client.close()
         return int(answer.run_id)
@@ -194,6 +213,10 @@ def _beat(grid: HttpGrid) -> bool:
     except httpx.HTTPError:
         return True
     return True
+
+
+def _unreachable(error: Exception, child: Child) -> RunError:
+    return RunError(f"The SuperLink does not answer as it should ({type(error).__name__}); see {child.log}.")
 
 
 def _empty_bundle(settings: dict[str, bool | int | float | str]) -> bytes:

@@ -1,0 +1,96 @@
+"""A real federation of hospitals that answer at once: SuperLink, SuperNodes and workers as processes, FedAvg on top."""
+
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import psutil
+import torch
+
+from client.supernode import supernode
+from polyclinic.config import load_config
+from polyclinic.processes import Child, free_port, stop_all
+from server.attendance import Attendance
+from server.grid import PatientGrid
+from server.superlink import SuperLink
+from strategies.averaging.strategy import Averaging
+from strategies.records import Order
+
+
+@dataclass
+class Measured:
+    """What a few rounds took."""
+
+    seconds: list[float] = field(default_factory=list)
+    fleet_bytes: list[int] = field(default_factory=list)  # what passed between hospitals and coordinator, per round
+    peak_mb: dict[str, float] = field(default_factory=dict)  # process -> most resident memory
+
+
+@contextmanager
+def noop_hospitals(address: str, count: int, folder: Path) -> Iterator[list[Child]]:
+    """SuperNodes and no-op workers that dial `address`."""
+    children: list[Child] = []
+    try:
+        for number in range(count):
+            site, port = f"site-{number}", free_port()
+            home = folder / site
+            home.mkdir(parents=True)
+            secret = home / "secret"
+            secret.write_bytes(secrets.token_bytes(32))
+            command = [sys.executable, str(Path(__file__).with_name("noop_hospital.py")), f"127.0.0.1:{port}", str(secret), site]
+            children += [supernode(address, port, home, secret, {"site": site})]
+            children += [Child(f"{site} worker", command, home / "worker.log", {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())})]
+            for child in children[-2:]:
+                child.start()
+        yield children
+    finally:
+        stop_all(children)
+
+
+def measure(hospitals: int, rounds: int, parameters: int, folder: Path, counter: "object | None" = None) -> Measured:
+    """Seconds of every round (train and evaluate) of a model of so many float32 parameters; the first, which warms up, is left out.
+
+    Args:
+        hospitals: How many.
+        rounds: Counted ones.
+        parameters: Of the model.
+        folder: Fresh; for logs.
+        counter: A `wire.Counter` to put between hospitals and coordinator.
+    """
+    deployment = replace(load_config().deployment, min_hospitals=hospitals, wait_s=120.0)
+    measured, events = Measured(), []
+    with SuperLink(folder / "superlink", "127.0.0.1", 0) as link:
+        address = counter.open(link.address) if counter is not None else link.address  # type: ignore[attr-defined]
+        with noop_hospitals(address, hospitals, folder) as children, link.open_run({"folder": "benchmark"}) as (grid, _):
+            order = Order("benchmark", "fedavg", 0, rounds + 1, "none", "0", {"model": "unet"})
+            attendance = Attendance(grid, order, events.append)
+            patient = PatientGrid(grid, attendance, deployment, events.append)
+            attendance.wait_for(hospitals, hospitals, 120.0)
+            averaging = Averaging("FedAvg", "none", {"_target_": "flwr.serverapp.strategy.FedAvg"})
+            marks: list[tuple[float, int]] = []
+
+            def mark(_number: int, _weights: torch.Tensor) -> None:
+                marks.append((time.monotonic(), counter.bytes() if counter is not None else 0))  # type: ignore[attr-defined]
+
+            strategy = averaging.build({"_target_": None}, [])
+            averaging.run(patient, strategy, order, torch.rand(parameters), mark)
+            measured.seconds = [later[0] - earlier[0] for earlier, later in zip(marks, marks[1:], strict=False)]
+            measured.fleet_bytes = [later[1] - earlier[1] for earlier, later in zip(marks, marks[1:], strict=False)]
+            measured.peak_mb = {"coordinator": peak_mb(None), "SuperLink": peak_mb(link.child.pid)}
+            measured.peak_mb |= {child.name: peak_mb(child.pid) for child in children[:2]}
+    return measured
+
+
+def peak_mb(pid: int | None) -> float:
+    """The most memory that a process ever held, in MB (10^6 bytes)."""
+    status = Path(f"/proc/{pid or 'self'}/status").read_text()
+    return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM"))
+
+
+def machine() -> str:
+    """What the figures were measured on."""
+    return f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GB, load {psutil.getloadavg()[0]:.1f} before"

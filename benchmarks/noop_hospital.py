@@ -1,0 +1,44 @@
+"""A hospital that answers at once: what is left of a round is the federation itself.
+
+Runs as `python benchmarks/noop_hospital.py RUNTIME SECRET_FILE SITE`, in the place of `client.worker`'s own ClientApp.
+"""
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+from flwr.app import Context, Message
+from flwr.clientapp import ClientApp
+
+from client.worker import serve
+from polyclinic.metrics import Evaluation
+from polyclinic.processes import end_with_parent
+from strategies.records import Hello, evaluation_reply, hello_reply, training_reply, weights_from_message
+
+app = ClientApp()
+
+
+@app.query("hello")
+def hello(message: Message, context: Context) -> Message:
+    """Everything is welcome."""
+    return hello_reply(message, Hello(sys.argv[3], "0", {"training": 1}))
+
+
+@app.train()
+def train(message: Message, context: Context) -> Message:
+    """The weights as they came; the time makes every reply another one, as a real hospital's is."""
+    return training_reply(message, weights_from_message(message), 1, 0.0, time.monotonic())
+
+
+@app.evaluate()
+def evaluate(message: Message, context: Context) -> Message:
+    """A score of nothing, after reading the weights as a real hospital would."""
+    weights_from_message(message)
+    return evaluation_reply(message, Evaluation(0.0, {"class": 0.5}, 0.5, 1), time.monotonic())
+
+
+if __name__ == "__main__":
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    end_with_parent()
+    serve(sys.argv[1], Path(sys.argv[2]).read_bytes(), app)
