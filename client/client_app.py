@@ -5,7 +5,7 @@ import time
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.site import open_site
+from client.site import compute_slot, open_site
 from strategies.records import evaluation_reply, hello_reply, order_from_message, training_reply, weights_from_message
 
 app = ClientApp()
@@ -14,14 +14,16 @@ app = ClientApp()
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
     """Who this hospital is, and whether it can do what the run asks."""
-    return hello_reply(message, open_site(context.node_config).greet(order_from_message(message)))
+    with compute_slot():
+        return hello_reply(message, open_site(context.node_config).greet(order_from_message(message)))
 
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
     """One round of training."""
     start = time.monotonic()
-    trained = open_site(context.node_config).train(order_from_message(message), weights_from_message(message))
+    with compute_slot():
+        trained = open_site(context.node_config).train(order_from_message(message), weights_from_message(message))
     result = trained.result
     return training_reply(message, trained.weights, result.num_examples, result.loss, time.monotonic() - start)
 
@@ -30,7 +32,8 @@ def train(message: Message, context: Context) -> Message:
 def evaluate(message: Message, context: Context) -> Message:
     """Figures on the validation cases."""
     start = time.monotonic()
-    evaluation = open_site(context.node_config).validate(order_from_message(message), weights_from_message(message))
+    with compute_slot():
+        evaluation = open_site(context.node_config).validate(order_from_message(message), weights_from_message(message))
     return evaluation_reply(message, evaluation, time.monotonic() - start)
 
 
@@ -38,5 +41,6 @@ def evaluate(message: Message, context: Context) -> Message:
 def test(message: Message, context: Context) -> Message:
     """Final figures on the test cases."""
     start = time.monotonic()
-    evaluation = open_site(context.node_config).test(order_from_message(message), weights_from_message(message))
+    with compute_slot():
+        evaluation = open_site(context.node_config).test(order_from_message(message), weights_from_message(message))
     return evaluation_reply(message, evaluation, time.monotonic() - start)

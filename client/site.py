@@ -1,12 +1,16 @@
 """What a hospital does when it is asked: everything here stays on its machine but the weights and figures it returns."""
 
+import fcntl
 import hashlib
 import json
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor, nn
@@ -17,10 +21,12 @@ from polyclinic.datasets import PreparedSite, SiteDataset, prepare, read_dataset
 from polyclinic.errors import ConfigMismatch, DatasetInvalid, PolyclinicError
 from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
+from polyclinic.processes import pause_s
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
 from strategies.records import Hello, Order
 
 STATUS_EVERY_S = 0.25
+SLOTS = "POLYCLINIC_SLOTS"  # N:FOLDER lets only N hospitals of this machine compute at a time; a demo's hospitals share its cores
 
 
 @dataclass(frozen=True)
@@ -175,6 +181,33 @@ class Site:
     def _seed(self, order: Order) -> int:
         """Another seed for every hospital and round, the same for every strategy."""
         return int.from_bytes(hashlib.sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()[:4], "big")
+
+
+@contextmanager
+def compute_slot() -> Iterator[None]:
+    """Wait for one of the machine's slots, if it has any: six networks at once on two cores are half as fast as two at a time."""
+    count, _, folder = os.environ.get(SLOTS, "0:").partition(":")
+    if not int(count):
+        yield
+        return
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    start = time.monotonic()
+    files = [(Path(folder) / f"slot-{number}").open("a") for number in range(int(count))]
+    try:
+        while not any(_try_lock(file) for file in files):
+            time.sleep(pause_s(time.monotonic() - start, 0.02, 0.2))
+        yield
+    finally:
+        for file in files:
+            file.close()
+
+
+def _try_lock(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def open_site(node_config: dict[str, Any]) -> Site:

@@ -1,6 +1,7 @@
 """`polyclinic-server demo`: a whole federation on one machine, every part of it a process of its own."""
 
 import json
+import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from polyclinic.errors import ConfigError, RunError
 from polyclinic.processes import Child, free_port, python_module, stop_all
 from server.board import Board, show
 from server.coordinator import SCORE_NAMES, finish
-from server.run_folder import RunFolder, read_lines, write_whole
+from server.run_folder import LineReader, RunFolder, write_whole
 
 STRATEGIES = ("local", "fedavg", "fedbn")
 TITLES = {"local": "local only", "fedavg": "FedAvg", "fedbn": "FedBN", "pooled": "pooled"}
@@ -95,7 +96,7 @@ def _federate(demo: Demo, settings: Sequence[str], handle: Callable[[Mapping[str
                 "client.cli", "join", "--server", f"127.0.0.1:{demo.port}", "--data", str(path), "--name", path.name,
                 "--state", str(demo.states / path.name), "--wait", "120",
             ),
-            demo.states / path.name / "client.log", THREADS,
+            demo.states / path.name / "client.log", {**THREADS, "POLYCLINIC_SLOTS": f"{os.cpu_count() or 1}:{demo.states / 'slots'}"},
         )
         for path in demo.sites
     ]  # fmt: skip
@@ -113,14 +114,11 @@ def _pool(demo: Demo, handle: Callable[[Mapping[str, Any]], None]) -> None:
 
 def _follow(demo: Demo, leader: Child, others: Sequence[Child], handle: Callable[[Mapping[str, Any]], None]) -> None:
     """Pass events on until the leader ends well; whatever dies before makes the demo fail with its reason."""
-    events = demo.run.path / "events.jsonl"
-    seen = len(list(read_lines(events)))
+    events = LineReader(demo.run.path / "events.jsonl", from_end=True)
     while True:
-        status = leader.wait(0.2)
-        lines = list(read_lines(events))
-        for line in lines[seen:]:
-            handle(line)
-        seen = len(lines)
+        status = leader.wait(0.25)
+        for event in events.read():
+            handle(event)
         if status == 0:
             return
         leader.check()

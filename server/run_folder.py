@@ -163,6 +163,25 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text().split("\n")[:-1] if line.strip()]
 
 
+class LineReader:
+    """The new complete lines of a JSON-lines file that another process writes, each time it is asked."""
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self._path = path
+        self._position = path.stat().st_size if from_end and path.exists() else 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """What was appended since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open() as file:
+            file.seek(self._position)
+            text = file.read()
+        complete = text[: text.rfind("\n") + 1]
+        self._position += len(complete.encode())
+        return [json.loads(line) for line in complete.splitlines()]
+
+
 def _append(path: Path, line: Mapping[str, object]) -> None:
     data = json.dumps(_plain(line), allow_nan=False) + "\n"
     with path.open("a") as file:

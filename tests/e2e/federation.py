@@ -1,0 +1,101 @@
+"""Real processes on free loopback ports: a coordinator and hospitals with a tiny cohort."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from polyclinic.processes import Child, free_port, python_module, stop_all
+
+TINY = [
+    "model=unet_2d", "data=brain_tissue_slices", "model.channels=[4,8,8,8]", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]",
+    "data.samples_per_case=4", "training.batch_size=4", "training.learning_rate=0.01",
+]  # fmt: skip
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+
+
+class Federation:
+    """A coordinator and its hospitals; ends everything it started."""
+
+    def __init__(self, folder: Path, sites: list[Path], *settings: str, resume: str | None = None) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.sites = {site.name: site for site in sites}
+        self.runs = folder / "runs"
+        self.hospitals: dict[str, Child] = {}
+        self.settings = [f"deployment.port={self.port}", f"deployment.runs={self.runs}", *settings]
+        self.coordinator = self.make_coordinator("--name", "run", *TINY)
+
+    def make_coordinator(self, *arguments: str) -> Child:
+        return Child("coordinator", python_module("server.cli", "run", *arguments, *self.settings), self.folder / "coordinator.log", ENVIRONMENT)
+
+    def join(self, name: str) -> Child:
+        command = python_module(
+            "client.cli", "join", "--server", f"127.0.0.1:{self.port}", "--data", str(self.sites[name]), "--name", name,
+            "--state", str(self.folder / "state" / name),
+        )  # fmt: skip
+        self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ENVIRONMENT)
+        self.hospitals[name].start()
+        return self.hospitals[name]
+
+    def events(self, kind: str | None = None) -> list[dict[str, Any]]:
+        path = self.runs / "run" / "events.jsonl"
+        lines = path.read_text().split("\n")[:-1] if path.exists() else []
+        return [event for event in map(json.loads, lines) if kind in (None, event["kind"])]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in (self.runs / "run" / "metrics.jsonl").read_text().splitlines()]
+
+    def describe(self) -> dict[str, Any]:
+        return json.loads((self.runs / "run" / "run.json").read_text())
+
+    def wait_until(self, true: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not true():
+            assert self.coordinator.status() is None, f"the coordinator ended before {what}: {self.coordinator.log.read_text()[-2000:]}"
+            assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s: {self.coordinator.log.read_text()[-2000:]}"
+            time.sleep(0.1)
+
+    def wait(self, timeout_s: float = 240.0) -> int:
+        status = self.coordinator.wait(timeout_s)
+        assert status is not None, f"the run did not end in {timeout_s} s: {self.coordinator.log.read_text()[-2000:]}"
+        return status
+
+    def close(self) -> None:
+        stop_all([self.coordinator, *self.hospitals.values()], patience_s=12.0)
+
+
+def descendants(pid: int) -> list[psutil.Process]:
+    """Everything that a process started, and what that started."""
+    try:
+        return psutil.Process(pid).children(recursive=True)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def kill(pid: int) -> None:
+    """As a power cut would."""
+    os.kill(pid, signal.SIGKILL)
+
+
+def run_cli(module: str, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+    """A command as a person would run it, with what it printed."""
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **ENVIRONMENT, "COLUMNS": "200"}, check=False,
+    )  # fmt: skip
+
+
+def opened(federation: Federation) -> Iterator[Federation]:
+    """For fixtures: closes whatever happens."""
+    try:
+        yield federation
+    finally:
+        federation.close()

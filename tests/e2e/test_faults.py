@@ -1,0 +1,96 @@
+"""Things that go wrong, as they do: processes are killed as a power cut would, and the run's outcome is compared."""
+
+from collections.abc import Callable
+
+import numpy as np
+import psutil
+import pytest
+from safetensors.numpy import load_file
+
+from tests.e2e.federation import Federation, descendants, kill
+
+pytestmark = pytest.mark.e2e
+Make = Callable[..., Federation]
+SETTINGS = ("strategy=averaging/fedbn", "rounds=3", "deployment.hospitals=3", "deployment.min_hospitals=3")
+
+
+def begin(federation: Federation) -> Federation:
+    federation.coordinator.start()
+    for name in federation.sites:
+        federation.join(name)
+    return federation
+
+
+def assert_same_outcome(one: Federation, other: Federation) -> None:
+    """The federation's weights and every hospital's own model, bit for bit."""
+    for pattern in ("runs/run/arms/fedbn/model.safetensors", *(f"state/{name}/runs/run/fedbn/model.safetensors" for name in one.sites)):
+        ours, theirs = load_file(one.folder / pattern), load_file(other.folder / pattern)
+        assert ours.keys() == theirs.keys()
+        assert all(np.array_equal(ours[name], theirs[name]) for name in ours), pattern
+
+
+def named(processes: list[psutil.Process], module: str) -> psutil.Process:
+    return next(process for process in processes if module in process.cmdline())
+
+
+def test_a_hospital_whose_worker_is_killed_in_mid_round_is_asked_again(federation: Make, undisturbed: Federation) -> None:
+    one = begin(federation(*SETTINGS))
+    victim = next(iter(one.sites))
+    one.wait_until(lambda: [event for event in one.events("asked") if event["round"] == 2 and event["phase"] == "train"], "round 2")
+    kill(named(descendants(one.hospitals[victim].pid), "client.worker").pid)
+    assert one.wait() == 0, one.coordinator.log.read_text()
+    assert [event for event in one.events("asked") if event["again"] and event["site"] == victim]
+    assert "Starting again" in one.hospitals[victim].log.read_text()
+    assert_same_outcome(one, undisturbed)
+
+
+def test_a_hospital_that_is_killed_altogether_comes_back(federation: Make, undisturbed: Federation) -> None:
+    one = begin(federation(*SETTINGS))
+    victim = next(iter(one.sites))
+    one.wait_until(lambda: [event for event in one.events("round_end")], "the end of round 1")
+    for process in [*descendants(one.hospitals[victim].pid), psutil.Process(one.hospitals[victim].pid)]:
+        kill(process.pid)
+    one.hospitals[victim].wait(10)
+    one.join(victim)
+    assert one.wait() == 0, one.coordinator.log.read_text()
+    assert one.events("returned")
+    assert_same_outcome(one, undisturbed)
+
+
+def test_a_hospital_that_leaves_for_good_is_reported_missing_and_the_run_ends_well(federation: Make) -> None:
+    one = begin(federation("strategy=averaging/fedavg", "rounds=3", "deployment.hospitals=3", "deployment.grace_s=2"))
+    victim = next(iter(one.sites))
+    one.wait_until(lambda: [event for event in one.events("round_end")], "the end of round 1")
+    one.hospitals[victim].stop(patience_s=12.0)
+    assert one.wait() == 0, one.coordinator.log.read_text()
+    tested = {line["site"] for line in one.metrics() if line["phase"] == "test"}
+    assert tested == set(one.sites) - {victim}
+    assert [event["site"] for event in one.events("left")] == [victim]
+
+
+def test_a_superlink_that_is_killed_is_started_again_and_the_run_goes_on(federation: Make, undisturbed: Federation) -> None:
+    one = begin(federation(*SETTINGS))
+    one.wait_until(lambda: [event for event in one.events("round_end")], "the end of round 1")
+    kill(named(descendants(one.coordinator.pid), "server.superlink").pid)
+    assert one.wait() == 0, one.coordinator.log.read_text()
+    assert one.events("superlink")
+    assert_same_outcome(one, undisturbed)
+
+
+def test_a_coordinator_that_is_killed_takes_its_superlink_along_and_is_resumed(federation: Make, undisturbed: Federation) -> None:
+    one = begin(federation(*SETTINGS))
+    one.wait_until(lambda: [event for event in one.events("round_end")], "the end of round 1")
+    superlink = named(descendants(one.coordinator.pid), "server.superlink")
+    kill(one.coordinator.pid)
+    one.coordinator.wait(10)
+    psutil.wait_procs([superlink], timeout=15)
+    assert not superlink.is_running() or superlink.status() == psutil.STATUS_ZOMBIE
+    assert one.describe()["state"] == "running"  # it could not write that it ended
+    one.settings = [text for text in one.settings if text.startswith("deployment")]
+    one.coordinator = one.make_coordinator("--resume", "run")
+    one.coordinator.start()
+    assert one.wait() == 0, one.coordinator.log.read_text()
+    assert one.describe()["state"] == "finished"
+    rounds = [event["round"] for event in one.events("round_end")]
+    assert rounds[0] == 1 and rounds[-1] == 3 and rounds.count(3) == 1
+    assert_same_outcome(one, undisturbed)
