@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from client.supernode import supernode
+from client.join import supernode
 from polyclinic.config import load_config
 from polyclinic.processes import Child, free_port, stop_all
 from server.attendance import Attendance

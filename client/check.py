@@ -11,8 +11,8 @@ from rich.progress import Progress
 
 from polyclinic.datasets import SiteDataset, check_dataset, read_dataset
 from polyclinic.errors import DiskFull, PolyclinicError, ResourceError
+from polyclinic.headers import check_header
 from polyclinic.processes import wait_for_port
-from polyclinic.volumes import check_header
 
 NEEDED_DISK = 2**30  # models, pictures, logs
 NEEDED_MEMORY = 2 * 2**30  # torch, MONAI, a small 3-D network
@@ -34,7 +34,11 @@ def check_everything(data: Path, server: str | None, state: Path, *, deep: bool,
         dataset = read_dataset(data)
         return _describe(dataset)
 
-    examinations = [("dataset.json", read), ("images", lambda: _check_images(dataset, deep, console)), ("disk", lambda: _check_disk(state))]
+    examinations = [
+        ("dataset.json", read),
+        ("images", lambda: _check_images(dataset, deep, console)),
+        ("disk", lambda: _check_disk(state)),
+    ]
     examinations += [("memory", lambda: _check_memory(dataset))]
     if server is not None:
         examinations += [("connection", lambda: _check_connection(server))]
@@ -63,10 +67,16 @@ def _check_images(dataset: SiteDataset | None, deep: bool, console: Console) -> 
         return "not looked at"
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task("reading", total=len(dataset.cases))
-        warnings = check_dataset(dataset, deep=deep, on_progress=lambda done, _total, name: progress.update(task, completed=done, description=name))
+        warnings = check_dataset(
+            dataset,
+            deep=deep,
+            on_progress=lambda done, _total, name: progress.update(task, completed=done, description=name),
+        )
     for warning in warnings:
         console.print(f"[yellow]note[/yellow]   {warning}")
-    return f"all {len(dataset.cases)} cases " + ("read, every voxel" if deep else "have sound headers (without --quick every voxel is read)")
+    return f"all {len(dataset.cases)} cases " + (
+        "read, every voxel" if deep else "have sound headers (without --quick every voxel is read)"
+    )
 
 
 def _check_disk(state: Path) -> str:
@@ -89,7 +99,8 @@ def _check_memory(dataset: SiteDataset | None) -> str:
     needed = NEEDED_MEMORY + 8 * largest
     if free < needed:
         raise ResourceError(
-            f"{free / 2**30:.1f} GiB of memory are free, about {needed / 2**30:.1f} GiB are needed. Close other programs, or use a larger machine."
+            f"{free / 2**30:.1f} GiB of memory are free, about {needed / 2**30:.1f} GiB are needed. "
+            "Close other programs, or use a larger machine."
         )
     return f"{free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed"
 

@@ -1,4 +1,7 @@
-"""`polyclinic-client join`: SuperNode and worker, watched over until the hospital leaves."""
+"""`polyclinic-client join`: SuperNode and worker, watched over until the hospital leaves.
+
+The two are processes of their own; this one needs neither Flower nor torch, and imports neither.
+"""
 
 import json
 import secrets
@@ -7,10 +10,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.supernode import supernode
-from client.worker import worker
 from polyclinic.errors import ProcessDied, ResourceError
-from polyclinic.processes import Child, free_port, parse_address, pause_s, stop_all, wait_for_port
+from polyclinic.processes import Child, free_port, parse_address, pause_s, python_module, stop_all, wait_for_port
 
 STEADY_S = 60.0  # a process that lived so long has started well
 DEATHS = 5  # in a row, each sooner than that: then something is wrong here
@@ -74,6 +75,35 @@ class _Pair:
         stop_all(self.children, patience_s=4.0)
 
 
+def supernode(server: str, runtime_port: int, folder: Path, secret: Path, node_config: dict[str, str]) -> Child:
+    """A SuperNode that dials `server` and offers its work to a worker on loopback.
+
+    Args:
+        server: HOST:PORT of the coordinator's Fleet API.
+        runtime_port: Loopback port of the Runtime API.
+        folder: Keeps its log.
+        secret: File with the secret that the worker must know.
+        node_config: What the ClientApp is told about this hospital; stays on this machine.
+    """
+    settings = " ".join(f"{key}={_quote(value)}" for key, value in node_config.items())
+    command = python_module(
+        "client.supernode", "--insecure", "--superlink", server, "--isolation", "process", "--host", "127.0.0.1",
+        "--port", str(runtime_port), "--superexec-auth-secret-file", str(secret), "--node-config", settings,
+    )  # fmt: skip
+    return Child("Flower's SuperNode", command, folder / "supernode.log", {"FLWR_HOME": str(folder / "flwr")})
+
+
+def _quote(value: str) -> str:
+    """A TOML string."""
+    return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def worker(runtime_port: int, folder: Path, secret: Path) -> Child:
+    """The worker as a child process of the hospital's client."""
+    command = python_module("client.worker", f"127.0.0.1:{runtime_port}", str(secret))
+    return Child("the hospital's worker", command, folder / "worker.log", {"OMP_NUM_THREADS": "1"})
+
+
 def _watch(pair: _Pair, say: Say) -> None:
     """Start the pair again when one of them dies, with growing pauses; tell what the worker does."""
     deaths, started, told = 0, time.monotonic(), ""
@@ -117,10 +147,14 @@ def _lock(state: Path) -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True)
         file = (state / "lock").open("w")
     except OSError as error:
-        raise ResourceError(f"{state}: cannot keep state there ({error.strerror}). Choose another folder with --state.") from error
+        raise ResourceError(
+            f"{state}: cannot keep state there ({error.strerror}). Choose another folder with --state."
+        ) from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise ResourceError(f"{state}: another client is running with this folder. End it, or choose another --name or --state.") from error
+            raise ResourceError(
+                f"{state}: another client is running with this folder. End it, or choose another --name or --state."
+            ) from error
         yield

@@ -10,9 +10,10 @@ from torch import nn
 
 from polyclinic.config import JobConfig, instantiate, load_job
 from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.headers import check_header
 from polyclinic.state_dict import load_metadata, load_state
 from polyclinic.training import predict_class, predict_label_map
-from polyclinic.volumes import check_header, write_label_map
+from polyclinic.volumes import write_label_map
 
 ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg")
 

@@ -17,10 +17,11 @@ from torch import Tensor, nn
 
 from polyclinic import training
 from polyclinic.config import JobConfig, digest, instantiate, job_digests, load_job
-from polyclinic.datasets import PreparedSite, SiteDataset, prepare, read_dataset, training_loader
+from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.errors import ConfigMismatch, DatasetInvalid, PolyclinicError
 from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
+from polyclinic.preparation import PreparedSite, prepare, training_loader
 from polyclinic.processes import pause_s
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
 from strategies.records import Hello, Order

@@ -1,9 +1,9 @@
 """The resident worker: executes the ClientApp that is installed here, one message at a time, torch imported once.
 
-Flower's own executor would start a process for every message and unpack and run the code bundle that the coordinator sent. This one
-takes a task from the SuperNode's Runtime API (HTTP on loopback, with a secret), calls `client.client_app.app`, and returns the reply;
-what arrives is data, never code. An exception's text may hold a patient's file name: only its type travels, unless it is one of our
-own `shareable` sentences.
+Flower's own executor would start a process for every message and unpack and run the code bundle that the coordinator
+sent. This one takes a task from the SuperNode's Runtime API (HTTP on loopback, with a secret), calls
+`client.client_app.app`, and returns the reply; what arrives is data, never code. An exception's text may hold a
+patient's file name: only its type travels, unless it is one of our own `shareable` sentences.
 """
 
 import logging
@@ -17,25 +17,23 @@ from flwr.common.constant import ErrorCode, SubStatus
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, SendTaskHeartbeatRequest
 from flwr.supercore.heartbeat import HeartbeatSender
 from flwr.supercore.inflatable.inflatable_utils import ObjectPushError, pull_and_inflate_object_from_tree, pull_objects
-from flwr.supercore.interceptors import RuntimeTokenHttpInterceptor, RuntimeVersionHttpInterceptor, SuperExecAuthHttpInterceptor
+from flwr.supercore.interceptors import (
+    RuntimeTokenHttpInterceptor,
+    RuntimeVersionHttpInterceptor,
+    SuperExecAuthHttpInterceptor,
+)
 from flwr.supercore.retry import RetryInvoker, exponential
 from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supernode.runtime.run_clientapp import pull_task_input, push_message, push_task_output
 
 from polyclinic.errors import PolyclinicError
-from polyclinic.processes import PROMPT, Child, end_with_parent, pause_s, python_module
+from polyclinic.processes import PROMPT, end_with_parent, pause_s
 
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
 PATIENCE_S = 30.0  # with a SuperNode that does not answer, say because it just closed an idle connection
-pull_objects.__kwdefaults__.update(PROMPT)
-pull_and_inflate_object_from_tree.__kwdefaults__.update(PROMPT)
+pull_objects.__kwdefaults__.update(PROMPT)  # type: ignore[union-attr]
+pull_and_inflate_object_from_tree.__kwdefaults__.update(PROMPT)  # type: ignore[union-attr]
 log = logging.getLogger("polyclinic.worker")
-
-
-def worker(runtime_port: int, folder: Path, secret: Path) -> Child:
-    """The worker as a child process of the hospital's client."""
-    command = python_module("client.worker", f"127.0.0.1:{runtime_port}", str(secret))
-    return Child("the hospital's worker", command, folder / "worker.log", {"OMP_NUM_THREADS": "1"})
 
 
 def serve(runtime: str, secret: bytes, app: ClientApp) -> None:
@@ -61,8 +59,8 @@ def _acquire(client: RuntimeHttpClient) -> str:
 def _execute(runtime: str, token: str, app: ClientApp) -> None:
     """One task: pull the message, call the app, push the reply.
 
-    A reply that is lost half-way would leave the SuperNode waiting for the rest: then this process ends, and the client starts both
-    again.
+    A reply that is lost half-way would leave the SuperNode waiting for the rest: then this process ends, and the client
+    starts both again.
     """
     client = _client(runtime, RuntimeTokenHttpInterceptor(token), PATIENCE_S)
     heartbeat = HeartbeatSender(lambda: _beat(client))
@@ -74,7 +72,8 @@ def _execute(runtime: str, token: str, app: ClientApp) -> None:
         reply = _answer(app, message, context)
         try:
             push_message(client, reply, context)
-        except ObjectPushError:  # the coordinator had this part already, and the SuperNode has sent the rest and forgotten it
+        except ObjectPushError:
+            # the coordinator had this part already, and the SuperNode has sent the rest and forgotten it
             log.info("a part of the reply was not needed")
         if not reply.has_error():
             status = SubStatus.COMPLETED
@@ -102,11 +101,17 @@ def describe(error: BaseException) -> str:
     return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name
 
 
-def _client(runtime: str, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor, patience_s: float) -> RuntimeHttpClient:
+def _client(
+    runtime: str, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor, patience_s: float
+) -> RuntimeHttpClient:
     """Flower's own retries would interrupt this process when a token has expired; these only bridge gaps."""
-    retry = RetryInvoker(lambda: exponential(0.1, max_delay=2), httpx.TransportError, max_tries=None, max_time=patience_s)
+    retry = RetryInvoker(
+        lambda: exponential(0.1, max_delay=2), httpx.TransportError, max_tries=None, max_time=patience_s
+    )
     interceptors = [RuntimeVersionHttpInterceptor("flwr-clientapp"), interceptor]
-    return RuntimeHttpClient.from_server_address(runtime, True, None, interceptors, retry_invoker=retry if patience_s else None)
+    return RuntimeHttpClient.from_server_address(
+        runtime, True, None, interceptors, retry_invoker=retry if patience_s else None
+    )
 
 
 def _beat(client: RuntimeHttpClient) -> bool:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from polyclinic.volumes import Grid, resample, spacing_of
+from polyclinic.grids import resample
+from polyclinic.headers import Grid, spacing_of
 
 # Okabe & Ito 2008, https://jfly.uni-koeln.de/color/: told apart with every kind of colour vision
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")

@@ -19,10 +19,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from polyclinic.config import DataConfig, TrainingConfig, instantiate
-from polyclinic.datasets import Case, Sample, SiteDataset, Split, crop, evaluation_cases, prepare_image
+from polyclinic.datasets import Case, SiteDataset, Split, evaluation_cases
 from polyclinic.errors import ConfigError
+from polyclinic.grids import resample
+from polyclinic.headers import Grid, Header, check_header
 from polyclinic.metrics import Evaluation, dice_per_class, recall_per_class, summarize
-from polyclinic.volumes import Grid, Header, check_header, read_label, resample
+from polyclinic.preparation import Sample, crop, prepare_image
+from polyclinic.volumes import read_label
 
 OVERLAP = 0.25  # of neighbouring windows
 SLICES_AT_ONCE = 16
@@ -44,9 +47,8 @@ class CaseScore:
 
     name: str
     split: Split
-    scores: dict[
-        str, float
-    ]  # segmentation: Dice of each foreground class, NaN if in neither map; classification: probabilities
+    # segmentation: Dice of each foreground class, NaN if in neither map; classification: probabilities
+    scores: dict[str, float]
     score: float  # mean Dice; or 1.0 if the class is right, 0.0 if not
 
 
@@ -63,7 +65,7 @@ def fit(
 
     Args:
         network: Changed in place.
-        loader: From `datasets.training_loader`.
+        loader: From `preparation.training_loader`.
         training: Optimizer, loss, epochs.
         data: For the number of samples drawn from one case.
         proximal_mu: Weight of FedProx's term mu / 2 * ||w - w_received||^2, which keeps w near the weights at entry.
@@ -133,9 +135,8 @@ def evaluate(
     loss = sum(losses) / len(losses) if losses else None
     if data.task == "segmentation":
         return summarize(rows, data.labels[1:], loss, len(cases))
-    return summarize(
-        [recall_per_class(torch.tensor(predicted), torch.tensor(truths), classes)], data.labels, loss, len(cases)
-    )
+    recalls = recall_per_class(torch.tensor(predicted), torch.tensor(truths), classes)
+    return summarize([recalls], data.labels, loss, len(cases))
 
 
 def predict_label_map(
@@ -233,11 +234,8 @@ def infer(network: nn.Module, volume: Tensor, data: DataConfig) -> Tensor:
     batch = (volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)).to(device)
     if data.task == "classification":
         places = [max(0, (size - wanted) // 2) for size, wanted in zip(batch.shape[2:], data.patch, strict=True)]
-        parts = [
-            torch.stack([crop(each, places, data.patch) for each in part])
-            for part in torch.split(batch, SLICES_AT_ONCE)
-        ]
-        return torch.cat([network(part) for part in parts]).mean(0)
+        cut = torch.stack([crop(each, places, data.patch) for each in batch])
+        return torch.cat([network(part) for part in torch.split(cut, SLICES_AT_ONCE)]).mean(0)
     logits = torch.cat([_slide(network, part, data) for part in torch.split(batch, SLICES_AT_ONCE)])
     return logits[0] if data.spatial_dims == 3 else logits.permute(1, 2, 3, 0)
 

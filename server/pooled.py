@@ -14,8 +14,9 @@ import torch
 
 from polyclinic import training
 from polyclinic.config import Config, load_config
-from polyclinic.datasets import SiteDataset, prepare, read_dataset, training_loader
+from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.gallery import draw_first
+from polyclinic.preparation import prepare, training_loader
 from polyclinic.processes import end_with_parent
 from polyclinic.state_dict import save_state
 from server.run_folder import RunFolder

@@ -14,16 +14,7 @@ import torch
 from PIL import Image
 
 from polyclinic.config import DataConfig, TrainingConfig
-from polyclinic.datasets import (
-    check_dataset,
-    crop,
-    evaluation_cases,
-    network_grid,
-    prepare,
-    prepare_case,
-    read_dataset,
-    training_loader,
-)
+from polyclinic.datasets import check_dataset, evaluation_cases, read_dataset
 from polyclinic.errors import (
     ConfigError,
     DataError,
@@ -35,7 +26,9 @@ from polyclinic.errors import (
     LabelInvalid,
     ShapeMismatch,
 )
-from polyclinic.volumes import Grid
+from polyclinic.grids import network_grid
+from polyclinic.headers import Grid
+from polyclinic.preparation import crop, prepare, prepare_case, training_loader
 
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
 LABELS = ("background", "tumour")

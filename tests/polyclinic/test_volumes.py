@@ -22,7 +22,9 @@ from polyclinic.errors import (
     ResourceError,
     ShapeMismatch,
 )
-from polyclinic.volumes import Grid, check_header, read_image, read_label, resample, write_label_map
+from polyclinic.grids import resample
+from polyclinic.headers import Grid, check_header
+from polyclinic.volumes import read_image, read_label, write_label_map
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 3.0, -20], [0, 1.5, 0, 5], [0, 0, 0, 1]])
 
