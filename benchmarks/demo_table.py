@@ -20,7 +20,14 @@ import psutil
 from federation import machine
 
 RESULTS = Path(__file__).with_name("results")
-ROLES = {"server.superlink": "SuperLink", "server.cli": "coordinator", "client.supernode": "SuperNode", "client.worker": "worker", "client.cli": "client", "server.pooled": "pooled"}
+ROLES = {
+    "server.superlink": "SuperLink",
+    "server.cli": "coordinator",
+    "client.supernode": "SuperNode",
+    "client.worker": "worker",
+    "client.cli": "client",
+    "server.pooled": "pooled",
+}
 
 
 def run_seed(seed: int, folder: Path, peaks: dict[str, float]) -> tuple[dict[str, dict[str, float]], float]:
@@ -74,7 +81,9 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "demo_table.json").write_text(json.dumps(found, indent=1) + "\n")
     for arm, values in means.items():
-        print(f"{arm}: {statistics.mean(values):.3f} +/- {statistics.stdev(values) if len(values) > 1 else 0:.3f}  {[round(value, 3) for value in values]}")
+        print(
+            f"{arm}: {statistics.mean(values):.3f} +/- {statistics.stdev(values) if len(values) > 1 else 0:.3f}  {[round(value, 3) for value in values]}"
+        )
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 
 import psutil
@@ -78,8 +79,8 @@ def measure(hospitals: int, rounds: int, parameters: int, folder: Path, counter:
 
             strategy = averaging.build({"_target_": None}, [])
             averaging.run(patient, strategy, order, torch.rand(parameters), mark)
-            measured.seconds = [later[0] - earlier[0] for earlier, later in zip(marks, marks[1:], strict=False)]
-            measured.fleet_bytes = [later[1] - earlier[1] for earlier, later in zip(marks, marks[1:], strict=False)]
+            measured.seconds = [later[0] - earlier[0] for earlier, later in pairwise(marks)]
+            measured.fleet_bytes = [later[1] - earlier[1] for earlier, later in pairwise(marks)]
             measured.peak_mb = {"coordinator": peak_mb(None), "SuperLink": peak_mb(link.child.pid)}
             measured.peak_mb |= {child.name: peak_mb(child.pid) for child in children[:2]}
     return measured

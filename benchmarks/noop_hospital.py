@@ -20,19 +20,19 @@ app = ClientApp()
 
 
 @app.query("hello")
-def hello(message: Message, context: Context) -> Message:
+def hello(message: Message, _context: Context) -> Message:
     """Everything is welcome."""
     return hello_reply(message, Hello(sys.argv[3], "0", {"training": 1}))
 
 
 @app.train()
-def train(message: Message, context: Context) -> Message:
+def train(message: Message, _context: Context) -> Message:
     """The weights as they came; the time makes every reply another one, as a real hospital's is."""
     return training_reply(message, weights_from_message(message), 1, 0.0, time.monotonic())
 
 
 @app.evaluate()
-def evaluate(message: Message, context: Context) -> Message:
+def evaluate(message: Message, _context: Context) -> Message:
     """A score of nothing, after reading the weights as a real hospital would."""
     weights_from_message(message)
     return evaluation_reply(message, Evaluation(0.0, {"class": 0.5}, 0.5, 1), time.monotonic())

@@ -147,9 +147,7 @@ def _lock(state: Path) -> Iterator[None]:
         state.mkdir(parents=True, exist_ok=True)
         file = (state / "lock").open("w")
     except OSError as error:
-        raise ResourceError(
-            f"{state}: cannot keep state there ({error.strerror}). Choose another folder with --state."
-        ) from error
+        raise ResourceError(f"{state}: cannot keep state there ({error.strerror}). Choose another folder with --state.") from error
     with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

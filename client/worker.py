@@ -101,17 +101,11 @@ def describe(error: BaseException) -> str:
     return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name
 
 
-def _client(
-    runtime: str, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor, patience_s: float
-) -> RuntimeHttpClient:
+def _client(runtime: str, interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor, patience_s: float) -> RuntimeHttpClient:
     """Flower's own retries would interrupt this process when a token has expired; these only bridge gaps."""
-    retry = RetryInvoker(
-        lambda: exponential(0.1, max_delay=2), httpx.TransportError, max_tries=None, max_time=patience_s
-    )
+    retry = RetryInvoker(lambda: exponential(0.1, max_delay=2), httpx.TransportError, max_tries=None, max_time=patience_s)
     interceptors = [RuntimeVersionHttpInterceptor("flwr-clientapp"), interceptor]
-    return RuntimeHttpClient.from_server_address(
-        runtime, True, None, interceptors, retry_invoker=retry if patience_s else None
-    )
+    return RuntimeHttpClient.from_server_address(runtime, True, None, interceptors, retry_invoker=retry if patience_s else None)
 
 
 def _beat(client: RuntimeHttpClient) -> bool:

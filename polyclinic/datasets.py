@@ -73,13 +73,9 @@ def read_dataset(folder: Path) -> SiteDataset:
     for split in ("training", "validation"):
         if not splits[split]:
             raise DatasetInvalid(path, f"'{split}' is empty or missing", "List at least one case there.")
-    dataset = SiteDataset(
-        folder, str(tree.get("name") or folder.name), _read_names(path, tree, "modality"), labels, **splits
-    )
+    dataset = SiteDataset(folder, str(tree.get("name") or folder.name), _read_names(path, tree, "modality"), labels, **splits)
     if len({isinstance(case.label, int) for case in dataset.cases if case.label is not None}) > 1:
-        raise DatasetInvalid(
-            path, "some labels are files and some are numbers", "Use one kind: files to segment, numbers to classify."
-        )
+        raise DatasetInvalid(path, "some labels are files and some are numbers", "Use one kind: files to segment, numbers to classify.")
     names = [case.name for case in dataset.cases]
     if len(set(names)) < len(names):
         splits = {split: tuple(_qualify(case, folder) for case in cases) for split, cases in splits.items()}
@@ -96,9 +92,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     except FileNotFoundError as error:
         raise DatasetInvalid(path, "there is no such file", "Point to the folder that holds dataset.json.") from error
     except OSError as error:
-        raise DatasetInvalid(
-            path, f"cannot be read ({error.strerror})", "Check the path and its permissions."
-        ) from error
+        raise DatasetInvalid(path, f"cannot be read ({error.strerror})", "Check the path and its permissions.") from error
     except json.JSONDecodeError as error:
         raise DatasetInvalid(path, f"is not JSON: line {error.lineno}, {error.msg}", "Correct it.") from error
     except (UnicodeDecodeError, RecursionError) as error:
@@ -135,9 +129,7 @@ def _read_cases(path: Path, tree: Mapping[str, Any], split: Split, classes: int)
         image = tuple(_find(path, name, split, where) for name in files)
         label = table.get("label")
         if not image or (label is None and split != "test"):
-            raise DatasetInvalid(
-                path, f"{where} has no {'label' if image else 'image'}", "Add it, or remove the entry."
-            )
+            raise DatasetInvalid(path, f"{where} has no {'label' if image else 'image'}", "Add it, or remove the entry.")
         if isinstance(label, int) and not isinstance(label, bool):
             if not 0 <= label < classes:
                 raise DatasetInvalid(path, f"{where} has label {label}", f"'labels' declares 0 to {classes - 1}.")
@@ -154,9 +146,7 @@ def _find(path: Path, name: object, split: str, where: str) -> Path:
     try:
         exists = found.is_file()
     except OSError as error:
-        raise DatasetInvalid(
-            path, f"{where} names a file that cannot be reached ({error.strerror})", "Correct the path."
-        ) from error
+        raise DatasetInvalid(path, f"{where} names a file that cannot be reached ({error.strerror})", "Correct the path.") from error
     if not exists:
         raise FileMissing(found, split)
     return found
@@ -251,9 +241,7 @@ def _check_case(dataset: SiteDataset, case: Case, data: DataConfig | None, deep:
     if found != channels and all(header.nifti is not None for header in headers):  # pictures become grey or RGB
         who = "the federation expects" if data else "'modality' names"
         problem = f"{case.image[0].name} has {found} channel(s), but {who} {channels}"
-        raise DatasetInvalid(
-            dataset.folder / "dataset.json", problem, "Correct 'modality', or list one file for each channel."
-        )
+        raise DatasetInvalid(dataset.folder / "dataset.json", problem, "Correct 'modality', or list one file for each channel.")
     check_grids(case)
     if not deep:
         return []

@@ -85,9 +85,7 @@ class FileMissing(DataError):
     """dataset.json names a file that is not there."""
 
     def __init__(self, path: Path, split: str) -> None:
-        super().__init__(
-            f"{path}: dataset.json lists this file under '{split}', but it does not exist. Restore it or remove the entry."
-        )
+        super().__init__(f"{path}: dataset.json lists this file under '{split}', but it does not exist. Restore it or remove the entry.")
 
 
 class ImageUnreadable(DataError):
@@ -121,8 +119,7 @@ class LabelInvalid(DataError):
         values = ", ".join(f"{value:g}" for value in found)
         known = ", ".join(map(str, declared)) or "whole numbers"
         super().__init__(
-            f"{path}: has label {values}, but dataset.json declares {known}. "
-            "Correct the label map, or add the class to 'labels'."
+            f"{path}: has label {values}, but dataset.json declares {known}. Correct the label map, or add the class to 'labels'."
         )
 
 
@@ -131,8 +128,7 @@ class ShapeMismatch(DataError):
 
     def __init__(self, image: Path, image_grid: str, label: Path, label_grid: str) -> None:
         super().__init__(
-            f"{label}: its grid is {label_grid}, but its image {image.name} has {image_grid}. "
-            "Resample the label onto its image."
+            f"{label}: its grid is {label_grid}, but its image {image.name} has {image_grid}. Resample the label onto its image."
         )
 
 

@@ -79,9 +79,7 @@ def network_grid(native: Grid, data: DataConfig) -> Grid:
             scale[2] = 1.0
         wanted = np.maximum(1, np.round(sizes / scale))
     if float(np.prod(wanted)) * data.channels * 4 > LIMIT_BYTES:
-        raise ConfigError(
-            f"data.spacing_mm={data.spacing_mm}: an image would have {'x'.join(f'{n:g}' for n in wanted)} voxels."
-        )
+        raise ConfigError(f"data.spacing_mm={data.spacing_mm}: an image would have {'x'.join(f'{n:g}' for n in wanted)} voxels.")
     shift = np.eye(4)
     shift[:3, :3] = np.diag(scale)
     shift[:3, 3] = (sizes - 1 - (wanted - 1) * scale) / 2  # both grids have their centre in common

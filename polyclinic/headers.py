@@ -171,9 +171,7 @@ def _check_picture(path: Path, limit_bytes: int) -> Header:
     try:
         with open_picture(path) as picture:
             (columns, rows), bands = picture.size, len(picture.getbands())
-            dtype = np.dtype(
-                np.int32 if picture.mode.startswith("I") else np.float32 if picture.mode == "F" else np.uint8
-            )
+            dtype = np.dtype(np.int32 if picture.mode.startswith("I") else np.float32 if picture.mode == "F" else np.uint8)
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
         raise ImageTooLarge(path, 4 * int(pixels.group() if pixels else 0), limit_bytes) from error

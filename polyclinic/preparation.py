@@ -126,9 +126,7 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     return Sample(case, image, label, slices if len(slices) else torch.arange(image.shape[-1]))
 
 
-def prepare(
-    dataset: SiteDataset, data: DataConfig, on_progress: Callable[[int, int], None] | None = None
-) -> PreparedSite:
+def prepare(dataset: SiteDataset, data: DataConfig, on_progress: Callable[[int, int], None] | None = None) -> PreparedSite:
     """Preprocess the training and validation cases, once for all rounds; up to `data.cache_gb` stay in memory.
 
     Args:
@@ -208,10 +206,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         if self.data.spatial_dims == 2:
             chosen = self._choose_slice(sample)
             fields = {key: volume[..., chosen] for key, volume in fields.items()}
-        places = [
-            self._draw(size - wanted + 1)
-            for size, wanted in zip(fields["image"].shape[1:], self.data.patch, strict=True)
-        ]
+        places = [self._draw(size - wanted + 1) for size, wanted in zip(fields["image"].shape[1:], self.data.patch, strict=True)]
         fields = {key: crop(volume, places, self.data.patch).float() for key, volume in fields.items()}
         fields = {key: torch.as_tensor(value) for key, value in self.augment(fields).items() if key in fields}
         image = _plain(fields["image"]).float()

@@ -102,9 +102,7 @@ def fit(
     return FitResult(total / seen, steps, len(loader.dataset) // data.samples_per_case)  # type: ignore[arg-type]
 
 
-def evaluate(
-    network: nn.Module, cases: Sequence[Sample], data: DataConfig, training: TrainingConfig | None = None
-) -> Evaluation:
+def evaluate(network: nn.Module, cases: Sequence[Sample], data: DataConfig, training: TrainingConfig | None = None) -> Evaluation:
     """Score prepared cases on the network's own grid: fast, for use after every round.
 
     Args:
@@ -139,9 +137,7 @@ def evaluate(
     return summarize([recalls], data.labels, loss, len(cases))
 
 
-def predict_label_map(
-    network: nn.Module, image: Path | Sequence[Path], data: DataConfig
-) -> tuple[NDArray[np.uint8], Header]:
+def predict_label_map(network: nn.Module, image: Path | Sequence[Path], data: DataConfig) -> tuple[NDArray[np.uint8], Header]:
     """Segment one image.
 
     Args:
@@ -274,8 +270,7 @@ def device_of(network: nn.Module) -> torch.device:
 def _finite(value: float, step: int, training: TrainingConfig) -> float:
     if not math.isfinite(value):
         raise ConfigError(
-            f"Training diverged at step {step} (loss {value}): lower training.learning_rate, "
-            f"which is {training.learning_rate:g}."
+            f"Training diverged at step {step} (loss {value}): lower training.learning_rate, which is {training.learning_rate:g}."
         )
     return value
 

@@ -24,9 +24,7 @@ from polyclinic.errors import DiskFull, ImageInvalid, ImageUnreadable, LabelInva
 from polyclinic.headers import LIMIT_BYTES, MALFORMED, Header, check_header, open_picture, open_stream, reason_of
 
 
-def read_image(
-    path: Path | Sequence[Path], channels: int, spatial_dims: int, limit_bytes: int = LIMIT_BYTES
-) -> MetaTensor:
+def read_image(path: Path | Sequence[Path], channels: int, spatial_dims: int, limit_bytes: int = LIMIT_BYTES) -> MetaTensor:
     """Read an image, or several files that are one channel each.
 
     Args:

@@ -64,7 +64,7 @@ class Attendance:
 
     def refresh(self) -> dict[str, Member]:
         """Look who is there, greet newcomers, take in their answers; returns the members that are online, by name."""
-        self._online = {node.node_id: node for node in self._grid.get_nodes()}  # type: ignore[attr-defined]
+        self._online = {node.node_id: node for node in self._grid.get_nodes()}
         self._greet()
         self._hear()
         self._note_absences()
@@ -134,7 +134,7 @@ class Attendance:
         for reply in self._grid.pull_messages(answerable):
             node = self._pending.pop(reply.metadata.reply_to_message_id)
             if reply.has_error():
-                self._refuse(f"node {node}", reply.error.reason)
+                self._refuse(f"node {node}", str(reply.error.reason))
                 continue
             hello = hello_from_reply(reply)
             if hello.refusal:
@@ -148,7 +148,13 @@ class Attendance:
         self._refused.pop(hello.site, None)
         self._absent_since.pop(hello.site, None)
         self._on_event(
-            {"kind": "returned" if returned else "joined", "site": hello.site, "modality": hello.modality, "version": hello.version, **hello.counts}
+            {
+                "kind": "returned" if returned else "joined",
+                "site": hello.site,
+                "modality": hello.modality,
+                "version": hello.version,
+                **hello.counts,
+            }
         )
 
     def _refuse(self, site: str, reason: str) -> None:

@@ -85,7 +85,9 @@ class Board:
         mean = f", {self.score_name} {sum(scores) / len(scores):.3f}" if scores else ""
         loss = f"loss {sum(losses) / len(losses):.3f}" if losses else ""
         answered = sum(row.doing == "done" for row in self.rows.values())
-        return self._say(f"{self.arms.get(self._arm, self._arm)}, {what}: {loss}{mean}, {answered} of {len(self.rows)} hospitals{self._left()}")
+        return self._say(
+            f"{self.arms.get(self._arm, self._arm)}, {what}: {loss}{mean}, {answered} of {len(self.rows)} hospitals{self._left()}"
+        )
 
     def _tell(self, kind: str, site: str, event: Mapping[str, Any]) -> str | None:
         """Everything about coming and going."""
@@ -139,7 +141,9 @@ class Board:
         titles = list(self.arms)
         which = f"{self.arms[self._arm]} ({titles.index(self._arm) + 1} of {len(titles)}), " if self._arm in self.arms else ""
         elapsed_s = time.monotonic() - self._start
-        head = Text(f"{which}round {self._round} of {self.rounds}   {elapsed_s // 60:.0f}:{elapsed_s % 60:02.0f}{self._left()}", style="bold")
+        head = Text(
+            f"{which}round {self._round} of {self.rounds}   {elapsed_s // 60:.0f}:{elapsed_s % 60:02.0f}{self._left()}", style="bold"
+        )
         return Group(head, ProgressBar(total=1.0, completed=self.share, width=60), table, Text(self.news, style="dim"))
 
 

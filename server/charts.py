@@ -111,9 +111,7 @@ def draw(found: Sequence[Curve], arms: Sequence[Arm]) -> Chart | None:
             dash=style[curve.arm.name][1],
             mean=path(curve.mean),
             sites=tuple(path(site) for site in curve.sites.values()),
-            dots=tuple(
-                (x(n), y(v), f"{curve.arm.title}, round {n}: {v:.3f}", n in curve.partial) for n, v in curve.mean
-            ),
+            dots=tuple((x(n), y(v), f"{curve.arm.title}, round {n}: {v:.3f}", n in curve.partial) for n, v in curve.mean),
             label_y=label_y,
         )
         for curve, label_y in zip(found, label_ys, strict=True)

@@ -125,9 +125,9 @@ def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config
 def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, str]) -> None:
     first = configs[0]
     folder.update(
-        name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed, rounds=first.rounds,
-        arms=[{"name": arm, "title": title} for arm, title in titles.items()], task=first.data.task, score_name=SCORE_NAMES[first.data.task],
-        labels=list(first.data.labels), hospitals={},
+        name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed,
+        rounds=first.rounds, arms=[{"name": arm, "title": title} for arm, title in titles.items()], task=first.data.task,
+        score_name=SCORE_NAMES[first.data.task], labels=list(first.data.labels), hospitals={},
     )  # fmt: skip
     if "started" not in folder.describe():
         folder.update(started=now())
@@ -163,7 +163,9 @@ def _alone(folder: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            raise RunError(f"Another coordinator works in {folder.parent}. End it, or choose another folder with deployment.runs=FOLDER.") from error
+            raise RunError(
+                f"Another coordinator works in {folder.parent}. End it, or choose another folder with deployment.runs=FOLDER."
+            ) from error
         yield
 
 

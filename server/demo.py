@@ -73,7 +73,13 @@ def _write_hospitals(folder: Path, sites: int, subjects: int, seed: int, console
     """The data sets, as real hospitals would have them."""
     from polyclinic.cohorts.hospitals import write_cohort
 
-    columns = (TextColumn("writing the hospitals' images"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), TextColumn("{task.description}"))
+    columns = (
+        TextColumn("writing the hospitals' images"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.description}"),
+    )
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=None)
         paths = write_cohort(

@@ -16,7 +16,7 @@ from flwr.serverapp import Grid
 from polyclinic.config import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.processes import pause_s
-from server.attendance import Attendance, Listener, Member, Node
+from server.attendance import Attendance, Listener, Member
 from strategies.records import metrics_from_reply, pack_content, readdress, round_of, unpack_message
 
 RETRIED = (
@@ -69,9 +69,9 @@ class PatientGrid(Grid):
         """Part of Flower's interface."""
         return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
 
-    def get_nodes(self) -> Iterable[Node]:
+    def get_nodes(self) -> Iterable[Any]:
         """Part of Flower's interface."""
-        return self._grid.get_nodes()  # type: ignore[attr-defined, no-any-return]
+        return self._grid.get_nodes()
 
     def get_node_ids(self) -> Iterable[int]:
         """Nodes of the hospitals that take part and are online, in the order of their names; waits for the minimum.
@@ -188,7 +188,7 @@ class Exchange:
     def _take(self, site: str, reply: Message) -> None:
         asked = self._outstanding[site]
         if reply.has_error():
-            reason = reply.error.reason
+            reason = str(reply.error.reason)
             if any(text in reason for text in RETRIED) and asked.tries < TRIES:
                 asked.identifier = ""  # its process died over it: ask again
                 return

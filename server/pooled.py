@@ -59,9 +59,7 @@ def _test(folder: RunFolder, config: Config, network: torch.nn.Module, sites: Se
         _record(folder, "evaluate.test", config.rounds, name, evaluation.score, evaluation.scores, evaluation.num_examples)
 
 
-def _record(
-    folder: RunFolder, phase: str, number: int, site: str, score: float, scores: dict[str, float], count: int, **more: Any
-) -> None:
+def _record(folder: RunFolder, phase: str, number: int, site: str, score: float, scores: dict[str, float], count: int, **more: Any) -> None:
     folder.record(
         {"kind": "answered", "phase": phase, "round": number, "site": site, "score": score, "scores": scores, "num_examples": count, **more}
     )

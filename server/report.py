@@ -103,9 +103,7 @@ def render(results: Results) -> str:
 
 
 def _chart(results: Results, quantity: str) -> charts.Chart | None:
-    found = (
-        charts.curves(results, "train", "loss") if quantity == "loss" else charts.curves(results, "validate", "score")
-    )
+    found = charts.curves(results, "train", "loss") if quantity == "loss" else charts.curves(results, "validate", "score")
     return charts.draw(found, results.arms)
 
 
@@ -174,9 +172,7 @@ def terminal_label_table(results: Results) -> Table:
     return _terminal(results, table, ["hospital", "class" if results.task == "classification" else "tissue"], lines)
 
 
-def _terminal(
-    results: Results, table: ScoreTable, heads: Sequence[str], lines: Sequence[tuple[list[str], Mapping[str, Cell]]]
-) -> Table:
+def _terminal(results: Results, table: ScoreTable, heads: Sequence[str], lines: Sequence[tuple[list[str], Mapping[str, Cell]]]) -> Table:
     """Names are Text, not markup: a hospital's name cannot style the table."""
     images = "test images" if table.source == "test" else "validation images, no test yet"
     drawn = Table(

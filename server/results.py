@@ -146,9 +146,7 @@ def _build(folder: Path, run: Mapping[str, Any], metrics: tuple[Metric, ...], sk
         Hospital(_text(name), _text(h.get("modality")), *(_count(h.get(k)) for k in ("training", "validation", "test")))
         for name, h in run.get("hospitals", {}).items()
     ]
-    sites = (
-        m.site for m in metrics if m.phase != "train" or m.arm != "pooled"
-    )  # pooled trains under a name of its own
+    sites = (m.site for m in metrics if m.phase != "train" or m.arm != "pooled")  # pooled trains under a name of its own
     hospitals += [Hospital(name) for name in _unseen(sites, [h.name for h in hospitals])]
     config = folder / "config.yaml"
     return Results(
@@ -239,9 +237,7 @@ def _row(scores: Mapping[str, float], arms: Sequence[Arm]) -> dict[str, Cell]:
     cells = {}
     for arm in arms:
         score = scores.get(arm.name)
-        difference = (
-            None if score is None or local is None or arm.name == "local" else round(score, 3) - round(local, 3)
-        )
+        difference = None if score is None or local is None or arm.name == "local" else round(score, 3) - round(local, 3)
         best = score is not None and arm.federated and round(score, 3) == max(federated)
         cells[arm.name] = Cell(score, difference, best)
     return cells

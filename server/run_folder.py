@@ -1,13 +1,13 @@
 """A run's folder: everything that a run leaves behind, and where a report, an export or a resumption finds it.
 
-    runs/NAME/run.json         what, when, with which versions, how it ended
-              config.yaml      the resolved configuration of each strategy
-              overrides.json   what was asked on the command line
-              events.jsonl     everything that happened, a line each
-              metrics.jsonl    every figure, a line each
-              arms/ARM/model.safetensors, tensorboard/
-              pictures/SITE/   only in a demo: in a federation pictures stay at the hospital
-              report.html
+runs/NAME/run.json         what, when, with which versions, how it ended
+          config.yaml      the resolved configuration of each strategy
+          overrides.json   what was asked on the command line
+          events.jsonl     everything that happened, a line each
+          metrics.jsonl    every figure, a line each
+          arms/ARM/model.safetensors, tensorboard/
+          pictures/SITE/   only in a demo: in a federation pictures stay at the hospital
+          report.html
 """
 
 import importlib.metadata
@@ -91,7 +91,7 @@ class RunFolder:
         if arm not in self._boards:
             from torch.utils.tensorboard import SummaryWriter
 
-            self._boards[arm] = SummaryWriter(str(self.path / "arms" / arm / "tensorboard"))  # type: ignore[no-untyped-call]
+            self._boards[arm] = SummaryWriter(str(self.path / "arms" / arm / "tensorboard"))
         return self._boards[arm]
 
     def close(self) -> None:

@@ -99,7 +99,9 @@ def check_network(network: nn.Module, config: Config) -> None:
     finally:
         network.train()
     if shape != wanted:
-        raise ConfigError(f"The model answers with shape {shape}, a {config.data.task} into {classes} classes needs {wanted}: choose another model.")
+        raise ConfigError(
+            f"The model answers with shape {shape}, a {config.data.task} into {classes} classes needs {wanted}: choose another model."
+        )
 
 
 def arm_name(config: Config) -> str:

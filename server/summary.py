@@ -46,9 +46,7 @@ def summarize(results: Results) -> Summary:
     arm, score = best
     reached = f"{over}, {arm.title} reaches a {results.score_name} of {show(score)}"
     if local is None:
-        lead = (
-            f"{reached[0].upper()}{reached[1:]}; this run has no model trained by a hospital alone to compare it with."
-        )
+        lead = f"{reached[0].upper()}{reached[1:]}; this run has no model trained by a hospital alone to compare it with."
     else:
         gain = round(score, 3) - round(local, 3)
         lead = f"{_verdict(gain)}: {reached}, against {show(local)} for hospitals that trained alone."
@@ -123,9 +121,7 @@ def show_rounds(rounds: Sequence[int]) -> str:
 def show_date(moment: str) -> str:
     """An ISO time as a person writes it; anything else as it is."""
     parsed = _parse_time(moment)
-    return (
-        moment if parsed is None else f"{parsed.day} {parsed:%B %Y, %H:%M}" + (f" {parsed:%Z}" if parsed.tzinfo else "")
-    )
+    return moment if parsed is None else f"{parsed.day} {parsed:%B %Y, %H:%M}" + (f" {parsed:%Z}" if parsed.tzinfo else "")
 
 
 def show_duration(started: str, finished: str) -> str:

@@ -21,8 +21,8 @@ from typing import Self
 
 import httpx
 from flwr.app import Context
-from flwr.common.serde import context_from_proto, fab_to_proto, run_from_proto, user_config_to_proto
 from flwr.common.constant import SubStatus
+from flwr.common.serde import context_from_proto, fab_to_proto, run_from_proto, user_config_to_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.control import ControlHttpClient
@@ -41,7 +41,7 @@ from polyclinic.processes import PROMPT, Child, claim_port, end_with_parent, fre
 LOOPBACK = "127.0.0.1"
 PATIENCE_S = 60.0  # with a SuperLink that does not answer
 RESTARTS = 5  # of the SuperLink within a minute, then something is wrong with it
-pull_objects.__kwdefaults__.update(PROMPT)
+pull_objects.__kwdefaults__.update(PROMPT)  # type: ignore[union-attr]
 
 
 class SuperLinkLost(RunError):
@@ -60,7 +60,7 @@ class SuperLink:
         on_event: Told about restarts, as (kind, text).
     """
 
-    def __init__(self, folder: Path, host: str, port: int, on_event: Callable[[str, str], None] = lambda kind, text: None) -> None:
+    def __init__(self, folder: Path, host: str, port: int, on_event: Callable[[str, str], None] = lambda _kind, _text: None) -> None:
         self.folder = folder
         self.host = host
         self.port = claim_port(host, port, "deployment.port=NUMBER")
@@ -170,10 +170,9 @@ class SuperLink:
     def _acquire(self, run_id: int) -> str:
         """The token of the run's ServerApp task."""
         method = "/flwr.proto.Runtime/AcquireTask"
-        client = RuntimeHttpClient.from_server_address(
-            self._control, True, None,
-            [RuntimeVersionHttpInterceptor("flwr-serverapp"), SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods={method})],
-        )  # fmt: skip
+        signer = SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods={method})
+        interceptors = [RuntimeVersionHttpInterceptor("flwr-serverapp"), signer]
+        client = RuntimeHttpClient.from_server_address(self._control, True, None, interceptors)
         start = time.monotonic()
         try:
             while time.monotonic() - start < 30.0:

@@ -55,10 +55,8 @@ class Hello:
 
 def order_to_config(order: Order) -> ConfigRecord:
     """An order as flat scalars."""
-    flat: dict[str, Any] = {
-        "run": order.run, "arm": order.arm, "seed": order.seed, "rounds": order.rounds, "personal": order.personal, "version": order.version,
-        "offset": order.offset,
-    }  # fmt: skip
+    flat: dict[str, Any] = {"run": order.run, "arm": order.arm, "seed": order.seed, "rounds": order.rounds, "offset": order.offset}
+    flat |= {"personal": order.personal, "version": order.version}
     flat |= {f"name.{group}": name for group, name in order.names.items()}
     flat |= {f"digest.{group}": value for group, value in order.digests.items()}
     flat |= {f"set.{key}": list(value) if isinstance(value, list) else value for key, value in order.settings.items()}
@@ -71,7 +69,7 @@ def order_from_message(message: Message) -> Order:
     Raises:
         ConfigError: Something is missing or of another kind.
     """
-    flat = dict(unpack_content(message.content)[CONFIG])
+    flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
 
     def under(prefix: str) -> dict[str, Any]:
         return {key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)}
@@ -105,7 +103,9 @@ def weights_from_record(record: ArrayRecord) -> Tensor:
 
 def weights_from_message(message: Message) -> Tensor:
     """The weights that a message carries."""
-    return weights_from_record(unpack_content(message.content)[ARRAYS])
+    record = unpack_content(message.content)[ARRAYS]
+    assert isinstance(record, ArrayRecord)
+    return weights_from_record(record)
 
 
 def pack_content(content: RecordDict) -> RecordDict:
@@ -114,13 +114,15 @@ def pack_content(content: RecordDict) -> RecordDict:
     Flower moves a message's parts one by one, each array in two; for a model of a few MB the calls cost more than the bytes
     (benchmarks/README.md).
     """
-    if ARRAYS not in content or len(content) != 2:
+    arrays = content.array_records.get(ARRAYS)
+    if arrays is None or len(content) != 2:
         return content
     (other,) = [key for key in content if key != ARRAYS]
-    data = content[ARRAYS][WEIGHTS].numpy().astype("<f4", copy=False).tobytes()
+    scalars: dict[str, Any] = dict(content[other])
+    data = arrays[WEIGHTS].numpy().astype("<f4", copy=False).tobytes()
     if len(data) > INLINE_BYTES:
         return content
-    return RecordDict({PACKED: ConfigRecord({**content[other], f"={other}": data})})
+    return RecordDict({PACKED: ConfigRecord({**scalars, f"={other}": data})})
 
 
 def unpack_content(content: RecordDict) -> RecordDict:
@@ -131,7 +133,7 @@ def unpack_content(content: RecordDict) -> RecordDict:
     """
     if PACKED not in content:
         return content
-    flat = dict(content[PACKED])
+    flat: dict[str, Any] = dict(content[PACKED])
     marks = [key for key in flat if key in (f"={CONFIG}", f"={METRICS}")]
     data = flat.pop(marks[0]) if len(marks) == 1 else None
     if not isinstance(data, bytes) or len(data) % 4:
@@ -156,7 +158,7 @@ def training_reply(message: Message, weights: Tensor, num_examples: int, loss: f
 
 def evaluation_reply(message: Message, evaluation: Evaluation, seconds: float) -> Message:
     """A hospital's answer to `evaluate`."""
-    flat = {"num-examples": evaluation.num_examples, "score": evaluation.score, "seconds": seconds}
+    flat: dict[str, Any] = {"num-examples": evaluation.num_examples, "score": evaluation.score, "seconds": seconds}
     flat |= {"loss": float("nan") if evaluation.loss is None else evaluation.loss}
     flat |= {f"{SCORE}{label}": value for label, value in evaluation.scores.items()}
     return Message(RecordDict({METRICS: MetricRecord(flat)}), reply_to=message)
@@ -192,7 +194,11 @@ def greeting(order: Order, node: int, ttl_s: float) -> Message:
 def readdress(message: Message, node: int) -> Message:
     """The same message for another node: a hospital that came back."""
     return Message(
-        message.content, dst_node_id=node, message_type=message.metadata.message_type, ttl=message.metadata.ttl, group_id=message.metadata.group_id
+        message.content,
+        dst_node_id=node,
+        message_type=message.metadata.message_type,
+        ttl=message.metadata.ttl,
+        group_id=message.metadata.group_id,
     )
 
 

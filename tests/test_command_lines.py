@@ -158,7 +158,9 @@ def test_the_clients_help_is_there(command: list[str]) -> None:
 
 def test_a_model_that_is_not_ours_is_refused(tmp_path: Path, site: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no")
-    predicted = run_cli("client.cli", "predict", str(tmp_path / "model.safetensors"), str(first(site, "image")), "--out", str(tmp_path / "out"))
+    predicted = run_cli(
+        "client.cli", "predict", str(tmp_path / "model.safetensors"), str(first(site, "image")), "--out", str(tmp_path / "out")
+    )
     assert predicted.returncode == 3
     assert "not a readable safetensors file" in predicted.stderr
 

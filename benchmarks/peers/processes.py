@@ -85,14 +85,10 @@ class ProcessGroup:
         self.logs.mkdir(parents=True, exist_ok=True)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.stop()
 
-    def start(
-        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path
-    ) -> subprocess.Popen[bytes]:
+    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
         """Start one process in a session of its own; its output goes to `<logs>/<name>.log`."""
         with (self.logs / f"{name}.log").open("wb") as log:
             self.started[name] = subprocess.Popen(

@@ -76,10 +76,7 @@ def write_cohort(
     chosen = list(scanners[:sites])
     people = _real_people(sites, seed) if anatomy == "real" else [()] * sites
     orders = {s.name: _orders(folder, s, subjects, seed, who) for s, who in zip(chosen, people, strict=True)}
-    wanted = {
-        s.name: _settings(s, subjects, seed, anatomy, [path.name for path in who])
-        for s, who in zip(chosen, people, strict=True)
-    }
+    wanted = {s.name: _settings(s, subjects, seed, anatomy, [path.name for path in who]) for s, who in zip(chosen, people, strict=True)}
     record = _read_record(folder)
     report = on_progress or _silent
     total = sum(map(len, orders.values()))
@@ -136,9 +133,7 @@ def _real_people(sites: int, seed: int) -> list[tuple[Path, ...]]:
     """Deal the real label maps to the hospitals, two people at least for each."""
     root = os.environ.get("POLYCLINIC_DATA")
     if not root:
-        raise ConfigError(
-            "Real anatomies need POLYCLINIC_DATA, the folder that holds brain_label_maps/: set it, or choose icbm152."
-        )
+        raise ConfigError("Real anatomies need POLYCLINIC_DATA, the folder that holds brain_label_maps/: set it, or choose icbm152.")
     maps = sorted((Path(root).resolve() / "brain_label_maps").glob("training_seg_*.nii.gz"))
     if len(maps) < 2 * sites:
         raise ConfigError(

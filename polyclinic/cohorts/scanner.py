@@ -46,9 +46,7 @@ class Scanner:
     orientation: str
 
     def __post_init__(self) -> None:
-        if {_AXES[letter][0] for letter in self.orientation if letter in _AXES} != {0, 1, 2} or len(
-            self.orientation
-        ) != 3:
+        if {_AXES[letter][0] for letter in self.orientation if letter in _AXES} != {0, 1, 2} or len(self.orientation) != 3:
             raise ValueError(f"orientation is '{self.orientation}', it needs one letter each of R/L, A/P and S/I")
         if min(self.voxel_mm) <= 0:
             raise ValueError(f"voxel_mm is {self.voxel_mm}, every size must be above 0")
@@ -84,9 +82,7 @@ def acquire(person: Subject, scanner: Scanner, seed: int) -> Scan:
     signal *= _texture(shape, scanner.voxel_mm, generator).mul_(scanner.texture).add_(1)
     signal *= _shading(shape, generator).mul_(scanner.bias).exp_()
     if scanner.blur_mm > 0:
-        signal = torch.from_numpy(
-            gaussian_filter(signal.numpy(), [scanner.blur_mm / mm for mm in scanner.voxel_mm], truncate=3)
-        )
+        signal = torch.from_numpy(gaussian_filter(signal.numpy(), [scanner.blur_mm / mm for mm in scanner.voxel_mm], truncate=3))
     real, imaginary = (torch.randn(shape, generator=generator).mul_(scanner.noise) for _ in range(2))
     magnitude = torch.hypot(signal + real, imaginary)  # a scanner shows the modulus: Rician noise
     gain = _GAIN[0] + (_GAIN[1] - _GAIN[0]) * torch.rand((), generator=generator)

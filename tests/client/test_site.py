@@ -88,7 +88,10 @@ def test_a_round_that_is_asked_for_again_gives_the_same_answer(site: Site) -> No
     once, again = site.train(second, weights), site.train(second, weights)
     assert once.result == again.result
     site.train(order(personal="all", number=3)[0], weights)
-    assert sorted(path.name for path in (site.state / "runs" / "run" / "arm").iterdir()) == ["personal-2.safetensors", "personal-3.safetensors"]
+    assert sorted(path.name for path in (site.state / "runs" / "run" / "arm").iterdir()) == [
+        "personal-2.safetensors",
+        "personal-3.safetensors",
+    ]
 
 
 def test_weights_of_another_network_are_refused(site: Site) -> None:

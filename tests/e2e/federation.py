@@ -34,7 +34,9 @@ class Federation:
         self.coordinator = self.make_coordinator("--name", "run", *TINY)
 
     def make_coordinator(self, *arguments: str) -> Child:
-        return Child("coordinator", python_module("server.cli", "run", *arguments, *self.settings), self.folder / "coordinator.log", ENVIRONMENT)
+        return Child(
+            "coordinator", python_module("server.cli", "run", *arguments, *self.settings), self.folder / "coordinator.log", ENVIRONMENT
+        )
 
     def join(self, name: str) -> Child:
         command = python_module(

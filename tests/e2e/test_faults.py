@@ -47,7 +47,7 @@ def test_a_hospital_whose_worker_is_killed_in_mid_round_is_asked_again(federatio
 def test_a_hospital_that_is_killed_altogether_comes_back(federation: Make, undisturbed: Federation) -> None:
     one = begin(federation(*SETTINGS))
     victim = next(iter(one.sites))
-    one.wait_until(lambda: [event for event in one.events("round_end")], "the end of round 1")
+    one.wait_until(lambda: one.events("round_end"), "the end of round 1")
     for process in [*descendants(one.hospitals[victim].pid), psutil.Process(one.hospitals[victim].pid)]:
         kill(process.pid)
     one.hospitals[victim].wait(10)
@@ -60,7 +60,7 @@ def test_a_hospital_that_is_killed_altogether_comes_back(federation: Make, undis
 def test_a_hospital_that_leaves_for_good_is_reported_missing_and_the_run_ends_well(federation: Make) -> None:
     one = begin(federation("strategy=averaging/fedavg", "rounds=3", "deployment.hospitals=3", "deployment.grace_s=2"))
     victim = next(iter(one.sites))
-    one.wait_until(lambda: [event for event in one.events("round_end")], "the end of round 1")
+    one.wait_until(lambda: one.events("round_end"), "the end of round 1")
     one.hospitals[victim].stop(patience_s=12.0)
     assert one.wait() == 0, one.coordinator.log.read_text()
     tested = {line["site"] for line in one.metrics() if line["phase"] == "test"}
@@ -70,7 +70,7 @@ def test_a_hospital_that_leaves_for_good_is_reported_missing_and_the_run_ends_we
 
 def test_a_superlink_that_is_killed_is_started_again_and_the_run_goes_on(federation: Make, undisturbed: Federation) -> None:
     one = begin(federation(*SETTINGS))
-    one.wait_until(lambda: [event for event in one.events("round_end")], "the end of round 1")
+    one.wait_until(lambda: one.events("round_end"), "the end of round 1")
     kill(named(descendants(one.coordinator.pid), "server.superlink").pid)
     assert one.wait() == 0, one.coordinator.log.read_text()
     assert one.events("superlink")
@@ -79,7 +79,7 @@ def test_a_superlink_that_is_killed_is_started_again_and_the_run_goes_on(federat
 
 def test_a_coordinator_that_is_killed_takes_its_superlink_along_and_is_resumed(federation: Make, undisturbed: Federation) -> None:
     one = begin(federation(*SETTINGS))
-    one.wait_until(lambda: [event for event in one.events("round_end")], "the end of round 1")
+    one.wait_until(lambda: one.events("round_end"), "the end of round 1")
     superlink = named(descendants(one.coordinator.pid), "server.superlink")
     kill(one.coordinator.pid)
     one.coordinator.wait(10)

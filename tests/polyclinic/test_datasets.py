@@ -213,9 +213,7 @@ def spoil_label(value: float) -> Callable[[Path], None]:
         ("l1", spoil_label(-1.0), LabelInvalid, True),
     ],
 )
-def test_every_bad_file_is_found(
-    folder: Path, name: str, spoil: Callable[[Path], None], error: type[DataError], deep: bool
-) -> None:
+def test_every_bad_file_is_found(folder: Path, name: str, spoil: Callable[[Path], None], error: type[DataError], deep: bool) -> None:
     spoil(folder / f"{name}.nii.gz")
     dataset = read_dataset(folder)
     with pytest.raises(error):
@@ -297,9 +295,7 @@ def test_two_dimensional_images(tmp_path: Path, suffix: str) -> None:
 
 
 def test_the_networks_grid() -> None:
-    affine = np.array(
-        [[0.0, 0, 3, -10], [-1, 0, 0, 20], [0, 2, 0, 5], [0, 0, 0, 1]]
-    )  # axes: posterior, superior, right
+    affine = np.array([[0.0, 0, 3, -10], [-1, 0, 0, 20], [0, 2, 0, 5], [0, 0, 0, 1]])  # axes: posterior, superior, right
     native = Grid((40, 20, 10), affine)
     grid = network_grid(native, replace(DATA, spacing_mm=(1.5, 2.0, 4.0)))
     assert grid.shape == (20, 20, 10)
@@ -318,9 +314,7 @@ def test_a_single_slice_of_any_direction_stays_a_slice() -> None:
     assert grid.shape == (15, 20, 1)
 
 
-@pytest.mark.parametrize(
-    "change", [{"orientation": "RRS"}, {"orientation": "RLA"}, {"spacing_mm": (0.001, 0.001, 0.001)}]
-)
+@pytest.mark.parametrize("change", [{"orientation": "RRS"}, {"orientation": "RLA"}, {"spacing_mm": (0.001, 0.001, 0.001)}])
 def test_impossible_settings(change: dict[str, Any]) -> None:
     with pytest.raises(ConfigError):
         network_grid(Grid((40, 20, 10), np.eye(4)), replace(DATA, **change))

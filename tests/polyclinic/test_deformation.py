@@ -55,9 +55,7 @@ def test_compose_is_one_warp_after_the_other() -> None:
     axes = torch.meshgrid(*[torch.arange(24.0)] * 3, indexing="ij")
     ramp = (axes[0] + 2 * axes[1] - axes[2])[None, None]  # linear, so interpolation is exact
     inner = (..., slice(5, -5), slice(5, -5), slice(5, -5))
-    assert_close(
-        warp(ramp, compose(first, second))[inner], warp(warp(ramp, first), second)[inner], atol=1e-3, rtol=1e-4
-    )
+    assert_close(warp(ramp, compose(first, second))[inner], warp(warp(ramp, first), second)[inner], atol=1e-3, rtol=1e-4)
 
 
 def test_nearest_keeps_labels() -> None:

@@ -16,9 +16,7 @@ def test_dice_by_hand() -> None:
 
 
 def test_a_class_in_one_map_only_scores_zero() -> None:
-    assert_close(
-        dice_per_class(torch.tensor([0, 1]), torch.tensor([0, 0]), 2), torch.tensor([0.0], dtype=torch.float64)
-    )
+    assert_close(dice_per_class(torch.tensor([0, 1]), torch.tensor([0, 0]), 2), torch.tensor([0.0], dtype=torch.float64))
 
 
 def test_dice_is_that_of_monai() -> None:

@@ -20,9 +20,7 @@ def scene(codes: str) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
     image[:, 8:] = np.linspace(1, 2, 8)[None, :, None]
     label[6:, 10:, 3:] = 1
     affine = np.diag([2.0, 1.0, 3.0, 1.0])
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
-    )
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes)))
     affine = affine @ nib.orientations.inv_ornt_aff(turn, image.shape)
     image, label = (nib.orientations.apply_orientation(each, turn) for each in (image, label))
     return torch.from_numpy(np.ascontiguousarray(image))[None], affine, np.ascontiguousarray(label)

@@ -84,7 +84,10 @@ def test_a_child_that_will_not_end_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
-    inner = "from polyclinic.processes import end_with_parent; import os, time; end_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
+    inner = (
+        "from polyclinic.processes import end_with_parent; import os, time;"
+        "end_with_parent(); print(os.getpid(), flush=True); time.sleep(60)"
+    )
     one = child(tmp_path, f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {inner!r}]); time.sleep(60)")
     one.start()
     deadline = time.monotonic() + 60

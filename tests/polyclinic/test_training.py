@@ -52,9 +52,7 @@ class Threshold(nn.Module):
 
 def affine_of(codes: str, spacing_mm: tuple[float, float, float], shape: tuple[int, ...]) -> np.ndarray:
     """Axes along `codes`, `spacing_mm` along right, anterior, superior; the centre at the origin."""
-    turn = nib.orientations.ornt_transform(
-        nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
-    )
+    turn = nib.orientations.ornt_transform(nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes)))
     ras_shape = [shape[int(axis)] for axis in turn[:, 0]]
     affine = np.diag([*spacing_mm, 1.0])
     affine[:3, 3] = -affine[:3, :3] @ ((np.array(ras_shape) - 1) / 2)
@@ -68,9 +66,7 @@ def ball(affine: np.ndarray, shape: tuple[int, ...], centre: tuple[float, float,
     return np.where(away < 7, 2, np.where(away < 12, 1, 0)).astype(np.uint8)
 
 
-def write_case(
-    folder: Path, name: str, codes: str = "RAS", spacing_mm: Any = (2.0, 2.0, 2.0), shape: Any = (18, 20, 16)
-) -> dict[str, str]:
+def write_case(folder: Path, name: str, codes: str = "RAS", spacing_mm: Any = (2.0, 2.0, 2.0), shape: Any = (18, 20, 16)) -> dict[str, str]:
     affine = affine_of(codes, spacing_mm, shape)
     label = ball(affine, shape, (2.0, -3.0, 1.0))
     nib.save(nib.Nifti1Image(label, affine), folder / f"{name}_label.nii.gz")
@@ -105,9 +101,7 @@ def test_a_small_network_learns(prepared: PreparedSite, dataset: SiteDataset) ->
     network = small_network()
     before = training.evaluate(network, prepared.validation, DATA, TRAINING)
     steps: list[tuple[int, int, float]] = []
-    result = training.fit(
-        network, training_loader(prepared, LONG, 0), LONG, DATA, on_step=lambda *step: steps.append(step)
-    )
+    result = training.fit(network, training_loader(prepared, LONG, 0), LONG, DATA, on_step=lambda *step: steps.append(step))
     after = training.evaluate(network, prepared.validation, DATA, TRAINING)
     assert (result.steps, result.num_examples) == (60, 2)
     assert steps[0][:2] == (1, 60) and steps[-1][:2] == (60, 60)
@@ -162,9 +156,7 @@ def test_a_strong_proximal_term_keeps_the_weights(prepared: PreparedSite) -> Non
         network = small_network()
         before = [each.detach().clone() for each in network.parameters()]
         training.fit(network, training_loader(prepared, slow, 0), slow, DATA, proximal_mu=mu)
-        moved.append(
-            sum(float((a.detach() - b).square().sum()) for a, b in zip(network.parameters(), before, strict=True))
-        )
+        moved.append(sum(float((a.detach() - b).square().sum()) for a, b in zip(network.parameters(), before, strict=True)))
     assert moved[1] < moved[0] / 2
 
 
@@ -199,9 +191,7 @@ def test_predictions_lie_on_the_inputs_grid(
     truth = read_label(tmp_path / "a_label.nii.gz", 3).numpy()[0]
     expected = 1.0 if spacing_mm == (2.0, 2.0, 2.0) else 0.85  # the network sees 2 mm voxels
     for number in (1, 2):
-        overlap = (
-            2 * ((labels == number) & (truth == number)).sum() / ((labels == number).sum() + (truth == number).sum())
-        )
+        overlap = 2 * ((labels == number) & (truth == number)).sum() / ((labels == number).sum() + (truth == number).sum())
         assert overlap >= expected - 1e-9
     write_label_map(tmp_path / "out.nii.gz", labels, header)
     np.testing.assert_array_equal(nib.load(tmp_path / "out.nii.gz").affine, image.affine)
@@ -249,9 +239,7 @@ def test_slices_of_volumes_are_learned(dataset: SiteDataset) -> None:
     training.fit(network, training_loader(site, LONG, 0), LONG, data)
     assert training.evaluate(network, site.validation, data).score > 0.9
     seen: list[Any] = []
-    tested, _ = training.test(
-        network, dataset, data, on_case=lambda case, labels: seen.append((case.name, labels.shape))
-    )
+    tested, _ = training.test(network, dataset, data, on_case=lambda case, labels: seen.append((case.name, labels.shape)))
     assert tested.score > 0.9 and seen == [("d", (18, 20, 16))]
 
 

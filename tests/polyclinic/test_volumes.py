@@ -63,9 +63,7 @@ def test_scales_as_the_header_says(tmp_path: Path) -> None:
     image = nib.Nifti1Image(np.linspace(-1, 1, 27).reshape(3, 3, 3), AFFINE)
     image.set_data_dtype(np.int16)  # nibabel then writes slope and intercept
     nib.save(image, tmp_path / "a.nii.gz")
-    np.testing.assert_allclose(
-        read_image(tmp_path / "a.nii.gz", 1, 3).numpy()[0], nib.load(tmp_path / "a.nii.gz").get_fdata(), atol=1e-6
-    )
+    np.testing.assert_allclose(read_image(tmp_path / "a.nii.gz", 1, 3).numpy()[0], nib.load(tmp_path / "a.nii.gz").get_fdata(), atol=1e-6)
 
 
 def test_channels_are_the_last_dimension_or_several_files(tmp_path: Path) -> None:

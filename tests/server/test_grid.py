@@ -153,7 +153,9 @@ def test_a_round_in_which_too_few_answer_ends_the_run_with_names_and_reasons() -
 
 def test_a_silent_hospital_ends_with_the_time_out() -> None:
     deployment = replace(PATIENT, round_timeout_s=0.5)
-    federation = Federation([FakeNode(1, hospital("a")), FakeNode(2, hospital("b")), FakeNode(3, hospital("mute", lambda message: None))], deployment)
+    federation = Federation(
+        [FakeNode(1, hospital("a")), FakeNode(2, hospital("b")), FakeNode(3, hospital("mute", lambda message: None))], deployment
+    )
     start = time.monotonic()
     assert len(federation.train()) == 2
     assert time.monotonic() - start < 3

@@ -48,9 +48,7 @@ class Page(HTMLParser):
         self.in_cell = self.in_cell and tag not in {"td", "th"}
 
 
-def write_run(
-    folder: Path, sites: tuple[str, str] = ("a", "b"), scores: dict[str, tuple[float, float]] = SCORES, **changes: Any
-) -> Path:
+def write_run(folder: Path, sites: tuple[str, str] = ("a", "b"), scores: dict[str, tuple[float, float]] = SCORES, **changes: Any) -> Path:
     run = {
         "name": "two hospitals",
         "started": "2025-03-04T09:00:00+00:00",
@@ -163,9 +161,7 @@ def test_a_run_that_has_only_begun_has_a_page(tmp_path: Path) -> None:
 
 
 def test_a_classification_run(tmp_path: Path) -> None:
-    run = write_run(
-        tmp_path, task="classification", score_name="balanced accuracy", labels=["CSF", "grey matter"], scores=SCORES
-    )
+    run = write_run(tmp_path, task="classification", score_name="balanced accuracy", labels=["CSF", "grey matter"], scores=SCORES)
     page = Page(write_report(run))
     assert "FedBN reaches a balanced accuracy of 0.625" in page.text
     assert "Every class" in page.text

@@ -63,9 +63,7 @@ def test_same_seed_same_voxels_other_seed_others(cohort: Path, tmp_path: Path) -
 
 def test_processes_write_the_same_voxels_and_report_each_scan(cohort: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int, str]] = []
-    sites = write_cohort(
-        tmp_path, sites=2, subjects=(1, 1, 1), scanners=COARSE, on_progress=lambda *news: seen.append(news)
-    )
+    sites = write_cohort(tmp_path, sites=2, subjects=(1, 1, 1), scanners=COARSE, on_progress=lambda *news: seen.append(news))
     assert sites == [tmp_path / "mprage-3t", tmp_path / "spgr-1.5t"]
     assert [(done, total) for done, total, _ in seen] == [(n, 6) for n in range(1, 7)]
     digests = _digests(tmp_path)
@@ -73,9 +71,7 @@ def test_processes_write_the_same_voxels_and_report_each_scan(cohort: Path, tmp_
     assert {name: digests[name] for name in _digests(cohort)} == _digests(cohort)
 
 
-def test_complete_hospitals_are_reused_and_others_made(
-    cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_complete_hospitals_are_reused_and_others_made(cohort: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: list[str] = []
     real = hospitals.write_scans
 
@@ -94,9 +90,7 @@ def test_complete_hospitals_are_reused_and_others_made(
     assert made[2:] == ["mprage-3t_001"]
 
 
-def test_an_interrupted_hospital_looks_incomplete_and_is_made_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_interrupted_hospital_looks_incomplete_and_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(done: int, total: int, text: str) -> None:
         raise KeyboardInterrupt
 
