@@ -81,9 +81,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "demo_table.json").write_text(json.dumps(found, indent=1) + "\n")
     for arm, values in means.items():
-        print(
-            f"{arm}: {statistics.mean(values):.3f} +/- {statistics.stdev(values) if len(values) > 1 else 0:.3f}  {[round(value, 3) for value in values]}"
-        )
+        spread = statistics.stdev(values) if len(values) > 1 else 0.0
+        print(f"{arm}: {statistics.mean(values):.3f} +/- {spread:.3f}  {[round(value, 3) for value in values]}")
 
 
 if __name__ == "__main__":

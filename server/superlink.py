@@ -171,8 +171,8 @@ class SuperLink:
         """The token of the run's ServerApp task."""
         method = "/flwr.proto.Runtime/AcquireTask"
         signer = SuperExecAuthHttpInterceptor(master_secret=self._secret, protected_methods={method})
-        interceptors = [RuntimeVersionHttpInterceptor("flwr-serverapp"), signer]
-        client = RuntimeHttpClient.from_server_address(self._control, True, None, interceptors)
+        version = RuntimeVersionHttpInterceptor("flwr-serverapp")
+        client = RuntimeHttpClient.from_server_address(self._control, True, None, [version, signer])
         start = time.monotonic()
         try:
             while time.monotonic() - start < 30.0:
