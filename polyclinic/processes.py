@@ -3,6 +3,7 @@
 The one place below `server` and `client` that starts processes: both need it (docs/decisions/child-processes.md).
 """
 
+import faulthandler
 import os
 import signal
 import socket
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
 
+GOODBYE_S = 5.0  # for a process to end in order after its parent is gone
 SHARE = 0.05  # of the time already waited, how long the next pause may be
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}  # Flower sends nothing to its makers
 
@@ -112,9 +114,9 @@ def end_with_parent() -> None:
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
+        # gRPC can hang while the interpreter shuts down, when Python threads no longer run: this watchdog is not one
+        faulthandler.dump_traceback_later(GOODBYE_S, exit=True)
         os.kill(os.getpid(), signal.SIGTERM)
-        time.sleep(5.0)
-        os._exit(1)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
 
