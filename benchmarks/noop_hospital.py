@@ -27,8 +27,9 @@ def hello(message: Message, _context: Context) -> Message:
 
 @app.train()
 def train(message: Message, _context: Context) -> Message:
-    """The weights as they came; the time makes every reply another one, as a real hospital's is."""
-    return training_reply(message, weights_from_message(message), 1, 0.0, time.monotonic())
+    """The weights as they came, but for a little: Flower sends equal parts only once, and real hospitals' are never equal."""
+    seconds = time.monotonic()
+    return training_reply(message, weights_from_message(message) + 1e-6 * (seconds % 1.0), 1, 0.0, seconds)
 
 
 @app.evaluate()
