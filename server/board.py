@@ -63,7 +63,11 @@ class Board:
             self._set(site, f"{DOING.get(event['phase'], event['phase'])}{again}")
             return None
         if kind == "answered":
+            self._round = int(event["round"]) or self._round
             self._answer(site, event)
+            return None
+        if kind == "progress":
+            self._say(str(event["text"]))
             return None
         if kind in ("round_end", "arm_end"):
             return self._finish(kind)

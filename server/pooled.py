@@ -75,7 +75,9 @@ def _pool(sites: Sequence[SiteDataset]) -> SiteDataset:
 def _teller(folder: RunFolder, number: int, config: Config) -> Any:
     def tell(step: int, steps: int, loss: float) -> None:
         if step % max(1, steps // 10) == 0:
-            folder.record({"kind": "note", "text": f"pooled, round {number} of {config.rounds}: step {step} of {steps}, loss {loss:.3f}"})
+            folder.record(
+                {"kind": "progress", "text": f"pooled, round {number} of {config.rounds}: step {step} of {steps}, loss {loss:.3f}"}
+            )
 
     return tell
 
