@@ -53,6 +53,7 @@ class Site:
         self.state = state
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._status_time = 0.0
+        self._jobs: dict[str, JobConfig] = {}
         self._prepared: tuple[str, PreparedSite] | None = None
 
     def greet(self, order: Order) -> Hello:
@@ -127,8 +128,11 @@ class Site:
         partial.replace(self.state / "status.json")
 
     def _job(self, order: Order) -> JobConfig:
-        """What is asked, built from this machine's conf/ and compared with the coordinator's."""
-        job = load_job(order.names, order.settings)
+        """What is asked, built from this machine's conf/ (once, composing takes long) and compared with the coordinator's."""
+        key = digest([dict(order.names), dict(order.settings)])
+        if key not in self._jobs:
+            self._jobs[key] = load_job(order.names, order.settings)
+        job = self._jobs[key]
         for group, ours in job_digests(job).items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(group, order.names[group], version("polyclinic"), order.version)

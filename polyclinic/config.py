@@ -16,7 +16,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import instantiate as hydra_instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
@@ -225,7 +225,8 @@ def _compose(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str
             node = compose("config", overrides=list(overrides), return_hydra_config=True)
             chosen = node.hydra.runtime.choices
             choices = {group: str(chosen[group]) for group in GROUPS if chosen.get(group) is not None}
-            node = compose("config", overrides=list(overrides))
+            with open_dict(node):
+                del node["hydra"]
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
     return node, choices

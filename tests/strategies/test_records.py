@@ -29,7 +29,9 @@ from strategies.records import (
 )
 from tests.fakes import FakeGrid  # noqa: F401  (gives messages an identity)
 
-ORDER = Order("run-1", "fedavg", 7, 5, "norm", "0.1.0", {"model": "unet"}, {"data.patch": [8, 8], "training.epochs": 2}, {"model": "ab"}, offset=2)
+ORDER = Order(
+    "run-1", "fedavg", 7, 5, "norm", "0.1.0", {"model": "unet"}, {"data.patch": [8, 8], "training.epochs": 2}, {"model": "ab"}, offset=2
+)
 
 
 def asking(config: ConfigRecord, parameters: int = 4) -> Message:
@@ -46,7 +48,9 @@ def test_an_order_survives_the_journey_with_what_the_strategy_added() -> None:
     assert (received.round, received.offset, received.proximal_mu) == (3, 2, 0.5)
 
 
-@pytest.mark.parametrize(("key", "value"), [("run", "../../etc"), ("arm", "a/b"), ("run", ".hidden"), ("seed", "x"), ("version", "v" * 500)])
+@pytest.mark.parametrize(
+    ("key", "value"), [("run", "../../etc"), ("arm", "a/b"), ("run", ".hidden"), ("seed", "x"), ("version", "v" * 500)]
+)
 def test_names_that_lead_elsewhere_are_refused(key: str, value: str) -> None:
     config = order_to_config(ORDER)
     config[key] = value
