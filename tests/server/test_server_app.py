@@ -9,7 +9,7 @@ import torch
 
 from client.client_app import app as client_app
 from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
-from polyclinic.config import list_names, load_config
+from polyclinic.config import instantiate, list_names, load_config
 from polyclinic.errors import ConfigError
 from polyclinic.state_dict import load_state
 from server.run_folder import RunFolder
@@ -83,9 +83,11 @@ def test_a_run_that_is_taken_up_after_a_round_ends_like_one_that_was_not_interru
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
-def test_adaptive_optimizers_refuse_running_variances(tmp_path: Path, sites: list[Path]) -> None:
+def test_adaptive_optimizers_refuse_running_variances() -> None:
+    adam = instantiate(load_config(["strategy=averaging/fedadam"]).strategy, _recursive_=False)
     with pytest.raises(ConfigError, match="running variances"):
-        run(tmp_path / "run", sites, "strategy=averaging/fedadam", "model.norm=[BATCH,{affine: true}]", "rounds=1")
+        adam.build({"_target_": None}, ["0.weight", "1.running_var"])
+    assert adam.build({"_target_": None}, ["0.weight"])
 
 
 @pytest.mark.parametrize(
