@@ -78,7 +78,8 @@ class Site:
     def train(self, order: Order, weights: Tensor) -> Trained:
         """One round on this hospital's training cases, from the federation's weights and what is kept here."""
         job = self._job(order)
-        network, names = self._network(order, job), shared_names(self._network(order, job), order.personal)
+        network = self._network(order, job)
+        names = shared_names(network, order.personal)
         self._load(network, names, order, weights, order.round - 1)
         loader = training_loader(self._prepare(order, job), job.training, self._seed(order))
 
