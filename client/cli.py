@@ -22,6 +22,12 @@ app = typer.Typer(
 Data = Annotated[Path, typer.Option("--data", help="Folder with dataset.json and the images (Medical Segmentation Decathlon layout).")]
 Server = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The coordinator's address.")]
 
+Name = Annotated[str, typer.Option("--name", help="What this hospital is called in tables: letters, digits, dots and hyphens.")]
+State = Annotated[
+    Path | None,
+    typer.Option("--state", help="Where this hospital keeps its models, pictures and logs. Default: ~/.local/state/polyclinic/NAME."),
+]
+
 
 def state_folder(state: Path | None, name: str) -> Path:
     """Where a hospital of that name keeps its models, pictures and logs."""
@@ -35,10 +41,8 @@ def state_folder(state: Path | None, name: str) -> Path:
 def join(
     server: Server,
     data: Data,
-    name: Annotated[str, typer.Option(help="What this hospital is called in tables: letters, digits, dots and hyphens.")],
-    state: Annotated[
-        Path | None, typer.Option(help="Where this hospital keeps its models, pictures and logs. Default: ~/.local/state/polyclinic/NAME.")
-    ] = None,
+    name: Name,
+    state: State = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not up yet.")] = 60.0,
 ) -> None:
     """Serve a coordinator until Ctrl-C.
@@ -49,15 +53,46 @@ def join(
     Example: [bold]polyclinic-client join --server 127.0.0.1:9092 --data /data/brain --name st-mary[/bold]
     """
     from client.join import join as join_federation
-    from polyclinic.datasets import check_dataset, read_dataset
 
     console = Console(stderr=True, highlight=False)
+    _check(data, name, console)
+    join_federation(server, data, name, state_folder(state, name), wait, lambda text: console.print(text, markup=False))
+
+
+@app.command()
+def contribute(
+    data: Data,
+    name: Name,
+    server: Annotated[
+        str | None,
+        typer.Option(metavar="HOST:PORT", help="The coordinator's address. Without it: train now, hand over another time."),
+    ] = None,
+    state: State = None,
+    wait: Annotated[float, typer.Option(help="Seconds to wait for the coordinator, and for its question.")] = 60.0,
+) -> None:
+    """Fine-tune once, hand the contribution to a merging coordinator, and leave.
+
+    For a hospital that is online only now and then. It can be interrupted at any moment and called again: training goes on after its
+    last pass, and a contribution that was not yet acknowledged is handed over again; it counts once.
+
+    Example: [bold]polyclinic-client contribute --server 127.0.0.1:9092 --data /data/brain --name st-mary[/bold]
+    """
+    from client.contribute import contribute as contribute_once
+
+    console = Console(stderr=True, highlight=False)
+    _check(data, name, console)
+    said = contribute_once(server, data, name, state_folder(state, name), wait, lambda text: console.print(text, markup=False))
+    console.print(said, markup=False)
+
+
+def _check(data: Path, name: str, console: Console) -> None:
+    """What can be known at once about a name and a data set."""
+    from polyclinic.datasets import check_dataset, read_dataset
+
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", name):
         raise ConfigError(f"--name '{name}': letters, digits, dots and hyphens only, at most 63.")
-    dataset = read_dataset(data)
-    for warning in check_dataset(dataset):
+    for warning in check_dataset(read_dataset(data)):
         console.print(f"warning: {warning}", style="yellow", markup=False)
-    join_federation(server, data, name, state_folder(state, name), wait, lambda text: console.print(text, markup=False))
 
 
 @app.command()

@@ -6,6 +6,7 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.site import compute_slot, open_site
+from strategies.merging.messages import confirm, hand_over, read_assignment, read_base
 from strategies.records import evaluation_reply, hello_reply, order_from_message, training_reply, weights_from_message
 
 app = ClientApp()
@@ -35,6 +36,27 @@ def evaluate(message: Message, context: Context) -> Message:
     with compute_slot():
         evaluation = open_site(context.node_config).validate(order_from_message(message), weights_from_message(message))
     return evaluation_reply(message, evaluation, time.monotonic() - start)
+
+
+@app.evaluate("score")
+def score(message: Message, context: Context) -> Message:
+    """Figures of a candidate, on the validation cases."""
+    return evaluate(message, context)
+
+
+@app.query("collect")
+def collect(message: Message, context: Context) -> Message:
+    """What the outbox holds; never waits for training, which is a process of its own."""
+    assignment, verdicts = read_assignment(message)
+    return hand_over(message, open_site(context.node_config).hand_over(assignment, verdicts))
+
+
+@app.query("base")
+def base(message: Message, context: Context) -> Message:
+    """The model to start from."""
+    order, digest = read_base(message)
+    open_site(context.node_config).keep_base(order, digest, weights_from_message(message))
+    return confirm(message)
 
 
 @app.evaluate("test")

@@ -1,6 +1,6 @@
-"""`polyclinic-client join`: SuperNode and worker, watched over until the hospital leaves.
+"""`polyclinic-client join`: SuperNode, worker and fine-tuning, watched over until the hospital leaves.
 
-The two are processes of their own; this one needs neither Flower nor torch, and imports neither.
+They are processes of their own; this one needs neither Flower nor torch, and imports neither.
 """
 
 import json
@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from client.outbox import Outbox
 from polyclinic.errors import ProcessDied, ResourceError
-from polyclinic.processes import Child, free_port, parse_address, pause_s, python_module, stop_all, wait_for_port
+from polyclinic.processes import Child, free_port, lock_file, parse_address, pause_s, python_module, stop_all, wait_for_port
 
 STEADY_S = 60.0  # a process that lived so long has started well
 DEATHS = 5  # in a row, each sooner than that: then something is wrong here
+LOOK_S = 1.0  # between two looks at what is to be done
 Say = Callable[[str], None]
 
 
@@ -34,19 +36,25 @@ def join(server: str, data: Path, name: str, state: Path, wait_s: float, say: Sa
         ProcessDied: A process of ours dies again and again.
     """
     parse_address(server)
-    with _lock(state):
+    with only_client(state):
         say(f"{name}: looking for the coordinator at {server}")
         wait_for_port(server, wait_s)
         say(f"{name}: the coordinator answers; joining. Ctrl-C leaves.")
-        pair = _Pair(server, data.resolve(), name, state.resolve())
+        pair = Pair(server, data.resolve(), name, state.resolve())
+        trainer = Trainer(name, data.resolve(), state.resolve(), say)
+        trainer.outbox.forget_failure()
+        watch = PairWatch(pair, say)
         try:
             pair.start()
-            _watch(pair, say)
+            while True:
+                time.sleep(0.25)
+                watch.tend()
+                trainer.tend()
         finally:
-            pair.stop()
+            stop_all([trainer.child, *pair.children], patience_s=4.0)  # the SuperNode says goodbye to the coordinator
 
 
-class _Pair:
+class Pair:
     """SuperNode and worker: one is of no use without the other, and they are started and ended together."""
 
     def __init__(self, server: str, data: Path, name: str, state: Path) -> None:
@@ -71,7 +79,7 @@ class _Pair:
         return next((child for child in self.children if child.status() is not None), None)
 
     def stop(self) -> None:
-        """End both; the SuperNode says goodbye to the coordinator."""
+        """End both."""
         stop_all(self.children, patience_s=4.0)
 
 
@@ -104,25 +112,77 @@ def worker(runtime_port: int, folder: Path, secret: Path) -> Child:
     return Child("the hospital's worker", command, folder / "worker.log", {"OMP_NUM_THREADS": "1"})
 
 
-def _watch(pair: _Pair, say: Say) -> None:
-    """Start the pair again when one of them dies, with growing pauses; tell what the worker does."""
-    deaths, started, told = 0, time.monotonic(), ""
-    while True:
-        time.sleep(0.25)
-        told = _tell(pair.state / "status.json", told, say)
-        dead = pair.dead()
+class PairWatch:
+    """Starts the pair again when one of them dies, with growing pauses; tells what the worker does."""
+
+    def __init__(self, pair: Pair, say: Say) -> None:
+        self._pair = pair
+        self._say = say
+        self._deaths, self._started, self._told = 0, time.monotonic(), ""
+
+    def tend(self) -> None:
+        """Look once.
+
+        Raises:
+            ProcessDied: One of them dies again and again.
+        """
+        self._told = _tell(self._pair.state / "status.json", self._told, self._say)
+        dead = self._pair.dead()
         if dead is None:
-            continue
-        deaths = 1 if time.monotonic() - started > STEADY_S else deaths + 1
+            return
+        self._deaths = 1 if time.monotonic() - self._started > STEADY_S else self._deaths + 1
         status, words = dead.status() or 0, dead.last_words()
-        pair.stop()
-        if deaths >= DEATHS:
+        self._pair.stop()
+        if self._deaths >= DEATHS:
             raise ProcessDied(dead.name, status, words)
-        rest = pause_s(20.0 * 2**deaths, 0.1, 30.0)
-        say(f"{dead.name} ended with status {status}: {words}. Starting again in {rest:.0f} s.")
+        rest = pause_s(20.0 * 2**self._deaths, 0.1, 30.0)
+        self._say(f"{dead.name} ended with status {status}: {words}. Starting again in {rest:.0f} s.")
         time.sleep(rest)
-        pair.start()
-        started = time.monotonic()
+        self._pair.start()
+        self._started = time.monotonic()
+
+
+class Trainer:
+    """Starts fine-tuning whenever the outbox says that there is something to do; a crash is followed by another try."""
+
+    def __init__(self, name: str, data: Path, state: Path, say: Say) -> None:
+        self.outbox = Outbox(state, data)
+        self._say = say
+        command = python_module("client.fine_tuning", name, str(data), str(state))
+        self.child = Child("fine-tuning", command, state / "fine_tuning.log", {"OMP_NUM_THREADS": "1"})
+        self._looked = self._not_before = 0.0
+        self.working = ""  # the key of the work that the child does
+        self._crashes = 0
+
+    def tend(self) -> None:
+        """Look once."""
+        moment = time.monotonic()
+        if moment - self._looked < LOOK_S or (self.working and self.child.status() is None):
+            return
+        self._looked = moment
+        if self.working:
+            self._conclude(self.child.status() or 0)
+        key = self.outbox.todo() if moment >= self._not_before else None
+        if key is not None:
+            self.working = key
+            self._say("fine-tuning starts")
+            self.child.start()
+
+    def _conclude(self, status: int) -> None:
+        """Say how the work ended; a crash is tried again, a reason is not."""
+        key, self.working = self.working, ""
+        failure = self.outbox.failure() or {}
+        if status == 0:
+            self._crashes = 0
+            self._say("fine-tuning is done; the contribution waits in the outbox for the coordinator's next question")
+        elif failure.get("key") == key:
+            self._say(f"fine-tuning failed: {self.child.last_words()}")
+        else:
+            self._crashes += 1
+            self._not_before = time.monotonic() + pause_s(20.0 * 2**self._crashes, 0.1, 30.0)
+            self._say(f"fine-tuning ended with status {status}: {self.child.last_words()}. It goes on after its last pass.")
+            if self._crashes >= DEATHS:
+                self.outbox.fail(key, "the training process died again and again; the hospital's log has the details")
 
 
 def _tell(path: Path, told: str, say: Say) -> str:
@@ -139,20 +199,18 @@ def _tell(path: Path, told: str, say: Say) -> str:
 
 
 @contextmanager
-def _lock(state: Path) -> Iterator[None]:
-    """One client for one state folder."""
-    import fcntl
+def only_client(state: Path) -> Iterator[None]:
+    """One client for one state folder.
 
+    Raises:
+        ResourceError: Another one runs with it, or it cannot be written to.
+    """
     try:
         state.mkdir(parents=True, exist_ok=True)
-        file = (state / "lock").open("w")
+        (state / "lock").touch()
     except OSError as error:
         raise ResourceError(f"{state}: cannot keep state there ({error.strerror}). Choose another folder with --state.") from error
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise ResourceError(
-                f"{state}: another client is running with this folder. End it, or choose another --name or --state."
-            ) from error
+    with lock_file(state / "lock") as mine:
+        if not mine:
+            raise ResourceError(f"{state}: another client is running with this folder. End it, or choose another --name or --state.")
         yield

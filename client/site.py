@@ -1,29 +1,31 @@
 """What a hospital does when it is asked: everything here stays on its machine but the weights and figures it returns."""
 
-import fcntl
 import hashlib
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from client.outbox import TRAINING_STATUS, Outbox
 from polyclinic import training
 from polyclinic.config import JobConfig, digest, instantiate, job_digests, load_job
 from polyclinic.datasets import SiteDataset, read_dataset
-from polyclinic.errors import ConfigMismatch, DatasetInvalid, PolyclinicError
+from polyclinic.errors import ConfigError, ConfigMismatch, DatasetInvalid, ModelInvalid, PolyclinicError
 from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
 from polyclinic.preparation import PreparedSite, prepare, training_loader
-from polyclinic.processes import pause_s
-from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
+from polyclinic.processes import pause_s, try_lock
+from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, state_digest, unpack
+from strategies.merging.messages import Assignment, Handover, Verdict
+from strategies.merging.restore import fine_tune, recalibrate
 from strategies.records import Hello, Order
 
 STATUS_EVERY_S = 0.25
@@ -45,12 +47,15 @@ class Site:
         name: As the coordinator knows it.
         data: The folder with dataset.json.
         state: Where the hospital keeps its own models and pictures.
+        status: File in `state` that says what is being done.
     """
 
-    def __init__(self, name: str, data: Path, state: Path) -> None:
+    def __init__(self, name: str, data: Path, state: Path, status: str = "status.json") -> None:
         self.name = name
+        self._status = state / status
         self.dataset: SiteDataset = read_dataset(data)
         self.state = state
+        self.outbox = Outbox(state, data)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._status_time = 0.0
         self._jobs: dict[str, JobConfig] = {}
@@ -60,15 +65,15 @@ class Site:
         """Who this is, and why it cannot take part if it cannot."""
         refusal = ""
         try:
-            job = self._job(order)
+            job = self.job(order)
             if job.data.task != self.dataset.task or job.data.labels != self.dataset.labels:
                 refusal = (
                     f"The federation does {job.data.task} with the labels {', '.join(job.data.labels)}; this hospital's dataset.json "
                     f"is for {self.dataset.task} with {', '.join(self.dataset.labels)}. Name and number the labels alike on both sides."
                 )
             else:
-                self._network(order, job)
-                self._prepare(order, job)
+                self.build_network(order, job)
+                self.prepared(order, job)
         except PolyclinicError as error:
             refusal = str(error) if error.shareable else f"{type(error).__name__} (the hospital's log has the details)"
         counts = {"training": len(self.dataset.training), "validation": len(self.dataset.validation), "test": len(self.dataset.test)}
@@ -77,11 +82,11 @@ class Site:
 
     def train(self, order: Order, weights: Tensor) -> Trained:
         """One round on this hospital's training cases, from the federation's weights and what is kept here."""
-        job = self._job(order)
-        network = self._network(order, job)
+        job = self.job(order)
+        network = self.build_network(order, job)
         names = shared_names(network, order.personal)
         self._load(network, names, order, weights, order.round - 1)
-        loader = training_loader(self._prepare(order, job), job.training, self._seed(order))
+        loader = training_loader(self.prepared(order, job), job.training, self.seed(order))
 
         def tell(step: int, steps: int, loss: float) -> None:
             self.say(order, "training", step=step, steps=steps, loss=loss)
@@ -94,20 +99,22 @@ class Site:
 
     def validate(self, order: Order, weights: Tensor) -> Evaluation:
         """Score the federation's weights, with what is kept here, on the validation cases."""
-        job = self._job(order)
-        network = self._network(order, job)
+        job = self.job(order)
+        network = self.build_network(order, job)
         self._load(network, shared_names(network, order.personal), order, weights, order.round)
         self.say(order, "validating", force=True)
-        evaluation = training.evaluate(network, self._prepare(order, job).validation, job.data, job.training)
+        self._restore(network, order, job)
+        evaluation = training.evaluate(network, self.prepared(order, job).validation, job.data, job.training)
         self.say(order, "waiting", score=evaluation.score, force=True)
         return evaluation
 
     def test(self, order: Order, weights: Tensor) -> Evaluation:
         """Final figures on the test cases' own grids; keeps the model, and pictures of the first case, at this hospital."""
-        job = self._job(order)
-        network = self._network(order, job)
+        job = self.job(order)
+        network = self.build_network(order, job)
         self._load(network, shared_names(network, order.personal), order, weights, order.rounds)
         self.say(order, "testing", force=True)
+        self._restore(network, order, job)
         folder = self._folder(order)
         model = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": order.rounds}
         save_state(network.state_dict(), folder / "model.safetensors", {"polyclinic": json.dumps(model)})
@@ -115,6 +122,41 @@ class Site:
         evaluation, _ = training.test(network, self.dataset, job.data, on_case=drawing)
         self.say(order, "waiting", score=evaluation.score, force=True)
         return evaluation
+
+    def hand_over(self, assignment: Assignment, verdicts: Sequence[Verdict]) -> Handover:
+        """Take in what became of earlier contributions and what is wanted now; hand over what is ready."""
+        self.outbox.assign(assignment.to_json())
+        for verdict in verdicts:
+            self.outbox.settle(verdict.digest, verdict.accepted, verdict.reason)
+        needs_base = not self.outbox.base_path(assignment.base).exists()
+        ready = self.outbox.ready()
+        failure = self.outbox.failure()
+        if failure and failure["key"] == self.outbox.key(assignment.to_json()):
+            return Handover(needs_base, f"failed: {failure['reason']}")
+        if ready is None:
+            return Handover(needs_base, "" if needs_base else self._progress())
+        return Handover(needs_base, "handing over", ready.digest, ready.path.read_bytes())
+
+    def keep_base(self, order: Order, digest: str, weights: Tensor) -> None:
+        """Keep the model that contributions start from.
+
+        Raises:
+            ModelInvalid: It is not what its digest says.
+        """
+        network = self.build_network(order, self.job(order))
+        state = unpack(weights, network.state_dict(), shared_names(network, "none"))
+        if state_digest(state) != digest:
+            raise ModelInvalid(f"The base {digest[:12]} arrived with other weights: the coordinator sends it again when it is asked to.")
+        save_state(state, self.outbox.base_path(digest), {})
+
+    def _progress(self) -> str:
+        """What fine-tuning says that it does."""
+        try:
+            status = json.loads((self.state / TRAINING_STATUS).read_text())
+        except (OSError, json.JSONDecodeError):
+            return ""
+        steps = f" {100 * status['step'] // status['steps']} %" if status.get("steps") else ""
+        return f"{status['doing']}{steps}"
 
     def say(self, order: Order, doing: str, force: bool = False, **details: Any) -> None:
         """Write what is being done to status.json, a few times a second at most."""
@@ -124,11 +166,11 @@ class Site:
         self._status_time = moment
         status = {"time": moment, "site": self.name, "doing": doing, "run": order.run, "arm": order.arm, "round": order.round, **details}
         self.state.mkdir(parents=True, exist_ok=True)
-        partial = self.state / ".status.partial"
+        partial = self._status.with_suffix(".partial")
         partial.write_text(json.dumps({**status, "rounds": order.rounds}))
-        partial.replace(self.state / "status.json")
+        partial.replace(self._status)
 
-    def _job(self, order: Order) -> JobConfig:
+    def job(self, order: Order) -> JobConfig:
         """What is asked, built from this machine's conf/ (once, composing takes long) and compared with the coordinator's."""
         key = digest([dict(order.names), dict(order.settings)])
         if key not in self._jobs:
@@ -139,7 +181,7 @@ class Site:
                 raise ConfigMismatch(group, order.names[group], version("polyclinic"), order.version)
         return job
 
-    def _network(self, order: Order, job: JobConfig) -> nn.Module:
+    def build_network(self, order: Order, job: JobConfig) -> nn.Module:
         """The network with the initial weights that the coordinator has too."""
         torch.manual_seed(order.seed)
         network: nn.Module = instantiate(job.model)
@@ -147,7 +189,7 @@ class Site:
             raise ConfigMismatch("model", order.names["model"], f"{version('polyclinic')}, monai {version('monai')}", order.version)
         return network.to(self.device)
 
-    def _prepare(self, order: Order, job: JobConfig) -> PreparedSite:
+    def prepared(self, order: Order, job: JobConfig) -> PreparedSite:
         """The cases on the network's grid: once in this process for one way of preparing them."""
         key = digest([order.names["data"], dict(order.settings)])
         if self._prepared is None or self._prepared[0] != key:
@@ -164,6 +206,18 @@ class Site:
         kept = [number for number in self._kept_rounds(order) if number <= upto]
         personal = load_state(self._kept_file(order, max(kept)))[0] if kept else {}
         network.load_state_dict({**state, **personal, **unpack(weights, state, names)})
+
+    def _restore(self, network: nn.Module, order: Order, job: JobConfig) -> None:
+        """The restoration step after a merge, with this hospital's training images; the same images for every model."""
+        if order.restoration == "none":
+            return
+        loader = training_loader(self.prepared(order, job), job.training, self.seed(replace(order, round=0)))
+        if order.restoration == "statistics":
+            recalibrate(network, (batch["image"] for batch in loader))
+        elif order.restoration == "steps":
+            fine_tune(network, loader, job.training, job.data, order.restoration_steps)
+        else:
+            raise ConfigError(f"strategy.restoration={order.restoration}: one of none, statistics, steps.")
 
     def _keep(self, state: dict[str, Tensor], names: list[str], order: Order) -> None:
         """Keep what is not shared, for two rounds: a round that is asked for again starts from the same state."""
@@ -184,7 +238,7 @@ class Site:
     def _kept_rounds(self, order: Order) -> list[int]:
         return [int(path.stem.removeprefix("personal-")) for path in self._folder(order).glob("personal-*.safetensors")]
 
-    def _seed(self, order: Order) -> int:
+    def seed(self, order: Order) -> int:
         """Another seed for every hospital and round, the same for every strategy."""
         return int.from_bytes(hashlib.sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()[:4], "big")
 
@@ -200,20 +254,12 @@ def compute_slot() -> Iterator[None]:
     start = time.monotonic()
     files = [(Path(folder) / f"slot-{number}").open("a") for number in range(int(count))]
     try:
-        while not any(_try_lock(file) for file in files):
+        while not any(try_lock(file) for file in files):
             time.sleep(pause_s(time.monotonic() - start, 0.02, 0.2))
         yield
     finally:
         for file in files:
             file.close()
-
-
-def _try_lock(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 def open_site(node_config: dict[str, Any]) -> Site:

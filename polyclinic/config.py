@@ -26,6 +26,7 @@ from polyclinic.errors import ConfigError, UnknownName
 CONF = Path(__file__).resolve().parent.parent / "conf"
 GROUPS = ("strategy", "model", "data", "training", "privacy", "deployment", "experiment")
 JOB_GROUPS = ("model", "data", "training")  # what a hospital needs to know
+MISSING = object()
 TARGETS = ("monai.", "torch.", "flwr.serverapp.strategy.", "strategies.", "polyclinic.")
 
 Schema = TypeVar("Schema")
@@ -98,6 +99,7 @@ class Config:
     privacy: dict[str, Any]
     deployment: DeploymentConfig
     rounds: Count
+    base: str | None  # at the coordinator: the weights that every strategy starts from; None: as the seed makes them
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     choices: dict[str, str]  # group -> name, as composed
 
@@ -128,8 +130,14 @@ def load_config(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
     return config
 
 
-def expand_strategies(overrides: Sequence[str]) -> list[tuple[str, ...]]:
-    """One list of overrides for every strategy of `strategy=a,b,c`, which are then run one after another."""
+def expand_strategies(overrides: Sequence[str], conf: Path = CONF) -> list[tuple[str, ...]]:
+    """One list of overrides for every strategy of `strategy=a,b,c`, which are then run one after another.
+
+    A setting of strategies, `strategy.scale=1`, goes to those that have it.
+
+    Raises:
+        ConfigError: A strategy named twice, or a setting that none of them has.
+    """
     fixed = [text for text in overrides if not text.startswith("strategy=")]
     swept = [text.removeprefix("strategy=") for text in overrides if text.startswith("strategy=")]
     if not swept:
@@ -137,7 +145,17 @@ def expand_strategies(overrides: Sequence[str]) -> list[tuple[str, ...]]:
     names = [name.strip() for name in swept[-1].split(",") if name.strip()]
     if not names or len(set(names)) != len(names):
         raise ConfigError(f"strategy={swept[-1]}: name every strategy once, separated by commas.")
-    return [(f"strategy={name}", *fixed) for name in names]
+    special = [text for text in fixed if text.startswith("strategy.")]
+    if len(names) == 1 or not special:
+        return [(f"strategy={name}", *fixed) for name in names]
+    nodes = {name: _compose([f"strategy={name}"], conf)[0] for name in names}
+    has = {
+        name: {text for text in special if OmegaConf.select(node, text.partition("=")[0], default=MISSING) is not MISSING}
+        for name, node in nodes.items()
+    }
+    if unknown := [text for text in special if not any(text in known for known in has.values())]:
+        raise ConfigError(f"There is no setting '{unknown[0].partition('=')[0]}' in any of these strategies.")
+    return [(f"strategy={name}", *(text for text in fixed if text not in special or text in has[name])) for name in names]
 
 
 def list_names(group: str, conf: Path = CONF) -> list[str]:

@@ -15,6 +15,20 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── LabelInvalid            a label outside the declared classes
     │   └── ShapeMismatch           image and label on different grids
     ├── ModelInvalid                a weights file that does not fit             exit code 3
+    ├── ContributionRefused         what a hospital handed over (refusals.py)    exit code 3
+    │   ├── BaseMismatch            made on a base the federation never had
+    │   ├── StaleBase               made on a base replaced too often since
+    │   ├── TensorsMissing          tensors of the base that it lacks
+    │   ├── TensorsExtra            tensors that the base has not
+    │   ├── ShapeRefused            a tensor of another shape
+    │   ├── TypeRefused             a tensor that is not float32
+    │   ├── NotFinite               NaN or Inf inside
+    │   ├── NormTooLarge            much longer than everybody else's
+    │   ├── ContributionTooLarge    more bytes than the limit
+    │   ├── UnknownSite             not one of the federation's hospitals
+    │   ├── SiteMismatch            sent in another hospital's name
+    │   ├── TaskMismatch            made for another task
+    │   └── ContributionDamaged     not a contribution, or not all of it
     ├── LinkError                   the network                                  exit code 4
     │   ├── AddressInvalid
     │   ├── PortTaken
@@ -23,6 +37,10 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── RunNotFound
     │   ├── TooFewHospitals
     │   └── ProcessDied
+    ├── LedgerError                 the store of contributions                   exit code 5
+    │   ├── LedgerNotFound
+    │   ├── NothingToWithdraw
+    │   └── LedgerDamaged           what it holds is not what was written
     └── ResourceError               the machine                                  exit code 6
         └── DiskFull
 
@@ -138,6 +156,13 @@ class ModelInvalid(PolyclinicError):
     exit_code = 3
 
 
+class ContributionRefused(PolyclinicError):
+    """The coordinator does not take a contribution; the ledger says why; its kinds are in `polyclinic.refusals`."""
+
+    exit_code = 3
+    shareable = True
+
+
 class LinkError(PolyclinicError):
     """Something about the network."""
 
@@ -200,6 +225,34 @@ class ProcessDied(RunError):
 
     def __init__(self, what: str, status: int, reason: str) -> None:
         super().__init__(f"{what} ended with status {status}: {reason}")
+
+
+class LedgerError(PolyclinicError):
+    """The ledger cannot do what it was asked."""
+
+    exit_code = 5
+    shareable = True
+
+
+class LedgerNotFound(LedgerError):
+    """No ledger in that folder."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(f"{folder}: there is no ledger here. Name its folder with --ledger; a run with strategy=merging makes one.")
+
+
+class NothingToWithdraw(LedgerError):
+    """A site without an active contribution."""
+
+    def __init__(self, site: str, known: Sequence[str]) -> None:
+        super().__init__(f"{site} has no active contribution to withdraw. Active: {', '.join(known) or 'none'}.")
+
+
+class LedgerDamaged(LedgerError):
+    """What the ledger holds is not what was written."""
+
+    def __init__(self, where: str, problem: str) -> None:
+        super().__init__(f"{where}: {problem}. Stop the coordinator, keep this folder as it is, and restore it from a backup.")
 
 
 class ResourceError(PolyclinicError):

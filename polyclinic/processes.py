@@ -4,6 +4,7 @@ The one place below `server` and `client` that starts processes: both need it (d
 """
 
 import faulthandler
+import fcntl
 import os
 import signal
 import socket
@@ -11,8 +12,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
 
@@ -119,6 +122,22 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[bool]:
+    """Hold a lock on a file for a while, if nobody else does; yields whether it is ours. It ends with the process, however that ends."""
+    with path.open("a") as file:
+        yield try_lock(file)
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Take the lock on an open file, if nobody else has it; closing the file gives it back."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def python_module(module: str, *arguments: str) -> list[str]:

@@ -4,6 +4,7 @@ A model travels as one flat float32 vector: its layout (names and shapes, in the
 from what stays at the hospital, is compared once by digest, and need not travel every round.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -69,9 +70,36 @@ def unpack(vector: Float[Tensor, " parameters"], like: Mapping[str, Tensor], nam
     return {name: piece.reshape(like[name].shape).to(like[name].dtype) for name, piece in zip(names, pieces, strict=True)}
 
 
+def subtract(tuned: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> StateDict:
+    """The task vector `tuned - base`, tensor by tensor, float32.
+
+    Raises:
+        ValueError: The names differ.
+
+    Ilharco et al. 2023, https://arxiv.org/abs/2212.04089.
+    """
+    if set(tuned) != set(base):
+        raise ValueError(f"the two models differ in {sorted(set(tuned) ^ set(base))[:3]}")
+    return {name: (tensor.float() - base[name].float()).contiguous() for name, tensor in tuned.items()}
+
+
 def layout_digest(state: Mapping[str, Tensor], names: Sequence[str]) -> str:
     """SHA-256 of names and shapes: equal when two sides pack alike."""
     return digest([[name, list(state[name].shape)] for name in names])
+
+
+def state_digest(state: Mapping[str, Tensor]) -> str:
+    """SHA-256 of names, types, shapes and bytes, in the order of the names: a model's identity.
+
+    Every tensor is asked for once, one after another, so that `state` may read them from a file as it goes.
+    """
+    found = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name].detach().to("cpu").contiguous()
+        described = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
+        found.update(json.dumps(described).encode() + b"\n")
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return found.hexdigest()
 
 
 def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -59,6 +59,7 @@ def fit(
     data: DataConfig,
     *,
     proximal_mu: float = 0.0,
+    optimizer: torch.optim.Optimizer | None = None,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> FitResult:
     """Train in place for `training.epochs` passes; the same loader seed and weights give the same result, bit for bit.
@@ -69,6 +70,7 @@ def fit(
         training: Optimizer, loss, epochs.
         data: For the number of samples drawn from one case.
         proximal_mu: Weight of FedProx's term mu / 2 * ||w - w_received||^2, which keeps w near the weights at entry.
+        optimizer: One that has been used before, so that its moments go on; None makes the configured one.
         on_step: Called with (step, steps, loss) after each step.
 
     Raises:
@@ -79,7 +81,7 @@ def fit(
     device = device_of(network)
     weights = [weight for weight in network.parameters() if weight.requires_grad]
     received = [weight.detach().clone() for weight in weights] if proximal_mu > 0 else []
-    optimizer = instantiate(training.optimizer, _partial_=True)(weights)
+    optimizer = optimizer or make_optimizer(network, training)
     loss_of = instantiate(training.loss)
     steps, step, total, seen = training.epochs * len(loader), 0, 0.0, 0
     with _mode(network, train=True), _own_randomness(loader):
@@ -100,6 +102,13 @@ def fit(
     if not all(bool(torch.isfinite(weight).all()) for weight in weights):
         _finite(math.nan, steps, training)
     return FitResult(total / seen, steps, len(loader.dataset) // data.samples_per_case)  # type: ignore[arg-type]
+
+
+def make_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """The configured optimizer over what is to be trained."""
+    optimizer = instantiate(training.optimizer, _partial_=True)([weight for weight in network.parameters() if weight.requires_grad])
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer
 
 
 def evaluate(network: nn.Module, cases: Sequence[Sample], data: DataConfig, training: TrainingConfig | None = None) -> Evaluation:

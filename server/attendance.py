@@ -62,6 +62,10 @@ class Attendance:
         """Sites that may not take part, with the reason."""
         return dict(self._refused)
 
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Everybody who takes part, with modality and numbers of cases."""
+        return {site: {"modality": member.hello.modality, **member.hello.counts} for site, member in sorted(self._members.items())}
+
     def refresh(self) -> dict[str, Member]:
         """Look who is there, greet newcomers, take in their answers; returns the members that are online, by name."""
         self._online = {node.node_id: node for node in self._grid.get_nodes()}

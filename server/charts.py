@@ -59,9 +59,9 @@ class Chart:
 
 
 def curves(results: Results, phase: Phase, quantity: Literal["loss", "score"]) -> tuple[Curve, ...]:
-    """One curve per arm that has any value of the quantity: mean over the hospitals that reported, and each of them."""
+    """One curve per arm with rounds that has any value of the quantity: mean over the hospitals that reported, and each of them."""
     found = []
-    for arm in results.arms:
+    for arm in (arm for arm in results.arms if not arm.merging):
         sites: dict[str, list[tuple[int, float]]] = {}
         for m in sorted(results.metrics, key=lambda m: m.round):
             value = m.loss if quantity == "loss" else m.score
@@ -133,19 +133,18 @@ def ticks(low: float, high: float) -> list[float]:
     return [round(step * n, 10) for n in range(first, max(last, first + 1) + 1)]
 
 
-def spread(wanted: Sequence[float]) -> list[float]:
-    """Move text baselines apart, so that the titles at the ends of lines do not cover each other."""
+def spread(wanted: Sequence[float], lowest: float = HEIGHT - BOTTOM) -> list[float]:
+    """Move text baselines apart, none below the lowest, so that the titles at the ends of lines do not cover each other."""
     placed = list(wanted)
     order = sorted(range(len(placed)), key=placed.__getitem__)
     for above, below in pairwise(order):
         placed[below] = max(placed[below], placed[above] + LINE_HEIGHT)
-    lowest = float(HEIGHT - BOTTOM)
     for index in reversed(order):
         placed[index] = min(placed[index], lowest)
         lowest = placed[index] - LINE_HEIGHT
     return placed
 
 
-def shorten(title: str) -> str:
+def shorten(title: str, longest: int = LONGEST_TITLE) -> str:
     """A title that fits beside the plot."""
-    return title if len(title) <= LONGEST_TITLE else title[: LONGEST_TITLE - 1] + "…"
+    return title if len(title) <= longest else title[: longest - 1] + "…"

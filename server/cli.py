@@ -115,6 +115,25 @@ def demo(
     run_demo(sites, rounds, subjects, seed, folder, overrides or [], console)
 
 
+@app.command(name="demo-merging")
+def demo_merging(
+    cohort: Annotated[
+        str, typer.Option(help="brain: six simulated scanners; cells: the three real laboratories in the folder POLYCLINIC_DATA.")
+    ] = "brain",
+    subjects: Annotated[int, typer.Option(min=1, help="Training subjects of each hospital (brain).")] = 4,
+    seed: Annotated[int, typer.Option(min=0, help="Of the data and of the training.")] = 0,
+    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Passed on to `run`.")] = None,
+) -> None:
+    """Hospitals that contribute whenever they like, while processes are killed and come back; ends with a report."""
+    from polyclinic.errors import ConfigError
+    from server.demo_merging import run_merging_demo
+
+    if cohort not in ("brain", "cells"):
+        raise ConfigError(f"--cohort {cohort}: brain or cells.")
+    run_merging_demo(cohort, subjects, seed, folder, overrides or [], console)
+
+
 def main() -> None:
     """The console script."""
     run_command(app)

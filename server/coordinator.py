@@ -1,6 +1,5 @@
 """`polyclinic-server run`: SuperLink and ServerApp, from the first setting to the report."""
 
-import fcntl
 import ipaddress
 import json
 import logging
@@ -16,6 +15,7 @@ from rich.console import Console
 
 from polyclinic.config import Config, as_yaml, expand_strategies, load_config
 from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
+from polyclinic.processes import lock_file
 from server.board import Board, show
 from server.report import terminal_table, write_report
 from server.results import read_results
@@ -123,10 +123,14 @@ def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config
 
 
 def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, str]) -> None:
+    from server.server_app import arm_name, is_merging
+
     first = configs[0]
+    kinds = {arm_name(config): {"kind": "merging"} if is_merging(config) else {} for config in configs}
+    arms = [{"name": arm, "title": title, **kinds[arm]} for arm, title in titles.items()]
     folder.update(
         name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed,
-        rounds=first.rounds, arms=[{"name": arm, "title": title} for arm, title in titles.items()], task=first.data.task,
+        rounds=first.rounds, arms=arms, task=first.data.task,
         score_name=SCORE_NAMES[first.data.task], labels=list(first.data.labels), hospitals={},
     )  # fmt: skip
     if "started" not in folder.describe():
@@ -159,13 +163,9 @@ def _check_host(host: str) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """One coordinator for one folder of runs."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            raise RunError(
-                f"Another coordinator works in {folder.parent}. End it, or choose another folder with deployment.runs=FOLDER."
-            ) from error
+    with lock_file(folder / "lock") as mine:
+        if not mine:
+            raise RunError(f"Another coordinator works in {folder.parent}. End it, or choose another folder with deployment.runs=FOLDER.")
         yield
 
 

@@ -55,13 +55,13 @@ def run_demo(
     if any(text.startswith("strategy=") for text in overrides):
         raise ConfigError("The demo compares its own strategies: use `polyclinic-server run` to choose others.")
     config = load_config([text for text in settings if not text.startswith("strategy=")])
-    paths = _write_hospitals(folder / "data", sites, subjects, seed, console)
+    paths = write_hospitals(folder / "data", sites, subjects, seed, console)
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     demo = Demo(folder, RunFolder(folder / "runs" / name), paths, folder / "state" / name, free_port())
-    board = Board(TITLES, config.rounds, SCORE_NAMES[config.data.task], lambda: _statuses(demo))
+    board = Board(TITLES, config.rounds, SCORE_NAMES[config.data.task], lambda: statuses(demo))
     with show(board, console) as handle:
         _federate(demo, settings, handle)
-        _pool(demo, handle)
+        pool(demo, handle)
     _complete(demo)
     finish(demo.run, console)
     minutes, seconds = divmod(time.monotonic() - start, 60)
@@ -69,7 +69,7 @@ def run_demo(
     return demo.run
 
 
-def _write_hospitals(folder: Path, sites: int, subjects: int, seed: int, console: Console) -> list[Path]:
+def write_hospitals(folder: Path, sites: int, subjects: int, seed: int, console: Console) -> list[Path]:
     """The data sets, as real hospitals would have them."""
     from polyclinic.cohorts.hospitals import write_cohort
 
@@ -95,26 +95,26 @@ def _federate(demo: Demo, settings: Sequence[str], handle: Callable[[Mapping[str
     """Coordinator and hospitals, until the coordinator is done."""
     command = python_module("server.cli", "run", *settings, f"deployment.port={demo.port}", "--name", demo.run.name)
     coordinator = Child("the coordinator", command, demo.states / "coordinator.log", {**THREADS, "COLUMNS": "200"})
-    hospitals = [
-        Child(
-            f"hospital {path.name}",
-            python_module(
-                "client.cli", "join", "--server", f"127.0.0.1:{demo.port}", "--data", str(path), "--name", path.name,
-                "--state", str(demo.states / path.name), "--wait", "120",
-            ),
-            demo.states / path.name / "client.log", {**THREADS, "POLYCLINIC_SLOTS": f"{os.cpu_count() or 1}:{demo.states / 'slots'}"},
-        )
-        for path in demo.sites
-    ]  # fmt: skip
-    with _running([coordinator, *hospitals]):
+    hospitals = [make_hospital(demo, path) for path in demo.sites]
+    with running([coordinator, *hospitals]):
         _follow(demo, coordinator, hospitals, handle)
 
 
-def _pool(demo: Demo, handle: Callable[[Mapping[str, Any]], None]) -> None:
+def make_hospital(demo: Demo, path: Path, **environment: str) -> Child:
+    """A hospital's client; all of them share the machine's cores."""
+    command = python_module(
+        "client.cli", "join", "--server", f"127.0.0.1:{demo.port}", "--data", str(path), "--name", path.name,
+        "--state", str(demo.states / path.name), "--wait", "120",
+    )  # fmt: skip
+    slots = {"POLYCLINIC_SLOTS": f"{os.cpu_count() or 1}:{demo.states / 'slots'}"}
+    return Child(path.name, command, demo.states / path.name / "client.log", {**THREADS, **slots, **environment})
+
+
+def pool(demo: Demo, handle: Callable[[Mapping[str, Any]], None]) -> None:
     """The upper bound, with all cores."""
     command = python_module("server.pooled", str(demo.run.path), *map(str, demo.sites))
     pooled = Child("the pooled training", command, demo.states / "pooled.log")
-    with _running([pooled]):
+    with running([pooled]):
         _follow(demo, pooled, [], handle)
 
 
@@ -133,7 +133,7 @@ def _follow(demo: Demo, leader: Child, others: Sequence[Child], handle: Callable
 
 
 @contextmanager
-def _running(children: Sequence[Child]) -> Iterator[None]:
+def running(children: Sequence[Child]) -> Iterator[None]:
     """Children that are ended together, whatever happens."""
     try:
         for child in children:
@@ -143,19 +143,31 @@ def _running(children: Sequence[Child]) -> Iterator[None]:
         stop_all(children, patience_s=12.0)
 
 
-def _statuses(demo: Demo) -> dict[str, dict[str, Any]]:
+def statuses(demo: Demo) -> dict[str, dict[str, Any]]:
     """What each hospital says of itself: known only because this is one machine."""
-    statuses = {}
+    found = {}
     for path in demo.states.glob("*/status.json"):
         try:
-            statuses[path.parent.name] = json.loads(path.read_text())
+            found[path.parent.name] = json.loads(path.read_text())
         except (OSError, json.JSONDecodeError):
             continue
-    return statuses
+    return found
 
 
 def _complete(demo: Demo) -> None:
-    """Bring the hospitals' pictures and the pooled bound into the run: in a demo the hospitals are ours."""
+    """Bring the hospitals' pictures and the pooled bound into the run."""
+    collect_pictures(demo)
+    arms = [{"name": name, "title": title, **({"note": NOTES[name]} if name in NOTES else {})} for name, title in TITLES.items()]
+    demo.run.update(arms=arms)
+    write_whole(demo.folder / "latest.txt", f"{demo.run.path}\n")
+
+
+def collect_pictures(demo: Demo) -> None:
+    """Bring the hospitals' pictures into the run: in a demo the hospitals are ours.
+
+    Raises:
+        RunError: The run left no figures.
+    """
     if not (demo.run.path / "metrics.jsonl").exists():
         raise RunError(f"{demo.run.path}: the run left no figures.")
     for site in demo.sites:
@@ -163,6 +175,3 @@ def _complete(demo: Demo) -> None:
         target.mkdir(parents=True, exist_ok=True)
         for picture in (demo.states / site.name / "runs" / demo.run.name).glob("*/pictures/*.png"):
             shutil.copyfile(picture, target / picture.name)
-    arms = [{"name": name, "title": title, **({"note": NOTES[name]} if name in NOTES else {})} for name, title in TITLES.items()]
-    demo.run.update(arms=arms)
-    write_whole(demo.folder / "latest.txt", f"{demo.run.path}\n")

@@ -19,8 +19,9 @@ from polyclinic.gallery import draw_first
 from polyclinic.preparation import prepare, training_loader
 from polyclinic.processes import end_with_parent
 from polyclinic.state_dict import save_state
+from server.pretraining import pool
 from server.run_folder import RunFolder
-from server.server_app import build_network, describe_model, make_order
+from server.server_app import describe_model, make_order, start_network
 
 ARM = "pooled"
 
@@ -32,8 +33,8 @@ def train_pooled(folder: RunFolder, data: Sequence[Path]) -> None:
     sites = [read_dataset(path) for path in data]
     names = [path.name for path in data]
     folder.record({"kind": "arm_start", "arm": ARM, "title": ARM, "rounds": config.rounds, "offset": 0})
-    network = build_network(config)
-    prepared = prepare(_pool(sites), config.data)
+    network = start_network(config)
+    prepared = prepare(pool(sites, ARM), config.data)
     for number in range(1, config.rounds + 1):
         loader = training_loader(prepared, config.training, config.seed * 1000 + number)
         result = training.fit(network, loader, config.training, config.data, on_step=_teller(folder, number, config))
@@ -63,13 +64,6 @@ def _record(folder: RunFolder, phase: str, number: int, site: str, score: float,
     folder.record(
         {"kind": "answered", "phase": phase, "round": number, "site": site, "score": score, "scores": scores, "num_examples": count, **more}
     )
-
-
-def _pool(sites: Sequence[SiteDataset]) -> SiteDataset:
-    """All hospitals' cases as one data set."""
-    first = sites[0]
-    together = {split: tuple(case for site in sites for case in getattr(site, split)) for split in ("training", "validation", "test")}
-    return SiteDataset(first.folder.parent, ARM, first.modality, first.labels, **together)
 
 
 def _teller(folder: RunFolder, number: int, config: Config) -> Any:

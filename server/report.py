@@ -17,13 +17,16 @@ from rich.text import Text
 
 from polyclinic.errors import RunError
 from server import charts
-from server.results import Cell, Results, ScoreTable, absences, attendance, by_label, headline, read_results
+from server.merging_report import ROLES, sections
+from server.results import Cell, Results, ScoreTable, by_label, headline, read_results
+from server.rosters import absences, rosters
 from server.summary import (
     SCORE_WORDS,
     show,
     show_date,
     show_difference,
     show_duration,
+    show_recovery,
     show_rounds,
     summarize,
     tiles,
@@ -41,14 +44,6 @@ class Picture:
     source: str
     title: str
     score: float | None = None
-
-
-@dataclass(frozen=True)
-class Roster:
-    """Who took part in the rounds of some arms that had the same attendance."""
-
-    title: str
-    rows: dict[str, tuple[str, ...]]
 
 
 def write_report(run_folder: Path) -> Path:
@@ -78,7 +73,8 @@ def render(results: Results) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"score": show, "difference": show_difference, "date": show_date, "rounds": show_rounds}
+    words = {"score": show, "difference": show_difference, "recovery": show_recovery, "date": show_date, "rounds": show_rounds}
+    environment.filters |= words
     table = headline(results)
     gallery = read_pictures(results, table)
     return environment.get_template("report.html.j2").render(
@@ -97,6 +93,8 @@ def render(results: Results) -> str:
         colours=read_legend(results) if gallery else {},
         rosters=rosters(results),
         absences=absences(results),
+        merging=sections(results),
+        roles=ROLES,
         duration=show_duration(results.started, results.finished),
         test_images=sum(hospital.test or 0 for hospital in results.hospitals),
     )
@@ -141,19 +139,6 @@ def read_legend(results: Results) -> dict[str, str]:
     from polyclinic.pictures import label_colours
 
     return label_colours(results.labels)
-
-
-def rosters(results: Results) -> list[Roster]:
-    """Attendance of the federated arms; arms that had the same share a roster."""
-    found: list[tuple[list[str], dict[str, tuple[str, ...]]]] = []
-    for arm in (arm for arm in results.arms if arm.federated):
-        rows = attendance(results, arm)
-        same = next((titles for titles, others in found if others == rows), None)
-        if same is None:
-            found.append(([arm.title], rows))
-        else:
-            same.append(arm.title)
-    return [Roster(", ".join(titles), rows) for titles, rows in found]
 
 
 def terminal_table(results: Results) -> Table:

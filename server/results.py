@@ -6,7 +6,7 @@ they are read, and nothing more: whoever shows them escapes them.
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
@@ -26,11 +26,27 @@ class Arm:
     name: str
     title: str
     note: str = ""
+    kind: str = ""
 
     @property
     def federated(self) -> bool:
         """Whether hospitals build this arm's model together without moving images."""
         return self.name not in NOT_FEDERATED
+
+    @property
+    def merging(self) -> bool:
+        """Whether hospitals contribute whenever they like, so that there are no rounds and `round` counts published models."""
+        return self.kind == "merging"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model that a merging arm is compared with; `group` is rule, single, control or restored."""
+
+    name: str
+    title: str
+    group: str
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,15 @@ class Metric:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """What a merging arm is compared with, and what was measured of that."""
+
+    arm: str
+    entries: tuple[Entry, ...]
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True)
 class Results:
     """One run: what was planned, how it ended, what was measured."""
 
@@ -80,6 +105,7 @@ class Results:
     metrics: tuple[Metric, ...]
     skipped_lines: int
     config: str
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True)
@@ -107,17 +133,6 @@ class ScoreTable:
     averaged: tuple[str, ...]
 
 
-@dataclass(frozen=True)
-class Absence:
-    """Rounds of an arm in which a hospital was missing, for one reason."""
-
-    site: str
-    arm: Arm
-    phase: Phase
-    rounds: tuple[int, ...]
-    reason: str
-
-
 def read_results(run_folder: Path) -> Results:
     """Read a run's folder; a half-written or damaged line of metrics.jsonl is counted and passed over.
 
@@ -140,34 +155,49 @@ def read_results(run_folder: Path) -> Results:
 
 
 def _build(folder: Path, run: Mapping[str, Any], metrics: tuple[Metric, ...], skipped: int) -> Results:
-    arms = [Arm(_text(a["name"]), _text(a.get("title") or a["name"]), _text(a.get("note"))) for a in run["arms"]]
+    arms = [Arm(clean(a["name"]), clean(a.get("title") or a["name"]), clean(a.get("note")), clean(a.get("kind"))) for a in run["arms"]]
+    comparison = _compare(run.get("comparison"), metrics, {arm.name for arm in arms})
+    compared = {entry.name for entry in comparison.entries} if comparison else set()
+    sites = (m.site for m in metrics if m.phase != "train" or m.arm != "pooled")  # pooled trains under a name of its own
+    metrics = tuple(m for m in metrics if m.arm not in compared)
     arms += [Arm(name, name) for name in _unseen((m.arm for m in metrics), [a.name for a in arms])]
+    merging = {arm.name for arm in arms if arm.merging}
     hospitals = [
-        Hospital(_text(name), _text(h.get("modality")), *(_count(h.get(k)) for k in ("training", "validation", "test")))
+        Hospital(clean(name), clean(h.get("modality")), *(_count(h.get(k)) for k in ("training", "validation", "test")))
         for name, h in run.get("hospitals", {}).items()
     ]
-    sites = (m.site for m in metrics if m.phase != "train" or m.arm != "pooled")  # pooled trains under a name of its own
     hospitals += [Hospital(name) for name in _unseen(sites, [h.name for h in hospitals])]
     config = folder / "config.yaml"
     return Results(
         folder=folder,
-        name=_text(run.get("name") or folder.resolve().name),
-        state=_text(run["state"]),
-        reason=_text(run.get("reason")),
-        started=_text(run.get("started")),
-        finished=_text(run.get("finished")),
-        versions={_text(k): _text(v) for k, v in (run.get("versions") or {}).items()},
+        name=clean(run.get("name") or folder.resolve().name),
+        state=clean(run["state"]),
+        reason=clean(run.get("reason")),
+        started=clean(run.get("started")),
+        finished=clean(run.get("finished")),
+        versions={clean(k): clean(v) for k, v in (run.get("versions") or {}).items()},
         seed=_count(run.get("seed")),
-        rounds=max([_count(run.get("rounds")) or 0, *(m.round for m in metrics)]),
-        task=_text(run.get("task") or "segmentation"),
-        score_name=_text(run.get("score_name") or "score"),
-        labels=tuple(_text(label) for label in run.get("labels") or ()),
+        rounds=max([_count(run.get("rounds")) or 0, *(m.round for m in metrics if m.arm not in merging)]),
+        task=clean(run.get("task") or "segmentation"),
+        score_name=clean(run.get("score_name") or "score"),
+        labels=tuple(clean(label) for label in run.get("labels") or ()),
         arms=tuple(arms),
         hospitals=tuple(hospitals),
         metrics=metrics,
         skipped_lines=skipped,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+        comparison=comparison,
     )
+
+
+def _compare(compared: Mapping[str, Any] | None, metrics: Sequence[Metric], arms: Collection[str]) -> Comparison | None:
+    """What run.json names as compared with a merging arm; what is an arm itself stays one."""
+    if not compared:
+        return None
+    keys = ("name", "title", "group", "note")
+    read = [Entry(*(clean(e.get(key)) for key in keys)) for e in compared.get("entries", ())]
+    entries = {entry.name: entry for entry in read if entry.name and entry.name not in arms}
+    return Comparison(clean(compared["arm"]), tuple(entries.values()), tuple(m for m in metrics if m.arm in entries))
 
 
 def _read_metrics(path: Path) -> tuple[tuple[Metric, ...], int]:
@@ -188,18 +218,18 @@ def _read_metrics(path: Path) -> tuple[tuple[Metric, ...], int]:
 def _parse_metric(line: Mapping[str, Any]) -> Metric:
     if line["phase"] not in PHASES or not isinstance(line["round"], int):
         raise ValueError(f"not a measurement: {line}")
-    scores = {_text(k): v for k, raw in (line.get("scores") or {}).items() if (v := _number(raw)) is not None}
+    scores = {clean(k): v for k, raw in (line.get("scores") or {}).items() if (v := _number(raw)) is not None}
     score = _number(line.get("score"))
     return Metric(
-        arm=_text(line["arm"]),
+        arm=clean(line["arm"]),
         round=line["round"],
         phase=line["phase"],
-        site=_text(line["site"]),
+        site=clean(line["site"]),
         num_examples=_count(line.get("num_examples")),
         loss=_number(line.get("loss")),
         score=fmean(scores.values()) if score is None and scores else score,
         scores=scores,
-        missing=_text(line["missing"]) if line.get("missing") else None,
+        missing=clean(line["missing"]) if line.get("missing") else None,
     )
 
 
@@ -253,36 +283,11 @@ def _latest(results: Results, phase: Phase) -> dict[tuple[str, str], Metric]:
     return {(m.arm, m.site): m for m in sorted(scored, key=lambda m: m.round)}
 
 
-def attendance(results: Results, arm: Arm) -> dict[str, tuple[str, ...]]:
-    """Per hospital and round of an arm: trained, missing, silent (others reported, it did not) or pending."""
-    trained = {(m.round, m.site): m for m in results.metrics if m.arm == arm.name and m.phase == "train"}
-    begun = {number for number, _ in trained}
-
-    def state(number: int, site: str) -> str:
-        metric = trained.get((number, site))
-        if metric is None:
-            return "silent" if number in begun else "pending"
-        return "missing" if metric.missing else "trained"
-
-    rounds = range(1, results.rounds + 1)
-    return {h.name: tuple(state(number, h.name) for number in rounds) for h in results.hospitals}
-
-
-def absences(results: Results) -> tuple[Absence, ...]:
-    """Who was missing when, rounds of the same reason together, in the order in which it happened."""
-    groups: dict[tuple[str, str, Phase, str], list[int]] = {}
-    for m in results.metrics:
-        if m.missing:
-            groups.setdefault((m.site, m.arm, m.phase, m.missing), []).append(m.round)
-    arms = {arm.name: arm for arm in results.arms}
-    return tuple(Absence(site, arms[arm], phase, tuple(n), why) for (site, arm, phase, why), n in groups.items())
-
-
 def _unseen(names: Iterable[str], known: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in known]
 
 
-def _text(value: object) -> str:
+def clean(value: object) -> str:
     """A word from a file, without the control characters that would steer a terminal."""
     return "" if value is None else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
 

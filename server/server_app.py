@@ -30,25 +30,34 @@ def main(grid: Grid, context: Context) -> None:
 
 def coordinate(grid: Grid, folder: RunFolder) -> None:
     """Every strategy of a run, one after another, with the same hospitals."""
-    configs = [load_config(overrides) for overrides in json.loads((folder.path / "overrides.json").read_text())]
+    asked: list[list[str]] = json.loads((folder.path / "overrides.json").read_text())
+    configs = [load_config(overrides) for overrides in asked]
     first = configs[0]
     check_network(build_network(first), first)
     attendance = Attendance(grid, make_order(folder, first, build_network(first)), folder.record)
     patient = PatientGrid(grid, attendance, first.deployment, folder.record)
     minimum = first.deployment.min_hospitals
-    members = attendance.wait_for(max(first.deployment.hospitals, minimum), minimum, first.deployment.wait_s)
-    described = {site: {"modality": member.hello.modality, **member.hello.counts} for site, member in members.items()}
-    folder.update(hospitals=described, state="running")
-    for config in configs:
-        run_arm(patient, folder, config)
+    for config, overrides in zip(configs, asked, strict=True):
+        if is_merging(config):
+            from server.merging_arm import MergingArm
+
+            folder.update(state="running")
+            MergingArm(grid, attendance, folder, config, overrides).run()
+        else:
+            attendance.wait_for(max(first.deployment.hospitals, minimum), minimum, first.deployment.wait_s)
+            folder.update(hospitals=attendance.describe(), state="running")
+            run_arm(patient, folder, config)
+        folder.update(hospitals=attendance.describe())
 
 
 def run_arm(grid: PatientGrid, folder: RunFolder, config: Config) -> None:
     """One strategy, from its initial or last kept weights to its final figures."""
     random.seed(config.seed)
-    network = build_network(config)
+    network = start_network(config)
     order = make_order(folder, config, network)
     strategy: Averaging = instantiate(config.strategy, _recursive_=False)
+    if config.base is not None and order.personal != "none":
+        raise ConfigError(f"base={config.base}: {strategy.title} keeps tensors at the hospital, where a base does not reach.")
     names = shared_names(network, order.personal)
     path = folder.path / "arms" / order.arm / "model.safetensors"
     weights, done = pack(network.state_dict(), names), 0
@@ -81,6 +90,23 @@ def build_network(config: Config) -> nn.Module:
     return network
 
 
+def start_network(config: Config) -> nn.Module:
+    """The network with the weights that every strategy starts from.
+
+    Raises:
+        ConfigError: `base` is of another network.
+        ModelInvalid: `base` is missing or damaged.
+    """
+    network = build_network(config)
+    if config.base is not None:
+        given, state = load_state(Path(config.base))[0], network.state_dict()
+        names = shared_names(network, "none")
+        if any(name not in given or given[name].shape != state[name].shape for name in names):
+            raise ConfigError(f"base={config.base} is of another network than model={config.choices['model']}.")
+        network.load_state_dict({**state, **{name: given[name] for name in names}})
+    return network
+
+
 def check_network(network: nn.Module, config: Config) -> None:
     """Try the network on an empty sample, before any hospital is asked to.
 
@@ -105,8 +131,14 @@ def check_network(network: nn.Module, config: Config) -> None:
 
 
 def arm_name(config: Config) -> str:
-    """The last piece of the strategy's name: `fedavg` for `averaging/fedavg`."""
-    return config.choices["strategy"].rpartition("/")[2]
+    """The strategy's name in folders: `fedavg` for `averaging/fedavg`, `merging-ties` for `merging/ties`."""
+    group, _, name = config.choices["strategy"].rpartition("/")
+    return name if group == "averaging" else f"{group}-{name}"
+
+
+def is_merging(config: Config) -> bool:
+    """Whether hospitals contribute whenever they like, rather than in rounds."""
+    return config.choices["strategy"].startswith("merging/")
 
 
 def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:

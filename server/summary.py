@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 
+from server.comparison import Figures, compare
 from server.results import Arm, Results, ScoreTable, headline
 
 EN_DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -35,7 +36,7 @@ def summarize(results: Results) -> Summary:
     table = headline(results)
     if not table.averaged:
         return Summary("There are no scores yet that could be compared.", "")
-    over = f"averaged over {_plural(len(table.averaged), 'hospital')}"
+    over = f"averaged over {plural(len(table.averaged), 'hospital')}"
     best = best_federated(results, table)
     local = table.mean["local"].score if "local" in table.mean else None
     if best is None:
@@ -45,18 +46,45 @@ def summarize(results: Results) -> Summary:
         return Summary(lead, _proportion(results, table))
     arm, score = best
     reached = f"{over}, {arm.title} reaches a {results.score_name} of {show(score)}"
-    if local is None:
-        lead = f"{reached[0].upper()}{reached[1:]}; this run has no model trained by a hospital alone to compare it with."
-    else:
+    if local is not None:
         gain = round(score, 3) - round(local, 3)
-        lead = f"{_verdict(gain)}: {reached}, against {show(local)} for hospitals that trained alone."
+        lead = f"{_verdict(gain, arm)}: {reached}, against {show(local)} for hospitals that trained alone."
+    else:
+        single = _against_single(compare(results, arm)) if arm.merging else ""
+        alone = f"{reached[0].upper()}{reached[1:]}; this run has no model trained by a hospital alone to compare it with."
+        lead = single or alone
     return Summary(lead, _proportion(results, table))
 
 
-def _verdict(gain: float) -> str:
+def _verdict(gain: float, arm: Arm) -> str:
+    what = "Merging the hospitals' models" if arm.merging else "Training together"
     if abs(gain) < NO_CLEAR_DIFFERENCE:
-        return "Training together made no clear difference"
-    return f"Training together {'helped' if gain > 0 else 'did not help'} in this run ({show_difference(gain)})"
+        return f"{what} made no clear difference"
+    return f"{what} {'helped' if gain > 0 else 'did not help'} in this run ({show_difference(gain)})"
+
+
+def _against_single(figures: Figures) -> str:
+    """The verdict on merging beside the best single hospital's model; empty if either was not tested."""
+    ours, best = figures.published, figures.best
+    if ours.mean is None or best is None or best.mean is None or ours.difference is None:
+        return ""
+    return (
+        f"{_verdict(ours.difference, figures.arm)}: averaged over {plural(len(figures.averaged), 'hospital')}, {ours.title} scores "
+        f"{show(ours.mean)}, against {show(best.mean)} for the best single hospital's model ({best.title}), used everywhere."
+    )
+
+
+def _merged(results: Results) -> list[str]:
+    """Where every merging arm is beside the best single hospital's model, used everywhere."""
+    words = []
+    for figures in (compare(results, arm) for arm in results.arms if arm.merging):
+        ours, best = figures.published, figures.best
+        if ours.mean is not None and best is not None and best.mean is not None:
+            words.append(
+                f"{ours.title} is {place(ours.mean, best.mean)} the best single hospital's model ({best.title}, used at every hospital)"
+                f"{tell_recovery(ours.recovery)}."
+            )
+    return words
 
 
 def _proportion(results: Results, table: ScoreTable) -> str:
@@ -69,13 +97,14 @@ def _proportion(results: Results, table: ScoreTable) -> str:
             worse = [f"{site} ({show_difference(gain)})" for site, gain in gains.items() if round(gain, 3) < 0]
             better = sum(round(gain, 3) > 0 for gain in gains.values())
             losers = f"; it did worse at {', '.join(worse)}" if worse else ""
-            share = f"{better} of {_plural(len(gains), 'hospital')}"
+            share = f"{better} of {plural(len(gains), 'hospital')}"
             words.append(f"{best[0].title} did better than the hospital alone at {share}{losers}.")
         pooled = table.mean["pooled"].score if "pooled" in table.mean else None
         if pooled is not None:
             side = "below" if best[1] < pooled else "above"
             gap = show(abs(round(pooled, 3) - round(best[1], 3)))
             words.append(f"Its mean is {gap} {side} that of one model trained on all images in one place.")
+    words += _merged(results)
     if table.source == "validate":
         words.append("These are scores on validation images: no test result is in yet.")
     words.append("This is one run with one split of the subjects: small differences may be chance.")
@@ -97,6 +126,10 @@ def tiles(results: Results) -> list[tuple[str, str]]:
     if known:
         caption = "hospitals better off with it than alone"
         found.append((f"{sum(round(gain, 3) > 0 for gain in known)} of {len(known)}", caption))
+    for figures in (compare(results, arm) for arm in results.arms if arm.merging):
+        single, gain = figures.best, figures.published.difference
+        if single is not None and gain is not None:
+            found.append((show_difference(gain), f"{figures.arm.title} beside the best single hospital's model ({single.title})"))
     return found
 
 
@@ -141,5 +174,31 @@ def _parse_time(moment: str) -> datetime | None:
         return None
 
 
-def _plural(count: int, noun: str) -> str:
+def plural(count: int, noun: str) -> str:
+    """A number of things."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
+
+
+def join_words(words: Sequence[str]) -> str:
+    """One, two and three."""
+    return " and ".join(filter(None, (", ".join(words[:-1]), *words[-1:])))
+
+
+def place(score: float, other: float) -> str:
+    """Where a score is beside another one, of the three decimals that are shown."""
+    difference = round(round(score, 3) - round(other, 3), 3)
+    return "level with" if difference == 0 else f"{abs(difference):.3f} {'above' if difference > 0 else 'below'}"
+
+
+def show_recovery(recovery: float | None) -> str:
+    """A share in percent, or a dash."""
+    return EN_DASH if recovery is None else f"{round(recovery * 100)} %".replace("-", MINUS)
+
+
+def tell_recovery(recovery: float | None) -> str:
+    """What a recovery means, to be put after what was compared; nothing where it is undefined."""
+    if recovery is None or recovery <= 0:
+        return ""
+    if recovery >= 1:
+        return ", and at least as good as the model trained on all images in one place"
+    return f", which closes {show_recovery(recovery)} of the gap between that and the model trained on all images in one place"

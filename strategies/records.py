@@ -40,6 +40,8 @@ class Order:
     offset: int = 0  # rounds that an earlier attempt completed
     round: int = 0  # counted from 1 over all attempts
     proximal_mu: float = 0.0
+    restoration: str = "none"  # of a merged model before it is scored: none, statistics, steps
+    restoration_steps: int = 0
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,8 @@ def order_to_config(order: Order) -> ConfigRecord:
     """An order as flat scalars."""
     flat: dict[str, Any] = {"run": order.run, "arm": order.arm, "seed": order.seed, "rounds": order.rounds, "offset": order.offset}
     flat |= {"personal": order.personal, "version": order.version}
+    if order.restoration != "none":
+        flat |= {"restoration": order.restoration, "restoration-steps": order.restoration_steps}
     flat |= {f"name.{group}": name for group, name in order.names.items()}
     flat |= {f"digest.{group}": value for group, value in order.digests.items()}
     flat |= {f"set.{key}": list(value) if isinstance(value, list) else value for key, value in order.settings.items()}
@@ -79,6 +83,7 @@ def order_from_message(message: Message) -> Order:
             run=_folder(flat["run"]), arm=_folder(flat["arm"]), seed=int(flat["seed"]), rounds=int(flat["rounds"]),
             personal=_word(flat["personal"]), version=_word(flat["version"]), names=under("name."), settings=under("set."),
             digests=under("digest."), offset=int(flat["offset"]), round=round_of(message), proximal_mu=float(flat.get("proximal-mu", 0.0)),
+            restoration=_word(flat.get("restoration", "none")), restoration_steps=int(flat.get("restoration-steps", 0)),
         )  # fmt: skip
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"The coordinator's message lacks {error}: it runs another version of polyclinic.") from error

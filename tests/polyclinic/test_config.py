@@ -28,6 +28,9 @@ PARTNERS = {  # a 2-D part composes only with another 2-D part
     "data=classification": ["model=densenet", "training=classification"],
     "data=classification_2d": ["model=densenet_2d", "training=classification"],
     "training=classification": ["model=densenet", "data=classification"],
+    "model=efficientnet_lite0": ["data=white_blood_cells", "training=fine_tuning"],
+    "data=white_blood_cells": ["model=efficientnet_lite0", "training=fine_tuning"],
+    "training=fine_tuning": ["model=efficientnet_lite0", "data=white_blood_cells"],
 }
 EVERY = [f"{group}={name}" for group in GROUPS for name in list_names(group)]
 

@@ -1,0 +1,144 @@
+"""`python -m client.fine_tuning SITE DATA STATE`: a hospital fine-tunes the base, in its own time, and leaves a contribution in its outbox.
+
+A process of its own, outside any message: it may take weeks. After every pass over the data it keeps what it needs to go on, so that
+a crash costs one pass, and the result is the same, bit for bit, as without the crash.
+"""
+
+import logging
+import os
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from client.outbox import TRAINING_STATUS, Outbox
+from client.site import Site, compute_slot
+from polyclinic import training
+from polyclinic.config import JobConfig
+from polyclinic.contribution import Contribution, write_contribution
+from polyclinic.errors import ModelInvalid, PolyclinicError
+from polyclinic.preparation import PreparedSite, training_loader
+from polyclinic.processes import end_with_parent
+from polyclinic.state_dict import StateDict, load_state, shared_names, subtract
+from polyclinic.statistics import fisher_diagonal, gram_matrices
+from strategies.merging.messages import Assignment
+
+STEP_PAUSE = "POLYCLINIC_STEP_PAUSE_S"  # rests so long after every step: a demo's hospitals are not equally fast
+STATISTICS_BATCHES = 8
+log = logging.getLogger("polyclinic.fine_tuning")
+
+
+def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> Path:
+    """Fine-tune, and put the contribution into the outbox.
+
+    Args:
+        site: The hospital.
+        outbox: Holds the base already.
+        assignment: What is asked for.
+        key: The outbox's name for this work.
+
+    Raises:
+        ModelInvalid: The base is damaged, or of another network.
+        PolyclinicError: Whatever is wrong with data or settings.
+    """
+    order = assignment.order
+    job = site.job(order)
+    network = site.build_network(order, job)
+    base = load_state(outbox.base_path(assignment.base))[0]
+    names = shared_names(network, "none")
+    if set(base) != set(names):
+        raise ModelInvalid(f"The base {assignment.base[:12]} is not of the network {order.names['model']}.")
+    network.load_state_dict({**network.state_dict(), **base})
+    prepared = site.prepared(order, job)
+    loss = _fit(site, network, assignment, prepared, outbox.state / "training" / f"{key}.pt")
+    evaluation = training.evaluate(network, prepared.validation, job.data, job.training)
+    contribution = Contribution(
+        site=site.name, base=assignment.base, task=assignment.task, num_examples=len(site.dataset.training),
+        metrics={"loss": loss, "score": evaluation.score}, created=time.time(), version=version("polyclinic"),
+    )  # fmt: skip
+    tuned = {name: network.state_dict()[name].detach().cpu() for name in names}
+    statistics = _describe(network, assignment.statistics, prepared, job, site.seed(order))
+    path = write_contribution(outbox.folder, contribution, subtract(tuned, base), statistics)
+    outbox.put(path, key)
+    (outbox.state / "training" / f"{key}.pt").unlink(missing_ok=True)
+    site.say(order, "waiting", score=evaluation.score, force=True)
+    return path
+
+
+def _fit(site: Site, network: nn.Module, assignment: Assignment, prepared: PreparedSite, checkpoint: Path) -> float:
+    """All passes, from the last one that was kept; the loss of the last pass."""
+    order, job = assignment.order, site.job(assignment.order)
+    once = replace(job.training, epochs=1)
+    passes = order.rounds * job.training.epochs
+    optimizer = training.make_optimizer(network, once)
+    done, loss = _resume(checkpoint, network, optimizer)
+    rest_s = float(os.environ.get(STEP_PAUSE, "0"))
+
+    for number in range(done + 1, passes + 1):
+
+        def tell(step: int, steps: int, value: float, number: int = number) -> None:
+            site.say(order, "training", step=(number - 1) * steps + step, steps=passes * steps, loss=value)
+            time.sleep(rest_s)
+
+        with compute_slot():
+            loader = training_loader(prepared, once, site.seed(replace(order, round=number)))
+            loss = training.fit(network, loader, once, job.data, optimizer=optimizer, on_step=tell).loss
+        _keep(checkpoint, network, optimizer, number, loss)
+        log.info("pass %d of %d: loss %.4f", number, passes, loss)
+    return loss
+
+
+def _keep(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, done: int, loss: float) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "loss": loss}, partial)
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
+    """How many passes are done already; a checkpoint that cannot be read means none."""
+    try:
+        kept = torch.load(path, weights_only=True)
+        network.load_state_dict(kept["network"])
+        optimizer.load_state_dict(kept["optimizer"])
+    except FileNotFoundError:
+        return 0, float("nan")
+    log.info("going on after pass %d", kept["done"])
+    return int(kept["done"]), float(kept["loss"])
+
+
+def _describe(network: nn.Module, wanted: tuple[str, ...], prepared: PreparedSite, job: JobConfig, seed: int) -> StateDict:
+    """The statistics that the federation's rule asks for."""
+    found: StateDict = {}
+    if "gram" in wanted:
+        found |= gram_matrices(network, training_loader(prepared, job.training, seed), STATISTICS_BATCHES)
+    if "fisher" in wanted:
+        found |= fisher_diagonal(network, training_loader(prepared, job.training, seed), job.training, STATISTICS_BATCHES)
+    return found
+
+
+def main() -> None:
+    """Do what the outbox says is to be done; nothing if there is nothing."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    end_with_parent()
+    name, data, state = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    outbox = Outbox(state, data)
+    key, assignment = outbox.todo(), outbox.assignment()
+    if key is None or assignment is None:
+        return
+    try:
+        contribute(Site(name, data, state, TRAINING_STATUS), outbox, Assignment.from_json(assignment), key)
+    except PolyclinicError as error:
+        outbox.fail(key, f"{type(error).__name__}: {error}" if error.shareable else type(error).__name__)
+        log.error("%s", error)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Networks that MONAI does not have, or not with weights that can be installed."""

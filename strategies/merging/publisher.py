@@ -1,0 +1,145 @@
+"""From a ledger to published models: everything here is a function of what the ledger holds.
+
+No Flower, no network: the event loop uses it, and so does `polyclinic-server merge`, without any hospital.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from polyclinic.ledger import Entry, Ledger, Publication
+from torch import Tensor
+
+from polyclinic.config import Part, instantiate
+from polyclinic.contribution import TensorFile
+from polyclinic.errors import ConfigError, LedgerError
+from polyclinic.state_dict import StateDict
+from strategies.merging.layer import Rule, is_normalization_statistic
+from strategies.merging.merge import merge
+
+
+class Discounted(TensorFile):
+    """A contribution made on an older base: its task vector counts for less.
+
+    Args:
+        path: The contribution.
+        factor: What the task vector is multiplied with, 0 .. 1.
+    """
+
+    def __init__(self, path: Path, factor: float) -> None:
+        super().__init__(path)
+        self._factor = factor
+
+    def task_vector(self, name: str) -> Tensor:
+        """The task vector of one tensor, discounted."""
+        return super().task_vector(name) * self._factor
+
+
+class Publisher:
+    """Merges what a ledger holds.
+
+    Args:
+        ledger: Where contributions are, and where models go.
+        max_staleness: Contributions to so many bases before the current one still count.
+        discount: Factor for each base that a contribution is behind, 0 .. 1.
+    """
+
+    def __init__(self, ledger: Ledger, max_staleness: int, discount: float) -> None:
+        self.ledger = ledger
+        self._max_staleness = max_staleness
+        self._discount = discount
+
+    def older_bases(self) -> dict[str, int]:
+        """Earlier bases, with how many bases they are behind the current one."""
+        *earlier, current = self.ledger.bases()
+        return {base: behind for behind, base in reversed(list(enumerate(reversed(earlier), start=1))) if base != current}
+
+    def entries(self) -> list[Entry]:
+        """The contributions that count, sorted by site."""
+        current = self.ledger.bases()[-1]
+        older = self.older_bases()
+        return [entry for entry in self.ledger.active() if entry.base == current or older.get(entry.base, 2**31) <= self._max_staleness]
+
+    def merge(self, rule: Rule, entries: Sequence[Entry] | None = None) -> StateDict:
+        """The model that a rule makes of the contributions.
+
+        Args:
+            rule: One of `rules/`.
+            entries: Which contributions; all that count if None.
+
+        Raises:
+            LedgerError: There is none.
+            ConfigError: The rule needs statistics that a contribution lacks.
+        """
+        chosen = self.entries() if entries is None else list(entries)
+        if not chosen:
+            raise LedgerError("The ledger holds no contribution to its current base: there is nothing to merge yet.")
+        base = self.ledger.load_model(self.ledger.bases()[-1])
+        with self._open(chosen) as files:
+            return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)
+
+    def publish(self, rule: Rule, why: str, state: StateDict | None = None) -> Publication:
+        """Merge, unless it is done already, and keep the model with how it came about."""
+        entries = self.entries()
+        merged = self.merge(rule, entries) if state is None else state
+        return self.ledger.publish(merged, {**describe_rule(rule), "why": why}, [entry.digest for entry in entries])
+
+    def single(self, entry: Entry) -> StateDict:
+        """The model of one hospital alone: base plus its task vector, undiscounted."""
+        base = self.ledger.load_model(self.ledger.bases()[-1])
+        with TensorFile(entry.path) as file:
+            return {name: tensor + file.task_vector(name) for name, tensor in base.items()}
+
+    def random(self, merged: StateDict, seed: int) -> StateDict:
+        """A control: as far from the base as the merged model in every tensor, in a random direction.
+
+        Normalization statistics are the merged model's: noise there would be no honest opponent.
+        """
+        base = self.ledger.load_model(self.ledger.bases()[-1])
+        generator = torch.Generator().manual_seed(seed)
+        made = {}
+        for name, tensor in sorted(base.items()):
+            direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            length = (merged[name].double() - tensor.double()).norm() / direction.norm().clamp_min(1e-300)
+            noisy = (tensor.double() + direction * length).float()
+            made[name] = merged[name] if is_normalization_statistic(name) else noisy
+        return made
+
+    @contextmanager
+    def _open(self, entries: Sequence[Entry]) -> Iterator[dict[str, TensorFile]]:
+        current, older = self.ledger.bases()[-1], self.older_bases()
+        with ExitStack() as stack:
+            yield {
+                entry.site: stack.enter_context(
+                    TensorFile(entry.path) if entry.base == current else Discounted(entry.path, self._discount ** older[entry.base])
+                )
+                for entry in entries
+            }
+
+
+def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Rule]:
+    """The rule as configured, then its other candidates: every combination of the values given for its parameters.
+
+    Args:
+        rule: A node with `_target_` in `strategies.merging.rules`.
+        candidates: Parameter of the rule to values.
+
+    Raises:
+        ConfigError: The rule has no such parameter, or a value is impossible.
+    """
+    try:
+        configured: Rule = instantiate(rule)
+        grid = itertools.product(*([(name, value) for value in values] for name, values in sorted(candidates.items())))
+        others = [instantiate({**rule, **dict(choice)}) for choice in grid] if candidates else []
+    except ValueError as error:
+        raise ConfigError(f"strategy.rule: {error}.") from error
+    return [configured, *(other for other in others if other != configured)]
+
+
+def describe_rule(rule: Rule) -> dict[str, Any]:
+    """A rule's name and parameters, as a publication keeps them."""
+    return {"rule": type(rule).__name__, "parameters": asdict(rule)}  # type: ignore[call-overload]

@@ -1,0 +1,67 @@
+"""DARE (drop and rescale): Yu et al. 2024, https://arxiv.org/abs/2311.03099."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strategies.merging.fixed_point import FRACTION_BITS, PIECE, add_fixed, check_total, from_fixed
+from strategies.merging.layer import Layer, require, require_scale, seed_of
+
+
+@dataclass(frozen=True)
+class Dare:
+    """Drop entries at random, rescale the others so that the expectation stays, sum: Δ = λ Σ_i m_i ⊙ τ_i / (1 - p), m_i ~ Bernoulli(1 - p).
+
+    Args:
+        drop: p, in [0, 1). The paper drops up to 0.9 and more.
+        scale: λ of the sum that follows, as in `Sum`.
+        seed: Another seed draws other masks.
+        fraction_bits: Binary places of the exact sum (`fixed_point`).
+
+    A mask follows from the parameter's name, the site's name and the seed: it does not change when another site joins or leaves, and any
+    order of sites gives the same bits.
+
+    Raises:
+        ValueError: A parameter outside its range.
+    """
+
+    drop: float = 0.9
+    scale: float = 0.3
+    seed: int = 0
+    fraction_bits: int = FRACTION_BITS
+    needs: ClassVar[frozenset[str]] = frozenset()
+    global_statistics: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        require(0 <= self.drop < 1, f"drop={self.drop}: from 0 to below 1.")
+        require_scale(self.scale)
+        require(0 <= self.fraction_bits <= 62, f"fraction_bits={self.fraction_bits}: from 0 to 62.")
+
+    def __call__(self, layer: Layer) -> Tensor:
+        """(sites, *shape) -> (*shape)."""
+        check_total(layer, [1] * len(layer.keys), self.fraction_bits)
+        rows = layer.vectors.reshape(len(layer.keys), -1)
+        streams = [mask_stream(layer.name, key, self.seed) for key in layer.keys]
+        merged = torch.empty(rows.shape[1])
+        for start in range(0, rows.shape[1], PIECE):
+            piece = merged[start : start + PIECE]
+            total = torch.zeros(piece.numel(), dtype=torch.int64)
+            for row, stream in zip(rows, streams, strict=True):
+                add_fixed(total, drop(row[start : start + PIECE], stream, self.drop), 1, self.fraction_bits)
+            piece.copy_(from_fixed(total, 1, self.scale / (1 - self.drop), self.fraction_bits))
+        return merged.reshape(layer.vectors.shape[1:])
+
+
+def mask_stream(name: str, key: str, seed: int) -> np.random.SFC64:
+    """Random bits of one parameter of one site, the same on every machine."""
+    return np.random.SFC64(seed_of("dare", name, key, str(seed)))
+
+
+def drop(values: Float[Tensor, " n"], stream: np.random.SFC64, probability: float) -> Float[Tensor, " n"]:
+    """Each value with the probability 1 - p, else zero; not rescaled. Takes the stream's next n (rounded up to even) times 32 bits."""
+    drawn = stream.random_raw((values.numel() + 1) // 2).view(np.uint32)[: values.numel()]
+    return values * torch.from_numpy(drawn >= np.uint64(round(probability * 2**32)))

@@ -1,0 +1,46 @@
+"""DARE followed by the sign election of TIES: Yu et al. 2024, https://arxiv.org/abs/2311.03099, section 4.3."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from strategies.merging.fixed_point import PIECE
+from strategies.merging.layer import Layer, require, require_scale
+from strategies.merging.rules.dare import drop, mask_stream
+from strategies.merging.rules.ties import elect_sign
+
+
+@dataclass(frozen=True)
+class DareTies:
+    """Dropping at random takes the place of trimming: Δ = λ · elect_sign(m_i ⊙ τ_i) / (1 - p), m_i ~ Bernoulli(1 - p).
+
+    Args:
+        drop: p, in [0, 1).
+        scale: λ.
+        seed: Another seed draws other masks; for their independence see `Dare`.
+
+    Raises:
+        ValueError: A parameter outside its range.
+    """
+
+    drop: float = 0.9
+    scale: float = 1.0
+    seed: int = 0
+    needs: ClassVar[frozenset[str]] = frozenset()
+    global_statistics: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        require(0 <= self.drop < 1, f"drop={self.drop}: from 0 to below 1.")
+        require_scale(self.scale)
+
+    def __call__(self, layer: Layer) -> Tensor:
+        """(sites, *shape) -> (*shape)."""
+        rows = layer.vectors.reshape(len(layer.keys), -1)
+        streams = [mask_stream(layer.name, key, self.seed) for key in layer.keys]
+        merged = torch.empty(rows.shape[1])
+        for start in range(0, rows.shape[1], PIECE):
+            kept = [drop(row[start : start + PIECE], stream, self.drop) for row, stream in zip(rows, streams, strict=True)]
+            merged[start : start + PIECE] = elect_sign(torch.stack(kept)).mul_(self.scale / (1 - self.drop))
+        return merged.reshape(layer.vectors.shape[1:])

@@ -1,0 +1,51 @@
+"""Fisher merging: Matena and Raffel 2022, https://arxiv.org/abs/2111.09832."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from strategies.merging.fixed_point import PIECE
+from strategies.merging.layer import Layer, require, require_scale
+from strategies.merging.rules.mean import Mean
+
+
+@dataclass(frozen=True)
+class Fisher:
+    """A mean per entry, weighted by how much each site's answers hang on that entry: Δ = λ Σ_i F_i ⊙ τ_i / Σ_i F_i.
+
+    F_i is the diagonal of the Fisher information, of τ_i's shape, from `Layer.statistics["fisher"]`. As all sites share θ0 this is the
+    paper's mean of weights. Where every F_i is zero, and for parameters without F: the plain mean.
+
+    Args:
+        scale: λ, 1 for the paper's rule.
+
+    Raises:
+        ValueError: A parameter outside its range, or a Fisher weight below zero or of another shape.
+    """
+
+    scale: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset({"fisher"})
+    global_statistics: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        require_scale(self.scale)
+
+    def __call__(self, layer: Layer) -> Tensor:
+        """(sites, *shape) -> (*shape)."""
+        merged = Mean(self.scale)(layer)
+        fisher = layer.statistics.get("fisher")
+        if fisher is None:
+            return merged
+        require(fisher.shape == layer.vectors.shape, f"{layer.name}: Fisher weights of shape {tuple(fisher.shape)}.")
+        require(not bool((fisher < 0).any()), f"{layer.name}: Fisher weights below zero.")
+        flat = merged.reshape(-1)
+        vectors, weights = (stack.reshape(len(layer.keys), -1) for stack in (layer.vectors, fisher))
+        for start in range(0, flat.numel(), PIECE):
+            exact = weights[:, start : start + PIECE].double()
+            total = exact.sum(0)
+            weighted = (exact.mul_(vectors[:, start : start + PIECE])).sum(0).div_(total).mul_(self.scale)
+            piece = flat[start : start + PIECE]
+            torch.where(total > 0, weighted.float(), piece, out=piece)
+        return flat.reshape(layer.vectors.shape[1:])

@@ -1,0 +1,66 @@
+"""TIES-Merging: Yadav et al. 2023, https://arxiv.org/abs/2306.01708."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from strategies.merging.fixed_point import PIECE
+from strategies.merging.layer import Layer, require, require_scale
+
+
+@dataclass(frozen=True)
+class Ties:
+    """Trim, elect a sign, average those that agree with it.
+
+    1. Of each τ_i keep the fraction `keep` of largest magnitude; everything else becomes zero.
+    2. s = sign(Σ_i τ_i), per entry.
+    3. Δ = λ · mean of the τ_i that are not zero and have the sign s, per entry; zero where there is none, or where the sum is exactly zero.
+
+    Args:
+        keep: Fraction kept, in (0, 1], of each tensor: ⌊keep · entries⌋ but at least one, and all that equal the smallest kept. The paper
+            trims the whole vector at once; per tensor needs no pass over the whole model first, and no layer is trimmed away entirely.
+        scale: λ; the paper's value without validation data is 1.
+
+    Raises:
+        ValueError: A parameter outside its range.
+    """
+
+    keep: float = 0.2
+    scale: float = 1.0
+    needs: ClassVar[frozenset[str]] = frozenset()
+    global_statistics: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        require(0 < self.keep <= 1, f"keep={self.keep}: above 0, at most 1.")
+        require_scale(self.scale)
+
+    def __call__(self, layer: Layer) -> Tensor:
+        """(sites, *shape) -> (*shape)."""
+        rows = layer.vectors.reshape(len(layer.keys), -1)
+        thresholds = torch.tensor([smallest_kept(row, self.keep) for row in rows])[:, None]
+        merged = torch.empty(rows.shape[1])
+        for start in range(0, rows.shape[1], PIECE):
+            piece = rows[:, start : start + PIECE]
+            trimmed = torch.where(piece.abs() >= thresholds, piece, 0.0)
+            merged[start : start + PIECE] = elect_sign(trimmed).mul_(self.scale)
+        return merged.reshape(layer.vectors.shape[1:])
+
+
+def smallest_kept(row: Float[Tensor, " n"], keep: float) -> float:
+    """The magnitude of the ⌊keep · n⌋-th largest entry."""
+    count = max(1, int(keep * row.numel()))
+    if count >= row.numel():
+        return 0.0
+    magnitudes = row.abs().numpy()
+    magnitudes.partition(row.numel() - count)
+    return float(magnitudes[row.numel() - count])
+
+
+def elect_sign(rows: Float[Tensor, "sites n"]) -> Float[Tensor, " n"]:
+    """Per entry the mean of those rows that have the sign of the sum."""
+    sign = rows.sum(0).sign_()
+    aligned = (rows * sign).clamp_min_(0.0)
+    return aligned.sum(0).div_(aligned.count_nonzero(0).clamp_min_(1)).mul_(sign)
