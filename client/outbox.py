@@ -58,7 +58,8 @@ class Outbox:
 
     def assignment(self) -> dict[str, Any] | None:
         """What the coordinator wants, as it last said."""
-        return _read(self.state / "assignment.json")
+        assignment: dict[str, Any] | None = _read(self.state / "assignment.json")
+        return assignment
 
     def asked_at(self) -> float | None:
         """When the coordinator last asked, in seconds since 1970."""
@@ -134,7 +135,8 @@ class Outbox:
 
     def failure(self) -> dict[str, Any] | None:
         """Why training failed, if it did."""
-        return _read(self.state / "failure.json")
+        failure: dict[str, Any] | None = _read(self.state / "failure.json")
+        return failure
 
     def forget_failure(self) -> None:
         """Try again: the client was started anew, so somebody may have mended something."""

@@ -39,6 +39,7 @@ from polyclinic.state_dict import StateDict, save_state
 
 __all__ = ["Contribution", "Requirements", "TensorFile", "check_contribution", "file_digest", "read_contribution", "write_contribution"]
 
+OPEN: Any = safe_open  # safetensors has only part of its types
 TASK_VECTOR, STATISTICS = "task_vector/", "statistics/"
 FEWEST_NORMS = 3  # of fewer than three numbers the median says nothing
 MAX_TEXT = 200  # characters of a name
@@ -104,7 +105,7 @@ class TensorFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._file: Any = safe_open(path, framework="pt")
+            self._file = OPEN(path, framework="pt")
             keys = sorted(self._file.keys())
             self.contribution = _parse((self._file.metadata() or {}).get("polyclinic", ""))
         except (OSError, SafetensorError, ValueError, RecursionError) as error:

@@ -91,6 +91,22 @@ def as_publication(line: Line) -> Publication:
     return Publication(line.body["number"], line.time, line.subject, line.body["recipe"], tuple(line.body["contributions"]))
 
 
+def first_row(connection: Connection) -> Mapping[str, Any]:
+    """The line that opened the journal; empty if there is none."""
+    return dict(connection.execute(select(JOURNAL).order_by(JOURNAL.c.sequence).limit(1)).mappings().first() or {})
+
+
+def base_digests(connection: Connection) -> list[str]:
+    """Digests of all bases, oldest first."""
+    return list(connection.scalars(select(JOURNAL.c.subject).where(JOURNAL.c.kind == "base").order_by(JOURNAL.c.sequence)))
+
+
+def is_active(connection: Connection, site: str, digest: str) -> bool:
+    """Whether a contribution is the one of its site that counts."""
+    newest = active_rows(connection, site).get(site)
+    return newest is not None and newest.digest == digest
+
+
 def active_rows(connection: Connection, site: str | None = None) -> dict[str, Row[Any]]:
     """Digest, site, sequence, created and norm of every active contribution, by site; of one site alone, if it is given."""
     columns = CONTRIBUTIONS.c
@@ -115,8 +131,10 @@ def read_entries(connection: Connection) -> list[dict[str, Any]]:
 
 def _withdrawals(connection: Connection) -> dict[str, int]:
     """The newest withdrawal of every site that has one."""
-    chosen = select(JOURNAL.c.site, func.max(JOURNAL.c.sequence)).where(JOURNAL.c.kind == "withdrawn").group_by(JOURNAL.c.site)
-    return {site: sequence for site, sequence in connection.execute(chosen)}
+    chosen = (
+        select(JOURNAL.c.site, func.max(JOURNAL.c.sequence).label("newest")).where(JOURNAL.c.kind == "withdrawn").group_by(JOURNAL.c.site)
+    )
+    return {row.site: row.newest for row in connection.execute(chosen)}
 
 
 def _newest(rows: Iterable[Row[Any]], withdrawals: Mapping[str, int]) -> dict[str, Row[Any]]:

@@ -156,13 +156,6 @@ class ModelInvalid(PolyclinicError):
     exit_code = 3
 
 
-class ContributionRefused(PolyclinicError):
-    """The coordinator does not take a contribution; the ledger says why; its kinds are in `polyclinic.refusals`."""
-
-    exit_code = 3
-    shareable = True
-
-
 class LinkError(PolyclinicError):
     """Something about the network."""
 

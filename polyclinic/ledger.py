@@ -4,10 +4,10 @@
            contributions/ab/DIGEST.safetensors    named by the SHA-256 of the file
            models/DIGEST.safetensors              bases and published models, named by `state_digest`
 
-Nothing is ever changed or removed: a newer contribution of a site supersedes the older one, a withdrawal covers all that the site has handed
-over so far. Which contributions are active follows from the tables alone, and what is published follows from the active ones. A file reaches
-the disk before the row that names it, so whatever is acknowledged is there; a crash between the two leaves a file that no row names,
-which does no harm and is used when the same contribution comes again.
+Nothing is ever changed or removed: a newer contribution of a site supersedes the older one, a withdrawal covers all that the site has
+handed over so far. Which contributions are active follows from the tables alone, and what is published follows from the active ones. A file
+reaches the disk before the row that names it, so whatever is acknowledged is there; a crash between the two leaves a file that no row
+names, which does no harm and is used when the same contribution comes again.
 """
 
 import json
@@ -20,17 +20,29 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from safetensors import SafetensorError
 from sqlalchemy import Connection, insert, select
 
 from polyclinic.contribution import Requirements, check_contribution, staleness_of
 from polyclinic.durable import copy_durably, file_digest, make_folder, remove_leftovers, sync_folder
-from polyclinic.entries import Entry, Line, Publication, Receipt, active_rows, as_line, as_publication, read_entries, read_lines
-from polyclinic.errors import ContributionRefused, LedgerDamaged, LedgerError, LedgerNotFound, ModelInvalid, NothingToWithdraw
+from polyclinic.entries import (
+    Entry,
+    Line,
+    Publication,
+    Receipt,
+    active_rows,
+    as_line,
+    as_publication,
+    base_digests,
+    first_row,
+    is_active,
+    read_entries,
+    read_lines,
+)
+from polyclinic.errors import LedgerDamaged, LedgerError, LedgerNotFound, ModelInvalid, NothingToWithdraw
 from polyclinic.journal import CONTRIBUTIONS, FILE, JOURNAL, Database, append, canonical, database_of, sqlite_url
-from polyclinic.refusals import ContributionDamaged
+from polyclinic.refusals import ContributionDamaged, ContributionRefused
 from polyclinic.state_dict import StateDict, load_state, save_state, state_digest
-from polyclinic.verification import Fault, Progress, StoredModel, body_of, find_fault
+from polyclinic.verification import Fault, Progress, body_of, find_fault, holds_model
 
 __all__ = ["Entry", "Fault", "Ledger", "Line", "Publication", "Receipt"]
 
@@ -63,7 +75,7 @@ class Ledger:
             if not database.has_tables():
                 if not create:
                     raise LedgerNotFound(folder)
-                database.create_tables({"format": FORMAT, "version": version("polyclinic")})
+                database.create_tables({"format": FORMAT, "version": version("polyclinic"), "name": uuid.uuid4().hex})
                 sync_folder(folder)
             ledger._check_format()
             for name in ("contributions", "models"):
@@ -84,18 +96,23 @@ class Ledger:
         """Close the database."""
         self._database.close()
 
+    def identity(self) -> str:
+        """What tells this ledger from every other: the hash of its first line."""
+        with self._database.reading() as connection:
+            return str(first_row(connection)["hash"])
+
     def add_base(self, state: StateDict, note: str = "") -> str:
         """Make a model the current base; returns its digest. The newest base again changes nothing."""
         digest = self._store_model(state)
         with self._database.writing() as connection:
-            if _bases(connection)[-1:] != [digest]:
+            if base_digests(connection)[-1:] != [digest]:
                 append(connection, "base", "", digest, {"note": note})
         return digest
 
     def bases(self) -> list[str]:
         """Digests of all bases, oldest first; the last one is current."""
         with self._database.reading() as connection:
-            return _bases(connection)
+            return base_digests(connection)
 
     def model_path(self, digest: str) -> Path:
         """The file of a base or of a published model.
@@ -160,7 +177,7 @@ class Ledger:
                 return known
             line = append(connection, "contribution", sender, digest, body_of(row))
             connection.execute(insert(CONTRIBUTIONS).values(**row, sequence=line["sequence"]))
-            return Receipt(digest, line["sequence"], True, _is_active(connection, sender, digest))
+            return Receipt(digest, line["sequence"], True, is_active(connection, sender, digest))
 
     def active(self, base: str | None = None) -> list[Entry]:
         """The contribution of every site that counts, sorted by site; only those made on `base`, if it is given."""
@@ -247,7 +264,7 @@ class Ledger:
     def _store_model(self, state: StateDict) -> str:
         digest = state_digest(state)
         path = self._path_of("models", digest)
-        if not _holds(path, digest):
+        if not holds_model(path, digest):
             temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
             save_state(state, temporary, {})
             temporary.replace(path)
@@ -258,7 +275,7 @@ class Ledger:
         """Of a contribution that its own site handed over before."""
         chosen = select(CONTRIBUTIONS.c.sequence).where(CONTRIBUTIONS.c.digest == digest, CONTRIBUTIONS.c.site == sender)
         sequence = connection.scalar(chosen)
-        return None if sequence is None else Receipt(digest, sequence, False, _is_active(connection, sender, digest))
+        return None if sequence is None else Receipt(digest, sequence, False, is_active(connection, sender, digest))
 
     def _norms(self, sender: str) -> list[float]:
         with self._database.reading() as connection:
@@ -273,28 +290,10 @@ class Ledger:
                 append(connection, "refused", sender, digest, body)
 
     def _check_format(self) -> None:
-        with self._database.reading() as connection:
-            first = connection.scalar(select(JOURNAL.c.body).where(JOURNAL.c.kind == "opened").order_by(JOURNAL.c.sequence).limit(1))
         try:
-            written = int(json.loads(first or "{}").get("format", FORMAT))
-        except (ValueError, TypeError, AttributeError) as error:
-            raise LedgerDamaged(self._database.where, "its first line cannot be read") from error
+            with self._database.reading() as connection:
+                written = int(json.loads(first_row(connection)["body"])["format"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise LedgerDamaged(self._database.where, "the first line of its journal is not as it was written") from error
         if written > FORMAT:
             raise LedgerError(f"{self._database.where}: was made by a newer polyclinic. Install that version.")
-
-
-def _bases(connection: Connection) -> list[str]:
-    return list(connection.scalars(select(JOURNAL.c.subject).where(JOURNAL.c.kind == "base").order_by(JOURNAL.c.sequence)))
-
-
-def _is_active(connection: Connection, site: str, digest: str) -> bool:
-    newest = active_rows(connection, site).get(site)
-    return newest is not None and newest.digest == digest
-
-
-def _holds(path: Path, digest: str) -> bool:
-    """Whether a model's file is there and whole."""
-    try:
-        return path.is_file() and state_digest(StoredModel(path)) == digest
-    except (OSError, SafetensorError):
-        return False

@@ -6,10 +6,17 @@ it may travel back to the hospital; names that a hospital chose are shortened, a
 
 from collections.abc import Sequence
 
-from polyclinic.errors import ContributionRefused
+from polyclinic.errors import PolyclinicError
 
 SHOWN_NAMES = 3
 SHOWN_CHARACTERS = 80
+
+
+class ContributionRefused(PolyclinicError):
+    """The coordinator does not take a contribution; the ledger says why."""
+
+    exit_code = 3
+    shareable = True
 
 
 class BaseMismatch(ContributionRefused):

@@ -98,7 +98,7 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         tensor = state[name].detach().to("cpu").contiguous()
         described = [name, str(tensor.dtype).removeprefix("torch."), list(tensor.shape)]
         found.update(json.dumps(described).encode() + b"\n")
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 

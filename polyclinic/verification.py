@@ -14,6 +14,7 @@ from polyclinic.durable import file_digest
 from polyclinic.journal import CONTRIBUTIONS, JOURNAL, START, canonical, line_hash
 from polyclinic.state_dict import state_digest
 
+OPEN: Any = safe_open  # safetensors has only part of its types
 Progress = Callable[[str, int], None]
 
 
@@ -34,7 +35,7 @@ class StoredModel(Mapping[str, Tensor]):
     """A model's tensors, read from its file one at a time."""
 
     def __init__(self, path: Path) -> None:
-        self._file: Any = safe_open(path, framework="pt")
+        self._file = OPEN(path, framework="pt")
         self._names = sorted(self._file.keys())
 
     def __getitem__(self, name: str) -> Tensor:
@@ -76,7 +77,7 @@ def _check_chain(connection: Connection, told: Progress) -> Fault | None:
             return Fault("a journal line is missing", f"before {where}", f"line {count}", f"line {line['sequence']}")
         if line["previous"] != previous:
             return Fault("the chain is broken", where, f"previous hash {previous}", str(line["previous"]))
-        if line["hash"] != (hashed := line_hash(line)):
+        if line["hash"] != (hashed := line_hash(dict(line))):
             return Fault("a journal line was changed", where, f"hash {line['hash']}", hashed)
         previous = str(line["hash"])
         told("line", count)
@@ -145,6 +146,11 @@ def _check_models(lines: Mapping[int, Mapping[str, Any]], path_of: Callable[[str
             checked.add(line["subject"])
             told("model", len(checked))
     return None
+
+
+def holds_model(path: Path, digest: str) -> bool:
+    """Whether a model's file is there and whole."""
+    return _check_model(digest, path) is None
 
 
 def _check_model(digest: str, path: Path) -> Fault | None:

@@ -10,10 +10,11 @@ from server.charts import LINE_HEIGHT, shorten, spread, styles, ticks
 from server.comparison import SINGLE, reference_levels
 from server.results import Arm, Results
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 760, 380, 52, 196, 14, 62
+WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 48, 166, 14, 62
 BEST_SINGLE_STYLE = ("#8a5a00", "8 3 2 3")
 NAMED_SITES = 10  # with more hospitals than these, thin lines have no names at their ends
-LETTER_WIDTH = 6.6
+LETTER_WIDTH = 6.8
+LONGEST_LABEL = 20
 MINUS = "\N{MINUS SIGN}"
 
 
@@ -128,7 +129,8 @@ def draw_arrivals(arm: Arm, steps: Sequence[Step], levels: Sequence[Level], arms
         sites=tuple((site, " ".join(f"{x(n)},{y(v)}" for n, v in points)) for site, points in paths.items()),
         levels=tuple((y(level.value), level) for level in levels),
         labels=tuple(
-            Label(shorten(text, 24), at, y(value), tone, strong) for (text, value, tone, strong), at in zip(ends, placed, strict=True)
+            Label(shorten(text, LONGEST_LABEL), at, y(value), tone, strong)
+            for (text, value, tone, strong), at in zip(ends, placed, strict=True)
         ),
         x_ticks=_number_ticks(steps, x),
         y_ticks=tuple((y(value), f"{value:.4g}") for value in marks),

@@ -115,6 +115,32 @@ def demo(
     run_demo(sites, rounds, subjects, seed, folder, overrides or [], console)
 
 
+@app.command()
+def merge(
+    settings: Annotated[
+        list[str] | None, typer.Argument(metavar="[rule=NAME] [ledger=FOLDER] [PARAMETER=VALUE]...", help="See the examples.")
+    ] = None,
+    to: Annotated[Path, typer.Option("--to", help="The safetensors file to write.")] = Path("merged.safetensors"),
+    runs: Runs = Path("runs"),
+) -> None:
+    """Merge a ledger's contributions by any rule, offline: no hospital is asked, and the ledger stays as it is.
+
+    Examples:
+
+    [bold]polyclinic-server merge rule=ties keep=0.3 ledger=runs/latest/ledger --to ties.safetensors[/bold]
+
+    [bold]polyclinic-server merge rule=sum scale=0.4[/bold] (of the newest run that has a ledger)
+    """
+    from server.ledger_cli import find_ledger
+    from server.merge import merge_offline
+
+    texts = settings or []
+    named = [text.partition("=")[2] for text in texts if text.startswith("ledger=")]
+    rule, entries = merge_offline(texts, find_ledger(Path(named[-1]) if named else None, runs), to)
+    console.print(f"{rule} of {len(entries)} contributions: {', '.join(entry.site for entry in entries)}", markup=False)
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
+
+
 @app.command(name="demo-merging")
 def demo_merging(
     cohort: Annotated[

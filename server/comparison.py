@@ -5,12 +5,13 @@ the recovery are those of the three decimals which are shown, so that a reader w
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 from server.results import Arm, Entry, Metric, Results
 
 SINGLE, RESTORED, UNRESTORED = "single.", ".restored", ".unrestored"
+BEST = "best single hospital"
 Scores = Mapping[str, Mapping[str, float]]  # of every model, by hospital
 
 
@@ -36,6 +37,7 @@ class Restoration:
     role: str
     without: float
     restored: float
+    note: str = ""
 
     @property
     def difference(self) -> float:
@@ -100,7 +102,7 @@ def compare(results: Results, arm: Arm, note: str = "") -> Figures:
         place = sum(row.role in ("published", "rule") for row in rows)
         every = Entry("", f"mean over {len(singles)} single hospitals", "singles")
         rows[place:place] = [best, _stand(every, fmean(singles.values()), level, pooled)][: len(singles)]
-    restorations, restored_at = _restore(models, best, scores)
+    restorations, restored_at = _restore(models, scores)
     return Figures(arm, averaged, tuple(rows), best, pooled, restorations, restored_at, _travels(results, models, scores))
 
 
@@ -171,21 +173,22 @@ def _stand(model: Entry, score: float | None, best: float | None, pooled: float 
     return Standing(model.name, model.title, model.group, model.note, score, difference, recover(score, best, pooled))
 
 
-def _restore(models: Sequence[Entry], best: Standing | None, scores: Scores) -> tuple[tuple[Restoration, ...], tuple[str, ...]]:
+def _restore(models: Sequence[Entry], scores: Scores) -> tuple[tuple[Restoration, ...], tuple[str, ...]]:
     """Merged models, the best single hospital without and with restoration, and controls, over the same hospitals."""
     pairs = {model.name: pair for model in models if (pair := _pair(model.name, scores))}
     sites = common(scores, (name for pair in pairs.values() for name in pair))
     if not sites:
         return (), ()
-    found = [
-        Restoration(m.name, m.title, m.group, *(fmean(scores[name][site] for site in sites) for name in pairs[m.name]))
-        for m in models
-        if m.name in pairs
-    ]
+    found = []
+    for model in (model for model in models if model.name in pairs):
+        without, restored = (fmean(scores[name][site] for site in sites) for name in pairs[model.name])
+        found.append(Restoration(model.name, model.title, model.group, without, restored))
     singles = [each for each in found if each.role == "single"]
-    kept = {best.name} if best else set()
-    kept |= {max(singles, key=lambda each: each.restored).name} if singles else set()
-    return tuple(each for each in found if each.role != "single" or each.name in kept), sites
+    if not singles:
+        return tuple(found), sites
+    before, after = max(singles, key=lambda each: each.without), max(singles, key=lambda each: each.restored)
+    words = {before: f"{BEST} without restoration", after: f"{BEST} with restoration"} if before != after else {before: BEST}
+    return tuple(replace(each, note=words.get(each, "")) for each in found if each.role != "single" or each in words), sites
 
 
 def _pair(name: str, scores: Scores) -> tuple[str, str] | None:

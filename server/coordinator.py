@@ -17,6 +17,7 @@ from polyclinic.config import Config, as_yaml, expand_strategies, load_config
 from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
 from polyclinic.processes import lock_file
 from server.board import Board, show
+from server.merging_report import terminal_merging_table
 from server.report import terminal_table, write_report
 from server.results import read_results
 from server.run_folder import RunFolder, find_run, new_run, now, versions, write_whole
@@ -47,10 +48,11 @@ def run(overrides: Sequence[str], name: str | None, resume: str | None, console:
     _check_host(first.deployment.host)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
-        from server.server_app import arm_name
+        from server.server_app import arm_name, is_merging
         from server.superlink import SuperLink
     titles = {arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs}
-    board = Board(titles, first.rounds, SCORE_NAMES[first.data.task])
+    merging = {arm_name(config) for config in configs if is_merging(config)}
+    board = Board(titles, first.rounds, SCORE_NAMES[first.data.task], merging=merging)
     _describe_run(folder, configs, titles)
     runs = Path(first.deployment.runs)
     try:
@@ -72,8 +74,11 @@ def run(overrides: Sequence[str], name: str | None, resume: str | None, console:
 def finish(folder: RunFolder, console: Console) -> None:
     """Write the report and show the table."""
     report = write_report(folder.path)
+    results = read_results(folder.path)
     console.print()
-    console.print(terminal_table(read_results(folder.path)))
+    console.print(terminal_table(results))
+    if (table := terminal_merging_table(results)) is not None:
+        console.print(table)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 

@@ -33,7 +33,7 @@ ROLES = {
     "published": "published",
     "rule": "other rule",
     "single": "single hospital",
-    "singles": "single hospital",
+    "singles": "single hospitals",
     "control": "control",
     "reference": "reference",
 }

@@ -70,8 +70,8 @@ def tell_development(steps: Sequence[Step], levels: Sequence[Level]) -> str:
     gain = round(last.mean, 3) - round(first.mean, 3)
     went = "stayed about the same" if abs(gain) < NO_CLEAR_DIFFERENCE else "rose" if gain > 0 else "fell"
     words = [
-        f"From model {first.number} to model {last.number} the mean {went}: {show(first.mean)} and {show(last.mean)} "
-        f"({show_difference(gain)})."
+        f"From model {first.number} to model {last.number} the mean {went}, from {show(first.mean)} to "
+        f"{show(last.mean)} ({show_difference(gain)})."
     ]
     best = max(complete, key=lambda step: step.mean)
     if round(best.mean, 3) > round(last.mean, 3):
@@ -91,14 +91,14 @@ def tell_worth(figures: Figures, score_name: str) -> tuple[str, ...]:
     if ours.mean is None:
         return ("The merged model was not tested at the hospitals that the others were tested at.",)
     words = [f"{ours.title} reaches a mean {score_name} of {show(ours.mean)}."]
-    if best is not None:
+    if best is not None and best.mean is not None:
         words[0] = (
             f"{ours.title} reaches a mean {score_name} of {show(ours.mean)}, {place(ours.mean, best.mean)} the best single hospital's "
             f"model ({best.title}, {show(best.mean)}){tell_recovery(ours.recovery)}."
         )
-    others = [row for row in figures.standings if row.role == "reference" and row.mean is not None]
+    others = [f"{place(ours.mean, row.mean)} {row.title}" for row in figures.standings if row.role == "reference" and row.mean is not None]
     if others:
-        words.append(f"It is {join_words([f'{place(ours.mean, row.mean)} {row.title}' for row in others])}.")
+        words.append(f"It is {join_words(others)}.")
     for row in figures.standings:
         if row.role == "control" and row.mean is not None:
             counts = (
@@ -160,11 +160,11 @@ def notices(marks: Sequence[Mark]) -> tuple[Notice, ...]:
         when = join_words([show_span(at) for at in times[:3]]) + (f" and {len(times) - 3} times more" if len(times) > 3 else "")
         if kind == "contribution_refused":
             found.append(
-                Notice(site, f"refused after {when}: {REFUSED.get(error, 'the contribution does not meet the requirements')}.", reason)
+                Notice(site, f"was refused after {when}: {REFUSED.get(error, 'the contribution does not meet the requirements')}.", reason)
             )
         elif kind == "withdrawn":
             found.append(
-                Notice(site, f"withdrawn after {when}. The model published then is the one that never had its contribution.", reason)
+                Notice(site, f"was withdrawn after {when}. The model published then is the one that never had its contribution.", reason)
             )
         else:
             found.append(Notice(site, f"handed in a contribution again after {when} that was there already; it counts once.", ""))

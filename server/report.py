@@ -95,9 +95,17 @@ def render(results: Results) -> str:
         absences=absences(results),
         merging=sections(results),
         roles=ROLES,
+        in_rounds=has_rounds(results),
         duration=show_duration(results.started, results.finished),
         test_images=sum(hospital.test or 0 for hospital in results.hospitals),
     )
+
+
+def has_rounds(results: Results) -> bool:
+    """Whether anything was, or will be, trained in rounds: a run may have merging arms and their references alone."""
+    if not any(arm.merging for arm in results.arms):
+        return True
+    return any(arm.federated and not arm.merging for arm in results.arms) or any(m.phase == "train" for m in results.metrics)
 
 
 def _chart(results: Results, quantity: str) -> charts.Chart | None:

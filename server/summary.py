@@ -129,7 +129,7 @@ def tiles(results: Results) -> list[tuple[str, str]]:
     for figures in (compare(results, arm) for arm in results.arms if arm.merging):
         single, gain = figures.best, figures.published.difference
         if single is not None and gain is not None:
-            found.append((show_difference(gain), f"{figures.arm.title} beside the best single hospital's model ({single.title})"))
+            found.append((show_difference(gain), f"{figures.arm.title} beside {single.title}, the best single hospital"))
     return found
 
 

@@ -10,14 +10,15 @@ from itertools import pairwise
 from server.arrivals import Story
 from server.charts import shorten
 
-WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 760, 30, 150, 16, 44, 44
-LONGEST_NAME = 20
+WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 640, 30, 144, 16, 44, 44
+LONGEST_NAME = 17
 CUT_S = 3600.0  # no shorter idle time is cut out
 CUT_SHARE = 2 / 3  # an idle time is cut out if it is this much of what is left
 CUT_WIDTH = 34
-NUMBER_WIDTH = 15  # of a publication's number: where there is no room, the number is left out
+NUMBER_WIDTH = 11  # of a publication's number: where there is no room, the number is left out
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 10800, 21600, 43200, 86400, 172800, 432000, 604800, 1209600)
 TICKS = 7
+TICK_WIDTH = 52
 WORDS = {
     "contribution": "contribution accepted",
     "duplicate": "sent again, counted once",
@@ -88,16 +89,16 @@ class Scale:
         return round(pixels + (at - before) * self._per_s, 1)
 
     def ticks(self) -> list[tuple[float, str]]:
-        """Round times that are not cut out, and the first moment after each cut."""
+        """Round times since the begin, and since the end of each cut after it."""
         kept = self.length - sum(b - a for a, b in self.cuts)
         step = next((step for step in STEPS_S if step * TICKS >= kept), STEPS_S[-1])
         found: list[tuple[float, str]] = []
         edges = [0.0, *(edge for cut in self.cuts for edge in cut), self.length]
         for begin, end in zip(edges[::2], edges[1::2], strict=True):
-            moments = [begin, *(float(n * step) for n in range(int(begin // step) + 1, int(end // step) + 1))]
-            for moment in moments:
-                if not found or self.x(moment) - found[-1][0] >= 52:
-                    found.append((self.x(moment), show_span(moment)))
+            for since in range(0, int(end - begin) + 1, step):
+                x = self.x(begin + since)
+                if not found or x - found[-1][0] >= TICK_WIDTH:
+                    found.append((x, f"+{show_span(since)}" if begin and since else show_span(begin + since)))
         return found
 
 
@@ -125,7 +126,7 @@ def draw_timeline(story: Story) -> Timeline:
         marks = tuple(
             (scale.x(mark.at), mark.kind, f"{site}, {show_span(mark.at)}: {WORDS[mark.kind]}") for mark in story.marks if mark.site == site
         )
-        rows.append(Row(shorten(site, LONGEST_NAME), site, TOP + ROW * (number + 0.5), bars, marks))
+        rows.append(Row(site, shorten(site, LONGEST_NAME), TOP + ROW * (number + 0.5), bars, marks))
     lines: list[tuple[float, str, str]] = []
     for publication in reversed(story.publications):
         x = scale.x(publication.at)

@@ -88,6 +88,7 @@ class EfficientNetLite0(nn.Module):
 
     def features(self, image: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch 1280"]:
         """What the classifier sees: the mean over the picture of the last layer's channels."""
+        image = image.contiguous(memory_format=torch.channels_last)  # a third faster on a processor
         maps: Tensor = self.head(self.blocks(self.stem(image)))
         return maps.mean((2, 3))
 

@@ -17,10 +17,10 @@ from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
-from polyclinic.ledger import Ledger, Publication
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
+from polyclinic.ledger import Ledger, Publication
 from polyclinic.processes import pause_s
 from polyclinic.refusals import ContributionRefused
 from polyclinic.state_dict import StateDict, pack
@@ -34,19 +34,20 @@ from strategies.records import metrics_from_reply
 Tell = Callable[[Mapping[str, Any]], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class Trial:
     """A model that the hospitals score."""
 
     rule: Rule
     weights: Tensor
     state: StateDict
-    scores: dict[str, float] = field(default_factory=dict)
+    number: int = 0  # of its publication; 0 while it is a mere candidate
+    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
 
-    @property
-    def score(self) -> float:
-        """The mean over the hospitals that scored it."""
-        return fmean(self.scores.values())
+    def score(self, site: str) -> float:
+        """A hospital's score; NaN where it could not be had."""
+        score = self.figures[site].get("score")
+        return float(score) if isinstance(score, int | float) else math.nan
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ class EventLoop:
         self._verdicts: dict[str, list[Verdict]] = {}
         self._due: dict[str, float] = {}  # when a site is asked for a contribution next
         self._news: dict[str, float] = {}  # when a site last had news
+        self._doing: dict[str, str] = {}  # what a site last said that it does
         self._needs_base: set[str] = set()
         self._trials: list[Trial] = []
         self._published: Publication | None = None
@@ -136,7 +138,7 @@ class EventLoop:
 
     def _is_scored(self) -> bool:
         """Whether every hospital that is online has scored every candidate."""
-        return all(site in trial.scores for trial in self._trials for site in self._talk.online)
+        return all(site in trial.figures for trial in self._trials for site in self._talk.online)
 
     def _ask(self, site: str) -> None:
         """The next question to an idle hospital, if there is one."""
@@ -146,7 +148,7 @@ class EventLoop:
         elif self._verdicts.get(site) or time.monotonic() >= self._due.get(site, 0.0):
             verdicts = list(self._verdicts.get(site, ()))
             self._talk.ask(site, lambda node: ask_for_contribution(self.assignment, verdicts, node), Question("collect"))
-        elif trial := next((trial for trial in self._trials if site not in trial.scores), None):
+        elif trial := next((trial for trial in self._trials if site not in trial.figures), None):
             order = replace(
                 self.assignment.order, round=0, restoration=self.strategy.restoration, restoration_steps=self.strategy.restoration_steps
             )
@@ -158,7 +160,7 @@ class EventLoop:
             self._due[site] = time.monotonic() + self.strategy.poll_s
             self._tell({"kind": "failed", "phase": question.kind, "round": 0, "site": site, "reason": str(reply.error.reason)})
             if question.trial is not None:
-                question.trial.scores[site] = float("nan")
+                question.trial.figures[site] = {}
         elif question.kind == "base":
             self._needs_base.discard(site)
             self._due[site] = 0.0
@@ -175,7 +177,8 @@ class EventLoop:
         if handover.digest:
             self._verdicts[site] = [self.receive(site, handover)] if _is_whole(handover) else []
             self._news[site] = moment
-        elif handover.doing:
+        elif handover.doing and handover.doing != self._doing.get(site):
+            self._doing[site] = handover.doing
             self._tell({"kind": "progress", "site": site, "text": handover.doing})
         self._due[site] = moment + pause_s(moment - self._news.setdefault(site, moment), 0.5, self.strategy.poll_s)
 
@@ -208,45 +211,48 @@ class EventLoop:
         if not self.publisher.entries():
             return
         try:
-            self._announce(self.publisher.publish(self._chosen, why))
+            for rule in [self._chosen, *(rule for rule in self._rules if rule != self._chosen)]:
+                state = self.publisher.merge(rule)
+                self._trials.append(Trial(rule, pack(state, self.names), state))
         except ConfigError as error:  # Krum, say, needs more hospitals than have contributed yet
             self._tell({"kind": "note", "text": f"nothing is published yet: {error}"})
             return
-        for rule in [self._chosen, *(rule for rule in self._rules if rule != self._chosen)]:
-            state = self.publisher.merge(rule)
-            self._trials.append(Trial(rule, pack(state, self.names), state))
+        published = self._trials[0]
+        self._announce(self.publisher.publish(published.rule, published.state), published, why)
 
-    def _announce(self, publication: Publication) -> None:
+    def _announce(self, publication: Publication, trial: Trial, why: str) -> None:
+        trial.number = publication.number
         if self._published is not None and publication.number == self._published.number:
             return
         self._published = publication
         sites = [entry.site for entry in self.publisher.entries()]
-        recipe = publication.recipe
-        self._tell({"kind": "published", "number": publication.number, "digest": publication.digest, "sites": sites, **recipe})
+        details = {"number": publication.number, "digest": publication.digest, "sites": sites, "why": why}
+        self._tell({"kind": "published", **details, **publication.recipe})
 
     def _take_score(self, site: str, trial: Trial, reply: Message) -> None:
-        """A hospital's score of a candidate; the published one's goes into the run's figures."""
-        figures = metrics_from_reply(reply)
-        score = figures.get("score")
-        trial.scores[site] = float(score) if isinstance(score, int | float) else float("nan")
-        if trial in self._trials and trial.rule == self._chosen and self._published is not None:
-            self._tell({"kind": "answered", "phase": "evaluate", "round": self._published.number, "site": site, **figures})
+        """A hospital's score of a model; a published one's goes into the run's figures."""
+        trial.figures[site] = metrics_from_reply(reply)
+        if trial.number:
+            self._tell_figures(trial, site)
+
+    def _tell_figures(self, trial: Trial, site: str) -> None:
+        self._tell({"kind": "answered", "phase": "evaluate", "round": trial.number, "site": site, **trial.figures[site]})
 
     def _choose(self) -> None:
         """Once every hospital that is here has scored every candidate, publish the best if it is another."""
         if len(self._trials) < 2 or not self._talk.online or not self._is_scored():
             return
-        present = set.intersection(*({site for site, score in trial.scores.items() if not math.isnan(score)} for trial in self._trials))
+        scored = [{site for site in trial.figures if not math.isnan(trial.score(site))} for trial in self._trials]
+        present = set.intersection(*scored)
         if not present:
             return
-        best = max(self._trials, key=lambda trial: fmean(trial.scores[site] for site in present))
+        best = max(self._trials, key=lambda trial: fmean(trial.score(site) for site in present))
         if best.rule == self._chosen:
             return
         self._chosen = best.rule
-        self._announce(self.publisher.publish(best.rule, "parameters", best.state))
-        number = self._published.number if self._published else 0
-        for site, score in sorted(best.scores.items()):
-            self._tell({"kind": "answered", "phase": "evaluate", "round": number, "site": site, "score": score})
+        self._announce(self.publisher.publish(best.rule, best.state), best, "parameters")
+        for site in sorted(present):
+            self._tell_figures(best, site)
 
 
 def _is_whole(handover: Handover) -> bool:

@@ -82,11 +82,9 @@ class Publisher:
         with self._open(chosen) as files:
             return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)
 
-    def publish(self, rule: Rule, why: str, state: StateDict | None = None) -> Publication:
-        """Merge, unless it is done already, and keep the model with how it came about."""
-        entries = self.entries()
-        merged = self.merge(rule, entries) if state is None else state
-        return self.ledger.publish(merged, {**describe_rule(rule), "why": why}, [entry.digest for entry in entries])
+    def publish(self, rule: Rule, state: StateDict) -> Publication:
+        """Keep what `merge` made with how it came about; the newest again is the newest."""
+        return self.ledger.publish(state, describe_rule(rule), [entry.digest for entry in self.entries()])
 
     def single(self, entry: Entry) -> StateDict:
         """The model of one hospital alone: base plus its task vector, undiscounted."""

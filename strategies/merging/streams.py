@@ -35,12 +35,14 @@ class StoredState(Mapping[str, Tensor]):
         try:
             opened: Any = safe_open
             self._file = opened(path, framework="pt")
-            self._names = list(self._file.keys())
+            self._names = dict.fromkeys(self._file.keys())
             self.metadata: dict[str, str] = dict(self._file.metadata() or {})
         except (OSError, SafetensorError) as error:
             raise ModelInvalid(f"{path}: not a readable safetensors file ({str(error).splitlines()[0]}).") from error
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self._names:
+            raise KeyError(name)
         tensor = self._file.get_tensor(name)
         assert isinstance(tensor, Tensor)
         return tensor
@@ -107,7 +109,7 @@ def write_stream(path: Path, layout: Layout, tensors: Iterable[tuple[str, Tensor
 
 def _header(layout: Layout, metadata: Mapping[str, str]) -> tuple[bytes, int]:
     """The file's beginning, and the length of the whole file."""
-    entries: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
+    entries: dict[str, object] = {"__metadata__": dict(metadata)}
     start = 0
     for name in file_order(layout):
         dtype, shape = layout[name]

@@ -1,3 +1,4 @@
+import pytest
 from rich.console import Console
 
 from server.board import Board, show
@@ -49,3 +50,88 @@ def test_without_a_terminal_news_are_printed_and_nothing_else() -> None:
         handle({"kind": "joined", "site": "[a]", "modality": "T1", "training": 1})
         handle({"kind": "progress", "text": "step 1"})
     assert captured.get() == "[a] joined (T1, 1 training cases)\n"
+
+
+def merging_board() -> Board:
+    return Board({"merging-mean": "Merging (mean)", "fedavg": "FedAvg"}, 2, "Dice", merging=("merging-mean",), expected=3)
+
+
+def draw(one: Board) -> str:
+    console = Console(width=100, force_terminal=False)
+    with console.capture() as captured:
+        console.print(one)
+    return captured.get()
+
+
+def merge(one: Board) -> list[str | None]:
+    events = [
+        {"kind": "joined", "site": "a", "modality": "T1", "training": 4},
+        {"kind": "arm_start", "arm": "merging-mean", "title": "Merging (mean)", "rounds": 2, "offset": 0},
+        {"kind": "progress", "site": "a", "text": "training 40 %"},
+        {"kind": "contribution", "site": "a", "digest": "d", "num_examples": 4, "staleness": 0, "norm": 1.0, "number": 1},
+        {"kind": "duplicate", "site": "a", "digest": "d"},
+        {"kind": "published", "number": 1, "digest": "d", "sites": ["a"], "why": "arrival"},
+        {"kind": "scored", "number": 1, "site": "a", "score": 0.5},
+        {"kind": "contribution_refused", "site": "b", "digest": "d", "error": "NotFinite", "reason": "b: w contains NaN."},
+        {"kind": "contribution", "site": "b", "digest": "e", "num_examples": 4, "staleness": 1, "norm": 1.0, "number": 2},
+        {"kind": "withdrawn", "site": "b", "reason": "consent"},
+        {"kind": "published", "number": 2, "digest": "d", "sites": ["a"], "why": "withdrawal"},
+        {"kind": "resumed"},
+    ]
+    return [one.handle(event) for event in events]
+
+
+def test_without_rounds_it_counts_contributions() -> None:
+    assert merge(merging_board())[1:] == [
+        "Merging (mean): hospitals contribute when they can, 0 of 3 hospitals have contributed",
+        None,
+        "a contributed (4 training cases): 1 of 3 hospitals have contributed",
+        "a handed in what was there already; it counts once",
+        "model 1 is published, made of 1 contribution",
+        "a scored model 1: Dice 0.500",
+        "b's contribution was refused: b: w contains NaN.",
+        "b contributed (4 training cases, made 1 bases ago): 2 of 3 hospitals have contributed",
+        "b's contribution was withdrawn: consent",
+        "model 2 is published after a withdrawal, made of 1 contribution",
+        "the coordinator goes on where it stopped, 1 of 3 hospitals have contributed",
+    ]
+
+
+def test_the_head_line_of_a_merging_arm_has_no_rounds_and_no_time_left() -> None:
+    one = merging_board()
+    merge(one)
+    one.handle({"kind": "progress", "site": "b", "text": "training 40 %"})
+    text = draw(one)
+    assert "Merging (mean) (1 of 2), 1 of 3 hospitals have contributed" in text
+    assert "training 40 %" in text
+    assert "round" not in text
+    assert "left" not in text
+    assert one.share == pytest.approx(1 / 7), "one contribution of three contributions, a test, two rounds and another test"
+
+
+def test_after_a_merging_arm_rounds_have_their_pace_again() -> None:
+    one = merging_board()
+    merge(one)
+    said = one.handle({"kind": "arm_end", "arm": "merging-mean"})
+    assert said == "Merging (mean): 1 of 3 hospitals have contributed, Dice 0.500"
+    assert one.share == pytest.approx(4 / 7)
+    one.handle({"kind": "arm_start", "arm": "fedavg", "title": "FedAvg", "rounds": 2, "offset": 0})
+    one.handle({"kind": "answered", "phase": "train", "round": 1, "site": "a", "loss": 0.5})
+    assert "about 0 s left" in str(one.handle({"kind": "round_end", "round": 1}))
+    assert one.share == pytest.approx(5 / 7)
+
+
+def test_a_restarted_coordinator_knows_who_contributed_and_how_many_are_expected() -> None:
+    one = Board({"m": "Merging"}, 0, "Dice", merging=("m",))
+    one.handle({"kind": "arm_start", "arm": "m", "title": "Merging", "rounds": 0, "offset": 0, "expected": 4})
+    one.handle({"kind": "published", "number": 2, "digest": "d", "sites": ["a", "b"]})
+    assert "2 of 4 hospitals have contributed" in draw(one)
+
+
+def test_the_score_of_another_model_is_not_the_strategy_s() -> None:
+    one = merging_board()
+    merge(one)
+    one.handle({"kind": "answered", "phase": "evaluate.test", "arm": "random", "round": 2, "site": "a", "score": 0.01})
+    one.handle({"kind": "answered", "phase": "evaluate", "arm": "merging-mean", "round": 2, "site": "a", "score": 0.6})
+    assert one.rows["a"].score == 0.6
+    assert one.rows["a"].doing == "scored model 2"

@@ -7,7 +7,8 @@ import pytest
 
 from polyclinic.errors import RunError
 from server.charts import curves, draw, spread, ticks
-from server.results import absences, attendance, by_label, headline, read_results
+from server.results import by_label, headline, read_results
+from server.rosters import absences, attendance
 
 ARMS = [{"name": name, "title": name} for name in ("local", "fedavg", "fedbn", "pooled")]
 TEST_SCORES = {"local": (0.6, 0.5), "fedavg": (0.7, 0.44), "fedbn": (0.65, 0.6), "pooled": (0.8, 0.7)}
