@@ -123,11 +123,12 @@ def _describe(network: nn.Module, wanted: tuple[str, ...], prepared: PreparedSit
     return found
 
 
-def main() -> None:
-    """Do what the outbox says is to be done; nothing if there is nothing."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    end_with_parent()
-    name, data, state = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+def work(name: str, data: Path, state: Path) -> None:
+    """Do what the outbox says is to be done; nothing if there is nothing.
+
+    Raises:
+        PolyclinicError: Whatever is wrong with data or settings; the outbox remembers it.
+    """
     outbox = Outbox(state, data)
     key, assignment = outbox.todo(), outbox.assignment()
     if key is None or assignment is None:
@@ -136,6 +137,17 @@ def main() -> None:
         contribute(Site(name, data, state, TRAINING_STATUS), outbox, Assignment.from_json(assignment), key)
     except PolyclinicError as error:
         outbox.fail(key, f"{type(error).__name__}: {error}" if error.shareable else type(error).__name__)
+        raise
+
+
+def main() -> None:
+    """The module's command."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    end_with_parent()
+    name, data, state = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
+    try:
+        work(name, data, state)
+    except PolyclinicError as error:
         log.error("%s", error)
         sys.exit(error.exit_code)
 

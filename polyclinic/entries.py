@@ -5,12 +5,12 @@ does not matter. A withdrawal covers what the site had handed over before it.
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from sqlalchemy import Connection, Row, RowMapping, func, select
+from sqlalchemy import Connection, Row, RowMapping, Subquery, case, func, select
 
 from polyclinic.journal import CONTRIBUTIONS, JOURNAL
 
@@ -108,40 +108,48 @@ def is_active(connection: Connection, site: str, digest: str) -> bool:
 
 
 def active_rows(connection: Connection, site: str | None = None) -> dict[str, Row[Any]]:
-    """Digest, site, sequence, created and norm of every active contribution, by site; of one site alone, if it is given."""
-    columns = CONTRIBUTIONS.c
-    chosen = select(columns.digest, columns.site, columns.sequence, columns.created, columns.norm)
-    if site is not None:
-        chosen = chosen.where(columns.site == site)
-    return _newest(connection.execute(chosen), _withdrawals(connection))
+    """Digest, site and norm of every active contribution, by site; of one site alone, if it is given."""
+    return {row.site: row for row in connection.execute(select(_active(site)))}
 
 
-def read_entries(connection: Connection) -> list[dict[str, Any]]:
-    """Every contribution as the fields of an `Entry` but its path, oldest first."""
-    withdrawals = _withdrawals(connection)
-    chosen = select(CONTRIBUTIONS, JOURNAL.c.time.label("received")).join(JOURNAL, JOURNAL.c.sequence == CONTRIBUTIONS.c.sequence)
-    rows = connection.execute(chosen.order_by(CONTRIBUTIONS.c.sequence)).all()
-    active = {row.digest for row in _newest(rows, withdrawals).values()}
-    found = []
-    for row in rows:
-        standing = "withdrawn" if row.sequence < withdrawals.get(row.site, 0) else "active" if row.digest in active else "superseded"
-        found.append({**row._mapping, "metrics": json.loads(row.metrics), "state": standing})
-    return found
+def read_entries(connection: Connection, *, only_active: bool) -> list[dict[str, Any]]:
+    """Contributions as the fields of an `Entry` but its path, oldest first.
 
-
-def _withdrawals(connection: Connection) -> dict[str, int]:
-    """The newest withdrawal of every site that has one."""
-    chosen = (
-        select(JOURNAL.c.site, func.max(JOURNAL.c.sequence).label("newest")).where(JOURNAL.c.kind == "withdrawn").group_by(JOURNAL.c.site)
+    Raises:
+        ValueError: A row's metrics are not JSON.
+    """
+    active, withdrawals = _active(), _withdrawals()
+    standing = case(
+        (active.c.digest.is_not(None), "active"),
+        (CONTRIBUTIONS.c.sequence < withdrawals.c.sequence, "withdrawn"),
+        else_="superseded",
     )
-    return {row.site: row.newest for row in connection.execute(chosen)}
+    chosen = (
+        select(CONTRIBUTIONS, JOURNAL.c.time.label("received"), standing.label("state"))
+        .join(JOURNAL, JOURNAL.c.sequence == CONTRIBUTIONS.c.sequence)
+        .join(active, active.c.digest == CONTRIBUTIONS.c.digest, isouter=not only_active)
+        .join(withdrawals, withdrawals.c.site == CONTRIBUTIONS.c.site, isouter=True)
+        .order_by(CONTRIBUTIONS.c.sequence)
+    )
+    return [{**row, "metrics": json.loads(row["metrics"])} for row in connection.execute(chosen).mappings()]
 
 
-def _newest(rows: Iterable[Row[Any]], withdrawals: Mapping[str, int]) -> dict[str, Row[Any]]:
-    found: dict[str, Row[Any]] = {}
-    for row in rows:
-        if row.sequence < withdrawals.get(row.site, 0):
-            continue
-        if row.site not in found or (row.created, row.digest) > (found[row.site].created, found[row.site].digest):
-            found[row.site] = row
-    return found
+def _withdrawals() -> Subquery:
+    """The newest withdrawal of every site that has one."""
+    newest = func.max(JOURNAL.c.sequence).label("sequence")
+    return select(JOURNAL.c.site, newest).where(JOURNAL.c.kind == "withdrawn").group_by(JOURNAL.c.site).subquery()
+
+
+def _active(site: str | None = None) -> Subquery:
+    """Of every site the greatest (created, digest) that no withdrawal covers."""
+    columns, withdrawals = CONTRIBUTIONS.c, _withdrawals()
+    rank = func.row_number().over(partition_by=columns.site, order_by=(columns.created.desc(), columns.digest.desc()))
+    ranked = (
+        select(columns.digest, columns.site, columns.norm, rank.label("rank"))
+        .join(withdrawals, withdrawals.c.site == columns.site, isouter=True)
+        .where(columns.sequence > func.coalesce(withdrawals.c.sequence, 0))
+    )
+    if site is not None:
+        ranked = ranked.where(columns.site == site)
+    found = ranked.subquery()
+    return select(found.c.digest, found.c.site, found.c.norm).where(found.c.rank == 1).subquery()

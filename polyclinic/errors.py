@@ -231,7 +231,7 @@ class LedgerNotFound(LedgerError):
     """No ledger in that folder."""
 
     def __init__(self, folder: Path) -> None:
-        super().__init__(f"{folder}: there is no ledger here. Name its folder with --ledger; a run with strategy=merging makes one.")
+        super().__init__(f"{folder}: there is no ledger here. Name its folder with --ledger; a run with strategy=merging/mean makes one.")
 
 
 class NothingToWithdraw(LedgerError):

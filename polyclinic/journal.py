@@ -57,6 +57,7 @@ CONTRIBUTIONS = Table(
     Column("bytes", BigInteger, nullable=False),
     Column("norm", Double, nullable=False),
     Column("staleness", BigInteger, nullable=False),
+    Index("contributions_site", "site", "created", "digest"),
 )
 JOURNAL = Table(
     "journal",

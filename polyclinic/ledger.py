@@ -125,6 +125,10 @@ class Ledger:
             raise ModelInvalid(f"{self.folder}: has no model {digest[:12]}. `polyclinic-server models list` shows those it has.")
         return path
 
+    def contribution_path(self, digest: str) -> Path:
+        """The file of a contribution, whether it counts or not."""
+        return self._path_of("contributions", digest)
+
     def load_model(self, digest: str) -> StateDict:
         """A base or a published model.
 
@@ -181,17 +185,11 @@ class Ledger:
 
     def active(self, base: str | None = None) -> list[Entry]:
         """The contribution of every site that counts, sorted by site; only those made on `base`, if it is given."""
-        found = [entry for entry in self.entries() if entry.state == "active" and base in (None, entry.base)]
-        return sorted(found, key=lambda entry: entry.site)
+        return sorted((entry for entry in self._entries(only_active=True) if base in (None, entry.base)), key=lambda entry: entry.site)
 
     def entries(self) -> list[Entry]:
         """All contributions ever received, oldest first."""
-        with self._database.reading() as connection:
-            try:
-                rows = read_entries(connection)
-            except (ValueError, TypeError) as error:
-                raise LedgerDamaged(self._database.where, f"a row of its tables was changed ({error})") from error
-        return [Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows]
+        return self._entries(only_active=False)
 
     def withdraw(self, site: str, reason: str) -> None:
         """From now on nothing counts that a site has handed over so far; what it hands over later does.
@@ -227,8 +225,7 @@ class Ledger:
             if newest and newest[-1].body == {**made, "number": newest[-1].body["number"]}:
                 return as_publication(newest[-1])
             number = newest[-1].body["number"] + 1 if newest else 1
-            line = append(connection, "published", "", digest, {**made, "number": number})
-            return as_publication(as_line(line))
+            return as_publication(as_line(append(connection, "published", "", digest, {**made, "number": number})))
 
     def publications(self) -> list[Publication]:
         """All published models, oldest first."""
@@ -241,13 +238,17 @@ class Ledger:
             return read_lines(connection, (), limit)
 
     def verify(self, on_progress: Progress | None = None) -> Fault | None:
-        """Check the chain, the rows, and every file; returns the first fault.
-
-        Args:
-            on_progress: Told after each `line`, `file` and `model` how many of them have been checked.
-        """
+        """Check the chain, the rows, and every file; returns the first fault. See `find_fault`."""
         with self._database.reading() as connection:
             return find_fault(connection, self._path_of, on_progress)
+
+    def _entries(self, *, only_active: bool) -> list[Entry]:
+        with self._database.reading() as connection:
+            try:
+                rows = read_entries(connection, only_active=only_active)
+            except (ValueError, TypeError) as error:
+                raise LedgerDamaged(self._database.where, f"a row of its tables was changed ({error})") from error
+        return [Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows]
 
     def _path_of(self, kind: str, digest: str) -> Path:
         """Where a file of `contributions` or `models` lies, whether or not it is there."""
@@ -273,8 +274,8 @@ class Ledger:
 
     def _receipt(self, connection: Connection, digest: str, sender: str) -> Receipt | None:
         """Of a contribution that its own site handed over before."""
-        chosen = select(CONTRIBUTIONS.c.sequence).where(CONTRIBUTIONS.c.digest == digest, CONTRIBUTIONS.c.site == sender)
-        sequence = connection.scalar(chosen)
+        columns = CONTRIBUTIONS.c
+        sequence = connection.scalar(select(columns.sequence).where(columns.digest == digest, columns.site == sender))
         return None if sequence is None else Receipt(digest, sequence, False, is_active(connection, sender, digest))
 
     def _norms(self, sender: str) -> list[float]:

@@ -120,6 +120,8 @@ class ContributionDamaged(ContributionRefused):
 
 def shown(text: str) -> str:
     """Text that somebody else chose, safe to print: control characters escaped, shortened."""
+    if len(text) <= SHOWN_CHARACTERS and text.isprintable():
+        return text
     plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text[: SHOWN_CHARACTERS + 1])
     return plain if len(text) <= SHOWN_CHARACTERS else plain[:SHOWN_CHARACTERS] + "..."
 

@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from polyclinic.terminal import EXIT_CODES, run_command
+from server.ledger_cli import ledger_app, models_app
 
 app = typer.Typer(
     name="polyclinic-server",
@@ -17,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+app.add_typer(ledger_app, name="ledger")
+app.add_typer(models_app, name="models")
 console = Console(highlight=False)
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 

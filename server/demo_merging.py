@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 from rich.console import Console
 
+from polyclinic.cohorts.scanner import Scanner
 from polyclinic.config import load_config
 from polyclinic.processes import Child, free_port, python_module, stop_all
 from server.board import Board, show
@@ -30,6 +31,13 @@ NOTES = {
 }
 PACES_S = (0.0, 0.15, 0.05, 0.3, 0.1, 0.0)  # how long each hospital rests after a step
 APART_S = 5.0  # between two hospitals' starts
+PUBLIC = tuple(  # scanners whose images the base is trained on
+    Scanner(f"public-{number}", modality, contrast, 0.2, 0.03, (1.0, 1.0, 1.0), 0.4, 0.03, "RAS")
+    for number, (modality, contrast) in enumerate(
+        (("T1", (0.25, 0.66, 0.97)), ("T2", (0.95, 0.6, 0.4)), ("PD", (0.3, 0.9, 0.7)), ("T1", (0.1, 0.5, 0.8))), start=1
+    )
+)
+BASE_PASSES = 6
 AWAY_S = 8.0  # how long the killed hospital and the killed coordinator stay away
 KILL_AT = 0.3  # of a hospital's training
 RESTART_AFTER = 3  # contributions
@@ -134,6 +142,7 @@ def run_merging_demo(cohort: str, subjects: int, seed: int, folder: Path, overri
     start = time.monotonic()
     if cohort == "cells":
         paths, settings = _write_laboratories(folder / "data", seed, console), ["experiment=demo_cells"]
+        settings += [f"base={_make_base(folder, 'cells', [], ['experiment=demo_cells', 'model.pretrained=true'], console)}"]
     else:
         paths, settings = write_hospitals(folder / "data", 6, subjects, seed, console), ["experiment=demo_merging"]
         settings += [f"base={_pretrain(folder, seed, console)}"]
@@ -198,19 +207,24 @@ def _training_of(demo: Demo, site: str) -> float:
 
 
 def _pretrain(folder: Path, seed: int, console: Console) -> Path:
-    """The base that everybody starts from: trained on the images of a scanner that takes no part, as public data would be."""
+    """The brain hospitals' base: trained on the images of scanners that take no part, as public data would be."""
     from polyclinic.cohorts.hospitals import write_cohort
-    from polyclinic.cohorts.scanner import Scanner
 
-    out = (folder / "data" / f"base-seed-{seed}.safetensors").resolve()
-    public = Scanner("public-t1", "T1", (0.25, 0.66, 0.97), 0.15, 0.02, (1.0, 1.0, 1.0), 0.4, 0.03, "RAS")
     with console.status("writing public images for the base"):
-        paths = write_cohort(folder / "data" / f"public-seed-{seed}", sites=1, subjects=(4, 0, 0), seed=seed + 1000, scanners=[public])
+        public = write_cohort(
+            folder / "data" / f"public-seed-{seed}", sites=len(PUBLIC), subjects=(2, 1, 0), seed=seed + 1000, scanners=PUBLIC
+        )
+    return _make_base(folder, f"brain-seed-{seed}", public, ["experiment=demo_merging", f"seed={seed}", f"rounds={BASE_PASSES}"], console)
+
+
+def _make_base(folder: Path, name: str, data: Sequence[Path], settings: Sequence[str], console: Console) -> Path:
+    """The file that everybody starts from; made once."""
+    out = (folder / "data" / f"base-{name}.safetensors").resolve()
     if out.exists():
         return out
-    command = python_module("server.pretraining", str(out), str(paths[0]), "--", "experiment=demo_merging", f"seed={seed}", "rounds=4")
+    command = python_module("server.pretraining", str(out), *map(str, data), "--", *settings)
     child = Child("the pretraining", command, folder / "data" / "pretraining.log")
-    with console.status("pretraining the base on public images"), running([child]):
+    with console.status("making the base that everybody starts from"), running([child]):
         while child.wait(0.5) is None:
             continue
         if child.status():

@@ -20,7 +20,7 @@ def list_entries(ledger: Folder = None) -> None:
     from polyclinic.ledger import Ledger
     from server.ledger_tables import print_entries
 
-    with Ledger.open(choose_folder(ledger), create=False) as opened:
+    with Ledger.open(find_ledger(ledger), create=False) as opened:
         print_entries(opened.entries(), console)
 
 
@@ -33,7 +33,7 @@ def show(
     from polyclinic.ledger import Ledger
     from server.ledger_tables import entry_table, find_entries
 
-    with Ledger.open(choose_folder(ledger), create=False) as opened:
+    with Ledger.open(find_ledger(ledger), create=False) as opened:
         for entry in find_entries(opened, what):
             console.print(entry_table(entry, opened.publications()))
 
@@ -47,10 +47,10 @@ def withdraw(
     """From now on nothing counts that a hospital has handed over so far; what it hands over later does."""
     from polyclinic.ledger import Ledger
 
-    with Ledger.open(choose_folder(ledger), create=False) as opened:
+    with Ledger.open(find_ledger(ledger), create=False) as opened:
         opened.withdraw(site, reason)
         left = len(opened.active())
-    console.print(f"{site} is withdrawn; {left} contributions are active. The next published model is made without it.", markup=False)
+    console.print(f"{site} is withdrawn; active contributions: {left}. The next published model is made without it.", markup=False)
 
 
 @ledger_app.command()
@@ -62,7 +62,7 @@ def history(
     from polyclinic.ledger import Ledger
     from server.ledger_tables import print_history
 
-    with Ledger.open(choose_folder(ledger), create=False) as opened:
+    with Ledger.open(find_ledger(ledger), create=False) as opened:
         print_history(opened.history(limit), console)
 
 
@@ -72,7 +72,7 @@ def verify(ledger: Folder = None) -> None:
     from polyclinic.ledger import Ledger
 
     checked = {"line": 0, "file": 0, "model": 0}
-    with Ledger.open(choose_folder(ledger), create=False) as opened:
+    with Ledger.open(find_ledger(ledger), create=False) as opened:
         fault = opened.verify(lambda what, count: checked.update({what: count}))
         newest = opened.history(1)
     counted = ", ".join(f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in checked.items())
@@ -93,7 +93,7 @@ def export(
     from polyclinic.ledger import Ledger
     from server.ledger_tables import export_file
 
-    with Ledger.open(choose_folder(ledger), create=False) as opened:
+    with Ledger.open(find_ledger(ledger), create=False) as opened:
         export_file(opened, digest, to)
     console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
 
@@ -122,12 +122,12 @@ def list_models(ledger: Folder = None) -> None:
     from polyclinic.ledger import Ledger
     from server.ledger_tables import models_table
 
-    with Ledger.open(choose_folder(ledger), create=False) as opened:
+    with Ledger.open(find_ledger(ledger), create=False) as opened:
         console.print(models_table(opened))
 
 
-def choose_folder(ledger: Path | None) -> Path:
-    """The folder that was asked for, or the newest run's.
+def find_ledger(ledger: Path | None, runs: Path = Path("runs")) -> Path:
+    """The folder that was asked for, or the newest run's; RUNS/latest/ledger is the newest run's too.
 
     Raises:
         LedgerNotFound: No run has a ledger.
@@ -136,13 +136,12 @@ def choose_folder(ledger: Path | None) -> Path:
     from polyclinic.journal import database_of
     from server.run_folder import list_runs
 
-    if ledger is not None:
+    if ledger is not None and (ledger.exists() or ledger.parent.name != "latest"):
         return ledger
-    runs = Path("runs")
-    for run in reversed(list_runs(runs)):
+    for run in reversed(list_runs(runs if ledger is None else ledger.parent.parent)):
         if database_of(run.path / "ledger"):
             return run.path / "ledger"
-    raise LedgerNotFound(runs / "*" / "ledger")
+    raise LedgerNotFound(ledger or runs / "*" / "ledger")
 
 
 def _end_with(where: str, problem: str) -> NoReturn:

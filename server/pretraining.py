@@ -1,6 +1,7 @@
 """A base to start from, trained where images may be in one place: public data, say, or one hospital's own.
 
-Runs as `python -m server.pretraining OUT DATA_FOLDER... -- SETTING=VALUE...`; `base=OUT` then starts a run from it.
+Runs as `python -m server.pretraining OUT [DATA_FOLDER]... -- SETTING=VALUE...`; `base=OUT` then starts a run from it. Without a folder the
+weights are written as the network is made, for instance from a package: then no hospital needs that package.
 """
 
 import json
@@ -8,8 +9,10 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from torch import nn
+
 from polyclinic import training
-from polyclinic.config import load_config
+from polyclinic.config import Config, load_config
 from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.preparation import prepare, training_loader
 from polyclinic.processes import end_with_parent
@@ -24,7 +27,7 @@ def pretrain(out: Path, data: Sequence[Path], overrides: Sequence[str], on_pass:
 
     Args:
         out: The safetensors file.
-        data: Folders with dataset.json; their training cases are used together.
+        data: Folders with dataset.json; their training cases are used together. None: nothing is trained.
         overrides: Hydra's.
         on_pass: Told after every pass.
 
@@ -34,13 +37,18 @@ def pretrain(out: Path, data: Sequence[Path], overrides: Sequence[str], on_pass:
     config = load_config(overrides)
     sites = [read_dataset(path) for path in data]
     network = start_network(config)
+    if sites:
+        _train(network, sites, config, on_pass)
+    save_state(network.state_dict(), out, {"polyclinic": json.dumps({"pretrained_on": [site.name for site in sites]})})
+
+
+def _train(network: nn.Module, sites: Sequence[SiteDataset], config: Config, on_pass: Progress) -> None:
     prepared = prepare(pool(sites, "pretraining"), config.data)
     optimizer = training.make_optimizer(network, config.training)
     for number in range(1, config.rounds + 1):
         loader = training_loader(prepared, config.training, config.seed * 1000 + number)
         result = training.fit(network, loader, config.training, config.data, optimizer=optimizer)
         on_pass(number, config.rounds, result.loss)
-    save_state(network.state_dict(), out, {"polyclinic": json.dumps({"pretrained_on": [site.name for site in sites]})})
 
 
 def pool(sites: Sequence[SiteDataset], name: str) -> SiteDataset:

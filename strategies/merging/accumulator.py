@@ -15,9 +15,10 @@ from torch import Tensor
 
 from polyclinic.errors import ModelInvalid
 from polyclinic.state_dict import StateDict, load_metadata
-from strategies.merging.fixed_point import add_fixed, check_bound, from_fixed, largest
+from strategies.merging.fixed_point import add_fixed, check_bound, from_fixed, magnitude, to_fixed
 from strategies.merging.layer import is_normalization_statistic, require
 from strategies.merging.merge import STATISTICS_RULE, Vectors, add_to_base, read_task_vector
+from strategies.merging.pieces import in_pieces
 from strategies.merging.rules.mean import Mean
 from strategies.merging.rules.sum import Sum
 from strategies.merging.rules.weighted_mean import WeightedMean
@@ -142,7 +143,8 @@ class Accumulator:
             for name, (_, shape) in totals.layout().items():
                 vector = read_task_vector(file, digest, name, torch.Size(shape))
                 statistic = is_normalization_statistic(name)
-                peaks[statistic] = max(peaks[statistic], largest(vector, self._rule(name).fraction_bits, f"{digest}: {name}"))
+                largest = to_fixed(magnitude(vector), self._rule(name).fraction_bits, f"{digest}: {name}")
+                peaks[statistic] = max(peaks[statistic], largest)
         members = {**self.members, digest: Member(weight, peaks[False], peaks[True])}
         weighted = isinstance(self.rule, WeightedMean)
         parameters = {key: (member.weight if weighted else 1) * member.largest for key, member in members.items()}
@@ -162,7 +164,7 @@ class Accumulator:
                     rule, total = self._rule(name), totals[name].clone()
                     vector = read_task_vector(file, digest, name, total.shape)
                     times = factor if isinstance(rule, WeightedMean) else (factor > 0) - (factor < 0)
-                    add_fixed(total.view(-1), vector.reshape(-1), times, rule.fraction_bits)
+                    _add(total.view(-1), vector.reshape(-1), times, rule.fraction_bits)
                     yield name, total
 
             changed._write(layout, summed())
@@ -175,3 +177,7 @@ class Accumulator:
         members = {digest: list(asdict(member).values()) for digest, member in self.members.items()}
         header = {"rule": type(self.rule).__name__, "parameters": asdict(self.rule), "members": members}
         write_stream(self.path, layout, totals, {"polyclinic": json.dumps(header, sort_keys=True)})
+
+
+def _add(total: Tensor, vector: Tensor, factor: int, fraction_bits: int) -> None:
+    in_pieces(lambda piece: add_fixed(total[piece], vector[piece], factor, fraction_bits), total.numel())

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from flwr.serverapp import Grid
 
 from polyclinic.config import Part
 from polyclinic.state_dict import StateDict, pack
-from strategies.merging.layer import Rule
+from strategies.merging.layer import Rule, is_normalization_statistic
 from strategies.merging.messages import ask_for_score
 from strategies.merging.publisher import Publisher, describe_rule, make_rules
 from strategies.merging.strategy import Merging
@@ -84,12 +85,15 @@ class Comparison:
 
     def _restored_otherwise(self, opponent: Opponent) -> Opponent:
         """With restoration if the run does without, without if it has one."""
-        if self._strategy.restoration == "none":
+        if self._strategy.restoration == "none" and any(map(is_normalization_statistic, self._names)):
+            note = "normalization statistics from each hospital's own unlabelled images"
+            changes: dict[str, Any] = {"group": "restored", "restoration": "statistics", "restoration_steps": 0}
+        elif self._strategy.restoration == "none":
             note = f"{RESTORATION_STEPS} labelled steps at each hospital"
             changes = {"group": "restored", "restoration": "steps", "restoration_steps": RESTORATION_STEPS}
         else:
             note, changes = "no restoration", {"group": "unrestored", "restoration": "none", "restoration_steps": 0}
-        return replace(opponent, name=f"{opponent.name}.{changes['group']}", note=note, **changes)  # type: ignore[arg-type]
+        return replace(opponent, name=f"{opponent.name}.{changes['group']}", note=note, **changes)
 
     def _opponent(self, name: str, title: str, group: str, note: str, states: StateDict | Mapping[str, StateDict]) -> Opponent:
         return Opponent(name, title, group, note, states, self._strategy.restoration, self._strategy.restoration_steps)

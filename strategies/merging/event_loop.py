@@ -80,7 +80,7 @@ class EventLoop:
         self.ledger = ledger
         self.assignment = assignment
         self.names = list(names)
-        self.publisher = Publisher(ledger, strategy.max_staleness, strategy.staleness_discount)
+        self.publisher = Publisher(ledger, strategy.max_staleness, strategy.staleness_discount, ledger.folder / "sums")
         self._talk: Correspondence[Question] = Correspondence(grid, roster)
         self._tell = tell
         self._rules = make_rules(strategy.rule, strategy.candidates)

@@ -13,24 +13,29 @@ from torch import Tensor
 
 from polyclinic.errors import ConfigError, ModelInvalid
 from strategies.merging.layer import Layer
+from strategies.merging.pieces import in_pieces
 
 FRACTION_BITS = 40
 LARGEST = 2**63 - 1
-PIECE = 1 << 16  # numbers worked on at a time: what a core's cache holds
 
 
-def largest(values: Float32[Tensor, "..."], fraction_bits: int, where: str) -> int:
-    """The largest absolute value in fixed point, an upper bound for every entry.
+def to_fixed(value: float, fraction_bits: int, where: str) -> int:
+    """The largest absolute value of a tensor in fixed point, rounded up.
 
     Raises:
-        ModelInvalid: NaN or Inf inside.
+        ModelInvalid: NaN or Inf.
     """
-    if not values.numel():
-        return 0
-    low, high = (float(value) for value in torch.aminmax(values))
-    if not (isfinite(low) and isfinite(high)):
+    if not isfinite(value):
         raise ModelInvalid(f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's contribution.")
-    return int(max(abs(low), abs(high)) * 2.0**fraction_bits) + 1
+    return int(value * 2.0**fraction_bits) + 1
+
+
+def magnitude(values: Float32[Tensor, "..."]) -> float:
+    """The largest absolute value; NaN if there is one."""
+    if not values.numel():
+        return 0.0
+    low, high = torch.aminmax(values)
+    return max(abs(float(low)), abs(float(high)), key=lambda value: (value != value, value))
 
 
 def check_bound(bounds: Mapping[str, int], fraction_bits: int, name: str) -> None:
@@ -54,23 +59,41 @@ def check_bound(bounds: Mapping[str, int], fraction_bits: int, name: str) -> Non
         )
 
 
-def check_total(layer: Layer, factors: Sequence[int], fraction_bits: int) -> None:
-    """Refuse a layer whose sum Σ factor_i τ_i could leave 64 bits.
+def check_layer(layer: Layer, factors: Sequence[int], pieces: Sequence[Sequence[float]], fraction_bits: int) -> None:
+    """Refuse a layer whose sum Σ factor_i τ_i could have left 64 bits.
+
+    Args:
+        layer: The layer.
+        factors: One per site.
+        pieces: Per piece, each site's largest magnitude.
+        fraction_bits: Binary places.
 
     Raises:
         ConfigError: It could.
         ModelInvalid: NaN or Inf inside.
     """
-    parts = zip(layer.keys, factors, layer.vectors, strict=True)
-    bounds = {key: factor * largest(vector, fraction_bits, f"{key}: {layer.name}") for key, factor, vector in parts}
+    bounds = {}
+    for number, (key, factor) in enumerate(zip(layer.keys, factors, strict=True)):
+        found = [to_fixed(piece[number], fraction_bits, f"{key}: {layer.name}") for piece in pieces]
+        bounds[key] = factor * max(found, default=0)
     check_bound(bounds, fraction_bits, layer.name)
 
 
-def add_fixed(total: Int64[Tensor, " n"], values: Float32[Tensor, " n"], factor: int, fraction_bits: int) -> None:
-    """total += factor · round(values · 2^fraction_bits), in place."""
-    for start in range(0, values.numel(), PIECE):
-        whole = values[start : start + PIECE].mul(2.0**fraction_bits).round_().to(torch.int64)
-        total[start : start + PIECE].add_(whole, alpha=factor)
+def add_fixed(total: Int64[Tensor, " n"], values: Float32[Tensor, " n"], factor: int, fraction_bits: int) -> float:
+    """total += factor · round(values · 2^fraction_bits), in place; returns the values' largest magnitude.
+
+    Wraps around where 64 bits are too few: who calls it checks the bound, before or after. Below 2^51 in fixed point, rounding is left to
+    the addition of 1.5 · 2^(52 - fraction_bits) in float64: a sum there has steps of 2^-fraction_bits, and its bits, as a whole number, are
+    q plus those of that constant.
+    """
+    largest = magnitude(values)
+    if largest < 2.0 ** (51 - fraction_bits):
+        offset = torch.tensor(1.5 * 2.0 ** (52 - fraction_bits), dtype=torch.float64)
+        whole = values.double().add_(offset).view(torch.int64).sub_(offset.view(torch.int64))
+    else:
+        whole = values.mul(2.0**fraction_bits).round_().to(torch.int64)
+    total.add_(whole, alpha=factor)
+    return largest
 
 
 def from_fixed(total: Int64[Tensor, "*shape"], denominator: int, scale: float, fraction_bits: int) -> Float32[Tensor, "*shape"]:
@@ -85,13 +108,14 @@ def merge_fixed(layer: Layer, factors: Sequence[int], denominator: int, scale: f
         ConfigError: The sum could leave 64 bits.
         ModelInvalid: NaN or Inf inside.
     """
-    check_total(layer, factors, fraction_bits)
     rows = layer.vectors.reshape(len(factors), -1)
     merged = torch.empty(rows.shape[1])
-    for start in range(0, rows.shape[1], PIECE):
-        piece = merged[start : start + PIECE]
-        total = torch.zeros(piece.numel(), dtype=torch.int64)
-        for factor, row in zip(factors, rows, strict=True):
-            add_fixed(total, row[start : start + PIECE], factor, fraction_bits)
-        piece.copy_(from_fixed(total, denominator, scale, fraction_bits))
+
+    def merge_piece(piece: slice) -> list[float]:
+        total = torch.zeros(piece.stop - piece.start, dtype=torch.int64)
+        found = [add_fixed(total, row[piece], factor, fraction_bits) for factor, row in zip(factors, rows, strict=True)]
+        merged[piece] = from_fixed(total, denominator, scale, fraction_bits)
+        return found
+
+    check_layer(layer, factors, in_pieces(merge_piece, rows.shape[1]), fraction_bits)
     return merged.reshape(layer.vectors.shape[1:])

@@ -11,15 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from polyclinic.ledger import Entry, Ledger, Publication
 from torch import Tensor
 
 from polyclinic.config import Part, instantiate
 from polyclinic.contribution import TensorFile
 from polyclinic.errors import ConfigError, LedgerError
+from polyclinic.ledger import Entry, Ledger, Publication
 from polyclinic.state_dict import StateDict
 from strategies.merging.layer import Rule, is_normalization_statistic
 from strategies.merging.merge import merge
+from strategies.merging.running_sum import ADDITIVE, merge_by_sum
 
 
 class Discounted(TensorFile):
@@ -46,12 +47,14 @@ class Publisher:
         ledger: Where contributions are, and where models go.
         max_staleness: Contributions to so many bases before the current one still count.
         discount: Factor for each base that a contribution is behind, 0 .. 1.
+        sums: Folder for running sums of the rules that allow them; None reads every contribution each time. The bits are the same.
     """
 
-    def __init__(self, ledger: Ledger, max_staleness: int, discount: float) -> None:
+    def __init__(self, ledger: Ledger, max_staleness: int, discount: float, sums: Path | None = None) -> None:
         self.ledger = ledger
         self._max_staleness = max_staleness
         self._discount = discount
+        self._sums = sums
 
     def older_bases(self) -> dict[str, int]:
         """Earlier bases, with how many bases they are behind the current one."""
@@ -78,7 +81,11 @@ class Publisher:
         chosen = self.entries() if entries is None else list(entries)
         if not chosen:
             raise LedgerError("The ledger holds no contribution to its current base: there is nothing to merge yet.")
-        base = self.ledger.load_model(self.ledger.bases()[-1])
+        digest = self.ledger.bases()[-1]
+        base = self.ledger.load_model(digest)
+        if self._sums is not None and entries is None and isinstance(rule, ADDITIVE):
+            wanted = {f"{entry.digest}/{self._behind(entry)}": entry for entry in chosen}
+            return merge_by_sum(self._sums, {digest: base}, wanted, rule, self._open_key)
         with self._open(chosen) as files:
             return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)
 
@@ -107,16 +114,21 @@ class Publisher:
             made[name] = merged[name] if is_normalization_statistic(name) else noisy
         return made
 
+    def _behind(self, entry: Entry) -> int:
+        """How many bases a contribution is behind the current one."""
+        return 0 if entry.base == self.ledger.bases()[-1] else self.older_bases()[entry.base]
+
+    def _file(self, path: Path, behind: int) -> TensorFile:
+        return Discounted(path, self._discount**behind) if behind else TensorFile(path)
+
+    def _open_key(self, key: str) -> TensorFile:
+        digest, _, behind = key.partition("/")
+        return self._file(self.ledger.contribution_path(digest), int(behind))
+
     @contextmanager
     def _open(self, entries: Sequence[Entry]) -> Iterator[dict[str, TensorFile]]:
-        current, older = self.ledger.bases()[-1], self.older_bases()
         with ExitStack() as stack:
-            yield {
-                entry.site: stack.enter_context(
-                    TensorFile(entry.path) if entry.base == current else Discounted(entry.path, self._discount ** older[entry.base])
-                )
-                for entry in entries
-            }
+            yield {entry.site: stack.enter_context(self._file(entry.path, self._behind(entry))) for entry in entries}
 
 
 def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Rule]:

@@ -77,7 +77,10 @@ def kill_repeatedly(folder: Path, kills: int, seed: int) -> Tally:
 
 
 def _one_life(ledger: Path, left: Sequence[Path], moments: random.Random, pace_s: float) -> tuple[set[str], float]:
-    """What one child acknowledged before it was killed, the interrupted contribution of the last one first; and the seconds that it took for each line."""
+    """What one child acknowledged before it was killed, and the seconds that it took for each line.
+
+    It begins with what interrupted the last one: a contribution that may be in the ledger already.
+    """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:

@@ -8,7 +8,8 @@ import pytest
 from polyclinic.errors import LedgerDamaged, LedgerError, LedgerNotFound
 from polyclinic.journal import ADDRESS, FILE, database_of, write_address
 from polyclinic.ledger import Ledger
-from tests.polyclinic.ledger_cases import CASES, execute, hand_over, made, sound
+from tests.polyclinic.ledger_cases import hand_over, made, sound
+from tests.polyclinic.ledger_damage import CASES, execute
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.__name__)

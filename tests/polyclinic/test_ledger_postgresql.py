@@ -15,7 +15,8 @@ from polyclinic.errors import LedgerError
 from polyclinic.journal import ADDRESS, write_address
 from polyclinic.ledger import Ledger
 from polyclinic.processes import free_port
-from tests.polyclinic.ledger_cases import CASES, execute, hand_over, sound
+from tests.polyclinic.ledger_cases import hand_over, sound
+from tests.polyclinic.ledger_damage import CASES, execute
 
 psycopg = pytest.importorskip("psycopg")
 

@@ -6,7 +6,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from polyclinic.errors import ConfigError, ModelInvalid
-from polyclinic.state_dict import layout_digest, load_metadata, load_state, pack, save_state, shared_names, unpack
+from polyclinic.state_dict import layout_digest, load_metadata, load_state, pack, save_state, shared_names, state_digest, unpack
 
 
 def network() -> nn.Module:
@@ -86,3 +86,23 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 def test_a_file_of_somebody_else_is_refused() -> None:
     with pytest.raises(ModelInvalid, match="no polyclinic metadata"):
         load_metadata({}, Path("their.safetensors"))
+
+
+def test_the_digest_is_of_names_types_shapes_and_values() -> None:
+    state = {"b": torch.tensor([[1.0, 2.0]]), "a": torch.tensor(3), "empty": torch.zeros(0, 4)}
+    digest = state_digest(state)
+    assert digest == state_digest(dict(reversed(state.items())))
+    assert digest == state_digest({**state, "b": torch.tensor([[1.0, 0.0], [2.0, 0.0]])[:, :1].T})  # not contiguous
+    others = (
+        {**state, "b": torch.tensor([[1.0, 2.5]])},
+        {**state, "b": torch.tensor([1.0, 2.0])},
+        {**state, "a": torch.tensor(3, dtype=torch.int32)},
+        {**state, "b": torch.tensor([[1.0, 2.0]], dtype=torch.bfloat16)},
+        {"a": state["a"], "b": state["b"]},
+        {"a": state["a"], "c": state["b"], "empty": state["empty"]},
+    )
+    assert len({digest, *map(state_digest, others)}) == 1 + len(others)
+
+
+def test_the_digest_stays_the_same_from_version_to_version() -> None:
+    assert state_digest({"w": torch.tensor([1.0, -2.0])}) == "6e85017d6f25f24b11cb5f9dc2e612f122017eee0527e1d84d8cb90f343ed79a"

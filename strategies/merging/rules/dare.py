@@ -8,8 +8,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strategies.merging.fixed_point import FRACTION_BITS, PIECE, add_fixed, check_total, from_fixed
+from strategies.merging.fixed_point import FRACTION_BITS, add_fixed, check_layer, from_fixed
 from strategies.merging.layer import Layer, require, require_scale, seed_of
+from strategies.merging.pieces import in_pieces
 
 
 @dataclass(frozen=True)
@@ -43,25 +44,23 @@ class Dare:
 
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
-        check_total(layer, [1] * len(layer.keys), self.fraction_bits)
         rows = layer.vectors.reshape(len(layer.keys), -1)
-        streams = [mask_stream(layer.name, key, self.seed) for key in layer.keys]
         merged = torch.empty(rows.shape[1])
-        for start in range(0, rows.shape[1], PIECE):
-            piece = merged[start : start + PIECE]
-            total = torch.zeros(piece.numel(), dtype=torch.int64)
-            for row, stream in zip(rows, streams, strict=True):
-                add_fixed(total, drop(row[start : start + PIECE], stream, self.drop), 1, self.fraction_bits)
-            piece.copy_(from_fixed(total, 1, self.scale / (1 - self.drop), self.fraction_bits))
+
+        def merge_piece(piece: slice) -> list[float]:
+            words = (str(self.seed), str(piece.start))
+            total = torch.zeros(piece.stop - piece.start, dtype=torch.int64)
+            kept = (drop(row[piece], self.drop, layer.name, key, *words) for row, key in zip(rows, layer.keys, strict=True))
+            found = [add_fixed(total, row, 1, self.fraction_bits) for row in kept]
+            merged[piece] = from_fixed(total, 1, self.scale / (1 - self.drop), self.fraction_bits)
+            return found
+
+        check_layer(layer, [1] * len(layer.keys), in_pieces(merge_piece, rows.shape[1]), self.fraction_bits)
         return merged.reshape(layer.vectors.shape[1:])
 
 
-def mask_stream(name: str, key: str, seed: int) -> np.random.SFC64:
-    """Random bits of one parameter of one site, the same on every machine."""
-    return np.random.SFC64(seed_of("dare", name, key, str(seed)))
-
-
-def drop(values: Float[Tensor, " n"], stream: np.random.SFC64, probability: float) -> Float[Tensor, " n"]:
-    """Each value with the probability 1 - p, else zero; not rescaled. Takes the stream's next n (rounded up to even) times 32 bits."""
-    drawn = stream.random_raw((values.numel() + 1) // 2).view(np.uint32)[: values.numel()]
+def drop(values: Float[Tensor, " n"], probability: float, *words: str) -> Float[Tensor, " n"]:
+    """Each value with the probability 1 - p, else zero; not rescaled. The same words drop the same on every machine."""
+    stream = np.random.SFC64(seed_of("dare", *words))
+    drawn = stream.random_raw((values.numel() + 1) // 2).astype("<u8", copy=False).view("<u4")[: values.numel()]
     return values * torch.from_numpy(drawn >= np.uint64(round(probability * 2**32)))

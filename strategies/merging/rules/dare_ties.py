@@ -6,9 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from strategies.merging.fixed_point import PIECE
 from strategies.merging.layer import Layer, require, require_scale
-from strategies.merging.rules.dare import drop, mask_stream
+from strategies.merging.pieces import in_pieces
+from strategies.merging.rules.dare import drop
 from strategies.merging.rules.ties import elect_sign
 
 
@@ -38,9 +38,12 @@ class DareTies:
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
         rows = layer.vectors.reshape(len(layer.keys), -1)
-        streams = [mask_stream(layer.name, key, self.seed) for key in layer.keys]
         merged = torch.empty(rows.shape[1])
-        for start in range(0, rows.shape[1], PIECE):
-            kept = [drop(row[start : start + PIECE], stream, self.drop) for row, stream in zip(rows, streams, strict=True)]
-            merged[start : start + PIECE] = elect_sign(torch.stack(kept)).mul_(self.scale / (1 - self.drop))
+
+        def merge_piece(piece: slice) -> None:
+            words = (str(self.seed), str(piece.start))
+            kept = [drop(row[piece], self.drop, layer.name, key, *words) for row, key in zip(rows, layer.keys, strict=True)]
+            merged[piece] = elect_sign(kept).mul_(self.scale / (1 - self.drop))
+
+        in_pieces(merge_piece, rows.shape[1])
         return merged.reshape(layer.vectors.shape[1:])

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from strategies.merging.fixed_point import PIECE
 from strategies.merging.layer import Layer, require, require_scale
+from strategies.merging.pieces import in_pieces
 from strategies.merging.rules.mean import Mean
 
 
@@ -42,10 +42,15 @@ class Fisher:
         require(not bool((fisher < 0).any()), f"{layer.name}: Fisher weights below zero.")
         flat = merged.reshape(-1)
         vectors, weights = (stack.reshape(len(layer.keys), -1) for stack in (layer.vectors, fisher))
-        for start in range(0, flat.numel(), PIECE):
-            exact = weights[:, start : start + PIECE].double()
-            total = exact.sum(0)
-            weighted = (exact.mul_(vectors[:, start : start + PIECE])).sum(0).div_(total).mul_(self.scale)
-            piece = flat[start : start + PIECE]
-            torch.where(total > 0, weighted.float(), piece, out=piece)
+
+        def merge_piece(piece: slice) -> None:
+            total = torch.zeros(piece.stop - piece.start, dtype=torch.float64)
+            weighted = torch.zeros_like(total)
+            for row, weight in zip(vectors, weights, strict=True):
+                exact = weight[piece].double()
+                total += exact
+                weighted += exact.mul_(row[piece])
+            flat[piece] = torch.where(total > 0, weighted.div_(total).mul_(self.scale).float(), flat[piece])
+
+        in_pieces(merge_piece, flat.numel())
         return flat.reshape(layer.vectors.shape[1:])

@@ -1,14 +1,16 @@
 """TIES-Merging: Yadav et al. 2023, https://arxiv.org/abs/2306.01708."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strategies.merging.fixed_point import PIECE
 from strategies.merging.layer import Layer, require, require_scale
+from strategies.merging.pieces import in_parallel, in_pieces
 
 
 @dataclass(frozen=True)
@@ -40,12 +42,14 @@ class Ties:
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
         rows = layer.vectors.reshape(len(layer.keys), -1)
-        thresholds = torch.tensor([smallest_kept(row, self.keep) for row in rows])[:, None]
+        thresholds = in_parallel(lambda row: smallest_kept(row, self.keep), rows)
         merged = torch.empty(rows.shape[1])
-        for start in range(0, rows.shape[1], PIECE):
-            piece = rows[:, start : start + PIECE]
-            trimmed = torch.where(piece.abs() >= thresholds, piece, 0.0)
-            merged[start : start + PIECE] = elect_sign(trimmed).mul_(self.scale)
+
+        def merge_piece(piece: slice) -> None:
+            trimmed = [trim(row[piece], threshold) for row, threshold in zip(rows, thresholds, strict=True)]
+            merged[piece] = elect_sign(trimmed).mul_(self.scale)
+
+        in_pieces(merge_piece, rows.shape[1])
         return merged.reshape(layer.vectors.shape[1:])
 
 
@@ -54,13 +58,26 @@ def smallest_kept(row: Float[Tensor, " n"], keep: float) -> float:
     count = max(1, int(keep * row.numel()))
     if count >= row.numel():
         return 0.0
-    magnitudes = row.abs().numpy()
+    magnitudes = np.abs(row.numpy())
     magnitudes.partition(row.numel() - count)
     return float(magnitudes[row.numel() - count])
 
 
-def elect_sign(rows: Float[Tensor, "sites n"]) -> Float[Tensor, " n"]:
+def trim(values: Float[Tensor, " n"], threshold: float) -> Float[Tensor, " n"]:
+    """Zero what is smaller in magnitude than the threshold."""
+    below = float(np.nextafter(np.float32(threshold), np.float32(-1)))
+    return torch.nn.functional.hardshrink(values, below)
+
+
+def elect_sign(rows: Sequence[Float[Tensor, " n"]]) -> Float[Tensor, " n"]:
     """Per entry the mean of those rows that have the sign of the sum."""
-    sign = rows.sum(0).sign_()
-    aligned = (rows * sign).clamp_min_(0.0)
-    return aligned.sum(0).div_(aligned.count_nonzero(0).clamp_min_(1)).mul_(sign)
+    sign = rows[0].clone()
+    for row in rows[1:]:
+        sign += row
+    sign.sign_()
+    total, count = torch.zeros_like(sign), torch.zeros_like(sign)
+    for row in rows:
+        aligned = (row * sign).relu_()
+        total += aligned
+        count += aligned.sign_()
+    return total.div_(count.clamp_min_(1.0)).mul_(sign)

@@ -7,8 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strategies.merging.fixed_point import PIECE
 from strategies.merging.layer import Layer, require, require_scale
+from strategies.merging.pieces import in_pieces
 
 
 @dataclass(frozen=True)
@@ -40,10 +40,15 @@ class TrimmedMean:
         left_out = int(self.trim * sites)
         rows = layer.vectors.reshape(sites, -1)
         merged = torch.empty(rows.shape[1])
-        for start in range(0, rows.shape[1], PIECE):
-            piece = list(rows[:, start : start + PIECE].clone())
-            inner = torch.stack(move_extremes(piece, left_out)[left_out : sites - left_out])
-            merged[start : start + PIECE] = inner.double().mean(0).mul_(self.scale)
+
+        def merge_piece(piece: slice) -> None:
+            inner = move_extremes([row[piece] for row in rows], left_out)[left_out : sites - left_out]
+            total = inner[0].double()
+            for row in inner[1:]:
+                total += row
+            merged[piece] = total.div_(len(inner)).mul_(self.scale)
+
+        in_pieces(merge_piece, rows.shape[1])
         return merged.reshape(layer.vectors.shape[1:])
 
 

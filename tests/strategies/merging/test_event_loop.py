@@ -108,7 +108,7 @@ class World:
         self.loop = self.restart()
 
     def join(self, site: str, **details: Any) -> Hospital:
-        node = FakeNode(len(self.hospitals) + 1, lambda message: self.hospitals[site].answer(message))
+        node = FakeNode(len(self.hospitals) + 1, lambda message: self.hospitals[site].answer(message))  # noqa: PLW0108 (the hospital comes after)
         self.grid.nodes[node.node_id] = node
         self.hospitals[site] = Hospital(site, node, self.folder, **details)
         return self.hospitals[site]
@@ -130,6 +130,9 @@ class World:
             self.loop._talk._looked = float("-inf")  # look at once
             self.loop.step()
             time.sleep(0.002)
+
+    def until_acknowledged(self, site: str) -> None:
+        self.step(2.0, until=lambda: self.hospitals[site].verdicts)
 
     def kinds(self, kind: str) -> list[Mapping[str, Any]]:
         return [event for event in self.events if event["kind"] == kind]
@@ -165,7 +168,7 @@ def test_the_order_of_arrival_does_not_change_a_bit(tmp_path: Path) -> None:
             hospital.value, hospital.ready = value, False
         for site in order:
             world.hospitals[site].ready = True
-            world.step(2.0, until=lambda site=site: world.hospitals[site].verdicts)
+            world.until_acknowledged(site)
         models.append(world.ledger.publications()[-1].digest)
     assert models[0] == models[1]
 
@@ -227,7 +230,7 @@ def test_a_damaged_handover_is_asked_for_again(tmp_path: Path) -> None:
 def test_a_restart_takes_up_from_the_ledger_and_counts_nothing_twice(tmp_path: Path) -> None:
     world = World(tmp_path, "a", "b")
     world.hospitals["b"].ready = False
-    world.step(2.0, until=lambda: world.ledger.publications())
+    world.step(2.0, until=world.ledger.publications)
     world.ledger.close()
     world.hospitals["a"].verdicts.clear()  # the coordinator died before it could say so: the hospital hands over again
     world.hospitals["b"].ready = True
@@ -277,7 +280,7 @@ def test_a_hospital_that_cannot_score_does_not_hold_up_the_others(tmp_path: Path
 def test_a_contribution_to_an_older_base_counts_less_or_not_at_all(tmp_path: Path) -> None:
     for allowed, wanted in ((1, 0.5 * 1.0), (0, None)):
         world = World(tmp_path / str(allowed), "a", max_staleness=allowed, end={"contributions": 0})
-        world.step(2.0, until=lambda world=world: world.hospitals["a"].verdicts)
+        world.until_acknowledged("a")
         newer = {name: tensor + 10.0 for name, tensor in BASE.items()}
         world.ledger.add_base(newer)
         assert len(world.loop.publisher.entries()) == allowed

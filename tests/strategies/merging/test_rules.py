@@ -10,7 +10,8 @@ from torch.testing import assert_close
 
 from polyclinic.errors import ConfigError, ModelInvalid
 from strategies.merging.layer import Layer, Rule, is_normalization_statistic, seed_of
-from strategies.merging.rules.dare import Dare, drop, mask_stream
+from strategies.merging.pieces import PIECE, in_parallel
+from strategies.merging.rules.dare import Dare, drop
 from strategies.merging.rules.dare_ties import DareTies
 from strategies.merging.rules.fisher import Fisher
 from strategies.merging.rules.krum import Krum, krum_scores
@@ -89,10 +90,28 @@ def test_any_shape_is_kept_and_the_stack_is_left_alone(rule: Rule, shape: tuple[
 
 
 def test_large_tensors_merge_piece_by_piece_as_in_one() -> None:
-    layer = layer_of(noise(3, 2**16 + 12_345))
+    layer = layer_of(noise(3, 3 * PIECE + 12_345))
     for rule in (Mean(), TrimmedMean(trim=0.34), Fisher()):
         short = Layer(layer.name, layer.base, layer.vectors[:, -12_345:], layer.weights, layer.keys)
         assert torch.equal(rule(layer)[-12_345:], rule(short))
+
+
+@pytest.mark.parametrize("rule", [*ORDER_FREE, Ties(), DareTies(), Fisher()], ids=lambda rule: type(rule).__name__)
+def test_the_number_of_threads_does_not_change_a_bit(rule: Rule) -> None:
+    layer, threads = layer_of(noise(4, 5 * PIECE + 7), fisher=noise(4, 5 * PIECE + 7, seed=1).abs()), torch.get_num_threads()
+    merged = []
+    for number in (1, 3):
+        torch.set_num_threads(number)
+        try:
+            merged.append(rule(layer))
+        finally:
+            torch.set_num_threads(threads)
+    assert torch.equal(*merged)
+
+
+def test_an_error_on_a_thread_arrives() -> None:
+    with pytest.raises(ZeroDivisionError):
+        in_parallel(lambda item: 1 // item, [1, 0])
 
 
 def test_ties_drops_the_minority_direction() -> None:
@@ -139,8 +158,8 @@ def test_a_mask_depends_on_nobody_else() -> None:
 
 
 def test_masks_are_the_same_on_every_machine() -> None:
-    kept = drop(torch.ones(16), mask_stream("body.weight", "site", 0), 0.5)
-    assert kept.int().tolist() == [1, 1, 1, 0, 1, 1, 1, 1, 0, 0, 0, 0, 1, 0, 0, 1]
+    kept = drop(torch.ones(16), 0.5, "body.weight", "site", "0", "0")
+    assert kept.int().tolist() == [1, 1, 0, 0, 0, 0, 1, 1, 1, 0, 0, 1, 0, 1, 0, 1]
 
 
 def test_dare_ties_drops_then_elects() -> None:
