@@ -1,4 +1,4 @@
-# polyclinic: `make demo`, `make test`, `make check`, `make benchmarks`. Everything is installed into .venv on first use.
+# polyclinic: `make demo`, `make demo-merging`, `make test`, `make check`, `make benchmarks`. Everything is installed into .venv on first use.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -8,8 +8,9 @@ SUBJECTS ?= 4
 SEED ?= 0
 FOLDER ?= demo
 ARGS ?=
+COHORT ?= brain
 
-.PHONY: help install demo test test-fast check format benchmarks clean
+.PHONY: help install demo demo-merging mergekit test test-fast check format benchmarks clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -26,11 +27,22 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 demo: install  ## Six hospitals and a coordinator on this machine: SITES=6 ROUNDS=5 SUBJECTS=4 SEED=0 ARGS="SETTING=VALUE".
 	$(BIN)/polyclinic-server demo --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) --subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
 
+demo-merging: install  ## Hospitals that contribute whenever they like: COHORT=brain (six simulated scanners) or cells (three laboratories in POLYCLINIC_DATA).
+	$(BIN)/polyclinic-server demo-merging --cohort $(COHORT) --subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
+
+mergekit: .mergekit/.installed  ## Install mergekit into an environment of its own, for the tests and benchmarks that compare with it.
+
+.mergekit/.installed: constraints.txt
+	$(PYTHON) -m venv .mergekit
+	.mergekit/bin/python -m pip install --quiet -c constraints.txt torch mergekit==0.1.5
+	@touch $@
+
 test: install  ## All tests, those that start real processes included.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e $(ARGS)
 
 test-fast: install  ## The tests that start no processes.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(ARGS)
 
 check: install  ## Format, lint, types, who imports whom.
 	$(BIN)/ruff format --check .
@@ -42,10 +54,13 @@ format: install  ## Rewrite the source in the project's format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmarks: install  ## Every figure that the README quotes (about an hour on two cores).
+benchmarks: install mergekit  ## Every figure that the README quotes (about an hour on two cores).
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/demo_table.py
+	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/coordinator_kills.py
+	$(BIN)/python benchmarks/merging.py
 
 clean:  ## Remove the environment and caches; runs and demo data stay.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build

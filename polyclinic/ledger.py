@@ -160,21 +160,14 @@ class Ledger:
         if known:
             return known
         try:
-            contribution, norm = check_contribution(
-                source, sender, requirements, self._norms(sender) if requirements.max_norm_ratio else ()
-            )
+            norms = self._norms(sender) if requirements.max_norm_ratio else []
+            contribution, norm = check_contribution(source, sender, requirements, norms)
             self._store_contribution(source, digest, sender)
         except ContributionRefused as refusal:
             self._note_refusal(sender, digest, refusal)
             raise
-        row = {
-            **asdict(contribution),
-            "digest": digest,
-            "metrics": canonical(contribution.metrics),
-            "bytes": source.stat().st_size,
-            "norm": norm,
-            "staleness": staleness_of(contribution.base, requirements),
-        }
+        row: dict[str, Any] = {**asdict(contribution), "metrics": canonical(contribution.metrics), "digest": digest, "norm": norm}
+        row |= {"bytes": source.stat().st_size, "staleness": staleness_of(contribution.base, requirements)}
         with self._database.writing() as connection:
             known = self._receipt(connection, digest, sender)  # another process may have been faster
             if known:

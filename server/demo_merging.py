@@ -149,8 +149,8 @@ def run_merging_demo(cohort: str, subjects: int, seed: int, folder: Path, overri
     compare = ",".join(COMPARE)
     settings += [
         "strategy=merging/sum,averaging/fedavg", f"strategy.compare=[{compare}]", "strategy.controls=true", "strategy.poll_s=1.0",
-        f"seed={seed}", f"deployment.hospitals={len(paths)}", f"deployment.min_hospitals={len(paths)}", f"deployment.runs={folder / 'runs'}",
-        *overrides,
+        f"seed={seed}", f"deployment.hospitals={len(paths)}", f"deployment.min_hospitals={len(paths)}",
+        f"deployment.runs={folder / 'runs'}", *overrides,
     ]  # fmt: skip
     config = load_config([text for text in settings if not text.startswith("strategy")])
     name = time.strftime("%Y-%m-%d_%H-%M-%S")

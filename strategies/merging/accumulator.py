@@ -15,7 +15,7 @@ from torch import Tensor
 
 from polyclinic.errors import ModelInvalid
 from polyclinic.state_dict import StateDict, load_metadata
-from strategies.merging.fixed_point import add_fixed, check_bound, from_fixed, magnitude, to_fixed
+from strategies.merging.fixed_point import add_fixed, check_bound, from_fixed, largest
 from strategies.merging.layer import is_normalization_statistic, require
 from strategies.merging.merge import STATISTICS_RULE, Vectors, add_to_base, read_task_vector
 from strategies.merging.pieces import in_pieces
@@ -143,8 +143,7 @@ class Accumulator:
             for name, (_, shape) in totals.layout().items():
                 vector = read_task_vector(file, digest, name, torch.Size(shape))
                 statistic = is_normalization_statistic(name)
-                largest = to_fixed(magnitude(vector), self._rule(name).fraction_bits, f"{digest}: {name}")
-                peaks[statistic] = max(peaks[statistic], largest)
+                peaks[statistic] = max(peaks[statistic], largest(vector, self._rule(name).fraction_bits, f"{digest}: {name}"))
         members = {**self.members, digest: Member(weight, peaks[False], peaks[True])}
         weighted = isinstance(self.rule, WeightedMean)
         parameters = {key: (member.weight if weighted else 1) * member.largest for key, member in members.items()}

@@ -5,7 +5,7 @@ site is the inverse of adding it. Only the last step, back to float32, rounds ag
 """
 
 from collections.abc import Mapping, Sequence
-from math import isfinite
+from math import isfinite, sqrt
 
 import torch
 from jaxtyping import Float32, Int64
@@ -19,23 +19,18 @@ FRACTION_BITS = 40
 LARGEST = 2**63 - 1
 
 
-def to_fixed(value: float, fraction_bits: int, where: str) -> int:
-    """The largest absolute value of a tensor in fixed point, rounded up.
+def largest(values: Float32[Tensor, "..."], fraction_bits: int, where: str) -> int:
+    """The largest absolute value in fixed point, rounded up.
 
     Raises:
-        ModelInvalid: NaN or Inf.
+        ModelInvalid: NaN or Inf inside.
     """
-    if not isfinite(value):
-        raise ModelInvalid(f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's contribution.")
-    return int(value * 2.0**fraction_bits) + 1
-
-
-def magnitude(values: Float32[Tensor, "..."]) -> float:
-    """The largest absolute value; NaN if there is one."""
     if not values.numel():
-        return 0.0
-    low, high = torch.aminmax(values)
-    return max(abs(float(low)), abs(float(high)), key=lambda value: (value != value, value))
+        return 0
+    low, high = (float(value) for value in torch.aminmax(values))
+    if not (isfinite(low) and isfinite(high)):
+        raise ModelInvalid(f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's contribution.")
+    return int(max(abs(low), abs(high)) * 2.0**fraction_bits) + 1
 
 
 def check_bound(bounds: Mapping[str, int], fraction_bits: int, name: str) -> None:
@@ -59,44 +54,61 @@ def check_bound(bounds: Mapping[str, int], fraction_bits: int, name: str) -> Non
         )
 
 
-def check_layer(layer: Layer, factors: Sequence[int], pieces: Sequence[Sequence[float]], fraction_bits: int) -> None:
+def check_layer(layer: Layer, factors: Sequence[int], norms: Sequence[Sequence[float]], fraction_bits: int) -> None:
     """Refuse a layer whose sum Σ factor_i τ_i could have left 64 bits.
 
     Args:
         layer: The layer.
         factors: One per site.
-        pieces: Per piece, each site's largest magnitude.
+        norms: Per piece, each site's `norm`: mostly enough to know that the sum fits, without looking for the largest value.
         fraction_bits: Binary places.
 
     Raises:
         ConfigError: It could.
         ModelInvalid: NaN or Inf inside.
     """
-    bounds = {}
-    for number, (key, factor) in enumerate(zip(layer.keys, factors, strict=True)):
-        found = [to_fixed(piece[number], fraction_bits, f"{key}: {layer.name}") for piece in pieces]
-        bounds[key] = factor * max(found, default=0)
+    finite = isfinite(sum(map(sum, norms)))  # not left to max(), which overlooks NaN
+    columns = zip(*norms, strict=True)
+    bound = sum(factor * max(column) for factor, column in zip(factors, columns, strict=False))
+    if finite and bound * 2.0**fraction_bits < LARGEST / 2:
+        return
+    parts = zip(layer.keys, factors, layer.vectors, strict=True)
+    bounds = {key: factor * largest(vector, fraction_bits, f"{key}: {layer.name}") for key, factor, vector in parts}
     check_bound(bounds, fraction_bits, layer.name)
 
 
-def add_fixed(total: Int64[Tensor, " n"], values: Float32[Tensor, " n"], factor: int, fraction_bits: int) -> float:
-    """total += factor · round(values · 2^fraction_bits), in place; returns the values' largest magnitude.
+def norm(values: Float32[Tensor, " n"]) -> float:
+    """Not below the largest absolute value; the quickest such number there is. NaN or Inf if there is one."""
+    return sqrt(float(torch.dot(values, values))) * 1.01 + 1e-18  # float32's rounding, and squares too small for it
 
-    Wraps around where 64 bits are too few: who calls it checks the bound, before or after. Below 2^51 in fixed point, rounding is left to
-    the addition of 1.5 · 2^(52 - fraction_bits) in float64: a sum there has steps of 2^-fraction_bits, and its bits, as a whole number, are
-    q plus those of that constant.
+
+def sum_fixed(rows: Sequence[Float32[Tensor, " n"]], factors: Sequence[int], fraction_bits: int) -> tuple[Tensor, list[float]]:
+    """Σ factor_i · round(row_i · 2^fraction_bits), and the rows' `norm`.
+
+    The sum is int64; or float64 where that holds every partial sum exactly (below 2^53) and can round: what is added to
+    1.5 · 2^(52 - fraction_bits) and taken off again is a multiple of 2^-fraction_bits. Both are the same whole numbers.
+    Wraps around where 64 bits are too few: `check_layer` tells.
     """
-    largest = magnitude(values)
-    if largest < 2.0 ** (51 - fraction_bits):
-        offset = torch.tensor(1.5 * 2.0 ** (52 - fraction_bits), dtype=torch.float64)
-        whole = values.double().add_(offset).view(torch.int64).sub_(offset.view(torch.int64))
-    else:
-        whole = values.mul(2.0**fraction_bits).round_().to(torch.int64)
-    total.add_(whole, alpha=factor)
-    return largest
+    norms = [norm(row) for row in rows]
+    bound = sum(factor * length for factor, length in zip(factors, norms, strict=True)) * 2.0**fraction_bits
+    if bound < 2.0**51 and max(norms) * 2.0**fraction_bits < 2.0**51:
+        exact, rounder = torch.zeros(rows[0].numel(), dtype=torch.float64), 1.5 * 2.0 ** (52 - fraction_bits)
+        whole = torch.empty_like(exact)
+        for row, factor in zip(rows, factors, strict=True):
+            exact.add_(whole.copy_(row).add_(rounder).sub_(rounder), alpha=factor)
+        return exact.mul_(2.0**fraction_bits), norms
+    total = torch.zeros(rows[0].numel(), dtype=torch.int64)
+    for row, factor in zip(rows, factors, strict=True):
+        add_fixed(total, row, factor, fraction_bits)
+    return total, norms
 
 
-def from_fixed(total: Int64[Tensor, "*shape"], denominator: int, scale: float, fraction_bits: int) -> Float32[Tensor, "*shape"]:
+def add_fixed(total: Int64[Tensor, " n"], values: Float32[Tensor, " n"], factor: int, fraction_bits: int) -> None:
+    """total += factor · round(values · 2^fraction_bits), in place; wraps around where 64 bits are too few."""
+    total.add_(values.mul(2.0**fraction_bits).round_().to(torch.int64), alpha=factor)
+
+
+def from_fixed(total: Tensor, denominator: int, scale: float, fraction_bits: int) -> Tensor:
     """scale · total / (denominator · 2^fraction_bits), rounded from float64 to float32."""
     return total.double().div_(float(denominator << fraction_bits)).mul_(scale).float()
 
@@ -112,10 +124,9 @@ def merge_fixed(layer: Layer, factors: Sequence[int], denominator: int, scale: f
     merged = torch.empty(rows.shape[1])
 
     def merge_piece(piece: slice) -> list[float]:
-        total = torch.zeros(piece.stop - piece.start, dtype=torch.int64)
-        found = [add_fixed(total, row[piece], factor, fraction_bits) for factor, row in zip(factors, rows, strict=True)]
+        total, norms = sum_fixed([row[piece] for row in rows], factors, fraction_bits)
         merged[piece] = from_fixed(total, denominator, scale, fraction_bits)
-        return found
+        return norms
 
     check_layer(layer, factors, in_pieces(merge_piece, rows.shape[1]), fraction_bits)
     return merged.reshape(layer.vectors.shape[1:])

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from safetensors import SafetensorError
@@ -19,6 +20,7 @@ from polyclinic.contribution import TensorFile
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.state_dict import StateDict
 from strategies.merging.layer import Layer, Rule, is_normalization_statistic
+from strategies.merging.pieces import in_parallel
 from strategies.merging.rules.weighted_mean import WeightedMean
 from strategies.merging.streams import StoredState, file_order, write_stream
 
@@ -159,8 +161,8 @@ class _Stacks:
         if self._memory.numel() < count:
             self._memory = torch.empty(count)
         stacked = self._memory[:count].view(len(self.files), *shape)
-        for row, (site, file) in zip(stacked, self.files.items(), strict=True):
-            row.copy_(read_task_vector(file, site, name, shape))
+        read = [read_task_vector(file, site, name, shape) for site, file in self.files.items()]
+        in_parallel(lambda site: np.copyto(stacked[site].numpy(), read[site].numpy()), range(len(read)))  # maps the file's pages
         return stacked
 
     def _statistic(self, kind: str, name: str) -> Float[Tensor, "sites *rest"] | None:

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from strategies.merging.fixed_point import FRACTION_BITS, add_fixed, check_layer, from_fixed
+from strategies.merging.fixed_point import FRACTION_BITS, check_layer, from_fixed, sum_fixed
 from strategies.merging.layer import Layer, require, require_scale, seed_of
 from strategies.merging.pieces import in_pieces
 
@@ -45,17 +45,16 @@ class Dare:
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
         rows = layer.vectors.reshape(len(layer.keys), -1)
-        merged = torch.empty(rows.shape[1])
+        merged, ones = torch.empty(rows.shape[1]), [1] * len(layer.keys)
 
         def merge_piece(piece: slice) -> list[float]:
             words = (str(self.seed), str(piece.start))
-            total = torch.zeros(piece.stop - piece.start, dtype=torch.int64)
-            kept = (drop(row[piece], self.drop, layer.name, key, *words) for row, key in zip(rows, layer.keys, strict=True))
-            found = [add_fixed(total, row, 1, self.fraction_bits) for row in kept]
+            kept = [drop(row[piece], self.drop, layer.name, key, *words) for row, key in zip(rows, layer.keys, strict=True)]
+            total, norms = sum_fixed(kept, ones, self.fraction_bits)
             merged[piece] = from_fixed(total, 1, self.scale / (1 - self.drop), self.fraction_bits)
-            return found
+            return norms
 
-        check_layer(layer, [1] * len(layer.keys), in_pieces(merge_piece, rows.shape[1]), self.fraction_bits)
+        check_layer(layer, ones, in_pieces(merge_piece, rows.shape[1]), self.fraction_bits)
         return merged.reshape(layer.vectors.shape[1:])
 
 

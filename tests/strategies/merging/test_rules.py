@@ -261,6 +261,10 @@ def test_a_sum_that_does_not_fit_is_refused_with_the_number_of_bits_that_do() ->
 def test_what_is_not_finite_is_named(value: float) -> None:
     with pytest.raises(ModelInvalid, match=r"site001: body\.weight: contains NaN or Inf"):
         Mean()(layer_of([[1.0], [value]]))
+    long = torch.zeros(2, 3 * PIECE)
+    long[1, PIECE + 5] = value
+    with pytest.raises(ModelInvalid, match="site001"):
+        Dare(drop=0.0)(layer_of(long))
 
 
 def test_running_statistics_are_known_by_their_names() -> None:
