@@ -74,7 +74,9 @@ def main(kills: int) -> None:
         while (done := sum(run.kills for run in runs)) < kills:
             runs.append(play(_fresh(folder / f"run-{len(runs)}"), sites, kills - done, dice))
             same = "the same model" if runs[-1].model == calm.model else "ANOTHER MODEL"
-            print(f"{runs[-1].kills} kills: {same}, {runs[-1].contributions} contributions, verify: {runs[-1].fault or 'clean'}", flush=True)
+            print(
+                f"{runs[-1].kills} kills: {same}, {runs[-1].contributions} contributions, verify: {runs[-1].fault or 'clean'}", flush=True
+            )
     wrong = [run for run in runs if run.model != calm.model or run.contributions != 3 or run.fault]
     figures = {"machine": machine(), "kills": sum(run.kills for run in runs), "runs": list(map(asdict, runs)), "wrong": len(wrong)}
     (RESULTS / "coordinator_kills.json").write_text(json.dumps({**figures, "undisturbed": asdict(calm)}, indent=1) + "\n")

@@ -18,11 +18,11 @@ from torch import nn
 from client.outbox import TRAINING_STATUS, Outbox
 from client.site import Site, compute_slot
 from polyclinic import training
-from polyclinic.config import JobConfig
 from polyclinic.contribution import Contribution, write_contribution
 from polyclinic.errors import ModelInvalid, PolyclinicError
 from polyclinic.preparation import PreparedSite, training_loader
 from polyclinic.processes import end_with_parent
+from polyclinic.schemas import JobConfig
 from polyclinic.state_dict import StateDict, load_state, shared_names, subtract
 from polyclinic.statistics import fisher_diagonal, gram_matrices
 from strategies.merging.messages import Assignment

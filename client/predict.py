@@ -8,9 +8,10 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from polyclinic.config import JobConfig, instantiate, load_job
+from polyclinic.config import instantiate, load_job
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.headers import check_header
+from polyclinic.schemas import JobConfig
 from polyclinic.state_dict import load_metadata, load_state
 from polyclinic.training import predict_class, predict_label_map
 from polyclinic.volumes import write_label_map

@@ -16,13 +16,14 @@ from torch import Tensor, nn
 
 from client.outbox import TRAINING_STATUS, Outbox
 from polyclinic import training
-from polyclinic.config import JobConfig, digest, instantiate, job_digests, load_job
+from polyclinic.config import digest, instantiate, job_digests, load_job
 from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.errors import ConfigError, ConfigMismatch, DatasetInvalid, ModelInvalid, PolyclinicError
 from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
 from polyclinic.preparation import PreparedSite, prepare, training_loader
 from polyclinic.processes import pause_s, try_lock
+from polyclinic.schemas import JobConfig
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, state_digest, unpack
 from strategies.merging.messages import Assignment, Handover, Verdict
 from strategies.merging.restore import fine_tune, recalibrate

@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from polyclinic.config import DataConfig
 from polyclinic.errors import DatasetInvalid, FileMissing, ShapeMismatch
 from polyclinic.headers import check_header
+from polyclinic.schemas import DataConfig
 
 Split = Literal["training", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")

@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.config import DataConfig
 from polyclinic.datasets import Case
 from polyclinic.pictures import write_slice_pictures
+from polyclinic.schemas import DataConfig
 from polyclinic.volumes import read_image, read_label
 
 OnCase = Callable[[Case, NDArray[np.uint8] | int], None]

@@ -5,9 +5,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyclinic.config import DataConfig
 from polyclinic.errors import ConfigError
 from polyclinic.headers import LIMIT_BYTES, Grid, spacing_of
+from polyclinic.schemas import DataConfig
 
 
 def resample(volume: Tensor, source: Grid, target: Grid, *, nearest: bool = False) -> Tensor:

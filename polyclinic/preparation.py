@@ -14,10 +14,11 @@ from monai.transforms import Compose
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from polyclinic.config import DataConfig, TrainingConfig, instantiate
+from polyclinic.config import instantiate
 from polyclinic.datasets import Case, SiteDataset, check_agreement, check_grids
 from polyclinic.grids import network_grid, resample
 from polyclinic.headers import Grid
+from polyclinic.schemas import DataConfig, TrainingConfig
 from polyclinic.volumes import read_image, read_label
 
 FOREGROUND_SHARE = 0.75  # of the slices drawn for a 2-D segmentation

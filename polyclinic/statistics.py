@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from polyclinic.config import TrainingConfig, instantiate
+from polyclinic.config import instantiate
+from polyclinic.schemas import TrainingConfig
 from polyclinic.state_dict import StateDict
 from polyclinic.training import device_of
 

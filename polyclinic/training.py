@@ -18,13 +18,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from polyclinic.config import DataConfig, TrainingConfig, instantiate
+from polyclinic.config import instantiate
 from polyclinic.datasets import Case, SiteDataset, Split, evaluation_cases
 from polyclinic.errors import ConfigError
 from polyclinic.grids import resample
 from polyclinic.headers import Grid, Header, check_header
 from polyclinic.metrics import Evaluation, dice_per_class, recall_per_class, summarize
 from polyclinic.preparation import Sample, crop, prepare_image
+from polyclinic.schemas import DataConfig, TrainingConfig
 from polyclinic.volumes import read_label
 
 OVERLAP = 0.25  # of neighbouring windows

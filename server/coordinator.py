@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import psutil
 from rich.console import Console
 
-from polyclinic.config import Config, as_yaml, expand_strategies, load_config
+from polyclinic.config import as_yaml, expand_strategies, load_config
 from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
 from polyclinic.processes import lock_file
+from polyclinic.schemas import Config
 from server.board import Board, show
 from server.merging_report import terminal_merging_table
 from server.report import terminal_table, write_report

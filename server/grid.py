@@ -13,9 +13,9 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from polyclinic.config import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.processes import pause_s
+from polyclinic.schemas import DeploymentConfig
 from server.attendance import Attendance, Listener, Member
 from strategies.records import metrics_from_reply, pack_content, readdress, round_of, unpack_message
 

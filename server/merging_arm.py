@@ -8,9 +8,10 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from polyclinic.config import Config, instantiate, load_config
+from polyclinic.config import instantiate, load_config
 from polyclinic.errors import RunError
 from polyclinic.ledger import Ledger
+from polyclinic.schemas import Config
 from polyclinic.state_dict import StateDict, pack, save_state, shared_names
 from server.attendance import Attendance
 from server.grid import PatientGrid

@@ -13,11 +13,12 @@ from typing import Any
 import torch
 
 from polyclinic import training
-from polyclinic.config import Config, load_config
+from polyclinic.config import load_config
 from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.gallery import draw_first
 from polyclinic.preparation import prepare, training_loader
 from polyclinic.processes import end_with_parent
+from polyclinic.schemas import Config
 from polyclinic.state_dict import save_state
 from server.pretraining import pool
 from server.run_folder import RunFolder

@@ -12,10 +12,11 @@ from pathlib import Path
 from torch import nn
 
 from polyclinic import training
-from polyclinic.config import Config, load_config
+from polyclinic.config import load_config
 from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.preparation import prepare, training_loader
 from polyclinic.processes import end_with_parent
+from polyclinic.schemas import Config
 from polyclinic.state_dict import save_state
 from server.server_app import start_network
 

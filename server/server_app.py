@@ -10,8 +10,9 @@ from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 from torch import nn
 
-from polyclinic.config import Config, JobConfig, instantiate, job_digests, job_settings, load_config
+from polyclinic.config import instantiate, job_digests, job_settings, load_config
 from polyclinic.errors import ConfigError
+from polyclinic.schemas import Config, JobConfig
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
 from server.attendance import Attendance
 from server.grid import PatientGrid

@@ -13,9 +13,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 from torch import Tensor
 
-from polyclinic.config import Setting
 from polyclinic.errors import ConfigError
 from polyclinic.metrics import Evaluation
+from polyclinic.schemas import Setting
 
 ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the keys that Flower's strategies use
 PACKED = "packed"  # one record that stands for arrays and scalars together

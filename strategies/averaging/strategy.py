@@ -12,8 +12,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor
 
-from polyclinic.config import Part, instantiate
+from polyclinic.config import instantiate
 from polyclinic.errors import ConfigError
+from polyclinic.schemas import Part
 from strategies.records import Order, order_to_config, test_order, weights_from_record, weights_to_record
 
 ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")

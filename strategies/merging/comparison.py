@@ -7,7 +7,7 @@ from typing import Any
 
 from flwr.serverapp import Grid
 
-from polyclinic.config import Part
+from polyclinic.schemas import Part
 from polyclinic.state_dict import StateDict, pack
 from strategies.merging.layer import Rule, is_normalization_statistic
 from strategies.merging.messages import ask_for_score

@@ -13,10 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyclinic.config import Part, instantiate
+from polyclinic.config import instantiate
 from polyclinic.contribution import TensorFile
 from polyclinic.errors import ConfigError, LedgerError
 from polyclinic.ledger import Entry, Ledger, Publication
+from polyclinic.schemas import Part
 from polyclinic.state_dict import StateDict
 from strategies.merging.layer import Rule, is_normalization_statistic
 from strategies.merging.merge import merge

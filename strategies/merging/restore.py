@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Sampler
 
-from polyclinic.config import DataConfig, TrainingConfig
+from polyclinic.schemas import DataConfig, TrainingConfig
 from polyclinic.training import FitResult, device_of, fit
 
 BATCHNORM = nn.modules.batchnorm._BatchNorm

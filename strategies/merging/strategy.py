@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from polyclinic.config import Part
 from polyclinic.contribution import Requirements
 from polyclinic.errors import ConfigError
+from polyclinic.schemas import Part
 from polyclinic.state_dict import StateDict
 from strategies.merging.publisher import Publisher, make_rules
 

@@ -9,8 +9,9 @@ import torch
 from client.site import Site, open_site
 from client.worker import describe
 from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
-from polyclinic.config import JobConfig, instantiate, job_digests, job_settings, load_config
+from polyclinic.config import instantiate, job_digests, job_settings, load_config
 from polyclinic.errors import ConfigError, ConfigMismatch, DatasetInvalid, ImageInvalid, ModelInvalid
+from polyclinic.schemas import JobConfig
 from polyclinic.state_dict import layout_digest, load_state, pack, shared_names
 from strategies.records import Order
 from tests.e2e.federation import TINY

@@ -6,7 +6,6 @@ import pytest
 from polyclinic.config import (
     CONF,
     GROUPS,
-    Config,
     as_yaml,
     expand_strategies,
     instantiate,
@@ -17,6 +16,7 @@ from polyclinic.config import (
     load_job,
 )
 from polyclinic.errors import ConfigError, UnknownName
+from polyclinic.schemas import Config
 
 FLAT = ["model=unet_2d", "data=brain_tissue_slices"]
 PARTNERS = {  # a 2-D part composes only with another 2-D part

@@ -13,7 +13,6 @@ import pytest
 import torch
 from PIL import Image
 
-from polyclinic.config import DataConfig, TrainingConfig
 from polyclinic.datasets import check_dataset, evaluation_cases, read_dataset
 from polyclinic.errors import (
     ConfigError,
@@ -29,6 +28,7 @@ from polyclinic.errors import (
 from polyclinic.grids import network_grid
 from polyclinic.headers import Grid
 from polyclinic.preparation import crop, prepare, prepare_case, training_loader
+from polyclinic.schemas import DataConfig, TrainingConfig
 
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
 LABELS = ("background", "tumour")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from polyclinic import statistics
-from polyclinic.config import TrainingConfig
+from polyclinic.schemas import TrainingConfig
 from polyclinic.statistics import fisher_diagonal, gram_matrices
 
 TRAINING = TrainingConfig(

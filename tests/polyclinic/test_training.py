@@ -13,10 +13,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from polyclinic import training
-from polyclinic.config import DataConfig, TrainingConfig
 from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.errors import ConfigError, ImageInvalid
 from polyclinic.preparation import PreparedSite, prepare, training_loader
+from polyclinic.schemas import DataConfig, TrainingConfig
 from polyclinic.volumes import read_label, write_label_map
 
 LABELS = ("background", "rind", "core")

@@ -9,8 +9,9 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 
-from polyclinic.config import DeploymentConfig, load_config
+from polyclinic.config import load_config
 from polyclinic.errors import TooFewHospitals
+from polyclinic.schemas import DeploymentConfig
 from server.attendance import Attendance
 from server.grid import PatientGrid
 from strategies.records import Hello, Order, hello_reply, order_to_config, weights_to_record

@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from polyclinic.config import Part
 from polyclinic.contribution import Contribution, Requirements, write_contribution
 from polyclinic.errors import ConfigError, LedgerError
 from polyclinic.ledger import Ledger
+from polyclinic.schemas import Part
 from polyclinic.state_dict import StateDict
 from strategies.merging.layer import Rule
 from strategies.merging.publisher import Publisher, make_rules

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, Dataset
 
-from polyclinic.config import DataConfig, TrainingConfig
+from polyclinic.schemas import DataConfig, TrainingConfig
 from polyclinic.training import fit
 from strategies.merging.restore import fine_tune, recalibrate
 

@@ -1,0 +1,90 @@
+"""What a configuration holds: frozen dataclasses whose values are checked when they are made.
+
+How they are composed from `conf/` is in `polyclinic.config`.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+
+Scalar = bool | int | float | str
+Setting = Scalar | list[Scalar]
+Part = Mapping[str, Any]  # a node with `_target_`: something that `instantiate` makes
+
+STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=366 * 86400.0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    """What a case is, and the grid on which the network sees it."""
+
+    task: Literal["segmentation", "classification"]
+    channels: Count
+    labels: tuple[str, ...]  # name of class 0, 1, ...; class 0 of a segmentation is the background
+    orientation: Annotated[str, Field(pattern="^[RLAPSI]{2,3}$")]
+    spacing_mm: tuple[Positive, ...] | None  # None: images are resized to the patch
+    patch: tuple[Count, ...]  # voxels of one training sample; two numbers make the task 2-D
+    samples_per_case: Count
+    cache_gb: Annotated[float, Field(ge=0, le=4096)]
+    intensity: tuple[dict[str, Any], ...]
+    augment: tuple[dict[str, Any], ...]
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return len(self.patch)
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingConfig:
+    """What a hospital does in one round."""
+
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    optimizer: dict[str, Any]
+    loss: dict[str, Any]
+
+
+@dataclass(frozen=True, config=STRICT)
+class DeploymentConfig:
+    """Where the coordinator listens, and how patient it is."""
+
+    host: str
+    port: Annotated[int, Field(ge=0, le=65535)]
+    min_hospitals: Count
+    hospitals: Annotated[int, Field(ge=0, le=1_000_000)]
+    wait_s: Seconds
+    round_timeout_s: Seconds
+    grace_s: Seconds
+    runs: str
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """One run of a federation."""
+
+    strategy: dict[str, Any]
+    model: dict[str, Any]
+    data: DataConfig
+    training: TrainingConfig
+    privacy: dict[str, Any]
+    deployment: DeploymentConfig
+    rounds: Count
+    base: str | None  # at the coordinator: the weights that every strategy starts from; None: as the seed makes them
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    choices: dict[str, str]  # group -> name, as composed
+
+
+@dataclass(frozen=True, config=STRICT)
+class JobConfig:
+    """The part of a configuration that a hospital acts on."""
+
+    model: dict[str, Any]
+    data: DataConfig
+    training: TrainingConfig
