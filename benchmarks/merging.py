@@ -4,6 +4,7 @@
 
 Both sides merge the same float32 tensors from files in the page cache to a file, each rule in a process of its own; imports are not timed.
 Memory is anonymous memory (RssAnon), polled: pages of mapped input files, which the kernel takes back at will, do not count.
+Threads wait passively on both sides, so that other work on the machine distorts less. Rows of rules that a run leaves out stay as they are.
 mergekit runs in the environment that `make mergekit` makes, or with the python named by POLYCLINIC_MERGEKIT; without one it is left out.
 """
 
@@ -22,6 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).with_name("results")
 PEER = Path(os.environ.get("POLYCLINIC_MERGEKIT", ROOT / ".mergekit" / "bin" / "python"))
+ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
 WIDTH, HIDDEN, TOKENS, CLASSES = 768, 3072, 197, 1000
 RULES = {  # ours -> class, mergekit's method and its parameters; None: it has no such rule
     "sum": ("sum.Sum", "task_arithmetic", {"weight": 1.0, "lambda": 0.3}),
@@ -169,7 +171,7 @@ def measure(side: str, folder: Path, rule: str, repeats: int) -> dict[str, float
         shutil.rmtree(folder / "out", ignore_errors=True)
         (folder / "out").mkdir()
         command = [python, str(Path(__file__).resolve()), "--child", side, str(folder), rule]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)})
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=ENVIRONMENT)
         if done.returncode:
             raise SystemExit(done.stderr)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
@@ -177,14 +179,18 @@ def measure(side: str, folder: Path, rule: str, repeats: int) -> dict[str, float
     return {"seconds": fastest, **{key: max(row[key] for row in rows) for key in ("peak_mb", "of_which_before_mb")}}
 
 
-def compare(folder: Path, rule: str, repeats: int) -> dict[str, object]:
+def compare(folder: Path, rule: str, repeats: int, parameters: int) -> dict[str, object]:
     """One rule's row."""
+    from federation import machine
+
+    on = machine()
     kind = STATISTICS.get(rule)
     if kind:
         write_statistics(folder, kind)
     size = sum(path.stat().st_size for path in (folder / (kind or "plain")).iterdir())
     ours = measure("ours", folder, rule, repeats)
-    row: dict[str, object] = {"rule": rule, "input_gb": size / 1e9, "ours": {**ours, "gb_per_s": size / 1e9 / ours["seconds"]}}
+    row: dict[str, object] = {"rule": rule, "machine": on, "parameters": parameters, "input_gb": size / 1e9}
+    row |= {"ours": {**ours, "gb_per_s": size / 1e9 / ours["seconds"]}}
     if RULES[rule][1] and PEER.exists():
         theirs = measure("theirs", folder, rule, repeats)
         row |= {
@@ -234,20 +240,19 @@ def measure_accumulator(folder: Path, sites: int = 1000) -> dict[str, object]:
     return {"parameters": 1_000_000, "sites": sites, "early_s": middle(seconds[1:21]), "late_s": middle(seconds[-20:])}
 
 
-def measure_all(options: argparse.Namespace, folder: Path) -> Iterator[tuple[str, object]]:
+def measure_all(options: argparse.Namespace, folder: Path, earlier: list[dict[str, object]]) -> Iterator[tuple[str, object]]:
     """Every figure, as it comes."""
     fixed = sum(torch_size(shape) for shape in layout(0).values())
     each = sum(torch_size(shape) for shape in layout(1).values()) - fixed
     layers = max(1, round((options.parameters - fixed) / each))
-    yield "parameters", fixed + layers * each
     yield "sites", options.sites
     yield "copy_gb_per_s", copy_bandwidth()
     write_models(folder, layers, options.sites)
-    rows = []
+    rows = {row["rule"]: row for row in earlier}
     for rule in options.rules:
-        rows.append(compare(folder, rule, options.repeats))
-        print(json.dumps(rows[-1]), flush=True)
-    yield "rules", rows
+        rows[rule] = compare(folder, rule, options.repeats, fixed + layers * each)
+        print(json.dumps(rows[rule]), flush=True)
+        yield "rules", [rows[name] for name in RULES if name in rows]
     yield "accumulator", measure_accumulator(folder)
 
 
@@ -274,12 +279,13 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()))
     parser.add_argument("--out", type=Path, default=RESULTS / "merging.json")
     options = parser.parse_args()
-    found: dict[str, object] = {"machine": machine()}
-    with tempfile.TemporaryDirectory(prefix="merging-", dir=options.folder) as folder:
-        for name, value in measure_all(options, Path(folder)):
-            found[name] = value
+    found = json.loads(options.out.read_text()) if options.out.exists() else {}
+    found |= {"machine": machine()}
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps(found, indent=1) + "\n")
+    with tempfile.TemporaryDirectory(prefix="merging-", dir=options.folder) as folder:
+        for name, value in measure_all(options, Path(folder), found.get("rules", [])):
+            found[name] = value
+            options.out.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

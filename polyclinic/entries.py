@@ -131,7 +131,10 @@ def read_entries(connection: Connection, *, only_active: bool) -> list[dict[str,
         .join(withdrawals, withdrawals.c.site == CONTRIBUTIONS.c.site, isouter=True)
         .order_by(CONTRIBUTIONS.c.sequence)
     )
-    return [{**row, "metrics": json.loads(row["metrics"])} for row in connection.execute(chosen).mappings()]
+    rows = connection.execute(chosen)
+    names = list(rows.keys())
+    found = [dict(zip(names, row, strict=True)) for row in rows.all()]
+    return [{**fields, "metrics": json.loads(fields["metrics"])} for fields in found]
 
 
 def _withdrawals() -> Subquery:

@@ -245,8 +245,8 @@ class Ledger:
 
     def _path_of(self, kind: str, digest: str) -> Path:
         """Where a file of `contributions` or `models` lies, whether or not it is there."""
-        folder = self.folder / kind
-        return (folder / digest[:2] if kind == "contributions" else folder) / f"{digest}.safetensors"
+        parts = (kind, digest[:2]) if kind == "contributions" else (kind,)
+        return self.folder.joinpath(*parts, f"{digest}.safetensors")
 
     def _store_contribution(self, source: Path, digest: str, sender: str) -> None:
         path = self._path_of("contributions", digest)

@@ -37,7 +37,7 @@ PUBLIC = tuple(  # scanners whose images the base is trained on
         (("T1", (0.25, 0.66, 0.97)), ("T2", (0.95, 0.6, 0.4)), ("PD", (0.3, 0.9, 0.7)), ("T1", (0.1, 0.5, 0.8))), start=1
     )
 )
-BASE_PASSES = 6
+BASE_PASSES, BASE_RATE = 40, 0.004
 AWAY_S = 8.0  # how long the killed hospital and the killed coordinator stay away
 KILL_AT = 0.3  # of a hospital's training
 RESTART_AFTER = 3  # contributions
@@ -214,7 +214,13 @@ def _pretrain(folder: Path, seed: int, console: Console) -> Path:
         public = write_cohort(
             folder / "data" / f"public-seed-{seed}", sites=len(PUBLIC), subjects=(2, 1, 0), seed=seed + 1000, scanners=PUBLIC
         )
-    return _make_base(folder, f"brain-seed-{seed}", public, ["experiment=demo_merging", f"seed={seed}", f"rounds={BASE_PASSES}"], console)
+    return _make_base(
+        folder,
+        f"brain-seed-{seed}",
+        public,
+        ["experiment=demo_merging", f"seed={seed}", f"rounds={BASE_PASSES}", f"training.learning_rate={BASE_RATE}"],
+        console,
+    )
 
 
 def _make_base(folder: Path, name: str, data: Sequence[Path], settings: Sequence[str], console: Console) -> Path:

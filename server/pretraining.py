@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from polyclinic import training
@@ -46,9 +47,11 @@ def pretrain(out: Path, data: Sequence[Path], overrides: Sequence[str], on_pass:
 def _train(network: nn.Module, sites: Sequence[SiteDataset], config: Config, on_pass: Progress) -> None:
     prepared = prepare(pool(sites, "pretraining"), config.data)
     optimizer = training.make_optimizer(network, config.training)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.rounds)  # the flatter the base, the better vectors add up
     for number in range(1, config.rounds + 1):
         loader = training_loader(prepared, config.training, config.seed * 1000 + number)
         result = training.fit(network, loader, config.training, config.data, optimizer=optimizer)
+        schedule.step()
         on_pass(number, config.rounds, result.loss)
 
 

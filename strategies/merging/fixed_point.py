@@ -120,13 +120,13 @@ def merge_fixed(layer: Layer, factors: Sequence[int], denominator: int, scale: f
         ConfigError: The sum could leave 64 bits.
         ModelInvalid: NaN or Inf inside.
     """
-    rows = layer.vectors.reshape(len(factors), -1)
-    merged = torch.empty(rows.shape[1])
+    rows = layer.rows
+    merged = torch.empty(rows[0].numel())
 
     def merge_piece(piece: slice) -> list[float]:
         total, norms = sum_fixed([row[piece] for row in rows], factors, fraction_bits)
         merged[piece] = from_fixed(total, denominator, scale, fraction_bits)
         return norms
 
-    check_layer(layer, factors, in_pieces(merge_piece, rows.shape[1]), fraction_bits)
-    return merged.reshape(layer.vectors.shape[1:])
+    check_layer(layer, factors, in_pieces(merge_piece, merged.numel()), fraction_bits)
+    return merged.reshape(layer.base.shape)

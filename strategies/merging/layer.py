@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -19,7 +20,7 @@ class Layer:
     Args:
         name: The parameter's name in the network.
         base: The parameter in the base model, of any floating type.
-        vectors: Task vectors, one row per site, float32. A rule neither changes nor keeps them: the memory serves the next layer.
+        vectors: Task vectors, one per site, float32, of the parameter's shape. They may lie in mapped files: a rule does not change them.
         weights: Examples that each site trained on.
         keys: The sites' names: what randomness is drawn from, so that a site's mask depends on nobody else.
         statistics: What a rule asked for in `needs`, one row per site and absent where no site has it ("gram": (sites, in, in),
@@ -28,10 +29,19 @@ class Layer:
 
     name: str
     base: Tensor
-    vectors: Float[Tensor, "sites *shape"]
+    vectors: tuple[Float[Tensor, "*shape"], ...]
     weights: tuple[int, ...]
     keys: tuple[str, ...]
     statistics: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[Float[Tensor, " n"]]:
+        """The task vectors flattened, not copied."""
+        return [vector.reshape(-1) for vector in self.vectors]
+
+    def stacked(self) -> Float[Tensor, "sites *shape"]:
+        """The task vectors in one tensor: a copy, for rules that cannot go piece by piece."""
+        return torch.stack(self.vectors)
 
     @property
     def seed(self) -> int:

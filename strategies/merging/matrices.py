@@ -1,20 +1,22 @@
 """Linear algebra that several merging rules share, in float64, through the eigenvectors of the smaller Gram matrix."""
 
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
+
+from strategies.merging.layer import Layer
 
 EPSILON = torch.finfo(torch.float64).eps
 
 
-def is_matrix(vectors: Float[Tensor, "sites *shape"]) -> bool:
+def is_matrix(layer: Layer) -> bool:
     """Whether the parameter maps inputs to outputs: linear and convolution weights, and whatever else has two dimensions or more."""
-    return vectors.dim() >= 3 and vectors.numel() > 0
+    return layer.base.dim() >= 2 and layer.base.numel() > 0
 
 
-def as_matrices(vectors: Float[Tensor, "sites out *rest"]) -> Float64[Tensor, "sites out inputs"]:
+def as_matrices(layer: Layer) -> Float64[Tensor, "sites out inputs"]:
     """Weights as matrices: a convolution's kernel is unfolded, so that its inputs are patches."""
-    return vectors.flatten(2).double()
+    return layer.stacked().flatten(2).double()
 
 
 def polar(matrix: Float64[Tensor, "rows columns"]) -> tuple[Float64[Tensor, "rows columns"], Float64[Tensor, " rank"]]:

@@ -10,7 +10,6 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol
 
-import numpy as np
 import torch
 from jaxtyping import Float, Float64
 from safetensors import SafetensorError
@@ -20,7 +19,6 @@ from polyclinic.contribution import TensorFile
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.state_dict import StateDict
 from strategies.merging.layer import Layer, Rule, is_normalization_statistic
-from strategies.merging.pieces import in_parallel
 from strategies.merging.rules.weighted_mean import WeightedMean
 from strategies.merging.streams import StoredState, file_order, write_stream
 
@@ -68,7 +66,7 @@ def merge(
         ConfigError: A contribution lacks statistics that the rule needs, or the rule's parameters do not suit so many sites.
         ModelInvalid: A contribution belongs to another network, or holds NaN or Inf.
     """
-    return dict(_stream(base, list(base), _Stacks(files, weights), rule, on_layer))
+    return dict(_stream(base, list(base), _Sites(files, weights), rule, on_layer))
 
 
 def merge_to_file(
@@ -102,9 +100,9 @@ def merge_to_file(
         parts = {file.contribution.site: file for file in files}
         if len(parts) < len(files):
             raise ConfigError("Two of the contributions are from the same site: merge the newest of each site.")
-        stacks = _Stacks(parts, {site: file.contribution.num_examples for site, file in parts.items()})
+        sites = _Sites(parts, {site: file.contribution.num_examples for site, file in parts.items()})
         layout = base.layout()
-        merged = _stream(base, file_order(layout), stacks, rule, on_layer)
+        merged = _stream(base, file_order(layout), sites, rule, on_layer)
         write_stream(out, layout, merged, base.metadata if metadata is None else metadata)
 
 
@@ -119,51 +117,42 @@ def add_to_base(name: str, base: Tensor, vector: Tensor) -> Tensor:
 def _stream(
     base: Mapping[str, Tensor],
     names: Sequence[str],
-    stacks: "_Stacks",
+    sites: "_Sites",
     rule: Rule,
     on_layer: Callable[[str], None] | None,
 ) -> Iterator[tuple[str, Tensor]]:
     """Name and merged tensor, in the order of `names`."""
     for kind in sorted(rule.needs):
-        _check_statistics(stacks.files, kind)
-    if stacks.files and "distances" in rule.global_statistics:
-        stacks.distances = _distances(stacks, base, [name for name in names if not is_normalization_statistic(name)])
+        _check_statistics(sites.files, kind)
+    if sites.files and "distances" in rule.global_statistics:
+        sites.distances = _distances(sites, base, [name for name in names if not is_normalization_statistic(name)])
     for name in names:
         before = base[name]
-        if not stacks.files or not before.is_floating_point():
+        if not sites.files or not before.is_floating_point():
             yield name, before
         elif is_normalization_statistic(name):
-            yield name, add_to_base(name, before, STATISTICS_RULE(stacks.layer(name, before, frozenset())))
+            yield name, add_to_base(name, before, STATISTICS_RULE(sites.layer(name, before, frozenset())))
         else:
-            yield name, add_to_base(name, before, rule(stacks.layer(name, before, rule.needs)))
+            yield name, add_to_base(name, before, rule(sites.layer(name, before, rule.needs)))
         if on_layer:
             on_layer(name)
 
 
-class _Stacks:
-    """Reads one parameter of all sites at a time, always into the same memory."""
+class _Sites:
+    """Reads one parameter of all sites at a time."""
 
     def __init__(self, files: Mapping[str, Vectors], weights: Mapping[str, int]) -> None:
         self.files = dict(sorted(files.items()))
         self.weights = tuple(weights[site] for site in self.files)
         self.distances: Tensor | None = None
-        self._memory = torch.empty(0)
 
     def layer(self, name: str, base: Tensor, needs: frozenset[str]) -> Layer:
         """The parameter, with the statistics that the rule needs where sites have them."""
         statistics = {kind: rows for kind in needs if (rows := self._statistic(kind, name)) is not None}
         if self.distances is not None:
             statistics["distances"] = self.distances
-        return Layer(name, base, self._vectors(name, base.shape), self.weights, tuple(self.files), statistics)
-
-    def _vectors(self, name: str, shape: torch.Size) -> Float[Tensor, "sites *shape"]:
-        count = len(self.files) * shape.numel()
-        if self._memory.numel() < count:
-            self._memory = torch.empty(count)
-        stacked = self._memory[:count].view(len(self.files), *shape)
-        read = [read_task_vector(file, site, name, shape) for site, file in self.files.items()]
-        in_parallel(lambda site: np.copyto(stacked[site].numpy(), read[site].numpy()), range(len(read)))  # maps the file's pages
-        return stacked
+        vectors = tuple(read_task_vector(file, site, name, base.shape) for site, file in self.files.items())
+        return Layer(name, base, vectors, self.weights, tuple(self.files), statistics)
 
     def _statistic(self, kind: str, name: str) -> Float[Tensor, "sites *rest"] | None:
         """(sites, ...), or None where no site has it: a layer to which the statistic does not apply."""
@@ -201,15 +190,15 @@ def _remedy(kind: str) -> str:
     return f"Set strategy.statistics=[{kind}] and let the site contribute again, or choose another rule."
 
 
-def _distances(stacks: _Stacks, base: Mapping[str, Tensor], names: Sequence[str]) -> Float64[Tensor, "sites sites"]:
+def _distances(sites: _Sites, base: Mapping[str, Tensor], names: Sequence[str]) -> Float64[Tensor, "sites sites"]:
     """Squared Euclidean distances between the whole task vectors, from their inner products in float64."""
-    count = len(stacks.files)
+    count = len(sites.files)
     products = torch.zeros(count, count, dtype=torch.float64)
     for name in names:
         if base[name].is_floating_point():
-            rows = stacks.layer(name, base[name], frozenset()).vectors.reshape(count, -1)
-            for piece in torch.split(rows, PIECE // count + 1, dim=1):
-                exact = piece.double()
+            rows = [torch.split(row, PIECE // count + 1) for row in sites.layer(name, base[name], frozenset()).rows]
+            for pieces in zip(*rows, strict=True):
+                exact = torch.stack(pieces).double()
                 products.addmm_(exact, exact.T)
     squares = products.diagonal()
     return (squares[:, None] + squares[None, :] - 2 * products).clamp_min_(0.0)

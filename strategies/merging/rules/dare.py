@@ -44,8 +44,8 @@ class Dare:
 
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
-        rows = layer.vectors.reshape(len(layer.keys), -1)
-        merged, ones = torch.empty(rows.shape[1]), [1] * len(layer.keys)
+        rows = layer.rows
+        merged, ones = torch.empty(rows[0].numel()), [1] * len(layer.keys)
 
         def merge_piece(piece: slice) -> list[float]:
             words = (str(self.seed), str(piece.start))
@@ -54,8 +54,8 @@ class Dare:
             merged[piece] = from_fixed(total, 1, self.scale / (1 - self.drop), self.fraction_bits)
             return norms
 
-        check_layer(layer, ones, in_pieces(merge_piece, rows.shape[1]), self.fraction_bits)
-        return merged.reshape(layer.vectors.shape[1:])
+        check_layer(layer, ones, in_pieces(merge_piece, merged.numel()), self.fraction_bits)
+        return merged.reshape(layer.base.shape)
 
 
 def drop(values: Float[Tensor, " n"], probability: float, *words: str) -> Float[Tensor, " n"]:

@@ -37,13 +37,13 @@ class DareTies:
 
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
-        rows = layer.vectors.reshape(len(layer.keys), -1)
-        merged = torch.empty(rows.shape[1])
+        rows = layer.rows
+        merged = torch.empty(rows[0].numel())
 
         def merge_piece(piece: slice) -> None:
             words = (str(self.seed), str(piece.start))
             kept = [drop(row[piece], self.drop, layer.name, key, *words) for row, key in zip(rows, layer.keys, strict=True)]
             merged[piece] = elect_sign(kept).mul_(self.scale / (1 - self.drop))
 
-        in_pieces(merge_piece, rows.shape[1])
-        return merged.reshape(layer.vectors.shape[1:])
+        in_pieces(merge_piece, merged.numel())
+        return merged.reshape(layer.base.shape)

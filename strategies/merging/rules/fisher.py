@@ -38,19 +38,19 @@ class Fisher:
         fisher = layer.statistics.get("fisher")
         if fisher is None:
             return merged
-        require(fisher.shape == layer.vectors.shape, f"{layer.name}: Fisher weights of shape {tuple(fisher.shape)}.")
+        require(fisher.shape == (len(layer.keys), *layer.base.shape), f"{layer.name}: Fisher weights of shape {tuple(fisher.shape)}.")
         require(not bool((fisher < 0).any()), f"{layer.name}: Fisher weights below zero.")
         flat = merged.reshape(-1)
-        vectors, weights = (stack.reshape(len(layer.keys), -1) for stack in (layer.vectors, fisher))
+        weights = fisher.reshape(len(layer.keys), -1)
 
         def merge_piece(piece: slice) -> None:
             total = torch.zeros(piece.stop - piece.start, dtype=torch.float64)
             weighted = torch.zeros_like(total)
-            for row, weight in zip(vectors, weights, strict=True):
+            for row, weight in zip(layer.rows, weights, strict=True):
                 exact = weight[piece].double()
                 total += exact
                 weighted += exact.mul_(row[piece])
             flat[piece] = torch.where(total > 0, weighted.div_(total).mul_(self.scale).float(), flat[piece])
 
         in_pieces(merge_piece, flat.numel())
-        return flat.reshape(layer.vectors.shape[1:])
+        return flat.reshape(layer.base.shape)

@@ -34,7 +34,7 @@ class IsoC:
 
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
-        if not is_matrix(layer.vectors):
+        if not is_matrix(layer):
             return Mean(self.scale)(layer)
-        factor, lengths = polar(as_matrices(layer.vectors).sum(0))
-        return (factor * (self.scale * lengths.mean())).float().reshape(layer.vectors.shape[1:])
+        factor, lengths = polar(as_matrices(layer).sum(0))
+        return (factor * (self.scale * lengths.mean())).float().reshape(layer.base.shape)

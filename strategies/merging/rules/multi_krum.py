@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
@@ -41,5 +42,8 @@ class MultiKrum:
         count = self.selected or len(scores) - self.byzantine - 2
         if count > len(scores):
             raise ConfigError(f"strategy.rule.selected={count}: there are only {len(scores)} hospitals' contributions. Lower it.")
-        chosen = scores.argsort(stable=True)[:count].sort().values
-        return layer.vectors[chosen].double().mean(0).mul_(self.scale).float()
+        chosen = scores.argsort(stable=True)[:count].sort().values.tolist()
+        total = torch.zeros(layer.base.shape, dtype=torch.float64)
+        for site in chosen:
+            total += layer.vectors[site]
+        return total.div_(count).mul_(self.scale).float()

@@ -42,7 +42,7 @@ class RegMean:
         grams = layer.statistics.get("gram")
         if grams is None:
             return Mean(self.scale)(layer)
-        matrices = as_matrices(layer.vectors)
+        matrices = as_matrices(layer)
         sites, _, inputs = matrices.shape
         require(grams.shape == (sites, inputs, inputs), f"{layer.name}: Gram matrices of shape {tuple(grams.shape)}, {inputs} inputs.")
         mean = matrices.mean(0)
@@ -53,4 +53,4 @@ class RegMean:
             residual.addmm_(matrix - mean, shrunk)
             total += shrunk
         merged = nearest_solution(mean, residual, total)
-        return merged.mul_(self.scale).float().reshape(layer.vectors.shape[1:])
+        return merged.mul_(self.scale).float().reshape(layer.base.shape)

@@ -41,16 +41,16 @@ class Ties:
 
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
-        rows = layer.vectors.reshape(len(layer.keys), -1)
+        rows = layer.rows
         thresholds = in_parallel(lambda row: smallest_kept(row, self.keep), rows)
-        merged = torch.empty(rows.shape[1])
+        merged = torch.empty(rows[0].numel())
 
         def merge_piece(piece: slice) -> None:
             trimmed = [trim(row[piece], threshold) for row, threshold in zip(rows, thresholds, strict=True)]
             merged[piece] = elect_sign(trimmed).mul_(self.scale)
 
-        in_pieces(merge_piece, rows.shape[1])
-        return merged.reshape(layer.vectors.shape[1:])
+        in_pieces(merge_piece, merged.numel())
+        return merged.reshape(layer.base.shape)
 
 
 def smallest_kept(row: Float[Tensor, " n"], keep: float) -> float:

@@ -38,8 +38,8 @@ class TrimmedMean:
         """(sites, *shape) -> (*shape)."""
         sites = len(layer.keys)
         left_out = int(self.trim * sites)
-        rows = layer.vectors.reshape(sites, -1)
-        merged = torch.empty(rows.shape[1])
+        rows = layer.rows
+        merged = torch.empty(rows[0].numel())
 
         def merge_piece(piece: slice) -> None:
             inner = move_extremes([row[piece] for row in rows], left_out)[left_out : sites - left_out]
@@ -48,8 +48,8 @@ class TrimmedMean:
                 total += row
             merged[piece] = total.div_(len(inner)).mul_(self.scale)
 
-        in_pieces(merge_piece, rows.shape[1])
-        return merged.reshape(layer.vectors.shape[1:])
+        in_pieces(merge_piece, merged.numel())
+        return merged.reshape(layer.base.shape)
 
 
 def move_extremes(rows: list[Float[Tensor, " n"]], count: int) -> list[Float[Tensor, " n"]]:

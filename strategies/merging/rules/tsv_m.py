@@ -36,11 +36,11 @@ class TsvM:
 
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
-        if not is_matrix(layer.vectors):
+        if not is_matrix(layer):
             return Mean(self.scale)(layer)
-        shape = layer.vectors.shape[1:]
-        matrices = layer.vectors.flatten(2)
-        count = max(1, min(matrices.shape[1:]) // len(matrices))
+        shape = layer.base.shape
+        matrices = [vector.flatten(1) for vector in layer.vectors]
+        count = max(1, min(matrices[0].shape) // len(matrices))
         parts = [leading_directions(matrix.double(), count) for matrix in matrices]
         left, lengths, right = (torch.cat(columns, dim=-1) for columns in zip(*parts, strict=True))
         if not lengths.numel():

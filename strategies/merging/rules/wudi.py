@@ -37,10 +37,10 @@ class Wudi:
 
     def __call__(self, layer: Layer) -> Tensor:
         """(sites, *shape) -> (*shape)."""
-        if not is_matrix(layer.vectors):
+        if not is_matrix(layer):
             return Mean(self.scale)(layer)
-        merged = minimize_interference(as_matrices(layer.vectors))
-        return merged.mul_(self.scale).float().reshape(layer.vectors.shape[1:])
+        merged = minimize_interference(as_matrices(layer))
+        return merged.mul_(self.scale).float().reshape(layer.base.shape)
 
 
 def minimize_interference(matrices: Tensor) -> Tensor:

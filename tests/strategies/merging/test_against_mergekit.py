@@ -75,5 +75,5 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
 def test_the_same_tensors_give_the_same_merge(case: str, theirs: dict[str, Tensor]) -> None:
     keys = tuple(f"site{number}" for number in range(SITES))
     for name, stack in tensors().items():
-        ours = CASES[case][0](Layer(name, torch.zeros(stack.shape[1:]), stack, WEIGHTS, keys))
+        ours = CASES[case][0](Layer(name, torch.zeros(stack.shape[1:]), tuple(stack), WEIGHTS, keys))
         assert_close(ours, theirs[f"{case}/{name}"], rtol=1e-5, atol=1e-8)

@@ -19,7 +19,7 @@ names = [type(rule).__name__ for rule in RULES]
 
 def layer_of(vectors: Tensor, **statistics: Tensor) -> Layer:
     keys = tuple(f"site{number}" for number in range(len(vectors)))
-    return Layer("body.weight", torch.zeros(vectors.shape[1:]), vectors, (1,) * len(vectors), keys, statistics)
+    return Layer("body.weight", torch.zeros(vectors.shape[1:]), tuple(vectors), (1,) * len(vectors), keys, statistics)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -71,7 +71,7 @@ def test_iso_c_flattens_the_sum() -> None:
 
 def test_iso_c_against_a_singular_value_decomposition() -> None:
     layer = layer_of(noise(3, 6, 11))
-    left, lengths, right = torch.linalg.svd(layer.vectors.sum(0), full_matrices=False)
+    left, lengths, right = torch.linalg.svd(layer.stacked().sum(0), full_matrices=False)
     assert_close(IsoC(scale=1.0)(layer), lengths.mean() * left @ right)
 
 

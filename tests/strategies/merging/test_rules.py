@@ -29,13 +29,13 @@ def layer_of(vectors: Tensor | Sequence[Any], weights: Sequence[int] | None = No
     stacked = torch.as_tensor(vectors)
     sites = len(stacked)
     keys = tuple(f"site{number:03}" for number in range(sites))
-    return Layer("body.weight", torch.zeros(stacked.shape[1:]), stacked, tuple(weights or [1] * sites), keys, statistics)
+    return Layer("body.weight", torch.zeros(stacked.shape[1:]), tuple(stacked), tuple(weights or [1] * sites), keys, statistics)
 
 
 def permuted(layer: Layer, order: Sequence[int]) -> Layer:
     statistics: Mapping[str, Tensor] = {name: rows[list(order)] for name, rows in layer.statistics.items()}
     weights, keys = (tuple(row[site] for site in order) for row in (layer.weights, layer.keys))
-    return Layer(layer.name, layer.base, layer.vectors[list(order)], weights, keys, statistics)  # type: ignore[arg-type]
+    return Layer(layer.name, layer.base, tuple(layer.vectors[site] for site in order), weights, keys, statistics)  # type: ignore[arg-type]
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -82,17 +82,17 @@ def test_identical_sites_give_what_one_of_them_has(rule: Rule) -> None:
 @pytest.mark.parametrize("shape", [(), (0,), (1,), (70_001,), (3, 5, 1, 2)])
 def test_any_shape_is_kept_and_the_stack_is_left_alone(rule: Rule, shape: tuple[int, ...]) -> None:
     layer = layer_of(noise(3, *shape))
-    before = layer.vectors.clone()
+    before = layer.stacked()
     merged = rule(layer)
     assert merged.shape == shape
     assert merged.dtype == torch.float32
-    assert torch.equal(layer.vectors, before)
+    assert torch.equal(layer.stacked(), before)
 
 
 def test_large_tensors_merge_piece_by_piece_as_in_one() -> None:
     layer = layer_of(noise(3, 3 * PIECE + 12_345))
     for rule in (Mean(), TrimmedMean(trim=0.34), Fisher()):
-        short = Layer(layer.name, layer.base, layer.vectors[:, -12_345:], layer.weights, layer.keys)
+        short = Layer(layer.name, layer.base[-12_345:], tuple(vector[-12_345:] for vector in layer.vectors), layer.weights, layer.keys)
         assert torch.equal(rule(layer)[-12_345:], rule(short))
 
 
@@ -147,7 +147,7 @@ def test_dare_keeps_the_expectation_and_drops_the_share() -> None:
 
 
 def test_a_mask_depends_on_nobody_else() -> None:
-    vectors = torch.ones(3, 1000)
+    vectors = torch.ones(3, 1000).unbind()
     alone = Layer("w", vectors[0], vectors[:1], (1,), ("a",))
     all_three = Layer("w", vectors[0], vectors, (1, 1, 1), ("a", "b", "c"))
     others = Layer("w", vectors[0], vectors[1:], (1, 1), ("b", "c"))
@@ -182,14 +182,14 @@ def test_fisher_without_weights_is_the_mean() -> None:
 def test_the_trimmed_mean_forgets_the_extremes() -> None:
     layer = layer_of([[1.0, 9.0], [2.0, -99.0], [1e9, 3.0], [3.0, 5.0], [-7.0, 4.0]])
     assert_close(TrimmedMean(trim=0.2)(layer), torch.tensor([2.0, 4.0]))
-    assert torch.equal(TrimmedMean(trim=0.49)(layer), layer.vectors.median(0).values)
+    assert torch.equal(TrimmedMean(trim=0.49)(layer), layer.stacked().median(0).values)
 
 
 @pytest.mark.parametrize("trim", [0.0, 0.1, 0.25, 0.33, 0.45])
 def test_the_trimmed_mean_equals_sorting(trim: float) -> None:
     layer = layer_of(noise(11, 50))
     left_out = int(trim * 11)
-    wanted = layer.vectors.double().sort(0).values[left_out : 11 - left_out].mean(0).float()
+    wanted = layer.stacked().double().sort(0).values[left_out : 11 - left_out].mean(0).float()
     assert_close(TrimmedMean(trim=trim)(layer), wanted)
 
 
