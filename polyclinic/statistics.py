@@ -5,7 +5,7 @@ samples: they tell a coordinator which directions of the weights matter there, a
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from itertools import islice
 
 import torch
@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polyclinic.config import instantiate
+from polyclinic.modes import training_mode
 from polyclinic.schemas import TrainingConfig
 from polyclinic.state_dict import StateDict
 from polyclinic.training import device_of
@@ -57,7 +58,7 @@ def gram_matrices(network: nn.Module, loader: Batches, batches: int, *, max_inpu
 
         return record
 
-    with ExitStack() as hooks, evaluating(network), torch.no_grad():
+    with ExitStack() as hooks, training_mode(network, train=False), torch.no_grad():
         for name, layer in layers.items():
             hooks.callback(layer.register_forward_pre_hook(recorder(name)).remove)
         for batch in _first(loader, batches):
@@ -86,7 +87,7 @@ def fisher_diagonal(network: nn.Module, loader: Batches, training: TrainingConfi
     weights = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
     totals = {name: torch.zeros_like(weight, dtype=torch.float64) for name, weight in weights.items()}
     loss_of, device, samples = instantiate(training.loss), device_of(network), 0
-    with evaluating(network), torch.enable_grad():
+    with training_mode(network, train=False), torch.enable_grad():
         for batch in _first(loader, batches):
             for image, label in zip(batch["image"].to(device), batch["label"].to(device), strict=True):
                 loss = loss_of(network(image[None]), label[None])
@@ -98,18 +99,6 @@ def fisher_diagonal(network: nn.Module, loader: Batches, training: TrainingConfi
     if samples == 0:
         raise ValueError("the loader yields nothing")
     return {f"{FISHER}/{name}": (total / samples).float().cpu() for name, total in totals.items()}
-
-
-@contextmanager
-def evaluating(network: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; afterwards every layer is in the mode in which it was."""
-    before = [(layer, layer.training) for layer in network.modules()]
-    network.eval()
-    try:
-        yield
-    finally:
-        for layer, mode in before:
-            layer.training = mode
 
 
 def _windows(layer: _Convolution, image: Float[Tensor, "batch channels *places"]) -> Float[Tensor, "batch ..."]:

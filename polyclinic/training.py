@@ -24,6 +24,7 @@ from polyclinic.errors import ConfigError
 from polyclinic.grids import resample
 from polyclinic.headers import Grid, Header, check_header
 from polyclinic.metrics import Evaluation, dice_per_class, recall_per_class, summarize
+from polyclinic.modes import training_mode
 from polyclinic.preparation import Sample, crop, prepare_image
 from polyclinic.schemas import DataConfig, TrainingConfig
 from polyclinic.volumes import read_label
@@ -85,7 +86,7 @@ def fit(
     optimizer = optimizer or make_optimizer(network, training)
     loss_of = instantiate(training.loss)
     steps, step, total, seen = training.epochs * len(loader), 0, 0.0, 0
-    with _mode(network, train=True), _own_randomness(loader):
+    with training_mode(network, train=True), _own_randomness(loader):
         for _ in range(training.epochs):
             for batch in loader:
                 image, label = batch["image"].to(device), batch["label"].to(device)
@@ -126,7 +127,7 @@ def evaluate(network: nn.Module, cases: Sequence[Sample], data: DataConfig, trai
     """
     loss_of = instantiate(training.loss) if training is not None else None
     losses, rows, predicted, truths, classes = [], [], [], [], len(data.labels)
-    with _mode(network, train=False), torch.inference_mode():
+    with training_mode(network, train=False), torch.inference_mode():
         for sample in cases:
             logits = infer(network, sample.image, data)
             if isinstance(sample.label, Tensor):
@@ -164,7 +165,7 @@ def predict_label_map(network: nn.Module, image: Path | Sequence[Path], data: Da
     paths = (image,) if isinstance(image, Path) else tuple(image)
     header = check_header(paths[0])
     volume, grid, native = prepare_image(paths, data)
-    with _mode(network, train=False), torch.inference_mode():
+    with training_mode(network, train=False), torch.inference_mode():
         probabilities = infer(network, volume, data).softmax(0)
         labels = _label_natively(probabilities, grid, native)
     return labels.reshape(header.shape[:3]), header
@@ -177,7 +178,7 @@ def predict_class(network: nn.Module, image: Path | Sequence[Path], data: DataCo
         DataError: The typed fault of the file.
     """
     volume, _, _ = prepare_image((image,) if isinstance(image, Path) else tuple(image), data)
-    with _mode(network, train=False), torch.inference_mode():
+    with training_mode(network, train=False), torch.inference_mode():
         return infer(network, volume, data).softmax(0).float().cpu()
 
 
@@ -283,17 +284,6 @@ def _finite(value: float, step: int, training: TrainingConfig) -> float:
             f"Training diverged at step {step} (loss {value}): lower training.learning_rate, which is {training.learning_rate:g}."
         )
     return value
-
-
-@contextmanager
-def _mode(network: nn.Module, *, train: bool) -> Iterator[None]:
-    """Training or evaluation mode for a while."""
-    before = network.training
-    network.train(train)
-    try:
-        yield
-    finally:
-        network.train(before)
 
 
 @contextmanager
