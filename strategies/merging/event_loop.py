@@ -95,7 +95,9 @@ class EventLoop:
         self._needs_base: set[str] = set()
         self._trials: list[Trial] = []
         self._published: Publication | None = None
-        self._began = self._moved = time.monotonic()
+        self._merged: set[str] = set()  # contributions of the newest model
+        self._head = 0  # last line of the journal that was looked at
+        self._began = self._moved = self._checked = time.monotonic()
 
     def run(self) -> Publication | None:
         """Ask, merge and publish until the run is over; returns what was published last, None if nobody contributed."""
@@ -112,6 +114,7 @@ class EventLoop:
         for site, question, reply in self._talk.hear():
             self._moved = time.monotonic()
             self._take(site, question, reply)
+        self._notice_changes()
         self._choose()
         for site in self._talk.idle():
             self._ask(site)
@@ -205,10 +208,23 @@ class EventLoop:
             self._republish("arrival")
         return Verdict(handover.digest, True)
 
+    def _notice_changes(self) -> None:
+        """Somebody may withdraw a hospital from the ledger while the loop runs, or hand in by another way."""
+        moment = time.monotonic()
+        if moment - self._checked < self.strategy.poll_s:
+            return
+        self._checked = moment
+        head = self.ledger.history(limit=1)[-1].sequence
+        if head != self._head:
+            self._head = head
+            if self._merged != {entry.digest for entry in self.publisher.entries()}:
+                self._republish("withdrawal")
+
     def _republish(self, why: str) -> None:
         """Publish the model of what the ledger holds now, and let the hospitals score it and its rivals."""
         self._trials = []
-        if not self.publisher.entries():
+        self._merged = {entry.digest for entry in self.publisher.entries()}
+        if not self._merged:
             return
         try:
             for rule in [self._chosen, *(rule for rule in self._rules if rule != self._chosen)]:

@@ -255,6 +255,18 @@ def test_a_newer_contribution_supersedes_and_a_late_older_one_does_not(tmp_path:
     assert torch.equal(world.weights(), torch.full((8,), 3.0))
 
 
+def test_a_hospital_that_is_withdrawn_meanwhile_leaves_the_model(tmp_path: Path) -> None:
+    world = World(tmp_path, "a", "b", end={"contributions": 0})
+    world.hospitals["b"].value = 3.0
+    world.until_acknowledged("a")
+    world.until_acknowledged("b")
+    with Ledger.open(tmp_path / "ledger") as another:
+        another.withdraw("b", "asked for it")
+    world.step(2.0, until=lambda: len(world.kinds("published")) == 3)
+    assert torch.equal(world.weights(), torch.full((8,), 1.0))
+    assert world.kinds("published")[-1]["why"] == "withdrawal"
+
+
 def test_the_hospitals_choose_the_scale(tmp_path: Path) -> None:
     rule = {"_target_": f"{RULES}.sum.Sum", "scale": 0.25}
     world = World(tmp_path, "a", "b", rule=rule, candidates={"scale": [0.25, 0.5, 1.0]})
