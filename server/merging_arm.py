@@ -42,6 +42,8 @@ class MergingArm:
         self._folder = folder
         self._config = config
         self._overrides = [text for text in overrides if not text.startswith("strategy")]
+        # final figures are taken from whoever is here; the report says who is missing
+        self._patience = replace(config.deployment, min_hospitals=1)
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
         self._strategy: Merging = instantiate(config.strategy, _recursive_=False)
@@ -105,7 +107,7 @@ class MergingArm:
             weights = pack(ledger.load_model(publication.digest), self._names)
             order = replace(self._order, restoration=self._strategy.restoration, restoration_steps=self._strategy.restoration_steps)
             sites = [site for site in self._attendance.refresh() if (publication.number, site) not in scored]
-            grid = PatientGrid(self._grid, self._attendance, self._config.deployment, self._scores_of(publication.number))
+            grid = PatientGrid(self._grid, self._attendance, self._patience, self._scores_of(publication.number))
             if sites:
                 grid.send_and_receive([ask_for_score(order, weights, self._node(site)) for site in sites])
 
@@ -135,7 +137,7 @@ class MergingArm:
         if self._is_tested(opponent.name):
             return
         order = replace(self._order, arm=opponent.name, restoration=opponent.restoration, restoration_steps=opponent.restoration_steps)
-        grid = PatientGrid(self._grid, self._attendance, self._config.deployment, self._as_arm(opponent.name))
+        grid = PatientGrid(self._grid, self._attendance, self._patience, self._as_arm(opponent.name))
         messages = []
         for site in self._attendance.refresh():
             state = opponent.state_for(site)
@@ -178,7 +180,7 @@ class MergingArm:
 
     def _quiet_grid(self) -> PatientGrid:
         """For scores that are a means to an end."""
-        return PatientGrid(self._grid, self._attendance, self._config.deployment, lambda _event: None)
+        return PatientGrid(self._grid, self._attendance, self._patience, lambda _event: None)
 
     def _node(self, site: str) -> int:
         member = self._attendance.current(site)

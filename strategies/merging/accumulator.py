@@ -149,7 +149,7 @@ class Accumulator:
         parameters = {key: (member.weight if weighted else 1) * member.largest for key, member in members.items()}
         statistics = {key: member.weight * member.largest_statistic for key, member in members.items()}
         check_bound(parameters, self.rule.fraction_bits, "sum of contributions")
-        check_bound(statistics, STATISTICS_RULE.fraction_bits, "sum of running statistics")
+        check_bound(statistics, STATISTICS_RULE.fraction_bits, "sum of running statistics", adjustable=False)
         return members
 
     def _changed(self, members: dict[str, Member], file: Vectors, digest: str, factor: int) -> Self:

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from polyclinic.errors import ConfigError, ModelInvalid
-from strategies.merging.layer import Layer
+from strategies.merging.layer import Layer, is_normalization_statistic
 from strategies.merging.pieces import in_pieces
 
 FRACTION_BITS = 40
@@ -33,13 +33,14 @@ def largest(values: Float32[Tensor, "..."], fraction_bits: int, where: str) -> i
     return int(max(abs(low), abs(high)) * 2.0**fraction_bits) + 1
 
 
-def check_bound(bounds: Mapping[str, int], fraction_bits: int, name: str) -> None:
+def check_bound(bounds: Mapping[str, int], fraction_bits: int, name: str, *, adjustable: bool = True) -> None:
     """Refuse a sum that could leave 64 bits.
 
     Args:
         bounds: Each site's factor times its largest value, whole numbers of any size.
         fraction_bits: What they were made with.
         name: The parameter.
+        adjustable: Whether the bits are a setting; those of running statistics are not.
 
     Raises:
         ConfigError: It could; names the number of bits that would do, and whose values are the largest.
@@ -48,7 +49,7 @@ def check_bound(bounds: Mapping[str, int], fraction_bits: int, name: str) -> Non
     if bound > LARGEST:
         site = max(sorted(bounds), key=lambda key: bounds[key])
         enough = fraction_bits - (bound // LARGEST).bit_length()
-        lower = f"Set strategy.rule.fraction_bits={enough} (now {fraction_bits}), or withdraw" if enough >= 0 else "Withdraw"
+        lower = f"Set strategy.rule.fraction_bits={enough} (now {fraction_bits}), or withdraw" if adjustable and enough >= 0 else "Withdraw"
         raise ConfigError(
             f"{name}: the values are too large to be summed exactly in 64 bits, most of all those of {site}. {lower} that contribution."
         )
@@ -74,7 +75,7 @@ def check_layer(layer: Layer, factors: Sequence[int], norms: Sequence[Sequence[f
         return
     parts = zip(layer.keys, factors, layer.vectors, strict=True)
     bounds = {key: factor * largest(vector, fraction_bits, f"{key}: {layer.name}") for key, factor, vector in parts}
-    check_bound(bounds, fraction_bits, layer.name)
+    check_bound(bounds, fraction_bits, layer.name, adjustable=not is_normalization_statistic(layer.name))
 
 
 def norm(values: Float32[Tensor, " n"]) -> float:

@@ -150,6 +150,12 @@ def test_a_variance_stays_at_or_above_zero() -> None:
     assert merge({"running_var": torch.ones(2)}, files, {"a": 1}, Sum())["running_var"].tolist() == [0.0, 2.0]
 
 
+def test_running_statistics_that_do_not_fit_are_named() -> None:
+    files = {site: InMemory({"norm.running_var": torch.full((2,), size)}, {}, []) for site, size in (("a", 1.0), ("b", 1e9))}
+    with pytest.raises(ConfigError, match=r"^norm.running_var: .* most of all those of b\. Withdraw that contribution\.$"):
+        merge({"norm.running_var": torch.ones(2)}, files, {"a": 1, "b": 10_000}, Sum())
+
+
 def test_without_sites_the_model_is_the_base() -> None:
     for rule in RULES:
         merged = merge(base(), {}, {}, rule)
