@@ -143,6 +143,7 @@ def run_merging_demo(cohort: str, subjects: int, seed: int, folder: Path, overri
     if cohort == "cells":
         paths, settings = _write_laboratories(folder / "data", seed, console), ["experiment=demo_cells"]
         settings += [f"base={_make_base(folder, 'cells', [], ['experiment=demo_cells', 'model.pretrained=true'], console)}"]
+        settings += [f"strategy.candidates.scale=[{','.join(f'{share / len(paths):.3f}' for share in (0.5, 1.0, 1.5, 2.0))}]"]
     else:
         paths, settings = write_hospitals(folder / "data", 6, subjects, seed, console), ["experiment=demo_merging"]
         settings += [f"base={_pretrain(folder, seed, console)}"]

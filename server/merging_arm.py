@@ -9,7 +9,7 @@ from typing import Any
 from flwr.serverapp import Grid
 
 from polyclinic.config import instantiate, load_config
-from polyclinic.errors import RunError
+from polyclinic.errors import ConfigError, RunError
 from polyclinic.ledger import Ledger
 from polyclinic.schemas import Config
 from polyclinic.state_dict import StateDict, pack, save_state, shared_names
@@ -125,8 +125,12 @@ class MergingArm:
         for name, config in rivals.items():
             if not self._is_tested(name):  # choosing its parameters takes long
                 rule, candidates = config.strategy["rule"], config.strategy.get("candidates") or {}
-                grid = self._quiet_grid()
-                self._test(comparison.rule(name, str(config.strategy["title"]), rule, candidates, grid))
+                try:
+                    opponent = comparison.rule(name, str(config.strategy["title"]), rule, candidates, self._quiet_grid())
+                except ConfigError as error:  # Krum, say, needs more hospitals
+                    self._folder.record({"kind": "note", "text": f"{config.strategy['title']} is not compared: {error}"})
+                    continue
+                self._test(opponent)
         if self._strategy.controls:
             for opponent in comparison.controls(merged):
                 self._test(opponent)

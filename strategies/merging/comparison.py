@@ -80,7 +80,10 @@ class Comparison:
         random = self._opponent("random", "random vector", "control", noise, self._publisher.random(merged, self._order.seed))
         yield from strangers
         yield random
-        for opponent in (self.merged(merged), random, *strangers):
+        nobody = "what everybody starts from, with nobody's contribution"
+        base = self._opponent("base", "the base alone", "control", nobody, self._publisher.base())
+        yield base
+        for opponent in (self.merged(merged), base, random, *strangers):
             yield self._restored_otherwise(opponent)
 
     def _restored_otherwise(self, opponent: Opponent) -> Opponent:

@@ -94,9 +94,13 @@ class Publisher:
         """Keep what `merge` made with how it came about; the newest again is the newest."""
         return self.ledger.publish(state, describe_rule(rule), [entry.digest for entry in self.entries()])
 
+    def base(self) -> StateDict:
+        """Where everybody starts."""
+        return self.ledger.load_model(self.ledger.bases()[-1])
+
     def single(self, entry: Entry) -> StateDict:
         """The model of one hospital alone: base plus its task vector, undiscounted."""
-        base = self.ledger.load_model(self.ledger.bases()[-1])
+        base = self.base()
         with TensorFile(entry.path) as file:
             return {name: tensor + file.task_vector(name) for name, tensor in base.items()}
 
@@ -105,7 +109,7 @@ class Publisher:
 
         Normalization statistics are the merged model's: noise there would be no honest opponent.
         """
-        base = self.ledger.load_model(self.ledger.bases()[-1])
+        base = self.base()
         generator = torch.Generator().manual_seed(seed)
         made = {}
         for name, tensor in sorted(base.items()):
