@@ -1,6 +1,8 @@
 """`polyclinic-server`: what the researcher who coordinates runs."""
 
+import os
 import shutil
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +22,8 @@ app = typer.Typer(
 )
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(models_app, name="models")
-console = Console(highlight=False)
+WIDE = 120  # where output goes to a file, nobody's window limits the tables
+console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 
 RUN_HELP = """Start the coordinator, wait for hospitals, train, evaluate, and write a report.
