@@ -133,7 +133,7 @@ def test_a_run_in_which_everybody_is_refused_says_so(sites: list[Path], tmp_path
 def test_an_impossible_setting_is_refused_before_anybody_is_asked() -> None:
     for override, said in (
         ("strategy.restoration=magic", "restoration"),
-        ("strategy.rule.scale=[1]", "scale"),
+        ("strategy.rule.scale=nan", "scale"),
         ("strategy.statistics=[x]", "gram"),
     ):
         with pytest.raises(ConfigError, match=said):
