@@ -61,6 +61,7 @@ benchmarks: install mergekit  ## Every figure that the README quotes (about an h
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/coordinator_kills.py
 	$(BIN)/python benchmarks/merging.py
+	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/laboratories.py)
 
 clean:  ## Remove the environment and caches; runs and demo data stay.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build
