@@ -39,7 +39,7 @@ mergekit: .mergekit/.installed  ## Install mergekit into an environment of its o
 
 test: install  ## All tests, those that start real processes included.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e -n 2 --dist loadfile $(ARGS)
 
 test-fast: install  ## The tests that start no processes.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e" -n 2 --dist loadfile $(ARGS)
