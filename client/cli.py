@@ -44,19 +44,35 @@ def join(
     name: Name,
     state: State = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not up yet.")] = 60.0,
+    describe: Annotated[
+        bool,
+        typer.Option("--describe", help="Only say what the images are like (no labels, no training), and get a model for them."),
+    ] = False,
 ) -> None:
-    """Serve a coordinator until Ctrl-C.
+    """Serve a coordinator until Ctrl-C; with --describe, get a refined model and leave.
 
     Checks the data set's list of files, dials out to the coordinator (one outbound connection, nothing listens but on loopback), and
     then trains and evaluates whenever it is asked. A lost connection is taken up again by itself.
 
+    A new hospital may leave training to others: with [bold]--describe[/bold] it sends means over its images (which ones, the coordinator
+    says; what they reveal, docs/refinement.md) and receives a model that was made for such images. A data set for that may list its images
+    under "test", without labels.
+
     Example: [bold]polyclinic-client join --server 127.0.0.1:9092 --data /data/brain --name st-mary[/bold]
+
+    Example: [bold]polyclinic-client join --describe --server 127.0.0.1:9092 --data /data/new --name st-john[/bold]
     """
+    from client.join import describe as describe_images
     from client.join import join as join_federation
 
     console = Console(stderr=True, highlight=False)
-    _check(data, name, console)
-    join_federation(server, data, name, state_folder(state, name), wait, lambda text: console.print(text, markup=False))
+    _check(data, name, console, labelled=not describe)
+    folder = state_folder(state, name)
+    if not describe:
+        join_federation(server, data, name, folder, wait, lambda text: console.print(text, markup=False))
+        return
+    path = describe_images(server, data, name, folder, wait, lambda text: console.print(text, markup=False))
+    console.print(f"The model for {name} is {path}. Use it: polyclinic-client predict {path} IMAGE... --out FOLDER", markup=False)
 
 
 @app.command()
@@ -85,13 +101,13 @@ def contribute(
     console.print(said, markup=False)
 
 
-def _check(data: Path, name: str, console: Console) -> None:
+def _check(data: Path, name: str, console: Console, *, labelled: bool = True) -> None:
     """What can be known at once about a name and a data set."""
     from polyclinic.datasets import check_dataset, read_dataset
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", name):
         raise ConfigError(f"--name '{name}': letters, digits, dots and hyphens only, at most 63.")
-    for warning in check_dataset(read_dataset(data)):
+    for warning in check_dataset(read_dataset(data, labelled=labelled)):
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
 

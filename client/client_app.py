@@ -5,9 +5,11 @@ import time
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from client.describing import describe_images, keep_refined
 from client.site import compute_slot, open_site
 from strategies.merging.messages import confirm, hand_over, read_assignment, read_base
 from strategies.records import evaluation_reply, hello_reply, order_from_message, training_reply, weights_from_message
+from strategies.refinement.messages import describe_reply, has_weights, read_question, read_refined
 
 app = ClientApp()
 
@@ -56,6 +58,25 @@ def base(message: Message, context: Context) -> Message:
     """The model to start from."""
     order, digest = read_base(message)
     open_site(context.node_config).keep_base(order, digest, weights_from_message(message))
+    return confirm(message)
+
+
+@app.query("describe")
+def describe(message: Message, context: Context) -> Message:
+    """What the images are like; no label is read."""
+    start = time.monotonic()
+    order, names, release = read_question(message)
+    weights = weights_from_message(message) if has_weights(message) else None
+    with compute_slot():
+        means, subjects = describe_images(open_site(context.node_config), order, names, release, weights)
+    return describe_reply(message, means, subjects, time.monotonic() - start)
+
+
+@app.query("refined")
+def refined(message: Message, context: Context) -> Message:
+    """The model that was made for this hospital."""
+    order, number = read_refined(message)
+    keep_refined(open_site(context.node_config), order, weights_from_message(message), number)
     return confirm(message)
 
 

@@ -24,8 +24,11 @@ from polyclinic.preparation import PreparedSite, training_loader
 from polyclinic.processes import end_with_parent
 from polyclinic.schemas import JobConfig
 from polyclinic.state_dict import StateDict, load_state, shared_names, subtract
-from polyclinic.statistics import fisher_diagonal, gram_matrices
+from polyclinic.statistics.describing import STATISTICS, describe
+from polyclinic.statistics.layers import fisher_diagonal, gram_matrices
+from polyclinic.statistics.release import Release
 from strategies.merging.messages import Assignment
+from strategies.refinement.refiner import DESCRIPTION
 
 STEP_PAUSE = "POLYCLINIC_STEP_PAUSE_S"  # rests so long after every step: a demo's hospitals are not equally fast
 STATISTICS_BATCHES = 8
@@ -54,6 +57,7 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
         raise ModelInvalid(f"The base {assignment.base[:12]} is not of the network {order.names['model']}.")
     network.load_state_dict({**network.state_dict(), **base})
     prepared = site.prepared(order, job)
+    described = _describe_site(network, assignment, prepared)  # by the base's features, which are the same for everybody
     loss = _fit(site, network, assignment, prepared, outbox.state / "training" / f"{key}.pt")
     evaluation = training.evaluate(network, prepared.validation, job.data, job.training)
     contribution = Contribution(
@@ -61,7 +65,7 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
         metrics={"loss": loss, "score": evaluation.score}, created=time.time(), version=version("polyclinic"),
     )  # fmt: skip
     tuned = {name: network.state_dict()[name].detach().cpu() for name in names}
-    statistics = _describe(network, assignment.statistics, prepared, job, site.seed(order))
+    statistics = {**described, **_describe(network, assignment.statistics, prepared, job, site.seed(order))}
     path = write_contribution(outbox.folder, contribution, subtract(tuned, base), statistics)
     outbox.put(path, key)
     (outbox.state / "training" / f"{key}.pt").unlink(missing_ok=True)
@@ -121,6 +125,16 @@ def _describe(network: nn.Module, wanted: tuple[str, ...], prepared: PreparedSit
     if "fisher" in wanted:
         found |= fisher_diagonal(network, training_loader(prepared, job.training, seed), job.training, STATISTICS_BATCHES)
     return found
+
+
+def _describe_site(network: nn.Module, assignment: Assignment, prepared: PreparedSite) -> StateDict:
+    """What the training images are like, as far as the federation asks; see `polyclinic.statistics`."""
+    names = [name for name in assignment.statistics if name in STATISTICS]
+    if not names:
+        return {}
+    release = Release(assignment.min_subjects, assignment.noise_multiplier)
+    found = describe(names, (sample.image for sample in prepared.training), network, release)
+    return {f"{DESCRIPTION}{name}": mean for name, mean in found.items()}
 
 
 def work(name: str, data: Path, state: Path) -> None:

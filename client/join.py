@@ -10,13 +10,14 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from client.outbox import Outbox
+from client.outbox import REFINED, Outbox
 from polyclinic.errors import ProcessDied, ResourceError
 from polyclinic.processes import Child, free_port, lock_file, parse_address, pause_s, python_module, stop_all, wait_for_port
 
 STEADY_S = 60.0  # a process that lived so long has started well
 DEATHS = 5  # in a row, each sooner than that: then something is wrong here
 LOOK_S = 1.0  # between two looks at what is to be done
+FAREWELL_S = 2.0
 Say = Callable[[str], None]
 
 
@@ -54,11 +55,53 @@ def join(server: str, data: Path, name: str, state: Path, wait_s: float, say: Sa
             stop_all([trainer.child, *pair.children], patience_s=4.0)  # the SuperNode says goodbye to the coordinator
 
 
+def describe(server: str, data: Path, name: str, state: Path, wait_s: float, say: Say) -> Path:
+    """Say what the images are like, receive the model that is made for them, and leave.
+
+    Args:
+        server: HOST:PORT.
+        data: The folder with dataset.json; labels are not needed, and not read.
+        name: What this hospital is called.
+        state: Where the model is kept.
+        wait_s: How long to wait for a coordinator that does not answer yet.
+        say: Told what happens, a line at a time.
+
+    Returns:
+        The model's file.
+
+    Raises:
+        ServerUnreachable: Nobody answered in time.
+        ProcessDied: A process of ours dies again and again.
+    """
+    parse_address(server)
+    with only_client(state):
+        say(f"{name}: looking for the coordinator at {server}")
+        wait_for_port(server, wait_s)
+        say(f"{name}: the coordinator answers; it asks what the images are like once it has models to refine. Ctrl-C leaves.")
+        pair = Pair(server, data.resolve(), name, state.resolve(), "describe")
+        watch, path = PairWatch(pair, say), state / REFINED
+        before = _changed_at(path)
+        try:
+            pair.start()
+            while _changed_at(path) == before:
+                time.sleep(0.1)
+                watch.tend()
+            time.sleep(FAREWELL_S)  # the coordinator learns that the model has arrived
+        finally:
+            stop_all(pair.children, patience_s=4.0)
+    return path
+
+
+def _changed_at(path: Path) -> int:
+    return path.stat().st_mtime_ns if path.exists() else 0
+
+
 class Pair:
     """SuperNode and worker: one is of no use without the other, and they are started and ended together."""
 
-    def __init__(self, server: str, data: Path, name: str, state: Path) -> None:
+    def __init__(self, server: str, data: Path, name: str, state: Path, mode: str = "train") -> None:
         self._arguments = server, data, name, state
+        self._mode = mode
         self.state = state
         self.children: list[Child] = []
 
@@ -69,7 +112,7 @@ class Pair:
         secret.touch(mode=0o600)
         secret.write_bytes(secrets.token_bytes(32))
         port = free_port()
-        node_config = {"site": name, "data": str(data), "state": str(state)}
+        node_config = {"site": name, "data": str(data), "state": str(state), "mode": self._mode}
         self.children = [supernode(server, port, state, secret, node_config), worker(port, state, secret)]
         for child in self.children:
             child.start()

@@ -24,6 +24,7 @@ from typing import Any
 
 from polyclinic.errors import DatasetInvalid
 
+REFINED = "refined.safetensors"  # in the state folder: the model that the coordinator made for this hospital
 TRAINING_STATUS = "fine_tuning.json"  # what fine-tuning, a process of its own, says of itself
 
 

@@ -21,7 +21,7 @@ from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.errors import ConfigError, ConfigMismatch, DatasetInvalid, ModelInvalid, PolyclinicError
 from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
-from polyclinic.preparation import PreparedSite, prepare, training_loader
+from polyclinic.preparation import PreparedSite, prepare, prepare_image, training_loader
 from polyclinic.processes import pause_s, try_lock
 from polyclinic.schemas import JobConfig
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, state_digest, unpack
@@ -49,12 +49,14 @@ class Site:
         data: The folder with dataset.json.
         state: Where the hospital keeps its own models and pictures.
         status: File in `state` that says what is being done.
+        mode: train; or describe, for a hospital that only says what its images are like and needs no labels.
     """
 
-    def __init__(self, name: str, data: Path, state: Path, status: str = "status.json") -> None:
+    def __init__(self, name: str, data: Path, state: Path, status: str = "status.json", mode: str = "train") -> None:
         self.name = name
+        self.mode = mode
         self._status = state / status
-        self.dataset: SiteDataset = read_dataset(data)
+        self.dataset: SiteDataset = read_dataset(data, labelled=mode == "train")
         self.state = state
         self.outbox = Outbox(state, data)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -67,7 +69,9 @@ class Site:
         refusal = ""
         try:
             job = self.job(order)
-            if job.data.task != self.dataset.task or job.data.labels != self.dataset.labels:
+            if self.mode == "describe":
+                prepare_image(self.dataset.cases[0].image, job.data)
+            elif job.data.task != self.dataset.task or job.data.labels != self.dataset.labels:
                 refusal = (
                     f"The federation does {job.data.task} with the labels {', '.join(job.data.labels)}; this hospital's dataset.json "
                     f"is for {self.dataset.task} with {', '.join(self.dataset.labels)}. Name and number the labels alike on both sides."
@@ -79,7 +83,9 @@ class Site:
             refusal = str(error) if error.shareable else f"{type(error).__name__} (the hospital's log has the details)"
         counts = {"training": len(self.dataset.training), "validation": len(self.dataset.validation), "test": len(self.dataset.test)}
         self.say(order, "waiting")
-        return Hello(self.name, version("polyclinic"), counts, self.dataset.modality[0] if self.dataset.modality else "", refusal)
+        return Hello(
+            self.name, version("polyclinic"), counts, self.dataset.modality[0] if self.dataset.modality else "", refusal, self.mode
+        )
 
     def train(self, order: Order, weights: Tensor) -> Trained:
         """One round on this hospital's training cases, from the federation's weights and what is kept here."""
@@ -270,12 +276,12 @@ def open_site(node_config: dict[str, Any]) -> Site:
         DatasetInvalid: The node was started without `polyclinic-client join`.
     """
     try:
-        key = (str(node_config["site"]), str(node_config["data"]), str(node_config["state"]))
+        key = (str(node_config["site"]), str(node_config["data"]), str(node_config["state"]), str(node_config.get("mode", "train")))
     except KeyError as error:
         raise DatasetInvalid(Path("SuperNode"), f"{error} is not configured", "Start it with `polyclinic-client join`.") from error
     if key not in _SITES:
-        _SITES[key] = Site(key[0], Path(key[1]), Path(key[2]))
+        _SITES[key] = Site(key[0], Path(key[1]), Path(key[2]), mode=key[3])
     return _SITES[key]
 
 
-_SITES: dict[tuple[str, str, str], Site] = {}
+_SITES: dict[tuple[str, str, str, str], Site] = {}

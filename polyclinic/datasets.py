@@ -53,12 +53,17 @@ class SiteDataset:
 
     @property
     def task(self) -> Literal["segmentation", "classification"]:
-        """As the training cases' labels say."""
-        return "classification" if isinstance(self.training[0].label, int) else "segmentation"
+        """As the labels say; without any, the folder could be for either and counts as a segmentation."""
+        return "classification" if any(isinstance(case.label, int) for case in self.cases) else "segmentation"
 
 
-def read_dataset(folder: Path) -> SiteDataset:
+def read_dataset(folder: Path, *, labelled: bool = True) -> SiteDataset:
     """Read and check `dataset.json`, and that the files it names exist.
+
+    Args:
+        folder: Where it lies.
+        labelled: Whether there must be labelled cases to train and validate with. A hospital that only describes itself needs none: it
+            may list its images under 'test', without labels.
 
     Raises:
         DatasetInvalid: It is missing, is not JSON, or lacks something.
@@ -70,9 +75,11 @@ def read_dataset(folder: Path) -> SiteDataset:
     if len(labels) < 2 or len(set(labels)) != len(labels):
         raise DatasetInvalid(path, f"'labels' are {list(labels)}", "Name at least two classes, each differently.")
     splits = {split: tuple(_read_cases(path, tree, split, len(labels))) for split in SPLITS}
-    for split in ("training", "validation"):
+    for split in ("training", "validation") if labelled else ():
         if not splits[split]:
             raise DatasetInvalid(path, f"'{split}' is empty or missing", "List at least one case there.")
+    if not any(splits.values()):
+        raise DatasetInvalid(path, "no case is listed", "List the images under 'test'.")
     dataset = SiteDataset(folder, str(tree.get("name") or folder.name), _read_names(path, tree, "modality"), labels, **splits)
     if len({isinstance(case.label, int) for case in dataset.cases if case.label is not None}) > 1:
         raise DatasetInvalid(path, "some labels are files and some are numbers", "Use one kind: files to segment, numbers to classify.")

@@ -13,7 +13,8 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ImageTooLarge           a header that claims more than the limit
     │   ├── ImageInvalid            readable, but NaN or Inf inside
     │   ├── LabelInvalid            a label outside the declared classes
-    │   └── ShapeMismatch           image and label on different grids
+    │   ├── ShapeMismatch           image and label on different grids
+    │   └── TooFewSubjects          a statistic over so few subjects that it would show them
     ├── ModelInvalid                a weights file that does not fit             exit code 3
     ├── ContributionRefused         what a hospital handed over (refusals.py)    exit code 3
     │   ├── BaseMismatch            made on a base the federation never had
@@ -147,6 +148,18 @@ class ShapeMismatch(DataError):
     def __init__(self, image: Path, image_grid: str, label: Path, label_grid: str) -> None:
         super().__init__(
             f"{label}: its grid is {label_grid}, but its image {image.name} has {image_grid}. Resample the label onto its image."
+        )
+
+
+class TooFewSubjects(DataError):
+    """A statistic over so few subjects that it would show them."""
+
+    shareable = True
+
+    def __init__(self, subjects: int, minimum: int) -> None:
+        super().__init__(
+            f"The hospital has {subjects} subjects to describe itself with, at least {minimum} are needed so that no one of them shows: "
+            "add cases to 'training' or 'test', or ask the coordinator for a lower privacy.release.min_subjects."
         )
 
 

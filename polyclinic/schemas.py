@@ -8,6 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
+
+from polyclinic.statistics.release import Release
 
 Scalar = bool | int | float | str
 Setting = Scalar | list[Scalar]
@@ -16,6 +19,7 @@ Part = Mapping[str, Any]  # a node with `_target_`: something that `instantiate`
 STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=366 * 86400.0, allow_inf_nan=False)]
 
 
@@ -41,6 +45,20 @@ class DataConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ShiftsConfig:
+    """Domain shifts that are generated while training: the chance that a sample, or a stage of the network, is shifted so."""
+
+    gamma: Chance = 0.0
+    inversion: Chance = 0.0
+    bias_field: Chance = 0.0
+    noise: Chance = 0.0
+    blur: Chance = 0.0
+    resolution: Chance = 0.0
+    feature: Literal["none", "fedfa", "mixstyle"] = "none"
+    feature_probability: Chance = 0.5
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
     """What a hospital does in one round."""
 
@@ -49,6 +67,7 @@ class TrainingConfig:
     learning_rate: Positive
     optimizer: dict[str, Any]
     loss: dict[str, Any]
+    shifts: ShiftsConfig = ShiftsConfig()
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -65,6 +84,15 @@ class DeploymentConfig:
     runs: str
 
 
+class PrivacyConfig(TypedDict):
+    """What protects a hospital; every other key is a setting of `_target_`, which wraps a strategy of averaging."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    _target_: str | None
+    release: Release  # of statistics, asked of every hospital
+
+
 @dataclass(frozen=True, config=STRICT)
 class Config:
     """One run of a federation."""
@@ -73,7 +101,7 @@ class Config:
     model: dict[str, Any]
     data: DataConfig
     training: TrainingConfig
-    privacy: dict[str, Any]
+    privacy: PrivacyConfig
     deployment: DeploymentConfig
     rounds: Count
     base: str | None  # at the coordinator: the weights that every strategy starts from; None: as the seed makes them

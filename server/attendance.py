@@ -34,6 +34,11 @@ class Member:
     activated: str  # when its SuperNode last came online; another time means that it was gone
     hello: Hello
 
+    @property
+    def describes(self) -> bool:
+        """Whether it only describes itself, and never trains or scores."""
+        return self.hello.mode == "describe"
+
 
 class Attendance:
     """The hospitals of one run.
@@ -64,10 +69,17 @@ class Attendance:
 
     def describe(self) -> dict[str, dict[str, object]]:
         """Everybody who takes part, with modality and numbers of cases."""
-        return {site: {"modality": member.hello.modality, **member.hello.counts} for site, member in sorted(self._members.items())}
+        return {
+            site: {"modality": member.hello.modality, **member.hello.counts, **({"describes": True} if member.describes else {})}
+            for site, member in sorted(self._members.items())
+        }
 
     def refresh(self) -> dict[str, Member]:
-        """Look who is there, greet newcomers, take in their answers; returns the members that are online, by name."""
+        """Look who is there, greet newcomers, take in their answers; returns the members that are online and train, by name."""
+        return {site: member for site, member in self.refresh_all().items() if not member.describes}
+
+    def refresh_all(self) -> dict[str, Member]:
+        """The same with the hospitals that only describe themselves."""
         self._online = {node.node_id: node for node in self._grid.get_nodes()}
         self._greet()
         self._hear()
@@ -156,6 +168,7 @@ class Attendance:
                 "kind": "returned" if returned else "joined",
                 "site": hello.site,
                 "modality": hello.modality,
+                "mode": hello.mode,
                 "version": hello.version,
                 **hello.counts,
             }

@@ -19,6 +19,7 @@ from server.grid import PatientGrid
 from server.run_folder import RunFolder, versions
 from strategies.averaging.strategy import Averaging
 from strategies.records import Order
+from strategies.refinement.traffic import CountingGrid
 
 app = ServerApp()
 
@@ -35,15 +36,21 @@ def coordinate(grid: Grid, folder: RunFolder) -> None:
     configs = [load_config(overrides) for overrides in asked]
     first = configs[0]
     check_network(build_network(first), first)
-    attendance = Attendance(grid, make_order(folder, first, build_network(first)), folder.record)
-    patient = PatientGrid(grid, attendance, first.deployment, folder.record)
+    counting = CountingGrid(grid)
+    attendance = Attendance(counting, make_order(folder, first, build_network(first)), folder.record)
+    patient = PatientGrid(counting, attendance, first.deployment, folder.record)
     minimum = first.deployment.min_hospitals
     for config, overrides in zip(configs, asked, strict=True):
         if is_merging(config):
             from server.merging_arm import MergingArm
 
             folder.update(state="running")
-            MergingArm(grid, attendance, folder, config, overrides).run()
+            MergingArm(counting, attendance, folder, config, overrides).run()
+        elif is_refinement(config):
+            from server.refinement_arm import RefinementArm
+
+            folder.update(state="running")
+            RefinementArm(counting, attendance, folder, config).run()
         else:
             attendance.wait_for(max(first.deployment.hospitals, minimum), minimum, first.deployment.wait_s)
             folder.update(hospitals=attendance.describe(), state="running")
@@ -132,14 +139,19 @@ def check_network(network: nn.Module, config: Config) -> None:
 
 
 def arm_name(config: Config) -> str:
-    """The strategy's name in folders: `fedavg` for `averaging/fedavg`, `merging-ties` for `merging/ties`."""
+    """The strategy's name in folders: `fedavg` for `averaging/fedavg`, `merging-ties` for `merging/ties`, `refinement` for itself."""
     group, _, name = config.choices["strategy"].rpartition("/")
-    return name if group == "averaging" else f"{group}-{name}"
+    return name if group in ("averaging", "") else f"{group}-{name}"
 
 
 def is_merging(config: Config) -> bool:
     """Whether hospitals contribute whenever they like, rather than in rounds."""
     return config.choices["strategy"].startswith("merging/")
+
+
+def is_refinement(config: Config) -> bool:
+    """Whether every hospital gets a model of its own."""
+    return config.choices["strategy"] == "refinement"
 
 
 def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:

@@ -39,7 +39,7 @@ class Averaging:
         """Flower's strategy, wrapped for differential privacy if that is configured.
 
         Args:
-            privacy: A node of `conf/privacy/`; no `_target_`, no wrapping.
+            privacy: A node of `conf/privacy/`; no `_target_`, no wrapping. Its `release` is for statistics, which no averaging asks for.
             shared: Names of the tensors that are averaged.
 
         Raises:
@@ -53,7 +53,8 @@ class Averaging:
             )
         strategy = instantiate(self.aggregation, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1)
         if privacy.get("_target_"):
-            strategy = instantiate({**privacy, "_partial_": True})(strategy)
+            wrapper = {key: value for key, value in privacy.items() if key != "release"}
+            strategy = instantiate({**wrapper, "_partial_": True})(strategy)
         assert isinstance(strategy, Strategy)
         return strategy
 

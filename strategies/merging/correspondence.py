@@ -30,6 +30,10 @@ class Member(Protocol):
     def activated(self) -> str:
         """When its SuperNode last came online; another time means that it was gone."""
 
+    @property
+    def describes(self) -> bool:
+        """Whether it only describes itself, and never trains or scores."""
+
 
 class Roster(Protocol):
     """Who takes part; `server.attendance.Attendance` is one."""

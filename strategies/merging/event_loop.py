@@ -9,7 +9,7 @@ import hashlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
@@ -137,11 +137,15 @@ class EventLoop:
 
     def _owed(self) -> bool:
         """Whether a hospital that is online still waits for the word on its contribution."""
-        return any(self._verdicts.get(site) for site in self._talk.online)
+        return any(self._verdicts.get(site) for site in self._members())
 
     def _is_scored(self) -> bool:
         """Whether every hospital that is online has scored every candidate."""
-        return all(site in trial.figures for trial in self._trials for site in self._talk.online)
+        return all(site in trial.figures for trial in self._trials for site in self._members())
+
+    def _members(self) -> Collection[str]:
+        """Who is online and contributes."""
+        return self._talk.online
 
     def _ask(self, site: str) -> None:
         """The next question to an idle hospital, if there is one."""
@@ -256,7 +260,7 @@ class EventLoop:
 
     def _choose(self) -> None:
         """Once every hospital that is here has scored every candidate, publish the best if it is another."""
-        if len(self._trials) < 2 or not self._talk.online or not self._is_scored():
+        if len(self._trials) < 2 or not self._members() or not self._is_scored():
             return
         scored = [{site for site in trial.figures if not math.isnan(trial.score(site))} for trial in self._trials]
         present = set.intersection(*scored)

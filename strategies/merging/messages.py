@@ -46,7 +46,9 @@ class Assignment:
     base: str  # digest of the model that it starts from
     task: str
     ledger: str  # identity of the ledger that keeps it
-    statistics: tuple[str, ...] = ()  # what the rule needs besides the task vector: gram, fisher
+    statistics: tuple[str, ...] = ()  # what is needed besides the task vector: gram, fisher, and names of what describes a hospital
+    min_subjects: int = 3  # of a description, see `polyclinic.statistics.release`
+    noise_multiplier: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for the hospital's disk."""
@@ -56,7 +58,7 @@ class Assignment:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Assignment":
         """The inverse of `to_json`."""
-        return cls(Order(**values["order"]), str(values["base"]), str(values["task"]), str(values["ledger"]), tuple(values["statistics"]))
+        return cls(**{**values, "order": Order(**values["order"]), "statistics": tuple(values["statistics"])})
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,7 @@ def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: 
     config = order_to_config(assignment.order)
     config["base"], config["task"], config["ledger"] = assignment.base, assignment.task, assignment.ledger
     config["statistics"] = list(assignment.statistics)
+    config["min-subjects"], config["noise-multiplier"] = assignment.min_subjects, assignment.noise_multiplier
     config["verdict.digests"] = [verdict.digest for verdict in verdicts]
     config["verdict.accepted"] = [verdict.accepted for verdict in verdicts]
     config["verdict.reasons"] = [verdict.reason for verdict in verdicts]
@@ -91,8 +94,11 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
     try:
         triples = zip(flat["verdict.digests"], flat["verdict.accepted"], flat["verdict.reasons"], strict=True)
         verdicts = [Verdict(_digest(digest), bool(accepted), str(reason)) for digest, accepted, reason in triples]
-        statistics = tuple(str(name) for name in flat["statistics"])
-        return Assignment(order, _digest(flat["base"]), str(flat["task"]), _digest(flat["ledger"]), statistics), verdicts
+        assignment = Assignment(
+            order, _digest(flat["base"]), str(flat["task"]), _digest(flat["ledger"]), tuple(str(name) for name in flat["statistics"]),
+            int(flat["min-subjects"]), float(flat["noise-multiplier"]),
+        )  # fmt: skip
+        return assignment, verdicts
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"The coordinator's message lacks {error}: it runs another version of polyclinic.") from error
 

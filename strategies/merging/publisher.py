@@ -87,7 +87,7 @@ class Publisher:
         if self._sums is not None and entries is None and isinstance(rule, ADDITIVE):
             wanted = {f"{entry.digest}/{self._behind(entry)}": entry for entry in chosen}
             return merge_by_sum(self._sums, {digest: base}, wanted, rule, self._open_key)
-        with self._open(chosen) as files:
+        with self._open_all(chosen) as files:
             return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)
 
     def publish(self, rule: Rule, state: StateDict) -> Publication:
@@ -119,6 +119,10 @@ class Publisher:
             made[name] = merged[name] if is_normalization_statistic(name) else noisy
         return made
 
+    def open(self, entry: Entry) -> TensorFile:
+        """A contribution as it counts: discounted, if its base is an older one."""
+        return self._file(entry.path, self._behind(entry))
+
     def _behind(self, entry: Entry) -> int:
         """How many bases a contribution is behind the current one."""
         return 0 if entry.base == self.ledger.bases()[-1] else self.older_bases()[entry.base]
@@ -131,9 +135,9 @@ class Publisher:
         return self._file(self.ledger.contribution_path(digest), int(behind))
 
     @contextmanager
-    def _open(self, entries: Sequence[Entry]) -> Iterator[dict[str, TensorFile]]:
+    def _open_all(self, entries: Sequence[Entry]) -> Iterator[dict[str, TensorFile]]:
         with ExitStack() as stack:
-            yield {entry.site: stack.enter_context(self._file(entry.path, self._behind(entry))) for entry in entries}
+            yield {entry.site: stack.enter_context(self.open(entry)) for entry in entries}
 
 
 def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Rule]:

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from polyclinic import statistics
 from polyclinic.schemas import TrainingConfig
-from polyclinic.statistics import fisher_diagonal, gram_matrices
+from polyclinic.statistics import layers as statistics
+from polyclinic.statistics.layers import fisher_diagonal, gram_matrices
 
 TRAINING = TrainingConfig(
     epochs=1, batch_size=4, learning_rate=0.1, optimizer={"_target_": "torch.optim.SGD"}, loss={"_target_": "torch.nn.CrossEntropyLoss"}

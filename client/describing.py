@@ -1,0 +1,59 @@
+"""What a hospital does that only says what its images are like: describe them, and keep the model that was made for them."""
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from torch import Tensor
+
+from client.outbox import REFINED
+from client.site import Site
+from polyclinic.errors import ConfigError
+from polyclinic.preparation import prepare_image
+from polyclinic.state_dict import StateDict, save_state, shared_names, unpack
+from polyclinic.statistics.describing import STATISTICS, describe
+from polyclinic.statistics.release import Release
+from strategies.records import Order
+
+
+def describe_images(site: Site, order: Order, names: Sequence[str], release: Release, weights: Tensor | None) -> tuple[StateDict, int]:
+    """Means over all the site's subjects, labelled or not; returns them and the number of subjects.
+
+    Args:
+        site: The hospital.
+        order: What the network and the data are.
+        names: Of `STATISTICS`.
+        release: What may leave.
+        weights: The base; None if no statistic is made of its features.
+
+    Raises:
+        TooFewSubjects: There are so few that a mean would show them.
+        ConfigError: There is no such statistic.
+    """
+    if unknown := sorted(set(names) - set(STATISTICS)):
+        raise ConfigError(f"The coordinator asks for a statistic {unknown[0][:80]!r}: it runs another version of polyclinic.")
+    job = site.job(order)
+    network = site.build_network(order, job)
+    if weights is not None:
+        network.load_state_dict({**network.state_dict(), **unpack(weights, network.state_dict(), shared_names(network, "none"))})
+    cases = site.dataset.cases
+
+    def images() -> Iterator[Tensor]:
+        for number, case in enumerate(cases):
+            site.say(order, "describing", step=number, steps=len(cases))
+            yield prepare_image(case.image, job.data)[0]
+
+    found = describe(names, images(), network, release)
+    site.say(order, "waiting", force=True)
+    return found, len(cases)
+
+
+def keep_refined(site: Site, order: Order, weights: Tensor, number: int) -> Path:
+    """Keep the model that the coordinator made for this hospital, ready for `polyclinic-client predict`."""
+    network = site.build_network(order, site.job(order))
+    state = network.state_dict()
+    described = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": number}
+    path = site.state / REFINED
+    save_state({**state, **unpack(weights, state, shared_names(network, "none"))}, path, {"polyclinic": json.dumps(described)})
+    site.say(order, "refined", number=number, force=True)
+    return path

@@ -1,0 +1,1 @@
+"""What a hospital tells about its images, and how far two hospitals are from each other; one statistic in each file."""

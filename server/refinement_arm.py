@@ -1,0 +1,249 @@
+"""A refinement strategy within a run: a base in rounds, contributions at leisure, the choice of a recipe, a model for each hospital."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from polyclinic.config import instantiate, load_config
+from polyclinic.errors import ConfigError, RunError
+from polyclinic.ledger import Ledger
+from polyclinic.schemas import Config
+from polyclinic.state_dict import StateDict, load_state, pack, save_state, shared_names, unpack
+from server.attendance import Attendance, Member
+from server.grid import PatientGrid
+from server.run_folder import RunFolder, read_lines, write_whole
+from server.server_app import describe_model, make_order, start_network
+from strategies.averaging.strategy import Averaging
+from strategies.merging.messages import Assignment, ask_for_score
+from strategies.records import metrics_from_reply, test_order
+from strategies.refinement.choice import Tried, try_recipes
+from strategies.refinement.loop import RefinementLoop
+from strategies.refinement.refine import Recipe
+from strategies.refinement.refiner import Refiner
+from strategies.refinement.strategy import Refining
+from strategies.refinement.traffic import CountingGrid
+
+CENTRE = "centre"  # the arm of the model that everybody would get
+CHOICE = "refinement.json"  # beside a ledger: how its contributions are refined, and why so
+
+
+class Everybody:
+    """Attendance with the hospitals that only describe themselves."""
+
+    def __init__(self, attendance: Attendance) -> None:
+        self._attendance = attendance
+
+    def refresh(self) -> Mapping[str, Member]:
+        """Everybody who is online, by site."""
+        return self._attendance.refresh_all()
+
+    def current(self, site: str) -> Member | None:
+        """A site's newest node, online or not."""
+        return self._attendance.current(site)
+
+    def site_of(self, node: int) -> str:
+        """The site behind a node."""
+        return self._attendance.site_of(node)
+
+
+class RefinementArm:
+    """One refinement strategy of a run.
+
+    Args:
+        grid: Flower's grid, counting.
+        attendance: Who takes part.
+        folder: The run's.
+        config: The strategy's.
+    """
+
+    def __init__(self, grid: CountingGrid, attendance: Attendance, folder: RunFolder, config: Config) -> None:
+        self._grid = grid
+        self._attendance = attendance
+        self._folder = folder
+        self._config = config
+        self._patience = replace(config.deployment, min_hospitals=1)  # figures are taken from whoever is here
+        self._network = start_network(config)
+        self._names = shared_names(self._network, "none")
+        self._refining: Refining = instantiate(config.strategy, _recursive_=False)
+        self._order = make_order(folder, config, self._network)
+        if not 0 <= self._refining.base_rounds < config.rounds:
+            raise ConfigError(f"strategy.base_rounds={self._refining.base_rounds}: at least 0, and less than rounds={config.rounds}.")
+
+    def run(self) -> None:
+        """Until there is nothing more to stay for."""
+        self._announce()
+        with Ledger.open(self._ledger_folder()) as ledger:
+            base = self._base(ledger)
+            digest = ledger.add_base(base, json.dumps(describe_model(self._order, 0, False)))
+            loop = RefinementLoop(
+                self._refining, self._grid, Everybody(self._attendance), ledger, self._assignment(digest, ledger), self._names,
+                self._expected(), self._folder.record,
+            )  # fmt: skip
+            if loop.run() is None:
+                raise RunError("The run is over by its configuration, but no hospital has contributed. See events.jsonl for refusals.")
+            recipe, own = self._choose(ledger, loop.refiner)
+            self._test(loop.refiner, ledger, own)
+            self._draw(loop.refiner, recipe)
+            loop.stay(recipe, own, self._refining.make_stay())
+            self._draw(loop.refiner, recipe)
+        self._folder.record({"kind": "arm_end", "arm": self._order.arm})
+
+    def _announce(self) -> None:
+        arm = self._order.arm
+        earlier = any(event["kind"] == "arm_start" and event["arm"] == arm for event in read_lines(self._folder.path / "events.jsonl"))
+        details = {"title": self._refining.title, "rounds": self._order.rounds, "offset": 0, "expected": self._expected()}
+        self._folder.record({"kind": "arm_start", "arm": arm, **details})
+        if earlier:
+            self._folder.record({"kind": "resumed"})
+
+    def _expected(self) -> int:
+        deployment = self._config.deployment
+        return self._refining.merging().make_end(max(deployment.hospitals, deployment.min_hospitals)).contributions
+
+    def _ledger_folder(self) -> Path:
+        kept = self._refining.merging().ledger
+        return Path(kept) if kept else self._folder.path / "ledger"
+
+    def _assignment(self, base: str, ledger: Ledger) -> Assignment:
+        passes = replace(self._order, round=0, rounds=self._order.rounds - self._refining.base_rounds)
+        task = f"{self._config.data.task}: {', '.join(self._config.data.labels)}"
+        release = self._config.privacy["release"]
+        names = tuple(sorted({*self._refining.merging().statistics, *self._refining.statistics}))
+        return Assignment(passes, base, task, ledger.identity(), names, release.min_subjects, release.noise_multiplier)
+
+    def _base(self, ledger: Ledger) -> StateDict:
+        """What everybody starts from: the ledger's base if it has one, else what a few rounds of averaging make."""
+        if ledger.bases():
+            found = ledger.load_model(ledger.bases()[-1])
+            if set(found) != set(self._names):
+                raise ConfigError(f"{ledger.folder}: its base is of another network than model={self._config.choices['model']}.")
+            return found
+        rounds, path = self._refining.base_rounds, self._folder.path / "arms" / self._order.arm / "base.safetensors"
+        initial, done = self._network.state_dict(), 0
+        if path.exists():
+            initial, metadata = load_state(path)
+            done = int(json.loads(metadata["polyclinic"])["round"])
+        weights = pack(initial, self._names)
+        if done < rounds:
+            deployment = self._config.deployment
+            self._attendance.wait_for(max(deployment.hospitals, deployment.min_hospitals), deployment.min_hospitals, deployment.wait_s)
+            weights = self._average(weights, done, path)
+        return {name: tensor.float() for name, tensor in unpack(weights, self._network.state_dict(), self._names).items()}
+
+    def _average(self, weights: Any, done: int, path: Path) -> Any:
+        """Rounds of averaging; what they came to is kept after each."""
+        averaging: Averaging = instantiate(load_config(["strategy=averaging/fedavg"]).strategy, _recursive_=False)
+        order = replace(self._order, rounds=self._refining.base_rounds, offset=done)
+
+        def keep(number: int, latest: Any) -> None:
+            state = {**self._network.state_dict(), **unpack(latest, self._network.state_dict(), self._names)}
+            save_state(state, path, {"polyclinic": json.dumps(describe_model(order, number, False))})
+            self._folder.record({"kind": "note", "text": f"base, round {number} of {order.rounds} is averaged"})
+
+        grid = PatientGrid(self._grid, self._attendance, self._config.deployment, self._as_arm(f"{self._order.arm}.base"))
+        return averaging.run(grid, averaging.build(self._config.privacy, self._names), order, weights, keep)
+
+    def _choose(self, ledger: Ledger, refiner: Refiner) -> tuple[Recipe, Recipe]:
+        """The recipe for newcomers, and that for contributors: kept beside the ledger, so it is chosen once."""
+        path = ledger.folder / CHOICE
+        if path.exists():
+            return read_choice(path)
+        here = [site for site in self._attendance.refresh() if site in refiner.contributors()]
+        usable = [recipe for recipe in self._refining.recipes() if recipe.statistic in refiner.statistics()]
+        if len(refiner.contributors()) < 2 or not here or not usable:
+            raise RunError("To choose a recipe, two hospitals must have contributed and described themselves, and one must be online.")
+
+        def score(wanted: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+            return self._score(refiner, wanted)
+
+        self._folder.record({"kind": "note", "text": f"trying {len(usable)} recipes on hospitals left out in turn"})
+        left_out = try_recipes(usable, here, lambda site, each: refiner.coefficients(site, each, leave_out=True), score)
+        own = try_recipes(self._refining.own_recipes(left_out[0].recipe), here, refiner.coefficients, score)
+        write_whole(path, json.dumps({"left_out": list(map(_plain, left_out)), "own": list(map(_plain, own))}, indent=1))
+        self._folder.record({"kind": "note", "text": f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}"})
+        return left_out[0].recipe, own[0].recipe
+
+    def _score(self, refiner: Refiner, wanted: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+        grid = PatientGrid(self._grid, self._attendance, self._patience, lambda _event: None)
+        nodes = {site: member.node for site, member in self._attendance.refresh().items() if site in wanted}
+        order = replace(self._order, round=0)
+        replies = grid.send_and_receive(
+            [ask_for_score(order, pack(refiner.mix(wanted[site]), self._names), node) for site, node in nodes.items()]
+        )
+        by_node = {node: site for site, node in nodes.items()}
+        return {by_node[reply.metadata.src_node_id]: float(metrics_from_reply(reply)["score"]) for reply in replies}
+
+    def _test(self, refiner: Refiner, ledger: Ledger, own: Recipe) -> None:
+        """Final figures of the centre and of each hospital's own model; what was tested before a restart is not tested again."""
+        centre = ledger.load_model(ledger.publications()[-1].digest)
+        self._add_arm()
+        self._test_arm(CENTRE, lambda _site: centre)
+        self._keep(CENTRE, centre)
+        contributors = refiner.contributors()
+        self._test_arm(self._order.arm, lambda site: refiner.model(refiner.coefficients(site, own)) if site in contributors else None)
+
+    def _test_arm(self, name: str, state_of: Any) -> None:
+        marker = self._folder.path / "arms" / name / "tested"
+        if marker.exists():
+            return
+        order = replace(self._order, arm=name)
+        messages = []
+        for site, member in self._attendance.refresh().items():
+            state = state_of(site)
+            if state is not None:
+                messages.append(test_order(order, pack(state, self._names), member.node))
+        PatientGrid(self._grid, self._attendance, self._patience, self._as_arm(name)).send_and_receive(messages)
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+
+    def _keep(self, name: str, state: StateDict) -> None:
+        described = describe_model(replace(self._order, arm=name), self._order.rounds, True)
+        whole = {**self._network.state_dict(), **state}
+        save_state(whole, self._folder.path / "arms" / name / "model.safetensors", {"polyclinic": json.dumps(described)})
+
+    def _add_arm(self) -> None:
+        """The centre is a strategy of its own in tables: asynchronous merging."""
+        arms = [arm for arm in self._folder.describe()["arms"] if arm["name"] != CENTRE]
+        place = next((number for number, arm in enumerate(arms) if arm["name"] == self._order.arm), len(arms))
+        title = self._refining.merging().title
+        self._folder.update(arms=[*arms[:place], {"name": CENTRE, "title": title}, *arms[place:]])
+
+    def _draw(self, refiner: Refiner, recipe: Recipe) -> None:
+        """What the report shows of who is near whom."""
+        sites, distances = refiner.matrix(recipe.statistic)
+        coefficients = {site: refiner.coefficients(site, recipe, leave_out=True) for site in sites}
+        contributors = refiner.contributors()
+        choice = json.loads((self._ledger_folder() / CHOICE).read_text())
+        self._folder.update(
+            refinement={
+                "statistic": recipe.statistic, "recipe": str(recipe), "sites": sites, "contributors": contributors, "distances": distances,
+                "coefficients": {site: dict(each.coefficients) for site, each in coefficients.items()},
+                "fallback": {site: each.fallback for site, each in coefficients.items() if each.fallback},
+                "choice": {key: [{"recipe": each["words"], "mean": each["mean"]} for each in tried] for key, tried in choice.items()},
+            }
+        )  # fmt: skip
+
+    def _as_arm(self, name: str) -> Any:
+        def tell(event: Mapping[str, Any]) -> None:
+            self._folder.record({**event, "arm": name})
+
+        return tell
+
+
+def read_choice(path: Path) -> tuple[Recipe, Recipe]:
+    """The recipe for newcomers and that for contributors, as a run chose them.
+
+    Raises:
+        RunError: There is none, or it is damaged.
+    """
+    try:
+        kept = json.loads(path.read_text())
+        return Recipe(**kept["left_out"][0]["recipe"]), Recipe(**kept["own"][0]["recipe"])
+    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        raise RunError(f"{path}: no recipe has been chosen yet. `polyclinic-server run strategy=refinement` chooses one.") from error
+
+
+def _plain(tried: Tried) -> dict[str, Any]:
+    return {"recipe": asdict(tried.recipe), "words": str(tried.recipe), "mean": tried.mean, "scores": dict(tried.scores)}

@@ -1,0 +1,162 @@
+"""How much of each hospital's task vector goes into a hospital's refined model, and the model that comes of it.
+
+    θ_i = θ0 + Σ_j w_ij τ_j,    Σ_j w_ij = 1
+
+Kitrungrotsakul et al. leave open how a refined model follows from a distribution; the coefficients here are our reading. Everything is a
+function of the descriptions and of the contributions that count, so whoever comes, changes or goes costs nobody else anything.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+from polyclinic.errors import ConfigError
+from polyclinic.state_dict import StateDict
+from strategies.merging.merge import add_to_base
+from strategies.refinement.distribution import Neighbourhood
+
+RULES = ("softmax", "nearest", "clusters", "uniform")
+
+
+class Vectors(Protocol):
+    """A contribution, opened."""
+
+    def task_vector(self, name: str) -> Tensor:
+        """One parameter's task vector, float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How coefficients follow from distances, which are counted in medians of those among the hospitals that contributed.
+
+    Args:
+        rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters: the mean of all that hang together with
+            the nearest one, in steps of at most `sharpness`; uniform: the mean of all.
+        statistic: One of `polyclinic.statistics.describing.STATISTICS`.
+        sharpness: The smaller, the more the nearest counts.
+        reach: Who is farther than this from everybody gets the uniform mean.
+        neighbours: At most so many hospitals' vectors make one model.
+    """
+
+    rule: str = "softmax"
+    statistic: str = "average_image"
+    sharpness: float = 0.2
+    reach: float = 3.0
+    neighbours: int = 8
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ConfigError(f"refinement rule {self.rule}: one of {', '.join(RULES)}.")
+        if not (self.sharpness > 0 and self.reach > 0 and self.neighbours >= 1):
+            raise ConfigError("refinement: sharpness and reach are above 0, neighbours at least 1.")
+
+    def __str__(self) -> str:
+        if self.rule == "uniform":
+            return "uniform mean"
+        sharp = f", sharpness {self.sharpness:g}" if self.rule in ("softmax", "clusters") else ""
+        return f"{self.rule} by {self.statistic.replace('_', ' ')}{sharp}"
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Why a hospital's refined model is what it is.
+
+    Attributes:
+        site: Whose model.
+        recipe: How it was made.
+        coefficients: Contributing hospital to w; those with 0 are left out. Adds up to 1.
+        distances: Contributing hospital to distance, in medians; empty where no distance was asked for.
+        fallback: Why the uniform mean was taken instead; empty if it was not.
+    """
+
+    site: str
+    recipe: Recipe
+    coefficients: Mapping[str, float]
+    distances: Mapping[str, float]
+    fallback: str = ""
+
+    @property
+    def nearest(self) -> str:
+        """The nearest hospital; empty where no distance was asked for."""
+        return min(self.distances, key=lambda site: (self.distances[site], site), default="")
+
+
+def choose_coefficients(site: str, neighbourhood: Neighbourhood, contributors: Sequence[str], recipe: Recipe) -> Refinement:
+    """The coefficients of a hospital's refined model.
+
+    Args:
+        site: Any hospital; one that contributed is at distance 0 from its own vector.
+        neighbourhood: By the recipe's statistic.
+        contributors: Whose vectors may be used. Leave `site` out to see what it would get if it had not contributed.
+        recipe: How.
+
+    Raises:
+        ConfigError: Nobody has contributed.
+    """
+    known = [each for each in sorted(contributors) if each in neighbourhood.sites]
+    if not contributors:
+        raise ConfigError("Nobody has contributed yet: there is nothing to refine.")
+    if recipe.rule == "uniform":
+        return Refinement(site, recipe, _uniform(contributors), {})
+    if site not in neighbourhood.sites or not known:
+        return Refinement(site, recipe, _uniform(contributors), {}, f"nobody described {site} by {recipe.statistic.replace('_', ' ')}")
+    unit = neighbourhood.unit(known)
+    distances = {each: neighbourhood.distance(site, each) / unit for each in known}
+    if min(distances.values()) > recipe.reach:
+        nearest = min(distances, key=lambda each: (distances[each], each))
+        reason = f"nobody is near: {nearest}, the nearest, is {distances[nearest]:.1f} medians away, the limit is {recipe.reach:g}"
+        return Refinement(site, recipe, _uniform(contributors), distances, reason)
+    return Refinement(site, recipe, _weigh(distances, neighbourhood, unit, recipe), distances)
+
+
+def combine(base: StateDict, files: Mapping[str, Vectors], coefficients: Mapping[str, float]) -> StateDict:
+    """θ0 + Σ w_j τ_j, one parameter at a time, added up in float64 in the order of the names.
+
+    Running statistics of normalization layers are mixed like all else: they describe the images of the hospitals that count.
+
+    Args:
+        base: θ0; what is not of a floating type is copied.
+        files: Opened contributions; those of all sites in `coefficients`.
+        coefficients: w by site.
+    """
+    made: StateDict = {}
+    for name, tensor in base.items():
+        if not tensor.is_floating_point():
+            made[name] = tensor.clone()
+            continue
+        total = tensor.new_zeros(tensor.shape, dtype=tensor.double().dtype)
+        for site in sorted(coefficients):
+            total.add_(files[site].task_vector(name), alpha=coefficients[site])
+        made[name] = add_to_base(name, tensor, total.float())
+    return made
+
+
+def _uniform(contributors: Sequence[str]) -> dict[str, float]:
+    return {site: 1.0 / len(contributors) for site in sorted(contributors)}
+
+
+def _weigh(distances: Mapping[str, float], neighbourhood: Neighbourhood, unit: float, recipe: Recipe) -> dict[str, float]:
+    nearest = sorted(distances, key=lambda site: (distances[site], site))
+    if recipe.rule == "nearest":
+        return {nearest[0]: 1.0}
+    if recipe.rule == "clusters":
+        return _uniform(_cluster(nearest[0], list(distances), neighbourhood, unit * recipe.sharpness))
+    chosen = nearest[: recipe.neighbours]
+    shares = {site: math.exp((distances[chosen[0]] - distances[site]) / recipe.sharpness) for site in chosen}
+    total = math.fsum(shares.values())
+    return {site: shares[site] / total for site in sorted(chosen) if shares[site] / total > 1e-6}
+
+
+def _cluster(start: str, sites: Sequence[str], neighbourhood: Neighbourhood, step: float) -> list[str]:
+    """Everybody who can be reached from `start` in steps no longer than `step`: single linkage."""
+    found, edge = {start}, [start]
+    while edge:
+        here = edge.pop()
+        near = [site for site in sites if site not in found and neighbourhood.distance(here, site) <= step]
+        found.update(near)
+        edge += near
+    return sorted(found)

@@ -1,0 +1,152 @@
+"""From a ledger and the descriptions beside it to refined models: no Flower, no network.
+
+    LEDGER/descriptions/SITE.safetensors    what a hospital told of itself that has not contributed, or not yet
+
+Hospitals that contributed describe themselves inside their contribution (`statistics/site/NAME`).
+"""
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from polyclinic.contribution import TensorFile
+from polyclinic.durable import make_folder
+from polyclinic.errors import ModelInvalid, UnknownName
+from polyclinic.ledger import Entry
+from polyclinic.state_dict import StateDict, load_state, save_state
+from strategies.merging.publisher import Publisher
+from strategies.refinement.distribution import Neighbourhood
+from strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
+
+DESCRIPTION = "site/"  # before a statistic's name among a contribution's statistics
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a hospital told of itself."""
+
+    base: str  # digest of the model that features were taken from
+    subjects: int
+    means: StateDict  # statistic -> mean over the subjects
+
+
+class Refiner:
+    """Makes refined models of what a ledger holds.
+
+    Args:
+        publisher: Knows which contributions count.
+    """
+
+    def __init__(self, publisher: Publisher) -> None:
+        self._publisher = publisher
+        self._folder = publisher.ledger.folder / "descriptions"
+        self._of_contribution: dict[str, StateDict] = {}  # digest -> description; contributions never change
+        self._of_newcomer: dict[str, Description] | None = None
+        self._neighbourhoods: dict[str, Neighbourhood] = {}
+
+    def contributors(self) -> list[str]:
+        """Sites whose vectors count, by name."""
+        return [entry.site for entry in self._publisher.entries()]
+
+    def newcomers(self) -> dict[str, Description]:
+        """Hospitals that described themselves; a description of features of an older base does not count."""
+        if self._of_newcomer is None:
+            self._of_newcomer = {path.stem: _read(path) for path in sorted(self._folder.glob("*.safetensors"))}
+        base = self._publisher.ledger.bases()[-1]
+        return {site: found for site, found in self._of_newcomer.items() if found.base == base}
+
+    def describe(self, site: str, description: Description) -> None:
+        """Keep what a hospital told of itself, instead of what it told before."""
+        if not _SITE.fullmatch(site):
+            raise ModelInvalid(f"{site[:80]!r} is not a hospital's name.")
+        make_folder(self._folder)
+        path = self._folder / f"{site}.safetensors"
+        temporary = path.with_name(f".{site}.partial")
+        save_state(description.means, temporary, {"polyclinic": json.dumps({"base": description.base, "subjects": description.subjects})})
+        temporary.replace(path)
+        self._of_newcomer = {**self.newcomers(), site: description}
+
+    def forget(self, site: str) -> None:
+        """A hospital that only described itself leaves."""
+        (self._folder / f"{site}.safetensors").unlink(missing_ok=True)
+        self._of_newcomer = {known: found for known, found in self.newcomers().items() if known != site}
+
+    def statistics(self) -> list[str]:
+        """Statistics by which every contributor is described."""
+        found = [set(description) for description in self._contributed().values()]
+        return sorted(set.intersection(*found)) if found else []
+
+    def neighbourhood(self, statistic: str) -> Neighbourhood:
+        """Distances by one statistic as things are now."""
+        if statistic not in self._neighbourhoods:
+            self._neighbourhoods[statistic] = Neighbourhood(statistic)
+        found = self._neighbourhoods[statistic]
+        found.update({**{site: each.means for site, each in self.newcomers().items()}, **self._contributed()})
+        return found
+
+    def coefficients(self, site: str, recipe: Recipe, *, leave_out: bool = False) -> Refinement:
+        """Whose vectors make a hospital's model.
+
+        Args:
+            site: Any hospital that is described.
+            recipe: How.
+            leave_out: As if `site` had not contributed.
+
+        Raises:
+            UnknownName: Nobody of that name has contributed or described itself.
+            ConfigError: Nobody (else) has contributed.
+        """
+        contributors = self.contributors()
+        if site not in contributors and site not in self.newcomers():
+            raise UnknownName("hospital", site, sorted({*contributors, *self.newcomers()}))
+        among = [each for each in contributors if not (leave_out and each == site)]
+        return choose_coefficients(site, self.neighbourhood(recipe.statistic), among, recipe)
+
+    def model(self, refinement: Refinement) -> StateDict:
+        """The refined model itself; only the contributions that take part are read."""
+        return self.mix(refinement.coefficients)
+
+    def mix(self, coefficients: Mapping[str, float]) -> StateDict:
+        """The base plus the contributors' task vectors times these coefficients."""
+        entries = {entry.site: entry for entry in self._publisher.entries()}
+        with ExitStack() as stack:
+            files = {site: stack.enter_context(self._publisher.open(entries[site])) for site in sorted(coefficients)}
+            return combine(self._publisher.base(), files, coefficients)
+
+    def matrix(self, statistic: str) -> tuple[list[str], list[list[float]]]:
+        """Everybody's distances to everybody, in medians of those among contributors; contributors come first."""
+        neighbourhood = self.neighbourhood(statistic)
+        among = [site for site in self.contributors() if site in neighbourhood.sites]
+        sites = [*among, *(site for site in neighbourhood.sites if site not in among)]
+        unit = neighbourhood.unit(among)
+        return sites, [[neighbourhood.distance(one, other) / unit for other in sites] for one in sites]
+
+    def _contributed(self) -> dict[str, StateDict]:
+        entries = self._publisher.entries()
+        self._of_contribution = {entry.digest: self._of_contribution.get(entry.digest) or _read_contribution(entry) for entry in entries}
+        return {entry.site: self._of_contribution[entry.digest] for entry in entries}
+
+
+def affected(before: Sequence[Refinement], after: Sequence[Refinement]) -> list[str]:
+    """Hospitals whose coefficients changed, or that are new."""
+    known = {each.site: dict(each.coefficients) for each in before}
+    return [each.site for each in after if known.get(each.site) != dict(each.coefficients)]
+
+
+def _read_contribution(entry: Entry) -> StateDict:
+    with TensorFile(entry.path) as file:
+        names = [name for name in file.statistics if name.startswith(DESCRIPTION)]
+        return {name.removeprefix(DESCRIPTION): file.statistic(name) for name in names}
+
+
+def _read(path: Path) -> Description:
+    means, metadata = load_state(path)
+    try:
+        described = json.loads(metadata["polyclinic"])
+        return Description(str(described["base"]), int(described["subjects"]), means)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelInvalid(f"{path}: is not a hospital's description. Remove it; the hospital describes itself again.") from error

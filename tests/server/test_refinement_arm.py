@@ -1,0 +1,142 @@
+"""A whole refinement run in memory: the real ServerApp, ClientApp, fine-tuning and ledger, nothing started."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from client.client_app import app as client_app
+from client.predict import load_model
+from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
+from polyclinic.ledger import Ledger
+from polyclinic.state_dict import load_state
+from server.refinement_arm import read_choice
+from server.run_folder import RunFolder, read_lines
+from server.server_app import coordinate
+from strategies.merging.publisher import Publisher
+from strategies.refinement.refiner import Refiner
+from tests.fakes import FakeGrid, FakeNode, serve
+from tests.server.test_merging_arm import hospital
+from tests.server.test_server_app import SMALL
+
+QUICK = [
+    "strategy=refinement", "rounds=2", "strategy.base_rounds=1", "strategy.contributions.poll_s=0.01", "strategy.sharpness=[0.2]",
+    "strategy.statistics=[average_image,channel_gaussians]", "deployment.hospitals=3", "deployment.min_hospitals=2",
+    "privacy.release.min_subjects=1",
+]  # fmt: skip
+POLL = "query.collect"
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Three hospitals, and a fourth whose data set lists images alone."""
+    coarse = [replace(scanner, voxel_mm=(9.0, 9.0, 9.0)) for scanner in HOSPITALS[:4]]
+    paths = write_cohort(tmp_path_factory.mktemp("cohort"), sites=4, subjects=(1, 1, 1), scanners=coarse)
+    described = json.loads((paths[3] / "dataset.json").read_text())
+    images = [case["image"] for split in ("training", "validation", "test") for case in described.pop(split)]
+    (paths[3] / "dataset.json").write_text(json.dumps({**described, "test": images}))
+    return paths
+
+
+def run(folder: Path, sites: list[Path], *overrides: str, on_event: Callable[[dict[str, Any]], None] = lambda _event: None) -> RunFolder:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "overrides.json").write_text(json.dumps([[*SMALL, *QUICK, *overrides]]))
+    nodes = []
+    for number, site in enumerate(sites):
+        config: dict[str, Any] = {"site": site.name, "data": str(site), "state": str(folder / "state" / site.name)}
+        answer = hospital(config) if number < 3 else serve(client_app, {**config, "mode": "describe"})
+        nodes.append(FakeNode(number + 1, answer))
+    made = RunFolder(folder)
+    made.update(name="run", state="running", arms=[{"name": "refinement", "title": "Refinement"}], task="segmentation")
+    made.listeners.append(on_event)
+    coordinate(FakeGrid(nodes), made)  # type: ignore[arg-type]
+    return made
+
+
+def of_kind(folder: RunFolder, kind: str) -> list[dict[str, Any]]:
+    return [event for event in read_lines(folder.path / "events.jsonl") if event["kind"] == kind]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> RunFolder:
+    """Three contribute, the fourth joins with a description, then the second leaves."""
+    folder = tmp_path_factory.mktemp("run") / "run"
+
+    def leave(event: dict[str, Any]) -> None:
+        if event["kind"] == "traffic" and event["why"] == "join":
+            with Ledger.open(folder / "ledger") as ledger:
+                ledger.withdraw(sites[1].name, "for the test")
+
+    return run(folder, sites, "strategy.stay.newcomers=1", "strategy.stay.departures=1", on_event=leave)
+
+
+def test_every_hospital_gets_its_model_and_can_use_it(finished: RunFolder, sites: list[Path]) -> None:
+    delivered = {event["site"]: event["why"] for event in of_kind(finished, "delivered")}
+    assert delivered == {**{site.name: "choice" for site in sites[:3]}, sites[3].name: "join"}
+    for site in sites:
+        load_model(finished.path / "state" / site.name / "refined.safetensors")
+
+
+def test_the_newcomer_read_no_label_and_trained_nothing(finished: RunFolder, sites: list[Path]) -> None:
+    asked = {event["phase"] for event in of_kind(finished, "asked") if event["site"] == sites[3].name}
+    assert asked == set()
+    (described,) = of_kind(finished, "described")
+    assert (described["site"], described["subjects"]) == (sites[3].name, 3)
+
+
+def test_nobody_else_moves_a_byte_when_one_joins_or_leaves(finished: RunFolder, sites: list[Path]) -> None:
+    for event in of_kind(finished, "traffic"):
+        for site, kinds in event["bytes"].items():
+            moved = {kind: count for kind, count in kinds.items() if count and kind != POLL}
+            assert bool(moved) == (site == event["site"] and event["why"] == "join"), (event["why"], site, moved)
+    assert {event["why"] for event in of_kind(finished, "traffic")} == {"join", "withdrawal"}
+
+
+def test_after_a_departure_everything_is_as_if_it_had_never_been_there(finished: RunFolder, sites: list[Path]) -> None:
+    _, own = read_choice(finished.path / "ledger" / "refinement.json")
+    with Ledger.open(finished.path / "ledger") as ledger:
+        left = Refiner(Publisher(ledger, 0, 0.5))
+        refined = left.model(left.coefficients(sites[0].name, own))
+        centre = ledger.load_model(ledger.publications()[-1].digest)
+        entries = {entry.site: entry for entry in ledger.entries()}
+        base = ledger.load_model(ledger.bases()[-1])
+        requirements_of = entries[sites[0].name]
+        assert requirements_of.base == ledger.bases()[-1]
+        paths = [entries[sites[number].name].path for number in (0, 2)]
+    with Ledger.open(finished.path / "never") as fresh:
+        from polyclinic.contribution import Requirements
+
+        digest = fresh.add_base(base)
+        wanted = Requirements(
+            digest, {name: tuple(tensor.shape) for name, tensor in base.items()}, entries[sites[0].name].task, None, 2**30, 0.0, {}, 0
+        )
+        for path, number in zip(paths, (0, 2), strict=True):
+            fresh.receive(path, sites[number].name, wanted)
+        publisher = Publisher(fresh, 0, 0.5)
+        never = Refiner(publisher)
+        again = never.model(never.coefficients(sites[0].name, own))
+        from strategies.merging.rules.mean import Mean
+
+        assert all(torch.equal(refined[name], again[name]) for name in refined)
+        assert all(torch.equal(centre[name], tensor) for name, tensor in publisher.merge(Mean()).items())
+
+
+def test_the_choice_is_kept_with_its_scores(finished: RunFolder) -> None:
+    kept = json.loads((finished.path / "ledger" / "refinement.json").read_text())
+    means = [tried["mean"] for tried in kept["left_out"]]
+    assert means == sorted(means, reverse=True)
+    assert len(means) == 2 * 3 + 1  # two statistics with three rules, and the uniform mean
+    described = finished.describe()["refinement"]
+    assert described["sites"][-1] == HOSPITALS[3].name
+    assert HOSPITALS[1].name not in described["sites"]
+
+
+def test_figures_of_the_centre_and_of_refined_models(finished: RunFolder) -> None:
+    tested = {(line["arm"], line["site"]) for line in read_lines(finished.path / "metrics.jsonl") if line["phase"] == "test"}
+    assert tested == {(arm, scanner.name) for arm in ("centre", "refinement") for scanner in HOSPITALS[:3]}
+    state, _ = load_state(finished.path / "arms" / "centre" / "model.safetensors")
+    assert state
