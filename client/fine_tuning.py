@@ -22,7 +22,7 @@ from polyclinic.contribution import Contribution, write_contribution
 from polyclinic.errors import ModelInvalid, PolyclinicError
 from polyclinic.preparation import PreparedSite, training_loader
 from polyclinic.processes import end_with_parent
-from polyclinic.schemas import JobConfig
+from polyclinic.schemas import JobConfig, ShiftsConfig
 from polyclinic.state_dict import StateDict, load_state, shared_names, subtract
 from polyclinic.statistics.describing import STATISTICS, describe
 from polyclinic.statistics.layers import fisher_diagonal, gram_matrices
@@ -120,10 +120,11 @@ def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) ->
 def _describe(network: nn.Module, wanted: tuple[str, ...], prepared: PreparedSite, job: JobConfig, seed: int) -> StateDict:
     """The statistics that the federation's rule asks for."""
     found: StateDict = {}
+    plain = replace(job.training, shifts=ShiftsConfig())  # of the images as they are
     if "gram" in wanted:
-        found |= gram_matrices(network, training_loader(prepared, job.training, seed), STATISTICS_BATCHES)
+        found |= gram_matrices(network, training_loader(prepared, plain, seed), STATISTICS_BATCHES)
     if "fisher" in wanted:
-        found |= fisher_diagonal(network, training_loader(prepared, job.training, seed), job.training, STATISTICS_BATCHES)
+        found |= fisher_diagonal(network, training_loader(prepared, plain, seed), plain, STATISTICS_BATCHES)
     return found
 
 

@@ -23,7 +23,7 @@ from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
 from polyclinic.preparation import PreparedSite, prepare, prepare_image, training_loader
 from polyclinic.processes import pause_s, try_lock
-from polyclinic.schemas import JobConfig
+from polyclinic.schemas import JobConfig, ShiftsConfig
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, state_digest, unpack
 from strategies.merging.messages import Assignment, Handover, Verdict
 from strategies.merging.restore import fine_tune, recalibrate
@@ -218,11 +218,12 @@ class Site:
         """The restoration step after a merge, with this hospital's training images; the same images for every model."""
         if order.restoration == "none":
             return
-        loader = training_loader(self.prepared(order, job), job.training, self.seed(replace(order, round=0)))
+        plain = replace(job.training, shifts=ShiftsConfig())  # the images as they are
+        loader = training_loader(self.prepared(order, job), plain, self.seed(replace(order, round=0)))
         if order.restoration == "statistics":
             recalibrate(network, (batch["image"] for batch in loader))
         elif order.restoration == "steps":
-            fine_tune(network, loader, job.training, job.data, order.restoration_steps)
+            fine_tune(network, loader, plain, job.data, order.restoration_steps)
         else:
             raise ConfigError(f"strategy.restoration={order.restoration}: one of none, statistics, steps.")
 

@@ -1,7 +1,7 @@
 """A site's cases -> samples: preprocessed once, cropped and augmented anew.
 
 Method of preprocessing: orientation and voxel size of `conf/data`, then its intensity transforms, once for each case;
-a crop or slice and the augmentation are drawn anew for every sample.
+a crop or slice, generated shifts and the augmentation are drawn anew for every sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -14,11 +14,12 @@ from monai.transforms import Compose
 from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from polyclinic.augmentation import ImageShifts
 from polyclinic.config import instantiate
 from polyclinic.datasets import Case, SiteDataset, check_agreement, check_grids
 from polyclinic.grids import network_grid, resample
 from polyclinic.headers import Grid
-from polyclinic.schemas import DataConfig, TrainingConfig
+from polyclinic.schemas import DataConfig, ShiftsConfig, TrainingConfig
 from polyclinic.volumes import read_image, read_label
 
 FOREGROUND_SHARE = 0.75  # of the slices drawn for a 2-D segmentation
@@ -159,14 +160,14 @@ def training_loader(prepared: PreparedSite, training: TrainingConfig, seed: int)
 
     Args:
         prepared: From `prepare`.
-        training: For the batch size.
+        training: For the batch size and the generated shifts.
         seed: Equal seeds draw equal samples in equal order.
 
     Returns:
         Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW; classes: B).
     """
     generator = Generator().manual_seed(seed)
-    samples = TrainingSamples(prepared.training, prepared.data, seed)
+    samples = TrainingSamples(prepared.training, prepared.data, seed, training.shifts)
     order = _CaseOrder(prepared.training, prepared.data.samples_per_case, generator)
     return DataLoader(samples, batch_size=training.batch_size, sampler=order, num_workers=0, generator=generator)
 
@@ -189,12 +190,13 @@ class _CaseOrder(Sampler[int]):
 
 
 class TrainingSamples(Dataset[dict[str, Tensor]]):
-    """Random crops (3-D) or axial slices (2-D) of the cases, augmented."""
+    """Random crops (3-D) or axial slices (2-D) of the cases, shifted while air is still exactly 0, then augmented."""
 
-    def __init__(self, cases: PreparedCases, data: DataConfig, seed: int) -> None:
+    def __init__(self, cases: PreparedCases, data: DataConfig, seed: int, shifts: ShiftsConfig) -> None:
         self.cases, self.data = cases, data
         self.generator = Generator().manual_seed(seed + 1)
         self.augment = Compose([instantiate(part) for part in data.augment]).set_random_state(seed=seed)
+        self.shift = ImageShifts(shifts, data.spatial_dims, seed + 2)
 
     def __len__(self) -> int:
         return len(self.cases) * self.data.samples_per_case
@@ -209,6 +211,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
             fields = {key: volume[..., chosen] for key, volume in fields.items()}
         places = [self._draw(size - wanted + 1) for size, wanted in zip(fields["image"].shape[1:], self.data.patch, strict=True)]
         fields = {key: crop(volume, places, self.data.patch).float() for key, volume in fields.items()}
+        fields["image"] = self.shift(fields["image"])
         fields = {key: torch.as_tensor(value) for key, value in self.augment(fields).items() if key in fields}
         image = _plain(fields["image"]).float()
         label = _plain(fields["label"]).round().long() if "label" in fields else torch.tensor(sample.label)

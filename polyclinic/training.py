@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from polyclinic.augmentation import feature_shifts
 from polyclinic.config import instantiate
 from polyclinic.datasets import Case, SiteDataset, Split, evaluation_cases
 from polyclinic.errors import ConfigError
@@ -69,7 +70,7 @@ def fit(
     Args:
         network: Changed in place.
         loader: From `preparation.training_loader`.
-        training: Optimizer, loss, epochs.
+        training: Optimizer, loss, epochs, generated shifts of features.
         data: For the number of samples drawn from one case.
         proximal_mu: Weight of FedProx's term mu / 2 * ||w - w_received||^2, which keeps w near the weights at entry.
         optimizer: One that has been used before, so that its moments go on; None makes the configured one.
@@ -86,7 +87,7 @@ def fit(
     optimizer = optimizer or make_optimizer(network, training)
     loss_of = instantiate(training.loss)
     steps, step, total, seen = training.epochs * len(loader), 0, 0.0, 0
-    with training_mode(network, train=True), _own_randomness(loader):
+    with training_mode(network, train=True), _own_randomness(loader), feature_shifts(network, training.shifts, torch.initial_seed()):
         for _ in range(training.epochs):
             for batch in loader:
                 image, label = batch["image"].to(device), batch["label"].to(device)
@@ -288,7 +289,7 @@ def _finite(value: float, step: int, training: TrainingConfig) -> float:
 
 @contextmanager
 def _own_randomness(loader: DataLoader[Any]) -> Iterator[None]:
-    """Dropout draws from the loader's seed, and the process's own random state is left as it was."""
+    """Dropout and generated shifts draw from the loader's seed, and the process's own random state is left as it was."""
     with torch.random.fork_rng():
         if loader.generator is not None:
             torch.manual_seed(loader.generator.initial_seed())

@@ -147,6 +147,36 @@ def merge(
     console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
 
 
+@app.command()
+def refine(
+    site: Annotated[str, typer.Option("--for", metavar="SITE", help="A hospital that contributed, or described itself.")],
+    explain: Annotated[bool, typer.Option("--explain", help="Show whose vectors are in it, and how far they are.")] = False,
+    to: Annotated[Path | None, typer.Option("--to", help="The safetensors file to write.")] = None,
+    left_out: Annotated[bool, typer.Option("--left-out", help="As if this hospital had not contributed.")] = False,
+    ledger: Annotated[Path | None, typer.Option(metavar="FOLDER", help="The ledger's folder. Default: the newest run's.")] = None,
+    runs: Runs = Path("runs"),
+) -> None:
+    """Make a hospital's refined model from a ledger, offline, or say what it is made of.
+
+    Examples:
+
+    [bold]polyclinic-server refine --for st-john --explain[/bold]
+
+    [bold]polyclinic-server refine --for st-john --to st-john.safetensors --ledger runs/latest/ledger[/bold]
+    """
+    from polyclinic.errors import ConfigError
+    from server import refine as refining
+    from server.ledger_cli import find_ledger
+
+    if not explain and to is None:
+        raise ConfigError("refine: say what is wanted, --explain or --to FILE or both.")
+    found = refining.refine_offline(site, find_ledger(ledger, runs), to, left_out=left_out)
+    if explain:
+        refining.explain(found, console)
+    if to is not None:
+        console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
+
+
 @app.command(name="demo-merging")
 def demo_merging(
     cohort: Annotated[

@@ -41,7 +41,7 @@ def merge_offline(settings: Sequence[str], ledger: Path, to: Path) -> tuple[str,
         entries = publisher.entries()
         state = publisher.merge(rule, entries)
         recipe = describe_rule(rule)
-        save_state(state, to, {"polyclinic": json.dumps({**_describe_base(opened), "recipe": recipe, "arm": f"merging-{name}"})})
+        save_state(state, to, {"polyclinic": json.dumps({**describe_base(opened), "recipe": recipe, "arm": f"merging-{name}"})})
     words = ", ".join(f"{key}={value}" for key, value in recipe["parameters"].items() if key != "fraction_bits")
     return f"{recipe['rule']}({words})", entries
 
@@ -58,7 +58,7 @@ def _setting(key: str) -> str:
     return f"strategy.{key}" if key in ("max_staleness", "staleness_discount") else f"strategy.rule.{key}"
 
 
-def _describe_base(ledger: Ledger) -> dict[str, object]:
+def describe_base(ledger: Ledger) -> dict[str, object]:
     """What the base says about its network, so that the merged model can be used."""
     notes = [str(line.body.get("note", "")) for line in ledger.history() if line.kind == "base"]
     try:

@@ -13,6 +13,7 @@ from polyclinic.schemas import Config
 from polyclinic.state_dict import StateDict, load_state, pack, save_state, shared_names, unpack
 from server.attendance import Attendance, Member
 from server.grid import PatientGrid
+from server.refine import CHOICE, read_choice
 from server.run_folder import RunFolder, read_lines, write_whole
 from server.server_app import describe_model, make_order, start_network
 from strategies.averaging.strategy import Averaging
@@ -26,7 +27,6 @@ from strategies.refinement.strategy import Refining
 from strategies.refinement.traffic import CountingGrid
 
 CENTRE = "centre"  # the arm of the model that everybody would get
-CHOICE = "refinement.json"  # beside a ledger: how its contributions are refined, and why so
 
 
 class Everybody:
@@ -230,19 +230,6 @@ class RefinementArm:
             self._folder.record({**event, "arm": name})
 
         return tell
-
-
-def read_choice(path: Path) -> tuple[Recipe, Recipe]:
-    """The recipe for newcomers and that for contributors, as a run chose them.
-
-    Raises:
-        RunError: There is none, or it is damaged.
-    """
-    try:
-        kept = json.loads(path.read_text())
-        return Recipe(**kept["left_out"][0]["recipe"]), Recipe(**kept["own"][0]["recipe"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
-        raise RunError(f"{path}: no recipe has been chosen yet. `polyclinic-server run strategy=refinement` chooses one.") from error
 
 
 def _plain(tried: Tried) -> dict[str, Any]:

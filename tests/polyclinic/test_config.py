@@ -17,6 +17,7 @@ from polyclinic.config import (
 )
 from polyclinic.errors import ConfigError, UnknownName
 from polyclinic.schemas import Config
+from polyclinic.statistics.release import Release
 
 FLAT = ["model=unet_2d", "data=brain_tissue_slices"]
 PARTNERS = {  # a 2-D part composes only with another 2-D part
@@ -77,6 +78,11 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
         ("data.patch=[8]", "two numbers for a 2-D task"),
         ("model=unet_2d", "the same dimension"),
         ("rounds", "SETTING=VALUE"),
+        ("privacy.release.min_subjects=0", "privacy.release.min_subjects=0"),
+        ("privacy.release.noise_multiplier=-1", "privacy.release.noise_multiplier=-1"),
+        ("privacy.release.delta=1", "privacy.release.delta=1"),
+        ("privacy.release.min_subject=4", "no setting 'privacy.release.min_subject'"),
+        ("privacy.release=3", "privacy.release=3"),
         ("model._target_=os.system", "conf/ may name only"),
     ],
 )
@@ -150,6 +156,16 @@ def test_another_conf_has_another_digest(tmp_path: Path) -> None:
     ours, theirs = job_digests(load_job(names, {})), job_digests(load_job(names, {}, conf))
     assert ours["model"] != theirs["model"]
     assert ours["data"] == theirs["data"]
+
+
+@pytest.mark.parametrize("name", list_names("privacy"))
+def test_every_privacy_says_what_may_be_released(name: str) -> None:
+    config = load_config([f"privacy={name}", "privacy.release.min_subjects=7"])
+    release = config.privacy["release"]
+    assert isinstance(release, Release)
+    assert release.min_subjects == 7
+    assert (release.noise_multiplier > 0) == (name == "noisy_descriptions")
+    assert "min_subjects: 7" in as_yaml(config)
 
 
 def test_the_configuration_that_is_kept_is_complete() -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor, nn
+from torch.testing import assert_close
 
 from polyclinic import training
 from polyclinic.datasets import SiteDataset, read_dataset
 from polyclinic.errors import ConfigError, ImageInvalid
 from polyclinic.preparation import PreparedSite, prepare, training_loader
-from polyclinic.schemas import DataConfig, TrainingConfig
+from polyclinic.schemas import DataConfig, ShiftsConfig, TrainingConfig
 from polyclinic.volumes import read_label, write_label_map
 
 LABELS = ("background", "rind", "core")
@@ -126,6 +127,46 @@ def test_equal_seeds_train_alike_bit_for_bit(prepared: PreparedSite) -> None:
     first, second, third = train(3), train(3), train(4)
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], third[key]) for key in first)
+
+
+@pytest.mark.parametrize("patch", [(16, 16, 16), (16, 16)])
+def test_generated_shifts_change_images_and_neither_air_nor_labels(dataset: SiteDataset, patch: tuple[int, ...]) -> None:
+    data = replace(DATA, patch=patch)
+    site = prepare(dataset, data)
+    shifts = ShiftsConfig(gamma=1.0, inversion=0.5, bias_field=1.0, noise=1.0, blur=1.0, resolution=1.0)
+
+    def draw(training: TrainingConfig) -> list[dict[str, Tensor]]:
+        return list(training_loader(site, training, 3))
+
+    plain, shifted, again = draw(TRAINING), draw(replace(TRAINING, shifts=shifts)), draw(replace(TRAINING, shifts=shifts))
+    for one, other, third in zip(plain, shifted, again, strict=True):
+        air = one["image"] == 0
+        assert air.any() and not other["image"][air].any()
+        assert torch.equal(one["label"], other["label"]) and torch.equal(other["image"], third["image"])
+    assert not all(torch.equal(one["image"], other["image"]) for one, other in zip(plain, shifted, strict=True))
+    brighter = {"_target_": "monai.transforms.RandShiftIntensityd", "keys": "image", "prob": 1.0, "offsets": [0.2, 0.2]}
+    moving = replace(data, augment=(brighter,))
+    for batch in training_loader(prepare(dataset, moving), replace(TRAINING, shifts=shifts), 3):
+        assert_close(batch["image"][batch["label"] == 0].unique(), torch.tensor([0.2]))  # air was air when the shifts came
+
+
+@pytest.mark.parametrize("feature", ["fedfa", "mixstyle"])
+def test_shifted_features_train_otherwise_and_are_reproducible(prepared: PreparedSite, feature: Any) -> None:
+    def train(seed: int, chance: float) -> tuple[nn.Module, dict[str, Tensor]]:
+        shifted = replace(TRAINING, epochs=2, shifts=ShiftsConfig(feature=feature, feature_probability=chance))
+        network = small_network(dropout=0.3)
+        training.fit(network, training_loader(prepared, shifted, seed), shifted, DATA)
+        return network, network.state_dict()
+
+    plain = small_network(dropout=0.3)
+    training.fit(plain, training_loader(prepared, TRAINING, 3), replace(TRAINING, epochs=2), DATA)
+    network, first = train(3, 1.0)
+    second, other, never = train(3, 1.0)[1], train(4, 1.0)[1], train(3, 0.0)[1]
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert not all(torch.equal(first[key], other[key]) for key in first)
+    assert not all(torch.equal(first[key], never[key]) for key in first)
+    assert all(torch.equal(plain.state_dict()[key], never[key]) for key in never)  # dropout does not notice
+    assert not any(layer._forward_pre_hooks or layer._forward_hooks for layer in network.modules())
 
 
 def test_the_proximal_term_is_the_papers(prepared: PreparedSite) -> None:

@@ -14,7 +14,7 @@ from client.predict import load_model
 from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic.ledger import Ledger
 from polyclinic.state_dict import load_state
-from server.refinement_arm import read_choice
+from server.refine import read_choice
 from server.run_folder import RunFolder, read_lines
 from server.server_app import coordinate
 from strategies.merging.publisher import Publisher
