@@ -32,6 +32,7 @@ from monai.transforms import (
 from torch import Tensor, nn
 
 from polyclinic.errors import ConfigError
+from polyclinic.foreground import foreground
 from polyclinic.schemas import ShiftsConfig
 from polyclinic.state_dict import StateDict
 
@@ -77,11 +78,10 @@ class ImageShifts:
         """Shift one image.
 
         Args:
-            image: Zero where there is air; left unchanged. Where zero means nothing in particular, as in a photograph, the few values that
-                happen to be zero stay so.
+            image: Left unchanged.
 
         Returns:
-            A new image, or the same one if nothing was drawn. Zero where `image` is; elsewhere with each channel's mean and deviation.
+            A new image, or the same one if nothing was drawn: air as it was, the rest with each channel's mean and deviation as before.
 
         Raises:
             ValueError: Not channels and `spatial_dims` axes.
@@ -90,7 +90,7 @@ class ImageShifts:
             raise ValueError(f"shape {tuple(image.shape)}: channels and {self.spatial_dims} axes are needed")
         if not self.active:
             return image
-        inside = image != 0
+        inside = foreground(image)
         mean, deviation = _moments_inside(image, inside)
         whole = torch.where(inside, image, mean)  # tissue beside air is neither darkened nor brightened by it
         low, high = (pick(whole.flatten(1), 1).reshape(mean.shape) for pick in (torch.amin, torch.amax))
@@ -100,7 +100,7 @@ class ImageShifts:
             return image
         new_mean, new_deviation = _moments_inside(shifted, inside)
         restored = (shifted - new_mean) * (deviation / new_deviation.clamp(min=EPSILON)) + mean
-        return torch.where(inside, restored, 0.0)
+        return torch.where(inside, restored, image)
 
 
 def redraw_statistics(

@@ -1,4 +1,8 @@
-"""`polyclinic-server demo`: a whole federation on one machine, every part of it a process of its own."""
+"""`polyclinic-server demo`: a whole federation on one machine, every part of it a process of its own.
+
+Hospitals train alone, by averaging, and by contributing whenever they are done; the coordinator merges at every arrival and refines. Then
+hospitals join that only describe their images, and one of the first leaves.
+"""
 
 import json
 import os
@@ -13,17 +17,23 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from polyclinic.cohorts.hospitals import NEWCOMERS
+from polyclinic.cohorts.scanner import Scanner
 from polyclinic.config import load_config
 from polyclinic.errors import ConfigError, RunError
+from polyclinic.ledger import Ledger
 from polyclinic.processes import Child, free_port, python_module, stop_all
 from server.board import Board, show
 from server.coordinator import SCORE_NAMES, finish
 from server.run_folder import LineReader, RunFolder, write_whole
 
-STRATEGIES = ("local", "fedavg", "fedbn")
-TITLES = {"local": "local only", "fedavg": "FedAvg", "fedbn": "FedBN", "pooled": "pooled"}
+STRATEGIES = ("averaging/local", "averaging/fedavg", "refinement")
+TITLES = {"local": "local only", "fedavg": "FedAvg", "centre": "Merging (mean)", "refinement": "Refinement", "pooled": "pooled"}
 NOTES = {
     "local": "every hospital alone, with the same steps",
+    "fedavg": "synchronous rounds of averaging",
+    "centre": "the mean of all contributions, published at every arrival: what everybody would get alike",
+    "refinement": "a model for every hospital, from what its images are like",
     "pooled": "all images in one place: the upper bound, impossible in reality",
 }
 THREADS = {"OMP_NUM_THREADS": "1"}  # of each hospital: they share the machine's cores
@@ -38,12 +48,13 @@ class Demo:
     sites: Sequence[Path]
     states: Path
     port: int
+    newcomers: Sequence[Path] = ()  # who joins later
 
 
 def run_demo(
     sites: int, rounds: int | None, subjects: int, seed: int, folder: Path, overrides: Sequence[str], console: Console
 ) -> RunFolder:
-    """Write the hospitals, run every strategy and the pooled bound, and end with the report.
+    """Write the hospitals, run every strategy and the pooled bound, let others come and one go, and end with the report.
 
     Raises:
         PolyclinicError: Whatever made a part of it fail, with its reason.
@@ -51,17 +62,21 @@ def run_demo(
     start = time.monotonic()
     settings = ["experiment=demo", f"seed={seed}", f"deployment.hospitals={sites}", f"deployment.min_hospitals={min(sites, 2)}"]
     settings += [f"rounds={rounds}"] if rounds else []
-    settings += [f"strategy={','.join(f'averaging/{name}' for name in STRATEGIES)}", f"deployment.runs={folder / 'runs'}", *overrides]
+    settings += [f"strategy={','.join(STRATEGIES)}", "strategy.contributions.poll_s=1.0", f"strategy.stay.newcomers={len(NEWCOMERS)}"]
+    settings += ["strategy.stay.departures=1", f"privacy.release.min_subjects={min(3, subjects)}", f"deployment.runs={folder / 'runs'}"]
+    settings += overrides
     if any(text.startswith("strategy=") for text in overrides):
         raise ConfigError("The demo compares its own strategies: use `polyclinic-server run` to choose others.")
-    config = load_config([text for text in settings if not text.startswith("strategy=")])
-    paths = write_hospitals(folder / "data", sites, subjects, seed, console)
+    config = load_config([text for text in settings if not text.startswith("strategy")])
+    paths = write_hospitals(folder / "data", sites, subjects, seed, console, NEWCOMERS)
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
-    demo = Demo(folder, RunFolder(folder / "runs" / name), paths, folder / "state" / name, free_port())
-    board = Board(TITLES, config.rounds, SCORE_NAMES[config.data.task], lambda: statuses(demo))
+    demo = Demo(folder, RunFolder(folder / "runs" / name), paths[:sites], folder / "state" / name, free_port(), paths[sites:])
+    titles = {arm: title for arm, title in TITLES.items() if arm != "centre"}
+    board = Board(titles, config.rounds, SCORE_NAMES[config.data.task], lambda: statuses(demo), merging=("refinement",), expected=sites)
     with show(board, console) as handle:
         _federate(demo, settings, handle)
         pool(demo, handle)
+        _run_to_end(demo, "the test of newcomers", ["server.newcomers", str(demo.run.path), str(demo.states)], demo.newcomers, handle)
     _complete(demo)
     finish(demo.run, console)
     minutes, seconds = divmod(time.monotonic() - start, 60)
@@ -69,9 +84,9 @@ def run_demo(
     return demo.run
 
 
-def write_hospitals(folder: Path, sites: int, subjects: int, seed: int, console: Console) -> list[Path]:
-    """The data sets, as real hospitals would have them."""
-    from polyclinic.cohorts.hospitals import write_cohort
+def write_hospitals(folder: Path, sites: int, subjects: int, seed: int, console: Console, newcomers: Sequence[Scanner] = ()) -> list[Path]:
+    """The data sets, as real hospitals would have them; those of newcomers come last."""
+    from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
 
     columns = (
         TextColumn("writing the hospitals' images"),
@@ -84,7 +99,7 @@ def write_hospitals(folder: Path, sites: int, subjects: int, seed: int, console:
         task = progress.add_task("", total=None)
         paths = write_cohort(
             folder / f"{subjects}-subjects-seed-{seed}",
-            sites=sites, subjects=(subjects, 1, 2), seed=seed,
+            sites=sites + len(newcomers), subjects=(subjects, 1, 2), seed=seed, scanners=[*HOSPITALS[:sites], *newcomers],
             on_progress=lambda done, total, text: progress.update(task, completed=done, total=total, description=text),
         )  # fmt: skip
     console.print(f"{len(paths)} hospitals in {paths[0].parent}", markup=False)
@@ -96,15 +111,60 @@ def _federate(demo: Demo, settings: Sequence[str], handle: Callable[[Mapping[str
     command = python_module("server.cli", "run", *settings, f"deployment.port={demo.port}", "--name", demo.run.name)
     coordinator = Child("the coordinator", command, demo.states / "coordinator.log", {**THREADS, "COLUMNS": "200"})
     hospitals = [make_hospital(demo, path) for path in demo.sites]
+    visitors = Visitors(demo, [make_hospital(demo, _unlabelled(demo, path), "--describe") for path in demo.newcomers])
+
+    def take(event: Mapping[str, Any]) -> None:
+        handle(event)
+        visitors.handle(event)
+
     with running([coordinator, *hospitals]):
-        _follow(demo, coordinator, hospitals, handle)
+        try:
+            _follow(demo, coordinator, hospitals, take)
+        finally:
+            stop_all(visitors.children, patience_s=12.0)
 
 
-def make_hospital(demo: Demo, path: Path, **environment: str) -> Child:
+class Visitors:
+    """Newcomers, one after another once everybody has a refined model; when all have theirs, one of the first hospitals leaves.
+
+    Args:
+        demo: The demo.
+        children: A client for each newcomer.
+    """
+
+    def __init__(self, demo: Demo, children: Sequence[Child]) -> None:
+        self._demo = demo
+        self.children = children
+        self._waiting = list(children)
+        self._served: set[str] = set()
+
+    def handle(self, event: Mapping[str, Any]) -> None:
+        """Whenever somebody has its model, the next one comes."""
+        if event["kind"] != "delivered" or event["site"] in self._served:
+            return
+        self._served.add(str(event["site"]))
+        if len(self._served) < len(self._demo.sites):
+            return
+        if self._waiting:
+            self._waiting.pop(0).start()
+        else:
+            leaver = self._demo.sites[1].name
+            with Ledger.open(self._demo.run.path / "ledger", create=False) as ledger:
+                ledger.withdraw(leaver, "leaves the federation")
+
+
+def _unlabelled(demo: Demo, site: Path) -> Path:
+    """What a newcomer has: images."""
+    from polyclinic.cohorts.hospitals import write_unlabelled
+
+    return write_unlabelled(site, demo.folder / "data" / "newcomers" / site.name)
+
+
+def make_hospital(demo: Demo, path: Path, *options: str, **environment: str) -> Child:
     """A hospital's client; all of them share the machine's cores."""
     command = python_module(
         "client.cli", "join", "--server", f"127.0.0.1:{demo.port}", "--data", str(path), "--name", path.name,
-        "--state", str(demo.states / path.name), "--wait", "120",
+        "--state", str(demo.states / path.name), "--wait", "120", *options,
     )  # fmt: skip
     slots = {"POLYCLINIC_SLOTS": f"{os.cpu_count() or 1}:{demo.states / 'slots'}"}
     return Child(path.name, command, demo.states / path.name / "client.log", {**THREADS, **slots, **environment})
@@ -112,10 +172,14 @@ def make_hospital(demo: Demo, path: Path, **environment: str) -> Child:
 
 def pool(demo: Demo, handle: Callable[[Mapping[str, Any]], None]) -> None:
     """The upper bound, with all cores."""
-    command = python_module("server.pooled", str(demo.run.path), *map(str, demo.sites))
-    pooled = Child("the pooled training", command, demo.states / "pooled.log")
-    with running([pooled]):
-        _follow(demo, pooled, [], handle)
+    _run_to_end(demo, "the pooled training", ["server.pooled", str(demo.run.path)], demo.sites, handle)
+
+
+def _run_to_end(demo: Demo, what: str, command: Sequence[str], data: Sequence[Path], handle: Callable[[Mapping[str, Any]], None]) -> None:
+    """A process of the demo's own, with all cores."""
+    child = Child(what, python_module(*command, *map(str, data)), demo.states / f"{command[0]}.log")
+    with running([child]):
+        _follow(demo, child, [], handle)
 
 
 def _follow(demo: Demo, leader: Child, others: Sequence[Child], handle: Callable[[Mapping[str, Any]], None]) -> None:
@@ -157,6 +221,8 @@ def statuses(demo: Demo) -> dict[str, dict[str, Any]]:
 def _complete(demo: Demo) -> None:
     """Bring the hospitals' pictures and the pooled bound into the run."""
     collect_pictures(demo)
+    refinement = demo.run.describe().get("refinement", {})
+    demo.run.update(refinement={**refinement, "newcomers": [path.name for path in demo.newcomers]})
     arms = [{"name": name, "title": title, **({"note": NOTES[name]} if name in NOTES else {})} for name, title in TITLES.items()]
     demo.run.update(arms=arms)
     write_whole(demo.folder / "latest.txt", f"{demo.run.path}\n")

@@ -2,4 +2,5 @@
 
 from jaxtyping import install_import_hook
 
-install_import_hook(["polyclinic.state_dict", "polyclinic.deformation", "polyclinic.metrics"], "beartype.beartype")
+SHAPED = ["polyclinic.augmentation", "polyclinic.deformation", "polyclinic.metrics", "polyclinic.state_dict", "polyclinic.statistics"]
+install_import_hook(SHAPED, "beartype.beartype")

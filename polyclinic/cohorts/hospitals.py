@@ -30,6 +30,11 @@ HOSPITALS = (
     Scanner("t2w", "T2", (1.0, 0.62, 0.42), 0.20, 0.03, (1.0, 1.0, 2.0), 0.5, 0.03, "RAS"),
     Scanner("flair", "FLAIR", (0.15, 0.95, 0.75), 0.25, 0.04, (1.0, 1.0, 2.0), 0.5, 0.03, "PSR"),
 )
+NEWCOMERS = (  # who joins later: a relative of the T1 hospitals, one of the T2 hospital, and a contrast that nobody has
+    Scanner("t1-new", "T1", (0.26, 0.66, 0.97), 0.25, 0.03, (1.0, 1.0, 1.2), 0.5, 0.03, "LAS"),
+    Scanner("t2-new", "T2", (0.95, 0.58, 0.45), 0.25, 0.04, (1.0, 1.0, 2.5), 0.5, 0.03, "LPS"),
+    Scanner("dir-new", "DIR", (0.20, 1.0, 0.35), 0.20, 0.04, (1.0, 1.0, 2.0), 0.5, 0.03, "RAS"),  # double inversion recovery
+)
 SPLITS = ("training", "validation", "test")
 LABELS = {"0": "background", "1": "CSF", "2": "grey matter", "3": "white matter"}
 
@@ -98,6 +103,21 @@ def write_cohort(
             _write_record(folder, record)
         report(done, total, order.stem)
     return [folder / scanner.name for scanner in chosen]
+
+
+def write_unlabelled(site: Path, folder: Path) -> Path:
+    """A newcomer's view of its training and validation images, without labels: `folder`/dataset.json; returns the folder.
+
+    Args:
+        site: A hospital's folder, from `write_cohort`.
+        folder: Where the list of images goes; the images stay where they are.
+    """
+    described = json.loads((site / "dataset.json").read_text(encoding="utf-8"))
+    cases = [case["image"] for split in ("training", "validation") for case in described[split]]
+    images = [os.path.relpath(site / image, folder) for image in cases]
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "dataset.json", {**{key: value for key, value in described.items() if key not in SPLITS}, "test": images})
+    return folder
 
 
 def _check(sites: int, subjects: Subjects, seed: int, scanners: Sequence[Scanner]) -> None:

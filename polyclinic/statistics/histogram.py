@@ -7,7 +7,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from polyclinic.statistics.places import inside, standardize
+from polyclinic.foreground import foreground
+from polyclinic.statistics.places import standardize
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Histogram:
     def measure(self, image: Float[Tensor, "channels x y z"], network: nn.Module) -> Float[Tensor, " numbers"]:
         """Shape (channels * bins,); each channel's shares sum to 1 / channels, so it is at most 1 long."""
         del network
-        values = standardize(image)[:, inside(image)].clamp(-self.reach, self.reach)
+        values = standardize(image)[:, foreground(image)].clamp(-self.reach, self.reach)
         shares = [torch.histc(channel, self.bins, -self.reach, self.reach) / channel.numel() for channel in values]
         return torch.cat(shares) / len(shares)
 

@@ -1,19 +1,15 @@
 """Where in an image the patient is, so that images of different hospitals can be laid over each other roughly."""
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-
-def inside(image: Float[Tensor, "channels x y z"]) -> Bool[Tensor, "x y z"]:
-    """Where the patient is: every voxel that is not exactly 0 in all channels; everything, if that is nowhere."""
-    found = (image != 0).any(0)
-    return found if bool(found.any()) else torch.ones_like(found)
+from polyclinic.foreground import foreground
 
 
 def crop_to_patient(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "channels _ _ _"]:
     """The smallest box around the patient: the same organ in the same place, as well as that goes without registration."""
-    found = inside(image)
+    found = foreground(image)
     box = []
     for axis in range(3):
         along = found.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
@@ -23,7 +19,7 @@ def crop_to_patient(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "ch
 
 def standardize(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "channels x y z"]:
     """Mean 0 and standard deviation 1 inside the patient in each channel, 0 outside; a channel that is constant inside becomes 0."""
-    found = inside(image)
+    found = foreground(image)
     values = image[:, found].double()  # the float32 mean of a constant need not be that constant
     least = (1e-6 * values.abs().amax(1, keepdim=True)).clamp_min(1e-30)
     scaled = (values - values.mean(1, keepdim=True)) / values.std(1, unbiased=False, keepdim=True).clamp_min(least)

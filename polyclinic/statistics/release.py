@@ -103,7 +103,7 @@ def gaussian(count: int) -> Float[Tensor, " count"]:
     """Standard normal numbers from the operating system's randomness, float64.
 
     Not from a generator of torch: however long its seed, on a processor it keeps 32 bits of it, few enough to try them all on a number
-    whose noise is known (an average image is exactly 0 in the air). 52 bits of randomness each: none is beyond 8.2, where a true
+    whose noise is known (an average image is exactly 0 in the air). 52 bits of randomness each: none is beyond 8.21, where a true
     Gaussian has 2e-16 of its mass.
     """
     import torch

@@ -1,0 +1,23 @@
+"""What of the configuration reaches Flower's classes."""
+
+import pytest
+from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, Strategy
+
+from polyclinic.config import instantiate, load_config
+
+
+def build(*overrides: str) -> Strategy:
+    config = load_config(overrides)
+    strategy: Strategy = instantiate(config.strategy, _recursive_=False).build(config.privacy, ["0.weight"])
+    return strategy
+
+
+@pytest.mark.parametrize("privacy", ["none", "noisy_descriptions"])
+def test_the_release_of_statistics_wraps_no_averaging(privacy: str) -> None:
+    assert type(build(f"privacy={privacy}")) is FedAvg
+
+
+def test_the_release_of_statistics_is_no_setting_of_flowers() -> None:
+    made = build("privacy=server_side_dp", "privacy.release.noise_multiplier=2.0", "privacy.noise_multiplier=0.5")
+    assert isinstance(made, DifferentialPrivacyServerSideFixedClipping)
+    assert made.noise_multiplier == 0.5
