@@ -90,7 +90,7 @@ class ImageShifts:
             raise ValueError(f"shape {tuple(image.shape)}: channels and {self.spatial_dims} axes are needed")
         if not self.active:
             return image
-        inside = foreground(image)
+        inside = foreground(image)[None]
         mean, deviation = _moments_inside(image, inside)
         whole = torch.where(inside, image, mean)  # tissue beside air is neither darkened nor brightened by it
         low, high = (pick(whole.flatten(1), 1).reshape(mean.shape) for pick in (torch.amin, torch.amax))

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from server.results import Arm, Results, clean
+from server.measurements import clean
+from server.results import Arm, Results
 
 MARKS = ("contribution", "duplicate", "contribution_refused", "withdrawn")
 NOT_TOLD = frozenset({"fraction_bits"})  # how a rule calculates, not what it does

@@ -12,6 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from server.refinement_news import KINDS, RefinementNews
+
 DOING = {"train": "training", "evaluate": "validating", "evaluate.test": "testing"}
 Statuses = Callable[[], Mapping[str, Mapping[str, Any]]]
 
@@ -24,6 +26,7 @@ class Row:
     loss: float | None = None
     score: float | None = None
     since: float = field(default_factory=time.monotonic)
+    describes: bool = False  # it only describes itself, so no contribution is expected of it
 
 
 class Board:
@@ -59,6 +62,7 @@ class Board:
         self._since: float | None = None
         self._contributed: set[str] = set()
         self._ended: set[str] = set()
+        self._refinement = RefinementNews()
 
     def handle(self, event: Mapping[str, Any]) -> str | None:
         """Take in one event; returns a line worth printing, if it is one."""
@@ -82,7 +86,7 @@ class Board:
             return None
         if kind in ("round_end", "arm_end"):
             return self._finish(kind)
-        return self._take_arrival(kind, site, event) or self._tell(kind, site, event)
+        return self._take_refinement(event) if kind in KINDS else self._take_arrival(kind, site, event) or self._tell(kind, site, event)
 
     @property
     def _is_merging(self) -> bool:
@@ -102,7 +106,7 @@ class Board:
 
     def _tally(self) -> str:
         """How many have contributed, of as many as are known of."""
-        most = max(self.expected, len(self.rows), len(self._contributed))
+        most = max(self.expected, sum(not row.describes for row in self.rows.values()), len(self._contributed))
         return f"{len(self._contributed)} of {most} hospitals have contributed"
 
     def _take_arrival(self, kind: str, site: str, event: Mapping[str, Any]) -> str | None:
@@ -134,6 +138,13 @@ class Board:
             return None
         self._set(site, doing)
         return self._say(text)
+
+    def _take_refinement(self, event: Mapping[str, Any]) -> str | None:
+        """What happens only where hospitals get models of their own."""
+        news = self._refinement.take(event)
+        for site, doing in news.doing.items():
+            self._set(site, doing)
+        return self._say(news.line) if news.line else None
 
     def _answer(self, site: str, event: Mapping[str, Any]) -> None:
         scored = self._is_merging and event["phase"] == "evaluate"
@@ -174,9 +185,10 @@ class Board:
 
     def _tell(self, kind: str, site: str, event: Mapping[str, Any]) -> str | None:
         """Everything about coming and going."""
-        reason = event.get("reason", "")
+        reason, describes = event.get("reason", ""), event.get("mode") == "describe"
+        cases = "with a description alone" if describes else f"{event.get('training', '?')} training cases"
         lines = {
-            "joined": f"{site} joined ({event.get('modality', '')}, {event.get('training', '?')} training cases)",
+            "joined": f"{site} joined ({event.get('modality', '')}, {cases})",
             "returned": f"{site} is back",
             "left": f"{site} went offline",
             "refused": f"{site} was refused: {reason}",
@@ -189,7 +201,8 @@ class Board:
         if kind not in lines:
             return None
         if site and kind != "refused":
-            self._set(site, {"returned": "joined", "left": "offline"}.get(kind, kind))
+            row = self._set(site, {"returned": "joined", "left": "offline"}.get(kind, kind))
+            row.describes |= describes
         return self._say(lines[kind])
 
     def _set(self, site: str, doing: str) -> Row:

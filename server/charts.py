@@ -11,7 +11,8 @@ from itertools import cycle, pairwise
 from statistics import fmean
 from typing import Literal
 
-from server.results import Arm, Phase, Results
+from server.measurements import Phase
+from server.results import Arm, Results
 
 FEDERATED_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 REFERENCE_STYLES = {"local": ("#6b7280", "2 3"), "pooled": ("#111827", "7 4")}
@@ -61,7 +62,7 @@ class Chart:
 def curves(results: Results, phase: Phase, quantity: Literal["loss", "score"]) -> tuple[Curve, ...]:
     """One curve per arm with rounds that has any value of the quantity: mean over the hospitals that reported, and each of them."""
     found = []
-    for arm in (arm for arm in results.arms if not arm.merging):
+    for arm in (arm for arm in results.arms if arm.has_rounds):
         sites: dict[str, list[tuple[int, float]]] = {}
         for m in sorted(results.metrics, key=lambda m: m.round):
             value = m.loss if quantity == "loss" else m.score

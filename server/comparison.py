@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from server.results import Arm, Entry, Metric, Results
+from server.measurements import Metric
+from server.results import Arm, Entry, Results
 
 SINGLE, RESTORED, UNRESTORED = "single.", ".restored", ".unrestored"
 BEST = "best single hospital"

@@ -19,6 +19,7 @@ from polyclinic.processes import lock_file
 from polyclinic.schemas import Config
 from server.board import Board, show
 from server.merging_report import terminal_merging_table
+from server.refinement_table import terminal_refinement_table
 from server.report import terminal_table, write_report
 from server.results import read_results
 from server.run_folder import RunFolder, find_run, new_run, now, versions, write_whole
@@ -49,10 +50,10 @@ def run(overrides: Sequence[str], name: str | None, resume: str | None, console:
     _check_host(first.deployment.host)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
-        from server.server_app import arm_name, is_merging
+        from server.server_app import arm_name, is_merging, is_refinement
         from server.superlink import SuperLink
     titles = {arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs}
-    merging = {arm_name(config) for config in configs if is_merging(config)}
+    merging = {arm_name(config) for config in configs if is_merging(config) or is_refinement(config)}
     board = Board(titles, first.rounds, SCORE_NAMES[first.data.task], merging=merging)
     _describe_run(folder, configs, titles)
     runs = Path(first.deployment.runs)
@@ -77,7 +78,8 @@ def finish(folder: RunFolder, console: Console) -> None:
     report = write_report(folder.path)
     results = read_results(folder.path)
     console.print()
-    console.print(terminal_table(results))
+    refined = terminal_refinement_table(results)
+    console.print(terminal_table(results) if refined is None else refined)
     if (table := terminal_merging_table(results)) is not None:
         console.print(table)
     console.print(f"report: {report}", markup=False, soft_wrap=True)

@@ -36,6 +36,7 @@ NOTES = {
     "refinement": "a model for every hospital, from what its images are like",
     "pooled": "all images in one place: the upper bound, impossible in reality",
 }
+BASE_SHARE = 3 / 8  # of the rounds: they make the base that is fine-tuned
 THREADS = {"OMP_NUM_THREADS": "1"}  # of each hospital: they share the machine's cores
 
 
@@ -68,6 +69,7 @@ def run_demo(
     if any(text.startswith("strategy=") for text in overrides):
         raise ConfigError("The demo compares its own strategies: use `polyclinic-server run` to choose others.")
     config = load_config([text for text in settings if not text.startswith("strategy")])
+    settings += [f"strategy.base_rounds={int(config.rounds * BASE_SHARE)}"]
     paths = write_hospitals(folder / "data", sites, subjects, seed, console, NEWCOMERS)
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
     demo = Demo(folder, RunFolder(folder / "runs" / name), paths[:sites], folder / "state" / name, free_port(), paths[sites:])

@@ -48,7 +48,7 @@ def refine_offline(site: str, folder: Path, to: Path | None, *, left_out: bool) 
     """
     recipe, own = read_choice(folder / CHOICE)
     with Ledger.open(folder, create=False) as ledger:
-        refiner = Refiner(Publisher(ledger, 0, 0.5))
+        refiner = Refiner(Publisher(ledger, 0, 0.5), json.loads((folder / CHOICE).read_text()).get("normalization", ()))
         contributed = site in refiner.contributors() and not left_out
         refinement = refiner.coefficients(site, own if contributed else recipe, leave_out=left_out)
         if to is not None:

@@ -21,7 +21,7 @@ from strategies.merging.messages import Assignment, ask_for_score
 from strategies.records import metrics_from_reply, test_order
 from strategies.refinement.choice import Tried, try_recipes
 from strategies.refinement.loop import RefinementLoop
-from strategies.refinement.refine import Recipe
+from strategies.refinement.refine import Recipe, Refinement
 from strategies.refinement.refiner import Refiner
 from strategies.refinement.strategy import Refining
 from strategies.refinement.traffic import CountingGrid
@@ -66,6 +66,7 @@ class RefinementArm:
         self._patience = replace(config.deployment, min_hospitals=1)  # figures are taken from whoever is here
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
+        self._normalization = sorted(set(self._names) - set(shared_names(self._network, "norm")))
         self._refining: Refining = instantiate(config.strategy, _recursive_=False)
         self._order = make_order(folder, config, self._network)
         if not 0 <= self._refining.base_rounds < config.rounds:
@@ -81,6 +82,7 @@ class RefinementArm:
                 self._refining, self._grid, Everybody(self._attendance), ledger, self._assignment(digest, ledger), self._names,
                 self._expected(), self._folder.record,
             )  # fmt: skip
+            loop.refiner = Refiner(loop.publisher, self._normalization)
             if loop.run() is None:
                 raise RunError("The run is over by its configuration, but no hospital has contributed. See events.jsonl for refusals.")
             recipe, own = self._choose(ledger, loop.refiner)
@@ -155,22 +157,23 @@ class RefinementArm:
         if len(refiner.contributors()) < 2 or not here or not usable:
             raise RunError("To choose a recipe, two hospitals must have contributed and described themselves, and one must be online.")
 
-        def score(wanted: Mapping[str, Mapping[str, float]]) -> Mapping[str, float]:
+        def score(wanted: Mapping[str, Refinement]) -> Mapping[str, float]:
             return self._score(refiner, wanted)
 
         self._folder.record({"kind": "note", "text": f"trying {len(usable)} recipes on hospitals left out in turn"})
         left_out = try_recipes(usable, here, lambda site, each: refiner.coefficients(site, each, leave_out=True), score)
         own = try_recipes(self._refining.own_recipes(left_out[0].recipe), here, refiner.coefficients, score)
-        write_whole(path, json.dumps({"left_out": list(map(_plain, left_out)), "own": list(map(_plain, own))}, indent=1))
+        kept = {"normalization": self._normalization, "left_out": list(map(_plain, left_out)), "own": list(map(_plain, own))}
+        write_whole(path, json.dumps(kept, indent=1))
         self._folder.record({"kind": "note", "text": f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}"})
         return left_out[0].recipe, own[0].recipe
 
-    def _score(self, refiner: Refiner, wanted: Mapping[str, Mapping[str, float]]) -> dict[str, float]:
+    def _score(self, refiner: Refiner, wanted: Mapping[str, Refinement]) -> dict[str, float]:
         grid = PatientGrid(self._grid, self._attendance, self._patience, lambda _event: None)
         nodes = {site: member.node for site, member in self._attendance.refresh().items() if site in wanted}
         order = replace(self._order, round=0)
         replies = grid.send_and_receive(
-            [ask_for_score(order, pack(refiner.mix(wanted[site]), self._names), node) for site, node in nodes.items()]
+            [ask_for_score(order, pack(refiner.model(wanted[site]), self._names), node) for site, node in nodes.items()]
         )
         by_node = {node: site for site, node in nodes.items()}
         return {by_node[reply.metadata.src_node_id]: float(metrics_from_reply(reply)["score"]) for reply in replies}
@@ -221,7 +224,7 @@ class RefinementArm:
                 "statistic": recipe.statistic, "recipe": str(recipe), "sites": sites, "contributors": contributors, "distances": distances,
                 "coefficients": {site: dict(each.coefficients) for site, each in coefficients.items()},
                 "fallback": {site: each.fallback for site, each in coefficients.items() if each.fallback},
-                "choice": {key: [{"recipe": each["words"], "mean": each["mean"]} for each in tried] for key, tried in choice.items()},
+                "choice": {key: [{"recipe": each["words"], "mean": each["mean"]} for each in choice[key]] for key in ("left_out", "own")},
             }
         )  # fmt: skip
 

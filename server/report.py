@@ -17,7 +17,10 @@ from rich.text import Text
 
 from polyclinic.errors import RunError
 from server import charts
+from server.arrivals import read_events
 from server.merging_report import ROLES, sections
+from server.refinement_report import describe_refinement
+from server.refinement_words import list_bytes, show_bytes, show_seconds
 from server.results import Cell, Results, ScoreTable, by_label, headline, read_results
 from server.rosters import absences, rosters
 from server.summary import (
@@ -31,6 +34,7 @@ from server.summary import (
     summarize,
     tiles,
 )
+from server.timeline import show_span
 
 TEMPLATES = Path(__file__).parent / "templates"
 TERMINAL_WIDTH = 100
@@ -44,6 +48,7 @@ class Picture:
     source: str
     title: str
     score: float | None = None
+    name: str = ""
 
 
 def write_report(run_folder: Path) -> Path:
@@ -74,13 +79,16 @@ def render(results: Results) -> str:
         lstrip_blocks=True,
     )
     words = {"score": show, "difference": show_difference, "recovery": show_recovery, "date": show_date, "rounds": show_rounds}
-    environment.filters |= words
+    environment.filters |= {**words, "bytes": show_bytes, "seconds": show_seconds, "span": show_span, "each_bytes": list_bytes}
     table = headline(results)
     gallery = read_pictures(results, table)
+    pictured = {site: [picture.name for picture in pictures] for site, pictures in gallery.items()}
+    refinement = describe_refinement(results, read_events(results.folder) if results.refinement else (), pictured)
     return environment.get_template("report.html.j2").render(
         results=results,
         table=table,
         labels=by_label(results),
+        later_labels=by_label(results, results.later),
         summary=summarize(results),
         tiles=tiles(results),
         score_words=SCORE_WORDS.get(results.score_name, ""),
@@ -95,17 +103,18 @@ def render(results: Results) -> str:
         absences=absences(results),
         merging=sections(results),
         roles=ROLES,
+        refinement=refinement,
         in_rounds=has_rounds(results),
         duration=show_duration(results.started, results.finished),
-        test_images=sum(hospital.test or 0 for hospital in results.hospitals),
+        test_images=sum(hospital.test or 0 for hospital in results.hospitals if hospital.name in results.trained),
     )
 
 
 def has_rounds(results: Results) -> bool:
     """Whether anything was, or will be, trained in rounds: a run may have merging arms and their references alone."""
-    if not any(arm.merging for arm in results.arms):
+    if all(arm.has_rounds for arm in results.arms):
         return True
-    return any(arm.federated and not arm.merging for arm in results.arms) or any(m.phase == "train" for m in results.metrics)
+    return any(arm.federated and arm.has_rounds for arm in results.arms) or any(m.phase == "train" for m in results.metrics)
 
 
 def _chart(results: Results, quantity: str) -> charts.Chart | None:
@@ -131,7 +140,7 @@ def read_pictures(results: Results, table: ScoreTable) -> dict[str, list[Picture
         wanted += [(arm.name, arm.title, table.rows[hospital.name][arm.name].score) for arm in results.arms]
         files = {file.stem: file.read_bytes() for file in folders[hospital.name].glob("*.png")}
         pictures = [
-            Picture(f"data:image/png;base64,{b64encode(files[stem]).decode()}", title, score)
+            Picture(f"data:image/png;base64,{b64encode(files[stem]).decode()}", title, score, stem)
             for stem, title, score in wanted
             if files.get(stem, b"").startswith(PNG)
         ]

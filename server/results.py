@@ -1,22 +1,20 @@
 """What a run measured: its folder read into frozen dataclasses, and the tables made of them.
 
-Everything here is pure except `read_results`. Names that came from hospitals are cleaned of control characters when
-they are read, and nothing more: whoever shows them escapes them.
+Everything here is pure except `read_results`.
 """
 
 import json
-import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any, Literal
+from typing import Any
 
 from polyclinic.errors import RunError
+from server.measurements import Metric, Phase, clean, count, read_metrics
+from server.refinement_record import CENTRE, REFINED, Record, pick_results, read_record
 
 NOT_FEDERATED = frozenset({"local", "pooled"})
-Phase = Literal["train", "validate", "test"]
-PHASES: tuple[Phase, ...] = ("train", "validate", "test")
 
 
 @dataclass(frozen=True)
@@ -38,6 +36,11 @@ class Arm:
         """Whether hospitals contribute whenever they like, so that there are no rounds and `round` counts published models."""
         return self.kind == "merging"
 
+    @property
+    def has_rounds(self) -> bool:
+        """Whether it is trained in rounds."""
+        return self.kind not in ("merging", "refinement")
+
 
 @dataclass(frozen=True)
 class Entry:
@@ -58,21 +61,6 @@ class Hospital:
     training: int | None = None
     validation: int | None = None
     test: int | None = None
-
-
-@dataclass(frozen=True)
-class Metric:
-    """What one hospital reported in one phase of one round of one arm; `missing` says why it did not."""
-
-    arm: str
-    round: int
-    phase: Phase
-    site: str
-    num_examples: int | None = None
-    loss: float | None = None
-    score: float | None = None
-    scores: Mapping[str, float] = field(default_factory=dict)
-    missing: str | None = None
 
 
 @dataclass(frozen=True)
@@ -106,6 +94,18 @@ class Results:
     skipped_lines: int
     config: str
     comparison: Comparison | None = None
+    refinement: Record | None = None
+
+    @property
+    def later(self) -> tuple[str, ...]:
+        """The hospitals that joined with a description alone, without labels and without training."""
+        joined = self.refinement.later if self.refinement else ()
+        return tuple(hospital.name for hospital in self.hospitals if hospital.name in joined)
+
+    @property
+    def trained(self) -> tuple[str, ...]:
+        """All others."""
+        return tuple(hospital.name for hospital in self.hospitals if hospital.name not in self.later)
 
 
 @dataclass(frozen=True)
@@ -146,7 +146,7 @@ def read_results(run_folder: Path) -> Results:
         raise RunError(f"{run_folder}: this is not a run's folder, it has no run.json.") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path}: cannot be read ({error}). The run has no report without it.") from error
-    metrics, skipped = _read_metrics(run_folder / "metrics.jsonl")
+    metrics, skipped = read_metrics(run_folder / "metrics.jsonl")
     try:
         return _build(run_folder, run, metrics, skipped)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -160,13 +160,21 @@ def _build(folder: Path, run: Mapping[str, Any], metrics: tuple[Metric, ...], sk
     compared = {entry.name for entry in comparison.entries} if comparison else set()
     sites = (m.site for m in metrics if m.phase != "train" or m.arm != "pooled")  # pooled trains under a name of its own
     metrics = tuple(m for m in metrics if m.arm not in compared)
+    refinement = read_record(run)
+    if refinement:
+        metrics = pick_results(metrics, {arm.name for arm in arms})
     arms += [Arm(name, name) for name in _unseen((m.arm for m in metrics), [a.name for a in arms])]
-    merging = {arm.name for arm in arms if arm.merging}
+    if refinement:
+        arms = [replace(arm, kind="refinement") if arm.name in (CENTRE, REFINED) else arm for arm in arms]
+    without_rounds = {arm.name for arm in arms if not arm.has_rounds}
     hospitals = [
-        Hospital(clean(name), clean(h.get("modality")), *(_count(h.get(k)) for k in ("training", "validation", "test")))
+        Hospital(clean(name), clean(h.get("modality")), *(count(h.get(k)) for k in ("training", "validation", "test")))
         for name, h in run.get("hospitals", {}).items()
     ]
-    hospitals += [Hospital(name) for name in _unseen(sites, [h.name for h in hospitals])]
+    hospitals += [Hospital(name) for name in _unseen([*sites, *(refinement.sites if refinement else ())], [h.name for h in hospitals])]
+    if refinement:
+        order = {name: number for number, name in enumerate(refinement.later)}
+        hospitals.sort(key=lambda hospital: order.get(hospital.name, -1))
     config = folder / "config.yaml"
     return Results(
         folder=folder,
@@ -176,8 +184,8 @@ def _build(folder: Path, run: Mapping[str, Any], metrics: tuple[Metric, ...], sk
         started=clean(run.get("started")),
         finished=clean(run.get("finished")),
         versions={clean(k): clean(v) for k, v in (run.get("versions") or {}).items()},
-        seed=_count(run.get("seed")),
-        rounds=max([_count(run.get("rounds")) or 0, *(m.round for m in metrics if m.arm not in merging)]),
+        seed=count(run.get("seed")),
+        rounds=max([count(run.get("rounds")) or 0, *(m.round for m in metrics if m.arm not in without_rounds)]),
         task=clean(run.get("task") or "segmentation"),
         score_name=clean(run.get("score_name") or "score"),
         labels=tuple(clean(label) for label in run.get("labels") or ()),
@@ -187,6 +195,7 @@ def _build(folder: Path, run: Mapping[str, Any], metrics: tuple[Metric, ...], sk
         skipped_lines=skipped,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         comparison=comparison,
+        refinement=refinement,
     )
 
 
@@ -200,53 +209,23 @@ def _compare(compared: Mapping[str, Any] | None, metrics: Sequence[Metric], arms
     return Comparison(clean(compared["arm"]), tuple(entries.values()), tuple(m for m in metrics if m.arm in entries))
 
 
-def _read_metrics(path: Path) -> tuple[tuple[Metric, ...], int]:
-    """The readable lines, the later of two about the same thing (a resumed run), and how many were not."""
-    lines = path.read_bytes().decode("utf-8", "replace").split("\n") if path.is_file() else []
-    kept: dict[tuple[str, int, str, str], Metric] = {}
-    skipped = 0
-    for line in filter(str.strip, lines):
-        try:
-            metric = _parse_metric(json.loads(line))
-        except (KeyError, TypeError, ValueError, AttributeError, RecursionError):
-            skipped += 1
-        else:
-            kept[metric.arm, metric.round, metric.phase, metric.site] = metric
-    return tuple(kept.values()), skipped
-
-
-def _parse_metric(line: Mapping[str, Any]) -> Metric:
-    if line["phase"] not in PHASES or not isinstance(line["round"], int):
-        raise ValueError(f"not a measurement: {line}")
-    scores = {clean(k): v for k, raw in (line.get("scores") or {}).items() if (v := _number(raw)) is not None}
-    score = _number(line.get("score"))
-    return Metric(
-        arm=clean(line["arm"]),
-        round=line["round"],
-        phase=line["phase"],
-        site=clean(line["site"]),
-        num_examples=_count(line.get("num_examples")),
-        loss=_number(line.get("loss")),
-        score=fmean(scores.values()) if score is None and scores else score,
-        scores=scores,
-        missing=clean(line["missing"]) if line.get("missing") else None,
-    )
-
-
 def headline(results: Results) -> ScoreTable:
     """The mean score per hospital and arm: of the test images, or of the last validation while no test is in."""
     return score_table(results, None)
 
 
-def by_label(results: Results) -> dict[str, ScoreTable]:
+def by_label(results: Results, averaged: Collection[str] | None = None) -> dict[str, ScoreTable]:
     """The same per tissue (segmentation) or class (classification)."""
     found = [label for metric in _latest(results, _source(results)).values() for label in metric.scores]
     ordered = [label for label in results.labels if label in found]
-    return {label: score_table(results, label) for label in [*ordered, *_unseen(found, ordered)]}
+    return {label: score_table(results, label, averaged) for label in [*ordered, *_unseen(found, ordered)]}
 
 
-def score_table(results: Results, label: str | None) -> ScoreTable:
-    """Scores of one label, or the mean score where `label` is None."""
+def score_table(results: Results, label: str | None, averaged: Collection[str] | None = None) -> ScoreTable:
+    """Scores of one label, or the mean score where `label` is None.
+
+    `averaged` are the hospitals that the mean may be over: those that joined with a description alone are not among them by default.
+    """
     source = _source(results)
     latest = _latest(results, source)
     scores: dict[str, dict[str, float]] = {hospital.name: {} for hospital in results.hospitals}
@@ -254,11 +233,12 @@ def score_table(results: Results, label: str | None) -> ScoreTable:
         value = metric.score if label is None else metric.scores.get(label)
         if value is not None:
             scores[site][arm] = value
-    scored = {arm for row in scores.values() for arm in row}
-    averaged = tuple(site for site, row in scores.items() if scored and scored == set(row))
-    means = {arm: fmean(scores[site][arm] for site in averaged) for arm in scored} if averaged else {}
+    wanted = {site: row for site, row in scores.items() if site in (results.trained if averaged is None else averaged)}
+    scored = {arm for row in wanted.values() for arm in row}
+    same = tuple(site for site, row in wanted.items() if scored and scored == set(row))
+    means = {arm: fmean(scores[site][arm] for site in same) for arm in scored} if same else {}
     rows = {site: _row(row, results.arms) for site, row in scores.items()}
-    return ScoreTable(source, rows, _row(means, results.arms), averaged)
+    return ScoreTable(source, rows, _row(means, results.arms), same)
 
 
 def _row(scores: Mapping[str, float], arms: Sequence[Arm]) -> dict[str, Cell]:
@@ -285,16 +265,3 @@ def _latest(results: Results, phase: Phase) -> dict[tuple[str, str], Metric]:
 
 def _unseen(names: Iterable[str], known: Sequence[str]) -> list[str]:
     return [name for name in dict.fromkeys(names) if name not in known]
-
-
-def clean(value: object) -> str:
-    """A word from a file, without the control characters that would steer a terminal."""
-    return "" if value is None else "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, (int, float)) and math.isfinite(value) else None
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) else None

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from server.results import Arm, Phase, Results
+from server.measurements import Phase
+from server.results import Arm, Results
 
 
 @dataclass(frozen=True)
@@ -27,7 +28,7 @@ class Absence:
 def rosters(results: Results) -> list[Roster]:
     """Attendance of the federated arms with rounds; arms that had the same share a roster."""
     found: list[tuple[list[str], dict[str, tuple[str, ...]]]] = []
-    for arm in (arm for arm in results.arms if arm.federated and not arm.merging):
+    for arm in (arm for arm in results.arms if arm.federated and arm.has_rounds):
         rows = attendance(results, arm)
         same = next((titles for titles, others in found if others == rows), None)
         if same is None:
@@ -49,13 +50,13 @@ def attendance(results: Results, arm: Arm) -> dict[str, tuple[str, ...]]:
         return "missing" if metric.missing else "trained"
 
     rounds = range(1, results.rounds + 1)
-    return {h.name: tuple(state(number, h.name) for number in rounds) for h in results.hospitals}
+    return {site: tuple(state(number, site) for number in rounds) for site in results.trained}
 
 
 def absences(results: Results) -> tuple[Absence, ...]:
     """Who was missing when in arms with rounds, those of the same reason together, in the order in which it happened."""
     groups: dict[tuple[str, str, Phase, str], list[int]] = {}
-    arms = {arm.name: arm for arm in results.arms if not arm.merging}
+    arms = {arm.name: arm for arm in results.arms if arm.has_rounds}
     for m in results.metrics:
         if m.missing and m.arm in arms:
             groups.setdefault((m.site, m.arm, m.phase, m.missing), []).append(m.round)

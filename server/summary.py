@@ -10,6 +10,8 @@ from server.results import Arm, Results, ScoreTable, headline
 
 EN_DASH, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 NO_CLEAR_DIFFERENCE = 0.005  # a gain smaller than this is reported as none
+NO_TEST_YET = "These are scores on validation images: no test result is in yet."
+ONE_RUN = "This is one run with one split of the subjects: small differences may be chance."
 SCORE_WORDS = {
     "Dice": "Dice is the overlap of the model's outlines with the reference outlines: 0 is none, 1 is perfect.",
     "balanced accuracy": "Balanced accuracy is the share of images recognised correctly, averaged over the classes "
@@ -106,8 +108,8 @@ def _proportion(results: Results, table: ScoreTable) -> str:
             words.append(f"Its mean is {gap} {side} that of one model trained on all images in one place.")
     words += _merged(results)
     if table.source == "validate":
-        words.append("These are scores on validation images: no test result is in yet.")
-    words.append("This is one run with one split of the subjects: small differences may be chance.")
+        words.append(NO_TEST_YET)
+    words.append(ONE_RUN)
     return " ".join(words)
 
 

@@ -11,8 +11,8 @@ from statistics import fmean
 
 from strategies.refinement.refine import Recipe, Refinement
 
-Coefficients = tuple[tuple[str, float], ...]
-Score = Callable[[Mapping[str, Mapping[str, float]]], Mapping[str, float]]  # site -> coefficients; returns site -> score
+Key = tuple[tuple[tuple[str, float], ...], ...]
+Score = Callable[[Mapping[str, Refinement]], Mapping[str, float]]  # by site: coefficients to score
 DIGITS = 3  # coefficients that agree so far are the same model to a score
 
 
@@ -38,11 +38,12 @@ def try_recipes(recipes: Sequence[Recipe], sites: Sequence[str], refine: Callabl
         refine: A hospital's coefficients by a recipe, its own vector left out or not.
         score: Scores models at their hospitals; a hospital that does not answer is left out.
     """
-    known: dict[tuple[str, Coefficients], float] = {}
+    known: dict[tuple[str, Key], float] = {}
     tried = []
     for recipe in recipes:
-        wanted = {site: _rounded(refine(site, recipe).coefficients) for site in sites}
-        missing = {site: dict(key) for site, key in wanted.items() if (site, key) not in known}
+        refinements = {site: refine(site, recipe) for site in sites}
+        wanted = {site: (_rounded(each.coefficients), _rounded(each.normalization)) for site, each in refinements.items()}
+        missing = {site: refinements[site] for site, key in wanted.items() if (site, key) not in known}
         if missing:
             known |= {(site, wanted[site]): value for site, value in score(missing).items()}
         scores = {site: known[site, key] for site, key in wanted.items() if not math.isnan(known.get((site, key), math.nan))}
@@ -52,8 +53,5 @@ def try_recipes(recipes: Sequence[Recipe], sites: Sequence[str], refine: Callabl
     return sorted(fair, key=lambda each: -each.mean)
 
 
-def _rounded(coefficients: Mapping[str, float]) -> Coefficients:
-    """Sorted and rounded, adding up to 1 again."""
-    rounded = {site: round(value, DIGITS) for site, value in coefficients.items() if round(value, DIGITS) > 0}
-    total = math.fsum(rounded.values())
-    return tuple((site, rounded[site] / total) for site in sorted(rounded))
+def _rounded(coefficients: Mapping[str, float]) -> tuple[tuple[str, float], ...]:
+    return tuple((site, round(coefficients[site], DIGITS)) for site in sorted(coefficients) if round(coefficients[site], DIGITS) > 0)

@@ -7,10 +7,11 @@ function of the descriptions and of the contributions that count, so whoever com
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
+import torch
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
@@ -18,7 +19,7 @@ from polyclinic.state_dict import StateDict
 from strategies.merging.merge import add_to_base
 from strategies.refinement.distribution import Neighbourhood
 
-RULES = ("softmax", "nearest", "clusters", "uniform")
+RULES = ("softmax", "nearest", "clusters", "uniform", "norm_local")
 
 
 class Vectors(Protocol):
@@ -35,7 +36,8 @@ class Recipe:
 
     Args:
         rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters: the mean of all that hang together with
-            the nearest one, in steps of at most `sharpness`; uniform: the mean of all.
+            the nearest one, in steps of at most `sharpness`; uniform: the mean of all; norm_local: the mean of all, but a contributor's own
+            normalization layers, as FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623) keeps them.
         statistic: One of `polyclinic.statistics.describing.STATISTICS`.
         sharpness: The smaller, the more the nearest counts.
         reach: Who is farther than this from everybody gets the uniform mean.
@@ -55,8 +57,8 @@ class Recipe:
             raise ConfigError("refinement: sharpness and reach are above 0, neighbours at least 1.")
 
     def __str__(self) -> str:
-        if self.rule == "uniform":
-            return "uniform mean"
+        if self.rule in ("uniform", "norm_local"):
+            return "uniform mean" if self.rule == "uniform" else "uniform mean with the own normalization"
         sharp = f", sharpness {self.sharpness:g}" if self.rule in ("softmax", "clusters") else ""
         return f"{self.rule} by {self.statistic.replace('_', ' ')}{sharp}"
 
@@ -71,6 +73,7 @@ class Refinement:
         coefficients: Contributing hospital to w; those with 0 are left out. Adds up to 1.
         distances: Contributing hospital to distance, in medians; empty where no distance was asked for.
         fallback: Why the uniform mean was taken instead; empty if it was not.
+        normalization: Other coefficients for normalization layers; empty if they are mixed like all else.
     """
 
     site: str
@@ -78,6 +81,12 @@ class Refinement:
     coefficients: Mapping[str, float]
     distances: Mapping[str, float]
     fallback: str = ""
+    normalization: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[str]:
+        """Whose vectors are needed."""
+        return sorted({*self.coefficients, *self.normalization})
 
     @property
     def nearest(self) -> str:
@@ -100,8 +109,9 @@ def choose_coefficients(site: str, neighbourhood: Neighbourhood, contributors: S
     known = [each for each in sorted(contributors) if each in neighbourhood.sites]
     if not contributors:
         raise ConfigError("Nobody has contributed yet: there is nothing to refine.")
-    if recipe.rule == "uniform":
-        return Refinement(site, recipe, _uniform(contributors), {})
+    if recipe.rule in ("uniform", "norm_local"):
+        own = {site: 1.0} if recipe.rule == "norm_local" and site in contributors else {}
+        return Refinement(site, recipe, _uniform(contributors), {}, normalization=own)
     if site not in neighbourhood.sites or not known:
         return Refinement(site, recipe, _uniform(contributors), {}, f"nobody described {site} by {recipe.statistic.replace('_', ' ')}")
     unit = neighbourhood.unit(known)
@@ -113,22 +123,24 @@ def choose_coefficients(site: str, neighbourhood: Neighbourhood, contributors: S
     return Refinement(site, recipe, _weigh(distances, neighbourhood, unit, recipe), distances)
 
 
-def combine(base: StateDict, files: Mapping[str, Vectors], coefficients: Mapping[str, float]) -> StateDict:
+def combine(base: StateDict, files: Mapping[str, Vectors], refinement: Refinement, normalization: Collection[str] = ()) -> StateDict:
     """θ0 + Σ w_j τ_j, one parameter at a time, added up in float64 in the order of the names.
 
     Running statistics of normalization layers are mixed like all else: they describe the images of the hospitals that count.
 
     Args:
         base: θ0; what is not of a floating type is copied.
-        files: Opened contributions; those of all sites in `coefficients`.
-        coefficients: w by site.
+        files: Opened contributions; those of all `refinement.sources`.
+        refinement: The coefficients.
+        normalization: Names of the tensors of normalization layers.
     """
     made: StateDict = {}
     for name, tensor in base.items():
         if not tensor.is_floating_point():
             made[name] = tensor.clone()
             continue
-        total = tensor.new_zeros(tensor.shape, dtype=tensor.double().dtype)
+        own = refinement.normalization if name in normalization else {}
+        coefficients, total = own or refinement.coefficients, torch.zeros(tensor.shape, dtype=torch.float64)
         for site in sorted(coefficients):
             total.add_(files[site].task_vector(name), alpha=coefficients[site])
         made[name] = add_to_base(name, tensor, total.float())

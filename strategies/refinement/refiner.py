@@ -7,7 +7,7 @@ Hospitals that contributed describe themselves inside their contribution (`stati
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,10 +39,12 @@ class Refiner:
 
     Args:
         publisher: Knows which contributions count.
+        normalization: Names of the tensors of normalization layers, for recipes that treat them apart.
     """
 
-    def __init__(self, publisher: Publisher) -> None:
+    def __init__(self, publisher: Publisher, normalization: Collection[str] = ()) -> None:
         self._publisher = publisher
+        self._normalization = frozenset(normalization)
         self._folder = publisher.ledger.folder / "descriptions"
         self._of_contribution: dict[str, StateDict] = {}  # digest -> description; contributions never change
         self._of_newcomer: dict[str, Description] | None = None
@@ -108,14 +110,10 @@ class Refiner:
 
     def model(self, refinement: Refinement) -> StateDict:
         """The refined model itself; only the contributions that take part are read."""
-        return self.mix(refinement.coefficients)
-
-    def mix(self, coefficients: Mapping[str, float]) -> StateDict:
-        """The base plus the contributors' task vectors times these coefficients."""
         entries = {entry.site: entry for entry in self._publisher.entries()}
         with ExitStack() as stack:
-            files = {site: stack.enter_context(self._publisher.open(entries[site])) for site in sorted(coefficients)}
-            return combine(self._publisher.base(), files, coefficients)
+            files = {site: stack.enter_context(self._publisher.open(entries[site])) for site in refinement.sources}
+            return combine(self._publisher.base(), files, refinement, self._normalization)
 
     def matrix(self, statistic: str) -> tuple[list[str], list[list[float]]]:
         """Everybody's distances to everybody, in medians of those among contributors; contributors come first."""
@@ -133,8 +131,8 @@ class Refiner:
 
 def affected(before: Sequence[Refinement], after: Sequence[Refinement]) -> list[str]:
     """Hospitals whose coefficients changed, or that are new."""
-    known = {each.site: dict(each.coefficients) for each in before}
-    return [each.site for each in after if known.get(each.site) != dict(each.coefficients)]
+    known = {each.site: (each.coefficients, each.normalization) for each in before}
+    return [each.site for each in after if known.get(each.site) != (each.coefficients, each.normalization)]
 
 
 def _read_contribution(entry: Entry) -> StateDict:

@@ -14,6 +14,8 @@ from polyclinic.statistics.describing import STATISTICS
 from strategies.merging.strategy import Merging
 from strategies.refinement.refine import Recipe
 
+GENTLE = 0.8  # the sharpness that is tried for contributors beside the others: their own vector and a little of the neighbours'
+
 
 @dataclass(frozen=True)
 class Stay:
@@ -88,4 +90,7 @@ class Refining:
     def own_recipes(self, chosen: Recipe) -> list[Recipe]:
         """Everything that is tried for hospitals that contributed: the same statistic, from their own vector alone to the mean."""
         sharp = [Recipe("softmax", chosen.statistic, value, self.reach, self.neighbours) for value in (*self.sharpness, 0.8)]
-        return [*sharp, *(Recipe(rule, chosen.statistic, 1.0, self.reach, self.neighbours) for rule in ("nearest", "uniform"))]
+        return [
+            *sharp,
+            *(Recipe(rule, chosen.statistic, 1.0, self.reach, self.neighbours) for rule in ("nearest", "uniform", "norm_local")),
+        ]

@@ -1,3 +1,5 @@
+from typing import Any
+
 import pytest
 from rich.console import Console
 
@@ -135,3 +137,95 @@ def test_the_score_of_another_model_is_not_the_strategy_s() -> None:
     one.handle({"kind": "answered", "phase": "evaluate", "arm": "merging-mean", "round": 2, "site": "a", "score": 0.6})
     assert one.rows["a"].score == 0.6
     assert one.rows["a"].doing == "scored model 2"
+
+
+def refine(one: Board, *events: dict[str, Any]) -> list[str | None]:
+    first = [
+        {"kind": "joined", "site": "a", "modality": "T1", "mode": "train", "training": 4},
+        {"kind": "joined", "site": "x", "modality": "T2", "mode": "describe", "training": 0},
+        {"kind": "arm_start", "arm": "refinement", "title": "Refinement", "rounds": 2, "offset": 0, "expected": 1},
+    ]
+    return [one.handle(event) for event in (*first, *events)]
+
+
+def refinement_board() -> Board:
+    return Board({"refinement": "Refinement"}, 2, "Dice", merging=("refinement",))
+
+
+def traffic(why: str, site: str, **others: int) -> dict[str, Any]:
+    moved = {name: {"query.collect": 100, "query.refined": count} for name, count in {"a": 0, **others}.items()}
+    return {"kind": "traffic", "why": why, "site": site, "bytes": moved}
+
+
+JOINED = (
+    {"kind": "described", "site": "x", "subjects": 5, "statistic": "average_image", "seconds": 0.1},
+    {
+        "kind": "refined",
+        "site": "x",
+        "why": "join",
+        "coefficients": {"b": 0.19, "a": 0.81},
+        "nearest": "a",
+        "distance": 0.4,
+        "fallback": "",
+    },
+    {"kind": "delivered", "site": "x", "why": "join", "seconds": 0.323},
+)
+LEFT = {"kind": "recalculated", "why": "withdrawal", "sites": ["a", "x"], "gone": ["b"], "seconds": 0.05}
+
+
+def test_a_newcomer_s_story_is_told_in_two_lines() -> None:
+    assert refine(refinement_board(), *JOINED, traffic("join", "x", x=40_000))[1:] == [
+        "x joined (T2, with a description alone)",
+        "Refinement: hospitals contribute when they can, 0 of 1 hospitals have contributed",
+        None,
+        "x joined with a description of 5 images; its model is 81 % a, 19 % b",
+        "x has its model after 0.32 s",
+        None,
+    ]
+
+
+def test_who_only_describes_itself_is_not_expected_to_contribute() -> None:
+    one = refinement_board()
+    refine(one)
+    one.expected = 0
+    assert "0 of 1 hospitals have contributed" in draw(one)
+
+
+def test_beside_each_hospital_is_where_its_model_is() -> None:
+    one = refinement_board()
+    refine(one)
+    doing = [(one.handle(event), one.rows["x"].doing)[1] for event in JOINED]
+    assert doing == ["described 5 images", "its model is on its way", "has its model"]
+    one.handle(LEFT)
+    assert one.rows["b"].doing == "left"
+
+
+@pytest.mark.parametrize(
+    ("moved", "said"),
+    [
+        (traffic("withdrawal", "b", b=0), "b left; 2 models recalculated in 0.05 s, nobody else moved a byte"),
+        (traffic("withdrawal", "b", x=1200), "b left; 2 models recalculated in 0.05 s, others moved too: x 1.2 kB"),
+    ],
+)
+def test_a_departure_is_told_once_it_is_known_who_noticed(moved: dict[str, Any], said: str) -> None:
+    assert refine(refinement_board(), LEFT, moved)[3:] == [None, said]
+
+
+def test_whoever_moves_bytes_for_another_hospital_is_named() -> None:
+    assert refine(refinement_board(), traffic("join", "x", a=7, x=40_000))[3:] == ["for x others sent or received too: a 7 B"]
+
+
+def test_a_change_and_a_fallback_in_words() -> None:
+    changed = {"kind": "refined", "site": "a", "why": "update", "coefficients": {"a": 1.0}, "fallback": ""}
+    chosen = {"kind": "refined", "site": "a", "why": "choice", "coefficients": {"a": 1.0}, "fallback": ""}
+    alone = {"kind": "refined", "site": "x", "why": "join", "coefficients": {"a": 0.5, "b": 0.5}, "fallback": "nobody is near"}
+    arrival = {"kind": "recalculated", "why": "arrival", "sites": ["a"], "gone": [], "seconds": 0.01}
+    given = {"kind": "delivered", "site": "a", "why": "choice", "seconds": None}
+    assert refine(refinement_board(), arrival, changed, chosen, given, JOINED[0], alone)[3:] == [
+        "1 model recalculated in 0.01 s",
+        "a handed in a contribution; its model is 100 % a",
+        None,
+        "a has its model",
+        None,
+        "x joined with a description of 5 images; its model is equal shares of a and b (nobody is near)",
+    ]

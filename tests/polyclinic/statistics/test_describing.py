@@ -9,13 +9,14 @@ from torch.testing import assert_close
 
 from polyclinic.config import instantiate, load_config
 from polyclinic.errors import TooFewSubjects
+from polyclinic.foreground import foreground
 from polyclinic.statistics.average_image import AverageImage
 from polyclinic.statistics.channel_gaussians import ChannelGaussians
 from polyclinic.statistics.correlation import Correlation
 from polyclinic.statistics.describing import STATISTICS, describe
 from polyclinic.statistics.early_features import EarlyFeatures
 from polyclinic.statistics.histogram import Histogram
-from polyclinic.statistics.places import crop_to_patient, inside, standardize
+from polyclinic.statistics.places import crop_to_patient, standardize
 from polyclinic.statistics.release import Release
 
 NOTHING = nn.Identity()  # the network of statistics that need none
@@ -241,12 +242,12 @@ def test_a_channel_that_is_empty_does_not_spoil_the_others() -> None:
 def test_places() -> None:
     image = torch.zeros(2, 5, 6, 7)
     image[0, 1, 2, 3], image[1, 3, 2, 4] = 2.0, 4.0
-    assert int(inside(image).sum()) == 2
+    assert int(foreground(image).sum()) == 2
     assert_close(crop_to_patient(image), image[:, 1:4, 2:3, 3:5])
     made = standardize(image)
-    assert_close(made[:, inside(image)], torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
+    assert_close(made[:, foreground(image)], torch.tensor([[1.0, -1.0], [-1.0, 1.0]]))
     assert int((made != 0).sum()) == 4
-    assert bool(inside(torch.zeros(1, 2, 2, 2)).all())
+    assert bool(foreground(torch.zeros(1, 2, 2, 2)).all())
 
 
 # a hospital

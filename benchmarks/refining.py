@@ -1,0 +1,172 @@
+"""Hospitals, averaging, fine-tuning and refinement in one process, with the project's own functions: for `refinement.py`."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from polyclinic import training
+from polyclinic.config import instantiate, load_config
+from polyclinic.datasets import SiteDataset, read_dataset
+from polyclinic.preparation import PreparedSite, prepare, training_loader
+from polyclinic.state_dict import StateDict, shared_names
+from polyclinic.statistics.describing import describe
+from polyclinic.statistics.release import Release
+from strategies.refinement.choice import Tried, try_recipes
+from strategies.refinement.distribution import Neighbourhood
+from strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
+from strategies.refinement.strategy import Refining
+
+BASE_ROUNDS = 3  # as in the demo
+
+
+@dataclass(frozen=True)
+class Vector:
+    """A contribution in memory."""
+
+    tensors: Mapping[str, Tensor]
+
+    def task_vector(self, name: str) -> Tensor:
+        """One parameter's."""
+        return self.tensors[name]
+
+
+class Hospitals:
+    """Prepared hospitals and one network that plays everybody's.
+
+    Args:
+        folders: Those that take part, then those that join later.
+        taking_part: How many of them take part.
+        overrides: Hydra's.
+    """
+
+    def __init__(self, folders: Sequence[Path], taking_part: int, overrides: Sequence[str]) -> None:
+        self.config = load_config(overrides)
+        self.sites: dict[str, PreparedSite] = {path.name: prepare(read_dataset(path), self.config.data) for path in folders}
+        names = [path.name for path in folders]
+        self.old, self.new = names[:taking_part], names[taking_part:]
+        torch.manual_seed(self.config.seed)
+        self.network = instantiate(self.config.model)
+        self.initial = self._state()
+        norms = set(self.initial) - set(shared_names(self.network, "norm"))
+        self.normalization = sorted(norms)
+        self.refining: Refining = instantiate(
+            load_config(["strategy=refinement", f"strategy.base_rounds={BASE_ROUNDS}"]).strategy, _recursive_=False
+        )
+
+    def train(self, start: StateDict, site: str, passes: Sequence[int], *, fresh: bool = False) -> StateDict:
+        """Passes over a hospital's cases, each drawn with a number; `fresh`: the optimizer starts anew in each, as in rounds."""
+        rules = self.config.training
+        self.network.load_state_dict(start)
+        optimizer = training.make_optimizer(self.network, rules)
+        for number in passes:
+            optimizer = training.make_optimizer(self.network, rules) if fresh else optimizer
+            loader = training_loader(self.sites[site], replace(rules, epochs=1), _seed(self.config.seed, site, number))
+            training.fit(self.network, loader, replace(rules, epochs=1), self.config.data, optimizer=optimizer)
+        return self._state()
+
+    def average(self, rounds: int, personal: Sequence[str] = ()) -> dict[str, StateDict]:
+        """Rounds of averaging among those that take part; tensors in `personal` stay at each hospital. Each hospital's state, and `""`."""
+        states = dict.fromkeys([*self.old, ""], self.initial)
+        for number in range(1, rounds + 1):
+            trained = {site: self.train(states[site], site, [number]) for site in self.old}
+            mean = {name: torch.stack([state[name].float() for state in trained.values()]).mean(0) for name in self.initial}
+            states = {site: {**mean, **{name: trained[site][name] for name in personal}} for site in self.old} | {"": mean}
+        return states
+
+    def pooled(self, rounds: int) -> StateDict:
+        """One model on everybody's images, with as many passes."""
+        cases = {split: tuple(case for site in self.old for case in getattr(self.sites[site].dataset, split)) for split in
+                 ("training", "validation", "test")}  # fmt: skip
+        first = self.sites[self.old[0]].dataset
+        together = SiteDataset(first.folder.parent, "pooled", first.modality, first.labels, **cases)
+        self.sites["pooled"] = prepare(together, self.config.data)
+        state = self.train(self.initial, "pooled", range(1, rounds + 1), fresh=True)
+        del self.sites["pooled"]
+        return state
+
+    def contribute(self, base: StateDict, first: int, last: int) -> dict[str, Vector]:
+        """Everybody's task vector after passes first .. last."""
+        tuned = {site: self.train(base, site, range(first, last + 1)) for site in self.old}
+        return {site: Vector({name: state[name] - base[name] for name in base}) for site, state in tuned.items()}
+
+    def describe(self, base: StateDict, statistics: Sequence[str]) -> dict[str, StateDict]:
+        """Everybody's description, from training images."""
+        self.network.load_state_dict(base)
+        return {
+            site: describe(statistics, (sample.image for sample in prepared.training), self.network, Release(min_subjects=1))
+            for site, prepared in self.sites.items()
+        }
+
+    def validate(self, state: StateDict, site: str) -> float:
+        """Score on the validation cases."""
+        self.network.load_state_dict(state)
+        return training.evaluate(self.network, self.sites[site].validation, self.config.data).score
+
+    def test(self, state: StateDict, site: str) -> float:
+        """Score on the test cases, on their own grids."""
+        self.network.load_state_dict(state)
+        return training.test(self.network, self.sites[site].dataset, self.config.data)[0].score
+
+    def _state(self) -> StateDict:
+        return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}
+
+
+class Coordinator:
+    """Refines contributions by descriptions, and chooses how.
+
+    Args:
+        hospitals: Who scores.
+        base: What everybody started from.
+        vectors: What they contributed.
+        descriptions: Of all, newcomers too.
+    """
+
+    def __init__(self, hospitals: Hospitals, base: StateDict, vectors: Mapping[str, Vector], descriptions: Mapping[str, StateDict]) -> None:
+        self.hospitals, self.base, self.vectors = hospitals, base, vectors
+        self.neighbourhoods: dict[str, Neighbourhood] = {}
+        for statistic in next(iter(descriptions.values())):
+            self.neighbourhoods[statistic] = Neighbourhood(statistic)
+            self.neighbourhoods[statistic].update(descriptions)
+
+    def refine(self, site: str, recipe: Recipe, *, leave_out: bool = False) -> Refinement:
+        """Whose vectors make a site's model."""
+        among = [each for each in self.vectors if not (leave_out and each == site)]
+        return choose_coefficients(site, self.neighbourhoods[recipe.statistic], among, recipe)
+
+    def model(self, refinement: Refinement) -> StateDict:
+        """The model of these coefficients."""
+        return combine(self.base, self.vectors, refinement, self.hospitals.normalization)
+
+    def mix(self, coefficients: Mapping[str, float]) -> StateDict:
+        """The same of plain numbers."""
+        return self.model(Refinement("", Recipe(), coefficients, {}))
+
+    def choose(self, recipes: Sequence[Recipe], *, leave_out: bool) -> Tried:
+        """The recipe that serves best those that take part, left out in turn or not; the test and newcomers play no part."""
+
+        def score(wanted: Mapping[str, Refinement]) -> dict[str, float]:
+            return {site: self.hospitals.validate(self.model(each), site) for site, each in wanted.items()}
+
+        def refine(site: str, recipe: Recipe) -> Refinement:
+            return self.refine(site, recipe, leave_out=leave_out)
+
+        return try_recipes(recipes, list(self.vectors), refine, score)[0]
+
+
+def shuffled(sites: Sequence[str], seed: int) -> dict[str, str]:
+    """Everybody gets somebody else's description."""
+    generator = random.Random(seed)
+    while True:
+        others = list(sites)
+        generator.shuffle(others)
+        if all(one != other for one, other in zip(sites, others, strict=True)):
+            return dict(zip(sites, others, strict=True))
+
+
+def _seed(seed: int, site: str, number: int) -> int:
+    return int.from_bytes(sha256(f"{seed}/{site}/{number}".encode()).digest()[:4], "big")
