@@ -10,7 +10,7 @@ FOLDER ?= demo
 ARGS ?=
 COHORT ?= brain
 
-.PHONY: help install demo demo-merging mergekit test test-fast check format benchmarks clean
+.PHONY: help install demo demo-merging demo-refinement mergekit test test-fast check format benchmarks clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
@@ -24,11 +24,14 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install  ## Six hospitals and a coordinator on this machine: SITES=6 ROUNDS=5 SUBJECTS=4 SEED=0 ARGS="SETTING=VALUE".
+demo: install  ## Six hospitals, three that join later, a coordinator, on this machine: SITES=6 ROUNDS=8 SUBJECTS=4 SEED=0 ARGS="SETTING=VALUE".
 	$(BIN)/polyclinic-server demo --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) --subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
 
 demo-merging: install  ## Hospitals that contribute whenever they like: COHORT=brain (six simulated scanners) or cells (three laboratories in POLYCLINIC_DATA).
 	$(BIN)/polyclinic-server demo-merging --cohort $(COHORT) --subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
+
+demo-refinement: install  ## Refinement against averaging, local, FedBN, pooled and shuffled descriptions, in one process (one seed, ten minutes).
+	$(BIN)/python benchmarks/refinement.py --short --seeds $(SEED) --folder $(FOLDER)/refinement
 
 mergekit: .mergekit/.installed  ## Install mergekit into an environment of its own, for the tests and benchmarks that compare with it.
 
@@ -54,14 +57,20 @@ format: install  ## Rewrite the source in the project's format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmarks: install mergekit  ## Every figure that the README quotes (about an hour on two cores).
+benchmarks: install mergekit  ## Every figure that the README quotes (some hours on two cores).
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/demo_table.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/coordinator_kills.py
 	$(BIN)/python benchmarks/merging.py
+	$(BIN)/python benchmarks/refinement.py
+	$(BIN)/python benchmarks/refinement_scale.py
+	$(BIN)/python benchmarks/membership.py build/membership
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/laboratories.py)
+	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/closed_form.py)
+	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/refinement.py --cohort anatomies)
+	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/refinement.py --cohort cells)
 
 clean:  ## Remove the environment and caches; runs and demo data stay.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache build

@@ -73,7 +73,7 @@ def _contributions(hospitals):  # type: ignore[no-untyped-def]
     return base, Coordinator(hospitals, base, vectors, hospitals.describe(base, _statistics(hospitals)))
 
 
-def _refined_arms(hospitals, scores: Scores) -> dict[str, Any]:  # type: ignore[no-untyped-def]
+def _refined_arms(hospitals, scores: Scores, *, brief: bool = False) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     """Contributions, choice, the test of refined models, of the uniform merge, and the ablations."""
     _, coordinator = _contributions(hospitals)
     recipe = coordinator.choose(hospitals.refining.recipes(), leave_out=True).recipe
@@ -82,7 +82,7 @@ def _refined_arms(hospitals, scores: Scores) -> dict[str, Any]:  # type: ignore[
     everybody, contributors = [*hospitals.old, *hospitals.new], list(coordinator.vectors)
     uniform = coordinator.mix({site: 1 / len(contributors) for site in contributors})
     scores["uniform merge"] = {site: hospitals.test(uniform, site) for site in everybody}
-    _ablations(hospitals, coordinator, scores, recipe)
+    _ablations(hospitals, coordinator, scores, recipe, brief=brief)
     coefficients = {site: dict(coordinator.refine(site, own if site in contributors else recipe).coefficients) for site in everybody}
     return {"recipes": (recipe, own), "coefficients": coefficients}
 
@@ -98,21 +98,14 @@ def _statistics(hospitals) -> list[str]:  # type: ignore[no-untyped-def]
     return [*hospitals.refining.statistics, "early_features"]
 
 
-def _ablations(hospitals, coordinator, scores: Scores, recipe) -> None:  # type: ignore[no-untyped-def]
-    """Single sources, each statistic alone, descriptions shuffled, coefficients found on unlabelled images."""
-    from dataclasses import replace
-
+def _ablations(hospitals, coordinator, scores: Scores, recipe, *, brief: bool) -> None:  # type: ignore[no-untyped-def]
+    """Single sources, descriptions shuffled; unless `brief`, each statistic alone, and coefficients found on unlabelled images."""
     from refining import shuffled
 
     everybody = [*hospitals.old, *hospitals.new]
     for source in coordinator.vectors:
         alone = coordinator.mix({source: 1.0})
         scores[f"single {source}"] = {site: hospitals.test(alone, site) for site in (*hospitals.new, source)}
-    for statistic in _statistics(hospitals):
-        recipes = [replace(each, statistic=statistic) for each in hospitals.refining.recipes() if each.statistic == recipe.statistic]
-        best = coordinator.choose([each for each in recipes if each.rule != "uniform"], leave_out=True).recipe
-        models = {site: coordinator.model(coordinator.refine(site, best)) for site in hospitals.new}
-        scores[f"by {statistic}"] = {site: hospitals.test(model, site) for site, model in models.items()}
     totals: dict[str, float] = defaultdict(float)
     for number in range(SHUFFLES):
         wrong = shuffled(everybody, number)
@@ -120,6 +113,15 @@ def _ablations(hospitals, coordinator, scores: Scores, recipe) -> None:  # type:
             model = coordinator.model(coordinator.refine(wrong[site], recipe))
             totals[site] += hospitals.test(model, site) / SHUFFLES
     scores["shuffled descriptions"] = dict(totals)
+    if brief:
+        return
+    from dataclasses import replace
+
+    for statistic in _statistics(hospitals):
+        recipes = [replace(each, statistic=statistic) for each in hospitals.refining.recipes() if each.statistic == recipe.statistic]
+        best = coordinator.choose([each for each in recipes if each.rule != "uniform"], leave_out=True).recipe
+        models = {site: coordinator.model(coordinator.refine(site, best)) for site in hospitals.new}
+        scores[f"by {statistic}"] = {site: hospitals.test(model, site) for site, model in models.items()}
     for objective in ("entropy", "consistency"):
         scores[f"adaptive ({objective})"] = {site: _adapt(hospitals, coordinator, site, objective) for site in hospitals.new}
 
@@ -163,7 +165,7 @@ def _leave_out_in_turn(cohort: str, seed: int, folder: Path) -> dict[str, object
         others = [path for place, path in enumerate(paths) if place != number]
         hospitals = Hospitals([*others, left], len(others), [*overrides, f"seed={seed}"])
         scores: Scores = {}
-        chosen[left.name] = {key: str(value) for key, value in _refined_arms(hospitals, scores).items()}
+        chosen[left.name] = {key: str(value) for key, value in _refined_arms(hospitals, scores, brief=True).items()}
         averaged = hospitals.average(hospitals.config.rounds)[""]
         scores["FedAvg"] = {left.name: hospitals.test(averaged, left.name)}
         best = max(score[left.name] for arm, score in scores.items() if arm.startswith("single ") and left.name in score)
@@ -178,7 +180,7 @@ def _folders(cohort: str, seed: int, folder: Path) -> tuple[Sequence[Path], list
     if cohort == "cells":
         from polyclinic.cohorts.laboratories import write_laboratories
 
-        return write_laboratories(folder / f"cells-{seed}", seed=seed), [*CELLS, "rounds=10"]
+        return write_laboratories(folder / f"cells-{seed}", seed=seed), [*CELLS, "rounds=6"]
     from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
 
     return write_cohort(folder / f"anatomies-{seed}", sites=6, subjects=(4, 1, 2), seed=seed, anatomy="real", scanners=HOSPITALS), BRAIN

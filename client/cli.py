@@ -27,6 +27,14 @@ State = Annotated[
     Path | None,
     typer.Option("--state", help="Where this hospital keeps its models, pictures and logs. Default: ~/.local/state/polyclinic/NAME."),
 ]
+MinSubjects = Annotated[
+    int | None,
+    typer.Option("--min-subjects", min=1, help="No mean over fewer of your subjects ever leaves; kept in --state."),
+]
+Noise = Annotated[
+    float | None,
+    typer.Option("--noise", min=0.0, help="At least so much noise on such means, see docs/refinement.md; kept too."),
+]
 
 
 def state_folder(state: Path | None, name: str) -> Path:
@@ -48,6 +56,8 @@ def join(
         bool,
         typer.Option("--describe", help="Only say what the images are like (no labels, no training), and get a model for them."),
     ] = False,
+    min_subjects: MinSubjects = None,
+    noise: Noise = None,
 ) -> None:
     """Serve a coordinator until Ctrl-C; with --describe, get a refined model and leave.
 
@@ -64,10 +74,12 @@ def join(
     """
     from client.join import describe as describe_images
     from client.join import join as join_federation
+    from client.policy import keep_policy
 
     console = Console(stderr=True, highlight=False)
     _check(data, name, console, labelled=not describe)
     folder = state_folder(state, name)
+    keep_policy(folder, min_subjects, noise)
     if not describe:
         join_federation(server, data, name, folder, wait, lambda text: console.print(text, markup=False))
         return

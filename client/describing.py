@@ -7,6 +7,7 @@ from pathlib import Path
 from torch import Tensor
 
 from client.outbox import REFINED
+from client.policy import own_release
 from client.site import Site
 from polyclinic.errors import ConfigError
 from polyclinic.preparation import prepare_image
@@ -23,7 +24,7 @@ def describe_images(site: Site, order: Order, names: Sequence[str], release: Rel
         site: The hospital.
         order: What the network and the data are.
         names: Of `STATISTICS`.
-        release: What may leave.
+        release: What may leave, as the coordinator asks; the hospital may demand more for itself.
         weights: The base; None if no statistic is made of its features.
 
     Raises:
@@ -43,7 +44,7 @@ def describe_images(site: Site, order: Order, names: Sequence[str], release: Rel
             site.say(order, "describing", step=number, steps=len(cases))
             yield prepare_image(case.image, job.data)[0]
 
-    found = describe(names, images(), network, release)
+    found = describe(names, images(), network, release.strictest(own_release(site.state)))
     site.say(order, "waiting", force=True)
     return found, len(cases)
 

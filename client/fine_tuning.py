@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from client.outbox import TRAINING_STATUS, Outbox
+from client.policy import own_release
 from client.site import Site, compute_slot
 from polyclinic import training
 from polyclinic.contribution import Contribution, write_contribution
@@ -57,7 +58,7 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
         raise ModelInvalid(f"The base {assignment.base[:12]} is not of the network {order.names['model']}.")
     network.load_state_dict({**network.state_dict(), **base})
     prepared = site.prepared(order, job)
-    described = _describe_site(network, assignment, prepared)  # by the base's features, which are the same for everybody
+    described = _describe_site(site, network, assignment, prepared)  # by the base's features, which are the same for everybody
     loss = _fit(site, network, assignment, prepared, outbox.state / "training" / f"{key}.pt")
     evaluation = training.evaluate(network, prepared.validation, job.data, job.training)
     contribution = Contribution(
@@ -128,12 +129,12 @@ def _describe(network: nn.Module, wanted: tuple[str, ...], prepared: PreparedSit
     return found
 
 
-def _describe_site(network: nn.Module, assignment: Assignment, prepared: PreparedSite) -> StateDict:
+def _describe_site(site: Site, network: nn.Module, assignment: Assignment, prepared: PreparedSite) -> StateDict:
     """What the training images are like, as far as the federation asks; see `polyclinic.statistics`."""
     names = [name for name in assignment.statistics if name in STATISTICS]
     if not names:
         return {}
-    release = Release(assignment.min_subjects, assignment.noise_multiplier)
+    release = Release(assignment.min_subjects, assignment.noise_multiplier).strictest(own_release(site.state))
     found = describe(names, (sample.image for sample in prepared.training), network, release)
     return {f"{DESCRIPTION}{name}": mean for name, mean in found.items()}
 

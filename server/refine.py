@@ -76,7 +76,7 @@ def _say_nearest(refinement: Refinement) -> str:
     if not refinement.nearest:
         return "The uniform mean of all: no distance plays a part."
     distance = refinement.distances[refinement.nearest]
-    if distance == 0:
+    if refinement.site in refinement.distances:
         return f"{refinement.site} contributed itself; distances are in medians of those between contributors."
     words = "near" if distance < NEAR else "not near, but within reach"
     return f"The nearest is {refinement.nearest}, {distance:.2f} medians of the distances between contributors away: {words}."

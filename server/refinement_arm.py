@@ -1,6 +1,7 @@
 """A refinement strategy within a run: a base in rounds, contributions at leisure, the choice of a recipe, a model for each hospital."""
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -75,6 +76,7 @@ class RefinementArm:
     def run(self) -> None:
         """Until there is nothing more to stay for."""
         self._announce()
+        self._tell_privacy()
         with Ledger.open(self._ledger_folder()) as ledger:
             base = self._base(ledger)
             digest = ledger.add_base(base, json.dumps(describe_model(self._order, 0, False)))
@@ -91,6 +93,13 @@ class RefinementArm:
             loop.stay(recipe, own, self._refining.make_stay())
             self._draw(loop.refiner, recipe)
         self._folder.record({"kind": "arm_end", "arm": self._order.arm})
+
+    def _tell_privacy(self) -> None:
+        """What the noise on descriptions promises to each subject."""
+        release, releases = self._config.privacy["release"], len(self._refining.statistics)
+        if release.noise_multiplier > 0:
+            told = [f"epsilon {release.epsilon(count):.2f} for {who}" for count, who in ((releases, "contributors"), (1, "newcomers"))]
+            self._folder.record({"kind": "note", "text": f"descriptions are noisy: {', '.join(told)}, delta {release.delta:g}"})
 
     def _announce(self) -> None:
         arm = self._order.arm
@@ -162,6 +171,8 @@ class RefinementArm:
 
         self._folder.record({"kind": "note", "text": f"trying {len(usable)} recipes on hospitals left out in turn"})
         left_out = try_recipes(usable, here, lambda site, each: refiner.coefficients(site, each, leave_out=True), score)
+        if math.isnan(left_out[0].mean):
+            raise RunError("To choose a recipe, one hospital must score every model that is tried. See events.jsonl for failures.")
         own = try_recipes(self._refining.own_recipes(left_out[0].recipe), here, refiner.coefficients, score)
         kept = {"normalization": self._normalization, "left_out": list(map(_plain, left_out)), "own": list(map(_plain, own))}
         write_whole(path, json.dumps(kept, indent=1))

@@ -158,7 +158,7 @@ def ridge_head(
         equal = counts.sum() / told.sum() * told
         means = cross / counts.clamp_min(1.0)
         gram, cross = gram + (means * (equal - counts)) @ means.T, means * equal
-    solved = _solve(gram, cross, ridge, "strategy.ridge")
+    solved = _solve(gram, cross, ridge, "ridge")
     return solved[:-1].T.contiguous(), solved[-1].clone()
 
 

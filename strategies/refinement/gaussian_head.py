@@ -48,7 +48,7 @@ def refined_head(own: HeadMoments, others: HeadMoments, share: float, *, shrinka
     level = covariance.diagonal().mean() * shrinkage
     factor, failed = torch.linalg.cholesky_ex((1 - shrinkage) * covariance + level * torch.eye(len(covariance), dtype=covariance.dtype))
     if int(failed):
-        raise ConfigError(f"strategy.shrinkage={shrinkage:g}: too small, fewer examples than features. Set a larger one, up to 1.")
+        raise ConfigError(f"shrinkage={shrinkage:g}: too small, fewer examples than features. Set a larger one, up to 1.")
     weight = torch.cholesky_solve(means.T, factor).T
     counts = own.counts if own_priors else torch.zeros_like(own.counts)
     bias = ((counts + 1) / (counts.sum() + len(counts))).log() - (weight * means).sum(1) / 2

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flwr.app import Message
 
-from polyclinic.errors import ConfigError
+from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.ledger import Ledger
 from polyclinic.processes import pause_s
 from polyclinic.state_dict import pack
@@ -117,7 +117,9 @@ class RefinementLoop(EventLoop):
 
     def refine_all(self) -> list[Refinement]:
         """Everybody's coefficients as things are now."""
-        return [self.refine(site) for site in sorted({*self.refiner.contributors(), *self.refiner.newcomers()})]
+        assert self._recipe is not None
+        assert self._own_recipe is not None
+        return self.refiner.all_coefficients(self._recipe, self._own_recipe)
 
     def _is_done(self, stay: Stay, seconds: float) -> bool:
         if any(site in self._talk.online for site in self._ready) or self._owed() or self._departed:
@@ -140,10 +142,15 @@ class RefinementLoop(EventLoop):
             self._send(site)
         elif not member.describes:
             super()._ask(site)
-        elif not self._ready and self._described.get(site) != member.activated:  # one at a time: the count of bytes is of one occasion
+        elif not self._is_busy() and self._described.get(site) != member.activated:
             self._described[site] = member.activated
             self._occasions[site] = self._now("join")
             self._ask_newcomer(site, self._recipe.statistic)
+
+    def _is_busy(self) -> bool:
+        """Whether somebody who is here describes itself or waits for its model: one at a time, so a count of bytes is of one occasion."""
+        asked = set(self._occasions) - set(self._talk.idle())  # not those that were away meanwhile: they are asked again
+        return any(site in self._talk.online for site in asked.union(self._ready))
 
     def _ask_newcomer(self, site: str, statistic: str) -> None:
         weights = pack(self._base, self.names) if STATISTICS[statistic].needs_network else None
@@ -160,8 +167,7 @@ class RefinementLoop(EventLoop):
         if question.kind not in ("describe", "refined"):
             super()._take(site, question, reply)
         elif reply.has_error():
-            self._ready.pop(site, None)
-            self._tell({"kind": "failed", "phase": question.kind, "round": 0, "site": site, "reason": str(reply.error.reason)})
+            self._give_up(site, question.kind, str(reply.error.reason))
         elif question.kind == "describe":
             self._take_description(site, reply)
         else:
@@ -171,13 +177,19 @@ class RefinementLoop(EventLoop):
         assert self._recipe is not None
         try:
             means, subjects, seconds = read_description(reply, [self._recipe.statistic])
-        except ConfigError as error:
-            self._tell({"kind": "failed", "phase": "describe", "round": 0, "site": site, "reason": str(error)})
+            self.refiner.describe(site, Description(self.assignment.base, subjects, means))
+        except (ConfigError, ModelInvalid) as error:
+            self._give_up(site, "describe", str(error))
             return
-        self.refiner.describe(site, Description(self.assignment.base, subjects, means))
         self._tell({"kind": "described", "site": site, "subjects": subjects, "statistic": self._recipe.statistic, "seconds": seconds})
         self._known = self.refine_all()
         self._offer(next(each for each in self._known if each.site == site), "join")
+
+    def _give_up(self, site: str, phase: str, reason: str) -> None:
+        """A hospital could not describe itself, or take its model: others are not kept waiting."""
+        self._ready.pop(site, None)
+        self._occasions.pop(site, None)
+        self._tell({"kind": "failed", "phase": phase, "round": 0, "site": site, "reason": reason})
 
     def _republish(self, why: str) -> None:
         """The centre, and every hospital's coefficients; after the first phase nobody is asked to score."""

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
+from pydantic import ValidationError
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
@@ -38,9 +39,12 @@ def read_question(message: Message) -> tuple[Order, tuple[str, ...], Release]:
     flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
     try:
         names = tuple(str(name) for name in flat["statistics"])
-        return order_from_message(message), names, Release(int(flat["min-subjects"]), float(flat["noise-multiplier"]))
-    except (KeyError, TypeError, ValueError) as error:
+        release = Release(int(flat["min-subjects"]), float(flat["noise-multiplier"]))
+    except ValidationError as error:
+        raise ConfigError("The coordinator's message asks for an impossible release: it runs another version of polyclinic.") from error
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(f"The coordinator's message lacks {error}: it runs another version of polyclinic.") from error
+    return order_from_message(message), names, release
 
 
 def has_weights(message: Message) -> bool:
@@ -58,9 +62,9 @@ def read_description(message: Message, wanted: Sequence[str]) -> tuple[StateDict
     """The means, the number of subjects behind them, and how long that took the hospital.
 
     Raises:
-        ConfigError: A statistic is missing, is no list of finite numbers, or is too long.
+        ConfigError: A statistic is missing, is no list of finite numbers, or is too long; or nothing says over how many subjects.
     """
-    flat: dict[str, Any] = dict(message.content[CONFIG])
+    flat: dict[str, Any] = dict(message.content.config_records.get(CONFIG, {}))
     means = {}
     for name in wanted:
         data = flat.get(f"{MEAN}{name}")
@@ -69,7 +73,10 @@ def read_description(message: Message, wanted: Sequence[str]) -> tuple[StateDict
         means[name] = torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32))
         if not bool(torch.isfinite(means[name]).all()):
             raise ConfigError(f"A hospital's {name} holds NaN or Inf.")
-    return means, int(flat.get("subjects", 0)), float(flat.get("seconds", 0.0))
+    subjects, seconds = flat.get("subjects"), flat.get("seconds", 0.0)
+    if type(subjects) is not int or subjects < 1 or not isinstance(seconds, int | float):
+        raise ConfigError("A hospital's description does not say over how many subjects: it runs another version of polyclinic.")
+    return means, subjects, float(seconds)
 
 
 def send_refined(order: Order, weights: Tensor, number: int, node: int) -> Message:

@@ -9,6 +9,7 @@ function of the descriptions and of the contributions that count, so whoever com
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from heapq import nsmallest
 from typing import Protocol
 
 import torch
@@ -20,6 +21,7 @@ from strategies.merging.merge import add_to_base
 from strategies.refinement.distribution import Neighbourhood
 
 RULES = ("softmax", "nearest", "clusters", "uniform", "norm_local")
+NEGLIGIBLE = 1e-6  # of the nearest one's share: not worth reading a contribution
 
 
 class Vectors(Protocol):
@@ -106,13 +108,13 @@ def choose_coefficients(site: str, neighbourhood: Neighbourhood, contributors: S
     Raises:
         ConfigError: Nobody has contributed.
     """
-    known = [each for each in sorted(contributors) if each in neighbourhood.sites]
+    known = [each for each in sorted(contributors) if neighbourhood.knows(each)]
     if not contributors:
         raise ConfigError("Nobody has contributed yet: there is nothing to refine.")
     if recipe.rule in ("uniform", "norm_local"):
         own = {site: 1.0} if recipe.rule == "norm_local" and site in contributors else {}
         return Refinement(site, recipe, _uniform(contributors), {}, normalization=own)
-    if site not in neighbourhood.sites or not known:
+    if not neighbourhood.knows(site) or not known:
         return Refinement(site, recipe, _uniform(contributors), {}, f"nobody described {site} by {recipe.statistic.replace('_', ' ')}")
     unit = neighbourhood.unit(known)
     distances = {each: neighbourhood.distance(site, each) / unit for each in known}
@@ -152,15 +154,15 @@ def _uniform(contributors: Sequence[str]) -> dict[str, float]:
 
 
 def _weigh(distances: Mapping[str, float], neighbourhood: Neighbourhood, unit: float, recipe: Recipe) -> dict[str, float]:
-    nearest = sorted(distances, key=lambda site: (distances[site], site))
+    chosen = nsmallest(recipe.neighbours, distances, key=lambda site: (distances[site], site))
     if recipe.rule == "nearest":
-        return {nearest[0]: 1.0}
+        return {chosen[0]: 1.0}
     if recipe.rule == "clusters":
-        return _uniform(_cluster(nearest[0], list(distances), neighbourhood, unit * recipe.sharpness))
-    chosen = nearest[: recipe.neighbours]
+        return _uniform(_cluster(chosen[0], list(distances), neighbourhood, unit * recipe.sharpness))
     shares = {site: math.exp((distances[chosen[0]] - distances[site]) / recipe.sharpness) for site in chosen}
-    total = math.fsum(shares.values())
-    return {site: shares[site] / total for site in sorted(chosen) if shares[site] / total > 1e-6}
+    counted = {site: share for site, share in shares.items() if share > NEGLIGIBLE}
+    total = math.fsum(counted.values())
+    return {site: counted[site] / total for site in sorted(counted)}
 
 
 def _cluster(start: str, sites: Sequence[str], neighbourhood: Neighbourhood, step: float) -> list[str]:

@@ -22,6 +22,7 @@ from strategies.refinement.distribution import Neighbourhood
 from strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
 
 DESCRIPTION = "site/"  # before a statistic's name among a contribution's statistics
+NOTICED = 0.001
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 
 
@@ -49,10 +50,11 @@ class Refiner:
         self._of_contribution: dict[str, StateDict] = {}  # digest -> description; contributions never change
         self._of_newcomer: dict[str, Description] | None = None
         self._neighbourhoods: dict[str, Neighbourhood] = {}
+        self._read: tuple[int, dict[str, Entry]] | None = None  # last line of the journal, and what counted then
 
     def contributors(self) -> list[str]:
         """Sites whose vectors count, by name."""
-        return [entry.site for entry in self._publisher.entries()]
+        return list(self._entries())
 
     def newcomers(self) -> dict[str, Description]:
         """Hospitals that described themselves; a description of features of an older base does not count."""
@@ -108,9 +110,16 @@ class Refiner:
         among = [each for each in contributors if not (leave_out and each == site)]
         return choose_coefficients(site, self.neighbourhood(recipe.statistic), among, recipe)
 
+    def all_coefficients(self, recipe: Recipe, own_recipe: Recipe) -> list[Refinement]:
+        """Everybody's, sorted by name: by one recipe for those that contributed, by the other for newcomers."""
+        contributors, newcomers = self.contributors(), self.newcomers()
+        near = {each.statistic: self.neighbourhood(each.statistic) for each in (recipe, own_recipe)}
+        chosen = {site: own_recipe if site in contributors else recipe for site in sorted({*contributors, *newcomers})}
+        return [choose_coefficients(site, near[each.statistic], contributors, each) for site, each in chosen.items()]
+
     def model(self, refinement: Refinement) -> StateDict:
         """The refined model itself; only the contributions that take part are read."""
-        entries = {entry.site: entry for entry in self._publisher.entries()}
+        entries = self._entries()
         with ExitStack() as stack:
             files = {site: stack.enter_context(self._publisher.open(entries[site])) for site in refinement.sources}
             return combine(self._publisher.base(), files, refinement, self._normalization)
@@ -123,16 +132,30 @@ class Refiner:
         unit = neighbourhood.unit(among)
         return sites, [[neighbourhood.distance(one, other) / unit for other in sites] for one in sites]
 
+    def _entries(self) -> dict[str, Entry]:
+        """The contributions that count, by site; read anew whenever the ledger has a new line."""
+        head = self._publisher.ledger.history(limit=1)[-1].sequence
+        if self._read is None or self._read[0] != head:
+            self._read = head, {entry.site: entry for entry in self._publisher.entries()}
+        return self._read[1]
+
     def _contributed(self) -> dict[str, StateDict]:
-        entries = self._publisher.entries()
-        self._of_contribution = {entry.digest: self._of_contribution.get(entry.digest) or _read_contribution(entry) for entry in entries}
-        return {entry.site: self._of_contribution[entry.digest] for entry in entries}
+        entries = self._entries()
+        known = self._of_contribution
+        self._of_contribution = {entry.digest: known.get(entry.digest) or _read_contribution(entry) for entry in entries.values()}
+        return {entry.site: self._of_contribution[entry.digest] for entry in entries.values()}
 
 
 def affected(before: Sequence[Refinement], after: Sequence[Refinement]) -> list[str]:
-    """Hospitals whose coefficients changed, or that are new."""
-    known = {each.site: (each.coefficients, each.normalization) for each in before}
-    return [each.site for each in after if known.get(each.site) != (each.coefficients, each.normalization)]
+    """Hospitals that are new, or whose coefficients changed by more than `NOTICED`."""
+    known = {each.site: each for each in before}
+    return [each.site for each in after if each.site not in known or _difference(known[each.site], each) > NOTICED]
+
+
+def _difference(one: Refinement, other: Refinement) -> float:
+    """The largest change of a coefficient."""
+    pairs = [(one.coefficients, other.coefficients), (one.normalization, other.normalization)]
+    return max((abs(first.get(site, 0.0) - second.get(site, 0.0)) for first, second in pairs for site in {*first, *second}), default=0.0)
 
 
 def _read_contribution(entry: Entry) -> StateDict:

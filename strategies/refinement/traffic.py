@@ -62,7 +62,13 @@ class CountingGrid(Grid):
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """Part of Flower's interface."""
-        return self._grid.send_and_receive(messages, timeout=timeout)
+        sent = list(messages)
+        for message in sent:
+            self._count(message.metadata.dst_node_id, message)
+        received = list(self._grid.send_and_receive(sent, timeout=timeout))
+        for message in received:
+            self._count(message.metadata.src_node_id, message)
+        return received
 
     def _count(self, node: int, message: Message) -> None:
         size = size_of(message.content) if message.has_content() else 0
@@ -72,11 +78,12 @@ class CountingGrid(Grid):
 def size_of(content: RecordDict) -> int:
     """Bytes of what a message holds."""
     arrays = sum(len(array.data) for record in content.array_records.values() for array in record.values())
-    configs = sum(len(key) + _size(value) for record in content.config_records.values() for key, value in record.items())
-    return arrays + configs + sum(len(key) + _size(value) for record in content.metric_records.values() for key, value in record.items())
+    configs = sum(_size(key) + _size(value) for record in content.config_records.values() for key, value in record.items())
+    metrics = sum(_size(key) + _size(value) for record in content.metric_records.values() for key, value in record.items())
+    return arrays + configs + metrics
 
 
 def _size(value: object) -> int:
     if isinstance(value, bytes | str):
-        return len(value)
+        return len(value.encode() if isinstance(value, str) else value)
     return sum(_size(item) for item in value) if isinstance(value, list) else 8
