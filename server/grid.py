@@ -8,7 +8,6 @@ sites' names, so that the same seed gives the same sum.
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
@@ -17,6 +16,7 @@ from polyclinic.errors import TooFewHospitals
 from polyclinic.processes import pause_s
 from polyclinic.schemas import DeploymentConfig
 from server.attendance import Attendance, Listener, Member
+from strategies.passing import PassingGrid
 from strategies.records import metrics_from_reply, pack_content, readdress, round_of, unpack_message
 
 RETRIED = (
@@ -40,7 +40,7 @@ class _Asked:
     tries: int = 0
 
 
-class PatientGrid(Grid):
+class PatientGrid(PassingGrid):
     """A Grid whose exchanges always end.
 
     Args:
@@ -51,27 +51,10 @@ class PatientGrid(Grid):
     """
 
     def __init__(self, grid: Grid, attendance: Attendance, deployment: DeploymentConfig, on_event: Listener) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._attendance = attendance
         self._deployment = deployment
         self._on_event = on_event
-
-    def set_run(self, run: Any) -> None:
-        """Part of Flower's interface."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """Part of Flower's interface."""
-        return self._grid.run
-
-    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
-        """Part of Flower's interface."""
-        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
-
-    def get_nodes(self) -> Iterable[Any]:
-        """Part of Flower's interface."""
-        return self._grid.get_nodes()
 
     def get_node_ids(self) -> Iterable[int]:
         """Nodes of the hospitals that take part and are online, in the order of their names; waits for the minimum.
@@ -82,14 +65,6 @@ class PatientGrid(Grid):
         minimum = self._deployment.min_hospitals
         members = self._attendance.wait_for(minimum, minimum, self._deployment.wait_s)
         return [member.node for member in members.values()]
-
-    def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Part of Flower's interface."""
-        return self._grid.push_messages(messages)
-
-    def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Part of Flower's interface."""
-        return self._grid.pull_messages(message_ids)
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
         """One phase of a round: ask the hospitals, return the replies of those that answered, sorted by site.

@@ -2,15 +2,16 @@
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from strategies.passing import PassingGrid
+
 Count = Mapping[int, Mapping[str, int]]  # node -> what for -> bytes
 
 
-class CountingGrid(Grid):
+class CountingGrid(PassingGrid):
     """Flower's Grid, with a count of what every message holds: names, numbers and weights, without the envelope.
 
     Args:
@@ -18,54 +19,23 @@ class CountingGrid(Grid):
     """
 
     def __init__(self, grid: Grid) -> None:
-        self._grid = grid
+        super().__init__(grid)
         self._bytes: dict[int, Counter[str]] = {}
 
     def total(self) -> Count:
         """Bytes so far, both ways together, by node and by type of message."""
         return {node: dict(found) for node, found in self._bytes.items()}
 
-    def set_run(self, run: Any) -> None:
-        """Part of Flower's interface."""
-        self._grid.set_run(run)
-
-    @property
-    def run(self) -> Any:
-        """Part of Flower's interface."""
-        return self._grid.run
-
-    def create_message(self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None) -> Message:
-        """Part of Flower's interface."""
-        return Message(content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl)
-
-    def get_nodes(self) -> Iterable[Any]:
-        """Part of Flower's interface."""
-        return self._grid.get_nodes()
-
-    def get_node_ids(self) -> Iterable[int]:
-        """Part of Flower's interface."""
-        return self._grid.get_node_ids()
-
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Part of Flower's interface."""
+        """Send and count."""
         sent = list(messages)
         for message in sent:
             self._count(message.metadata.dst_node_id, message)
         return self._grid.push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Part of Flower's interface."""
+        """Receive and count."""
         received = list(self._grid.pull_messages(message_ids))
-        for message in received:
-            self._count(message.metadata.src_node_id, message)
-        return received
-
-    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
-        """Part of Flower's interface."""
-        sent = list(messages)
-        for message in sent:
-            self._count(message.metadata.dst_node_id, message)
-        received = list(self._grid.send_and_receive(sent, timeout=timeout))
         for message in received:
             self._count(message.metadata.src_node_id, message)
         return received
