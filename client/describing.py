@@ -9,7 +9,7 @@ from torch import Tensor
 from client.outbox import REFINED
 from client.policy import own_release
 from client.site import Site
-from polyclinic.errors import ConfigError
+from polyclinic.errors import ConfigError, PolyclinicError
 from polyclinic.preparation import prepare_image
 from polyclinic.state_dict import StateDict, save_state, shared_names, unpack
 from polyclinic.statistics.describing import STATISTICS, describe
@@ -44,7 +44,11 @@ def describe_images(site: Site, order: Order, names: Sequence[str], release: Rel
             site.say(order, "describing", step=number, steps=len(cases))
             yield prepare_image(case.image, job.data)[0]
 
-    found = describe(names, images(), network, release.strictest(own_release(site.state)))
+    try:
+        found = describe(names, images(), network, release.strictest(own_release(site.state)))
+    except PolyclinicError as error:
+        site.say(order, "failed", force=True, reason=str(error))  # the client, another process, ends with it
+        raise
     site.say(order, "waiting", force=True)
     return found, len(cases)
 

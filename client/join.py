@@ -9,9 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from client.outbox import REFINED, Outbox
-from polyclinic.errors import ProcessDied, ResourceError
+from polyclinic.errors import ProcessDied, ResourceError, RunError
 from polyclinic.processes import Child, free_port, lock_file, parse_address, pause_s, python_module, stop_all, wait_for_port
 
 STEADY_S = 60.0  # a process that lived so long has started well
@@ -70,6 +71,7 @@ def describe(server: str, data: Path, name: str, state: Path, wait_s: float, say
         The model's file.
 
     Raises:
+        RunError: The coordinator, or this hospital's own data or minimum of subjects, did not allow it.
         ServerUnreachable: Nobody answered in time.
         ProcessDied: A process of ours dies again and again.
     """
@@ -80,16 +82,24 @@ def describe(server: str, data: Path, name: str, state: Path, wait_s: float, say
         say(f"{name}: the coordinator answers; it asks what the images are like once it has models to refine. Ctrl-C leaves.")
         pair = Pair(server, data.resolve(), name, state.resolve(), "describe")
         watch, path = PairWatch(pair, say), state / REFINED
-        before = _changed_at(path)
+        before, began = _changed_at(path), time.time()
         try:
             pair.start()
             while _changed_at(path) == before:
                 time.sleep(0.1)
                 watch.tend()
+                _check_status(state / "status.json", began)
             time.sleep(FAREWELL_S)  # the coordinator learns that the model has arrived
         finally:
             stop_all(pair.children, patience_s=4.0)
     return path
+
+
+def _check_status(path: Path, began: float) -> None:
+    """End where the hospital's worker could not go on."""
+    status = _read_status(path)
+    if status.get("doing") in ("refused", "failed") and status["time"] >= began:
+        raise RunError(f"No model could be had: {status['reason']}")
 
 
 def _changed_at(path: Path) -> int:
@@ -230,15 +240,23 @@ class Trainer:
 
 def _tell(path: Path, told: str, say: Say) -> str:
     """Say what status.json says, if it is news."""
-    try:
-        status = json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
+    status = _read_status(path)
+    if status.get("doing", "waiting") == "waiting":
         return told
-    news = f"{status['run']} {status['arm']} round {status['round']} of {status['rounds']}: {status['doing']}"
-    if status["doing"] != "waiting" and news != told:
+    reason = f": {status['reason']}" if status.get("reason") else ""
+    news = f"{status['run']} {status['arm']} round {status['round']} of {status['rounds']}: {status['doing']}{reason}"
+    if news != told:
         say(news)
-        return news
-    return told
+    return news
+
+
+def _read_status(path: Path) -> dict[str, Any]:
+    """What the worker says that it does; nothing if it has not said anything."""
+    try:
+        status: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return status
 
 
 @contextmanager
