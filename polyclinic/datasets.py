@@ -77,7 +77,9 @@ def read_dataset(folder: Path, *, labelled: bool = True) -> SiteDataset:
     splits = {split: tuple(_read_cases(path, tree, split, len(labels))) for split in SPLITS}
     for split in ("training", "validation") if labelled else ():
         if not splits[split]:
-            raise DatasetInvalid(path, f"'{split}' is empty or missing", "List at least one case there.")
+            raise DatasetInvalid(
+                path, f"'{split}' is empty or missing", "List at least one case there; images without labels can only `join --describe`."
+            )
     if not any(splits.values()):
         raise DatasetInvalid(path, "no case is listed", "List the images under 'test'.")
     dataset = SiteDataset(folder, str(tree.get("name") or folder.name), _read_names(path, tree, "modality"), labels, **splits)
@@ -203,7 +205,7 @@ def check_dataset(
     if data is not None:
         check_agreement(dataset, data)
     warnings = _check_overlap(dataset)
-    if not any(case.label is not None for case in dataset.test):
+    if dataset.validation and not any(case.label is not None for case in dataset.test):
         warnings.append("There are no test cases with labels: tests use the validation cases.")
     for number, case in enumerate(dataset.cases, start=1):
         warnings += _check_case(dataset, case, data, deep)
