@@ -1,9 +1,8 @@
-"""The demo over three seeds of data and training: mean and spread of the test Dice, and the most memory of every process.
+"""The demo as a newcomer runs it: how long it takes, its table, and the most memory of every process.
 
-    python benchmarks/demo_table.py [--seeds 0 1 2] [--folder build/demo-table]
+    python benchmarks/demo_table.py [--seeds 0] [--folder build/demo-table]
 
-Each seed draws other subjects, other scanner noise, other initial weights and other training samples. Settings were chosen on a
-cohort of another seed (100), on its validation subjects.
+Mean and spread over several seeds of the same settings: `refinement.py`, which needs no processes.
 """
 
 import argparse
@@ -27,6 +26,8 @@ ROLES = {
     "client.worker": "worker",
     "client.cli": "client",
     "server.pooled": "pooled",
+    "server.newcomers": "test of newcomers",
+    "client.fine_tuning": "fine-tuning",
 }
 
 
@@ -65,7 +66,7 @@ def watch_memory(process: subprocess.Popen[bytes], peaks: dict[str, float]) -> N
 def main() -> None:
     """Run every seed and write results/demo_table.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--folder", type=Path, default=Path("build/demo-table"))
     arguments = parser.parse_args()
     found: dict[str, object] = {"machine": machine(), "seconds": [], "tables": []}
@@ -75,8 +76,11 @@ def main() -> None:
         found["tables"].append(table)  # type: ignore[attr-defined]
         found["seconds"].append(seconds)  # type: ignore[attr-defined]
     tables: list[dict[str, dict[str, float]]] = found["tables"]  # type: ignore[assignment]
-    arms = list(next(iter(tables[0].values())))
-    means = {arm: [statistics.mean(row[arm] for row in table.values()) for table in tables] for arm in arms}
+    means: dict[str, list[float]] = {}
+    for group, alone in (("took part", True), ("joined later", False)):
+        for arm in ("local", "fedavg", "centre", "refinement", "pooled") if alone else ("fedavg", "centre", "refinement", "pooled"):
+            rows = [[row[arm] for row in table.values() if ("local" in row) == alone] for table in tables]
+            means[f"{arm}, {group}"] = [statistics.mean(row) for row in rows]
     found |= {"mean_per_seed": means, "peak_mb": peaks}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "demo_table.json").write_text(json.dumps(found, indent=1) + "\n")

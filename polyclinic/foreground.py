@@ -29,8 +29,10 @@ def foreground(image: Float[Tensor, "channels *places"]) -> Bool[Tensor, "*place
     flat = brightness.flatten()
     few = flat[:: max(1, len(flat) // 20_000)].float()
     low, high = (float(torch.quantile(few, share)) for share in (0.01, 0.99))
+    if high <= low:  # all alike, or a single voxel
+        return torch.ones_like(lit)
     air = float(torch.cat([face.flatten() for face in _faces(brightness)]).median())
-    if high <= low or air - low > DARK * (high - low):
+    if air - low > DARK * (high - low):
         return torch.ones_like(lit)
     found = _close(brightness > air + ABOVE * (high - air))
     return found if bool(found.any()) else torch.ones_like(lit)

@@ -2,5 +2,6 @@
 
 from jaxtyping import install_import_hook
 
-SHAPED = ["polyclinic.augmentation", "polyclinic.deformation", "polyclinic.metrics", "polyclinic.state_dict", "polyclinic.statistics"]
+GROUND = ("augmentation", "deformation", "foreground", "metrics", "state_dict", "statistics")
+SHAPED = [*(f"polyclinic.{name}" for name in GROUND), "strategies.refinement.gaussian_head"]
 install_import_hook(SHAPED, "beartype.beartype")

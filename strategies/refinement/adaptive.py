@@ -61,7 +61,8 @@ def adapt(
         batches: Images without labels.
         objective: entropy: the mean entropy of the answers; consistency: cross entropy between the answer to an image and that to the
             same image mirrored and bent, minus the entropy of the mean answer, so that one answer for everything is no way out.
-        layer_wise: One set of coefficients for every parameter, or one for all.
+        layer_wise: One set of coefficients for every parameter, or one for all. Running statistics of batch normalization have no
+            gradient: layer-wise they keep the coefficients of the start.
         learning_rate: Of Adam, on the logits of the coefficients.
 
     Raises:
@@ -77,9 +78,12 @@ def adapt(
     measure = _entropy if objective == "entropy" else _inconsistency
     losses = []
 
+    tuned = {name for name, _ in network.named_parameters()}
+
     def mixed() -> StateDict:
         shares = {name: logit.softmax(0) for name, logit in logits.items()}
         chosen = {name: shares[name if layer_wise else ""] for name in base}
+        chosen = {name: share if name in tuned else share.detach() for name, share in chosen.items()}
         return {name: tensor.to(device) + torch.tensordot(chosen[name], stacks[name], 1) for name, tensor in base.items()}
 
     with training_mode(network, train=False), torch.enable_grad():

@@ -39,15 +39,18 @@ def try_recipes(recipes: Sequence[Recipe], sites: Sequence[str], refine: Callabl
         score: Scores models at their hospitals; a hospital that does not answer is left out.
     """
     known: dict[tuple[str, Key], float] = {}
-    tried = []
+    keys = []
     for recipe in recipes:
         refinements = {site: refine(site, recipe) for site in sites}
         wanted = {site: (_rounded(each.coefficients), _rounded(each.normalization)) for site, each in refinements.items()}
         missing = {site: refinements[site] for site, key in wanted.items() if (site, key) not in known}
         if missing:
             known |= {(site, wanted[site]): value for site, value in score(missing).items()}
-        scores = {site: known[site, key] for site, key in wanted.items() if not math.isnan(known.get((site, key), math.nan))}
-        tried.append(Tried(recipe, scores))
+        keys.append(wanted)
+    scores = [
+        {site: known[site, key] for site, key in wanted.items() if not math.isnan(known.get((site, key), math.nan))} for wanted in keys
+    ]
+    tried = [Tried(recipe, each) for recipe, each in zip(recipes, scores, strict=True)]
     everywhere = set.intersection(*(set(each.scores) for each in tried)) if tried else set()
     fair = [Tried(each.recipe, {site: each.scores[site] for site in sorted(everywhere)}) for each in tried]
     return sorted(fair, key=lambda each: -each.mean)

@@ -40,6 +40,16 @@ class CountingGrid(PassingGrid):
             self._count(message.metadata.src_node_id, message)
         return received
 
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        """Send, count, receive and count."""
+        sent = list(messages)
+        for message in sent:
+            self._count(message.metadata.dst_node_id, message)
+        received = list(self._grid.send_and_receive(sent, timeout=timeout))
+        for message in received:
+            self._count(message.metadata.src_node_id, message)
+        return received
+
     def _count(self, node: int, message: Message) -> None:
         size = size_of(message.content) if message.has_content() else 0
         self._bytes.setdefault(node, Counter())[message.metadata.message_type] += size

@@ -344,9 +344,10 @@ def test_every_switch_travels_to_the_hospitals_and_is_off_by_default(training: s
 
 
 def test_a_switch_can_be_turned_off_where_shifts_are_on() -> None:
-    config = load_config(["training=generated_shifts", "training.shifts.inversion=0"])
-    assert job_settings(config)[1] == {"training.shifts.inversion": 0.0}
-    assert all(getattr(config.training.shifts, kind) > 0 for kind in KINDS if kind != "inversion")
+    before = load_config(["training=generated_shifts"]).training.shifts
+    config = load_config(["training=generated_shifts", "training.shifts.gamma=0"])
+    assert job_settings(config)[1] == {"training.shifts.gamma": 0.0}
+    assert before.gamma > 0 and config.training.shifts == replace(before, gamma=0.0)
 
 
 @pytest.mark.parametrize("wrong", ["gamma=1.5", "noise=-0.1", "blur=.nan", "feature=style", "feature_probability=2"])

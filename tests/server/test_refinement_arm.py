@@ -12,6 +12,7 @@ import torch
 from client.client_app import app as client_app
 from client.predict import load_model
 from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
+from polyclinic.errors import ConfigError
 from polyclinic.ledger import Ledger
 from polyclinic.state_dict import load_state
 from server.refine import read_choice
@@ -19,7 +20,7 @@ from server.run_folder import RunFolder, read_lines
 from server.server_app import coordinate
 from strategies.merging.publisher import Publisher
 from strategies.refinement.refiner import Refiner
-from tests.fakes import FakeGrid, FakeNode, serve
+from tests.fakes import Answer, FakeGrid, FakeNode, serve
 from tests.server.test_merging_arm import hospital
 from tests.server.test_server_app import SMALL
 
@@ -42,18 +43,25 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     return paths
 
 
-def run(folder: Path, sites: list[Path], *overrides: str, on_event: Callable[[dict[str, Any]], None] = lambda _event: None) -> RunFolder:
+def run(
+    folder: Path, sites: list[Path], *overrides: str, on_event: Callable[[dict[str, Any]], None] = lambda _event: None,
+    trains: Callable[[dict[str, Any]], Answer] = hospital, sent: list[str] | None = None,
+) -> RunFolder:  # fmt: skip
+    """A run; `sent` gets the kinds of all messages to hospitals."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "overrides.json").write_text(json.dumps([[*SMALL, *QUICK, *overrides]]))
     nodes = []
     for number, site in enumerate(sites):
         config: dict[str, Any] = {"site": site.name, "data": str(site), "state": str(folder / "state" / site.name)}
-        answer = hospital(config) if number < 3 else serve(client_app, {**config, "mode": "describe"})
+        answer = trains(config) if number < 3 else serve(client_app, {**config, "mode": "describe"})
         nodes.append(FakeNode(number + 1, answer))
     made = RunFolder(folder)
     made.update(name="run", state="running", arms=[{"name": "refinement", "title": "Refinement"}], task="segmentation")
     made.listeners.append(on_event)
-    coordinate(FakeGrid(nodes), made)  # type: ignore[arg-type]
+    grid = FakeGrid(nodes)
+    coordinate(grid, made)  # type: ignore[arg-type]
+    if sent is not None:
+        sent += [message.metadata.message_type for message in grid.pushed]
     return made
 
 
@@ -140,3 +148,94 @@ def test_figures_of_the_centre_and_of_refined_models(finished: RunFolder) -> Non
     assert tested == {(arm, scanner.name) for arm in ("centre", "refinement") for scanner in HOSPITALS[:3]}
     state, _ = load_state(finished.path / "arms" / "centre" / "model.safetensors")
     assert state
+
+
+# afterwards
+
+
+@pytest.fixture(scope="module")
+def calm(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> RunFolder:
+    """Three contribute and get their models; nobody comes or goes."""
+    return run(tmp_path_factory.mktemp("calm") / "run", sites[:3])
+
+
+def refined_models(folder: Path, sites: list[Path]) -> list[dict[str, torch.Tensor]]:
+    return [load_state(folder / "state" / site.name / "refined.safetensors")[0] for site in sites[:3]]
+
+
+def test_a_run_that_is_taken_up_again_repeats_neither_rounds_nor_choice_nor_tests(calm: RunFolder, sites: list[Path]) -> None:
+    choice = (calm.path / "ledger" / "refinement.json").read_bytes()
+    before, tests = refined_models(calm.path, sites), len(read_lines(calm.path / "metrics.jsonl"))
+    contributions = of_kind(calm, "contribution")
+    sent: list[str] = []
+    again = run(calm.path, sites[:3], sent=sent)
+    assert of_kind(again, "resumed")
+    assert not {"train", "query.base", "evaluate", "evaluate.test"} & set(sent)
+    assert sent.count("evaluate.score") == 3  # the centre alone, and nothing that is tried
+    assert (calm.path / "ledger" / "refinement.json").read_bytes() == choice
+    assert of_kind(again, "contribution") == contributions
+    assert [line["phase"] for line in read_lines(calm.path / "metrics.jsonl")[tests:]] == ["validate"] * 3
+    after = refined_models(calm.path, sites)
+    assert all(torch.equal(one[name], other[name]) for one, other in zip(before, after, strict=True) for name in one)
+    assert len(of_kind(again, "delivered")) == 2 * 3
+
+
+def test_a_ledger_that_exists_is_enough_and_nobody_trains(calm: RunFolder, sites: list[Path], tmp_path: Path) -> None:
+    sent: list[str] = []
+
+    def never_trains(config: dict[str, Any]) -> Answer:
+        return serve(client_app, config)
+
+    ledger = f"strategy.contributions.ledger={calm.path / 'ledger'}"
+    made = run(tmp_path / "run", sites, ledger, "strategy.stay.newcomers=1", trains=never_trains, sent=sent)
+    assert "train" not in sent and not of_kind(made, "contribution")
+    assert not (made.path / "ledger").exists()
+    assert {event["site"]: event["why"] for event in of_kind(made, "delivered")} == {
+        **{site.name: "choice" for site in sites[:3]}, sites[3].name: "join",
+    }  # fmt: skip
+    ours, theirs = refined_models(made.path, sites), refined_models(calm.path, sites)
+    assert all(torch.equal(one[name], other[name]) for one, other in zip(ours, theirs, strict=True) for name in one)
+    assert {line["arm"] for line in read_lines(made.path / "metrics.jsonl") if line["phase"] == "test"} == {"centre", "refinement"}
+
+
+def test_a_base_of_another_network_is_refused(calm: RunFolder, sites: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="its base is of another network than model=unet_2d"):
+        run(
+            tmp_path / "run",
+            sites[:3],
+            f"strategy.contributions.ledger={calm.path / 'ledger'}",
+            "model.channels=[4,8]",
+            "model.strides=[2]",
+        )
+
+
+def test_new_data_bring_the_hospital_a_new_model_and_nobody_else_a_byte(sites: list[Path], tmp_path: Path) -> None:
+    described = json.loads((sites[0] / "dataset.json").read_text())
+    for split in ("training", "validation", "test"):
+        described[split] = [{key: str(sites[0] / path) for key, path in case.items()} for case in described[split]]
+    growing = tmp_path / "data" / sites[0].name
+    growing.mkdir(parents=True)
+    (growing / "dataset.json").write_text(json.dumps(described))
+    folder, first = tmp_path / "run", {}
+
+    def grow_then_leave(event: dict[str, Any]) -> None:
+        if event["kind"] == "delivered" and event["why"] == "choice":
+            first[event["site"]] = (folder / "state" / event["site"] / "refined.safetensors").read_bytes()
+            if len(first) == 3:
+                grown = {**described, "training": described["training"] + described["test"]}
+                (growing / "dataset.json").write_text(json.dumps(grown))
+        elif event["kind"] == "traffic" and event["why"] == "update":
+            with Ledger.open(folder / "ledger") as ledger:
+                ledger.withdraw(sites[1].name, "ends the test")
+
+    made = run(folder, [growing, *sites[1:3]], "strategy.stay.departures=1", on_event=grow_then_leave)
+    contributed = [event["site"] for event in of_kind(made, "contribution")]
+    assert contributed.count(growing.name) == 2 and len(contributed) == 4
+    (updated,) = [event for event in of_kind(made, "delivered") if event["why"] == "update"]
+    assert updated["site"] == growing.name and updated["seconds"] > 0
+    now = {site: (folder / "state" / site / "refined.safetensors").read_bytes() for site in first}
+    assert [site for site in first if now[site] != first[site]] == [growing.name]
+    (traffic,) = [event for event in of_kind(made, "traffic") if event["why"] == "update"]
+    assert traffic["bytes"][growing.name]["query.refined"] > 10_000
+    for site, kinds in traffic["bytes"].items():
+        assert site == growing.name or {kind for kind, count in kinds.items() if count} <= {POLL}, site

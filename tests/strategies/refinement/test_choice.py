@@ -1,0 +1,105 @@
+"""Recipes compete on hospitals that are left out: fairly, and without asking twice for the same model."""
+
+import math
+from collections.abc import Mapping
+
+import torch
+
+from strategies.refinement.choice import DIGITS, Tried, try_recipes
+from strategies.refinement.distribution import Neighbourhood
+from strategies.refinement.refine import Recipe, Refinement, choose_coefficients
+
+PLACES = {"a": 0.0, "b": 1.0, "c": 2.0, "newcomer": 0.1}
+CONTRIBUTORS = ["a", "b", "c"]
+SHARP, SHARPER, UNIFORM, NEAREST = Recipe(sharpness=1e-3), Recipe(sharpness=1e-4), Recipe("uniform"), Recipe("nearest")
+NEAR = Neighbourhood("average_image")
+NEAR.update({site: {"average_image": torch.tensor([place])} for site, place in PLACES.items()})
+
+
+def left_out(site: str, recipe: Recipe) -> Refinement:
+    return choose_coefficients(site, NEAR, [each for each in CONTRIBUTORS if each != site], recipe)
+
+
+class Hospitals:
+    """Score a model by how much of the true neighbour is in it."""
+
+    def __init__(self, silent: Mapping[str, int] | None = None, unscored: str = "") -> None:
+        self.asked: list[tuple[str, Mapping[str, float]]] = []
+        self._silent, self._unscored = dict(silent or {}), unscored
+
+    def score(self, wanted: Mapping[str, Refinement]) -> dict[str, float]:
+        self.asked += [(site, dict(each.coefficients)) for site, each in wanted.items()]
+        found = {}
+        for site, each in wanted.items():
+            self._silent[site] = self._silent.get(site, 10**6) - 1
+            if self._silent[site] >= 0:
+                found[site] = math.nan if site == self._unscored else each.coefficients.get("b", 0.0)
+        return found
+
+
+def test_the_best_comes_first_with_its_scores() -> None:
+    tried = try_recipes([UNIFORM, SHARP], CONTRIBUTORS, left_out, Hospitals().score)
+    assert [each.recipe for each in tried] == [SHARP, UNIFORM]
+    assert tried[0].scores == {"a": 1.0, "b": 0.0, "c": 1.0} and tried[1].scores == {"a": 0.5, "b": 0.0, "c": 0.5}
+    assert tried[0].mean == 2 / 3
+
+
+def test_of_equals_the_first_comes_first() -> None:
+    for recipes in ([SHARP, NEAREST, SHARPER], [SHARPER, SHARP, NEAREST]):
+        assert [each.recipe for each in try_recipes(recipes, ["a"], left_out, Hospitals().score)] == recipes
+
+
+def test_equal_coefficients_are_scored_once_and_count_for_every_recipe() -> None:
+    hospitals = Hospitals()
+    tried = try_recipes([SHARP, NEAREST, UNIFORM, SHARPER], ["a", "c"], left_out, hospitals.score)
+    assert len(hospitals.asked) == 2 * 2  # two different models at two hospitals
+    scores = {each.recipe: each.scores for each in tried}
+    assert scores[SHARP] == scores[NEAREST] == scores[SHARPER] == {"a": 1.0, "c": 1.0}
+
+
+def test_coefficients_that_agree_to_three_digits_are_the_same_model() -> None:
+    hospitals, close = Hospitals(), 0.5 * 10**-DIGITS
+
+    def refine(site: str, recipe: Recipe) -> Refinement:
+        return Refinement(site, recipe, {"b": 0.7 + close * recipe.sharpness, "c": 0.3 - close * recipe.sharpness}, {})
+
+    try_recipes([Recipe(sharpness=value) for value in (0.2, 0.6, 3.0)], ["a"], refine, hospitals.score)
+    assert [model["b"] for _, model in hospitals.asked] == [0.7 + close * 0.2, 0.7 + close * 3.0]
+
+
+def test_another_normalization_is_another_model() -> None:
+    hospitals = Hospitals()
+
+    def own(site: str, recipe: Recipe) -> Refinement:
+        return choose_coefficients(site, NEAR, CONTRIBUTORS, recipe)
+
+    try_recipes([UNIFORM, Recipe("norm_local")], ["a"], own, hospitals.score)
+    assert len(hospitals.asked) == 2
+
+
+def test_who_does_not_answer_once_leaves_the_comparison_for_all_recipes() -> None:
+    for hospitals in (Hospitals(silent={"c": 1}), Hospitals(unscored="c")):
+        tried = try_recipes([UNIFORM, SHARP], CONTRIBUTORS, left_out, hospitals.score)
+        assert [sorted(each.scores) for each in tried] == [["a", "b"]] * 2
+        assert [each.mean for each in tried] == [0.5, 0.25]
+
+
+def test_who_did_not_answer_is_asked_again_for_the_next_recipe() -> None:
+    answers = [{}, {"a": 0.7}]
+    tried = try_recipes([SHARP, SHARPER, NEAREST], ["a"], left_out, lambda wanted: answers.pop(0))
+    assert [each.scores for each in tried] == [{"a": 0.7}] * 3  # the same model, so the first one's score is known after all
+
+
+def test_newcomers_have_no_say() -> None:
+    hospitals = Hospitals()
+    tried = try_recipes([UNIFORM, SHARP], CONTRIBUTORS, left_out, hospitals.score)
+    assert {site for site, _ in hospitals.asked} == set(CONTRIBUTORS)
+    assert all("newcomer" not in each.scores for each in tried)
+    assert all("newcomer" not in model for _, model in hospitals.asked)
+
+
+def test_without_answers_the_mean_is_nan_and_without_recipes_nothing_is_tried() -> None:
+    tried = try_recipes([UNIFORM, SHARP], ["a"], left_out, Hospitals(silent={"a": 0}).score)
+    assert [math.isnan(each.mean) for each in tried] == [True, True]
+    assert try_recipes([], CONTRIBUTORS, left_out, Hospitals().score) == []
+    assert math.isnan(Tried(UNIFORM, {}).mean)

@@ -1,0 +1,134 @@
+"""What is said about descriptions and refined models arrives as it was meant, and what is wrong with it is said plainly."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from polyclinic.errors import ConfigError
+from polyclinic.statistics.release import Release
+from strategies.merging.messages import Assignment
+from strategies.records import CONFIG, Order, pack_content, weights_from_message
+from strategies.refinement.messages import (
+    MOST_NUMBERS,
+    ask_for_description,
+    describe_reply,
+    has_weights,
+    read_description,
+    read_question,
+    read_refined,
+    send_refined,
+)
+from tests.fakes import make_reply
+
+ORDER = Order("run", "refinement", 7, 2, "none", "0.1.0", {"model": "unet_2d"}, {"rounds": 2}, {"model": "d" * 64})
+ASSIGNMENT = Assignment(ORDER, "b" * 64, "segmentation", "c" * 64, (), 5, 0.25)
+NAMES = ["average_image", "histogram"]
+
+
+def received(message: Message) -> Message:
+    """As the hospital gets it: small messages travel packed, and have an id."""
+    message.content = pack_content(message.content)
+    message.metadata.__dict__["_message_id"] = "1"
+    return message
+
+
+def question() -> Message:
+    return received(ask_for_description(ASSIGNMENT, NAMES, None, 3))
+
+
+# questions
+
+
+@pytest.mark.parametrize("weights", [None, torch.arange(5.0), torch.zeros(2 * 2**20)])  # small ones are packed, large ones not
+def test_a_question_arrives_with_names_release_and_the_base_if_it_is_needed(weights: torch.Tensor | None) -> None:
+    message = received(ask_for_description(ASSIGNMENT, NAMES, weights, 3))
+    assert (message.metadata.dst_node_id, message.metadata.message_type) == (3, "query.describe")
+    order, names, release = read_question(message)
+    assert (order, names, release) == (ORDER, tuple(NAMES), Release(5, 0.25))
+    assert has_weights(message) == (weights is not None)
+    if weights is not None:
+        assert torch.equal(weights_from_message(message), weights)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("min-subjects", 0),
+        ("min-subjects", -3),
+        ("min-subjects", "few"),
+        ("min-subjects", math.inf),
+        ("min-subjects", None),
+        ("noise-multiplier", -1.0),
+        ("noise-multiplier", math.nan),
+        ("noise-multiplier", "loud"),
+        ("noise-multiplier", None),
+        ("statistics", 3),
+        ("statistics", None),
+        ("seed", None),
+    ],
+)
+def test_an_impossible_question_is_a_wrong_setting_in_one_line(key: str, value: object) -> None:
+    flat: dict[str, Any] = dict(question().content[CONFIG])
+    flat = {**flat, key: value} if value is not None else {name: each for name, each in flat.items() if name != key}
+    message = Message(RecordDict({CONFIG: ConfigRecord(flat)}), dst_node_id=3, message_type="query.describe")
+    with pytest.raises(ConfigError, match="another version of polyclinic") as caught:
+        read_question(message)
+    assert "\n" not in str(caught.value) and "http" not in str(caught.value)
+
+
+# descriptions
+
+
+def described(**changes: object) -> Message:
+    means = {"average_image": torch.tensor([0.5, -0.25, 1e-7]), "histogram": torch.ones(1)}
+    reply = describe_reply(question(), means, 4, 1.5)
+    flat: dict[str, Any] = {**dict(reply.content[CONFIG]), **{key.replace("_of_", "."): value for key, value in changes.items()}}
+    return make_reply(question(), {CONFIG: ConfigRecord({key: value for key, value in flat.items() if value is not None})})
+
+
+def test_a_description_arrives_bit_for_bit() -> None:
+    means, subjects, seconds = read_description(described(), NAMES)
+    assert torch.equal(means["average_image"], torch.tensor([0.5, -0.25, 1e-7])) and torch.equal(means["histogram"], torch.ones(1))
+    assert means["average_image"].dtype == torch.float32
+    assert (subjects, seconds) == (4, 1.5)
+    assert set(read_description(described(), NAMES[:1])[0]) == {"average_image"}  # nothing that was not asked for
+
+
+@pytest.mark.parametrize("data", [None, b"", b"12345", b"123", "text", 7, [1, 2], bytes(4 * MOST_NUMBERS + 4)])
+def test_a_description_that_is_no_list_of_numbers_is_refused(data: object) -> None:
+    with pytest.raises(ConfigError, match="lacks average_image"):
+        read_description(described(mean_of_average_image=data), NAMES)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_description_that_is_not_finite_is_refused(number: float) -> None:
+    data = torch.tensor([1.0, number]).numpy().tobytes()
+    with pytest.raises(ConfigError, match="histogram holds NaN or Inf"):
+        read_description(described(mean_of_histogram=data), NAMES)
+
+
+@pytest.mark.parametrize("changes", [{"subjects": None}, {"subjects": "four"}, {"subjects": 0}, {"subjects": 2.5}, {"seconds": "long"}])
+def test_a_description_over_nobody_is_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="over how many subjects"):
+        read_description(described(**changes), NAMES)
+
+
+def test_an_answer_without_anything_is_refused() -> None:
+    with pytest.raises(ConfigError, match="lacks average_image"):
+        read_description(make_reply(question(), {}), NAMES)
+
+
+# refined models
+
+
+@pytest.mark.parametrize("count", [5, 2 * 2**20])
+def test_a_refined_model_arrives_with_its_number(count: int) -> None:
+    weights = torch.arange(count, dtype=torch.float32)
+    message = received(send_refined(replace(ORDER, arm="refinement"), weights, 12, 4))
+    assert (message.metadata.dst_node_id, message.metadata.message_type) == (4, "query.refined")
+    assert read_refined(message) == (ORDER, 12)
+    assert torch.equal(weights_from_message(message), weights)
