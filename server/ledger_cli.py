@@ -44,11 +44,26 @@ def withdraw(
     reason: Annotated[str, typer.Option(help="Why; kept in the journal.")],
     ledger: Folder = None,
 ) -> None:
-    """From now on nothing counts that a hospital has handed over so far; what it hands over later does."""
+    """From now on nothing counts that a hospital has handed over so far; what it hands over later does.
+
+    A hospital that only described its images is forgotten: nobody's model was made of it.
+    """
+    from polyclinic.errors import NothingToWithdraw
     from polyclinic.ledger import Ledger
+    from strategies.merging.publisher import Publisher
+    from strategies.refinement.refiner import Refiner
 
     with Ledger.open(find_ledger(ledger), create=False) as opened:
-        opened.withdraw(site, reason)
+        refiner = Refiner(Publisher(opened, 0, 0.5))
+        described = site in refiner.newcomers()
+        try:
+            opened.withdraw(site, reason)
+        except NothingToWithdraw:
+            if not described:
+                raise
+            refiner.forget(site)
+            console.print(f"The description of {site} is forgotten; nobody's model was made of it.", markup=False)
+            return
         left = len(opened.active())
     console.print(f"{site} is withdrawn; active contributions: {left}. The next published model is made without it.", markup=False)
 

@@ -32,6 +32,13 @@ def read_choice(path: Path) -> tuple[Recipe, Recipe]:
         raise RunError(f"{path}: no recipe has been chosen yet. `polyclinic-server run strategy=refinement` chooses one.") from error
 
 
+def open_refiner(ledger: Ledger) -> Refiner:
+    """What refines a ledger's contributions, as the run did that chose the recipe."""
+    kept = json.loads((ledger.folder / CHOICE).read_text())
+    publisher = Publisher(ledger, int(kept.get("max_staleness", 0)), float(kept.get("staleness_discount", 0.5)))
+    return Refiner(publisher, kept.get("normalization", ()))
+
+
 def refine_offline(site: str, folder: Path, to: Path | None, *, left_out: bool) -> Refinement:
     """Recompute what a hospital's model is made of, and the model if it is wanted; the ledger stays as it is.
 
@@ -48,7 +55,7 @@ def refine_offline(site: str, folder: Path, to: Path | None, *, left_out: bool) 
     """
     recipe, own = read_choice(folder / CHOICE)
     with Ledger.open(folder, create=False) as ledger:
-        refiner = Refiner(Publisher(ledger, 0, 0.5), json.loads((folder / CHOICE).read_text()).get("normalization", ()))
+        refiner = open_refiner(ledger)
         contributed = site in refiner.contributors() and not left_out
         refinement = refiner.coefficients(site, own if contributed else recipe, leave_out=left_out)
         if to is not None:

@@ -29,6 +29,8 @@ from strategies.refinement.traffic import CountingGrid
 
 CENTRE = "centre"  # the arm of the model that everybody would get
 
+RETURN_S = 10.0  # how long a coordinator that is started again waits for hospitals to come back
+
 
 class Everybody:
     """Attendance with the hospitals that only describe themselves."""
@@ -85,14 +87,24 @@ class RefinementArm:
                 self._expected(), self._folder.record,
             )  # fmt: skip
             loop.refiner = Refiner(loop.publisher, self._normalization)
-            if loop.run() is None:
+            chosen = (ledger.folder / CHOICE).exists()  # then the first phase is over, even if somebody has left since
+            if chosen:  # those that are here get their models first; nobody has to be
+                self._attendance.wait_for(len(loop.refiner.contributors()), 0, min(RETURN_S, self._config.deployment.wait_s))
+            elif loop.run() is None:
                 raise RunError("The run is over by its configuration, but no hospital has contributed. See events.jsonl for refusals.")
             recipe, own = self._choose(ledger, loop.refiner)
             self._test(loop.refiner, ledger, own)
             self._draw(loop.refiner, recipe)
+            loop.count(*self._history())
             loop.stay(recipe, own, self._refining.make_stay())
             self._draw(loop.refiner, recipe)
         self._folder.record({"kind": "arm_end", "arm": self._order.arm})
+
+    def _history(self) -> tuple[set[str], int]:
+        """Newcomers that this run has served already, and how many hospitals have left it."""
+        events = list(read_lines(self._folder.path / "events.jsonl"))
+        served = {str(event["site"]) for event in events if event["kind"] == "delivered" and event["why"] == "join"}
+        return served, sum(len(event["gone"]) for event in events if event["kind"] == "recalculated")
 
     def _tell_privacy(self) -> None:
         """What the noise on descriptions promises to each subject."""
@@ -174,7 +186,9 @@ class RefinementArm:
         if math.isnan(left_out[0].mean):
             raise RunError("To choose a recipe, one hospital must score every model that is tried. See events.jsonl for failures.")
         own = try_recipes(self._refining.own_recipes(left_out[0].recipe), here, refiner.coefficients, score)
-        kept = {"normalization": self._normalization, "left_out": list(map(_plain, left_out)), "own": list(map(_plain, own))}
+        merging = self._refining.merging()
+        staleness = {"max_staleness": merging.max_staleness, "staleness_discount": merging.staleness_discount}
+        kept = {"normalization": self._normalization, **staleness, "left_out": list(map(_plain, left_out)), "own": list(map(_plain, own))}
         write_whole(path, json.dumps(kept, indent=1))
         self._folder.record({"kind": "note", "text": f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}"})
         return left_out[0].recipe, own[0].recipe

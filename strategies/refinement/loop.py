@@ -78,6 +78,10 @@ class RefinementLoop(EventLoop):
         self._departed: dict[str, Occasion] = {}  # whose departure is being watched
         self._number = 0
 
+    def count(self, newcomers: Collection[str], departures: int) -> None:
+        """Who was served, and how many left, before the coordinator was started again."""
+        self._newcomers, self._departures = set(newcomers), departures
+
     def stay(self, recipe: Recipe, own_recipe: Recipe, stay: Stay) -> None:
         """Send every hospital its model; then take in who comes, changes and goes, until there is nothing more to stay for."""
         self._recipe, self._own_recipe = recipe, own_recipe
@@ -87,9 +91,10 @@ class RefinementLoop(EventLoop):
             if refinement.site in self.refiner.contributors():
                 self._offer(refinement, "choice")
         began = time.monotonic()
+        self.step()
         while not self._is_done(stay, time.monotonic() - began):
-            self.step()
             time.sleep(pause_s(time.monotonic() - self._moved, 0.05, 0.5))
+            self.step()
 
     def step(self) -> None:
         """As in merging."""

@@ -43,7 +43,7 @@ class Recipe:
         statistic: One of `polyclinic.statistics.describing.STATISTICS`.
         sharpness: The smaller, the more the nearest counts.
         reach: Who is farther than this from everybody gets the uniform mean.
-        neighbours: At most so many hospitals' vectors make one model.
+        neighbours: Of softmax: at most so many hospitals' vectors make one model.
     """
 
     rule: str = "softmax"

@@ -48,7 +48,7 @@ class Refiner:
         self._normalization = frozenset(normalization)
         self._folder = publisher.ledger.folder / "descriptions"
         self._of_contribution: dict[str, StateDict] = {}  # digest -> description; contributions never change
-        self._of_newcomer: dict[str, Description] | None = None
+        self._of_newcomer: tuple[int, dict[str, Description]] = (-1, {})  # when the folder last changed, and what it held
         self._neighbourhoods: dict[str, Neighbourhood] = {}
         self._read: tuple[int, dict[str, Entry]] | None = None  # last line of the journal, and what counted then
 
@@ -58,10 +58,11 @@ class Refiner:
 
     def newcomers(self) -> dict[str, Description]:
         """Hospitals that described themselves; a description of features of an older base does not count."""
-        if self._of_newcomer is None:
-            self._of_newcomer = {path.stem: _read(path) for path in sorted(self._folder.glob("*.safetensors"))}
+        changed = self._folder.stat().st_mtime_ns if self._folder.is_dir() else 0
+        if self._of_newcomer[0] != changed:
+            self._of_newcomer = changed, {path.stem: _read(path) for path in sorted(self._folder.glob("*.safetensors"))}
         base = self._publisher.ledger.bases()[-1]
-        return {site: found for site, found in self._of_newcomer.items() if found.base == base}
+        return {site: found for site, found in self._of_newcomer[1].items() if found.base == base}
 
     def describe(self, site: str, description: Description) -> None:
         """Keep what a hospital told of itself, instead of what it told before."""
@@ -72,12 +73,10 @@ class Refiner:
         temporary = path.with_name(f".{site}.partial")
         save_state(description.means, temporary, {"polyclinic": json.dumps({"base": description.base, "subjects": description.subjects})})
         temporary.replace(path)
-        self._of_newcomer = {**self.newcomers(), site: description}
 
     def forget(self, site: str) -> None:
         """A hospital that only described itself leaves."""
         (self._folder / f"{site}.safetensors").unlink(missing_ok=True)
-        self._of_newcomer = {known: found for known, found in self.newcomers().items() if known != site}
 
     def statistics(self) -> list[str]:
         """Statistics by which every contributor is described."""

@@ -89,7 +89,7 @@ class Refining:
 
     def own_recipes(self, chosen: Recipe) -> list[Recipe]:
         """Everything that is tried for hospitals that contributed: the same statistic, from their own vector alone to the mean."""
-        sharp = [Recipe("softmax", chosen.statistic, value, self.reach, self.neighbours) for value in (*self.sharpness, 0.8)]
+        sharp = [Recipe("softmax", chosen.statistic, value, self.reach, self.neighbours) for value in (*self.sharpness, GENTLE)]
         return [
             *sharp,
             *(Recipe(rule, chosen.statistic, 1.0, self.reach, self.neighbours) for rule in ("nearest", "uniform", "norm_local")),

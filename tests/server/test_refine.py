@@ -193,3 +193,15 @@ def test_a_damaged_choice_is_no_choice(tmp_path: Path, text: str) -> None:
 
 def test_a_choice_comes_back_as_it_was_made(place: Path) -> None:
     assert read_choice(place / CHOICE) == (LEFT_OUT, OWN)
+
+
+def test_a_hospital_that_only_described_itself_can_leave(run_cli: Run, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Ledger.open(place) as ledger:
+        newcomer = sorted(Refiner(Publisher(ledger, 0, 0.5)).newcomers())[0]
+    monkeypatch.setattr(sys, "argv", ["polyclinic-server", "ledger", "withdraw", newcomer, "--reason", "asked", "--ledger", str(place)])
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert not ended.value.code
+    with Ledger.open(place) as ledger:
+        assert newcomer not in Refiner(Publisher(ledger, 0, 0.5)).newcomers()
+    assert run_cli("--for", newcomer, "--explain", "--ledger", str(place)).returncode == 2
