@@ -1,10 +1,11 @@
 """Refinement on hospitals that joined later, and inside, with its ablations; mean and spread over seeds of data and training.
 
-    python benchmarks/refinement.py [--cohort brain|anatomies|cells] [--seeds 0 1 2] [--folder build/refinement] [--short]
+    python benchmarks/refinement.py [--cohort brain|anatomies|anatomies-four|cells] [--seeds 0 1 2] [--folder build/refinement] [--short]
 
-Six hospitals take part and three join later with a description alone (brain), or every hospital is left out in turn (anatomies: people of
-POLYCLINIC_DATA on simulated scanners; cells: three real laboratories). Subjects are split first; every choice is made on validation
-subjects of hospitals that take part. The same seed gives every arm the same hospitals, initial weights and number of passes.
+Six hospitals take part and three join later with a description alone (brain), or every hospital is left out in turn (anatomies: 16 people
+of POLYCLINIC_DATA on the six simulated scanners, or on four of which each has a relative; cells: three real laboratories). Subjects are
+split first; every choice is made on validation subjects of hospitals that take part. The same seed gives every arm the same hospitals,
+initial weights and number of passes.
 """
 
 import argparse
@@ -30,6 +31,7 @@ SHIFTS = (  # generated ones, each alone, and those together that did no harm on
     "gamma=0.3, bias_field=0.3, noise=0.3",
 )  # fmt: skip
 BRAIN = ["experiment=demo"]
+FOUR = ("mprage-3t", "spgr-1.5t", "t2w", "t2-new")  # four people each, two of them to train on; everybody has one relative
 CELLS = ["experiment=demo_cells", "model.pretrained=true"]
 Scores = dict[str, dict[str, float]]  # arm -> site -> test score
 
@@ -181,9 +183,12 @@ def _folders(cohort: str, seed: int, folder: Path) -> tuple[Sequence[Path], list
         from polyclinic.cohorts.laboratories import write_laboratories
 
         return write_laboratories(folder / f"cells-{seed}", seed=seed), [*CELLS, "rounds=6"]
-    from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
+    from polyclinic.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
 
-    return write_cohort(folder / f"anatomies-{seed}", sites=6, subjects=(4, 1, 2), seed=seed, anatomy="real", scanners=HOSPITALS), BRAIN
+    known = {scanner.name: scanner for scanner in (*HOSPITALS, *NEWCOMERS)}
+    scanners = [known[name] for name in FOUR] if cohort == "anatomies-four" else HOSPITALS
+    paths = write_cohort(folder / f"{cohort}-{seed}", sites=len(scanners), subjects=(4, 1, 2), seed=seed, anatomy="real", scanners=scanners)
+    return paths, BRAIN
 
 
 def summarize(found: Sequence[Mapping[str, object]]) -> dict[str, dict[str, list[float]]]:
@@ -206,7 +211,7 @@ def summarize(found: Sequence[Mapping[str, object]]) -> dict[str, dict[str, list
 def main() -> None:
     """Run every seed, two at a time, and write results/refinement-COHORT.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cohort", choices=("brain", "anatomies", "cells"), default="brain")
+    parser.add_argument("--cohort", choices=("brain", "anatomies", "anatomies-four", "cells"), default="brain")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("build/refinement"))
     parser.add_argument("--short", action="store_true", help="without the ablation of each generated shift")
