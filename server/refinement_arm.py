@@ -96,7 +96,12 @@ class RefinementArm:
             self._test(loop.refiner, ledger, own)
             self._draw(loop.refiner, recipe)
             loop.count(*self._history())
-            loop.stay(recipe, own, self._refining.make_stay())
+            stay = self._refining.make_stay()
+            if not stay.any:
+                self._folder.record(
+                    {"kind": "note", "text": "the run ends with these models; strategy.stay.seconds=N keeps it open for newcomers"}
+                )
+            loop.stay(recipe, own, stay)
             self._draw(loop.refiner, recipe)
         self._folder.record({"kind": "arm_end", "arm": self._order.arm})
 
