@@ -209,20 +209,21 @@ def summarize(found: Sequence[Mapping[str, object]]) -> dict[str, dict[str, list
 
 
 def main() -> None:
-    """Run every seed, two at a time, and write results/refinement-COHORT.json."""
+    """Run every seed, two at a time, and write results/refinement-COHORT.json (FOLDER/ if short)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cohort", choices=("brain", "anatomies", "anatomies-four", "cells"), default="brain")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("build/refinement"))
-    parser.add_argument("--short", action="store_true", help="without the ablation of each generated shift")
+    parser.add_argument("--short", action="store_true", help="without the ablation of each generated shift; keeps its figures in FOLDER")
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
         jobs = [pool.submit(measure, arguments.cohort, seed, arguments.folder, arguments.short) for seed in arguments.seeds]
         found = [job.result() for job in jobs]
     table = summarize(found)
-    RESULTS.mkdir(exist_ok=True)
-    out = RESULTS / f"refinement-{arguments.cohort}.json"
+    folder = arguments.folder if arguments.short else RESULTS
+    folder.mkdir(exist_ok=True)
+    out = folder / f"refinement-{arguments.cohort}.json"
     out.write_text(json.dumps({"machine": machine(), "table": table, "seeds": found}, indent=1) + "\n")
     for arm, groups in table.items():
         cells = [
