@@ -13,7 +13,7 @@ COHORT ?= brain
 .PHONY: help install demo demo-merging demo-refinement mergekit test test-fast check format benchmarks clean
 
 help:  ## Show this help.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 22
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
 
 install: $(VENV)/.installed  ## Create .venv and install polyclinic with what its tests need.
 
