@@ -59,25 +59,25 @@ def _brain(seed: int, folder: Path, short: bool) -> dict[str, object]:
     _references(hospitals, scores)
     for shift in () if short else SHIFTS:
         changed = Hospitals(paths, 6, [*BRAIN, f"seed={seed}", *(f"training.shifts.{text}" for text in shift.split(", "))])
-        _, coordinator = _contributions(changed)
+        coordinator = _contributions(changed)
         scores[f"refined, with {shift}"] = _test_refined(changed, coordinator, chosen["recipes"])
     chosen["recipes"] = [str(recipe) for recipe in chosen["recipes"]]
     return {"scores": scores, **chosen, "old": hospitals.old, "new": hospitals.new}
 
 
 def _contributions(hospitals):  # type: ignore[no-untyped-def]
-    """Base, contributions and descriptions, with the coordinator that holds them."""
+    """The coordinator that holds everybody's contributions and descriptions."""
     from refining import Coordinator
 
     warm = hospitals.refining.base_rounds
     base = hospitals.average(warm)[""]
     vectors = hospitals.contribute(base, warm + 1, hospitals.config.rounds)
-    return base, Coordinator(hospitals, base, vectors, hospitals.describe(base, _statistics(hospitals)))
+    return Coordinator(hospitals, base, vectors, hospitals.describe(base, _statistics(hospitals)))
 
 
 def _refined_arms(hospitals, scores: Scores, *, brief: bool = False) -> dict[str, Any]:  # type: ignore[no-untyped-def]
     """Contributions, choice, the test of refined models, of the uniform merge, and the ablations."""
-    _, coordinator = _contributions(hospitals)
+    coordinator = _contributions(hospitals)
     recipe = coordinator.choose(hospitals.refining.recipes(), leave_out=True).recipe
     own = coordinator.choose(hospitals.refining.own_recipes(recipe), leave_out=False).recipe
     scores["refined"] = _test_refined(hospitals, coordinator, (recipe, own))

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from polyclinic import training
 from polyclinic.config import instantiate, load_config
-from polyclinic.datasets import SiteDataset, read_dataset
+from polyclinic.datasets import read_dataset
 from polyclinic.preparation import PreparedSite, prepare, training_loader
 from polyclinic.state_dict import StateDict, shared_names
 from polyclinic.statistics.describing import describe
 from polyclinic.statistics.release import Release
+from server.pretraining import pool
 from strategies.refinement.choice import Tried, try_recipes
 from strategies.refinement.distribution import Neighbourhood
 from strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
@@ -80,11 +81,7 @@ class Hospitals:
 
     def pooled(self, rounds: int) -> StateDict:
         """One model on everybody's images, with as many passes."""
-        cases = {split: tuple(case for site in self.old for case in getattr(self.sites[site].dataset, split)) for split in
-                 ("training", "validation", "test")}  # fmt: skip
-        first = self.sites[self.old[0]].dataset
-        together = SiteDataset(first.folder.parent, "pooled", first.modality, first.labels, **cases)
-        self.sites["pooled"] = prepare(together, self.config.data)
+        self.sites["pooled"] = prepare(pool([self.sites[site].dataset for site in self.old], "pooled"), self.config.data)
         state = self.train(self.initial, "pooled", range(1, rounds + 1), fresh=True)
         del self.sites["pooled"]
         return state

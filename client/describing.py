@@ -1,6 +1,5 @@
 """What a hospital does that only says what its images are like: describe them, and keep the model that was made for them."""
 
-import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -8,10 +7,10 @@ from torch import Tensor
 
 from client.outbox import REFINED
 from client.policy import own_release
-from client.site import Site
+from client.site import Site, save_model
 from polyclinic.errors import ConfigError, PolyclinicError
 from polyclinic.preparation import prepare_image
-from polyclinic.state_dict import StateDict, save_state, shared_names, unpack
+from polyclinic.state_dict import StateDict, shared_names, unpack
 from polyclinic.statistics.describing import STATISTICS, describe
 from polyclinic.statistics.release import Release
 from strategies.records import Order
@@ -57,8 +56,7 @@ def keep_refined(site: Site, order: Order, weights: Tensor, number: int) -> Path
     """Keep the model that the coordinator made for this hospital, ready for `polyclinic-client predict`."""
     network = site.build_network(order, site.job(order))
     state = network.state_dict()
-    described = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": number}
     path = site.state / REFINED
-    save_state({**state, **unpack(weights, state, shared_names(network, "none"))}, path, {"polyclinic": json.dumps(described)})
+    save_model({**state, **unpack(weights, state, shared_names(network, "none"))}, path, order, number)
     site.say(order, "refined", number=number, force=True)
     return path

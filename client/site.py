@@ -24,7 +24,7 @@ from polyclinic.metrics import Evaluation
 from polyclinic.preparation import PreparedSite, prepare, prepare_image, training_loader
 from polyclinic.processes import pause_s, try_lock
 from polyclinic.schemas import JobConfig, ShiftsConfig
-from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, state_digest, unpack
+from polyclinic.state_dict import StateDict, layout_digest, load_state, pack, save_state, shared_names, state_digest, unpack
 from strategies.merging.messages import Assignment, Handover, Verdict
 from strategies.merging.restore import fine_tune, recalibrate
 from strategies.records import Hello, Order
@@ -82,7 +82,7 @@ class Site:
         except PolyclinicError as error:
             refusal = str(error) if error.shareable else f"{type(error).__name__} (the hospital's log has the details)"
         counts = {"training": len(self.dataset.training), "validation": len(self.dataset.validation), "test": len(self.dataset.test)}
-        self.say(order, "waiting")
+        self.say(order, "refused" if refusal else "waiting", force=bool(refusal), reason=refusal)
         return Hello(
             self.name, version("polyclinic"), counts, self.dataset.modality[0] if self.dataset.modality else "", refusal, self.mode
         )
@@ -123,8 +123,7 @@ class Site:
         self.say(order, "testing", force=True)
         self._restore(network, order, job)
         folder = self._folder(order)
-        model = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": order.rounds}
-        save_state(network.state_dict(), folder / "model.safetensors", {"polyclinic": json.dumps(model)})
+        save_model(network.state_dict(), folder / "model.safetensors", order, order.rounds)
         drawing = draw_first(folder / "pictures", job.data, order.arm)
         evaluation, _ = training.test(network, self.dataset, job.data, on_case=drawing)
         self.say(order, "waiting", score=evaluation.score, force=True)
@@ -249,6 +248,12 @@ class Site:
     def seed(self, order: Order) -> int:
         """Another seed for every hospital and round, the same for every strategy."""
         return int.from_bytes(hashlib.sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()[:4], "big")
+
+
+def save_model(state: StateDict, path: Path, order: Order, number: int) -> None:
+    """Keep weights with what is needed to build their network again, for `polyclinic-client predict`."""
+    described = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": number}
+    save_state(state, path, {"polyclinic": json.dumps(described)})
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from flwr.serverapp import Grid
@@ -13,6 +12,7 @@ from polyclinic.errors import ConfigError, RunError
 from polyclinic.ledger import Ledger
 from polyclinic.schemas import Config
 from polyclinic.state_dict import StateDict, pack, save_state, shared_names
+from server.arm import announce, expected_contributions, ledger_folder, record_as, task_of
 from server.attendance import Attendance
 from server.grid import PatientGrid
 from server.run_folder import RunFolder, read_lines
@@ -48,18 +48,18 @@ class MergingArm:
         self._names = shared_names(self._network, "none")
         self._strategy: Merging = instantiate(config.strategy, _recursive_=False)
         self._order = make_order(folder, config, self._network)
-        self._entries: list[dict[str, str]] = []
+        self._expected = expected_contributions(config, self._strategy)
 
     def run(self) -> None:
         """Until its end, as configured, and the final figures; what was tested before a restart is not tested again."""
-        self._announce()
-        with Ledger.open(self._ledger_folder()) as ledger:
+        announce(self._folder, self._order, self._strategy.title, self._expected)
+        with Ledger.open(ledger_folder(self._folder, self._strategy)) as ledger:
             initial = {name: self._network.state_dict()[name].detach().float() for name in self._names}
             base = ledger.add_base(initial, json.dumps(describe_model(self._order, 0, False)))
             rivals = {arm_name(each): each for each in self._rivals()}
-            assignment = Assignment(replace(self._order, round=0), base, _task(self._config), ledger.identity(), self._statistics(rivals))
+            assignment = Assignment(replace(self._order, round=0), base, task_of(self._config), ledger.identity(), self._statistics(rivals))
             loop = EventLoop(
-                self._strategy, self._grid, self._attendance, ledger, assignment, self._names, self._expected(), self._folder.record
+                self._strategy, self._grid, self._attendance, ledger, assignment, self._names, self._expected, self._folder.record
             )
             if loop.run() is None:
                 raise RunError("The run is over by its configuration, but no hospital has contributed. See events.jsonl for refusals.")
@@ -69,23 +69,6 @@ class MergingArm:
             self._test(comparison.merged(merged))
             self._compare(comparison, rivals, merged)
         self._folder.record({"kind": "arm_end", "arm": self._order.arm})
-
-    def _announce(self) -> None:
-        arm = self._order.arm
-        earlier = [
-            event for event in read_lines(self._folder.path / "events.jsonl") if event["kind"] == "arm_start" and event["arm"] == arm
-        ]
-        details = {"title": self._strategy.title, "rounds": self._order.rounds, "offset": 0, "expected": self._expected()}
-        self._folder.record({"kind": "arm_start", "arm": arm, **details})
-        if earlier:
-            self._folder.record({"kind": "resumed"})
-
-    def _expected(self) -> int:
-        deployment = self._config.deployment
-        return self._strategy.make_end(max(deployment.hospitals, deployment.min_hospitals)).contributions
-
-    def _ledger_folder(self) -> Path:
-        return Path(self._strategy.ledger) if self._strategy.ledger else self._folder.path / "ledger"
 
     def _rivals(self) -> list[Config]:
         """Configurations of the strategies that are compared at the end."""
@@ -141,7 +124,7 @@ class MergingArm:
         if self._is_tested(opponent.name):
             return
         order = replace(self._order, arm=opponent.name, restoration=opponent.restoration, restoration_steps=opponent.restoration_steps)
-        grid = PatientGrid(self._grid, self._attendance, self._patience, self._as_arm(opponent.name))
+        grid = PatientGrid(self._grid, self._attendance, self._patience, record_as(self._folder, opponent.name))
         messages = []
         for site in self._attendance.refresh():
             state = opponent.state_for(site)
@@ -176,12 +159,6 @@ class MergingArm:
         kept = [each for each in entries if each["name"] != opponent.name]
         self._folder.update(comparison={"arm": self._order.arm, "entries": [*kept, entry]})
 
-    def _as_arm(self, name: str) -> Any:
-        def tell(event: Mapping[str, Any]) -> None:
-            self._folder.record({**event, "arm": name})
-
-        return tell
-
     def _quiet_grid(self) -> PatientGrid:
         """For scores that are a means to an end."""
         return PatientGrid(self._grid, self._attendance, self._patience, lambda _event: None)
@@ -190,8 +167,3 @@ class MergingArm:
         member = self._attendance.current(site)
         assert member is not None
         return member.node
-
-
-def _task(config: Config) -> str:
-    """What a contribution must be for: two tasks never mix."""
-    return f"{config.data.task}: {', '.join(config.data.labels)}"

@@ -12,6 +12,7 @@ from polyclinic.errors import ConfigError, RunError
 from polyclinic.ledger import Ledger
 from polyclinic.schemas import Config
 from polyclinic.state_dict import StateDict, load_state, pack, save_state, shared_names, unpack
+from server.arm import announce, expected_contributions, ledger_folder, record_as, task_of
 from server.attendance import Attendance, Member
 from server.grid import PatientGrid
 from server.refine import CHOICE, read_choice
@@ -71,20 +72,22 @@ class RefinementArm:
         self._names = shared_names(self._network, "none")
         self._normalization = sorted(set(self._names) - set(shared_names(self._network, "norm")))
         self._refining: Refining = instantiate(config.strategy, _recursive_=False)
+        self._merging = self._refining.merging()
+        self._expected = expected_contributions(config, self._merging)
         self._order = make_order(folder, config, self._network)
         if not 0 <= self._refining.base_rounds < config.rounds:
             raise ConfigError(f"strategy.base_rounds={self._refining.base_rounds}: at least 0, and less than rounds={config.rounds}.")
 
     def run(self) -> None:
         """Until there is nothing more to stay for."""
-        self._announce()
+        announce(self._folder, self._order, self._refining.title, self._expected)
         self._tell_privacy()
-        with Ledger.open(self._ledger_folder()) as ledger:
+        with Ledger.open(ledger_folder(self._folder, self._merging)) as ledger:
             base = self._base(ledger)
             digest = ledger.add_base(base, json.dumps(describe_model(self._order, 0, False)))
             loop = RefinementLoop(
                 self._refining, self._grid, Everybody(self._attendance), ledger, self._assignment(digest, ledger), self._names,
-                self._expected(), self._folder.record,
+                self._expected, self._folder.record,
             )  # fmt: skip
             loop.refiner = Refiner(loop.publisher, self._normalization)
             chosen = (ledger.folder / CHOICE).exists()  # then the first phase is over, even if somebody has left since
@@ -118,28 +121,11 @@ class RefinementArm:
             told = [f"epsilon {release.epsilon(count):.2f} for {who}" for count, who in ((releases, "contributors"), (1, "newcomers"))]
             self._folder.record({"kind": "note", "text": f"descriptions are noisy: {', '.join(told)}, delta {release.delta:g}"})
 
-    def _announce(self) -> None:
-        arm = self._order.arm
-        earlier = any(event["kind"] == "arm_start" and event["arm"] == arm for event in read_lines(self._folder.path / "events.jsonl"))
-        details = {"title": self._refining.title, "rounds": self._order.rounds, "offset": 0, "expected": self._expected()}
-        self._folder.record({"kind": "arm_start", "arm": arm, **details})
-        if earlier:
-            self._folder.record({"kind": "resumed"})
-
-    def _expected(self) -> int:
-        deployment = self._config.deployment
-        return self._refining.merging().make_end(max(deployment.hospitals, deployment.min_hospitals)).contributions
-
-    def _ledger_folder(self) -> Path:
-        kept = self._refining.merging().ledger
-        return Path(kept) if kept else self._folder.path / "ledger"
-
     def _assignment(self, base: str, ledger: Ledger) -> Assignment:
         passes = replace(self._order, round=0, rounds=self._order.rounds - self._refining.base_rounds)
-        task = f"{self._config.data.task}: {', '.join(self._config.data.labels)}"
         release = self._config.privacy["release"]
-        names = tuple(sorted({*self._refining.merging().statistics, *self._refining.statistics}))
-        return Assignment(passes, base, task, ledger.identity(), names, release.min_subjects, release.noise_multiplier)
+        names = tuple(sorted({*self._merging.statistics, *self._refining.statistics}))
+        return Assignment(passes, base, task_of(self._config), ledger.identity(), names, release.min_subjects, release.noise_multiplier)
 
     def _base(self, ledger: Ledger) -> StateDict:
         """What everybody starts from: the ledger's base if it has one, else what a few rounds of averaging make."""
@@ -170,7 +156,7 @@ class RefinementArm:
             save_state(state, path, {"polyclinic": json.dumps(describe_model(order, number, False))})
             self._folder.record({"kind": "note", "text": f"base, round {number} of {order.rounds} is averaged"})
 
-        grid = PatientGrid(self._grid, self._attendance, self._config.deployment, self._as_arm(f"{self._order.arm}.base"))
+        grid = PatientGrid(self._grid, self._attendance, self._config.deployment, record_as(self._folder, f"{self._order.arm}.base"))
         return averaging.run(grid, averaging.build(self._config.privacy, self._names), order, weights, keep)
 
     def _choose(self, ledger: Ledger, refiner: Refiner) -> tuple[Recipe, Recipe]:
@@ -191,8 +177,7 @@ class RefinementArm:
         if math.isnan(left_out[0].mean):
             raise RunError("To choose a recipe, one hospital must score every model that is tried. See events.jsonl for failures.")
         own = try_recipes(self._refining.own_recipes(left_out[0].recipe), here, refiner.coefficients, score)
-        merging = self._refining.merging()
-        staleness = {"max_staleness": merging.max_staleness, "staleness_discount": merging.staleness_discount}
+        staleness = {"max_staleness": self._merging.max_staleness, "staleness_discount": self._merging.staleness_discount}
         kept = {"normalization": self._normalization, **staleness, "left_out": list(map(_plain, left_out)), "own": list(map(_plain, own))}
         write_whole(path, json.dumps(kept, indent=1))
         self._folder.record({"kind": "note", "text": f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}"})
@@ -227,7 +212,7 @@ class RefinementArm:
             state = state_of(site)
             if state is not None:
                 messages.append(test_order(order, pack(state, self._names), member.node))
-        PatientGrid(self._grid, self._attendance, self._patience, self._as_arm(name)).send_and_receive(messages)
+        PatientGrid(self._grid, self._attendance, self._patience, record_as(self._folder, name)).send_and_receive(messages)
         marker.parent.mkdir(parents=True, exist_ok=True)
         marker.touch()
 
@@ -240,7 +225,7 @@ class RefinementArm:
         """The centre is a strategy of its own in tables: asynchronous merging."""
         arms = [arm for arm in self._folder.describe()["arms"] if arm["name"] != CENTRE]
         place = next((number for number, arm in enumerate(arms) if arm["name"] == self._order.arm), len(arms))
-        title = self._refining.merging().title
+        title = self._merging.title
         self._folder.update(arms=[*arms[:place], {"name": CENTRE, "title": title}, *arms[place:]])
 
     def _draw(self, refiner: Refiner, recipe: Recipe) -> None:
@@ -248,7 +233,7 @@ class RefinementArm:
         sites, distances = refiner.matrix(recipe.statistic)
         coefficients = {site: refiner.coefficients(site, recipe, leave_out=True) for site in sites}
         contributors = refiner.contributors()
-        choice = json.loads((self._ledger_folder() / CHOICE).read_text())
+        choice = json.loads((ledger_folder(self._folder, self._merging) / CHOICE).read_text())
         self._folder.update(
             refinement={
                 "statistic": recipe.statistic, "recipe": str(recipe), "sites": sites, "contributors": contributors, "distances": distances,
@@ -257,12 +242,6 @@ class RefinementArm:
                 "choice": {key: [{"recipe": each["words"], "mean": each["mean"]} for each in choice[key]] for key in ("left_out", "own")},
             }
         )  # fmt: skip
-
-    def _as_arm(self, name: str) -> Any:
-        def tell(event: Mapping[str, Any]) -> None:
-            self._folder.record({**event, "arm": name})
-
-        return tell
 
 
 def _plain(tried: Tried) -> dict[str, Any]:

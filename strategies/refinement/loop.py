@@ -5,7 +5,7 @@ withdrawn. Each time everything is recalculated here, and only the hospital that
 """
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -159,8 +159,7 @@ class RefinementLoop(EventLoop):
 
     def _ask_newcomer(self, site: str, statistic: str) -> None:
         weights = pack(self._base, self.names) if STATISTICS[statistic].needs_network else None
-        make: Callable[[int], Message] = lambda node: ask_for_description(self.assignment, [statistic], weights, node)  # noqa: E731
-        self._talk.ask(site, make, Question("describe"))
+        self._talk.ask(site, lambda node: ask_for_description(self.assignment, [statistic], weights, node), Question("describe"))
 
     def _send(self, site: str) -> None:
         weights = pack(self.refiner.model(self._ready[site]), self.names)

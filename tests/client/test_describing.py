@@ -55,6 +55,15 @@ def test_the_greeting_says_that_it_describes(site: Site) -> None:
     assert (hello.mode, hello.refusal, hello.counts) == ("describe", "", {"training": 0, "validation": 0, "test": 2})
 
 
+def test_a_newcomer_that_is_refused_says_why_to_the_client_that_waits(site: Site) -> None:
+    asked, _ = order()
+    hello = site.greet(replace(asked, digests={**asked.digests, "layout": "another"}))
+    assert not hello.refusal  # describing needs no network yet
+    hello = site.greet(replace(asked, digests={**asked.digests, "data": "another"}))
+    status = json.loads((site.state / "status.json").read_text())
+    assert hello.refusal and (status["doing"], status["reason"]) == ("refused", hello.refusal)
+
+
 def test_labels_change_nothing(site: Site, labelled: Path, tmp_path: Path) -> None:
     asked, _ = order()
     dataset = json.loads((labelled / "dataset.json").read_text())
