@@ -20,7 +20,7 @@ from federation import machine
 
 RESULTS = Path(__file__).with_name("results")
 ROLES = {
-    "server.superlink": "SuperLink",
+    "server.fleet": "SuperLink",
     "server.cli": "coordinator",
     "client.supernode": "SuperNode",
     "client.worker": "worker",

@@ -9,17 +9,18 @@ import psutil
 from rich.console import Console
 from rich.progress import Progress
 
+from client.connection import Connection
+from polyclinic.admission import ClockWrong
 from polyclinic.datasets import SiteDataset, check_dataset, read_dataset
 from polyclinic.errors import DiskFull, PolyclinicError, ResourceError
 from polyclinic.headers import check_header
-from polyclinic.processes import wait_for_port
 
 NEEDED_DISK = 2**30  # models, pictures, logs
 NEEDED_MEMORY = 2 * 2**30  # torch, MONAI, a small 3-D network
-REACH_S = 5.0
+CLOCK_S = 120.0  # at 300 s the coordinator refuses
 
 
-def check_everything(data: Path, server: str | None, state: Path, *, deep: bool, console: Console) -> None:
+def check_everything(data: Path, connection: Connection | None, state: Path, *, deep: bool, console: Console) -> None:
     """Print a line for everything that was looked at; raise the first fault after all were.
 
     Raises:
@@ -40,8 +41,8 @@ def check_everything(data: Path, server: str | None, state: Path, *, deep: bool,
         ("disk", lambda: _check_disk(state)),
     ]
     examinations += [("memory", lambda: _check_memory(dataset))]
-    if server is not None:
-        examinations += [("connection", lambda: _check_connection(server))]
+    if connection is not None:
+        examinations += [("connection", lambda: _check_connection(connection))]
     for title, examine in examinations:
         _look(title, examine, faults, console)
     if faults:
@@ -105,6 +106,10 @@ def _check_memory(dataset: SiteDataset | None) -> str:
     return f"{free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed"
 
 
-def _check_connection(server: str) -> str:
-    wait_for_port(server, REACH_S)
-    return f"{server} answers"
+def _check_connection(connection: Connection) -> str:
+    welcome = connection.knock()
+    if abs(welcome.ahead_s) > CLOCK_S:
+        raise ClockWrong(key="this hospital's key", seconds=f"{welcome.ahead_s:.0f}")
+    who = f"knows this hospital as {welcome.site}" if welcome.site else "asks for no key"
+    left = "" if welcome.days_left is None else f", its certificate is good for {welcome.days_left} days"
+    return f"{connection.server} answers, {who}; clocks differ by {abs(welcome.ahead_s):.1f} s{left}"

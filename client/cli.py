@@ -1,14 +1,12 @@
 """`polyclinic-client`: what the hospital's IT person runs."""
 
 import os
-import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
-from polyclinic.errors import ConfigError
 from polyclinic.terminal import EXIT_CODES, run_command
 
 app = typer.Typer(
@@ -20,9 +18,20 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 Data = Annotated[Path, typer.Option("--data", help="Folder with dataset.json and the images (Medical Segmentation Decathlon layout).")]
-Server = Annotated[str, typer.Option("--server", metavar="HOST:PORT", help="The coordinator's address.")]
-
-Name = Annotated[str, typer.Option("--name", help="What this hospital is called in tables: letters, digits, dots and hyphens.")]
+Kit = Annotated[
+    Path | None,
+    typer.Option(
+        "--kit", envvar="POLYCLINIC_KIT", help="The file that the coordinator sent: its address, its certificate, your name there."
+    ),
+]
+Key = Annotated[
+    Path | None, typer.Option("--key", envvar="POLYCLINIC_KEY", help="This hospital's private key. Default: hospital.key beside the kit.")
+]
+Server = Annotated[
+    str | None, typer.Option("--server", metavar="HOST:PORT", help="The coordinator's address, if it is another than the kit says.")
+]
+Name = Annotated[str | None, typer.Option("--name", help="What this hospital is called; the kit knows it.")]
+Insecure = Annotated[bool, typer.Option("--insecure", help="No TLS, no keys: a coordinator on this machine; needs --server and --name.")]
 State = Annotated[
     Path | None,
     typer.Option("--state", help="Where this hospital keeps its models, pictures and logs. Default: ~/.local/state/polyclinic/NAME."),
@@ -46,10 +55,30 @@ def state_folder(state: Path | None, name: str) -> Path:
 
 
 @app.command()
+def keygen(
+    folder: Annotated[Path, typer.Option(help="Where hospital.key and hospital.pub go; put the kit there, too.")] = Path("keys"),
+) -> None:
+    """Make this hospital's key. The private half stays here; send hospital.pub to the coordinator, who sends back a kit.
+
+    Example: [bold]polyclinic-client keygen --folder /etc/polyclinic[/bold]
+    """
+    from polyclinic.keys import PRIVATE, PUBLIC, fingerprint, make_key
+
+    mark = fingerprint(make_key(folder))
+    console = Console(highlight=False)
+    console.print(f"{folder / PRIVATE}  stays here, and is nobody else's", markup=False, soft_wrap=True)
+    console.print(f"{folder / PUBLIC}  goes to the coordinator", markup=False, soft_wrap=True)
+    console.print(f"fingerprint {mark}  (compare it with the coordinator by telephone)", markup=False, soft_wrap=True)
+
+
+@app.command()
 def join(
-    server: Server,
     data: Data,
-    name: Name,
+    kit: Kit = None,
+    key: Key = None,
+    server: Server = None,
+    name: Name = None,
+    insecure: Insecure = False,
     state: State = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for a coordinator that is not up yet.")] = 60.0,
     describe: Annotated[
@@ -68,33 +97,40 @@ def join(
     says; what they reveal, docs/refinement.md) and receives a model that was made for such images. A data set for that may list its images
     under "test", without labels.
 
-    Example: [bold]polyclinic-client join --server 127.0.0.1:9092 --data /data/brain --name st-mary[/bold]
+    Example: [bold]polyclinic-client join --kit keys/st-mary.kit.json --data /data/brain[/bold]
 
-    Example: [bold]polyclinic-client join --describe --server 127.0.0.1:9092 --data /data/new --name st-john[/bold]
+    Example: [bold]polyclinic-client join --describe --kit keys/st-john.kit.json --data /data/new[/bold]
+
+    Example, on one machine without keys: [bold]polyclinic-client join --insecure --server 127.0.0.1:9092 --name a --data /data/brain[/bold]
     """
+    from client.connection import make_connection
     from client.join import describe as describe_images
     from client.join import join as join_federation
     from client.policy import keep_policy
 
     console = Console(stderr=True, highlight=False)
-    _check(data, name, console, labelled=not describe)
-    folder = state_folder(state, name)
+    connection = make_connection(server, name, kit, key, insecure=insecure)
+    _check(data, console, labelled=not describe)
+    folder = state_folder(state, connection.site)
     keep_policy(folder, min_subjects, noise)
     if not describe:
-        join_federation(server, data, name, folder, wait, lambda text: console.print(text, markup=False))
+        join_federation(connection, data, folder, wait, lambda text: console.print(text, markup=False))
         return
-    path = describe_images(server, data, name, folder, wait, lambda text: console.print(text, markup=False))
-    console.print(f"The model for {name} is {path}. Use it: polyclinic-client predict {path} IMAGE... --out FOLDER", markup=False)
+    path = describe_images(connection, data, folder, wait, lambda text: console.print(text, markup=False))
+    console.print(
+        f"The model for {connection.site} is {path}. Use it: polyclinic-client predict {path} IMAGE... --out FOLDER", markup=False
+    )
 
 
 @app.command()
 def contribute(
     data: Data,
-    name: Name,
-    server: Annotated[
-        str | None,
-        typer.Option(metavar="HOST:PORT", help="The coordinator's address. Without it: train now, hand over another time."),
-    ] = None,
+    kit: Kit = None,
+    key: Key = None,
+    server: Server = None,
+    name: Name = None,
+    insecure: Insecure = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Train now, without a connection; hand over another time.")] = False,
     state: State = None,
     wait: Annotated[float, typer.Option(help="Seconds to wait for the coordinator, and for its question.")] = 60.0,
 ) -> None:
@@ -103,22 +139,23 @@ def contribute(
     For a hospital that is online only now and then. It can be interrupted at any moment and called again: training goes on after its
     last pass, and a contribution that was not yet acknowledged is handed over again; it counts once.
 
-    Example: [bold]polyclinic-client contribute --server 127.0.0.1:9092 --data /data/brain --name st-mary[/bold]
+    Example: [bold]polyclinic-client contribute --kit keys/st-mary.kit.json --data /data/brain[/bold]
     """
+    from client.connection import make_connection
     from client.contribute import contribute as contribute_once
 
     console = Console(stderr=True, highlight=False)
-    _check(data, name, console)
-    said = contribute_once(server, data, name, state_folder(state, name), wait, lambda text: console.print(text, markup=False))
+    connection = make_connection(server, name, kit, key, insecure=insecure)
+    _check(data, console)
+    site, called = connection.site, None if offline else connection
+    said = contribute_once(called, data, site, state_folder(state, site), wait, lambda text: console.print(text, markup=False))
     console.print(said, markup=False)
 
 
-def _check(data: Path, name: str, console: Console, *, labelled: bool = True) -> None:
-    """What can be known at once about a name and a data set."""
+def _check(data: Path, console: Console, *, labelled: bool = True) -> None:
+    """What can be known at once about a data set."""
     from polyclinic.datasets import check_dataset, read_dataset
 
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}", name):
-        raise ConfigError(f"--name '{name}': letters, digits, dots and hyphens only, at most 63.")
     for warning in check_dataset(read_dataset(data, labelled=labelled)):
         console.print(f"warning: {warning}", style="yellow", markup=False)
 
@@ -126,17 +163,25 @@ def _check(data: Path, name: str, console: Console, *, labelled: bool = True) ->
 @app.command()
 def check(
     data: Data,
-    server: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="Also try to reach this coordinator.")] = None,
+    kit: Kit = None,
+    key: Key = None,
+    server: Server = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="Try --server in plain text, on this machine.")] = False,
     state: Annotated[Path | None, typer.Option(help="Also look for room in this folder.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Read the headers only, not every voxel.")] = False,
 ) -> None:
     """Say in plain words what is wrong with a data set, the disk, the memory or the connection, before anything starts.
 
-    Example: [bold]polyclinic-client check --data /data/brain --server 127.0.0.1:9092[/bold]
+    With a kit it also dials the coordinator: certificate, key and clock.
+
+    Example: [bold]polyclinic-client check --data /data/brain --kit keys/st-mary.kit.json[/bold]
     """
     from client.check import check_everything
+    from client.connection import make_connection
 
-    check_everything(data, server, state or state_folder(None, data.name), deep=not quick, console=Console(highlight=False))
+    connection = make_connection(server, data.name if insecure else None, kit, key, insecure=insecure) if kit or server else None
+    folder = state or state_folder(None, connection.site if connection else data.name)
+    check_everything(data, connection, folder, deep=not quick, console=Console(highlight=False))
 
 
 @app.command()

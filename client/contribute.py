@@ -9,18 +9,19 @@ import time
 from pathlib import Path
 from typing import Any
 
-from client.join import Pair, PairWatch, Say, Trainer, only_client
+from client.connection import Connection
+from client.join import Pair, PairWatch, Say, Trainer, meet, only_client
 from client.outbox import TRAINING_STATUS, Outbox
 from polyclinic.errors import RunError, ServerUnreachable
-from polyclinic.processes import parse_address, stop_all, wait_for_port
+from polyclinic.processes import stop_all
 from polyclinic.refusals import ContributionRefused
 
 
-def contribute(server: str | None, data: Path, name: str, state: Path, wait_s: float, say: Say) -> str:
+def contribute(connection: Connection | None, data: Path, name: str, state: Path, wait_s: float, say: Say) -> str:
     """Train and hand over, once.
 
     Args:
-        server: HOST:PORT; None trains for what the coordinator last asked, without a connection, and leaves the result in the outbox.
+        connection: The coordinator; None trains for what the coordinator last asked, and leaves the result in the outbox.
         data: The folder with dataset.json.
         name: What this hospital is called.
         state: Where it keeps its models, logs and outbox.
@@ -33,21 +34,20 @@ def contribute(server: str | None, data: Path, name: str, state: Path, wait_s: f
     Raises:
         ContributionRefused: The coordinator would not have it, for this reason.
         RunError: Training failed, or the coordinator asks for nothing.
+        AdmissionRefused: One of the two does not want the other.
         ServerUnreachable: Nobody answered in time.
     """
-    if server is not None:
-        parse_address(server)
     with only_client(state):
         trainer = Trainer(name, data.resolve(), state.resolve(), say)
         trainer.outbox.forget_failure()
-        if server is None:
+        if connection is None:
             return _work_offline(trainer, say)
-        wait_for_port(server, wait_s)
-        pair = Pair(server, data.resolve(), name, state.resolve())
-        watch = PairWatch(pair, say)
+        welcome = meet(connection, wait_s, say)
+        pair = Pair(connection, data.resolve(), state.resolve())
+        watch = PairWatch(pair, welcome, say)
         try:
             pair.start()
-            return _work(watch, trainer, server, wait_s, say)
+            return _work(watch, trainer, connection.server, wait_s, say)
         finally:
             stop_all([trainer.child, *pair.children], patience_s=4.0)
 
@@ -75,7 +75,7 @@ def _work_offline(trainer: Trainer, say: Say) -> str:
     """Until the contribution lies in the outbox."""
     outbox, told = trainer.outbox, ""
     if outbox.assignment() is None:
-        raise RunError("No coordinator has asked this hospital for anything yet: call `contribute` with --server once.")
+        raise RunError("No coordinator has asked this hospital for anything yet: call `contribute` with --kit once.")
     try:
         while outbox.todo() is not None or trainer.working:
             trainer.tend()
@@ -84,7 +84,7 @@ def _work_offline(trainer: Trainer, say: Say) -> str:
     finally:
         trainer.child.stop()
     verdict = _verdict(outbox)
-    return verdict or "The contribution lies in the outbox. Call `contribute` with --server, or `join`, to hand it over."
+    return verdict or "The contribution lies in the outbox. Call `contribute` with --kit, or `join`, to hand it over."
 
 
 def _verdict(outbox: Outbox) -> str | None:

@@ -8,44 +8,46 @@ import secrets
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from client.connection import Connection, Welcome
 from client.outbox import REFINED, Outbox
-from polyclinic.errors import ProcessDied, ResourceError, RunError
-from polyclinic.processes import Child, free_port, lock_file, parse_address, pause_s, python_module, stop_all, wait_for_port
+from polyclinic.errors import ProcessDied, ResourceError, RunError, ServerUnreachable
+from polyclinic.processes import Child, free_port, lock_file, pause_s, python_module, stop_all
 
 STEADY_S = 60.0  # a process that lived so long has started well
 DEATHS = 5  # in a row, each sooner than that: then something is wrong here
 LOOK_S = 1.0  # between two looks at what is to be done
 FAREWELL_S = 2.0
+PATIENT_KNOCK_S = 10.0
+EXPIRY_DAYS = 30
 Say = Callable[[str], None]
 
 
-def join(server: str, data: Path, name: str, state: Path, wait_s: float, say: Say) -> None:
-    """Serve the coordinator until interrupted; a process that dies is started again.
+def join(connection: Connection, data: Path, state: Path, wait_s: float, say: Say) -> None:
+    """Serve the coordinator until interrupted; a process that dies is started again, a lost coordinator is waited for.
 
     Args:
-        server: HOST:PORT.
+        connection: The coordinator, and what this hospital is called there.
         data: The folder with dataset.json.
-        name: What this hospital is called.
-        state: Where it keeps its models, pictures and logs.
+        state: Where the hospital keeps its models, pictures and logs.
         wait_s: How long to wait for a coordinator that does not answer yet.
         say: Told what happens, a line at a time.
 
     Raises:
+        AdmissionRefused: One of the two does not want the other.
         ServerUnreachable: Nobody answered in time.
         ProcessDied: A process of ours dies again and again.
     """
-    parse_address(server)
     with only_client(state):
-        say(f"{name}: looking for the coordinator at {server}")
-        wait_for_port(server, wait_s)
-        say(f"{name}: the coordinator answers; joining. Ctrl-C leaves.")
-        pair = Pair(server, data.resolve(), name, state.resolve())
-        trainer = Trainer(name, data.resolve(), state.resolve(), say)
+        welcome = meet(connection, wait_s, say)
+        say(f"{connection.site}: the coordinator answers; joining. Ctrl-C leaves.")
+        pair = Pair(connection, data.resolve(), state.resolve())
+        trainer = Trainer(connection.site, data.resolve(), state.resolve(), say)
         trainer.outbox.forget_failure()
-        watch = PairWatch(pair, say)
+        watch = PairWatch(pair, welcome, say)
         try:
             pair.start()
             while True:
@@ -56,13 +58,12 @@ def join(server: str, data: Path, name: str, state: Path, wait_s: float, say: Sa
             stop_all([trainer.child, *pair.children], patience_s=4.0)  # the SuperNode says goodbye to the coordinator
 
 
-def describe(server: str, data: Path, name: str, state: Path, wait_s: float, say: Say) -> Path:
+def describe(connection: Connection, data: Path, state: Path, wait_s: float, say: Say) -> Path:
     """Say what the images are like, receive the model that is made for them, and leave.
 
     Args:
-        server: HOST:PORT.
+        connection: The coordinator, and what this hospital is called there.
         data: The folder with dataset.json; labels are not needed, and not read.
-        name: What this hospital is called.
         state: Where the model is kept.
         wait_s: How long to wait for a coordinator that does not answer yet.
         say: Told what happens, a line at a time.
@@ -72,16 +73,15 @@ def describe(server: str, data: Path, name: str, state: Path, wait_s: float, say
 
     Raises:
         RunError: The coordinator, or this hospital's own data or minimum of subjects, did not allow it.
+        AdmissionRefused: One of the two does not want the other.
         ServerUnreachable: Nobody answered in time.
         ProcessDied: A process of ours dies again and again.
     """
-    parse_address(server)
     with only_client(state):
-        say(f"{name}: looking for the coordinator at {server}")
-        wait_for_port(server, wait_s)
-        say(f"{name}: the coordinator answers; it asks what the images are like once it has models to refine. Ctrl-C leaves.")
-        pair = Pair(server, data.resolve(), name, state.resolve(), "describe")
-        watch, path = PairWatch(pair, say), state / REFINED
+        welcome = meet(connection, wait_s, say)
+        say(f"{connection.site}: the coordinator answers; it asks what the images are like once it has models to refine. Ctrl-C leaves.")
+        pair = Pair(connection, data.resolve(), state.resolve(), "describe")
+        watch, path = PairWatch(pair, welcome, say), state / REFINED
         before, began = _changed_at(path), time.time()
         try:
             pair.start()
@@ -93,6 +93,22 @@ def describe(server: str, data: Path, name: str, state: Path, wait_s: float, say
         finally:
             stop_all(pair.children, patience_s=4.0)
     return path
+
+
+def meet(connection: Connection, wait_s: float, say: Say) -> Welcome:
+    """Knock until the coordinator answers; tell what the hospital's IT person should know.
+
+    Raises:
+        AdmissionRefused: One of the two does not want the other.
+        ServerUnreachable: Nobody answered in time.
+    """
+    say(f"{connection.site}: looking for the coordinator at {connection.server}")
+    welcome = connection.wait(wait_s)
+    if welcome.days_left is not None and welcome.days_left < EXPIRY_DAYS:
+        say(f"warning: the coordinator's certificate expires in {welcome.days_left} days; it should renew it")
+    if welcome.version != version("polyclinic"):
+        say(f"warning: the coordinator runs polyclinic {welcome.version}, this is {version('polyclinic')}")
+    return welcome
 
 
 def _check_status(path: Path, began: float) -> None:
@@ -109,38 +125,37 @@ def _changed_at(path: Path) -> int:
 class Pair:
     """SuperNode and worker: one is of no use without the other, and they are started and ended together."""
 
-    def __init__(self, server: str, data: Path, name: str, state: Path, mode: str = "train") -> None:
-        self._arguments = server, data, name, state
-        self._mode = mode
+    def __init__(self, connection: Connection, data: Path, state: Path, mode: str = "train") -> None:
+        self.connection = connection
+        self._node_config = {"site": connection.site, "data": str(data), "state": str(state), "mode": mode}
         self.state = state
         self.children: list[Child] = []
 
     def start(self) -> None:
         """Start both, with a new secret and port."""
-        server, data, name, state = self._arguments
-        secret = state / "secret"
+        secret = self.state / "secret"
         secret.touch(mode=0o600)
         secret.write_bytes(secrets.token_bytes(32))
         port = free_port()
-        node_config = {"site": name, "data": str(data), "state": str(state), "mode": self._mode}
-        self.children = [supernode(server, port, state, secret, node_config), worker(port, state, secret)]
+        self.children = [supernode(self.connection, port, self.state, secret, self._node_config), worker(port, self.state, secret)]
         for child in self.children:
             child.start()
 
-    def dead(self) -> Child | None:
-        """The one that ended, if one did."""
-        return next((child for child in self.children if child.status() is not None), None)
+    def trouble(self) -> str:
+        """Which of them ended, and with what words; empty while both run."""
+        dead = next((child for child in self.children if child.status() is not None), None)
+        return f"{dead.name} ended with status {dead.status()}: {dead.last_words()}" if dead else ""
 
     def stop(self) -> None:
         """End both."""
         stop_all(self.children, patience_s=4.0)
 
 
-def supernode(server: str, runtime_port: int, folder: Path, secret: Path, node_config: dict[str, str]) -> Child:
-    """A SuperNode that dials `server` and offers its work to a worker on loopback.
+def supernode(connection: Connection, runtime_port: int, folder: Path, secret: Path, node_config: dict[str, str]) -> Child:
+    """A SuperNode that dials the coordinator's Fleet API and offers its work to a worker on loopback.
 
     Args:
-        server: HOST:PORT of the coordinator's Fleet API.
+        connection: The coordinator.
         runtime_port: Loopback port of the Runtime API.
         folder: Keeps its log.
         secret: File with the secret that the worker must know.
@@ -148,7 +163,7 @@ def supernode(server: str, runtime_port: int, folder: Path, secret: Path, node_c
     """
     settings = " ".join(f"{key}={_quote(value)}" for key, value in node_config.items())
     command = python_module(
-        "client.supernode", "--insecure", "--superlink", server, "--isolation", "process", "--host", "127.0.0.1",
+        "client.supernode", *connection.supernode_arguments(folder), "--isolation", "process", "--host", "127.0.0.1",
         "--port", str(runtime_port), "--superexec-auth-secret-file", str(secret), "--node-config", settings,
     )  # fmt: skip
     return Child("Flower's SuperNode", command, folder / "supernode.log", {"FLWR_HOME": str(folder / "flwr")})
@@ -166,33 +181,58 @@ def worker(runtime_port: int, folder: Path, secret: Path) -> Child:
 
 
 class PairWatch:
-    """Starts the pair again when one of them dies, with growing pauses; tells what the worker does."""
+    """Starts the pair again when one of them dies; waits for a lost coordinator for ever; tells what the worker does.
 
-    def __init__(self, pair: Pair, say: Say) -> None:
+    Args:
+        pair: Started by the caller.
+        welcome: What the coordinator last said.
+        say: Told what happens.
+    """
+
+    def __init__(self, pair: Pair, welcome: Welcome, say: Say) -> None:
         self._pair = pair
+        self._instance = welcome.instance
         self._say = say
         self._deaths, self._started, self._told = 0, time.monotonic(), ""
+        self._down_since: float | None = None  # since when the pair is stopped
+        self._not_before = 0.0
+        self._reason = ""
 
     def tend(self) -> None:
         """Look once.
 
         Raises:
-            ProcessDied: One of them dies again and again.
+            AdmissionRefused: The coordinator does not let this hospital in any more.
+            ProcessDied: One of them dies again and again, though the coordinator is there.
         """
         self._told = _tell(self._pair.state / "status.json", self._told, self._say)
-        dead = self._pair.dead()
-        if dead is None:
+        if self._down_since is not None:
+            self._return()
+        elif trouble := self._pair.trouble():
+            self._pair.stop()
+            self._down_since = time.monotonic()
+            self._reason = trouble
+            self._deaths = 1 if time.monotonic() - self._started > STEADY_S else self._deaths + 1
+            self._not_before = time.monotonic() + pause_s(20.0 * 2**self._deaths, 0.1, 30.0)
+            self._say(f"{trouble}. Joining again as soon as the coordinator answers.")
+
+    def _return(self) -> None:
+        """Knock, and start the pair again once the coordinator answers."""
+        moment = time.monotonic()
+        if moment < self._not_before:
             return
-        self._deaths = 1 if time.monotonic() - self._started > STEADY_S else self._deaths + 1
-        status, words = dead.status() or 0, dead.last_words()
-        self._pair.stop()
-        if self._deaths >= DEATHS:
-            raise ProcessDied(dead.name, status, words)
-        rest = pause_s(20.0 * 2**self._deaths, 0.1, 30.0)
-        self._say(f"{dead.name} ended with status {status}: {words}. Starting again in {rest:.0f} s.")
-        time.sleep(rest)
+        try:
+            welcome = self._pair.connection.knock(PATIENT_KNOCK_S)
+        except ServerUnreachable:
+            self._not_before = time.monotonic() + pause_s(moment - (self._down_since or moment), 0.5, 15.0)
+            return
+        if welcome.instance != self._instance:
+            self._instance, self._deaths = welcome.instance, 0  # it was the coordinator that was started again
+        elif self._deaths >= DEATHS:
+            raise ProcessDied("The connection to the coordinator", self._deaths, f"it failed {DEATHS} times in a row; {self._reason}")
+        self._say("the coordinator answers; joining again")
         self._pair.start()
-        self._started = time.monotonic()
+        self._started, self._down_since = time.monotonic(), None
 
 
 class Trainer:

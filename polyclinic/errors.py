@@ -5,6 +5,8 @@ One sentence each: what is wrong, where, and what to do about it.
     PolyclinicError
     ├── ConfigError                 a setting                                    exit code 2
     │   ├── UnknownName             a name that conf/ does not have
+    │   ├── KeyInvalid              a key's file
+    │   ├── KitInvalid              what a coordinator sent at enrolment
     │   └── ConfigMismatch          the two sides would build different things
     ├── DataError                   a hospital's files                           exit code 3
     │   ├── DatasetInvalid          dataset.json itself
@@ -33,7 +35,8 @@ One sentence each: what is wrong, where, and what to do about it.
     ├── LinkError                   the network                                  exit code 4
     │   ├── AddressInvalid
     │   ├── PortTaken
-    │   └── ServerUnreachable
+    │   ├── ServerUnreachable
+    │   └── AdmissionRefused        keys and certificates (admission.py)
     ├── RunError                    a run that could not go on                   exit code 5
     │   ├── RunNotFound
     │   ├── TooFewHospitals
@@ -75,6 +78,17 @@ class UnknownName(ConfigError):
         close = get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         super().__init__(f"There is no {group} called '{name}'.{hint} Known: {', '.join(known)}.")
+
+
+class KeyInvalid(ConfigError):
+    """A key's file is of no use."""
+
+
+class KitInvalid(ConfigError):
+    """Not a coordinator's kit."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(f"{path}: not a coordinator's kit ({problem}). Ask the coordinator to send the kit again.")
 
 
 class ConfigMismatch(ConfigError):

@@ -74,8 +74,10 @@ class TrainingConfig:
 class DeploymentConfig:
     """Where the coordinator listens, and how patient it is."""
 
-    host: str
-    port: Annotated[int, Field(ge=0, le=65535)]
+    host: str | None  # None: everywhere with TLS, 127.0.0.1 without
+    port: Annotated[int, Field(ge=0, le=65535)] | None  # None: as `init` was told, 9092 without TLS
+    security: str
+    insecure: bool
     min_hospitals: Count
     hospitals: Annotated[int, Field(ge=0, le=1_000_000)]
     wait_s: Seconds

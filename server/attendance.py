@@ -24,6 +24,7 @@ class Node(Protocol):
     node_id: int
     online_until: float  # seconds since 1970; moves with every heartbeat
     last_activated_at: str
+    name: str  # the site whose key it showed; empty without keys
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Member:
 class Attendance:
     """The hospitals of one run.
 
-    A SuperNode that is started again may come back as a new node: the site's newest node counts.
+    A SuperNode that is started again may come back as a new node: the site's newest node counts. With keys a node's site is the one whose
+    key it showed; what it calls itself must agree.
 
     Args:
         grid: Flower's grid.
@@ -153,7 +155,10 @@ class Attendance:
                 self._refuse(f"node {node}", str(reply.error.reason))
                 continue
             hello = hello_from_reply(reply)
-            if hello.refusal:
+            enrolled = self._online[node].name if node in self._online else ""
+            if enrolled and hello.site != enrolled:
+                self._refuse(enrolled, f"it calls itself {hello.site[:80]}, which is not the name that its key is enrolled with")
+            elif hello.refusal:
                 self._refuse(hello.site, hello.refusal)
             elif node in self._online:
                 self._admit(node, hello)

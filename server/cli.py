@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from polyclinic.terminal import EXIT_CODES, run_command
+from server.enrol_cli import enrol_app, init
 from server.ledger_cli import ledger_app, models_app
 
 app = typer.Typer(
@@ -22,6 +23,8 @@ app = typer.Typer(
 )
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(models_app, name="models")
+app.add_typer(enrol_app, name="enrol")
+app.command()(init)
 WIDE = 120  # where output goes to a file, nobody's window limits the tables
 console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
@@ -32,7 +35,9 @@ Settings are given as NAME=VALUE; groups choose a file of conf/: strategy, model
 
 Examples:
 
-[bold]polyclinic-server run[/bold]
+[bold]polyclinic-server run[/bold] (after `polyclinic-server init` and `enrol`; hospitals join with their kits)
+
+[bold]polyclinic-server run --insecure[/bold] (to try it on this machine alone: no TLS, no keys)
 
 [bold]polyclinic-server run strategy=averaging/fedprox model=unet training.epochs=2 rounds=10[/bold]
 
@@ -48,12 +53,14 @@ def run(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra overrides.")] = None,
     name: Annotated[str | None, typer.Option(help="Name of the run's folder. Default: the time.")] = None,
     resume: Annotated[str | None, typer.Option(help="Take up this run where it stopped ('latest' for the newest).")] = None,
+    insecure: Annotated[bool, typer.Option("--insecure", help="No TLS, no keys: this machine alone, over loopback.")] = False,
 ) -> None:
     """Run a federation."""
     from server.coordinator import finish
     from server.coordinator import run as run_federation
 
-    finish(run_federation(overrides or [], name, resume, console), console)
+    settings = [*(overrides or []), *(["deployment.insecure=true"] if insecure else [])]
+    finish(run_federation(settings, name, resume, console), console)
 
 
 @app.command()

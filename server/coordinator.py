@@ -1,6 +1,5 @@
 """`polyclinic-server run`: SuperLink and ServerApp, from the first setting to the report."""
 
-import ipaddress
 import json
 import logging
 import os
@@ -18,6 +17,7 @@ from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
 from polyclinic.processes import lock_file
 from polyclinic.schemas import Config
 from server.board import Board, show
+from server.listening import announced, listening
 from server.merging_report import terminal_merging_table
 from server.refinement_table import terminal_refinement_table
 from server.report import terminal_table, write_report
@@ -41,13 +41,13 @@ def run(overrides: Sequence[str], name: str | None, resume: str | None, console:
         console: Where progress is shown.
 
     Raises:
-        ConfigError: A wrong setting.
+        ConfigError: A wrong setting, or no keys and certificates.
         PortTaken: The hospitals' port is in use.
         RunError: The run could not go on; it can be resumed.
     """
     folder, configs = _resume(resume, overrides) if resume else _create(overrides, name)
     first = configs[0]
-    _check_host(first.deployment.host)
+    place = listening(first.deployment)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
         from server.server_app import arm_name, is_merging, is_refinement
@@ -64,8 +64,13 @@ def run(overrides: Sequence[str], name: str | None, resume: str | None, console:
             def tell(kind: str, text: str) -> None:
                 folder.record({"kind": kind, "text": text})
 
-            with SuperLink(runs / ".superlink", first.deployment.host, first.deployment.port, tell) as link:
-                _execute(link, folder, console)
+            security = place.authority.folder if place.authority else None
+            with (
+                announced(place.authority, lambda text: tell("note", text)),
+                SuperLink(runs / ".superlink", place.host, place.port, tell, security) as link,
+            ):
+                console.print(place.invitation(link.address), markup=False)
+                _execute(link, folder)
     except BaseException as error:
         _end(folder, error)
         raise
@@ -85,12 +90,11 @@ def finish(folder: RunFolder, console: Console) -> None:
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
-def _execute(link: "SuperLink", folder: RunFolder, console: Console) -> None:
+def _execute(link: "SuperLink", folder: RunFolder) -> None:
     """The ServerApp, in this process, against the SuperLink; taken up again after its last round when the SuperLink dies."""
     from server.server_app import app
     from server.superlink import SuperLinkLost
 
-    console.print(f"hospitals join with: polyclinic-client join --server {link.address} --data DIR --name NAME", markup=False)
     folder.update(address=link.address)
     while True:
         try:
@@ -155,16 +159,6 @@ def _end(folder: RunFolder, error: BaseException | None) -> None:
     else:
         reason = str(error) if isinstance(error, PolyclinicError) else f"{type(error).__name__}: {error}"
         folder.update(state="failed", finished=now(), reason=reason)
-
-
-def _check_host(host: str) -> None:
-    """Without enrolled keys and TLS nothing but loopback is served."""
-    try:
-        local = host == "localhost" or ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = False
-    if not local:
-        raise ConfigError(f"deployment.host={host}: this version serves one machine only, over loopback. Use deployment.host=127.0.0.1.")
 
 
 @contextmanager

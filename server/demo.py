@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,10 @@ from polyclinic.config import load_config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.ledger import Ledger
 from polyclinic.processes import Child, free_port, python_module, stop_all
+from server.authority import Authority
 from server.board import Board, show
 from server.coordinator import SCORE_NAMES, finish
+from server.rehearsal import kit_for, rehearse
 from server.run_folder import LineReader, RunFolder, write_whole
 
 STRATEGIES = ("averaging/local", "averaging/fedavg", "refinement")
@@ -48,8 +51,17 @@ class Demo:
     run: RunFolder
     sites: Sequence[Path]
     states: Path
-    port: int
     newcomers: Sequence[Path] = ()  # who joins later
+
+    @cached_property
+    def authority(self) -> Authority:
+        """TLS and keys, as in earnest."""
+        return rehearse(self.states / "security", free_port())
+
+    @property
+    def security(self) -> str:
+        """The coordinator's setting."""
+        return f"deployment.security={self.authority.folder}"
 
 
 def run_demo(
@@ -72,7 +84,7 @@ def run_demo(
     settings += [f"strategy.base_rounds={int(config.rounds * BASE_SHARE)}"]
     paths = write_hospitals(folder / "data", sites, subjects, seed, console, NEWCOMERS)
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
-    demo = Demo(folder, RunFolder(folder / "runs" / name), paths[:sites], folder / "state" / name, free_port(), paths[sites:])
+    demo = Demo(folder, RunFolder(folder / "runs" / name), paths[:sites], folder / "state" / name, paths[sites:])
     titles = {arm: title for arm, title in TITLES.items() if arm != "centre"}
     board = Board(titles, config.rounds, SCORE_NAMES[config.data.task], lambda: statuses(demo), merging=("refinement",), expected=sites)
     with show(board, console) as handle:
@@ -110,7 +122,7 @@ def write_hospitals(folder: Path, sites: int, subjects: int, seed: int, console:
 
 def _federate(demo: Demo, settings: Sequence[str], handle: Callable[[Mapping[str, Any]], None]) -> None:
     """Coordinator and hospitals, until the coordinator is done."""
-    command = python_module("server.cli", "run", *settings, f"deployment.port={demo.port}", "--name", demo.run.name)
+    command = python_module("server.cli", "run", *settings, demo.security, "--name", demo.run.name)
     coordinator = Child("the coordinator", command, demo.states / "coordinator.log", {**THREADS, "COLUMNS": "200"})
     hospitals = [make_hospital(demo, path) for path in demo.sites]
     visitors = Visitors(demo, [make_hospital(demo, _unlabelled(demo, path), "--describe") for path in demo.newcomers])
@@ -165,7 +177,7 @@ def _unlabelled(demo: Demo, site: Path) -> Path:
 def make_hospital(demo: Demo, path: Path, *options: str, **environment: str) -> Child:
     """A hospital's client; all of them share the machine's cores."""
     command = python_module(
-        "client.cli", "join", "--server", f"127.0.0.1:{demo.port}", "--data", str(path), "--name", path.name,
+        "client.cli", "join", "--kit", str(kit_for(demo.authority, path.name)), "--data", str(path),
         "--state", str(demo.states / path.name), "--wait", "120", *options,
     )  # fmt: skip
     slots = {"POLYCLINIC_SLOTS": f"{os.cpu_count() or 1}:{demo.states / 'slots'}"}

@@ -16,7 +16,7 @@ from rich.console import Console
 
 from polyclinic.cohorts.scanner import Scanner
 from polyclinic.config import load_config
-from polyclinic.processes import Child, free_port, python_module, stop_all
+from polyclinic.processes import Child, python_module, stop_all
 from server.board import Board, show
 from server.coordinator import SCORE_NAMES, finish
 from server.demo import THREADS, Demo, collect_pictures, make_hospital, pool, running, statuses, write_hospitals
@@ -155,7 +155,7 @@ def run_merging_demo(cohort: str, subjects: int, seed: int, folder: Path, overri
     ]  # fmt: skip
     config = load_config([text for text in settings if not text.startswith("strategy")])
     name = time.strftime("%Y-%m-%d_%H-%M-%S")
-    demo = Demo(folder, RunFolder(folder / "runs" / name), paths, folder / "state" / name, free_port())
+    demo = Demo(folder, RunFolder(folder / "runs" / name), paths, folder / "state" / name)
     titles = {ARM: "Merging (sum)", "fedavg": "FedAvg", "pooled": "pooled"}
     board = Board(titles, config.rounds, SCORE_NAMES[config.data.task], lambda: statuses(demo), merging=(ARM,), expected=len(paths))
     with show(board, console) as handle:
@@ -172,9 +172,9 @@ def run_merging_demo(cohort: str, subjects: int, seed: int, folder: Path, overri
 def _play(demo: Demo, settings: Sequence[str], handle: Callable[[Mapping[str, Any]], None]) -> None:
     """The scenario, until the coordinator is done."""
     environment = {**THREADS, "COLUMNS": "200"}
-    begin = python_module("server.cli", "run", *settings, f"deployment.port={demo.port}", "--name", demo.run.name)
+    begin = python_module("server.cli", "run", *settings, demo.security, "--name", demo.run.name)
     deployment = [text for text in settings if text.startswith("deployment.")]
-    go_on = python_module("server.cli", "run", *deployment, f"deployment.port={demo.port}", "--resume", demo.run.name)
+    go_on = python_module("server.cli", "run", *deployment, demo.security, "--resume", demo.run.name)
     log = demo.states / "coordinator.log"
     hospitals = [
         make_hospital(demo, path, POLYCLINIC_STEP_PAUSE_S=str(PACES_S[number % len(PACES_S)])) for number, path in enumerate(demo.sites)

@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import secrets
+import tempfile
 import threading
 import time
 import zipfile
@@ -36,8 +37,9 @@ from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 
 from polyclinic.errors import PolyclinicError, ProcessDied, RunError
-from polyclinic.processes import PROMPT, Child, claim_port, end_with_parent, free_port, pause_s, python_module, wait_for_port
+from polyclinic.processes import PROMPT, Child, claim_port, free_port, pause_s, python_module, wait_for_port
 
+SECURITY, SOCKETS = "POLYCLINIC_SECURITY_FOLDER", "POLYCLINIC_SOCKETS_FOLDER"  # what `server.fleet` reads
 LOOPBACK = "127.0.0.1"
 PATIENCE_S = 60.0  # with a SuperLink that does not answer
 RESTARTS = 5  # of the SuperLink within a minute, then something is wrong with it
@@ -58,9 +60,13 @@ class SuperLink:
         folder: Keeps its log and its secret; one folder, one SuperLink.
         host, port: Where hospitals dial (the Fleet API); port 0 takes a free one.
         on_event: Told about restarts, as (kind, text).
+        security: The coordinator's keys and certificates; None serves loopback in plain text.
     """
 
-    def __init__(self, folder: Path, host: str, port: int, on_event: Callable[[str, str], None] = lambda _kind, _text: None) -> None:
+    def __init__(
+        self, folder: Path, host: str, port: int, on_event: Callable[[str, str], None] = lambda _kind, _text: None,
+        security: Path | None = None,
+    ) -> None:  # fmt: skip
         self.folder = folder
         self.host = host
         self.port = claim_port(host, port, "deployment.port=NUMBER")
@@ -71,7 +77,13 @@ class SuperLink:
         self._watcher = threading.Thread(target=self._watch, name="superlink-watch", daemon=True)
         self.restarts = 0
         self.failure: ProcessDied | None = None  # why it is not started again
-        self.child = Child("Flower's SuperLink", self._command(), folder / "superlink.log", {"FLWR_HOME": str(folder / "flwr")})
+        self._sockets = tempfile.TemporaryDirectory(prefix="polyclinic-", ignore_cleanup_errors=True)  # a socket's path must be short
+        environment = {
+            "FLWR_HOME": str(folder / "flwr"),
+            SECURITY: str(security.resolve()) if security else "",
+            SOCKETS: self._sockets.name,
+        }
+        self.child = Child("Flower's SuperLink", self._command(), folder / "superlink.log", environment)
 
     def __enter__(self) -> Self:
         self._start()
@@ -81,6 +93,7 @@ class SuperLink:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self._leaving.set()
         self.child.stop()
+        self._sockets.cleanup()
 
     @property
     def address(self) -> str:
@@ -90,7 +103,7 @@ class SuperLink:
     def _command(self) -> list[str]:
         _, control_port = self._control.split(":")
         return python_module(
-            "server.superlink", "--insecure", "--isolation", "process", "--disable-runtime-dependency-installation",
+            "server.fleet", "--insecure", "--isolation", "process", "--disable-runtime-dependency-installation",
             "--host", LOOPBACK, "--port", control_port, "--fleet-api-address", self.address,
             "--superexec-auth-secret-file", str(self.folder / "secret"),
         )  # fmt: skip
@@ -237,15 +250,3 @@ def _toml(value: bool | int | float | str) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     return f'"{value}"' if isinstance(value, str) else str(value)
-
-
-def main() -> None:
-    """`python -m server.superlink ARGS`: Flower's SuperLink, which ends when the coordinator is gone."""
-    from flwr.superlink.cli.flower_superlink import flower_superlink
-
-    end_with_parent()
-    flower_superlink()
-
-
-if __name__ == "__main__":
-    main()

@@ -22,6 +22,7 @@ class FakeNode:
     answer: Answer
     online_until: float = field(default_factory=lambda: time.time() + 3600)
     last_activated_at: str = "first"
+    name: str = ""
 
     def leave(self) -> None:
         self.online_until = 0.0

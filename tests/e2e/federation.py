@@ -13,6 +13,7 @@ from typing import Any
 import psutil
 
 from polyclinic.processes import Child, free_port, python_module, stop_all
+from server.rehearsal import kit_for, rehearse
 
 TINY = [
     "model=unet_2d", "data=brain_tissue_slices", "model.channels=[4,8,8,8]", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]",
@@ -22,7 +23,7 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 class Federation:
-    """A coordinator and its hospitals; ends everything it started."""
+    """A coordinator and its hospitals, with TLS and keys; ends everything it started."""
 
     def __init__(self, folder: Path, sites: list[Path], *settings: str, resume: str | None = None) -> None:
         self.folder = folder
@@ -30,7 +31,8 @@ class Federation:
         self.sites = {site.name: site for site in sites}
         self.runs = folder / "runs"
         self.hospitals: dict[str, Child] = {}
-        self.settings = [f"deployment.port={self.port}", f"deployment.runs={self.runs}", *settings]
+        self.authority = rehearse(folder / f"security-{self.port}", self.port)
+        self.settings = [f"deployment.security={self.authority.folder}", f"deployment.runs={self.runs}", *settings]
         self.coordinator = self.make_coordinator("--name", "run", *TINY)
 
     def make_coordinator(self, *arguments: str) -> Child:
@@ -38,11 +40,21 @@ class Federation:
             "coordinator", python_module("server.cli", "run", *arguments, *self.settings), self.folder / "coordinator.log", ENVIRONMENT
         )
 
+    def enrol(self, name: str) -> Path:
+        """The kit of a hospital, its key beside it."""
+        return kit_for(self.authority, name)
+
     def join(self, name: str) -> Child:
         command = python_module(
-            "client.cli", "join", "--server", f"127.0.0.1:{self.port}", "--data", str(self.sites[name]), "--name", name,
-            "--state", str(self.folder / "state" / name),
-        )  # fmt: skip
+            "client.cli",
+            "join",
+            "--kit",
+            str(self.enrol(name)),
+            "--data",
+            str(self.sites[name]),
+            "--state",
+            str(self.folder / "state" / name),
+        )
         self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ENVIRONMENT)
         self.hospitals[name].start()
         return self.hospitals[name]

@@ -44,7 +44,7 @@ def test_hospitals_killed_in_part_or_altogether_come_back_and_are_asked_again(fe
     one.join(second)
     assert one.wait() == 0, one.coordinator.log.read_text()
     assert {event["site"] for event in one.events("asked") if event["again"]} >= {first, second}
-    assert "Starting again" in one.hospitals[first].log.read_text()
+    assert "joining again" in one.hospitals[first].log.read_text()
     assert second in {event["site"] for event in one.events("returned")}
     assert_same_outcome(one, undisturbed)
 
@@ -65,10 +65,10 @@ def test_a_superlink_is_started_again_and_a_coordinator_takes_its_superlink_alon
 ) -> None:
     one = begin(federation(*SETTINGS))
     one.wait_until(lambda: one.events("round_end"), "the end of round 1")
-    kill(named(descendants(one.coordinator.pid), "server.superlink").pid)
+    kill(named(descendants(one.coordinator.pid), "server.fleet").pid)
     one.wait_until(lambda: len(one.events("round_end")) >= 2, "the end of round 2, with another SuperLink")
     assert one.events("superlink")
-    superlink = named(descendants(one.coordinator.pid), "server.superlink")
+    superlink = named(descendants(one.coordinator.pid), "server.fleet")
     kill(one.coordinator.pid)
     one.coordinator.wait(10)
     psutil.wait_procs([superlink], timeout=15)

@@ -93,7 +93,7 @@ def test_a_hospital_contributes_by_hand_and_anybody_merges_offline(calm: Federat
     name = next(iter(one.sites))
     one.coordinator.start()
     done = run_cli(
-        "client.cli", "contribute", "--server", f"127.0.0.1:{one.port}", "--data", str(one.sites[name]), "--name", name,
+        "client.cli", "contribute", "--kit", str(one.enrol(name)), "--data", str(one.sites[name]),
         "--state", str(one.folder / "state" / name),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr

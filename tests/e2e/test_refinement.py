@@ -42,7 +42,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Iterat
     one = Federation(folder, sites[:2], *SETTINGS)
     data = write_unlabelled(sites[2], folder / "data" / "st-john")
     command = python_module(
-        "client.cli", "join", "--describe", "--server", f"127.0.0.1:{one.port}", "--data", str(data), "--name", "st-john",
+        "client.cli", "join", "--describe", "--kit", str(one.enrol("st-john")), "--data", str(data),
         "--state", str(folder / "state" / "st-john"),
     )  # fmt: skip
     newcomer = one.hospitals["st-john"] = Child("st-john", command, folder / "st-john.log", ENVIRONMENT)

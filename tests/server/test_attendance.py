@@ -105,3 +105,12 @@ def test_rounds_of_averaging_never_ask_it_for_anything(tmp_path: Path) -> None:
     assert asked == ["query.hello"]
     assert {line["site"] for line in read_lines(folder / "metrics.jsonl")} == {site.name for site in sites[:2]}
     assert made.describe()["hospitals"]["newcomer"]["describes"]
+
+
+def test_with_keys_a_node_is_the_site_of_its_key_whatever_it_calls_itself() -> None:
+    house = House("train", "train", "train")
+    for node, enrolled in zip(house.nodes, ("a", "z", "c"), strict=True):
+        node.name = enrolled
+    assert sorted(house.attendance.refresh()) == ["a", "c"]
+    (refused,) = [event for event in house.events if event["kind"] == "refused"]
+    assert refused["site"] == "z" and "calls itself b" in str(refused["reason"])

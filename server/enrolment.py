@@ -1,0 +1,166 @@
+"""Who may join: hospitals' public keys, kept as lines of a hash-chained journal in the security folder.
+
+The journal is a ledger's (`polyclinic.journal`), so `polyclinic-server ledger history|verify --ledger security/journal` reads it. There is
+no second list: who is enrolled follows from the lines `enrolled` and `revoked`. Lines `refused` say who was turned away, and why.
+"""
+
+import json
+import threading
+import time
+import uuid
+from collections import OrderedDict
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from polyclinic.admission import AdmissionRefused
+from polyclinic.durable import make_folder
+from polyclinic.errors import ConfigError
+from polyclinic.journal import FILE, JOURNAL, Database, append, database_of, sqlite_url
+from polyclinic.keys import PublicKey, fingerprint, public_text
+from polyclinic.kit import check_site_name
+
+FORMAT = 1
+FRESH_S = 1.0  # how old what is known of the journal may be
+QUIET_S = 60.0  # the same refusal of the same client is one line in so long
+MAX_REMEMBERED = 1000
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A hospital's key."""
+
+    site: str
+    fingerprint: str
+    since: float  # seconds since 1970
+    revoked: float | None = None
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it opens the door."""
+        return self.revoked is None
+
+
+class Registry:
+    """The enrolled keys of a security folder; any number of processes and threads may use it.
+
+    Args:
+        folder: The security folder.
+
+    Raises:
+        LedgerError: The journal cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        place = folder / "journal"
+        make_folder(place)
+        self._database = Database(*(database_of(place) or (sqlite_url(place / FILE), str(place / FILE))))
+        if not self._database.has_tables():
+            self._database.create_tables({"format": FORMAT, "version": version("polyclinic"), "name": uuid.uuid4().hex})
+        self._lock = threading.Lock()
+        self._keys: dict[str, Enrolled] = {}
+        self._read_to, self._looked = 0, -FRESH_S
+        self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._database.close()
+
+    def enrol(self, site: str, key: PublicKey) -> Enrolled:
+        """Let a hospital in by its key. The same pair again changes nothing.
+
+        Raises:
+            ConfigError: The name, or the key, is taken; a revoked key does not come back.
+        """
+        check_site_name(site, "NAME")
+        mark = fingerprint(key)
+        with self._lock, self._database.writing() as connection:
+            self._read(connection)
+            known = self._keys.get(mark)
+            if known and known.active and known.site == site:
+                return known
+            if known:
+                problem = f"was revoked ({known.reason})" if not known.active else f"is the key of {known.site}"
+                raise ConfigError(f"{mark}: {problem}. Have {site} make a new key with `polyclinic-client keygen`.")
+            if (other := self._active_key(site)) is not None:
+                raise ConfigError(
+                    f"{site} is enrolled with another key ({other.fingerprint}). Revoke that first: "
+                    f"polyclinic-server enrol revoke {site} --reason TEXT"
+                )
+            append(connection, "enrolled", site, mark, {"key": public_text(key)})
+            self._read(connection)
+            return self._keys[mark]
+
+    def revoke(self, site: str, reason: str) -> Enrolled:
+        """From now on the site's key opens nothing; a hospital that is connected is cut off at its next call.
+
+        Raises:
+            ConfigError: It has no active key.
+        """
+        with self._lock, self._database.writing() as connection:
+            self._read(connection)
+            known = self._active_key(site)
+            if known is None:
+                names = ", ".join(sorted(key.site for key in self._keys.values() if key.active)) or "nobody"
+                raise ConfigError(f"{site} has no key that could be revoked. Enrolled: {names}.")
+            append(connection, "revoked", site, known.fingerprint, {"reason": reason})
+            self._read(connection)
+            return self._keys[known.fingerprint]
+
+    def everybody(self) -> list[Enrolled]:
+        """Every key ever enrolled, by site and time."""
+        with self._lock:
+            self._refresh(0.0)
+            return sorted(self._keys.values(), key=lambda key: (key.site, key.since))
+
+    def find(self, mark: str) -> Enrolled | None:
+        """The key of that fingerprint; what is known may be a second old."""
+        with self._lock:
+            self._refresh(FRESH_S)
+            return self._keys.get(mark)
+
+    def note(self, refusal: AdmissionRefused, who: str, site: str = "") -> None:
+        """Keep a line of a refusal; the same of the same client at most once a minute."""
+        key, moment = (refusal.code, who), time.monotonic()
+        with self._lock:
+            if moment - self._noted.get(key, -QUIET_S) < QUIET_S:
+                return
+            self._noted[key] = moment
+            self._noted.move_to_end(key)
+            while len(self._noted) > MAX_REMEMBERED:
+                self._noted.popitem(last=False)
+        with self._database.writing() as connection:
+            append(connection, "refused", site, who, {"type": type(refusal).__name__, "sentence": refusal.told()})
+
+    def refusals(self, after: int) -> tuple[int, list[str]]:
+        """Sentences of the refusals after a line of the journal, and the number of its last line."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(JOURNAL.c.sequence, JOURNAL.c.kind, JOURNAL.c.body).where(JOURNAL.c.sequence > after).order_by(JOURNAL.c.sequence)
+            ).all()
+        return max([after, *(row.sequence for row in rows)]), [json.loads(row.body)["sentence"] for row in rows if row.kind == "refused"]
+
+    def _active_key(self, site: str) -> Enrolled | None:
+        return next((key for key in self._keys.values() if key.site == site and key.active), None)
+
+    def _refresh(self, age_s: float) -> None:
+        if time.monotonic() - self._looked < age_s:
+            return
+        with self._database.reading() as connection:
+            self._read(connection)
+        self._looked = time.monotonic()
+
+    def _read(self, connection: Any) -> None:
+        """Take in the lines that came since."""
+        rows = connection.execute(select(JOURNAL).where(JOURNAL.c.sequence > self._read_to).order_by(JOURNAL.c.sequence)).mappings().all()
+        for row in rows:
+            mark, body = row["subject"], json.loads(row["body"])
+            if row["kind"] == "enrolled":
+                self._keys[mark] = Enrolled(row["site"], mark, row["time"])
+            elif row["kind"] == "revoked" and mark in self._keys:
+                self._keys[mark] = replace(self._keys[mark], revoked=row["time"], reason=body["reason"])
+            self._read_to = row["sequence"]

@@ -1,0 +1,80 @@
+"""`python -m server.fleet`: Flower's SuperLink with our Fleet server in it, which ends when the coordinator is gone.
+
+Flower's own Fleet server is replaced for three reasons: the gate must stand before it, TLS ends at the door, and hospitals must be allowed
+to ask every few seconds whether the connection still lives (gRPC closes connections that ping more than every five minutes).
+"""
+
+import importlib
+import os
+import secrets
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import grpc
+from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
+from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
+from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.supercore.grpc import GRPC_MAX_MESSAGE_LENGTH
+from flwr.supercore.interceptors import RpcErrorTranslationServerInterceptor, create_fleet_runtime_version_server_interceptor
+from flwr.supercore.object_store import ObjectStoreFactory
+
+from polyclinic.processes import end_with_parent, parse_address
+from server.authority import Authority
+from server.door import Door
+from server.enrolment import Registry
+from server.gate import Gate
+from server.superlink import SECURITY, SOCKETS
+
+CALLS = 256  # answered at the same time; each is short
+OPTIONS = [
+    ("grpc.max_send_message_length", GRPC_MAX_MESSAGE_LENGTH),
+    ("grpc.max_receive_message_length", GRPC_MAX_MESSAGE_LENGTH),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 60_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.so_reuseport", 0),
+]
+
+
+def serve_fleet(address: str, state_factory: LinkStateFactory, objectstore_factory: ObjectStoreFactory, **_flowers: Any) -> grpc.Server:
+    """The Fleet API, behind the gate; behind the door too, if there is a security folder. Stands in for Flower's function of this purpose.
+
+    Args:
+        address: HOST:PORT that hospitals dial.
+        state_factory, objectstore_factory: Flower's state.
+    """
+    folder = os.environ.get(SECURITY)  # empty: no TLS and no keys, on loopback
+    registry = Registry(Path(folder)) if folder else None
+    gate = Gate(registry, state_factory, secrets.token_hex(8))
+    server = grpc.server(
+        ThreadPoolExecutor(CALLS),
+        interceptors=[RpcErrorTranslationServerInterceptor(), gate, create_fleet_runtime_version_server_interceptor()],
+        options=OPTIONS,
+    )
+    add_FleetServicer_to_server(FleetServicer(state_factory, objectstore_factory, enable_supernode_auth=registry is not None), server)
+    if registry is None:
+        server.add_insecure_port(address)
+        server.start()
+        return server
+    inner = Path(os.environ[SOCKETS]) / "fleet"  # only this user can enter
+    server.add_insecure_port(f"unix:{inner}")
+    server.start()
+    Door(*parse_address(address), Authority.open(Path(str(folder))), inner, registry.note).open()
+    return server
+
+
+def main() -> None:
+    """The SuperLink process."""
+    end_with_parent()
+    sys.argv[0] = "flower-superlink"
+    flower = importlib.import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of the same name
+    flower._run_fleet_api_grpc_rere = serve_fleet  # type: ignore[attr-defined]
+    flower.flower_superlink()
+
+
+if __name__ == "__main__":
+    main()

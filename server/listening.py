@@ -1,0 +1,98 @@
+"""Where a coordinator listens, and by which keys; who was turned away is told while a run goes on."""
+
+import ipaddress
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from polyclinic.errors import ConfigError, PolyclinicError
+from polyclinic.schemas import DeploymentConfig
+from server.authority import Authority
+from server.enrolment import Registry
+
+PORT = 9092
+EVERYWHERE, LOOPBACK = "0.0.0.0", "127.0.0.1"  # hospitals come from outside; the door asks for keys
+LOOK_S = 1.0
+DAY_S = 86_400.0
+
+
+@dataclass(frozen=True)
+class Listening:
+    """The fleet's address, and the security folder; None is loopback in plain text."""
+
+    host: str
+    port: int
+    authority: Authority | None
+
+    def invitation(self, address: str) -> str:
+        """What hospitals are told to run."""
+        if self.authority is None:
+            return f"hospitals join with: polyclinic-client join --insecure --server {address} --data DIR --name NAME"
+        return f"hospitals join with: polyclinic-client join --kit KIT --data DIR (the kits' address is {self.authority.address})"
+
+
+def listening(deployment: DeploymentConfig) -> Listening:
+    """What a configuration says, or leaves to be understood.
+
+    Raises:
+        ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate past its time.
+    """
+    if deployment.insecure:
+        host = deployment.host or LOOPBACK
+        if not is_loopback(host):
+            raise ConfigError(
+                f"--insecure with deployment.host={host}: without TLS and keys only this machine is served. Leave --insecure away, or use "
+                f"deployment.host={LOOPBACK}."
+            )
+        return Listening(host, PORT if deployment.port is None else deployment.port, None)
+    authority = Authority.open(Path(deployment.security))
+    if (warning := authority.warning()) and "has expired" in warning:
+        raise ConfigError(warning)
+    return Listening(deployment.host or EVERYWHERE, authority.port if deployment.port is None else deployment.port, authority)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host's name or address is this machine's own."""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+@contextmanager
+def announced(authority: Authority | None, tell: Callable[[str], None]) -> Iterator[None]:
+    """While inside, tell of everybody who is turned away, and daily of a certificate near its end."""
+    if authority is None:
+        yield
+        return
+    leaving = threading.Event()
+    watcher = threading.Thread(target=_announce, args=(authority, tell, leaving), name="announcements", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        leaving.set()
+        watcher.join(5.0)
+
+
+def _announce(authority: Authority, tell: Callable[[str], None], leaving: threading.Event) -> None:
+    registry = Registry(authority.folder)
+    try:
+        newest, _ = registry.refusals(0)
+        looks = 0
+        while True:
+            if looks % int(DAY_S / LOOK_S) == 0 and (warning := authority.warning()):
+                tell(warning)
+            looks += 1
+            if leaving.wait(LOOK_S):
+                return
+            try:
+                newest, sentences = registry.refusals(newest)
+            except PolyclinicError:
+                continue  # the database is busy
+            for sentence in sentences:
+                tell(sentence)
+    finally:
+        registry.close()

@@ -1,0 +1,24 @@
+"""Keys and kits of a whole federation on one machine, as `keygen` and `enrol` would make them: for the demos and for tests."""
+
+from pathlib import Path
+
+from polyclinic.keys import make_key
+from polyclinic.kit import Kit
+from server.authority import Authority
+from server.enrolment import Registry
+
+
+def rehearse(folder: Path, port: int) -> Authority:
+    """An authority for loopback, in a new folder."""
+    return Authority.create(folder, ["127.0.0.1"], port)
+
+
+def kit_for(authority: Authority, site: str) -> Path:
+    """A hospital's kit, its key beside it; made when it is first asked for."""
+    path = authority.folder / "hospitals" / site / "kit.json"
+    if not path.exists():
+        registry = Registry(authority.folder)
+        key = registry.enrol(site, make_key(path.parent, site))
+        registry.close()
+        Kit(site, authority.address, authority.ca(), key.fingerprint).write(path)
+    return path
