@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from client.connection import Connection
 from client.join import supernode
 from polyclinic.config import load_config
 from polyclinic.processes import Child, free_port, stop_all
@@ -43,7 +44,7 @@ def noop_hospitals(address: str, count: int, folder: Path) -> Iterator[list[Chil
             secret = home / "secret"
             secret.write_bytes(secrets.token_bytes(32))
             command = [sys.executable, str(Path(__file__).with_name("noop_hospital.py")), f"127.0.0.1:{port}", str(secret), site]
-            children += [supernode(address, port, home, secret, {"site": site})]
+            children += [supernode(Connection(address, site), port, home, secret, {"site": site})]
             children += [Child(f"{site} worker", command, home / "worker.log", {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())})]
             for child in children[-2:]:
                 child.start()

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import click
 import typer
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from typer.core import TyperGroup
 
 console = Console(highlight=False)
@@ -95,7 +95,7 @@ def list_keys(security: Security = Path("security")) -> None:
     from server.enrolment import Registry
 
     authority = Authority.open(security)
-    table = Table("hospital", "key", "enrolled", "state", show_edge=False)
+    table = Table("hospital", Column("key", overflow="fold"), "enrolled", "state", show_edge=False)
     for key in Registry(security).everybody():
         state = "active" if key.active else f"revoked {_date(key.revoked or 0.0)}: {key.reason}"
         table.add_row(key.site, key.fingerprint, _date(key.since), state)

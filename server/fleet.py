@@ -6,6 +6,7 @@ to ask every few seconds whether the connection still lives (gRPC closes connect
 
 import importlib
 import os
+import resource
 import secrets
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,8 @@ def serve_fleet(address: str, state_factory: LinkStateFactory, objectstore_facto
 def main() -> None:
     """The SuperLink process."""
     end_with_parent()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four files for each connected hospital
     sys.argv[0] = "flower-superlink"
     flower = importlib.import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of the same name
     flower._run_fleet_api_grpc_rere = serve_fleet  # type: ignore[attr-defined]

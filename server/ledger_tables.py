@@ -170,7 +170,7 @@ def _said(line: Line) -> str:
     body = line.body
     if line.kind == "refused":
         return f"{body['type']}: {body['sentence']}"
-    if line.kind == "withdrawn":
+    if line.kind in ("withdrawn", "revoked"):
         return shown(str(body["reason"]))
     if line.kind == "published":
         return f"model {body['number']}: {_recipe(body['recipe'])} of {len(body['contributions'])} contributions"
