@@ -32,7 +32,7 @@ def federation(tmp_path: Path, sites: list[Path]) -> Iterator[Callable[..., Fede
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Iterator[Federation]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Federation:
     """Three hospitals, FedBN for three rounds, nothing goes wrong."""
     one = Federation(tmp_path_factory.mktemp("undisturbed"), sites, "strategy=averaging/fedbn", ROUNDS, "deployment.hospitals=3")
     try:
@@ -40,6 +40,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> 
         for name in one.sites:
             one.join(name)
         assert one.wait() == 0, one.coordinator.log.read_text()
-        yield one
     finally:
         one.close()
+    return one
