@@ -18,6 +18,7 @@ from server.authority import Authority
 HANDSHAKE_S = 20.0  # a slow link needs seconds; who stays silent for longer is cut off
 BLOCK_BYTES = 1 << 17
 BACKLOG = 256
+MOST = 4000  # connections at the same time; a hospital has one or two
 Note = Callable[[AdmissionRefused, str], None]
 
 
@@ -56,6 +57,9 @@ class Door:
                 connection, address = await loop.sock_accept(listener)
             except OSError:
                 await asyncio.sleep(0.1)  # no file descriptors left, say
+                continue
+            if len(self._tasks) >= MOST:
+                connection.close()
                 continue
             task = loop.create_task(self._admit(connection, str(address[0])))
             self._tasks.add(task)

@@ -8,7 +8,7 @@ import json
 import threading
 import time
 import uuid
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +27,7 @@ FORMAT = 1
 FRESH_S = 1.0  # how old what is known of the journal may be
 QUIET_S = 60.0  # the same refusal of the same client is one line in so long
 MAX_REMEMBERED = 1000
+MOST_A_MINUTE = 100  # refusals of all clients together: a flood of strangers does not fill the disk
 
 
 @dataclass(frozen=True)
@@ -65,6 +66,7 @@ class Registry:
         self._keys: dict[str, Enrolled] = {}
         self._read_to, self._looked = 0, -FRESH_S
         self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._written: deque[float] = deque(maxlen=MOST_A_MINUTE)
 
     def close(self) -> None:
         """Close the journal."""
@@ -124,11 +126,13 @@ class Registry:
             return self._keys.get(mark)
 
     def note(self, refusal: AdmissionRefused, who: str, site: str = "") -> None:
-        """Keep a line of a refusal; the same of the same client at most once a minute."""
+        """Keep a line of a refusal; the same of the same client at most once a minute, and of a flood the first hundred a minute."""
         key, moment = (refusal.code, who), time.monotonic()
         with self._lock:
-            if moment - self._noted.get(key, -QUIET_S) < QUIET_S:
+            flooded = len(self._written) == MOST_A_MINUTE and moment - self._written[0] < QUIET_S
+            if flooded or moment - self._noted.get(key, -QUIET_S) < QUIET_S:
                 return
+            self._written.append(moment)
             self._noted[key] = moment
             self._noted.move_to_end(key)
             while len(self._noted) > MAX_REMEMBERED:

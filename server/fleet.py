@@ -17,7 +17,6 @@ import grpc
 from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate import LinkStateFactory
-from flwr.supercore.grpc import GRPC_MAX_MESSAGE_LENGTH
 from flwr.supercore.interceptors import RpcErrorTranslationServerInterceptor, create_fleet_runtime_version_server_interceptor
 from flwr.supercore.object_store import ObjectStoreFactory
 
@@ -29,9 +28,11 @@ from server.gate import Gate
 from server.superlink import SECURITY, SOCKETS
 
 CALLS = 256  # answered at the same time; each is short
+LARGEST_BYTES = 2**24  # of one call's message; Flower sends a model in parts of 5 MB
 OPTIONS = [
-    ("grpc.max_send_message_length", GRPC_MAX_MESSAGE_LENGTH),
-    ("grpc.max_receive_message_length", GRPC_MAX_MESSAGE_LENGTH),
+    ("grpc.max_send_message_length", LARGEST_BYTES),
+    ("grpc.max_receive_message_length", LARGEST_BYTES),
+    ("grpc.max_concurrent_streams", 100),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 60_000),
     ("grpc.keepalive_permit_without_calls", 1),

@@ -135,10 +135,12 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
 
 
 def _refuse(refusal: AdmissionRefused) -> Any:
-    def refuse(_request: bytes, context: Any) -> None:
+    """Say no before the request's body is read: a handler of a stream is called at once."""
+
+    def refuse(_requests: Any, context: Any) -> None:
         context.abort(grpc.StatusCode.UNAUTHENTICATED, refusal.pack())
 
-    return grpc.unary_unary_rpc_method_handler(refuse)
+    return grpc.stream_unary_rpc_method_handler(refuse)
 
 
 def _mark(key: bytes) -> str:

@@ -13,7 +13,9 @@ Make = Callable[..., Federation]
 
 
 def test_a_stranger_is_turned_away_and_a_revoked_hospital_is_cut_off(federation: Make) -> None:
-    one = federation("strategy=averaging/fedavg", "rounds=3", "deployment.hospitals=2", "deployment.min_hospitals=1", "deployment.grace_s=2")
+    one = federation(
+        "strategy=averaging/fedavg", "rounds=3", "deployment.hospitals=2", "deployment.min_hospitals=1", "deployment.grace_s=2",
+    )  # fmt: skip
     stays, leaves, other = one.sites
     one.coordinator.start()
     one.join(stays)

@@ -211,3 +211,11 @@ def test_a_kit_says_whose_it_is(lab: Coordinator) -> None:
     kit = Kit.read(kit_for(lab.authority, "st-mary"))
     assert (kit.site, kit.server) == ("st-mary", lab.address)
     assert "PRIVATE" not in kit.ca
+
+
+def test_a_stranger_s_request_is_refused_before_it_is_read(lab: Coordinator) -> None:
+    channel = grpc.secure_channel(lab.address, grpc.ssl_channel_credentials(lab.authority.ca().encode()))
+    with pytest.raises(grpc.RpcError) as raised:
+        channel.unary_unary("/flwr.proto.Fleet/PushObject")(bytes(30_000_000), timeout=20.0)
+    channel.close()
+    assert raised.value.code() == grpc.StatusCode.UNAUTHENTICATED  # an answer to its size would be RESOURCE_EXHAUSTED

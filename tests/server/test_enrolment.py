@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from polyclinic.admission import KeyMissing
 from polyclinic.errors import ConfigError
 from polyclinic.keys import fingerprint, make_key
 from polyclinic.ledger import Ledger
 from polyclinic.schemas import DeploymentConfig
 from server.authority import Authority
-from server.enrolment import Registry
+from server.enrolment import MOST_A_MINUTE, Registry
 from server.listening import listening
 from tests.e2e.federation import run_cli
 
@@ -140,3 +141,10 @@ def test_from_the_commands_alone(tmp_path: Path) -> None:
     assert "active" in said[3].stdout and "revoked" in said[5].stdout and "left" in said[5].stdout
     wrong = run_cli("server.cli", "enrol", "st-mary", str(keys / "hospital.key"), "--security", security)
     assert wrong.returncode == 2 and "private key" in wrong.stderr
+
+
+def test_a_flood_of_strangers_does_not_fill_the_journal(authority: Authority) -> None:
+    registry = Registry(authority.folder)
+    for number in range(3 * MOST_A_MINUTE):
+        registry.note(KeyMissing(who=f"client {number}"), f"client {number}")
+    assert len(registry.refusals(0)[1]) == MOST_A_MINUTE
