@@ -23,6 +23,8 @@ KEEPALIVE = [
     ("grpc.http2.max_pings_without_data", 0),
     ("grpc.max_reconnect_backoff_ms", 10_000),
 ]
+SHORTEST_S = 0.08
+GAP_SHARE = 0.1  # of the time between two messages: who is asked every ten seconds need not look ten times a second
 IDLE_S = 3  # what Flower's loop asks for when there was no message
 
 
@@ -32,13 +34,16 @@ class _Clock:
     def __init__(self) -> None:
         self._since = time.monotonic()  # of the last change between waiting for a message and waiting for its reply
         self._idle = True
+        self._gap_s = 0.0  # how long it waited for the last message
 
     def sleep(self, seconds: float) -> None:
         """Sleep as long as our pace says; Flower's own pause is the upper bound."""
         idle = seconds >= IDLE_S
         if idle != self._idle:
+            self._gap_s = self._gap_s if idle else time.monotonic() - self._since
             self._idle, self._since = idle, time.monotonic()
-        time.sleep(pause_s(time.monotonic() - self._since, 0.08, seconds))
+        shortest = max(SHORTEST_S, GAP_SHARE * self._gap_s) if idle else SHORTEST_S
+        time.sleep(pause_s(time.monotonic() - self._since, min(shortest, seconds), seconds))
 
 
 def create_channel(

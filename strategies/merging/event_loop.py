@@ -32,6 +32,7 @@ from strategies.merging.strategy import Merging
 from strategies.records import metrics_from_reply
 
 Tell = Callable[[Mapping[str, Any]], None]
+CALL_S = 0.3  # for each hospital: a question costs 60 ms of a SuperLink (docs/scale.md), so a hundred are asked every 30 s at most
 
 
 @dataclass(eq=False)
@@ -187,7 +188,8 @@ class EventLoop:
         elif handover.doing and handover.doing != self._doing.get(site):
             self._doing[site] = handover.doing
             self._tell({"kind": "progress", "site": site, "text": handover.doing})
-        self._due[site] = moment + pause_s(moment - self._news.setdefault(site, moment), 0.5, self.strategy.poll_s)
+        longest = max(self.strategy.poll_s, CALL_S * len(self._members()))
+        self._due[site] = moment + pause_s(moment - self._news.setdefault(site, moment), max(0.5, longest / 10), longest)
 
     def receive(self, site: str, handover: Handover) -> Verdict:
         """Put a contribution into the ledger; what is accepted is merged and published at once."""

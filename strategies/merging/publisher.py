@@ -85,7 +85,8 @@ class Publisher:
         digest = self.ledger.bases()[-1]
         base = self.ledger.load_model(digest)
         if self._sums is not None and entries is None and isinstance(rule, ADDITIVE):
-            wanted = {f"{entry.digest}/{self._behind(entry)}": entry for entry in chosen}
+            older = self.older_bases()
+            wanted = {f"{entry.digest}/{older.get(entry.base, 0)}": entry for entry in chosen}
             return merge_by_sum(self._sums, {digest: base}, wanted, rule, self._open_key)
         with self._open_all(chosen) as files:
             return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)

@@ -43,7 +43,7 @@ class Merging:
         staleness_discount: What it is multiplied with for each of them.
         max_norm_ratio: A task vector longer than so many times the others' median is refused; 0 takes any.
         max_mb: A larger contribution is refused.
-        poll_s: The longest time between two questions to a hospital.
+        poll_s: The longest time between two questions to a hospital; with many hospitals it is longer.
         end: When the run is over: sites, contributions (None: as many as the deployment has hospitals), seconds.
         compare: Other names of `conf/strategy/merging/`, merged from the same contributions at the end.
         controls: Also test single hospitals and a random vector, with and without restoration, at the end.

@@ -1,0 +1,355 @@
+"""A hundred hospitals and one coordinator: what a merge takes, what asking costs, and whether anything is lost.
+
+    python benchmarks/hundred_hospitals.py [--hospitals 100] [--real 4] [--insecure]
+
+`polyclinic-server run strategy=merging/mean` as it is, a few real hospitals (`polyclinic-client join` with tiny brain images), and many
+thin ones in one process (`thin_hospitals.py`). Everybody has an enrolled key and speaks TLS; with --insecure plain text on loopback.
+All but one come at once and are ready at once, which is the worst case; then nothing happens for a while, and what asking costs is
+measured; then the last one comes, and the run ends by itself.
+"""
+
+import argparse
+import json
+import signal
+import statistics
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import psutil
+from federation import machine, peak_mb
+from thin_hospitals import name_of
+
+from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
+from polyclinic.keys import make_key
+from polyclinic.kit import Kit
+from polyclinic.ledger import Ledger
+from polyclinic.processes import Child, free_port, python_module, stop_all, wait_for_port
+from polyclinic.state_dict import load_state, state_digest
+from server.authority import Authority
+from server.enrolment import Registry
+from server.run_folder import read_lines
+from tests.e2e.federation import run_cli
+
+RESULTS = Path(__file__).with_name("results")
+JOB = [
+    "model=unet_2d", "data=brain_tissue_slices", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]", "data.samples_per_case=4",
+    "training.batch_size=4", "training.learning_rate=0.01", "rounds=1",
+]  # fmt: skip
+ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
+HOST = "127.0.0.1"
+SCORING_S = 150.0  # longest time for everybody's score of the newest model
+
+
+class Meter:
+    """Looks at processes until it is left.
+
+    Args:
+        find: The processes by what they are, several for one kind.
+    """
+
+    def __init__(self, find: Callable[[], dict[str, list[psutil.Process]]]) -> None:
+        self._find, self._leaving = find, threading.Event()
+        self._spent: dict[str, dict[int, float]] = {}
+        self._peak: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Meter":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._leaving.set()
+        self._thread.join()
+
+    def cpu(self) -> dict[str, float]:
+        """CPU seconds of every kind so far."""
+        return {kind: sum(spent.values()) for kind, spent in self._spent.items()}
+
+    def peaks(self) -> dict[str, float]:
+        """The most memory that any one process of a kind held, MB."""
+        return dict(self._peak)
+
+    def _watch(self) -> None:
+        while not self._leaving.wait(1.0):
+            for kind, processes in self._find().items():
+                for process in processes:
+                    try:
+                        times = process.cpu_times()
+                        self._spent.setdefault(kind, {})[process.pid] = times.user + times.system
+                        self._peak[kind] = max(self._peak.get(kind, 0.0), peak_mb(process.pid))
+                    except (psutil.Error, OSError, StopIteration):
+                        continue
+
+
+class Hundred:
+    """The coordinator and its hospitals; ends everything that it started."""
+
+    def __init__(self, folder: Path, hospitals: int, real: int, spread: float, settings: Sequence[str], *, insecure: bool) -> None:
+        self.folder, self.hospitals, self.run = folder, hospitals, folder / "runs" / "run"
+        self._insecure, self._keys = insecure, folder / "keys"
+        port = free_port()
+        self.address = f"{HOST}:{port}"
+        coarse = [replace(scanner, voxel_mm=(5.0, 5.0, 6.0)) for scanner in HOSPITALS[:real]]
+        sites = write_cohort(folder / "cohort", sites=real, subjects=(2, 1, 1), seed=7, scanners=coarse) if real else []
+        if not insecure:
+            self._enrol(port, [site.name for site in sites] + [name_of(number) for number in range(hospitals - real)])
+        asked = [
+            "strategy=merging/mean", f"deployment.host={HOST}", f"deployment.port={port}", f"deployment.security={folder / 'security'}",
+            f"deployment.runs={folder / 'runs'}", f"deployment.hospitals={hospitals}", "deployment.min_hospitals=1",
+            f"strategy.end.contributions={hospitals}", *JOB, *settings,
+        ]  # fmt: skip
+        plain = ["--insecure"] if insecure else []
+        run = python_module("server.cli", "run", *plain, "--name", "run", *asked)
+        self.coordinator = Child("coordinator", run, folder / "coordinator.log", ENVIRONMENT)
+        here = Path(__file__).parent
+        door = ["--server", self.address] if insecure else ["--keys", str(self._keys)]
+        thin = python_module("thin_hospitals", str(folder / "thin"), *door, "--count", str(hospitals - real), "--late", "1")
+        paths = {**ENVIRONMENT, "PYTHONPATH": f"{here}:{here.parent}"}
+        self.thin = Child("thin hospitals", [*thin, "--spread", str(spread)], folder / "thin.log", paths)
+        (folder / "thin").mkdir()
+        self.real = [self._join(site) for site in sites]
+
+    def _enrol(self, port: int, names: list[str]) -> None:
+        """A key and a kit for everybody, as `keygen` and `enrol` make them."""
+        authority = Authority.create(self.folder / "security", [HOST], port)
+        registry = Registry(self.folder / "security")
+        for name in names:
+            enrolled = registry.enrol(name, make_key(self._keys / name))
+            Kit(name, authority.address, authority.ca(), enrolled.fingerprint).write(self._keys / name / "kit.json")
+        registry.close()
+
+    def _join(self, data: Path) -> Child:
+        plain = ["--insecure", "--server", self.address, "--name", data.name]
+        door = plain if self._insecure else ["--kit", str(self._keys / data.name / "kit.json")]
+        command = python_module("client.cli", "join", *door, "--data", str(data), "--state", str(self.folder / "state" / data.name))
+        return Child(data.name, command, self.folder / f"{data.name}.log", ENVIRONMENT)
+
+    def processes(self) -> dict[str, list[psutil.Process]]:
+        """Who runs, by kind."""
+        found: dict[str, list[psutil.Process]] = {}
+        try:
+            found["coordinator"] = [psutil.Process(self.coordinator.pid)]
+            found["SuperLink"] = found["coordinator"][0].children()
+            found["thin hospitals"] = [psutil.Process(self.thin.pid)] if self.thin.pid else []
+            for child in self.real:
+                if child.pid:
+                    process = psutil.Process(child.pid)
+                    found["real hospitals"] = [*found.get("real hospitals", []), process, *process.children(recursive=True)]
+        except psutil.Error:
+            pass
+        return found
+
+    def events(self, kind: str) -> list[dict[str, Any]]:
+        """What the coordinator wrote down."""
+        return [event for event in read_lines(self.run / "events.jsonl") if event["kind"] == kind]
+
+    def diaries(self) -> dict[str, Any]:
+        """What the thin hospitals wrote down."""
+        path = self.folder / "thin" / "thin.json"
+        found: dict[str, Any] = (
+            json.loads(path.read_text()) if path.exists() else {"calls": {}, "answered": {}, "hospitals": {}, "time": 0.0}
+        )
+        return found
+
+    def wait_until(self, true: Callable[[], object], what: str, timeout_s: float) -> float:
+        """Until something holds; returns the seconds that it took."""
+        began = time.monotonic()
+        while not true():
+            self.coordinator.check()
+            self.thin.check()
+            if time.monotonic() - began > timeout_s:
+                raise SystemExit(f"{what}: not in {timeout_s:.0f} s")
+            time.sleep(0.5)
+        return time.monotonic() - began
+
+    def scored(self) -> int:
+        """How many hospitals have scored the newest model."""
+        newest = max((event["number"] for event in self.events("published")), default=0)
+        return len({event["site"] for event in self.events("answered") if event["round"] == newest})
+
+    def close(self) -> None:
+        """End everything."""
+        stop_all([*self.real, self.thin], patience_s=12.0)
+        self.coordinator.stop(12.0)
+
+
+class Phases:
+    """CPU and calls between marks."""
+
+    def __init__(self, one: Hundred, meter: Meter) -> None:
+        self._one, self._meter = one, meter
+        self._last = self._look()
+        self.found: dict[str, Any] = {}
+
+    def _look(self) -> tuple[float, dict[str, float], dict[str, Any], float]:
+        time.sleep(1.5)  # meter and diaries have looked since
+        return time.monotonic(), self._meter.cpu(), self._one.diaries(), psutil.cpu_times().user
+
+    def end(self, name: str) -> None:
+        """A phase is over."""
+        (began, before, told, _), self._last = self._last, self._look()
+        now, after, tells, _ = self._last
+        seconds = now - began
+        calls = {key: count - told["calls"].get(key, 0) for key, count in tells["calls"].items()}
+        asked = {key: count - told["answered"].get(key, 0) for key, count in tells["answered"].items()}
+        talked = max(tells["time"] - told["time"], 1e-9) if told["time"] else seconds
+        self.found[name] = {
+            "seconds": seconds,
+            "cores": {kind: (spent - before.get(kind, 0.0)) / seconds for kind, spent in after.items()},
+            "thin_calls_per_s": {key: count / talked for key, count in sorted(calls.items()) if count},
+            "thin_questions_per_s": {key: count / talked for key, count in sorted(asked.items()) if count},
+            "load": psutil.getloadavg()[0],
+        }
+        print(name, json.dumps(self.found[name], indent=1), flush=True)
+
+
+def spread_of(seconds: Sequence[float]) -> dict[str, float]:
+    """Median, worst, and the first and last ten's medians."""
+    ordered = list(seconds)
+    if not ordered:
+        return {}
+    return {
+        "median_s": statistics.median(ordered), "p95_s": sorted(ordered)[int(0.95 * (len(ordered) - 1))], "worst_s": max(ordered),
+        "first_ten_s": statistics.median(ordered[:10]), "last_ten_s": statistics.median(ordered[-10:]), "count": len(ordered),
+    }  # fmt: skip
+
+
+def merges(one: Hundred) -> dict[str, Any]:
+    """From a contribution's commit to the publication, and what a hospital saw."""
+    published: dict[str, float] = {}
+    commits: dict[str, float] = {}
+    taken: list[float] = []
+    lines = [line for line in read_lines(one.run / "events.jsonl") if line["kind"] in ("contribution", "published")]
+    for line in lines:
+        if line["kind"] == "contribution":
+            commits[line["site"]] = line["time"]
+        elif line["why"] == "arrival" and (fresh := set(line["sites"]) - set(published)):
+            for site in fresh:
+                published[site] = line["time"]
+                taken.append(line["time"] - commits[site])
+    seen = one.diaries()["hospitals"]
+    handed = [(each["handed"], name, each) for name, each in seen.items() if each["handed"] and name in published]
+    return {
+        "commit_to_publication": spread_of(taken),
+        "handed_over_to_publication": spread_of([published[name] - when for when, name, _ in sorted(handed)]),
+        "handed_over_to_acknowledged": spread_of([each["settled"] - when for when, _, each in sorted(handed) if each["settled"]]),
+    }
+
+
+def check(one: Hundred) -> dict[str, Any]:
+    """Whether everything is there, once, and the model is what the rule makes of it."""
+    ledger, target = one.run / "ledger", one.folder / "offline.safetensors"
+    verified = run_cli("server.cli", "ledger", "verify", "--ledger", str(ledger))
+    merged = run_cli("server.cli", "merge", "rule=mean", f"ledger={ledger}", "--to", str(target))
+    with Ledger.open(ledger, create=False) as opened:
+        active = {entry.site: entry.digest for entry in opened.active()}
+        newest = opened.publications()[-1]
+        found = {"active": len(active), "entries": len(opened.entries()), "publications": len(opened.publications())}
+    diaries = one.diaries()["hospitals"]
+    return {
+        **found,
+        "verify": verified.stdout.strip() or verified.stderr.strip(),
+        "offline_merge_is_the_published_model": merged.returncode == 0 and state_digest(load_state(target)[0]) == newest.digest,
+        "thin_hospitals_whose_contribution_counts": sum(active.get(name) == each["digest"] for name, each in diaries.items()),
+        "thin_hospitals": len(diaries),
+        "refused": {name: each["refused"] for name, each in diaries.items() if each["refused"]},
+        "failed": {name: each["failed"] for name, each in diaries.items() if each["failed"]},
+        "messages_given_up": sum(each["lost"] for each in diaries.values()),
+        "ledger_mb": sum(path.stat().st_size for path in ledger.rglob("*") if path.is_file()) / 1e6,
+    }
+
+
+def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
+    """The whole story."""
+    one = Hundred(folder, asked.hospitals, asked.real, asked.spread, asked.setting, insecure=asked.insecure)
+    many = asked.hospitals - 1
+    try:
+        with Meter(one.processes) as meter:
+            one.coordinator.start()
+            wait_for_port(one.address, 120.0, one.coordinator)
+            one.wait_until(lambda: one.events("arm_start"), "the run begins", 60.0)
+            phases, began = Phases(one, meter), time.time()
+            for child in [one.thin, *one.real]:
+                child.start()
+            one.wait_until(lambda: len(one.events("joined")) >= many, "everybody has joined", 600.0)
+            one.wait_until(lambda: len(one.events("contribution")) >= many, "everybody has contributed", 1800.0)
+            phases.end("all at once")
+            began_scoring = time.monotonic()
+            while one.scored() < many and time.monotonic() - began_scoring < SCORING_S:
+                time.sleep(0.5)
+            scored = one.scored()
+            phases.end("scoring")
+            time.sleep(asked.settle)
+            phases.end("settling")
+            time.sleep(asked.idle)
+            connections = sum(
+                connection.status == "ESTABLISHED" and connection.laddr.port == int(one.address.rpartition(":")[2])
+                for connection in one.processes()["SuperLink"][0].net_connections()
+            )
+            threads = {kind: sum(process.num_threads() for process in found) for kind, found in one.processes().items()}
+            phases.end("idle")
+            (folder / "thin" / "go").touch()
+            one.wait_until(lambda: len(one.events("contribution")) > many, "the last one has contributed", 300.0)
+            phases.end("the last one")
+            last = time.time()
+            while one.coordinator.status() is None and time.time() - last < asked.closing:
+                time.sleep(0.5)
+            phases.end("closing")
+            status = one.coordinator.status()
+            joined = [event["time"] - began for event in one.events("joined")]
+            given = [event["time"] - began for event in one.events("contribution")]
+            until = {
+                "half_joined": joined[len(joined) // 2], "all_but_one_joined": joined[many - 1],
+                "half_in": given[len(given) // 2], "all_but_one_in": given[many - 1],
+            }  # fmt: skip
+            late = [each for each in one.diaries()["hospitals"].values() if each["joined"]][-1]
+            return {
+                "phases": phases.found, "peak_mb": meter.peaks(), "connections": connections, "threads": threads,
+                "scored_the_newest": scored, "seconds_until": until,
+                "last_one_s": {"to_base": late["based"] - late["joined"], "to_acknowledged": late["settled"] - late["joined"]},
+                "merges": merges(one), "ended_by_itself": status, "closing_s": time.time() - last, "check": check(one),
+                "figures": len(list(read_lines(one.run / "metrics.jsonl"))),
+            }  # fmt: skip
+    finally:
+        one.close()
+
+
+def main() -> None:
+    """Measure and write results/hundred_hospitals.json."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--hospitals", type=int, default=100)
+    parser.add_argument("--real", type=int, default=4)
+    parser.add_argument("--insecure", action="store_true", help="plain text, no keys")
+    parser.add_argument("--spread", type=float, default=0.0, help="seconds over which the thin hospitals' contributions become ready")
+    parser.add_argument("--settle", type=float, default=110.0, help="seconds after the last news before the idle phase")
+    parser.add_argument("--idle", type=float, default=60.0)
+    parser.add_argument("--closing", type=float, default=900.0, help="longest time for the run's end")
+    parser.add_argument("--setting", action="append", default=[], help="for `polyclinic-server run`")
+    parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
+    parser.add_argument("--to", type=Path, default=RESULTS / "hundred_hospitals.json")
+    asked = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves nothing behind
+    found: dict[str, Any] = {
+        "machine": machine(),
+        "hospitals": asked.hospitals,
+        "real": asked.real,
+        "spread_s": asked.spread,
+        "settings": asked.setting,
+    }
+    with tempfile.TemporaryDirectory(prefix="hundred-") as name:
+        folder = asked.folder or Path(name)
+        folder.mkdir(parents=True, exist_ok=True)
+        found |= play(folder, asked)
+    print(json.dumps({key: value for key, value in found.items() if key != "phases"}, indent=1))
+    asked.to.parent.mkdir(parents=True, exist_ok=True)
+    asked.to.write_text(json.dumps(found, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
