@@ -83,7 +83,7 @@ class Child:
     def last_words(self) -> str:
         """The last line of its log that says something."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
-        words = [line.strip() for line in lines if line.strip()]
+        words = [line.strip() for line in lines if any(map(str.isalnum, line))]
         return f"{words[-1][:400]} (more in {self.log})" if words else f"it said nothing (see {self.log})"
 
     def stop(self, patience_s: float = 5.0) -> None:

@@ -36,11 +36,12 @@ from flwr.supercore.runtime import RuntimeHttpClient
 from flwr.supercore.task_identity import TaskIdentity
 from flwr.superlink.grid.http_grid import HttpGrid
 
-from polyclinic.errors import PolyclinicError, ProcessDied, RunError
+from polyclinic.errors import PolyclinicError, ProcessDied, RunError, ServerUnreachable
 from polyclinic.processes import PROMPT, Child, claim_port, free_port, pause_s, python_module, wait_for_port
 
 SECURITY, SOCKETS = "POLYCLINIC_SECURITY_FOLDER", "POLYCLINIC_SOCKETS_FOLDER"  # what `server.fleet` reads
 LOOPBACK = "127.0.0.1"
+START_S = 180.0  # a busy machine needs long to import it
 PATIENCE_S = 60.0  # with a SuperLink that does not answer
 RESTARTS = 5  # of the SuperLink within a minute, then something is wrong with it
 pull_objects.__kwdefaults__.update(PROMPT)  # type: ignore[union-attr]
@@ -114,8 +115,12 @@ class SuperLink:
         with os.fdopen(secret, "wb") as file:
             file.write(self._secret)
         self.child.start()
-        wait_for_port(self._control, 60.0, self.child)
-        wait_for_port(self.address, 60.0, self.child)
+        try:
+            for address in (self._control, self.address):
+                wait_for_port(address, START_S, self.child)
+        except ServerUnreachable as error:
+            self.child.stop()
+            raise RunError(f"Flower's SuperLink was not up after {START_S:.0f} s; see {self.child.log}.") from error
 
     def _watch(self) -> None:
         """Start the SuperLink again when it dies; give up when it keeps dying."""
