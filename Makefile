@@ -76,7 +76,8 @@ benchmarks: install mergekit  ## Every figure that the README quotes (some hours
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/demo_table.py
 	$(BIN)/python benchmarks/ledger.py
-	$(BIN)/python benchmarks/coordinator_kills.py
+	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/hundred_hospitals.py
 	$(BIN)/python benchmarks/merging.py
 	$(BIN)/python benchmarks/refinement.py
 	$(BIN)/python benchmarks/refinement_scale.py

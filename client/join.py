@@ -141,10 +141,9 @@ class Pair:
         for child in self.children:
             child.start()
 
-    def trouble(self) -> str:
-        """Which of them ended, and with what words; empty while both run."""
-        dead = next((child for child in self.children if child.status() is not None), None)
-        return f"{dead.name} ended with status {dead.status()}: {dead.last_words()}" if dead else ""
+    def dead(self) -> Child | None:
+        """The one that ended, if one did."""
+        return next((child for child in self.children if child.status() is not None), None)
 
     def stop(self) -> None:
         """End both."""
@@ -193,28 +192,33 @@ class PairWatch:
         self._pair = pair
         self._instance = welcome.instance
         self._say = say
-        self._deaths, self._started, self._told = 0, time.monotonic(), ""
+        self._falls, self._started, self._told = 0, time.monotonic(), ""
         self._down_since: float | None = None  # since when the pair is stopped
         self._not_before = 0.0
-        self._reason = ""
 
     def tend(self) -> None:
         """Look once.
 
         Raises:
             AdmissionRefused: The coordinator does not let this hospital in any more.
-            ProcessDied: One of them dies again and again, though the coordinator is there.
+            ProcessDied: The worker dies again and again; a SuperNode's death is a matter of the connection.
         """
         self._told = _tell(self._pair.state / "status.json", self._told, self._say)
         if self._down_since is not None:
             self._return()
-        elif trouble := self._pair.trouble():
-            self._pair.stop()
-            self._down_since = time.monotonic()
-            self._reason = trouble
-            self._deaths = 1 if time.monotonic() - self._started > STEADY_S else self._deaths + 1
-            self._not_before = time.monotonic() + pause_s(20.0 * 2**self._deaths, 0.1, 30.0)
-            self._say(f"{trouble}. Joining again as soon as the coordinator answers.")
+        elif (dead := self._pair.dead()) is not None:
+            self._fall(dead)
+
+    def _fall(self, dead: Child) -> None:
+        """Stop both, and decide when to come back."""
+        status, words = dead.status() or 0, dead.last_words()
+        self._pair.stop()
+        self._falls = 1 if time.monotonic() - self._started > STEADY_S else self._falls + 1
+        if self._falls >= DEATHS and dead is not self._pair.children[0]:
+            raise ProcessDied(dead.name, status, words)
+        self._down_since = time.monotonic()
+        self._not_before = self._down_since + pause_s(20.0 * 2**self._falls, 0.1, 30.0)
+        self._say(f"{dead.name} ended with status {status}: {words}. Joining again as soon as the coordinator answers.")
 
     def _return(self) -> None:
         """Knock, and start the pair again once the coordinator answers."""
@@ -227,9 +231,7 @@ class PairWatch:
             self._not_before = time.monotonic() + pause_s(moment - (self._down_since or moment), 0.5, 15.0)
             return
         if welcome.instance != self._instance:
-            self._instance, self._deaths = welcome.instance, 0  # it was the coordinator that was started again
-        elif self._deaths >= DEATHS:
-            raise ProcessDied("The connection to the coordinator", self._deaths, f"it failed {DEATHS} times in a row; {self._reason}")
+            self._instance, self._falls = welcome.instance, 0  # it was the coordinator that was started again
         self._say("the coordinator answers; joining again")
         self._pair.start()
         self._started, self._down_since = time.monotonic(), None

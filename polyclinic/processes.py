@@ -19,6 +19,7 @@ from typing import IO
 
 from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
 
+PARENT = "POLYCLINIC_PARENT"  # the process id of who started this one
 GOODBYE_S = 5.0  # for a process to end in order after its parent is gone
 SHARE = 0.05  # of the time already waited, how long the next pause may be
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}  # Flower sends nothing to its makers
@@ -54,8 +55,9 @@ class Child:
         """Start it; its output is appended to the log."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
+            environment = {**self._env, PARENT: str(os.getpid())}
             self._process = subprocess.Popen(
-                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._env, start_new_session=True
+                self.command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=environment, start_new_session=True
             )
 
     @property
@@ -111,8 +113,11 @@ def stop_all(children: Sequence[Child], patience_s: float = 5.0) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process end when its parent is gone, even by SIGKILL."""
+    """Let this process end when its parent is gone, even by SIGKILL, and even if it was gone before this was called."""
     parent = os.getppid()
+    starter = int(os.environ.get(PARENT) or parent)
+    if starter != parent and not Path(f"/proc/{starter}").exists():
+        parent = starter  # it died while this process was still importing; somebody else is the parent now
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -17,6 +17,7 @@ import grpc
 from flwr.proto.fleet_pb2_grpc import add_FleetServicer_to_server
 from flwr.server.superlink.fleet.grpc_rere.fleet_servicer import FleetServicer
 from flwr.server.superlink.linkstate import LinkStateFactory
+from flwr.supercore.corestate import in_memory_corestate
 from flwr.supercore.interceptors import RpcErrorTranslationServerInterceptor, create_fleet_runtime_version_server_interceptor
 from flwr.supercore.object_store import ObjectStoreFactory
 
@@ -28,6 +29,7 @@ from server.gate import Gate
 from server.superlink import SECURITY, SOCKETS
 
 CALLS = 256  # answered at the same time; each is short
+SESSION_S = 3600  # how long a part of 5 MB may take to arrive; with Flower's three minutes a line under 0.5 Mbit/s hands in nothing
 LARGEST_BYTES = 2**24  # of one call's message; Flower sends a model in parts of 5 MB
 OPTIONS = [
     ("grpc.max_send_message_length", LARGEST_BYTES),
@@ -76,6 +78,7 @@ def main() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # four files for each connected hospital
     sys.argv[0] = "flower-superlink"
     flower = importlib.import_module("flwr.superlink.cli.flower_superlink")  # its package has a function of the same name
+    in_memory_corestate.OBJECT_PUSH_SESSION_TTL_SECONDS = SESSION_S  # type: ignore[attr-defined]
     flower._run_fleet_api_grpc_rere = serve_fleet  # type: ignore[attr-defined]
     flower.flower_superlink()
 

@@ -38,6 +38,7 @@ from flwr.superlink.grid.http_grid import HttpGrid
 
 from polyclinic.errors import PolyclinicError, ProcessDied, RunError, ServerUnreachable
 from polyclinic.processes import PROMPT, Child, claim_port, free_port, pause_s, python_module, wait_for_port
+from server.http_grid import PatientHttpGrid
 
 SECURITY, SOCKETS = "POLYCLINIC_SECURITY_FOLDER", "POLYCLINIC_SOCKETS_FOLDER"  # what `server.fleet` reads
 LOOPBACK = "127.0.0.1"
@@ -154,7 +155,7 @@ class SuperLink:
         restarts = self.restarts
         run_id = self._start_run(settings)
         token = self._acquire(run_id)
-        grid = HttpGrid(self._control, insecure=True, token=token)
+        grid = PatientHttpGrid(self._control, insecure=True, token=token)
         # Flower's own retries interrupt the whole process when a token is no longer known; these only bridge a restart.
         grid._retry_invoker = RetryInvoker(lambda: exponential(0.1, max_delay=2), httpx.TransportError, max_tries=None, max_time=PATIENCE_S)
         heartbeat = HeartbeatSender(lambda: _beat(grid))

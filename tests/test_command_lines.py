@@ -139,7 +139,8 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
     [
         (["strategy=averaging/fedav"], "Did you mean averaging/fedavg?"),
         (["training.epoch=1"], "There is no setting"),
-        (["deployment.host=0.0.0.0"], "over loopback"),
+        (["--insecure", "deployment.host=0.0.0.0"], "only this machine is served"),
+        (["deployment.security=nowhere"], "polyclinic-server init --host NAME"),
         (["--resume", "nothing"], "There is no run 'nothing'"),
     ],
 )
@@ -150,14 +151,14 @@ def test_a_wrong_setting_ends_run_at_once(arguments: list[str], said: str, tmp_p
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["status"], ["report"], ["export"], ["demo"], ["settings"]])
+@pytest.mark.parametrize("command", [[], ["run"], ["status"], ["report"], ["export"], ["demo"], ["settings"], ["init"], ["enrol"]])
 def test_the_servers_help_is_there(command: list[str]) -> None:
     helped = run_cli("server.cli", *command, "--help")
     assert helped.returncode == 0
     assert "Usage" in helped.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["join"], ["check"], ["predict"]])
+@pytest.mark.parametrize("command", [[], ["join"], ["check"], ["predict"], ["keygen"]])
 def test_the_clients_help_is_there(command: list[str]) -> None:
     helped = run_cli("client.cli", *command, "--help")
     assert helped.returncode == 0

@@ -19,4 +19,6 @@ def images() -> None:
     if docker("compose", "version", check=False).returncode != 0:
         pytest.skip("docker compose is not installed")
     built = subprocess.run(["make", "images"], cwd=ROOT, capture_output=True, text=True, timeout=3600, check=False)
+    if "torch for the CPU alone" in built.stderr:
+        pytest.skip("the images cannot be built here: torch for the CPU is in no index (PIP_FIND_LINKS=FOLDER or TORCH_INDEX=URL)")
     assert built.returncode == 0, built.stderr[-4000:]

@@ -1,6 +1,7 @@
 import os
 import signal
 import socket
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
-from polyclinic.processes import Child, claim_port, free_port, parse_address, pause_s, wait_for_port
+from polyclinic.processes import PARENT, Child, claim_port, free_port, parse_address, pause_s, wait_for_port
 
 
 def test_pauses_grow_with_the_time_waited() -> None:
@@ -99,3 +100,11 @@ def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     while psutil.pid_exists(grandchild) and psutil.Process(grandchild).status() != psutil.STATUS_ZOMBIE and time.monotonic() < deadline:
         time.sleep(0.1)
     assert not psutil.pid_exists(grandchild) or psutil.Process(grandchild).status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_child_whose_parent_was_gone_before_it_could_look_ends(tmp_path: Path) -> None:
+    code = "import time; from polyclinic.processes import end_with_parent; end_with_parent(); time.sleep(60)"
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    orphan = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, PARENT: str(gone.pid)})
+    assert orphan.wait(20.0) != 0

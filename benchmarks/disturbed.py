@@ -1,0 +1,177 @@
+"""A merging federation that may be disturbed, and what it leaves: three hospitals hand in twice, another joins when they are done."""
+
+import json
+import shutil
+import socket
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from relay import Relay
+
+from polyclinic.contribution import read_contribution
+from polyclinic.ledger import Ledger
+from polyclinic.processes import Child, python_module
+from polyclinic.state_dict import load_state, state_digest
+from tests.e2e.federation import ENVIRONMENT, Federation, descendants, kill, run_cli
+
+VERSIONS = 2  # of each hospital's data set, and so contributions
+EARLY, ALL = 3, 4  # hospitals from the start, and with the one that joins when they are done, whose contribution ends the run
+SETTINGS = (
+    "strategy=merging/mean", "strategy.poll_s=0.5", "rounds=4", "deployment.min_hospitals=1",
+    f"deployment.hospitals={EARLY}", f"strategy.end.contributions={ALL}", "deployment.grace_s=10",
+)  # fmt: skip
+
+
+class NotEnded(Exception):
+    """A run that did not reach its end, and why."""
+
+
+@dataclass
+class Outcome:
+    """What a run left."""
+
+    model: str  # the published model's digest
+    contributions: dict[str, list[str]]  # of each hospital, in the order of arrival: digests of tensors, cases and scores
+    active: dict[str, str]
+    acknowledged: int  # as the hospitals keep it
+    lost: int  # acknowledged, and not in the ledger
+    fault: str  # found by `ledger verify`
+    seconds: float
+    disturbed: int  # how often
+    notes: dict[str, float] = field(default_factory=dict)
+
+    def differs(self, calm: "Outcome") -> list[str]:
+        """What is not as in the undisturbed run."""
+        found = [name for name in ("model", "contributions", "active") if getattr(self, name) != getattr(calm, name)]
+        return found + ["lost"] * bool(self.lost) + ["verify"] * bool(self.fault)
+
+
+class Patients:
+    """A hospital's data set that grows: one more training case whenever a contribution was acknowledged, so many times."""
+
+    def __init__(self, original: Path, folder: Path, state: Path, versions: int) -> None:
+        self.folder, self._state, self._versions = folder, state, versions
+        shutil.copytree(original, folder)
+        self._full = json.loads((folder / "dataset.json").read_text())
+        self._version = 0
+        self.tend()
+
+    def acknowledged(self) -> list[str]:
+        """Digests of what the coordinator has for good, as the hospital knows it."""
+        notes = {path.stem: json.loads(path.read_text()) for path in (self._state / "settled").glob("*.json")}
+        return [digest for digest, note in notes.items() if note["accepted"]]
+
+    def done(self) -> bool:
+        """Whether everything has been handed in."""
+        return len(self.acknowledged()) >= self._versions
+
+    def tend(self) -> None:
+        """Add the next patient, if it is time."""
+        if self._version < self._versions and len(self.acknowledged()) >= self._version:
+            self._version += 1
+            partial = self.folder / ".dataset.json"
+            partial.write_text(json.dumps({**self._full, "training": self._full["training"][: self._version]}))
+            partial.replace(self.folder / "dataset.json")
+
+
+class Disturbed(Federation):
+    """A federation with growing hospitals, whose links may lead through relays."""
+
+    def __init__(self, folder: Path, originals: list[Path]) -> None:
+        folder.mkdir()
+        states = folder / "state"
+        self.patients: dict[str, Patients] = {}
+        for number, path in enumerate(originals):
+            versions = VERSIONS if number < EARLY else 1
+            self.patients[path.name] = Patients(path, folder / "data" / path.name, states / path.name, versions)
+        super().__init__(folder, [patients.folder for patients in self.patients.values()], *SETTINGS)
+        self.relays: dict[str, Relay] = {}
+        self.early, self.late = list(self.sites)[:EARLY], list(self.sites)[EARLY:]
+
+    def join(self, name: str) -> Child:
+        """As the e2e tests do, through a relay if there is one."""
+        relay = self.relays.get(name)
+        command = python_module(
+            "client.cli", "join", "--kit", str(self.enrol(name)), "--data", str(self.sites[name]),
+            "--state", str(self.folder / "state" / name), "--wait", "600", *(("--server", relay.address) if relay else ()),
+        )  # fmt: skip
+        self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ENVIRONMENT)
+        self.hospitals[name].start()
+        return self.hospitals[name]
+
+    def tend(self) -> None:
+        """What happens at the hospitals by itself."""
+        for patients in self.patients.values():
+            patients.tend()
+        for name in self.late:
+            if name not in self.hospitals and all(self.patients[early].done() for early in self.early):
+                self.join(name)
+        for name, child in self.hospitals.items():
+            if child.status() is not None:
+                raise NotEnded(f"{name}'s client ended by itself with status {child.status()}: {child.last_words()}")
+
+    def kill_hospital(self, name: str) -> None:
+        """Its whole machine loses power and comes back."""
+        kill_all(self.hospitals[name].pid)
+        self.hospitals[name].wait(10.0)
+        self.join(name)
+
+    def kill_coordinator(self, with_superlink: bool) -> None:
+        """It loses power, or it alone dies and its SuperLink ends for want of it; it is taken up again."""
+        children = descendants(self.coordinator.pid)
+        if with_superlink:
+            kill_all(self.coordinator.pid)
+        else:
+            kill(self.coordinator.pid)
+        self.coordinator.wait(10.0)
+        _, alive = psutil.wait_procs(children, timeout=20.0)
+        if alive:
+            raise NotEnded(f"{[process.cmdline() for process in alive]} outlived the coordinator")
+        self.settings = [text for text in self.settings if text.startswith("deployment")]
+        if (self.runs / "run" / "run.json").exists():
+            self.coordinator = self.make_coordinator("--resume", "run")
+        self.coordinator.start()
+
+    def can_be_dialled(self) -> bool:
+        """Whether the coordinator listens."""
+        try:
+            socket.create_connection(("127.0.0.1", self.port), 1.0).close()
+        except OSError:
+            return False
+        return True
+
+    def outcome(self, seconds: float, disturbed: int, notes: dict[str, float]) -> Outcome:
+        """What the ledger holds, and whether it is what the hospitals were told."""
+        folder = self.runs / "run" / "ledger"
+        verified = run_cli("server.cli", "ledger", "verify", "--ledger", str(folder))
+        with Ledger.open(folder, create=False) as ledger:
+            entries = sorted(ledger.entries(), key=lambda entry: entry.sequence)
+            contents = {entry.digest: content_digest(entry.path) for entry in entries}
+            known = {digest for patients in self.patients.values() for digest in patients.acknowledged()}
+            return Outcome(
+                ledger.publications()[-1].digest,
+                {site: [contents[entry.digest] for entry in entries if entry.site == site] for site in self.sites},
+                {entry.site: contents[entry.digest] for entry in entries if entry.state == "active"},
+                len(known),
+                len(known - contents.keys()),
+                "" if verified.returncode == 0 else verified.stdout + verified.stderr,
+                seconds,
+                disturbed,
+                notes,
+            )
+
+
+def content_digest(path: Path) -> str:
+    """A contribution without the time at which it was made."""
+    contribution, state = read_contribution(path), load_state(path)[0]
+    return f"{state_digest(state)[:24]} {contribution.num_examples} {json.dumps(dict(contribution.metrics), sort_keys=True)}"
+
+
+def kill_all(pid: int) -> None:
+    """A power cut at one machine."""
+    for process in [pid, *(child.pid for child in descendants(pid))]:
+        try:
+            kill(process)
+        except ProcessLookupError:
+            continue
