@@ -92,14 +92,14 @@ def finish(folder: RunFolder, console: Console) -> None:
 
 def _execute(link: "SuperLink", folder: RunFolder) -> None:
     """The ServerApp, in this process, against the SuperLink; taken up again after its last round when the SuperLink dies."""
-    from server.server_app import app
+    from server.server_app import coordinate
     from server.superlink import SuperLinkLost
 
     folder.update(address=link.address)
     while True:
         try:
-            with link.open_run({"folder": str(folder.path.resolve())}) as (grid, context):
-                app(grid, context)
+            with link.open_run({"folder": str(folder.path.resolve())}) as (grid, _):
+                coordinate(grid, folder)  # what the ServerApp does, with this folder's listeners
             return
         except SuperLinkLost:
             folder.record({"kind": "superlink", "text": "a new SuperLink runs; waiting for the hospitals to come back to it"})

@@ -40,6 +40,12 @@ def test_a_run_leaves_everything_that_is_needed_to_believe_it(undisturbed: Feder
     assert not re.search(r"(src|href)=[\"']https?:", page)
 
 
+def test_the_coordinator_tells_what_happens_while_it_happens(undisturbed: Federation) -> None:
+    told = undisturbed.coordinator.log.read_text()
+    assert all(f"{site} joined (T1, 2 training cases)" in told for site in undisturbed.sites)
+    assert all(f"FedBN, round {number} of 3: loss" in told for number in (1, 2, 3))
+
+
 def test_normalization_stays_at_the_hospitals_and_so_do_pictures(undisturbed: Federation) -> None:
     kept = undisturbed.folder / "state"
     scales = [load_file(path) for path in sorted(kept.glob("*/runs/run/fedbn/model.safetensors"))]
