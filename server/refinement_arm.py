@@ -231,8 +231,8 @@ class RefinementArm:
     def _draw(self, refiner: Refiner, recipe: Recipe) -> None:
         """What the report shows of who is near whom."""
         sites, distances = refiner.matrix(recipe.statistic)
-        coefficients = {site: refiner.coefficients(site, recipe, leave_out=True) for site in sites}
         contributors = refiner.contributors()
+        coefficients = {site: refiner.coefficients(site, recipe, leave_out=list(contributors) != [site]) for site in sites}
         choice = json.loads((ledger_folder(self._folder, self._merging) / CHOICE).read_text())
         self._folder.update(
             refinement={

@@ -245,3 +245,17 @@ def test_new_data_bring_the_hospital_a_new_model_and_nobody_else_a_byte(sites: l
     assert traffic["bytes"][growing.name]["query.refined"] > 10_000
     for site, kinds in traffic["bytes"].items():
         assert site == growing.name or {kind for kind, count in kinds.items() if count} <= {POLL}, site
+
+
+def test_of_two_hospitals_one_leaves_and_the_run_ends_with_the_other(sites: list[Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+
+    def leave(event: dict[str, Any]) -> None:
+        if event["kind"] == "delivered" and len(of_kind(RunFolder(folder), "delivered")) == 2:
+            with Ledger.open(folder / "ledger") as ledger:
+                ledger.withdraw(sites[1].name, "for the test")
+
+    ended = run(folder, sites[:2], "deployment.hospitals=2", "strategy.stay.departures=1", on_event=leave)
+    described = ended.describe()["refinement"]
+    assert described["contributors"] == [sites[0].name]
+    assert described["coefficients"][sites[0].name] == {sites[0].name: 1.0}
