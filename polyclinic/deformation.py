@@ -110,7 +110,8 @@ def round_trip_error(ddf: Tensor, inverse: Tensor) -> Tensor:
     Raises:
         ValueError: A field has another shape.
     """
-    return torch.linalg.vector_norm(compose(ddf, inverse), dim=1)
+    length: Tensor = torch.linalg.vector_norm(compose(ddf, inverse), dim=1)
+    return length
 
 
 def jacobian_determinant(ddf: Tensor) -> Tensor:
@@ -139,7 +140,8 @@ def jacobian_determinant(ddf: Tensor) -> Tensor:
         (a, c), (b, d) = (column.unbind(1) for column in columns)
         return a * d - b * c
     first, second, third = columns
-    return (first * torch.linalg.cross(second, third, dim=1)).sum(1)
+    determinant: Tensor = (first * torch.linalg.cross(second, third, dim=1)).sum(1)
+    return determinant
 
 
 def warp(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Tensor:
