@@ -21,7 +21,7 @@ BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) --build-arg T
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 COMPOSE = docker compose -f docker/compose.yaml
 
-.PHONY: help install demo demo-merging demo-refinement mergekit test test-fast test-docker check format benchmarks images compose-demo sbom scan clean
+.PHONY: help install demo demo-merging demo-refinement mergekit proto test test-fast test-docker check format benchmarks images compose-demo sbom scan clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -50,6 +50,9 @@ mergekit: .mergekit/.installed  ## Install mergekit into an environment of its o
 	$(PYTHON) -m venv .mergekit
 	.mergekit/bin/python -m pip install --quiet -c constraints.txt torch mergekit==0.1.5
 	@touch $@
+
+proto: install  ## Generate the Python of strategies/proxy/wire/segmentation.proto again.
+	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. strategies/proxy/wire/segmentation.proto
 
 test: install  ## All tests, those that start real processes included.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -n 2 --dist loadfile $(ARGS)

@@ -8,34 +8,14 @@ from rich.console import Console
 from rich.progress import track
 from torch import nn
 
-from polyclinic.config import instantiate, load_job
-from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.errors import ConfigError
 from polyclinic.headers import check_header
 from polyclinic.schemas import JobConfig
-from polyclinic.state_dict import load_metadata, load_state
+from polyclinic.trained import load_model
 from polyclinic.training import predict_class, predict_label_map
 from polyclinic.volumes import write_label_map
 
 ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg")
-
-
-def load_model(path: Path) -> tuple[nn.Module, JobConfig]:
-    """A network with its weights, and what it was trained for.
-
-    Raises:
-        ModelInvalid: The file is damaged, not ours, or does not fit this machine's conf/.
-    """
-    state, metadata = load_state(path)
-    described = load_metadata(metadata, path)
-    try:
-        job = load_job(described["names"], described["settings"])  # type: ignore[arg-type]
-        network: nn.Module = instantiate(job.model)
-        network.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
-        raise ModelInvalid(
-            f"{path}: does not fit this machine's conf/ ({str(error).splitlines()[0]}). Install the version that wrote it."
-        ) from error
-    return network.eval(), job
 
 
 def predict_files(model: Path, images: Sequence[Path], out: Path, console: Console) -> None:

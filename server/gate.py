@@ -5,39 +5,17 @@ asks the registry instead: a key that is enrolled is registered with Flower when
 key that is revoked is refused from its next call on.
 """
 
-import json
-import time
 from collections.abc import Callable
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
 import grpc
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 from flwr.common.constant import NOOP_ACCOUNT_NAME, NOOP_FLWR_AID
 from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import NodeAuthServerInterceptor
 from flwr.server.superlink.linkstate import LinkStateFactory
 
-from polyclinic.admission import (
-    KNOCK,
-    PUBLIC_KEY_HEADER,
-    SIGNATURE_HEADER,
-    SITE_HEADER,
-    TIMESTAMP_HEADER,
-    AdmissionRefused,
-    ClockWrong,
-    KeyMissing,
-    KeyOfAnother,
-    KeyRevoked,
-    KeyUnknown,
-    SignatureInvalid,
-)
-from polyclinic.keys import fingerprint, parse_public_key
+from polyclinic.admission import KNOCK, PUBLIC_KEY_HEADER, AdmissionRefused
+from server.admission import admit, knock_answer
 from server.enrolment import Enrolled, Registry
-
-EARLY_S, LATE_S = 300.0, 300.0  # how far a hospital's clock may differ; a call that waits on a slow link grows old, too
 
 
 class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
@@ -61,7 +39,7 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
             return self._answer_knock("") if details.method == KNOCK else self._flower.intercept_service(continuation, details)
         metadata = dict(details.invocation_metadata)
         try:
-            enrolled = self._admit(metadata)
+            enrolled = admit(self._registry, metadata)
         except AdmissionRefused as refusal:
             return _refuse(refusal)
         if details.method == KNOCK:
@@ -73,40 +51,6 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         if details.method.endswith("/ActivateNode"):
             return self._activate(handler, key, enrolled)
         return self._flower._wrap_method_handler(handler, key)
-
-    def _admit(self, metadata: dict[str, Any]) -> Enrolled:
-        """The site behind a call.
-
-        Raises:
-            AdmissionRefused: Why it is none.
-        """
-        key, signature, timestamp = (metadata.get(name) for name in (PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER))
-        if not key or not signature or not timestamp:
-            raise self._noted(KeyMissing(who="A client"), "", "")
-        try:
-            public = parse_public_key(key)
-            public.verify(signature, timestamp.encode(), ec.ECDSA(hashes.SHA256()))
-            ahead_s = (datetime.fromisoformat(timestamp) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError, InvalidSignature):
-            raise self._noted(SignatureInvalid(key=_mark(key)), _mark(key), "") from None
-        mark = fingerprint(public)
-        assert self._registry is not None
-        enrolled = self._registry.find(mark)
-        if enrolled is None:
-            raise self._noted(KeyUnknown(key=mark), mark, "")
-        if not enrolled.active:
-            raise self._noted(KeyRevoked(key=mark, site=enrolled.site), mark, enrolled.site)
-        if not -LATE_S < ahead_s < EARLY_S:
-            raise self._noted(ClockWrong(key=mark, seconds=f"{ahead_s:.0f}"), mark, enrolled.site)
-        claimed = metadata.get(SITE_HEADER, enrolled.site)
-        if claimed != enrolled.site:
-            raise self._noted(KeyOfAnother(key=mark, site=enrolled.site, claimed=claimed), mark, enrolled.site)
-        return enrolled
-
-    def _noted(self, refusal: AdmissionRefused, who: str, site: str) -> AdmissionRefused:
-        assert self._registry is not None
-        self._registry.note(refusal, who, site)
-        return refusal
 
     def _activate(self, handler: Any, key: bytes, enrolled: Enrolled) -> Any:
         """Register the site's key with Flower; a hospital that comes back takes its own place again at once.
@@ -129,7 +73,7 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
 
     def _answer_knock(self, site: str) -> Any:
         def answer(_request: bytes, _context: Any) -> bytes:
-            return json.dumps({"site": site, "version": version("polyclinic"), "time": time.time(), "instance": self._instance}).encode()
+            return knock_answer(site, self._instance)
 
         return grpc.unary_unary_rpc_method_handler(answer)
 
@@ -141,11 +85,3 @@ def _refuse(refusal: AdmissionRefused) -> Any:
         context.abort(grpc.StatusCode.UNAUTHENTICATED, refusal.pack())
 
     return grpc.stream_unary_rpc_method_handler(refuse)
-
-
-def _mark(key: bytes) -> str:
-    """A key's fingerprint, if it is one."""
-    try:
-        return fingerprint(parse_public_key(key))
-    except (ValueError, TypeError):
-        return "unreadable"

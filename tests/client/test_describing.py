@@ -9,7 +9,6 @@ import torch
 
 from client.describing import describe_images, keep_refined
 from client.policy import keep_policy
-from client.predict import load_model
 from client.site import Site
 from client.worker import describe as sentence
 from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort, write_unlabelled
@@ -17,6 +16,7 @@ from polyclinic.errors import ConfigError, ConfigMismatch, DatasetInvalid, Model
 from polyclinic.state_dict import load_state
 from polyclinic.statistics.describing import STATISTICS
 from polyclinic.statistics.release import Release
+from polyclinic.trained import load_model
 from tests.client.test_site import order
 
 ANYBODY = Release(min_subjects=1)

@@ -10,9 +10,9 @@ import numpy as np
 import psutil
 import pytest
 
-from client.predict import load_model
 from polyclinic.cohorts.hospitals import write_unlabelled
 from polyclinic.processes import Child, python_module
+from polyclinic.trained import load_model
 from server.run_folder import read_lines
 from tests.e2e.federation import ENVIRONMENT, Federation, descendants, run_cli
 

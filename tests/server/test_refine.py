@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from client.predict import load_model
 from polyclinic.config import load_config
 from polyclinic.contribution import Contribution, Requirements, write_contribution
 from polyclinic.errors import RunError
 from polyclinic.ledger import Ledger
 from polyclinic.state_dict import load_state, shared_names
+from polyclinic.trained import load_model
 from server import cli
 from server.refine import CHOICE, read_choice, refine_offline
 from server.run_folder import RunFolder

@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from client.client_app import app as client_app
-from client.predict import load_model
 from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic.errors import ConfigError
 from polyclinic.ledger import Ledger
 from polyclinic.state_dict import load_state
+from polyclinic.trained import load_model
 from server.refine import read_choice
 from server.run_folder import RunFolder, read_lines
 from server.server_app import coordinate

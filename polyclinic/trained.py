@@ -1,0 +1,29 @@
+"""A trained model's file: the network with its weights, and the job that it was trained for."""
+
+from pathlib import Path
+
+from torch import nn
+
+from polyclinic.config import instantiate, load_job
+from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.schemas import JobConfig
+from polyclinic.state_dict import load_metadata, load_state
+
+
+def load_model(path: Path) -> tuple[nn.Module, JobConfig]:
+    """A network with its weights, in eval mode, and what it was trained for.
+
+    Raises:
+        ModelInvalid: The file is damaged, not ours, or does not fit this machine's conf/.
+    """
+    state, metadata = load_state(path)
+    described = load_metadata(metadata, path)
+    try:
+        job = load_job(described["names"], described["settings"])  # type: ignore[arg-type]
+        network: nn.Module = instantiate(job.model)
+        network.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+        raise ModelInvalid(
+            f"{path}: does not fit this machine's conf/ ({str(error).splitlines()[0]}). Install the version that wrote it."
+        ) from error
+    return network.eval(), job
