@@ -5,6 +5,7 @@ import json
 import socket
 import ssl
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -61,21 +62,32 @@ class Connection:
             ServerUnreachable: Nobody answers.
             KeyInvalid: This hospital's own key cannot be read.
         """
-        metadata = credentials(load_private_key(self.key), self.site) if self.key else None
+        metadata = self.credentials()
         ends = self._check_certificate(timeout_s) if self.kit else None
-        if self.kit:
-            channel = grpc.secure_channel(self.server, grpc.ssl_channel_credentials(self.kit.ca.encode()))
-        else:
-            channel = grpc.insecure_channel(self.server)
+        channel = self.open_channel()
         try:
             call = channel.unary_unary(KNOCK)
             answer = json.loads(call(b"", metadata=metadata, timeout=timeout_s, wait_for_ready=False))
         except grpc.RpcError as error:
-            raise self._explain(error, timeout_s) from error
+            raise self.explain(error, timeout_s) from error
         finally:
             channel.close()
         left = None if ends is None else (ends - datetime.now(UTC)).days
         return Welcome(str(answer["site"]), str(answer["version"]), time.time() - float(answer["time"]), str(answer["instance"]), left)
+
+    def credentials(self) -> list[tuple[str, str | bytes]] | None:
+        """What a call shows, good for some minutes; None without keys.
+
+        Raises:
+            KeyInvalid: This hospital's own key cannot be read.
+        """
+        return credentials(load_private_key(self.key), self.site) if self.key else None
+
+    def open_channel(self, options: Sequence[tuple[str, int]] = ()) -> grpc.Channel:
+        """A channel that trusts the kit's authority alone; plain text without a kit."""
+        if self.kit is None:
+            return grpc.insecure_channel(self.server, options)
+        return grpc.secure_channel(self.server, grpc.ssl_channel_credentials(self.kit.ca.encode()), options)
 
     def wait(self, wait_s: float) -> Welcome:
         """Knock until somebody answers.
@@ -128,7 +140,8 @@ class Connection:
             raise ServerUnreachable(self.server, error.strerror or str(error) or "no answer in time") from error
         return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
 
-    def _explain(self, error: grpc.RpcError, timeout_s: float) -> Exception:
+    def explain(self, error: grpc.RpcError, timeout_s: float) -> Exception:
+        """What is said of a call that failed on its way, or at the door."""
         code, details = error.code(), str(error.details())
         if refusal := unpack_refusal(details):
             return refusal

@@ -7,6 +7,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── UnknownName             a name that conf/ does not have
     │   ├── KeyInvalid              a key's file
     │   ├── KitInvalid              what a coordinator sent at enrolment
+    │   ├── ServiceMismatch         a generator and a segmentation service (service_errors.py)
     │   └── ConfigMismatch          the two sides would build different things
     ├── DataError                   a hospital's files                           exit code 3
     │   ├── DatasetInvalid          dataset.json itself
@@ -35,7 +36,8 @@ One sentence each: what is wrong, where, and what to do about it.
     ├── LinkError                   the network                                  exit code 4
     │   ├── AddressInvalid
     │   ├── PortTaken
-    │   ├── ServerUnreachable
+    │   ├── ServerUnreachable       ServiceUnreachable (service_errors.py)
+    │   ├── ServiceBusy, RequestRefused, AnswerInvalid
     │   └── AdmissionRefused        keys and certificates (admission.py)
     ├── RunError                    a run that could not go on                   exit code 5
     │   ├── RunNotFound
@@ -207,6 +209,7 @@ class ServerUnreachable(LinkError):
     """Nobody answers at the coordinator's address."""
 
     def __init__(self, address: str, problem: str) -> None:
+        self.problem = problem
         super().__init__(
             f"No coordinator answers at {address} ({problem}). Check the address, that `polyclinic-server run` is up, "
             "and that the firewall lets this machine dial out to that port."

@@ -118,12 +118,12 @@ class ContributionDamaged(ContributionRefused):
         super().__init__(f"{shown(where)}: not a readable contribution ({problem}). Make it again with `contribute` and send it again.")
 
 
-def shown(text: str) -> str:
+def shown(text: str, characters: int = SHOWN_CHARACTERS) -> str:
     """Text that somebody else chose, safe to print: control characters escaped, shortened."""
-    if len(text) <= SHOWN_CHARACTERS and text.isprintable():
+    if len(text) <= characters and text.isprintable():
         return text
-    plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text[: SHOWN_CHARACTERS + 1])
-    return plain if len(text) <= SHOWN_CHARACTERS else plain[:SHOWN_CHARACTERS] + "..."
+    plain = "".join(letter if letter.isprintable() else f"\\x{ord(letter):02x}" for letter in text[: characters + 1])
+    return plain if len(text) <= characters else plain[:characters] + "..."
 
 
 def listed(names: Sequence[str]) -> str:

@@ -39,18 +39,34 @@ def listening(deployment: DeploymentConfig) -> Listening:
     Raises:
         ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate past its time.
     """
-    if deployment.insecure:
-        host = deployment.host or LOOPBACK
+    return listening_at(deployment.host, deployment.port, Path(deployment.security), insecure=deployment.insecure)
+
+
+def listening_at(host: str | None, port: int | None, security: Path, *, insecure: bool, option: str = "deployment.host=") -> Listening:
+    """Where to listen, and by which keys.
+
+    Args:
+        host: None: everywhere with TLS, loopback without.
+        port: None: as the security folder was told, 9092 without TLS.
+        security: The folder that `init` made.
+        insecure: No TLS and no keys.
+        option: How a host is given, for the error's text.
+
+    Raises:
+        ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate past its time.
+    """
+    if insecure:
+        host = host or LOOPBACK
         if not is_loopback(host):
             raise ConfigError(
-                f"--insecure with deployment.host={host}: without TLS and keys only this machine is served. Leave --insecure away, or use "
-                f"deployment.host={LOOPBACK}."
+                f"--insecure with {option}{host}: without TLS and keys only this machine is served. Leave --insecure away, or use "
+                f"{option}{LOOPBACK}."
             )
-        return Listening(host, PORT if deployment.port is None else deployment.port, None)
-    authority = Authority.open(Path(deployment.security))
+        return Listening(host, PORT if port is None else port, None)
+    authority = Authority.open(security)
     if (warning := authority.warning()) and "has expired" in warning:
         raise ConfigError(warning)
-    return Listening(deployment.host or EVERYWHERE, authority.port if deployment.port is None else deployment.port, authority)
+    return Listening(host or EVERYWHERE, authority.port if port is None else port, authority)
 
 
 def is_loopback(host: str) -> bool:

@@ -1,0 +1,296 @@
+"""The segmentation service: who is answered, who is refused and how, and that it stays bounded, fair and alive."""
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from client.connection import Connection
+from polyclinic.admission import KeyMissing, KeyUnknown, PlaintextRefused, unpack_refusal
+from polyclinic.keys import make_key
+from server.segmentation_service import Limits
+from strategies.proxy.wire import segmentation_pb2 as wire
+from strategies.proxy.wire.arrays import PART_BYTES, RETRY_HEADER
+from tests.server.segmentation_services import (
+    DESCRIBE,
+    DIGEST,
+    LABELS,
+    PATIENCE_S,
+    SHAPE,
+    Failing,
+    Held,
+    Service,
+    a_header,
+    a_model,
+    a_volume,
+    caller,
+    expected,
+    joined,
+    messages,
+    service,
+    some_data,
+)
+
+VOXELS = int(np.prod(SHAPE))
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Service]:
+    with service(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def plain() -> Iterator[Service]:
+    with service() as running:
+        yield running
+
+
+def test_a_volume_is_segmented_over_tls_by_an_enrolled_key(lab: Service) -> None:
+    volume = a_volume()
+    with caller(lab.hospital("st-mary")) as mary:
+        parts = mary.ask(messages(volume))
+    assert parts[0].header.request_id == bytes(16)
+    np.testing.assert_array_equal(joined(parts), expected(volume))
+    (line,) = lab.lines
+    assert line.startswith(f"st-mary: request 1, {VOXELS:,} bytes, waited ") and line.endswith(" s, OK")
+
+
+def test_probabilities_are_of_the_foreground_and_add_up(plain: Service) -> None:
+    volume = a_volume()
+    with caller(plain.hospital("a")) as someone:
+        answer = joined(someone.ask(messages(volume, wire.PROBABILITIES)))
+    assert answer.shape == (2, *SHAPE)
+    whole = np.concatenate([255 - answer.sum(0, keepdims=True), answer])
+    assert (whole.argmax(0) == expected(volume)).mean() > 0.99
+
+
+def test_halves_on_the_same_scale_give_the_same_labels(plain: Service) -> None:
+    volume = a_volume()
+    with caller(plain.hospital("a")) as someone:
+        np.testing.assert_array_equal(joined(someone.ask(messages(volume.astype(np.float16)))), expected(volume))
+
+
+def test_a_knock_and_a_description(lab: Service) -> None:
+    mary = lab.hospital("st-mary")
+    assert mary.knock().site == "st-mary"
+    with caller(mary) as known:
+        described = wire.Description.FromString(known.channel.unary_unary(DESCRIBE)(b"", metadata=known.metadata, timeout=PATIENCE_S))
+    assert (tuple(described.shape), tuple(described.labels), described.digest) == (SHAPE, LABELS, DIGEST)
+    assert described.limits.part_bytes == PART_BYTES and described.limits.waiting == 32
+
+
+def test_health_needs_no_key_and_everything_else_does(lab: Service) -> None:
+    with caller(lab.hospital("st-mary"), metadata=[]) as probe:
+        assert probe.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=PATIENCE_S) == b"\x08\x01"  # SERVING
+        for method in (DESCRIBE, "/grpc.health.v1.Health/Watch", "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"):
+            assert probe.refused([b""], method=method)[0] == "UNAUTHENTICATED"
+
+
+def nan_inside() -> list[bytes]:
+    volume = a_volume().astype(np.float16)
+    volume[3, 4, 5] = np.nan
+    return messages(volume)
+
+
+def too_bright() -> list[bytes]:
+    return messages(a_volume().astype(np.float16) + np.float16(1))
+
+
+INVALID = {
+    "nothing": ([], "no header"),
+    "bytes before a header": ([some_data(10)], "no header"),
+    "another shape": ([a_header((16, 16, 16))], "shape is 16 x 16 x 16, this service segments 16 x 24 x 16"),
+    "another order of axes": ([a_header(SHAPE[::-1] + (1,))], "shape is"),
+    "no shape": ([a_header(())], "shape is nothing"),
+    "an enormous shape": ([a_header((2**31, 2**31, 2**31))], "shape is"),
+    "no type": ([a_header(dtype=0)], "type is not one of"),
+    "an unknown type": ([a_header(dtype=99)], "type is not one of"),
+    "no kind of answer": ([a_header(answer=0)], "not one of LABELS, PROBABILITIES"),
+    "a short id": ([a_header(request_id=b"me")], "2 bytes"),
+    "a truncated stream": ([a_header(), some_data(100)], f"ended after 100 of {VOXELS:,} bytes"),
+    "a byte too many": ([a_header(), some_data(VOXELS), some_data(1)], "more bytes than"),
+    "a part too large": ([a_header(), some_data(PART_BYTES + 1)], "at most 1,048,576"),
+    "two headers": ([a_header(), a_header()], "carries no data"),
+    "an empty part": ([a_header(), some_data(0)], "carries no data"),
+    "no message of ours": ([b"\xff\xff\xff\xff"], "cannot be read"),
+    "rubbish after the header": ([a_header(), b"\xff\xff"], "cannot be read"),
+    "NaN": (nan_inside(), "NaN or infinite"),
+    "a value of 256": (too_bright(), "outside 0 to 255"),
+}
+
+
+@pytest.mark.parametrize("what", INVALID)
+def test_a_request_that_is_not_as_agreed_is_refused_with_the_reason(what: str, plain: Service) -> None:
+    sent, words = INVALID[what]
+    with caller(plain.hospital("a")) as someone:
+        status, sentence = someone.refused(sent)
+    assert status == "INVALID_ARGUMENT" and words in sentence, (status, sentence)
+    plain.until(lambda lab: lab.server.service.queue.reserved == 0)
+    assert plain.lines[-1].endswith("INVALID_ARGUMENT")
+
+
+def test_a_message_beyond_the_limit_is_not_taken_in(plain: Service) -> None:
+    with caller(plain.hospital("a")) as someone:
+        assert someone.refused([a_header(), some_data(4 * PART_BYTES)])[0] == "RESOURCE_EXHAUSTED"
+
+
+def test_a_message_that_would_unfold_is_not_taken_in(plain: Service) -> None:
+    with caller(plain.hospital("a")) as someone:
+        bomb = [a_header(), some_data(PART_BYTES)]
+        assert someone.refused(bomb, compression=grpc.Compression.Gzip)[0] == "UNIMPLEMENTED"
+
+
+def test_who_shows_no_key_or_an_unknown_one_is_refused_and_journaled(lab: Service, tmp_path: Path) -> None:
+    mary = lab.hospital("st-mary")
+    make_key(tmp_path / "stranger")
+    stranger = Connection(lab.address, "st-mary", mary.kit, tmp_path / "stranger" / "hospital.key")
+    with caller(mary, metadata=[]) as nobody:
+        status, details = nobody.refused(messages(a_volume()))
+        assert status == "UNAUTHENTICATED" and type(unpack_refusal(details)) is KeyMissing
+    with caller(stranger) as unknown:
+        status, details = unknown.refused(messages(a_volume()))
+        assert status == "UNAUTHENTICATED" and type(unpack_refusal(details)) is KeyUnknown
+    assert len(lab.sentences()) == 2 and "showed no key" in lab.sentences()[0] and "is not enrolled" in lab.sentences()[1]
+    assert lab.lines == []
+
+
+def test_a_revoked_key_and_another_sites_name(lab: Service) -> None:
+    mary, john = lab.hospital("st-mary"), lab.hospital("st-john")
+    with caller(Connection(lab.address, "st-john", mary.kit, mary.key)) as liar:
+        assert "enrolled for another hospital" in str(unpack_refusal(liar.refused(messages(a_volume()))[1]))
+    assert lab.server.registry is not None
+    lab.server.registry.revoke("st-john", "left")
+    time.sleep(1.1)  # what the registry knows may be a second old
+    with caller(john) as gone:
+        assert "has revoked the key" in str(unpack_refusal(gone.refused(messages(a_volume()))[1]))
+
+
+def test_plain_text_to_the_tls_port(lab: Service) -> None:
+    with pytest.raises(PlaintextRefused):
+        Connection(lab.address, "st-mary").knock(5.0)
+    lab.until(lambda running: any("spoke plain text" in sentence for sentence in running.sentences()))
+
+
+def test_a_model_that_fails_is_said_without_a_voxel(tmp_path: Path) -> None:
+    with service(model=a_model(Failing())) as lab, caller(lab.hospital("a")) as someone:
+        assert someone.refused(messages(a_volume())) == ("INTERNAL", "The model failed (RuntimeError). Tell whoever runs this service.")
+        assert lab.lines[0].endswith("INTERNAL")
+
+
+def slowly(first: list[bytes], leaving: threading.Event) -> Iterator[bytes]:
+    yield from first
+    leaving.wait(PATIENCE_S)
+
+
+def trickling(leaving: threading.Event) -> Iterator[bytes]:
+    yield a_header()
+    while not leaving.wait(0.05):
+        yield some_data(1)
+
+
+def test_a_slow_sender_is_ended_and_its_place_is_free_again() -> None:
+    leaving = threading.Event()
+    with service(limits=Limits(waiting=1, idle_s=0.3, upload_s=0.8)) as lab, caller(lab.hospital("a")) as someone:
+        try:
+            assert someone.refused(slowly([], leaving)) == ("DEADLINE_EXCEEDED", "No header came within 0.3 s. Send it with the call.")
+            status, sentence = someone.refused(slowly([a_header(), some_data(9)], leaving))
+            assert (status, sentence) == ("DEADLINE_EXCEEDED", "Nothing came for 0.3 s. Send the volume without pauses.")
+            status, sentence = someone.refused(trickling(leaving))
+            assert status == "DEADLINE_EXCEEDED" and "not complete after 0.8 s" in sentence
+        finally:
+            leaving.set()
+        assert lab.server.service.queue.reserved == 0
+        assert len(someone.ask(messages(a_volume()))) == 2
+
+
+def test_a_full_queue_says_when_to_ask_again_and_memory_is_bounded() -> None:
+    held = Held()
+    with service(model=a_model(held), limits=Limits(waiting=2)) as lab, caller(lab.hospital("a")) as someone, ThreadPoolExecutor(8) as pool:
+        computing = pool.submit(someone.ask, messages(a_volume()))
+        assert held.entered.acquire(timeout=PATIENCE_S)
+        waiting = [pool.submit(someone.ask, messages(a_volume())) for _ in range(2)]
+        lab.until(lambda running: running.server.service.queue.waiting == 2)
+        call = someone.start(messages(a_volume()))
+        with pytest.raises(grpc.RpcError):
+            list(call)
+        assert call.code() == grpc.StatusCode.RESOURCE_EXHAUSTED and "2 requests wait already" in call.details()
+        assert float(dict(call.trailing_metadata())[RETRY_HEADER]) >= 1
+        held.go.release(3)
+        for each in (computing, *waiting):
+            assert len(each.result(PATIENCE_S)) == 2
+    with service(limits=Limits(memory=2 * VOXELS - 1)) as lab, caller(lab.hospital("a")) as someone:
+        status, sentence = someone.refused(messages(a_volume()))
+        assert status == "RESOURCE_EXHAUSTED" and "--memory-gb" in sentence
+
+
+def test_thirty_requests_of_one_site_do_not_hold_up_another() -> None:
+    held, order = Held(), []
+    with (
+        service(model=a_model(held), limits=Limits(waiting=30)) as lab,
+        caller(lab.hospital("greedy")) as greedy,
+        caller(lab.hospital("modest")) as modest,
+        ThreadPoolExecutor(40) as pool,
+    ):
+        many = [pool.submit(greedy.ask, messages(a_volume(seed))) for seed in range(31)]
+        assert held.entered.acquire(timeout=PATIENCE_S)
+        lab.until(lambda running: running.server.service.queue.waiting == 30)
+        one = pool.submit(modest.ask, messages(a_volume()))
+        lab.until(lambda running: "RESOURCE_EXHAUSTED" in " ".join(running.lines))  # greedy's newest gave up its place
+        lab.until(lambda running: "modest" in running.server.service.queue._lines)
+        held.go.release(2)
+        assert len(one.result(PATIENCE_S)) == 2
+        order = [line.split(":")[0] for line in lab.lines if line.endswith("OK")]
+        held.go.release(30)
+        outcomes = [each.exception(PATIENCE_S) for each in many]
+    assert order == ["greedy", "modest"]
+    assert sum(outcome is not None for outcome in outcomes) == 1
+
+
+def test_a_request_that_hangs_up_is_not_computed() -> None:
+    held = Held()
+    with service(model=a_model(held)) as lab, caller(lab.hospital("a")) as someone, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(someone.ask, messages(a_volume()))
+        assert held.entered.acquire(timeout=PATIENCE_S)
+        second = someone.start(messages(a_volume()))
+        lab.until(lambda running: bool(running.server.service.queue._lines))
+        second.cancel()
+        lab.until(lambda running: running.server.service.queue.waiting == 0)
+        held.go.release(2)
+        assert len(first.result(PATIENCE_S)) == 2
+        lab.until(lambda running: running.server.service.queue.reserved == 0)
+        assert held.seen == 1
+        assert any(line.endswith("CANCELLED") for line in lab.lines)
+
+
+def test_deadlines_of_the_caller_and_of_the_service() -> None:
+    held = Held()
+    with service(model=a_model(held), limits=Limits(deadline_s=1.0)) as lab, caller(lab.hospital("a")) as someone:
+        assert someone.refused(messages(a_volume()), timeout_s=0.4)[0] == "DEADLINE_EXCEEDED"
+        lab.until(lambda running: len(running.lines) == 1)
+        held.go.release(1)
+        status, sentence = someone.refused(messages(a_volume()))
+        assert (status, sentence) == ("DEADLINE_EXCEEDED", "No answer within 1 s. Ask again later.")
+        held.go.release(1)
+        lab.until(lambda running: running.server.service.queue.reserved == 0)
+
+
+def test_a_service_that_stops_finishes_what_it_computes_and_sends_the_others_away() -> None:
+    held = Held()
+    with service(model=a_model(held)) as lab, caller(lab.hospital("a")) as someone, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(someone.ask, messages(a_volume()))
+        assert held.entered.acquire(timeout=PATIENCE_S)
+        second = pool.submit(someone.refused, messages(a_volume()))
+        lab.until(lambda running: bool(running.server.service.queue._lines))
+        stopped = pool.submit(lab.do, lab.server.service.stop())
+        status, sentence = second.result(PATIENCE_S)
+        assert status == "UNAVAILABLE" and "being stopped" in sentence
+        assert someone.refused(messages(a_volume()))[0] == "UNAVAILABLE"
+        held.go.release(1)
+        assert len(first.result(PATIENCE_S)) == 2
+        stopped.result(PATIENCE_S)
