@@ -7,8 +7,10 @@ on. Only the removal of the last lines leaves a sound, shorter chain: keep the n
 import json
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,7 @@ from polyclinic.config import digest
 from polyclinic.durable import write_durably
 from polyclinic.errors import LedgerDamaged, LedgerError
 
+FORMAT = 1
 FILE, ADDRESS = "ledger.sqlite", "database.url"
 START = "0" * 64  # what the first line names as the hash before it
 PATIENCE_S = 30.0  # for another writer
@@ -106,7 +109,7 @@ class Database:
         with self.reading() as connection:
             return inspect(connection).has_table("journal")
 
-    def create_tables(self, opened: Mapping[str, object]) -> None:
+    def create_tables(self) -> None:
         """Make the tables and write the journal's first line, unless another process has."""
         with self.writing(tables=False) as connection:
             if inspect(connection).has_table("journal"):
@@ -114,7 +117,7 @@ class Database:
             TABLES.create_all(connection)
             for statement in _postgresql_triggers() if self._postgresql else _sqlite_triggers():
                 connection.exec_driver_sql(statement)
-            append(connection, "opened", "", "", opened)
+            append(connection, "opened", "", "", {"format": FORMAT, "version": version("polyclinic"), "name": uuid.uuid4().hex})
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:

@@ -15,7 +15,6 @@ import re
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -39,14 +38,13 @@ from polyclinic.entries import (
     read_lines,
 )
 from polyclinic.errors import LedgerDamaged, LedgerError, LedgerNotFound, ModelInvalid, NothingToWithdraw
-from polyclinic.journal import CONTRIBUTIONS, FILE, JOURNAL, Database, append, canonical, database_of, sqlite_url
+from polyclinic.journal import CONTRIBUTIONS, FILE, FORMAT, JOURNAL, Database, append, canonical, database_of, sqlite_url
 from polyclinic.refusals import ContributionDamaged, ContributionRefused
 from polyclinic.state_dict import StateDict, load_state, save_state, state_digest
 from polyclinic.verification import Fault, Progress, body_of, find_fault, holds_model
 
 __all__ = ["Entry", "Fault", "Ledger", "Line", "Publication", "Receipt"]
 
-FORMAT = 1
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -75,7 +73,7 @@ class Ledger:
             if not database.has_tables():
                 if not create:
                     raise LedgerNotFound(folder)
-                database.create_tables({"format": FORMAT, "version": version("polyclinic"), "name": uuid.uuid4().hex})
+                database.create_tables()
                 sync_folder(folder)
             ledger._check_format()
             for name in ("contributions", "models"):

@@ -76,14 +76,11 @@ def add(
     Compare the fingerprint with the hospital's by telephone: who can swap the file on its way can join in the hospital's name.
     """
     from polyclinic.keys import load_public_key
-    from polyclinic.kit import Kit
     from server.authority import Authority
-    from server.enrolment import Registry
+    from server.enrolment import enrol_with_kit
 
-    authority = Authority.open(security)
-    enrolled = Registry(security).enrol(name, load_public_key(key))
     path = to or security / "kits" / f"{name}.kit.json"
-    Kit(name, authority.address, authority.ca(), enrolled.fingerprint).write(path)
+    enrolled = enrol_with_kit(Authority.open(security), name, load_public_key(key), path)
     console.print(f"{name} is enrolled with {enrolled.fingerprint}", markup=False, soft_wrap=True)
     console.print(f"Send it this kit: {path}", markup=False, soft_wrap=True)
 

@@ -7,10 +7,8 @@ no second list: who is enrolled follows from the lines `enrolled` and `revoked`.
 import json
 import threading
 import time
-import uuid
 from collections import OrderedDict, deque
 from dataclasses import dataclass, replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +19,9 @@ from polyclinic.durable import make_folder
 from polyclinic.errors import ConfigError
 from polyclinic.journal import FILE, JOURNAL, Database, append, database_of, sqlite_url
 from polyclinic.keys import PublicKey, fingerprint, public_text
-from polyclinic.kit import check_site_name
+from polyclinic.kit import Kit, check_site_name
+from server.authority import Authority
 
-FORMAT = 1
 FRESH_S = 1.0  # how old what is known of the journal may be
 QUIET_S = 60.0  # the same refusal of the same client is one line in so long
 MAX_REMEMBERED = 1000
@@ -46,6 +44,21 @@ class Enrolled:
         return self.revoked is None
 
 
+def enrol_with_kit(authority: Authority, site: str, key: PublicKey, path: Path) -> Enrolled:
+    """Enrol a hospital's key, and write the kit that is sent back to it.
+
+    Raises:
+        ConfigError: The name, or the key, is taken.
+    """
+    registry = Registry(authority.folder)
+    try:
+        enrolled = registry.enrol(site, key)
+    finally:
+        registry.close()
+    Kit(site, authority.address, authority.ca(), enrolled.fingerprint).write(path)
+    return enrolled
+
+
 class Registry:
     """The enrolled keys of a security folder; any number of processes and threads may use it.
 
@@ -61,7 +74,7 @@ class Registry:
         make_folder(place)
         self._database = Database(*(database_of(place) or (sqlite_url(place / FILE), str(place / FILE))))
         if not self._database.has_tables():
-            self._database.create_tables({"format": FORMAT, "version": version("polyclinic"), "name": uuid.uuid4().hex})
+            self._database.create_tables()
         self._lock = threading.Lock()
         self._keys: dict[str, Enrolled] = {}
         self._read_to, self._looked = 0, -FRESH_S

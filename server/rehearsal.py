@@ -3,9 +3,8 @@
 from pathlib import Path
 
 from polyclinic.keys import make_key
-from polyclinic.kit import Kit
 from server.authority import Authority
-from server.enrolment import Registry
+from server.enrolment import enrol_with_kit
 
 
 def rehearse(folder: Path, port: int) -> Authority:
@@ -17,8 +16,5 @@ def kit_for(authority: Authority, site: str) -> Path:
     """A hospital's kit, its key beside it; made when it is first asked for."""
     path = authority.folder / "hospitals" / site / "kit.json"
     if not path.exists():
-        registry = Registry(authority.folder)
-        key = registry.enrol(site, make_key(path.parent, site))
-        registry.close()
-        Kit(site, authority.address, authority.ca(), key.fingerprint).write(path)
+        enrol_with_kit(authority, site, make_key(path.parent, site), path)
     return path

@@ -48,7 +48,8 @@ def test_metrics_that_are_no_longer_json_are_damage(tmp_path: Path) -> None:
 
 
 def test_a_ledger_of_a_newer_polyclinic_is_left_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("polyclinic.ledger.FORMAT", 2)
+    for module in ("journal", "ledger"):
+        monkeypatch.setattr(f"polyclinic.{module}.FORMAT", 2)
     Ledger.open(tmp_path).close()
     monkeypatch.undo()
     with pytest.raises(LedgerError, match="newer polyclinic"):
