@@ -232,7 +232,7 @@ class RefinementArm:
         """What the report shows of who is near whom."""
         sites, distances = refiner.matrix(recipe.statistic)
         contributors = refiner.contributors()
-        coefficients = {site: refiner.coefficients(site, recipe, leave_out=list(contributors) != [site]) for site in sites}
+        coefficients = {site: refiner.coefficients(site, recipe, leave_out=contributors != [site]) for site in sites}
         choice = json.loads((ledger_folder(self._folder, self._merging) / CHOICE).read_text())
         self._folder.update(
             refinement={

@@ -64,9 +64,8 @@ class Publisher:
 
     def entries(self) -> list[Entry]:
         """The contributions that count, sorted by site."""
-        current = self.ledger.bases()[-1]
-        older = self.older_bases()
-        return [entry for entry in self.ledger.active() if entry.base == current or older.get(entry.base, 2**31) <= self._max_staleness]
+        ages = self._ages()
+        return [entry for entry in self.ledger.active() if ages.get(entry.base, 2**31) <= self._max_staleness]
 
     def merge(self, rule: Rule, entries: Sequence[Entry] | None = None) -> StateDict:
         """The model that a rule makes of the contributions.
@@ -85,8 +84,8 @@ class Publisher:
         digest = self.ledger.bases()[-1]
         base = self.ledger.load_model(digest)
         if self._sums is not None and entries is None and isinstance(rule, ADDITIVE):
-            older = self.older_bases()
-            wanted = {f"{entry.digest}/{older.get(entry.base, 0)}": entry for entry in chosen}
+            ages = self._ages()
+            wanted = {f"{entry.digest}/{ages[entry.base]}": entry for entry in chosen}
             return merge_by_sum(self._sums, {digest: base}, wanted, rule, self._open_key)
         with self._open_all(chosen) as files:
             return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)
@@ -122,11 +121,11 @@ class Publisher:
 
     def open(self, entry: Entry) -> TensorFile:
         """A contribution as it counts: discounted, if its base is an older one."""
-        return self._file(entry.path, self._behind(entry))
+        return self._file(entry.path, self._ages()[entry.base])
 
-    def _behind(self, entry: Entry) -> int:
-        """How many bases a contribution is behind the current one."""
-        return 0 if entry.base == self.ledger.bases()[-1] else self.older_bases()[entry.base]
+    def _ages(self) -> dict[str, int]:
+        """How many bases each is behind the current one, which is 0."""
+        return {**self.older_bases(), self.ledger.bases()[-1]: 0}
 
     def _file(self, path: Path, behind: int) -> TensorFile:
         return Discounted(path, self._discount**behind) if behind else TensorFile(path)
@@ -137,8 +136,9 @@ class Publisher:
 
     @contextmanager
     def _open_all(self, entries: Sequence[Entry]) -> Iterator[dict[str, TensorFile]]:
+        ages = self._ages()
         with ExitStack() as stack:
-            yield {entry.site: stack.enter_context(self.open(entry)) for entry in entries}
+            yield {entry.site: stack.enter_context(self._file(entry.path, ages[entry.base])) for entry in entries}
 
 
 def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Rule]:
