@@ -67,7 +67,7 @@ def measure(hospitals: int, rounds: int, parameters: int, folder: Path, counter:
     measured, events = Measured(), []
     with SuperLink(folder / "superlink", "127.0.0.1", 0) as link:
         address = counter.open(link.address) if counter is not None else link.address  # type: ignore[attr-defined]
-        with noop_hospitals(address, hospitals, folder) as children, link.open_run({"folder": "benchmark"}) as (grid, _):
+        with noop_hospitals(address, hospitals, folder) as children, link.open_run() as grid:
             order = Order("benchmark", "fedavg", 0, rounds + 1, "none", "0", {"model": "unet"})
             attendance = Attendance(grid, order, events.append)
             patient = PatientGrid(grid, attendance, deployment, events.append)

@@ -1,4 +1,4 @@
-"""`polyclinic-server run`: SuperLink and ServerApp, from the first setting to the report."""
+"""`polyclinic-server run`: SuperLink and run, from the first setting to the report."""
 
 import json
 import logging
@@ -91,15 +91,15 @@ def finish(folder: RunFolder, console: Console) -> None:
 
 
 def _execute(link: "SuperLink", folder: RunFolder) -> None:
-    """The ServerApp, in this process, against the SuperLink; taken up again after its last round when the SuperLink dies."""
+    """The run, in this process, against the SuperLink; taken up again after its last round when the SuperLink dies."""
     from server.server_app import coordinate
     from server.superlink import SuperLinkLost
 
     folder.update(address=link.address)
     while True:
         try:
-            with link.open_run({"folder": str(folder.path.resolve())}) as (grid, _):
-                coordinate(grid, folder)  # what the ServerApp does, with this folder's listeners
+            with link.open_run() as grid:
+                coordinate(grid, folder)
             return
         except SuperLinkLost:
             folder.record({"kind": "superlink", "text": "a new SuperLink runs; waiting for the hospitals to come back to it"})

@@ -1,4 +1,4 @@
-"""Flower's ServerApp: compose the configuration, build the strategy, let it run, keep what comes of it."""
+"""What Flower calls a ServerApp: compose the configuration, build the strategy, let it run, keep what comes of it."""
 
 import json
 import random
@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from flwr.app import Context
-from flwr.serverapp import Grid, ServerApp
+from flwr.serverapp import Grid
 from torch import nn
 
 from polyclinic.config import instantiate, job_digests, job_settings, load_config
@@ -20,14 +19,6 @@ from server.run_folder import RunFolder, versions
 from strategies.averaging.strategy import Averaging
 from strategies.records import Order
 from strategies.refinement.traffic import CountingGrid
-
-app = ServerApp()
-
-
-@app.main()
-def main(grid: Grid, context: Context) -> None:
-    """Run what the folder named in the run's configuration asks for."""
-    coordinate(grid, RunFolder(Path(str(context.run_config["folder"]))))
 
 
 def coordinate(grid: Grid, folder: RunFolder) -> None:

@@ -1,7 +1,7 @@
-"""Flower's SuperLink as a child process, and the door through which our installed ServerApp runs against it.
+"""Flower's SuperLink as a child process, and the grid through which a coordinator's run reaches it.
 
 All of Flower that is private and that the coordinator needs is met here. The SuperLink runs with `--isolation process`: it starts no
-code itself. This process asks it for the task of a run and executes the ServerApp that is installed here, so that either may die
+code itself. This process asks it for the task of a run and does the run itself, so that either may die
 alone: a SuperLink that dies is started again, `SuperLinkLost` tells the coordinator, and the run is taken up after its last round. Its
 state is kept in memory on purpose (docs/decisions/superlink-in-memory.md): what must last lies in the run's folder.
 """
@@ -21,9 +21,8 @@ from types import TracebackType
 from typing import Self
 
 import httpx
-from flwr.app import Context
 from flwr.common.constant import SubStatus
-from flwr.common.serde import context_from_proto, fab_to_proto, run_from_proto, user_config_to_proto
+from flwr.common.serde import fab_to_proto, run_from_proto
 from flwr.proto.control_pb2 import StartRunRequest
 from flwr.proto.runtime_pb2 import AcquireTaskRequest, PullTaskInputRequest, PushTaskOutputRequest, SendTaskHeartbeatRequest
 from flwr.supercore.control import ControlHttpClient
@@ -143,8 +142,8 @@ class SuperLink:
                 continue
 
     @contextmanager
-    def open_run(self, settings: dict[str, bool | int | float | str]) -> Iterator[tuple[HttpGrid, Context]]:
-        """A run of its own: the grid and the context that a ServerApp is called with.
+    def open_run(self) -> Iterator[HttpGrid]:
+        """A run of its own: its grid.
 
         Leaving reports the outcome to the SuperLink: completed, or failed when an exception passes.
 
@@ -153,7 +152,7 @@ class SuperLink:
             ProcessDied: It died too often.
         """
         restarts = self.restarts
-        run_id = self._start_run(settings)
+        run_id = self._start_run()
         token = self._acquire(run_id)
         grid = PatientHttpGrid(self._control, insecure=True, token=token)
         # Flower's own retries interrupt the whole process when a token is no longer known; these only bridge a restart.
@@ -162,7 +161,8 @@ class SuperLink:
         heartbeat.start()
         outcome, details = SubStatus.FAILED, "interrupted"
         try:
-            yield grid, self._pull_context(grid)
+            self._attach(grid)
+            yield grid
             outcome, details = SubStatus.COMPLETED, ""
         except httpx.HTTPError as error:
             raise self.failure or (SuperLinkLost() if self.restarts > restarts else _unreachable(error, self.child)) from error
@@ -174,12 +174,12 @@ class SuperLink:
             self._report(grid, outcome, details)
             grid.close()
 
-    def _start_run(self, settings: dict[str, bool | int | float | str]) -> int:
-        content = _empty_bundle(settings)
+    def _start_run(self) -> int:
+        content = _empty_bundle()
         fab = Fab(hashlib.sha256(content).hexdigest(), content, {})
         client = ControlHttpClient.from_server_address(self._control, True, None, [RuntimeVersionHttpInterceptor("flwr-cli")])
         try:
-            answer = client.StartRun(StartRunRequest(fab=fab_to_proto(fab), override_config=user_config_to_proto(settings)))
+            answer = client.StartRun(StartRunRequest(fab=fab_to_proto(fab)))
         except httpx.HTTPError as error:
             raise _unreachable(error, self.child) from error
         finally:
@@ -203,16 +203,13 @@ class SuperLink:
             client.close()
         raise RunError(f"The SuperLink offers no task for run {run_id}; see {self.child.log}.")
 
-    def _pull_context(self, grid: HttpGrid) -> Context:
+    def _attach(self, grid: HttpGrid) -> None:
+        """Take up the run's task, as Flower's executor would for a ServerApp."""
         answer = grid._runtime_client.PullTaskInput(PullTaskInputRequest())
         TaskIdentity.task_id = answer.task_id
         TaskIdentity.run_id = answer.run.run_id
         TaskIdentity.node_id = answer.context.node_id
-        run = run_from_proto(answer.run)
-        grid.set_run(run)
-        context = context_from_proto(answer.context)
-        context.run_config = run.override_config
-        return context
+        grid.set_run(run_from_proto(answer.run))
 
     def _report(self, grid: HttpGrid, outcome: str, details: str) -> None:
         grid._retry_invoker.max_tries = 1
@@ -237,22 +234,14 @@ def _unreachable(error: Exception, child: Child) -> RunError:
     return RunError(f"The SuperLink does not answer as it should ({type(error).__name__}); see {child.log}.")
 
 
-def _empty_bundle(settings: dict[str, bool | int | float | str]) -> bytes:
+def _empty_bundle() -> bytes:
     """A Flower App Bundle without code: both sides run what is installed there."""
-    lines = "\n".join(f"{key} = {_toml(value)}" for key, value in settings.items())
     project = (
         '[project]\nname = "polyclinic"\nversion = "0.1.0"\nlicense = "Apache-2.0"\n'
         '[tool.flwr.app]\npublisher = "polyclinic"\n'
-        '[tool.flwr.app.components]\nserverapp = "server.server_app:app"\nclientapp = "client.client_app:app"\n'
-        f"[tool.flwr.app.config]\n{lines}\n"
+        '[tool.flwr.app.components]\nserverapp = "server.server_app:coordinate"\nclientapp = "client.client_app:app"\n'
     )
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as bundle:
         bundle.writestr("pyproject.toml", project)
     return buffer.getvalue()
-
-
-def _toml(value: bool | int | float | str) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    return f'"{value}"' if isinstance(value, str) else str(value)
