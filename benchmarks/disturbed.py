@@ -11,9 +11,9 @@ from relay import Relay
 
 from polyclinic.contribution import read_contribution
 from polyclinic.ledger import Ledger
-from polyclinic.processes import Child, python_module
+from polyclinic.processes import Child
 from polyclinic.state_dict import load_state, state_digest
-from tests.e2e.federation import ENVIRONMENT, Federation, descendants, kill, run_cli
+from tests.e2e.federation import Federation, descendants, kill, run_cli
 
 VERSIONS = 2  # of each hospital's data set, and so contributions
 EARLY, ALL = 3, 4  # hospitals from the start, and with the one that joins when they are done, whose contribution ends the run
@@ -89,16 +89,10 @@ class Disturbed(Federation):
         self.relays: dict[str, Relay] = {}
         self.early, self.late = list(self.sites)[:EARLY], list(self.sites)[EARLY:]
 
-    def join(self, name: str) -> Child:
+    def join(self, name: str, *options: str) -> Child:
         """As the e2e tests do, through a relay if there is one."""
         relay = self.relays.get(name)
-        command = python_module(
-            "client.cli", "join", "--kit", str(self.enrol(name)), "--data", str(self.sites[name]),
-            "--state", str(self.folder / "state" / name), "--wait", "600", *(("--server", relay.address) if relay else ()),
-        )  # fmt: skip
-        self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ENVIRONMENT)
-        self.hospitals[name].start()
-        return self.hospitals[name]
+        return super().join(name, "--wait", "600", *(("--server", relay.address) if relay else ()), *options)
 
     def tend(self) -> None:
         """What happens at the hospitals by itself."""

@@ -26,13 +26,10 @@ from federation import machine, peak_mb
 from thin_hospitals import name_of
 
 from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
-from polyclinic.keys import make_key
-from polyclinic.kit import Kit
 from polyclinic.ledger import Ledger
 from polyclinic.processes import Child, free_port, python_module, stop_all, wait_for_port
 from polyclinic.state_dict import load_state, state_digest
-from server.authority import Authority
-from server.enrolment import Registry
+from server.rehearsal import kit_for, rehearse
 from server.run_folder import read_lines
 from tests.e2e.federation import run_cli
 
@@ -92,7 +89,7 @@ class Hundred:
 
     def __init__(self, folder: Path, hospitals: int, real: int, spread: float, settings: Sequence[str], *, insecure: bool) -> None:
         self.folder, self.hospitals, self.run = folder, hospitals, folder / "runs" / "run"
-        self._insecure, self._keys = insecure, folder / "keys"
+        self._insecure, self._keys = insecure, folder / "security" / "hospitals"
         port = free_port()
         self.address = f"{HOST}:{port}"
         coarse = [replace(scanner, voxel_mm=(5.0, 5.0, 6.0)) for scanner in HOSPITALS[:real]]
@@ -116,13 +113,10 @@ class Hundred:
         self.real = [self._join(site) for site in sites]
 
     def _enrol(self, port: int, names: list[str]) -> None:
-        """A key and a kit for everybody, as `keygen` and `enrol` make them."""
-        authority = Authority.create(self.folder / "security", [HOST], port)
-        registry = Registry(self.folder / "security")
+        """A key and a kit for everybody."""
+        authority = rehearse(self.folder / "security", port)
         for name in names:
-            enrolled = registry.enrol(name, make_key(self._keys / name))
-            Kit(name, authority.address, authority.ca(), enrolled.fingerprint).write(self._keys / name / "kit.json")
-        registry.close()
+            kit_for(authority, name)
 
     def _join(self, data: Path) -> Child:
         plain = ["--insecure", "--server", self.address, "--name", data.name]

@@ -44,17 +44,11 @@ class Federation:
         """The kit of a hospital, its key beside it."""
         return kit_for(self.authority, name)
 
-    def join(self, name: str) -> Child:
+    def join(self, name: str, *options: str) -> Child:
         command = python_module(
-            "client.cli",
-            "join",
-            "--kit",
-            str(self.enrol(name)),
-            "--data",
-            str(self.sites[name]),
-            "--state",
-            str(self.folder / "state" / name),
-        )
+            "client.cli", "join", "--kit", str(self.enrol(name)), "--data", str(self.sites[name]),
+            "--state", str(self.folder / "state" / name), *options,
+        )  # fmt: skip
         self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ENVIRONMENT)
         self.hospitals[name].start()
         return self.hospitals[name]

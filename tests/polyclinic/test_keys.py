@@ -1,6 +1,7 @@
 """A hospital's key and kit: made once, readable by their owner, and explained where they are of no use."""
 
 import json
+import shutil
 import stat
 import subprocess
 from pathlib import Path
@@ -27,9 +28,7 @@ def test_a_pair_is_written_and_read_again(tmp_path: Path) -> None:
 
 
 def test_the_fingerprint_is_openssh_s(tmp_path: Path) -> None:
-    try:
-        shown = subprocess.run(["ssh-keygen", "-lf", tmp_path / PUBLIC], capture_output=True, text=True, check=False)
-    except FileNotFoundError:
+    if shutil.which("ssh-keygen") is None:
         pytest.skip("ssh-keygen is not installed")
     mark = fingerprint(make_key(tmp_path))
     shown = subprocess.run(["ssh-keygen", "-lf", tmp_path / PUBLIC], capture_output=True, text=True, check=True)

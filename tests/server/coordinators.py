@@ -13,7 +13,6 @@ from flwr.supercore.object_store import ObjectStoreFactory
 from flwr.superlink.federation import NoOpFederationManager
 
 from client.connection import Connection, make_connection
-from polyclinic.keys import make_key
 from polyclinic.processes import free_port
 from server.authority import Authority
 from server.enrolment import Registry
@@ -77,10 +76,3 @@ def open_coordinator() -> Iterator[str]:
         yield address
     finally:
         server.stop(0).wait()
-
-
-def stranger(folder: Path, kit: Path) -> Path:
-    """A key that nobody has enrolled, beside a copy of a kit."""
-    make_key(folder)
-    (folder / "kit.json").write_bytes(kit.read_bytes())
-    return folder / "kit.json"

@@ -5,6 +5,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from cryptography import x509
 
 from polyclinic.admission import KeyMissing
 from polyclinic.errors import ConfigError
@@ -33,9 +34,11 @@ def test_secrets_are_readable_by_their_owner_alone(authority: Authority) -> None
 
 
 def test_the_server_s_certificate_is_of_the_authority_and_for_its_names(authority: Authority) -> None:
-    context = ssl.create_default_context(cadata=authority.ca())
-    assert context.verify_flags
-    authority.context()
+    certificate = x509.load_pem_x509_certificate((authority.folder / "server.crt").read_bytes())
+    certificate.verify_directly_issued_by(x509.load_pem_x509_certificate(authority.ca().encode()))
+    names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(name.value) for name in names] == ["coordinator.example.org", "192.0.2.7"]
+    assert authority.context().minimum_version == ssl.TLSVersion.TLSv1_2
     assert authority.address == "coordinator.example.org:9443"
     assert Authority.open(authority.folder) == authority
 
