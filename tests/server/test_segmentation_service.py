@@ -106,7 +106,7 @@ INVALID = {
     "nothing": ([], "no header"),
     "bytes before a header": ([some_data(10)], "no header"),
     "another shape": ([a_header((16, 16, 16))], "shape is 16 x 16 x 16, this service segments 16 x 24 x 16"),
-    "another order of axes": ([a_header(SHAPE[::-1] + (1,))], "shape is"),
+    "another order of axes": ([a_header((*SHAPE[::-1], 1))], "shape is"),
     "no shape": ([a_header(())], "shape is nothing"),
     "an enormous shape": ([a_header((2**31, 2**31, 2**31))], "shape is"),
     "no type": ([a_header(dtype=0)], "type is not one of"),

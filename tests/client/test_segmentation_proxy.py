@@ -1,0 +1,291 @@
+"""The client of a segmentation service: images in, label maps on their own grids out, and nothing of them on the wire but the proxy."""
+
+import io
+import struct
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from rich.console import Console
+
+from client.connection import Connection
+from client.segmentation_link import SegmentationLink
+from client.segmentation_options import choose_generator, service_connection
+from client.segmentation_proxy import Job, plan, segment_files
+from polyclinic.admission import KeyRevoked
+from polyclinic.errors import AddressInvalid, ConfigError, ImageInvalid, ImageUnreadable, PolyclinicError
+from polyclinic.processes import free_port
+from polyclinic.service_errors import AnswerInvalid, RequestRefused, ServiceBusy, ServiceMismatch, ServiceUnreachable
+from server.rehearsal import kit_for, rehearse
+from strategies.proxy.wire import segmentation_pb2 as wire
+from strategies.proxy.wire.arrays import RETRY_HEADER, answer_parts
+from tests.client.proxies import Recorder, Request, Rolling, Script, abort, answer, scripted
+from tests.server.segmentation_services import LABELS, SHAPE, a_volume, expected, service
+
+AFFINE = np.array([[-1.0371, 0.0213, 0, 91.4142], [0.0123, 1.0519, 0.0071, -127.2718], [0, 0.0061, 0.9877, -73.3141], [0, 0, 0, 1]])
+NAME, DESCRIPTION = "Miller_Anna_1957-03-12_T1w", b"born 1957 in Springfield, ID 8841-22"
+
+
+@pytest.fixture(autouse=True)
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("client.segmentation_link.FIRST_PAUSE_S", 0.05)
+
+
+def write_image(path: Path, seed: int = 0, voxels: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+    volume = a_volume(seed)
+    image = nib.Nifti1Image(volume if voxels is None else voxels, AFFINE)
+    image.header["descrip"], image.header["aux_file"] = DESCRIPTION, b"ward-7/bed-3.dcm"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+    return volume
+
+
+def run(jobs: list[Job], connection: Connection, protection: Rolling | None = None, kind: str = "labels", wait_s: float = 5.0) -> str:
+    """What was said."""
+    said = io.StringIO()
+    segment_files(jobs, connection, protection or Rolling(), kind, 2, wait_s, Console(file=said, width=400))
+    return said.getvalue()
+
+
+def failing(kind: type[PolyclinicError], jobs: list[Job], connection: Connection, **options: Any) -> str:
+    with pytest.raises(kind) as raised:
+        run(jobs, connection, **options)
+    assert type(raised.value) is kind
+    return str(raised.value)
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> Job:
+    write_image(tmp_path / "scan.nii.gz")
+    return Job(tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz", None)
+
+
+@pytest.mark.parametrize("kind", ["labels", "probabilities"])
+def test_an_image_comes_back_as_labels_on_its_own_grid_over_tls(kind: str, tmp_path: Path) -> None:
+    volume = write_image(tmp_path / "images" / f"{NAME}.nii.gz")
+    (job,) = plan([tmp_path / "images" / f"{NAME}.nii.gz"], tmp_path / "labels.nii.gz", None)
+    with service(tmp_path / "lab") as lab:
+        run([job], lab.hospital("st-mary"), kind=kind)
+        assert all(line.startswith("st-mary: ") and NAME not in line for line in lab.lines)
+    written = nib.load(tmp_path / "labels.nii.gz")
+    np.testing.assert_array_equal(written.affine.astype(np.float32), AFFINE.astype(np.float32))
+    same = np.asarray(written.dataobj) == expected(volume)
+    assert same.all() if kind == "labels" else same.mean() > 0.99
+
+
+def telling(keys: list[bytes]) -> dict[str, bytes]:
+    """Everything of the image that must not travel, in every form that it might."""
+    forms = {
+        "key": keys[0],
+        "name": NAME.encode(),
+        "part of the name": b"Miller",
+        "header": DESCRIPTION,
+        "aux file": b"ward-7",
+        "path": b".nii",
+    }
+    for place, number in np.ndenumerate(AFFINE):
+        if number not in (0, 1):
+            for code in ("<f", ">f", "<d", ">d"):
+                forms[f"affine {place} {code}"] = struct.pack(code, number)
+            forms[f"affine {place} text"] = f"{number:g}".encode()
+    return forms
+
+
+def test_nothing_of_the_image_travels_but_the_proxy(tmp_path: Path) -> None:
+    volume = write_image(tmp_path / f"{NAME}.nii.gz")
+    protection, script = Rolling(), Script(answer)
+    with scripted(script) as address:
+        recorder = Recorder(address)
+        try:
+            run([Job(tmp_path / f"{NAME}.nii.gz", tmp_path / "labels.nii.gz", None)], Connection(recorder.address, "st-mary"), protection)
+        finally:
+            recorder.close()
+    assert len(recorder.sent) > volume.size
+    found = [what for what, form in telling(protection.keys).items() if form in recorder.sent]
+    assert not found
+    # the names and values of the call's metadata may be packed on the wire, so they are looked at where they arrive
+    (request,) = script.requests
+    assert set(request.metadata) <= {"user-agent"}
+    assert {field.name for field, _ in request.header.ListFields()} == {"shape", "dtype", "answer", "request_id"}
+    assert request.header.request_id not in protection.keys[0] and tuple(request.header.shape) == SHAPE
+    shifts = tuple(protection.keys[0][axis] % size for axis, size in enumerate(SHAPE))
+    np.testing.assert_array_equal(request.volume, np.roll(volume, shifts, (0, 1, 2)))
+
+
+def test_what_a_call_shows_besides_is_the_key_and_the_sites_name(tmp_path: Path) -> None:
+    with service(tmp_path / "lab") as lab:
+        shown = dict(lab.hospital("st-mary").credentials() or ())
+    assert set(shown) == {"flwr-public-key-bin", "flwr-timestamp", "flwr-signature-bin", "polyclinic-site"}
+
+
+def test_a_folder_is_segmented_and_what_exists_is_left_alone(tmp_path: Path) -> None:
+    volumes = {f"scan{number}": write_image(tmp_path / "in" / f"scan{number}.nii.gz", number) for number in range(5)}
+    protection = Rolling()
+    jobs = plan([tmp_path / "in"], tmp_path / "out", None)
+    with service() as lab:
+        run(jobs, lab.hospital("a"), protection)
+        (tmp_path / "out" / "scan3.nii.gz").unlink()
+        said = run(jobs, lab.hospital("a"), protection)
+    assert said.count("exists, left alone") == 4
+    assert len(set(protection.keys)) == 6  # a key for every image, and another when it is done again
+    for name, volume in volumes.items():
+        np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "out" / f"{name}.nii.gz").dataobj), expected(volume))
+
+
+def test_a_faulty_image_is_left_out_and_the_others_are_done(tmp_path: Path) -> None:
+    write_image(tmp_path / "in" / "a.nii.gz")
+    broken = a_volume().astype(np.float32)
+    broken[0, 0, 0] = np.nan
+    write_image(tmp_path / "in" / "b.nii.gz", voxels=broken)
+    write_image(tmp_path / "in" / "c.nii.gz")
+    with service() as lab:
+        assert "NaN" in failing(ImageInvalid, plan([tmp_path / "in"], tmp_path / "out", None), lab.hospital("a"))
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz"]
+
+
+def test_what_is_no_image_is_never_sent(tmp_path: Path) -> None:
+    (tmp_path / "scan.nii.gz").write_bytes(b"hello")
+    script = Script(answer)
+    with scripted(script) as address:
+        failing(ImageUnreadable, plan([tmp_path / "scan.nii.gz"], tmp_path / "out", None), Connection(address, "a"))
+    assert script.requests == []
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"digest": "f" * 64}, "digest 0123456789ab here, ffffffffffff there"),
+        ({"shape": (8, 8, 8)}, "shape 16 x 24 x 16 here, 8 x 8 x 8 there"),
+        ({"labels": ["background", "tumour", "white"]}, "labels background, grey, white here, background, tumour, white there"),
+    ],
+)
+def test_a_service_for_another_generator_is_sent_nothing(change: dict[str, Any], said: str, job: Job) -> None:
+    script = Script(answer)
+    described = {"shape": SHAPE, "labels": LABELS, "digest": script.description.digest, **change}
+    script.description = wire.Description(**described)
+    with scripted(script) as address:
+        sentence = failing(ServiceMismatch, [job], Connection(address, "a"))
+    assert said in sentence and "Nothing was sent" in sentence and "--generator" in sentence
+    assert script.requests == []
+
+
+def test_a_busy_or_lost_service_is_asked_again_with_the_same_proxy_and_another_id(job: Job) -> None:
+    protection = Rolling()
+    busy = abort("RESOURCE_EXHAUSTED", "32 requests wait already. Ask again in 1 s.", (RETRY_HEADER, "0.1"))
+    script = Script(busy, abort("UNAVAILABLE", "Socket closed"), abort("DEADLINE_EXCEEDED", "Nothing came for 30 s."), answer)
+    with scripted(script) as address:
+        said = run([job], Connection(address, "a"), protection)
+    assert "32 requests wait already" in said and "connection to the segmentation service was lost" in said
+    assert len(protection.keys) == 1 and len(script.requests) == 4
+    assert len({request.volume.tobytes() for request in script.requests}) == 1
+    assert len({request.header.request_id for request in script.requests}) == 4
+    assert job.target.exists()
+
+
+def test_a_service_that_was_replaced_in_the_meantime_is_sent_nothing_more(job: Job) -> None:
+    def replace(_request: Request, context: Any) -> None:
+        script.description = wire.Description(shape=SHAPE, labels=LABELS, digest="f" * 64)
+        abort("UNAVAILABLE", "Socket closed")(_request, context)
+
+    script = Script(replace)
+    with scripted(script) as address:
+        failing(ServiceMismatch, [job], Connection(address, "a"))
+    assert len(script.requests) == 1
+
+
+def foreign(request: Request, _context: Any) -> Iterator[wire.AnswerPart]:
+    return answer_parts(request.volume // 128, request.header.answer, bytes(16))
+
+
+def short(request: Request, context: Any) -> Iterator[wire.AnswerPart]:
+    header, part = answer(request, context)
+    return iter([header, wire.AnswerPart(data=part.data[:-1])])
+
+
+def long(request: Request, context: Any) -> Iterator[wire.AnswerPart]:
+    return iter([*answer(request, context), wire.AnswerPart(data=b"\0")])
+
+
+def beyond(request: Request, _context: Any) -> Iterator[wire.AnswerPart]:
+    return answer_parts(np.full(SHAPE, 3, np.uint8), request.header.answer, request.header.request_id)
+
+
+def empty(_request: Request, _context: Any) -> Iterator[wire.AnswerPart]:
+    return iter(())
+
+
+REFUSED = [
+    (abort("INVALID_ARGUMENT", "The volume's shape is odd."), RequestRefused, "refused the request (INVALID_ARGUMENT): The volume's shape"),
+    (abort("INTERNAL", "The model failed (RuntimeError)."), RequestRefused, "The model failed"),
+    (abort("RESOURCE_EXHAUSTED", "A request needs more. Have it started with --memory-gb."), RequestRefused, "--memory-gb"),
+    (abort("UNAUTHENTICATED", KeyRevoked(site="a", key="SHA256:x").pack()), KeyRevoked, "has revoked the key"),
+    (abort("UNAVAILABLE", "Socket closed"), ServiceBusy, "Run the same command again later"),
+    (foreign, AnswerInvalid, "belongs to another request"),
+    (short, AnswerInvalid, "the stream ended after"),
+    (long, AnswerInvalid, "more bytes than"),
+    (beyond, AnswerInvalid, "it has label 3, there are 3 classes"),
+    (empty, AnswerInvalid, "belongs to another request"),
+]
+
+
+@pytest.mark.parametrize(("act", "kind", "said"), REFUSED)
+def test_every_failure_has_its_type_and_a_sentence(act: Any, kind: type[PolyclinicError], said: str, job: Job) -> None:
+    with scripted(Script(act)) as address:
+        assert said in failing(kind, [job], Connection(address, "a"), wait_s=0.3)
+    assert not job.target.exists()
+
+
+def test_nobody_answers(job: Job) -> None:
+    said = failing(ServiceUnreachable, [job], Connection(f"127.0.0.1:{free_port()}", "a"), wait_s=0.2)
+    assert "No segmentation service answers" in said and "segment-service" in said
+
+
+def test_a_service_that_goes_away_for_good_is_named() -> None:
+    with ExitStack() as stack:
+        connection = Connection(stack.enter_context(scripted(Script(answer))), "a")
+        with SegmentationLink(connection, LABELS, SHAPE, Rolling().digest, 0.5, lambda _text: None) as link:
+            stack.close()
+            with pytest.raises(ServiceUnreachable):
+                link.segment(a_volume(), "labels")
+
+
+def test_results_and_previews_have_their_places(tmp_path: Path) -> None:
+    first, second = tmp_path / "a" / "scan.nii.gz", tmp_path / "b" / "other.nii"
+    assert plan([first], Path("x.nii.gz"), Path("x.png")) == [Job(first, Path("x.nii.gz"), Path("x.png"))]
+    assert plan([first], Path("out"), Path("pictures")) == [Job(first, Path("out/scan.nii.gz"), Path("pictures/scan.png"))]
+    assert plan([first, second], Path("out"), None)[1] == Job(second, Path("out/other.nii.gz"), None)
+    for images, out, said in [
+        ([first, second], "x.nii.gz", "Name a folder"),
+        ([first, tmp_path / "b" / "scan.nii"], "out", "same name"),
+        ([tmp_path], "out", "no NIfTI file"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            plan(images, Path(out), None)
+
+
+def test_options_that_say_too_little_or_too_much(tmp_path: Path) -> None:
+    kit = kit_for(rehearse(tmp_path / "security", 9092), "st-mary")
+    assert service_connection(None, kit, None, insecure=False).server == "127.0.0.1:9443"
+    assert service_connection("127.0.0.1:7", kit, None, insecure=False).server == "127.0.0.1:7"
+    assert service_connection("127.0.0.1:7", None, None, insecure=True).kit is None
+    for server, given, insecure, said in [
+        (None, None, True, "needs --server"),
+        (None, None, False, "--kit FILE"),
+        ("192.0.2.7:9443", None, True, "plain text never leaves"),
+        ("127.0.0.1:7", kit, True, "exclude each other"),
+    ]:
+        with pytest.raises(ConfigError, match=said):
+            service_connection(server, given, None, insecure=insecure)
+    with pytest.raises(AddressInvalid):
+        service_connection("nowhere", kit, None, insecure=False)
+    with pytest.raises(ConfigError, match="there is no generator here"):
+        choose_generator(None, kit)
+    with pytest.raises(ConfigError, match="--generator FILE"):
+        choose_generator(None, None)
+    (kit.parent / "generator.safetensors").touch()
+    assert choose_generator(None, kit) == kit.parent / "generator.safetensors"
