@@ -43,16 +43,19 @@ def segment_service(
 
     Example, on one machine without keys: [bold]polyclinic-server segment-service --model proxy.safetensors --insecure[/bold]
     """
+    from polyclinic.processes import claim_port
+    from server.listening import listening_at
+
     console = Console(highlight=False, soft_wrap=True)
+    place = listening_at(host, port, security, insecure=insecure, option="--host ")
+    claim_port(place.host, place.port, "--port")  # before torch takes its seconds
     with console.status("loading torch and MONAI"):
         import torch
 
-        from server.listening import listening_at
         from server.segmentation_model import SegmentationModel
         from server.segmentation_server import SegmentationServer, serve
         from server.segmentation_service import Limits
 
-    place = listening_at(host, port, security, insecure=insecure, option="--host ")
     if threads is not None:
         torch.set_num_threads(threads)
     loaded = SegmentationModel.load(model)

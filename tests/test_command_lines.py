@@ -151,14 +151,16 @@ def test_a_wrong_setting_ends_run_at_once(arguments: list[str], said: str, tmp_p
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["status"], ["report"], ["export"], ["demo"], ["settings"], ["init"], ["enrol"]])
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["status"], ["report"], ["export"], ["demo"], ["settings"], ["init"], ["enrol"], ["segment-service"]]
+)
 def test_the_servers_help_is_there(command: list[str]) -> None:
     helped = run_cli("server.cli", *command, "--help")
     assert helped.returncode == 0
     assert "Usage" in helped.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["join"], ["check"], ["predict"], ["keygen"]])
+@pytest.mark.parametrize("command", [[], ["join"], ["check"], ["predict"], ["keygen"], ["segment"]])
 def test_the_clients_help_is_there(command: list[str]) -> None:
     helped = run_cli("client.cli", *command, "--help")
     assert helped.returncode == 0

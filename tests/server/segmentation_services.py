@@ -116,7 +116,9 @@ class Service:
 
 
 @contextmanager
-def service(folder: Path | None = None, model: SegmentationModel | None = None, limits: Limits | None = None) -> Iterator[Service]:
+def service(
+    folder: Path | None = None, model: SegmentationModel | None = None, limits: Limits | None = None, **options: bool
+) -> Iterator[Service]:  # fmt: skip
     """One with TLS and keys in `folder`, or in plain text."""
     port = free_port()
     authority = None if folder is None else rehearse(folder / "security", port)
@@ -125,7 +127,8 @@ def service(folder: Path | None = None, model: SegmentationModel | None = None, 
 
     async def live() -> None:
         lines: list[str] = []
-        server = SegmentationServer(model or a_model(), Listening("127.0.0.1", port, authority), limits or Limits(), lines.append)
+        place = Listening("127.0.0.1", port, authority)
+        server = SegmentationServer(model or a_model(), place, limits or Limits(), lines.append, **options)
         await server.start()
         started.append(Service(f"127.0.0.1:{port}", server, asyncio.get_running_loop(), authority, lines))
         ready.set()

@@ -92,6 +92,15 @@ def test_health_needs_no_key_and_everything_else_does(lab: Service) -> None:
             assert probe.refused([b""], method=method)[0] == "UNAUTHENTICATED"
 
 
+def test_reflection_is_off_unless_it_is_asked_for(plain: Service) -> None:
+    ask = "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo"
+    list_services = b"\x3a\x00"
+    with caller(plain.hospital("a")) as someone:
+        assert someone.refused([list_services], method=ask)[0] == "UNIMPLEMENTED"
+    with service(reflection=True) as lab, caller(lab.hospital("a")) as someone:
+        assert b"polyclinic.proxy.v1.Segmentation" in next(someone.start([list_services], method=ask))
+
+
 def nan_inside() -> list[bytes]:
     volume = a_volume().astype(np.float16)
     volume[3, 4, 5] = np.nan
