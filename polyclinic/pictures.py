@@ -54,14 +54,14 @@ def write_slice_pictures(
     maps = {**({"truth": truth} if truth is not None else {}), **predictions}
     volumes = {name: _volume(name, labels, grid) for name, labels in maps.items()}
     first = next(iter(volumes.values()), None)
-    plane = _display_grid(grid, first)
-    grey = _window(resample(image[:1].float(), grid, plane)[0, :, :, 0], image[0])
+    plane = slice_grid(grid, first)
+    grey = window(resample(image[:1].float(), grid, plane)[0, :, :, 0], image[0])
     folder.mkdir(parents=True, exist_ok=True)
     files = {"image": folder / "image.png"}
     _save(grey.expand(3, -1, -1), files["image"])
     for name, labels in volumes.items():
         files[name] = folder / f"{name}.png"
-        _save(_overlay(grey, resample(labels, grid, plane, nearest=True)[0, :, :, 0]), files[name])
+        _save(overlay(grey, resample(labels, grid, plane, nearest=True)[0, :, :, 0]), files[name])
     return files
 
 
@@ -73,8 +73,17 @@ def _volume(name: str, labels: NDArray[np.integer], grid: Grid) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(labels.reshape(1, *grid.shape), dtype=np.int32))
 
 
-def _display_grid(grid: Grid, labels: Tensor | None) -> Grid:
-    """One slice of square pixels: columns run to the left of the patient, rows to the back (LPS)."""
+def slice_grid(grid: Grid, labels: Tensor | None, longest: int = LONGEST_PIXELS) -> Grid:
+    """One slice of square pixels: columns run to the left of the patient, rows to the back (LPS).
+
+    Args:
+        grid: The volume's.
+        labels: 1XYZ on it, to choose the slice by; without, the middle one.
+        longest: How many pixels the longer side gets.
+
+    Returns:
+        Of shape (columns, rows, 1), to resample volumes onto.
+    """
     turn = nib.orientations.ornt_transform(nib.io_orientation(grid.affine), nib.orientations.axcodes2ornt("LPS"))
     if grid.shape[2] == 1 and turn[2, 0] != 2:
         turn = np.array([[0, 1], [1, 1], [2, 1]])  # a single slice of another direction is shown as it is
@@ -82,7 +91,7 @@ def _display_grid(grid: Grid, labels: Tensor | None) -> Grid:
     sizes = np.array(grid.shape)[source]
     affine = grid.affine @ nib.orientations.inv_ornt_aff(turn, grid.shape)
     spacing = np.array(spacing_of(affine))
-    pixel = max(spacing[0] * sizes[0], spacing[1] * sizes[1]) / LONGEST_PIXELS
+    pixel = max(spacing[0] * sizes[0], spacing[1] * sizes[1]) / longest
     scale = np.array([pixel, pixel, spacing[2]]) / spacing
     columns, rows = (max(1, round(float(size / step))) for size, step in zip(sizes[:2], scale[:2], strict=True))
     axis = int(source[2])
@@ -111,8 +120,13 @@ def choose_slice(labels: Tensor, axis: int) -> int:
     return int(shares.sum(0).argmax())
 
 
-def _window(plane: Tensor, volume: Tensor) -> Tensor:
-    """Grey values 0 .. 1 between the 1st and the 99.5th percentile of what is not background."""
+def window(plane: Tensor, volume: Tensor) -> Tensor:
+    """Grey values 0 .. 1 between the 1st and the 99.5th percentile of what is not background.
+
+    Args:
+        plane: What is to be shown, any shape.
+        volume: What it was cut from, to know the range.
+    """
     values = volume[volume != volume.min()].float().flatten()
     if values.numel() == 0:
         return torch.zeros_like(plane)
@@ -121,8 +135,16 @@ def _window(plane: Tensor, volume: Tensor) -> Tensor:
     return ((plane - low) / (high - low).clamp(min=1e-6)).clamp(0, 1)
 
 
-def _overlay(grey: Tensor, labels: Tensor) -> Tensor:
-    """RGB, shape (3, columns, rows)."""
+def overlay(grey: Tensor, labels: Tensor) -> Tensor:
+    """Lay label colours over a grey picture.
+
+    Args:
+        grey: (columns, rows), 0 to 1.
+        labels: (columns, rows), whole numbers.
+
+    Returns:
+        RGB, shape (3, columns, rows).
+    """
     palette = torch.tensor([[int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)] for colour in COLOURS])
     colour = palette[(labels.long() - 1) % len(COLOURS)].permute(2, 0, 1)
     mix = OPACITY * (labels > 0).float()
