@@ -1,0 +1,295 @@
+"""The segmentation service under rubbish, under load, and against segmenting in place; over TLS, with keys.
+
+    python benchmarks/proxy_service.py                                     # a U-Net with random weights, a stand-in for the generator
+    python benchmarks/proxy_service.py --model proxy.safetensors --generator generator.safetensors --image scan.nii.gz
+    python benchmarks/proxy_service.py --short                             # a thousand spoiled requests, eight clients
+
+First spoiled requests and spoiled connections, then clients of several sites at once (one of them asks for more than half of all), then one
+volume alone: through the service, and in this process with the same network and number of threads.
+"""
+
+import argparse
+import json
+import os
+import random
+import re
+import resource
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import psutil
+import torch
+from federation import machine
+from monai.data import MetaTensor
+from monai.inferers import sliding_window_inference
+from numpy.typing import NDArray
+from relay import Relay
+
+from client.connection import Connection
+from client.segmentation_link import SegmentationLink
+from client.segmentation_options import service_connection
+from polyclinic.config import instantiate, load_job
+from polyclinic.errors import PolyclinicError
+from polyclinic.processes import Child, free_port, python_module, wait_for_port
+from polyclinic.state_dict import save_state
+from polyclinic.volumes import read_image
+from server.authority import Authority
+from server.rehearsal import kit_for, rehearse
+from server.segmentation_model import SegmentationModel
+from strategies.proxy.wire import segmentation_pb2 as wire
+from strategies.proxy.wire.arrays import volume_parts
+from tests.client.proxies import Rolling
+from tests.server.mutations import mutate
+from tests.server.segmentation_services import Caller
+
+RESULTS = Path(__file__).with_name("results")
+SHAPE, DIGEST = (160, 192, 160), "0" * 64
+NAMES = {"model": "unet", "data": "brain_tissue", "training": "default"}
+SETTINGS = {"data.patch": [96, 96, 96]}
+PATIENCE_S = 7200.0
+WHOLE = 200  # every so many-th spoiled request is of a whole volume, the others of a few small parts
+LINE = re.compile(r"(\S+): request (\d+), ([\d,]+) bytes, waited ([\d.]+) s, computed in ([\d.]+) s, (\w+)")
+
+
+def main() -> None:
+    options = parse()
+    if options.ask:
+        print(json.dumps(ask_alone(options)))
+        return
+    with tempfile.TemporaryDirectory() as name:
+        found = measure(options, Path(name))
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / ("proxy_service-short.json" if options.short else "proxy_service.json")
+    path.write_text(json.dumps(found, indent=1) + "\n")
+    print(json.dumps(found, indent=1))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--model", type=Path)
+    parser.add_argument("--generator", type=Path)
+    parser.add_argument("--image", type=Path)
+    parser.add_argument("--short", action="store_true")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--ask", help=argparse.SUPPRESS)  # this file as a client: the service's address
+    parser.add_argument("--kit", type=Path, help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
+    before = machine()
+    path = options.model or write_model(folder / "proxy.safetensors")
+    model = SegmentationModel.load(path)
+    torch.set_num_threads(options.threads)
+    port = free_port()
+    authority = rehearse(folder / "security", port)
+    command = python_module(
+        "server.cli", "segment-service", "--model", str(path), "--port", str(port), "--security", str(authority.folder),
+        "--threads", str(options.threads), "--deadline-s", str(PATIENCE_S), "--upload-s", str(PATIENCE_S), "--queue", "32",
+    )  # fmt: skip
+    service = Child("service", command, folder / "service.log")
+    service.start()
+    try:
+        wait_for_port(f"127.0.0.1:{port}", 120.0, service)
+        found: dict[str, Any] = {"machine": before, "volume": " x ".join(map(str, model.shape)), "threads": options.threads}
+        found["memory_mb"] = {"after the start": memory(service.pid)}
+        found["rubbish"] = send_rubbish(authority, port, model, 1000 if options.short else 10_000)
+        found["memory_mb"]["after the rubbish"] = memory(service.pid)
+        found["one_volume"] = one_volume(options, authority, port, model)
+        found["memory_mb"]["after single volumes"] = memory(service.pid)
+        found["at_once"] = at_once(authority, port, model, 8 if options.short else 32, service)
+        found["memory_mb"]["after many at once"] = memory(service.pid)
+    finally:
+        service.stop(60.0)
+    found["ended_with"] = service.status()
+    found["batching"] = batching(model)
+    return found
+
+
+def write_model(path: Path) -> Path:
+    """The U-Net of conf/, with random weights."""
+    torch.manual_seed(0)
+    network = instantiate(load_job(NAMES, SETTINGS).model)
+    described = {"names": NAMES, "settings": SETTINGS, "proxy": {"shape": SHAPE, "digest": DIGEST}}
+    save_state(network.state_dict(), path, {"polyclinic": json.dumps(described)})
+    return path
+
+
+def memory(pid: int) -> dict[str, float]:
+    """Resident memory of a process now, and the most it ever had."""
+    peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
+    assert peak is not None
+    return {"now": round(psutil.Process(pid).memory_info().rss / 2**20), "peak": round(int(peak[1]) / 2**10)}
+
+
+def a_proxy(shape: tuple[int, ...], seed: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def connect(authority: Authority, port: int, site: str) -> Connection:
+    return service_connection(f"127.0.0.1:{port}", kit_for(authority, site), None, insecure=False)
+
+
+def send_rubbish(authority: Authority, port: int, model: SegmentationModel, count: int) -> dict[str, Any]:
+    """Spoiled requests from eight threads, and spoiled connections; then a sound request."""
+    whole = [part.SerializeToString() for part in volume_parts(a_proxy(model.shape, 0), wire.LABELS, bytes(16))]
+    small = [whole[0], *(wire.VolumePart(data=bytes(1000)).SerializeToString() for _ in range(4))]
+    outcomes: Counter[str] = Counter()
+    start = time.monotonic()
+    site = connect(authority, port, "rubbish")
+
+    def send(numbers: range) -> None:
+        someone, draw = Caller(site), random.Random(numbers.start)
+        for number in numbers:
+            if number % 1000 < 8:
+                someone.metadata = site.credentials()  # good for five minutes
+            try:
+                someone.ask(mutate(whole if number % WHOLE == 0 else small, draw), PATIENCE_S)
+                outcomes["OK"] += 1
+            except grpc.RpcError as error:
+                outcomes[error.code().name] += 1
+        someone.close()
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(send, [range(first, count, 8) for first in range(8)]))
+    connections = spoil_connections(port, count // 20)
+    seconds = time.monotonic() - start
+    with link(site, model) as sound:
+        answered = sound.segment(a_proxy(model.shape, 1), "labels").shape == model.shape
+    return {"requests": count, "outcomes": dict(outcomes), "connections": connections, "seconds": seconds, "answers_afterwards": answered}
+
+
+def spoil_connections(port: int, count: int) -> int:
+    """Connections that speak no TLS, or break it off."""
+    draw = random.Random(0)
+    for _ in range(count):
+        with socket.create_connection(("127.0.0.1", port)) as raw:
+            raw.sendall(draw.choice((b"", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n")) + draw.randbytes(draw.randrange(300)))
+    return count
+
+
+def link(connection: Connection, model: SegmentationModel) -> SegmentationLink:
+    return SegmentationLink(connection, model.labels, model.shape, model.digest, PATIENCE_S, lambda _text: None)
+
+
+def at_once(authority: Authority, port: int, model: SegmentationModel, clients: int, service: Child) -> dict[str, Any]:
+    """Clients with a volume each, all of them at the same moment: one site has more than half of them, the others one or two."""
+    greedy = clients // 2 + 2
+    sites = ["greedy"] * greedy + [f"modest-{number // 2}" for number in range(clients - greedy)]
+    ready, done = threading.Barrier(clients), []
+    past = len(LINE.findall(service.log.read_text()))
+
+    def ask(number: int) -> float | str:
+        proxy = a_proxy(model.shape, 0)
+        with link(connections[sites[number]], model) as mine:
+            ready.wait()
+            start = time.monotonic()
+            try:
+                mine.segment(proxy, "labels")
+            except PolyclinicError as error:
+                return f"{type(error).__name__}: {error}"
+            done.append(sites[number])
+            return time.monotonic() - start
+
+    connections = {site: connect(authority, port, site) for site in dict.fromkeys(sites)}
+    with ThreadPoolExecutor(clients) as pool:
+        answers = list(pool.map(ask, range(clients)))
+    rows = [row for row in LINE.findall(service.log.read_text())[past:] if row[5] == "OK"]
+    waits = {kind: [float(row[3]) for row in rows if row[0].startswith(kind)] for kind in ("greedy", "modest")}
+    return {
+        "clients": clients,
+        "failures": [answer for answer in answers if isinstance(answer, str)],
+        "seconds_to_the_answer": spread([answer for answer in answers if isinstance(answer, float)]),
+        "computed_s": spread([float(row[4]) for row in rows]),
+        f"waited_s of one site's {greedy}": spread(waits["greedy"]),
+        f"waited_s of the other sites' {clients - greedy}": spread(waits["modest"]),
+        "answered_in_this_order": done,
+    }
+
+
+def spread(values: list[float]) -> dict[str, float]:
+    return {"least": min(values), "median": statistics.median(values), "most": max(values)} if values else {}
+
+
+def one_volume(options: argparse.Namespace, authority: Authority, port: int, model: SegmentationModel) -> dict[str, Any]:
+    """Through the service by a client in a process of its own, and directly; bytes are counted by a relay."""
+    volume, direct = a_proxy(model.shape, 0), []
+    found: dict[str, Any] = {}
+    for kind, answers in (("labels", 1), ("probabilities", len(model.labels) - 1)):
+        with Relay(f"127.0.0.1:{port}") as relay:
+            command = [sys.executable, __file__, "--ask", f"{relay.address} {kind}", "--kit", str(kit_for(authority, "one"))]
+            command += [f"--{name}={value}" for name in ("generator", "image") if (value := getattr(options, name))]
+            environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+            ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+            found[kind] = json.loads(ran.stdout.splitlines()[-1])
+            found[kind]["bytes_over_arrays"] = relay.passed() / (volume.size * (1 + answers))
+        start = time.monotonic()
+        model.segment(volume, wire.LABELS if kind == "labels" else wire.PROBABILITIES, threading.Event())
+        direct.append(time.monotonic() - start)
+        found[kind]["direct_s"] = direct[-1]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {**found, "peak_mb_of_direct_segmentation": round(peak / 2**10)}
+
+
+def ask_alone(options: argparse.Namespace) -> dict[str, Any]:
+    """One volume as a hospital has it segmented: what each step takes, and the most memory."""
+    address, kind = options.ask.split()
+    connection = service_connection(address, options.kit, None, insecure=False)
+    if options.generator:
+        from strategies.proxy.protection import Protection
+
+        protection: Any = Protection.load(options.generator)
+    else:
+        job = load_job(NAMES, SETTINGS)
+        protection = Rolling(job.data.labels, SHAPE, DIGEST)
+    volume: Any = (
+        read_image(options.image, 1, 3) if options.image else torch.from_numpy(a_proxy(protection.shape, 0)[None].astype(np.float32))
+    )
+    if not options.image:
+        volume = MetaTensor(volume)
+    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    marks = [time.monotonic()]
+    protected = protection.protect(volume)
+    marks.append(time.monotonic())
+    with SegmentationLink(connection, protection.labels, protection.shape, protection.digest, PATIENCE_S, lambda _text: None) as service:
+        marks.append(time.monotonic())
+        answer = service.segment(protected.proxy, kind)
+        marks.append(time.monotonic())
+    protected.reveal(answer)
+    marks.append(time.monotonic())
+    protect_s, contact_s, service_s, reveal_s = (after - before for before, after in pairwise(marks))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        "generator": str(options.generator.name) if options.generator else "a stand-in",
+        "protect_s": protect_s, "contact_s": contact_s, "service_s": service_s, "reveal_s": reveal_s,
+        "client_peak_mb": round(peak / 2**10), "client_mb_before": round(loaded / 2**10),
+    }  # fmt: skip
+
+
+def batching(model: SegmentationModel, repeats: int = 4) -> dict[str, Any]:
+    """Processor seconds of a volume, alone and two at a time, in turns."""
+    seconds: dict[int, list[float]] = {1: [], 2: []}
+    for _ in range(repeats):
+        for many, taken in seconds.items():
+            image = torch.rand(many, 1, *model.shape)
+            start = time.process_time()
+            with torch.inference_mode():
+                sliding_window_inference(image, model.data.patch, 2 * many, model.network, overlap=0.25, mode="gaussian")
+            taken.append((time.process_time() - start) / many)
+    return {f"processor seconds of a volume, {many} at a time": spread(taken) for many, taken in seconds.items()}
+
+
+if __name__ == "__main__":
+    main()
