@@ -138,10 +138,10 @@ def _segment(job: Job, protection: Protection, link: SegmentationLink, kind: str
     answer = link.segment(protected.proxy, kind)
     labels = protected.reveal(answer)
     if job.preview is not None:
-        from client.proxy_preview import write_preview  # type: ignore[import-untyped]
+        from client.proxy_preview import write_preview
 
         job.preview.parent.mkdir(parents=True, exist_ok=True)
-        write_preview(job.preview, volume, volume.affine, protected.proxy, answer, labels)
+        write_preview(job.preview, volume, volume.affine.numpy(), protected.proxy, answer, labels, protection.labels)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     write_label_map(job.target, labels, header)
 

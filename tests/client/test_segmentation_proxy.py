@@ -148,6 +148,14 @@ def test_a_faulty_image_is_left_out_and_the_others_are_done(tmp_path: Path) -> N
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["a.nii.gz", "c.nii.gz"]
 
 
+def test_a_preview_is_written_where_it_is_asked_for(tmp_path: Path) -> None:
+    write_image(tmp_path / "scan.nii.gz")
+    (job,) = plan([tmp_path / "scan.nii.gz"], tmp_path / "out", tmp_path / "pictures")
+    with service() as lab:
+        run([job], lab.hospital("a"))
+    assert job.preview == tmp_path / "pictures" / "scan.png" and job.preview.read_bytes().startswith(b"\x89PNG")
+
+
 def test_what_is_no_image_is_never_sent(tmp_path: Path) -> None:
     (tmp_path / "scan.nii.gz").write_bytes(b"hello")
     script = Script(answer)
