@@ -9,6 +9,7 @@ import asyncio
 import itertools
 import math
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -16,6 +17,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
+from weakref import WeakValueDictionary
 
 import grpc
 import numpy as np
@@ -39,6 +41,7 @@ from strategies.proxy.wire.arrays import (
 from strategies.proxy.wire.segmentation_pb2_grpc import SegmentationServicer
 
 UPLOADS, UPLOADS_OF_A_SITE = 16, 4  # at the same time; others of them wait to be read
+CALLS_OF_A_SITE = 100  # at the same time, those that have sent no header yet included
 CALLER: ContextVar[str] = ContextVar("caller")  # the site behind the call, as the gate found it
 INVALID, EXHAUSTED, LATE = "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"
 STOPPING = Refusal("UNAVAILABLE", "This service is being stopped. Ask again in a minute, or ask whoever runs it.", 10.0)
@@ -89,7 +92,8 @@ class SegmentationService(SegmentationServicer):
         self.queue = Queue(limits.waiting, limits.memory, limits.workers)
         self._numbers = itertools.count(1)
         self._uploads = asyncio.Semaphore(UPLOADS)
-        self._uploads_of: dict[str, asyncio.Semaphore] = {}
+        self._uploads_of: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
+        self._calls: Counter[str] = Counter()
         self._pool = ThreadPoolExecutor(limits.workers, thread_name_prefix="segmentation")
         self._workers = [asyncio.ensure_future(self._work()) for _ in range(limits.workers)]
 
@@ -108,6 +112,7 @@ class SegmentationService(SegmentationServicer):
         """One volume, from its header to its answer."""
         record = Record(CALLER.get(), next(self._numbers))
         refusal: Refusal | None = None
+        self._calls[record.site] += 1
         try:
             async with _within(self._limits.deadline_s, f"No answer within {self._limits.deadline_s:g} s. Ask again later."):
                 await self._serve(record, context)
@@ -115,6 +120,9 @@ class SegmentationService(SegmentationServicer):
         except Refusal as found:
             refusal, record.status = found, found.code
         finally:
+            self._calls[record.site] -= 1
+            if not self._calls[record.site]:
+                del self._calls[record.site]
             self._tell(record.line())
         if refusal is not None:
             hint = () if refusal.retry_s is None else ((RETRY_HEADER, f"{refusal.retry_s:.0f}"),)
@@ -130,6 +138,8 @@ class SegmentationService(SegmentationServicer):
         self._pool.shutdown()
 
     async def _serve(self, record: Record, context: Any) -> None:
+        if self._calls[record.site] > CALLS_OF_A_SITE:
+            raise Refusal(EXHAUSTED, f"{CALLS_OF_A_SITE} calls of this site are open already. Ask again when some have ended.", 5.0)
         async with _within(self._limits.idle_s, f"No header came within {self._limits.idle_s:g} s. Send it with the call."):
             first = await _read(context)
         header = _checked(first, self._model.shape)
@@ -142,7 +152,8 @@ class SegmentationService(SegmentationServicer):
             del volume
             answer = await place.answer
             for part in answer_parts(answer, header.answer, header.request_id):
-                await context.write(part)
+                async with _within(self._limits.idle_s, f"The answer was not taken for {self._limits.idle_s:g} s. Ask again."):
+                    await context.write(part)
         except asyncio.CancelledError:
             if place.refusal is None:
                 raise

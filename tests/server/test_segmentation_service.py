@@ -1,9 +1,11 @@
 """The segmentation service: who is answered, who is refused and how, and that it stays bounded, fair and alive."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import grpc
@@ -13,6 +15,7 @@ import pytest
 from client.connection import Connection
 from polyclinic.admission import KeyMissing, KeyUnknown, PlaintextRefused, unpack_refusal
 from polyclinic.keys import make_key
+from server.segmentation_model import SegmentationModel
 from server.segmentation_service import Limits
 from strategies.proxy.wire import segmentation_pb2 as wire
 from strategies.proxy.wire.arrays import PART_BYTES, RETRY_HEADER
@@ -37,6 +40,7 @@ from tests.server.segmentation_services import (
 )
 
 VOXELS = int(np.prod(SHAPE))
+LARGE = (160, 192, 160)
 
 
 @pytest.fixture
@@ -192,6 +196,10 @@ def test_a_model_that_fails_is_said_without_a_voxel(tmp_path: Path) -> None:
         assert lab.lines[0].endswith("INTERNAL")
 
 
+def a_large_model() -> SegmentationModel:
+    return replace(a_model(), shape=LARGE, data=replace(a_model().data, patch=LARGE))
+
+
 def slowly(first: list[bytes], leaving: threading.Event) -> Iterator[bytes]:
     yield from first
     leaving.wait(PATIENCE_S)
@@ -216,6 +224,39 @@ def test_a_slow_sender_is_ended_and_its_place_is_free_again() -> None:
             leaving.set()
         assert lab.server.service.queue.reserved == 0
         assert len(someone.ask(messages(a_volume()))) == 2
+
+
+def test_an_answer_that_nobody_takes_is_given_up() -> None:
+    with service(limits=Limits(idle_s=0.5)) as lab, caller(lab.hospital("a")) as someone:
+        lab.server.service._model = a_large_model()
+        call = someone.start(messages(np.zeros(LARGE, np.uint8), wire.PROBABILITIES))
+        lab.until(lambda running: len(running.lines) == 1)  # the answer is larger than what the connection takes in by itself
+        assert lab.lines[0].endswith("DEADLINE_EXCEEDED") and lab.server.service.queue.reserved == 0
+        call.cancel()
+
+
+def test_calls_of_one_site_are_bounded_before_they_have_sent_anything(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("server.segmentation_service.CALLS_OF_A_SITE", 3)
+    leaving = threading.Event()
+    with service() as lab, caller(lab.hospital("a")) as someone, caller(lab.hospital("b")) as other:
+        opened = [someone.start(slowly([], leaving)) for _ in range(3)]
+        lab.until(lambda running: running.server.service._calls["a"] == 3)
+        status, sentence = someone.refused(messages(a_volume()))
+        assert status == "RESOURCE_EXHAUSTED" and "3 calls of this site" in sentence
+        assert len(other.ask(messages(a_volume()))) == 2
+        for call in opened:
+            call.cancel()
+        lab.until(lambda running: not running.server.service._calls)
+        leaving.set()
+        assert len(someone.ask(messages(a_volume()))) == 2
+
+
+def test_rubbish_instead_of_a_question_does_no_harm(plain: Service) -> None:
+    with caller(plain.hospital("a")) as someone:
+        for method in (DESCRIBE, "/polyclinic.Door/Knock", "/polyclinic.proxy.v1.Segmentation/Other"):
+            with contextlib.suppress(grpc.RpcError):
+                list(someone.start([b"\xff\xff\xff"], method=method))
+        assert someone.ask(messages(a_volume()))
 
 
 def test_a_full_queue_says_when_to_ask_again_and_memory_is_bounded() -> None:
