@@ -28,8 +28,8 @@ from strategies.proxy.frames import ratio_of, slabs_of, transform, within
 from strategies.proxy.intensities import Intensities, air_level, match_histogram
 from strategies.proxy.registration import Fit, register
 
-CORRELATION = 0.88  # a brain laid over another reaches more than 0.92, one the wrong way round 0.89 at most
-DETAIL = 0.6  # within the brain: 0.68 and more in T1, 0.57 at most the wrong way round or with skull
+CORRELATION = 0.88  # a brain laid over the average one reaches 0.89 and more, one with skull 0.87
+DETAIL = 0.22  # within the brain: 0.24 and more in T1 even of the old; with skull and in FLAIR up to 0.21, in T2 below 0
 SIZES = (0.65, 1.5)  # a head's, relative to the reference along any direction
 SEEN = 0.5  # of the reference's brain
 _SHELL_MM = 8.0  # around the reference's brain there may be brain, beyond it is air
@@ -187,16 +187,18 @@ def _check(fit: Fit) -> None:
     """Refuse what is not the reference's like."""
     sizes = np.linalg.svd(fit.matrix[:3, :3], compute_uv=False)
     low, high = SIZES
+    problem = None
     if fit.correlation < CORRELATION or fit.detail < DETAIL:
-        raise ScanNotRecognized(
-            f"correlation {fit.correlation:.2f}, and {fit.detail:.2f} within the brain; {CORRELATION} and {DETAIL} needed"
-        )
-    if sizes.min() < low or sizes.max() > high or np.linalg.det(fit.matrix) < 0:
-        raise ScanNotRecognized(
-            f"it would be {sizes.min():.2f} to {sizes.max():.2f} times the reference's size, {low} to {high} are brains"
-        )
-    if fit.seen < SEEN:
-        raise ScanNotRecognized(f"only {fit.seen:.0%} of a brain lies in the field of view, {SEEN:.0%} are needed")
+        found, wanted = f"correlation {fit.correlation:.2f}, and {fit.detail:.2f} within the brain", f"{CORRELATION} and {DETAIL}"
+        problem = f"{found}; at least {wanted} are needed"
+    elif fit.turned:
+        problem = "it fits better turned by 180 degrees"
+    elif sizes.min() < low or sizes.max() > high or np.linalg.det(fit.matrix) < 0:
+        problem = f"it would have {sizes.min():.2f} to {sizes.max():.2f} times the usual size; {low} to {high} are brains"
+    elif fit.seen < SEEN:
+        problem = f"only {fit.seen:.0%} of it lies in the field of view; {SEEN:.0%} are needed"
+    if problem:
+        raise ScanNotRecognized(problem)
 
 
 def _intensities(scan: Tensor, to_native: NDArray[np.float64], reference: Reference) -> Intensities:

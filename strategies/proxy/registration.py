@@ -26,7 +26,8 @@ from polyclinic.headers import spacing_of
 from strategies.proxy.frames import transform, within
 
 LEVELS_MM = (8.0, 4.0)
-TILT_DEGREES = 20.0
+TILTS = ((0, 0.0), *((axis, degrees) for axis in range(3) for degrees in (-20.0, 20.0)))  # axis, degrees
+TURNS = tuple((axis, 180.0) for axis in range(3))
 REACH_MM = 12.0  # how far around the reference's brain places count: its outline must show
 RADIUS_MM = 70.0  # of a brain: entries of the matrix are scaled so that each moves its edge alike
 _STEPS = 25
@@ -44,23 +45,27 @@ class Fit:
     Attributes:
         matrix: (4, 4), the reference's world to the scan's world, mm.
         correlation: Between the reference and the scan's cubic, over the places seen, in [0, 1].
-        detail: The same over the reference's brain alone, in [-1, 1]: a filled outline has none.
+        detail: Between the reference and the scan itself, over the brain without its outermost layer, in [-1, 1]: 0 for a
+            filled outline, below 0 where fluid is bright.
         seen: Share of the reference's brain that lies within the scan's field of view.
+        turned: Whether the reference fits better with the back to the front, or upside down: the scan's affine is wrong.
     """
 
     matrix: NDArray[np.float64]
     correlation: float
     detail: float
     seen: float
+    turned: bool
 
 
 @dataclass(frozen=True, eq=False)
 class _Fixed:
-    """The reference at one level: places (N, 3) in mm about `centre`, its values (N,), and which are brain."""
+    """The reference at one level: places (N, 3) in mm about `centre`, its values (N,), which are brain, and which its core."""
 
     places: Tensor
     values: Tensor
     brain: Tensor
+    core: Tensor
     centre: NDArray[np.float64]
 
 
@@ -94,19 +99,22 @@ def register(reference: Tensor, reference_affine: NDArray[np.float64], scan: Ten
     Returns:
         The best fit, which may be a bad one: look at its correlation.
     """
-    states: list[_State] = []
+    best, turned = None, False
     for level_mm in LEVELS_MM:
         fixed = _fixed_level(reference, reference_affine, level_mm)
         volume, affine = shrink(scan.float(), scan_affine, level_mm)
         moving = _moving_level(volume, affine)
-        starts = [each.motion for each in states] or _starts(fixed, volume, affine)
-        states = sorted((_descend(fixed, moving, start) for start in starts), key=lambda state: state.loss)[:1]
-    best = states[0]
+        if best is None:
+            best = _search(fixed, moving, _starts(fixed, volume, affine, TILTS))
+            turned = _search(fixed, moving, _starts(fixed, volume, affine, TURNS)).loss < best.loss
+        else:
+            best = _descend(fixed, moving, best.motion)
+    assert best is not None
     linear = (best.motion[:, :3] / RADIUS_MM).numpy()
     matrix = np.eye(4)
     matrix[:3, :3] = linear
     matrix[:3, 3] = best.motion[:, 3].numpy() - linear @ fixed.centre
-    return Fit(matrix, float(np.sqrt(max(0.0, 1 - best.loss))), _detail(fixed, moving, best), best.seen)
+    return Fit(matrix, float(np.sqrt(max(0.0, 1 - best.loss))), _detail(fixed, moving, best), best.seen, turned)
 
 
 def shrink(volume: Tensor, affine: NDArray[np.float64], wanted_mm: float) -> tuple[Tensor, NDArray[np.float64]]:
@@ -128,11 +136,13 @@ def _fixed_level(image: Tensor, affine: NDArray[np.float64], level_mm: float) ->
     small, affine = shrink(image, affine, level_mm)
     brain = small > 0.1 * float(small.max())
     reach = max(1, round(REACH_MM / level_mm))
+    core = 1 - functional.max_pool3d((~brain)[None, None].float(), 3, stride=1, padding=1)[0, 0]
     near = functional.max_pool3d(brain[None, None].float(), 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
     chosen = near.flatten().nonzero()[:, 0]
     world = transform(affine, identity(small.shape).flatten(2)[..., chosen].double())[0]
     centre = world[:, brain.flatten()[chosen]].mean(1)
-    return _Fixed((world - centre[:, None]).T, small.flatten()[chosen].double(), brain.flatten()[chosen].double(), centre.numpy())
+    values, brains, cores = (each.flatten()[chosen].double() for each in (small, brain, core))
+    return _Fixed((world - centre[:, None]).T, values, brains, cores, centre.numpy())
 
 
 def _moving_level(volume: Tensor, affine: NDArray[np.float64]) -> _Moving:
@@ -144,15 +154,20 @@ def _moving_level(volume: Tensor, affine: NDArray[np.float64]) -> _Moving:
     return _Moving(torch.stack([level, *slopes])[None], np.linalg.inv(affine))
 
 
-def _starts(fixed: _Fixed, volume: Tensor, affine: NDArray[np.float64]) -> list[Tensor]:
-    """Centre on centre, size on size, the head straight or tilted about one axis."""
+def _search(fixed: _Fixed, moving: _Moving, starts: list[Tensor]) -> _State:
+    """The best of the descents."""
+    return min((_descend(fixed, moving, start) for start in starts), key=lambda state: state.loss)
+
+
+def _starts(fixed: _Fixed, volume: Tensor, affine: NDArray[np.float64], turns: tuple[tuple[int, float], ...]) -> list[Tensor]:
+    """Centre on centre, size on size, the head turned about one axis."""
     inside = foreground(volume[None]).flatten()
     world = transform(affine, identity(volume.shape).flatten(2)[..., inside].double())[0]
     centre = world.mean(1)
     own = fixed.places[fixed.brain > 0].std(0)
     sizes = (world.std(1, correction=0) / own).clamp(*_SIZES)
     starts = []
-    for axis, degrees in ((0, 0.0), *((axis, sign * TILT_DEGREES) for axis in range(3) for sign in (-1, 1))):
+    for axis, degrees in turns:
         turn = torch.eye(3, dtype=torch.float64)
         first, second = (axis + 1) % 3, (axis + 2) % 3
         cosine, sine = np.cos(np.deg2rad(degrees)), np.sin(np.deg2rad(degrees))
@@ -207,13 +222,12 @@ def _judge(fixed: _Fixed, moving: _Moving, motion: Tensor) -> _State:
 
 
 def _detail(fixed: _Fixed, moving: _Moving, state: _State) -> float:
-    """Correlation within the brain of the reference and the scan's cubic."""
+    """Correlation of the reference and the scan within the brain's core."""
     read, weight = _read(fixed, moving, state.motion)
-    chosen = (weight * fixed.brain) > 0
-    pair = torch.stack([fixed.values[chosen], (state.cubic @ _powers(read[0]))[chosen]])
+    chosen = (weight * fixed.core) > 0
+    pair = torch.stack([fixed.values[chosen], read[0][chosen]])
     deviations = pair - pair.mean(1, keepdim=True)
-    lengths = deviations.norm(dim=1).clamp(min=1e-9)
-    return float(deviations[0] @ deviations[1] / lengths.prod())
+    return float(deviations[0] @ deviations[1] / deviations.norm(dim=1).clamp(min=1e-9).prod())
 
 
 def _linearize(fixed: _Fixed, moving: _Moving, state: _State) -> tuple[Tensor, Tensor]:

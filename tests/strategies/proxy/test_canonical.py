@@ -163,25 +163,22 @@ def test_another_spacing_shows_the_same_brain() -> None:
 
 def not_a_brain(kind: str) -> MetaTensor:
     whole = scan(0)
-    if kind == "on its head":
-        return volume_of(replace(whole, affine=np.diag([1.0, 1.0, -1.0, 1.0]) @ whole.affine))
-    if kind == "empty":
-        return volume_of(replace(whole, image=whole.image * 0))
-    if kind == "one voxel":
-        return volume_of(
-            replace(whole, image=(np.arange(whole.image.size) == whole.image.size // 2).reshape(whole.image.shape).astype(np.int16))
-        )
-    if kind == "noise":
-        return volume_of(replace(whole, image=np.random.default_rng(0).integers(0, 900, whole.image.shape).astype(np.int16)))
-    if kind == "a giant":
-        return volume_of(replace(whole, affine=np.diag([2.0, 2.0, 2.0, 1.0]) @ whole.affine))
-    places = np.indices((40, 44, 40)) - np.array([20, 22, 20]).reshape(3, 1, 1, 1)
-    return MetaTensor(
-        torch.from_numpy(((places / 15) ** 2).sum(0) < 1).float()[None], affine=torch.diag(torch.tensor([4.0, 4.0, 4.0, 1.0]))
-    )
+    size = whole.image.size
+    affines = {"on its head": [1.0, 1.0, -1.0, 1.0], "back to front": [1.0, -1.0, 1.0, 1.0], "a giant": [2.0, 2.0, 2.0, 1.0]}
+    voxels = {
+        "empty": np.zeros(size),
+        "one voxel": np.arange(size) == size // 2,
+        "noise": np.random.default_rng(0).integers(0, 900, size),
+        "a ball": (((np.indices(whole.image.shape).T - np.array(whole.image.shape) / 2) / 15) ** 2).sum(-1).T < 1,
+    }
+    if kind == "a T2 scan":
+        return volume_of(scan(4))
+    if kind in affines:
+        return volume_of(replace(whole, affine=np.diag(affines[kind]) @ whole.affine))
+    return volume_of(replace(whole, image=voxels[kind].reshape(whole.image.shape).astype(np.int16)))
 
 
-@pytest.mark.parametrize("kind", ["on its head", "empty", "one voxel", "noise", "a giant", "a ball"])
+@pytest.mark.parametrize("kind", ["on its head", "back to front", "a T2 scan", "empty", "one voxel", "noise", "a giant", "a ball"])
 def test_what_is_no_brain_is_refused_with_a_remedy(kind: str) -> None:
     with pytest.raises(ScanNotRecognized, match=r"without skull.*correct the header"):
         canonicalize(not_a_brain(kind), REFERENCE)
