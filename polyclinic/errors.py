@@ -17,6 +17,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ImageInvalid            readable, but NaN or Inf inside
     │   ├── LabelInvalid            a label outside the declared classes
     │   ├── ShapeMismatch           image and label on different grids
+    │   ├── ScanNotRecognized       not what the deformation proxy knows (strategies.proxy.canonical)
     │   └── TooFewSubjects          a statistic over so few subjects that it would show them
     ├── ModelInvalid                a weights file that does not fit             exit code 3
     ├── ContributionRefused         what a hospital handed over (refusals.py)    exit code 3
