@@ -85,6 +85,7 @@ benchmarks: install mergekit  ## Every figure that the README quotes (some hours
 	$(BIN)/python benchmarks/refinement.py
 	$(BIN)/python benchmarks/refinement_scale.py
 	$(BIN)/python benchmarks/membership.py build/membership
+	$(BIN)/python benchmarks/proxy_service.py
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/laboratories.py)
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/closed_form.py)
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/refinement.py --cohort anatomies)

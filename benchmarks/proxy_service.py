@@ -1,11 +1,12 @@
 """The segmentation service under rubbish, under load, and against segmenting in place; over TLS, with keys.
 
-    python benchmarks/proxy_service.py                                     # a U-Net with random weights, a stand-in for the generator
+    python benchmarks/proxy_service.py                                     # network and generator with random weights, a simulated scan
     python benchmarks/proxy_service.py --model proxy.safetensors --generator generator.safetensors --image scan.nii.gz
     python benchmarks/proxy_service.py --short                             # a thousand spoiled requests, eight clients
 
-First spoiled requests and spoiled connections, then clients of several sites at once (one of them asks for more than half of all), then one
-volume alone: through the service, and in this process with the same network and number of threads.
+First spoiled requests and spoiled connections, then one scan alone: warped, segmented by the service and unwarped by a client in a process
+of its own, and in turns with that segmented in this process, by the same network and number of threads. Then clients of several sites at
+once, one of which asks for more than half of all.
 """
 
 import argparse
@@ -23,23 +24,27 @@ import threading
 import time
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import grpc
+import nibabel as nib
 import numpy as np
 import psutil
 import torch
 from federation import machine
-from monai.data import MetaTensor
 from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from relay import Relay
 
 from client.connection import Connection
-from client.segmentation_link import SegmentationLink
+from client.segmentation_link import KINDS, SegmentationLink
 from client.segmentation_options import service_connection
+from polyclinic.cohorts.anatomy import subject
+from polyclinic.cohorts.hospitals import HOSPITALS
+from polyclinic.cohorts.scanner import acquire
 from polyclinic.config import instantiate, load_job
 from polyclinic.errors import PolyclinicError
 from polyclinic.processes import Child, free_port, python_module, wait_for_port
@@ -48,17 +53,19 @@ from polyclinic.volumes import read_image
 from server.authority import Authority
 from server.rehearsal import kit_for, rehearse
 from server.segmentation_model import SegmentationModel
+from strategies.proxy.atlas import icbm152_reference
+from strategies.proxy.generator import LearnedField
+from strategies.proxy.protection import Protection, coarse_reference
 from strategies.proxy.wire import segmentation_pb2 as wire
 from strategies.proxy.wire.arrays import volume_parts
-from tests.client.proxies import Rolling
 from tests.server.mutations import mutate
 from tests.server.segmentation_services import Caller
 
 RESULTS = Path(__file__).with_name("results")
-SHAPE, DIGEST = (160, 192, 160), "0" * 64
 NAMES = {"model": "unet", "data": "brain_tissue", "training": "default"}
 SETTINGS = {"data.patch": [96, 96, 96]}
 PATIENCE_S = 7200.0
+CLIENTS, REPEATS = 32, 3
 WHOLE = 200  # every so many-th spoiled request is of a whole volume, the others of a few small parts
 LINE = re.compile(r"(\S+): request (\d+), ([\d,]+) bytes, waited ([\d.]+) s, computed in ([\d.]+) s, (\w+)")
 
@@ -90,11 +97,13 @@ def parse() -> argparse.Namespace:
 
 def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     before = machine()
-    path = options.model or write_model(folder / "proxy.safetensors")
-    model = SegmentationModel.load(path)
     torch.set_num_threads(options.threads)
-    port = free_port()
+    make_up(options, folder)
+    path, port = options.model, free_port()
+    model = SegmentationModel.load(path)
     authority = rehearse(folder / "security", port)
+    for site in ("rubbish", "one", "greedy", *(f"modest-{number}" for number in range(CLIENTS))):
+        kit_for(authority, site)
     command = python_module(
         "server.cli", "segment-service", "--model", str(path), "--port", str(port), "--security", str(authority.folder),
         "--threads", str(options.threads), "--deadline-s", str(PATIENCE_S), "--upload-s", str(PATIENCE_S), "--queue", "32",
@@ -109,7 +118,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
         found["memory_mb"]["after the rubbish"] = memory(service.pid)
         found["one_volume"] = one_volume(options, authority, port, model)
         found["memory_mb"]["after single volumes"] = memory(service.pid)
-        found["at_once"] = at_once(authority, port, model, 8 if options.short else 32, service)
+        found["at_once"] = at_once(authority, port, model, 8 if options.short else CLIENTS, service)
         found["memory_mb"]["after many at once"] = memory(service.pid)
     finally:
         service.stop(60.0)
@@ -118,13 +127,24 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     return found
 
 
-def write_model(path: Path) -> Path:
-    """The U-Net of conf/, with random weights."""
+def make_up(options: argparse.Namespace, folder: Path) -> None:
+    """What was not given: network and generator of conf/ with random weights, and a scan of a simulated subject."""
     torch.manual_seed(0)
-    network = instantiate(load_job(NAMES, SETTINGS).model)
-    described = {"names": NAMES, "settings": SETTINGS, "proxy": {"shape": SHAPE, "digest": DIGEST}}
-    save_state(network.state_dict(), path, {"polyclinic": json.dumps(described)})
-    return path
+    if options.generator is None:
+        reference = icbm152_reference(1.0)
+        labels = tuple(load_job(NAMES, SETTINGS).data.labels)
+        options.generator = folder / "generator.safetensors"
+        Protection(LearnedField(coarse_reference(reference)), reference, labels).save(options.generator, (24, 32, 48))
+    if options.model is None:
+        protection = Protection.load(options.generator)
+        described = {"names": NAMES, "settings": SETTINGS, "proxy": {"shape": protection.shape, "digest": protection.digest}}
+        options.model = folder / "proxy.safetensors"
+        network = instantiate(load_job(NAMES, SETTINGS).model)
+        save_state(network.state_dict(), options.model, {"polyclinic": json.dumps(described)})
+    if options.image is None:
+        scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(1.0, 1.0, 1.0)), seed=0)
+        options.image = folder / "scan.nii.gz"
+        nib.save(nib.Nifti1Image(scan.image.astype(np.float32), scan.affine), options.image)
 
 
 def memory(pid: int) -> dict[str, float]:
@@ -225,41 +245,30 @@ def spread(values: list[float]) -> dict[str, float]:
 
 def one_volume(options: argparse.Namespace, authority: Authority, port: int, model: SegmentationModel) -> dict[str, Any]:
     """Through the service by a client in a process of its own, and directly; bytes are counted by a relay."""
-    volume, direct = a_proxy(model.shape, 0), []
-    found: dict[str, Any] = {}
+    volume, found = a_proxy(model.shape, 0), {}
     for kind, answers in (("labels", 1), ("probabilities", len(model.labels) - 1)):
-        with Relay(f"127.0.0.1:{port}") as relay:
-            command = [sys.executable, __file__, "--ask", f"{relay.address} {kind}", "--kit", str(kit_for(authority, "one"))]
-            command += [f"--{name}={value}" for name in ("generator", "image") if (value := getattr(options, name))]
-            environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-            ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
-            found[kind] = json.loads(ran.stdout.splitlines()[-1])
-            found[kind]["bytes_over_arrays"] = relay.passed() / (volume.size * (1 + answers))
-        start = time.monotonic()
-        model.segment(volume, wire.LABELS if kind == "labels" else wire.PROBABILITIES, threading.Event())
-        direct.append(time.monotonic() - start)
-        found[kind]["direct_s"] = direct[-1]
+        asked: list[dict[str, Any]] = []
+        for _ in range(1 if options.short else REPEATS):
+            with Relay(f"127.0.0.1:{port}") as relay:
+                command = [sys.executable, __file__, "--ask", f"{relay.address} {kind}", "--kit", str(kit_for(authority, "one"))]
+                command += ["--generator", str(options.generator), "--image", str(options.image)]
+                environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
+                ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+                asked.append(json.loads(ran.stdout.splitlines()[-1]))
+                asked[-1]["bytes_over_arrays"] = relay.passed() / (volume.size * (1 + answers))
+            start = time.monotonic()
+            model.segment(volume, KINDS[kind], threading.Event())
+            asked[-1]["direct_s"] = time.monotonic() - start
+        found[kind] = {name: spread([each[name] for each in asked]) for name in asked[0]}
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {**found, "peak_mb_of_direct_segmentation": round(peak / 2**10)}
 
 
-def ask_alone(options: argparse.Namespace) -> dict[str, Any]:
+def ask_alone(options: argparse.Namespace) -> dict[str, float]:
     """One volume as a hospital has it segmented: what each step takes, and the most memory."""
     address, kind = options.ask.split()
     connection = service_connection(address, options.kit, None, insecure=False)
-    if options.generator:
-        from strategies.proxy.protection import Protection
-
-        protection: Any = Protection.load(options.generator)
-    else:
-        job = load_job(NAMES, SETTINGS)
-        protection = Rolling(job.data.labels, SHAPE, DIGEST)
-    volume: Any = (
-        read_image(options.image, 1, 3) if options.image else torch.from_numpy(a_proxy(protection.shape, 0)[None].astype(np.float32))
-    )
-    if not options.image:
-        volume = MetaTensor(volume)
-    loaded = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    protection, volume = Protection.load(options.generator), read_image(options.image, 1, 3)
     marks = [time.monotonic()]
     protected = protection.protect(volume)
     marks.append(time.monotonic())
@@ -269,13 +278,9 @@ def ask_alone(options: argparse.Namespace) -> dict[str, Any]:
         marks.append(time.monotonic())
     protected.reveal(answer)
     marks.append(time.monotonic())
-    protect_s, contact_s, service_s, reveal_s = (after - before for before, after in pairwise(marks))
+    steps = (after - before for before, after in pairwise(marks))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {
-        "generator": str(options.generator.name) if options.generator else "a stand-in",
-        "protect_s": protect_s, "contact_s": contact_s, "service_s": service_s, "reveal_s": reveal_s,
-        "client_peak_mb": round(peak / 2**10), "client_mb_before": round(loaded / 2**10),
-    }  # fmt: skip
+    return {**dict(zip(("protect_s", "contact_s", "service_s", "reveal_s"), steps, strict=True)), "client_peak_mb": round(peak / 2**10)}
 
 
 def batching(model: SegmentationModel, repeats: int = 4) -> dict[str, Any]:

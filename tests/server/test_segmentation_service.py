@@ -25,6 +25,7 @@ from tests.server.segmentation_services import (
     LABELS,
     PATIENCE_S,
     SHAPE,
+    Caller,
     Failing,
     Held,
     Service,
@@ -316,6 +317,22 @@ def test_a_request_that_hangs_up_is_not_computed() -> None:
         lab.until(lambda running: running.server.service.queue.reserved == 0)
         assert held.seen == 1
         assert any(line.endswith("CANCELLED") for line in lab.lines)
+
+
+def test_a_connection_that_is_lost_leaves_the_queue_over_tls_too(tmp_path: Path) -> None:
+    held = Held()
+    with service(tmp_path, model=a_model(held)) as lab, ThreadPoolExecutor(1) as pool:
+        mary, john = Caller(lab.hospital("st-mary")), Caller(lab.hospital("st-john"))
+        first = pool.submit(mary.ask, messages(a_volume()))
+        assert held.entered.acquire(timeout=PATIENCE_S)
+        call = john.start(messages(a_volume()))
+        lab.until(lambda running: bool(running.server.service.queue._lines))
+        john.close()
+        lab.until(lambda running: running.server.service.queue.waiting == 0)
+        held.go.release(1)
+        assert len(first.result(PATIENCE_S)) == 2 and not call.is_active()
+        mary.close()
+        assert [line.rpartition(", ")[2] for line in lab.lines] == ["CANCELLED", "OK"]
 
 
 def test_deadlines_of_the_caller_and_of_the_service() -> None:
