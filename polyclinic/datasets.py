@@ -5,13 +5,14 @@
      "validation": [{"image": ["images/b_T1.nii.gz", "images/b_T2.nii.gz"], "label": "labels/b.nii.gz"}],
      "test":       [{"image": "images/c.nii.gz", "label": "labels/c.nii.gz"}, "images/d.nii.gz"]}
 
-A list of images is one file for each channel; in a classification `label` is the number of the class. `test` may be
+A list of images is one file for each channel; in a classification `label` is the number of the class. A patient with several cases is
+named in each: `"subject": "a"`. `test` may be
 missing, or be without labels: a test then takes the validation cases instead (`evaluation_cases`).
 """
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,6 +33,7 @@ class Case:
     image: tuple[Path, ...]
     label: Path | int | None
     split: Split
+    subject: str = ""  # the patient, where dataset.json says who has several cases
 
 
 @dataclass(frozen=True)
@@ -144,7 +146,10 @@ def _read_cases(path: Path, tree: Mapping[str, Any], split: Split, classes: int)
                 raise DatasetInvalid(path, f"{where} has label {label}", f"'labels' declares 0 to {classes - 1}.")
         elif label is not None:
             label = _find(path, label, split, where)
-        yield Case(_stem(image[0]), image, label, split)
+        subject = table.get("subject", "")
+        if not isinstance(subject, str | int):
+            raise DatasetInvalid(path, f"{where} has a 'subject' that is no name", "Write a text, the same for all cases of a patient.")
+        yield Case(_stem(image[0]), image, label, split, str(subject))
 
 
 def _find(path: Path, name: object, split: str, where: str) -> Path:
@@ -170,7 +175,7 @@ def _qualify(case: Case, folder: Path) -> Case:
     path = case.image[0]
     inside = path.relative_to(folder) if path.is_relative_to(folder) else path
     name = "_".join((*(piece for piece in inside.parent.parts if piece not in ("..", "/")), _stem(path)))
-    return Case(name, case.image, case.label, case.split)
+    return replace(case, name=name)
 
 
 def evaluation_cases(dataset: SiteDataset, split: Split = "test") -> tuple[Case, ...]:

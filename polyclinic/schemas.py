@@ -59,6 +59,22 @@ class ShiftsConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class ProxyConfig:
+    """How the deformation proxy is trained; the last five are what each part of the generator's loss counts."""
+
+    steps: Count = 500
+    more_segmentation: Annotated[int, Field(ge=0, le=1_000_000)] = 200
+    people: Annotated[int, Field(ge=2, le=1000)] = 5
+    patch: tuple[Count, Count, Count] = (64, 64, 64)
+    invented_mm: Annotated[float, Field(ge=0, le=50)] = 6.0
+    adversarial: Annotated[float, Field(ge=0, le=1e6)] = 0.5
+    stranger: Annotated[float, Field(ge=0, le=1e6)] = 100.0
+    smoothness: Annotated[float, Field(ge=0, le=1e6)] = 0.3
+    diversity: Annotated[float, Field(ge=0, le=1e6)] = 0.2
+    unfolded: Annotated[float, Field(ge=0, le=1e6)] = 10.0
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
     """What a hospital does in one round."""
 
@@ -68,6 +84,7 @@ class TrainingConfig:
     optimizer: dict[str, Any]
     loss: dict[str, Any]
     shifts: ShiftsConfig = ShiftsConfig()
+    proxy: ProxyConfig | None = None
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -7,6 +7,7 @@ World coordinates are millimetres in RAS: x to the right, y to the front, z up.
 
 from dataclasses import dataclass
 from functools import lru_cache
+from hashlib import sha256
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,8 @@ SMOOTHNESS_MM = 8.0  # sigma of the Gaussian that smooths the velocity
 DISPLACEMENT_MM = (3.0, 5.0)  # root mean square of a subject's displacement, drawn in this range
 ROTATION_DEGREES = 4.0
 TRANSLATION_MM = 4.0
+CHANGE_MM = 0.7  # root mean square of what a person's brain changes between two visits
+LESION_MM = 5.0  # a lesion's radius
 SCALE = 0.04
 _STEPS = 4  # squarings: the first step is then well below a voxel of the coarse grid
 _REACH_MM = 20.0  # how far from the brain, at most, a deformed and turned brain is looked for
@@ -128,6 +131,50 @@ def subject(seed: int, maps: TissueMaps | None = None) -> Subject:
     velocity = velocity * (wanted / _rms(velocity))
     displacement_mm = deformation.exponentiate(velocity, _STEPS)[0] * COARSE_MM
     return Subject(maps, _pose(_centre(maps), generator), displacement_mm, grid)
+
+
+def revisit(person: Subject, visit: int) -> Subject:
+    """The same person on another day: lies differently, and has changed a little.
+
+    Args:
+        person: From `subject`.
+        visit: Which one; 0 is the first, and changes nothing.
+    """
+    if visit == 0:
+        return person
+    seed = int.from_bytes(sha256(person.displacement_mm.numpy().tobytes() + str(visit).encode()).digest()[:7], "big")
+    generator = torch.Generator().manual_seed(seed)
+    noise = torch.randn(person.displacement_mm.shape, generator=generator, dtype=torch.float64).numpy()
+    change = torch.from_numpy(np.stack([gaussian_filter(axis, SMOOTHNESS_MM / COARSE_MM) for axis in noise])).float()[None]
+    change = deformation.exponentiate(change * (CHANGE_MM / COARSE_MM / _rms(change)), _STEPS)
+    shape = deformation.compose(person.displacement_mm[None] / COARSE_MM, change)[0] * COARSE_MM
+    return Subject(person.maps, _pose(_centre(person.maps), generator), shape, person.grid)
+
+
+def with_lesions(maps: TissueMaps, seed: int, number: int) -> TissueMaps:
+    """Put fluid-filled lesions into the white matter of a brain, at places that tell one person from another.
+
+    Args:
+        maps: The brain.
+        seed: Decides the places.
+        number: How many.
+    """
+    generator = np.random.default_rng(seed)
+    spacing_mm = np.linalg.norm(maps.affine[:3, :3], axis=0)
+    white = np.argwhere(maps.probabilities[2].numpy() > 0.9)
+    holes = np.zeros(maps.probabilities.shape[1:], np.float32)
+    for place in white[generator.choice(len(white), number, replace=False)]:
+        corner = np.maximum(place - np.ceil(LESION_MM / spacing_mm), 0).astype(int)
+        part = tuple(slice(low, int(end) + 1) for low, end in zip(corner, place + np.ceil(LESION_MM / spacing_mm), strict=True))
+        index = np.stack(
+            np.meshgrid(*(np.arange(low, low + size) for low, size in zip(corner, holes[part].shape, strict=True)), indexing="ij"), -1
+        )
+        inside = np.linalg.norm((index - place) * spacing_mm, axis=-1) <= LESION_MM
+        holes[part] = np.maximum(holes[part], inside)
+    hole = torch.from_numpy(holes)
+    tissues = maps.probabilities * (1 - hole)
+    tissues[0] += maps.probabilities.sum(0) * hole
+    return TissueMaps(tissues, maps.affine)
 
 
 def sample(person: Subject, affine: NDArray[np.float64], shape: tuple[int, int, int]) -> Tensor:

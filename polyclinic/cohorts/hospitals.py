@@ -138,13 +138,13 @@ def _orders(folder: Path, scanner: Scanner, subjects: Subjects, seed: int, peopl
     for split, count, pool in zip(SPLITS, subjects, _pools(people, subjects), strict=True):
         for index in range(count):
             stem = f"{scanner.name}_{len(orders) + 1:03d}"
-            subject_seed = _stable_seed(seed, scanner.name, split, index)
+            subject_seed = stable_seed(seed, scanner.name, split, index)
             person = pool[index % len(pool)] if pool else None
             orders.append(ScanOrder(folder / scanner.name, stem, split, scanner, subject_seed, person))
     return orders
 
 
-def _stable_seed(*parts: str | int) -> int:
+def stable_seed(*parts: str | int) -> int:
     """Turn names and numbers into a seed below 2^62, the same in every process and on every machine."""
     return int.from_bytes(sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 2
 
@@ -160,7 +160,7 @@ def _real_people(sites: int, seed: int) -> list[tuple[Path, ...]]:
             f"{root} has {len(maps)} label maps in brain_label_maps/, {sites} hospitals need at least {2 * sites}: "
             "choose fewer hospitals, or icbm152."
         )
-    maps.sort(key=lambda path: _stable_seed(seed, path.name))
+    maps.sort(key=lambda path: stable_seed(seed, path.name))
     return [tuple(maps[site::sites]) for site in range(sites)]
 
 

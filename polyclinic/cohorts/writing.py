@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polyclinic.cohorts.anatomy import icbm152, real_person, subject
+from polyclinic.cohorts.anatomy import icbm152, real_person, revisit, subject, with_lesions
 from polyclinic.cohorts.scanner import Scanner, acquire
 from polyclinic.errors import DiskFull, RunError
 
@@ -38,6 +38,8 @@ class ScanOrder:
         scanner: What it is scanned with.
         seed: Decides the person's shape and the scan's noise.
         person: A label map to start from, or None for ICBM152.
+        visit: Which of the person's visits; 0 is the first.
+        lesions: How many the person has.
     """
 
     site: Path
@@ -46,6 +48,8 @@ class ScanOrder:
     scanner: Scanner
     seed: int
     person: Path | None
+    visit: int = 0
+    lesions: int = 0
 
     @property
     def files(self) -> dict[str, Path]:
@@ -85,8 +89,10 @@ def write_scan(order: ScanOrder) -> ScanOrder:
     Raises:
         DiskFull: No room is left.
     """
-    person = subject(order.seed, real_person(order.person) if order.person else icbm152())
-    scan = acquire(person, order.scanner, order.seed + 1)
+    maps = real_person(order.person) if order.person else icbm152()
+    if order.lesions:
+        maps = with_lesions(maps, order.seed, order.lesions)
+    scan = acquire(revisit(subject(order.seed, maps), order.visit), order.scanner, order.seed + 1 + order.visit)
     for kind, voxels in (("image", scan.image), ("label", scan.label_map)):
         replace_file(order.files[kind], _nifti(voxels, scan.affine))
     return order
