@@ -8,11 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
-import numpy as np
-from monai.data import MetaTensor
-from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
@@ -21,39 +17,10 @@ from client.segmentation_link import SegmentationLink
 from polyclinic.errors import ConfigError, DataError
 from polyclinic.headers import check_header
 from polyclinic.volumes import read_image, write_label_map
+from strategies.proxy.protection import Protection, quantize
 
 ENDINGS = (".nii.gz", ".nii")
 PREVIEW = ".png"
-
-
-class Protected(Protocol):
-    """A proxy, and the way back from its answer (`strategies.proxy.protection`)."""
-
-    @property
-    def proxy(self) -> NDArray[np.uint8]:
-        """What travels, shape (H, W, D)."""
-
-    def reveal(self, answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Labels on the volume's own grid."""
-
-
-class Protection(Protocol):
-    """What a client holds: generator and reference."""
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """Names of the classes; 0 is the background."""
-
-    @property
-    def shape(self) -> tuple[int, int, int]:
-        """Of the proxy."""
-
-    @property
-    def digest(self) -> str:
-        """Names the reference grid and the generator's family."""
-
-    def protect(self, volume: MetaTensor) -> Protected:
-        """Warp with a fresh key."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +108,8 @@ def _segment(job: Job, protection: Protection, link: SegmentationLink, kind: str
         from client.proxy_preview import write_preview
 
         job.preview.parent.mkdir(parents=True, exist_ok=True)
-        write_preview(job.preview, volume, volume.affine.numpy(), protected.proxy, answer, labels, protection.labels)
+        canonical = quantize(protected.canonical.image())
+        write_preview(job.preview, volume, volume.affine.numpy(), protected.proxy, answer, labels, protection.labels, canonical)
     job.target.parent.mkdir(parents=True, exist_ok=True)
     write_label_map(job.target, labels, header)
 

@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from torch import Tensor
 
 from server.admission import knock_answer
 from strategies.proxy.wire import segmentation_pb2 as wire
@@ -22,11 +23,22 @@ from tests.server.segmentation_services import DIGEST, LABELS, PATIENCE_S, SHAPE
 
 
 @dataclass(frozen=True)
+class Still:
+    """A volume that was not moved, as `canonical.Canonical` gives it."""
+
+    volume: Tensor
+
+    def image(self) -> Tensor:
+        return self.volume / 255
+
+
+@dataclass(frozen=True)
 class Rolled:
     """A volume whose voxels were moved around the grid's edges, and the way back."""
 
     proxy: NDArray[np.uint8]
     shifts: tuple[int, ...]
+    canonical: "Still"
 
     def reveal(self, answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if answer.ndim == 4:
@@ -48,7 +60,8 @@ class Rolling:
         key = secrets.token_bytes(32)
         self.keys.append(key)
         shifts = tuple(key[axis] % size for axis, size in enumerate(self.shape))
-        return Rolled(np.roll(volume.as_tensor()[0].numpy().astype(np.uint8), shifts, (0, 1, 2)), shifts)
+        image = volume.as_tensor()[0]
+        return Rolled(np.roll(image.numpy().astype(np.uint8), shifts, (0, 1, 2)), shifts, Still(image))
 
 
 class Recorder:

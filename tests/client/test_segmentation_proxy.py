@@ -2,14 +2,17 @@
 
 import io
 import struct
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from rich.console import Console
 
@@ -18,14 +21,23 @@ from client.segmentation_link import SegmentationLink
 from client.segmentation_options import choose_generator, service_connection
 from client.segmentation_proxy import Job, plan, segment_files
 from polyclinic.admission import KeyRevoked
+from polyclinic.cohorts.anatomy import subject
+from polyclinic.cohorts.hospitals import HOSPITALS
+from polyclinic.cohorts.scanner import acquire
 from polyclinic.errors import AddressInvalid, ConfigError, ImageInvalid, ImageUnreadable, PolyclinicError
+from polyclinic.networks.flow_generator import FlowGenerator
 from polyclinic.processes import free_port
 from polyclinic.service_errors import AnswerInvalid, RequestRefused, ServiceBusy, ServiceMismatch, ServiceUnreachable
+from polyclinic.volumes import read_image
 from server.rehearsal import kit_for, rehearse
+from strategies.proxy.atlas import icbm152_reference
+from strategies.proxy.canonical import canonicalize
+from strategies.proxy.generator import LearnedField
+from strategies.proxy.protection import Protection, coarse_reference, quantize
 from strategies.proxy.wire import segmentation_pb2 as wire
 from strategies.proxy.wire.arrays import RETRY_HEADER, answer_parts
 from tests.client.proxies import Recorder, Request, Rolling, Script, abort, answer, scripted
-from tests.server.segmentation_services import LABELS, SHAPE, a_volume, expected, service
+from tests.server.segmentation_services import LABELS, SHAPE, a_model, a_volume, expected, service
 
 AFFINE = np.array([[-1.0371, 0.0213, 0, 91.4142], [0.0123, 1.0519, 0.0071, -127.2718], [0, 0.0061, 0.9877, -73.3141], [0, 0, 0, 1]])
 NAME, DESCRIPTION = "Miller_Anna_1957-03-12_T1w", b"born 1957 in Springfield, ID 8841-22"
@@ -76,6 +88,26 @@ def test_an_image_comes_back_as_labels_on_its_own_grid_over_tls(kind: str, tmp_p
     np.testing.assert_array_equal(written.affine.astype(np.float32), AFFINE.astype(np.float32))
     same = np.asarray(written.dataobj) == expected(volume)
     assert same.all() if kind == "labels" else same.mean() > 0.99
+
+
+def test_a_scan_is_warped_with_a_generator_and_comes_back(tmp_path: Path) -> None:
+    reference = icbm152_reference(2.0)
+    written = Protection(LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS)
+    written.save(tmp_path / "generator.safetensors", (4, 4, 4))
+    protection = Protection.load(tmp_path / "generator.safetensors")
+    scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(4.0, 4.0, 4.0)), seed=0)
+    nib.save(nib.Nifti1Image(scan.image.astype(np.float32), scan.affine), tmp_path / "scan.nii.gz")
+    (job,) = plan([tmp_path / "scan.nii.gz"], tmp_path / "out", tmp_path / "pictures")
+    model = replace(a_model(), shape=protection.shape, digest=protection.digest, data=replace(a_model().data, patch=protection.shape))
+    with service(model=model) as lab:
+        segment_files([job], lab.hospital("a"), protection, "probabilities", 1, 30.0, Console(quiet=True))
+    labels = np.asarray(nib.load(job.target).dataobj)
+    assert labels.shape == scan.label_map.shape and job.preview is not None and job.preview.exists()
+    still = canonicalize(read_image(job.image, 1, 3), reference)
+    unwarped = still.label_map(torch.from_numpy(expected(quantize(still.image()))))
+    for number in (1, 2):
+        one, other = labels == number, unwarped == number
+        assert 2 * (one & other).sum() / (one.sum() + other.sum()) > 0.85, number
 
 
 def telling(keys: list[bytes]) -> dict[str, bytes]:
@@ -246,6 +278,27 @@ def test_every_failure_has_its_type_and_a_sentence(act: Any, kind: type[Polyclin
     with scripted(Script(act)) as address:
         assert said in failing(kind, [job], Connection(address, "a"), wait_s=0.3)
     assert not job.target.exists()
+
+
+def test_what_ends_one_image_for_good_ends_the_others_at_once(tmp_path: Path) -> None:
+    for number in range(4):
+        write_image(tmp_path / "in" / f"{number}.nii.gz")
+    hanging = threading.Event()
+
+    def hang(_request: Request, context: Any) -> None:
+        hanging.set()
+        ended = threading.Event()
+        context.add_callback(ended.set)
+        assert ended.wait(20.0)
+
+    def refuse(_request: Request, context: Any) -> None:
+        assert hanging.wait(20.0)
+        abort("INTERNAL", "The model failed.")(_request, context)
+
+    script = Script(hang, refuse)
+    with scripted(script) as address:
+        failing(RequestRefused, plan([tmp_path / "in"], tmp_path / "out", None), Connection(address, "a"))
+    assert len(script.requests) == 2 and not (tmp_path / "out").exists()
 
 
 def test_nobody_answers(job: Job) -> None:

@@ -1,29 +1,41 @@
 """The segmentation service as a process: what it says, who it serves, how it ends."""
 
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
-from rich.console import Console
 
-from client.segmentation_options import service_connection
-from client.segmentation_proxy import Job, segment_files
+from polyclinic.cohorts.anatomy import subject
+from polyclinic.cohorts.hospitals import HOSPITALS
+from polyclinic.cohorts.scanner import acquire
+from polyclinic.networks.flow_generator import FlowGenerator
 from polyclinic.processes import Child, free_port, python_module, wait_for_port
 from server.rehearsal import kit_for, rehearse
-from tests.client.proxies import Rolling
+from strategies.proxy.atlas import icbm152_reference
+from strategies.proxy.generator import LearnedField
+from strategies.proxy.protection import Protection, coarse_reference
 from tests.e2e.federation import ENVIRONMENT, run_cli
-from tests.server.segmentation_services import SHAPE, a_volume
 from tests.server.test_segmentation_model import write_model
 
 pytestmark = pytest.mark.e2e
-GREETING = ("16 x 24 x 16 voxels", "0 background, 1 CSF", "callers  st-mary", "polyclinic-client segment")
+GREETING = ("80 x 96 x 80 voxels", "0 background, 1 CSF", "callers  st-mary", "polyclinic-client segment")
 LABELS = ("background", "CSF", "grey matter", "white matter")
 
 
-def test_a_service_says_what_it_is_segments_and_ends_cleanly(tmp_path: Path) -> None:
-    model = write_model(tmp_path / "proxy.safetensors")
+def write_pair(folder: Path) -> tuple[Path, Path]:
+    """A generator and a service's model that belong together."""
+    reference = icbm152_reference(2.0)
+    protection = Protection(LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS)
+    protection.save(folder / "generator.safetensors", (4, 4, 4))
+    proxy = {"shape": protection.shape, "digest": protection.digest}
+    return folder / "generator.safetensors", write_model(folder / "proxy.safetensors", proxy)
+
+
+def test_a_hospital_has_its_scans_segmented_and_the_service_ends_cleanly(tmp_path: Path) -> None:
+    generator, model = write_pair(tmp_path)
     port = free_port()
     authority = rehearse(tmp_path / "security", port)
     kit = kit_for(authority, "st-mary")
@@ -33,20 +45,28 @@ def test_a_service_says_what_it_is_segments_and_ends_cleanly(tmp_path: Path) -> 
     child = Child("service", command, tmp_path / "service.log", ENVIRONMENT)
     child.start()
     try:
+        scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(4.0, 4.0, 4.0)), seed=0)
+        (tmp_path / "scans").mkdir()
+        for name in ("before", "after"):
+            nib.save(nib.Nifti1Image(scan.image.astype(np.float32), scan.affine), tmp_path / "scans" / f"{name}.nii.gz")
         wait_for_port(f"127.0.0.1:{port}", 60.0, child)
-        nib.save(nib.Nifti1Image(a_volume(), np.diag([2.0, 3.0, 2.0, 1.0])), tmp_path / "scan.nii.gz")
-        job = Job(tmp_path / "scan.nii.gz", tmp_path / "labels.nii.gz", None)
-        connection = service_connection(f"127.0.0.1:{port}", kit, None, insecure=False)
-        segment_files([job], connection, Rolling(labels=LABELS, digest="d" * 64), "probabilities", 1, 30.0, Console(quiet=True))
-        assert nib.load(job.target).shape == SHAPE
+        options = {"--out": tmp_path / "out", "--kit": kit, "--generator": generator, "--preview": tmp_path / "pictures"}
+        given = [str(word) for option in options.items() for word in option]
+        asked = run_cli("client.cli", "segment", str(tmp_path / "scans"), *given, "--server", f"127.0.0.1:{port}")
+        assert asked.returncode == 0, asked.stderr
+        assert "2 of 2 images segmented" in asked.stderr and "3 white matter" in asked.stderr
         child.signal(signal.SIGTERM)
         assert child.wait(20.0) == 0, child.log.read_text()
     finally:
         child.stop()
+    for name in ("before", "after"):
+        labels = nib.load(tmp_path / "out" / f"{name}.nii.gz")
+        assert labels.shape == scan.label_map.shape and np.allclose(labels.affine, scan.affine, atol=1e-4)
+        assert (tmp_path / "pictures" / f"{name}.png").exists()
     said = child.log.read_text()
     for words in (*GREETING, f"{port}, TLS", "st-mary: request 1", "OK", "stopped"):
         assert words in said, said
-    assert "Traceback" not in said and "scan" not in said.replace("segment IMAGE", "")
+    assert not any(word in said for word in ("Traceback", "before", "after"))
 
 
 @pytest.mark.parametrize(
