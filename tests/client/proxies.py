@@ -1,5 +1,6 @@
 """For tests of the segmentation client: a stand-in for a generator, a relay that keeps what passes, a service by script."""
 
+import io
 import secrets
 import socket
 import threading
@@ -7,19 +8,29 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
+import nibabel as nib
 import numpy as np
+import pytest
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from rich.console import Console
 from torch import Tensor
 
+from client.connection import Connection
+from client.segmentation_proxy import Job, segment_files
+from polyclinic.errors import PolyclinicError
 from server.admission import knock_answer
 from strategies.proxy.wire import segmentation_pb2 as wire
 from strategies.proxy.wire.arrays import answer_parts
 from strategies.proxy.wire.segmentation_pb2_grpc import SegmentationServicer, add_SegmentationServicer_to_server
-from tests.server.segmentation_services import DIGEST, LABELS, PATIENCE_S, SHAPE
+from tests.server.segmentation_services import DIGEST, LABELS, PATIENCE_S, SHAPE, a_volume
+
+AFFINE = np.array([[-1.0371, 0.0213, 0, 91.4142], [0.0123, 1.0519, 0.0071, -127.2718], [0, 0.0061, 0.9877, -73.3141], [0, 0, 0, 1]])
+NAME, DESCRIPTION = "Miller_Anna_1957-03-12_T1w", b"born 1957 in Springfield, ID 8841-22"
 
 
 @dataclass(frozen=True)
@@ -165,3 +176,26 @@ def scripted(script: Script) -> Iterator[str]:
         yield f"127.0.0.1:{port}"
     finally:
         server.stop(0).wait()
+
+
+def write_image(path: Path, seed: int = 0, voxels: NDArray[Any] | None = None) -> NDArray[np.uint8]:
+    volume = a_volume(seed)
+    image = nib.Nifti1Image(volume if voxels is None else voxels, AFFINE)
+    image.header["descrip"], image.header["aux_file"] = DESCRIPTION, b"ward-7/bed-3.dcm"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(image, path)
+    return volume
+
+
+def run(jobs: list[Job], connection: Connection, protection: Rolling | None = None, kind: str = "labels", wait_s: float = 5.0) -> str:
+    """What was said."""
+    said = io.StringIO()
+    segment_files(jobs, connection, protection or Rolling(), kind, 2, wait_s, Console(file=said, width=400))
+    return said.getvalue()
+
+
+def failing(kind: type[PolyclinicError], jobs: list[Job], connection: Connection, **options: Any) -> str:
+    with pytest.raises(kind) as raised:
+        run(jobs, connection, **options)
+    assert type(raised.value) is kind
+    return str(raised.value)
