@@ -192,15 +192,16 @@ def test_a_full_queue_says_when_to_ask_again_and_memory_is_bounded() -> None:
 
 
 def test_thirty_requests_of_one_site_do_not_hold_up_another() -> None:
-    held, order = Held(), []
+    held = Held()
     with (
         service(model=a_model(held), limits=Limits(waiting=30)) as lab,
         caller(lab.hospital("greedy")) as greedy,
         caller(lab.hospital("modest")) as modest,
         ThreadPoolExecutor(40) as pool,
     ):
-        many = [pool.submit(greedy.ask, messages(a_volume(seed))) for seed in range(31)]
+        many = [pool.submit(greedy.ask, messages(a_volume()))]
         assert held.entered.acquire(timeout=PATIENCE_S)
+        many += [pool.submit(greedy.ask, messages(a_volume(seed))) for seed in range(30)]
         lab.until(lambda running: running.server.service.queue.waiting == 30)
         one = pool.submit(modest.ask, messages(a_volume()))
         lab.until(lambda running: "RESOURCE_EXHAUSTED" in " ".join(running.lines))  # greedy's newest gave up its place
