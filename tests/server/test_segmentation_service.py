@@ -208,10 +208,11 @@ def test_thirty_requests_of_one_site_do_not_hold_up_another() -> None:
         lab.until(lambda running: "modest" in running.server.service.queue._lines)
         held.go.release(2)
         assert len(one.result(PATIENCE_S)) == 2
-        order = [line.split(":")[0] for line in lab.lines if line.endswith("OK")]
+        lab.until(lambda running: sum(line.endswith("OK") for line in running.lines) == 2)
+        computed = {line.split(":")[0] for line in lab.lines if line.endswith("OK")}
         held.go.release(30)
         outcomes = [each.exception(PATIENCE_S) for each in many]
-    assert order == ["greedy", "modest"]
+    assert computed == {"greedy", "modest"}  # two were let go: the modest site's was the next
     assert sum(outcome is not None for outcome in outcomes) == 1
 
 
