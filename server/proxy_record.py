@@ -225,7 +225,8 @@ def _attempt(found: Mapping[str, Any]) -> Attempt | None:
     auc = number(found.get("auc"))
     if auc is None:
         return None
-    return Attempt(auc, *(number(found.get(key)) for key in ("tpr", "rank1", "low", "high")), people=count(found.get("people")))
+    tpr, rank1, low, high = (number(found.get(key)) for key in ("tpr", "rank1", "low", "high"))
+    return Attempt(auc, tpr, rank1, low, high, count(found.get("people")))
 
 
 def _curve(found: Sequence[Any]) -> tuple[Point, ...]:

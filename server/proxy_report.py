@@ -205,7 +205,7 @@ def _arms_table(run: ProxyRun) -> Table:
         moved = EN_DASH if arm.strength_mm is None else f"{arm.strength_mm:.1f} mm"
         style = "bold" if arm is find_proxy(run) else ""
         cells = (
-            arm.title, show(arm.dice.get(MEAN)), show(top and top.auc), show(best and best[1].auc), show_share(top and top.rank1), moved,
+            arm.title, show(arm.dice.get(MEAN)), show(top.auc if top else None), show(best[1].auc if best else None), show_share(top.rank1 if top else None), moved,
             show_share(arm.folded),
         )  # fmt: skip
         table.add_row(*(Text(cell, style=style) for cell in cells))
