@@ -204,11 +204,9 @@ def _arms_table(run: ProxyRun) -> Table:
         top, best = strongest(arm.attacks), highest(arm.attacks)
         moved = EN_DASH if arm.strength_mm is None else f"{arm.strength_mm:.1f} mm"
         style = "bold" if arm is find_proxy(run) else ""
-        cells = (
-            arm.title, show(arm.dice.get(MEAN)), show(top.auc if top else None), show(best[1].auc if best else None), show_share(top.rank1 if top else None), moved,
-            show_share(arm.folded),
-        )  # fmt: skip
-        table.add_row(*(Text(cell, style=style) for cell in cells))
+        auc, most, rank1 = (top.auc, best[1].auc, top.rank1) if top and best else (None, None, None)
+        shown = (show(arm.dice.get(MEAN)), show(auc), show(most), show_share(rank1), moved, show_share(arm.folded))
+        table.add_row(*(Text(cell, style=style) for cell in (arm.title, *shown)))
     return table
 
 
