@@ -105,7 +105,7 @@ def _segment(job: Job, protection: Protection, link: SegmentationLink, kind: str
     answer = link.segment(protected.proxy, kind)
     labels = protected.reveal(answer)
     if job.preview is not None:
-        from client.proxy_preview import write_preview
+        from strategies.proxy.preview import write_preview
 
         job.preview.parent.mkdir(parents=True, exist_ok=True)
         canonical = quantize(protected.canonical.image())

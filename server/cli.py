@@ -12,6 +12,7 @@ from rich.console import Console
 from polyclinic.terminal import EXIT_CODES, run_command
 from server.enrol_cli import enrol_app, init
 from server.ledger_cli import ledger_app, models_app
+from server.proxy_cli import TRAIN_HELP, demo_proxy, train_proxy
 from server.segmentation_cli import segment_service
 
 app = typer.Typer(
@@ -27,6 +28,8 @@ app.add_typer(models_app, name="models")
 app.add_typer(enrol_app, name="enrol")
 app.command()(init)
 app.command(name="segment-service")(segment_service)
+app.command(name="train-proxy", help=TRAIN_HELP)(train_proxy)
+app.command(name="demo-proxy")(demo_proxy)
 WIDE = 120  # where output goes to a file, nobody's window limits the tables
 console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
 Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polyclinic.deformation import upsample, warp
+from polyclinic.modes import quick, quicken
 from polyclinic.networks.flow_generator import FlowGenerator
 from polyclinic.networks.identity import IdentityNetwork
 from strategies.proxy.evidence import Evidence
@@ -21,6 +22,8 @@ from strategies.proxy.generator import displace
 from strategies.proxy.losses import recognition, roughness
 from strategies.proxy.verification import Recognition, likenesses, score
 
+FORMAT = torch.channels_last_3d
+SIAMESE = "Siamese, proxy and proxy"
 COMPONENTS = 48  # of a whitened description, at most
 OnAttack = Callable[[str, int, Recognition], None]
 Describe = Callable[[Tensor], Tensor]
@@ -35,12 +38,14 @@ class AttackTraining:
         registration_steps: Of the network that registers to the atlas.
         batch: Pairs, or images, in a step.
         restarts: Seeds.
+        only: `(SIAMESE,)`: the Siamese network between proxies alone; empty: all attackers.
     """
 
     siamese_steps: int = 300
     registration_steps: int = 250
     batch: int = 24
     restarts: int = 3
+    only: tuple[str, ...] = ()
 
 
 def attack(
@@ -79,9 +84,9 @@ def _likenesses(training: Evidence, test: Evidence, atlas: Tensor, settings: Att
     """Each attacker's name and its (comparisons, people, people)."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        siamese = _train_siamese(training.proxies, training.proxies, settings)
-        yield "Siamese, proxy and proxy", _between_visits(test.proxies[:, :, 0], siamese, siamese, test.proxies[:, :, 0])
-        yield "Siamese, several keys averaged", _between_visits(test.proxies, _averaged(siamese), _averaged(siamese), test.proxies)
+        yield from _siamese(training, test, settings)
+        if settings.only == (SIAMESE,):
+            return
         originals = training.originals[:, :, None]
         clean = _train_siamese(training.proxies, originals, settings)
         yield "Siamese, proxy and original", _between_visits(test.proxies[:, :, 0], clean, clean, test.originals)
@@ -93,6 +98,12 @@ def _likenesses(training: Evidence, test: Evidence, atlas: Tensor, settings: Att
         yield "nearest original after registration", _between_visits(test.proxies[:, :, 0], rest, rest, test.originals)
         texture = _whitening(training.textures)
         yield "histogram and texture", _between_visits(test.textures[:, :, 0], texture, texture, test.textures[:, :, 0])
+
+
+def _siamese(training: Evidence, test: Evidence, settings: AttackTraining) -> Iterator[tuple[str, Tensor]]:
+    tell = _train_siamese(training.proxies, training.proxies, settings)
+    yield SIAMESE, _between_visits(test.proxies[:, :, 0], tell, tell, test.proxies[:, :, 0])
+    yield "Siamese, several keys averaged", _between_visits(test.proxies, _averaged(tell), _averaged(tell), test.proxies)
 
 
 def _between_visits(probes: Tensor, tell: Describe, tell_gallery: Describe, gallery: Tensor) -> Tensor:
@@ -112,7 +123,7 @@ def _averaged(tell: Describe) -> Describe:
 def _train_siamese(first: Tensor, second: Tensor, settings: AttackTraining) -> Describe:
     """An identity network that finds a person of `first` among those of `second`; both (people, visits, keys, h, w, d)."""
     height, width, depth = first.shape[3:]
-    network = IdentityNetwork((height, width, depth))
+    network = quicken(IdentityNetwork((height, width, depth)))
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 2e-3, total_steps=settings.siamese_steps)
     people, visits = first.shape[:2]
@@ -121,7 +132,7 @@ def _train_siamese(first: Tensor, second: Tensor, settings: AttackTraining) -> D
         one = torch.randint(visits, (len(who),))
         other = (one + torch.randint(1, visits, (len(who),))) % visits
         told = [
-            network(source[who, visit, torch.randint(source.shape[2], (len(who),))][:, None].float())
+            _tell(network, source[who, visit, torch.randint(source.shape[2], (len(who),))])
             for source, visit in ((first, one), (second, other))
         ]
         optimizer.zero_grad()
@@ -129,7 +140,14 @@ def _train_siamese(first: Tensor, second: Tensor, settings: AttackTraining) -> D
         optimizer.step()
         schedule.step()
     network.eval()
-    return lambda images: torch.cat([network(part[:, None].float()) for part in torch.split(images, 16)])
+    return lambda images: torch.cat([_tell(network, part) for part in torch.split(images, 16)])
+
+
+def _tell(network: IdentityNetwork, images: Tensor) -> Tensor:
+    """Features of images (B, h, w, d)."""
+    with quick(images.device):
+        features: Tensor = network(images[:, None].float().to(memory_format=FORMAT))
+    return features.float()
 
 
 def _train_registration(proxies: Tensor, atlas: Tensor, settings: AttackTraining) -> FlowGenerator:
@@ -137,7 +155,7 @@ def _train_registration(proxies: Tensor, atlas: Tensor, settings: AttackTraining
 
     Balakrishnan et al. 2019 (VoxelMorph), https://arxiv.org/abs/1809.05231.
     """
-    network = FlowGenerator()
+    network = quicken(FlowGenerator())
     images = proxies.flatten(0, 2)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=settings.registration_steps)
@@ -151,14 +169,16 @@ def _train_registration(proxies: Tensor, atlas: Tensor, settings: AttackTraining
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-    return network.eval()
+    network.eval()
+    return network
 
 
 def _register(network: FlowGenerator, images: Tensor, atlas: Tensor) -> Tensor:
     height, width, depth = (size // 2 for size in atlas.shape[2:])
     no_key = images.new_zeros(len(images), 3, height, width, depth)
-    velocity: Tensor = network(torch.cat([images, atlas.expand_as(images)], 1), no_key)
-    return velocity
+    with quick(images.device):
+        velocity: Tensor = network(torch.cat([images, atlas.expand_as(images)], 1).to(memory_format=FORMAT), no_key)
+    return velocity.float()
 
 
 def _shape_of(network: FlowGenerator, images: Tensor, atlas: Tensor) -> Tensor:

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from polyclinic.deformation import upsample, warp
 from strategies.proxy.cases import CanonicalCase, group
-from strategies.proxy.generator import Field, Shape, displace, draw_keys, shrink
+from strategies.proxy.generator import Field, shrink
+from strategies.proxy.protection import draw_deformation
 
 QUANTA = 255
 
@@ -55,19 +56,6 @@ def collect(field: Field, cases: Sequence[CanonicalCase], keys: int, seed: int) 
     return Evidence(torch.stack(proxies), torch.stack(originals), torch.stack(textures))
 
 
-def displacement_mm(field: Field, cases: Sequence[CanonicalCase], seed: int) -> tuple[float, float]:
-    """Root mean square and largest displacement of proxies, in mm; one key for each case."""
-    generator = torch.Generator().manual_seed(seed)
-    squares, largest = [], 0.0
-    with torch.inference_mode():
-        for case in cases:
-            ddf = _ddf(field, case, generator)
-            lengths = ddf.square().sum(1).sqrt() * 4
-            squares.append(float(lengths.square().mean()))
-            largest = max(largest, float(lengths.max()))
-    return (sum(squares) / len(squares)) ** 0.5, largest
-
-
 def describe_texture(proxy: Tensor) -> Tensor:
     """What is left when shape is ignored: histogram, and at three scales the distribution of edges and of local contrast.
 
@@ -100,16 +88,9 @@ def _proxies(field: Field, case: CanonicalCase, keys: int, generator: torch.Gene
     images, textures = [], []
     middle = case.middle.float()[None]
     for _ in range(keys):
-        ddf = _ddf(field, case, generator)
+        seed = int(torch.randint(2**62, (), generator=generator))
+        ddf, _ = draw_deformation(field, case.coarse[None], seed)
         proxy = (warp(middle, upsample(ddf, middle.shape[2:])).clamp(0, 1) * QUANTA).round() / QUANTA
         images.append(shrink(proxy, 2)[0, 0].half())
         textures.append(describe_texture(proxy[0, 0]))
     return torch.stack(images), torch.stack(textures)
-
-
-def _ddf(field: Field, case: CanonicalCase, generator: torch.Generator) -> Tensor:
-    """As `Protection.draw_deformation`."""
-    image = case.coarse[None]
-    height, width, depth = image.shape[2:]
-    half: Shape = (height // 2, width // 2, depth // 2)
-    return displace(field(image, draw_keys(1, half, generator)), (height, width, depth))

@@ -22,7 +22,7 @@ from polyclinic.smoothing import smooth
 
 IMAGE_MM, VELOCITY_MM = 4.0, 8.0
 KEY_SMOOTHNESS = 1.0  # sigma in voxels of the velocity's grid
-STRANGER_MM = 4.4  # root mean square of a key's velocity: as far as people's brains differ after an affine registration
+STRANGER_MM = 6.0  # root mean square of a key's velocity; people's brains differ by 3 to 5 mm after an affine registration
 SQUARINGS = 6
 
 Shape = tuple[int, int, int]

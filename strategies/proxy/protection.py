@@ -20,7 +20,7 @@ from polyclinic.networks.flow_generator import FlowGenerator
 from polyclinic.state_dict import load_state, save_state, state_digest
 from strategies.proxy.atlas import Reference
 from strategies.proxy.canonical import Canonical, canonicalize
-from strategies.proxy.generator import IMAGE_MM, VELOCITY_MM, LearnedField, Shape, displace, draw_keys, draw_seed, shrink
+from strategies.proxy.generator import IMAGE_MM, Field, LearnedField, Shape, displace, draw_keys, draw_seed, shrink
 
 FINEST_MM = 2.0  # on which a scan is read before it is averaged to `IMAGE_MM`
 TOP = 255  # stands for an intensity, and for a probability, of 1
@@ -77,6 +77,11 @@ class Protection:
         """Of the proxy."""
         return self.reference.shape
 
+    @property
+    def coarse(self) -> Tensor:
+        """The reference every `IMAGE_MM`: (h, w, d)."""
+        return coarse_reference(self.reference)
+
     @classmethod
     def load(cls, path: Path) -> "Protection":
         """Read what `save` wrote.
@@ -123,28 +128,29 @@ class Protection:
         canonical = canonicalize(volume, self.reference)
         image = coarse_image(canonical)
         for _ in range(TRIES):
-            ddf, inverse = self.draw_deformation(image, draw_seed())
+            ddf, inverse = draw_deformation(self.field, image, draw_seed())
             if float(jacobian_determinant(ddf).min()) > 0:
                 proxy = canonical.image(upsample(ddf, self.shape))
                 return Protected(canonical, quantize(proxy), ddf, inverse)
         raise RunError("Every deformation that was drawn folds the image: the generator is not fit for use. Train it with more smoothness.")
 
-    def draw_deformation(self, image: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-        """Make the deformation that a key gives.
 
-        Args:
-            image: (1, 1, h, w, d), canonical, every `IMAGE_MM`.
-            seed: The key.
+def draw_deformation(field: Field, image: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Make the deformation that a key gives.
 
-        Returns:
-            The ddf and what undoes it, each (1, 3, h, w, d) in voxels of the image's grid.
-        """
-        height, width, depth = (size // round(VELOCITY_MM / IMAGE_MM) for size in image.shape[2:])
-        key = draw_keys(1, (height, width, depth), torch.Generator().manual_seed(seed))
-        with torch.inference_mode():
-            velocity = self.field(image, key)
-            fine: Shape = (2 * height, 2 * width, 2 * depth)
-            return displace(velocity, fine), displace(-velocity, fine)
+    Args:
+        field: The generator.
+        image: (1, 1, h, w, d), canonical, every `IMAGE_MM`.
+        seed: The key.
+
+    Returns:
+        The ddf and what undoes it, each (1, 3, h, w, d) in voxels of the image's grid.
+    """
+    height, width, depth = image.shape[2:]
+    half: Shape = (height // 2, width // 2, depth // 2)
+    with torch.inference_mode():
+        velocity = field(image, draw_keys(1, half, torch.Generator().manual_seed(seed)))
+        return displace(velocity, (height, width, depth)), displace(-velocity, (height, width, depth))
 
 
 def coarse_image(canonical: Canonical) -> Tensor:

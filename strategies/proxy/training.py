@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from polyclinic.deformation import identity, sample, upsample
+from polyclinic.modes import quick, quicken
 from polyclinic.schemas import ProxyConfig
 from strategies.proxy import losses
 from strategies.proxy.cases import CanonicalCase, group
@@ -24,6 +25,7 @@ from strategies.proxy.generator import STRANGER_MM, displace, draw_keys, shrink,
 from strategies.proxy.system import ProxySystem, generator_parameters
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
+FORMAT = torch.channels_last_3d
 _MEMORY = 0.95  # of the running means that are reported
 
 
@@ -39,7 +41,7 @@ class Trainer:
     """
 
     def __init__(self, system: ProxySystem, cases: Sequence[CanonicalCase], settings: ProxyConfig, learning_rate: float, seed: int) -> None:
-        self.system, self.settings, self._learning_rate = system, settings, learning_rate
+        self.system, self.settings, self._learning_rate = quicken(system), settings, learning_rate
         self._people = group(cases)
         if len(self._people) < 2:
             raise ValueError("at least two subjects with two visits each are needed")
@@ -79,15 +81,15 @@ class Trainer:
         seen = torch.cat([self._coarse_of(chosen, 0), self._coarse_of(chosen, 1)])
         seen = self._invent(seen, number)
         keys = self._keys(len(seen))
-        velocity = self.system.field(seen[:, :1], keys)
+        velocity = self._field(seen[:, :1], keys)
         warped = warp_coarsely(seen, velocity)
         strangers = warp_coarsely(self._reference.expand(len(seen), -1, -1, -1, -1), keys)
-        told = self.system.adversary(warped.detach())
+        told = self._tell(warped.detach())
         unmasked = losses.recognition(told[:number], told[number:])
         adversary.zero_grad()
         unmasked.backward()  # type: ignore[no-untyped-call]
         adversary.step()
-        told = self.system.adversary(warped)
+        told = self._tell(warped)
         wanted = (strangers[:number] - strangers[number:]).square().mean((1, 2, 3, 4))
         parts = {
             "adversarial": losses.betrayal(told[:number], told[number:]),
@@ -111,7 +113,7 @@ class Trainer:
         """Anybody's scan and a velocity for it."""
         visits = self._people[self._draw(len(self._people))]
         case = visits[self._draw(len(visits))]
-        return case, self.system.field(case.coarse[None], self._keys(1))
+        return case, self._field(case.coarse[None], self._keys(1))
 
     def _segment(self, case: CanonicalCase, velocity: Tensor) -> Tensor:
         """The segmentation's loss on a patch of one proxy, taken where the answer is unwarped to."""
@@ -124,12 +126,23 @@ class Trainer:
         ratio = shape[0] / middle[0]
         from_where = patch + ratio * sample(forward, (patch + 0.5) / ratio - 0.5)
         proxy = sample(_crop_around(case.fine, from_where), from_where - _start(from_where))
-        probabilities = self.system(proxy / 255).softmax(1)
+        with quick(proxy.device):
+            logits = self.system((proxy / 255).to(memory_format=FORMAT))
+        probabilities = logits.float().softmax(1)
         there = patch + ratio * sample(inverse, (patch + 0.5) / ratio - 0.5) - corner.view(1, 3, 1, 1, 1)
         limits = torch.tensor(size).view(1, 3, 1, 1, 1) - 1
         known = ((there >= 0) & (there <= limits)).all(1).float()
         labels = case.labels[tuple(slice(int(low), int(low) + part) for low, part in zip(corner, size, strict=True))]
         return losses.focal_tversky(sample(probabilities, there), labels[None].long(), known)
+
+    def _field(self, images: Tensor, keys: Tensor) -> Tensor:
+        with quick(images.device):
+            return self.system.field(images.to(memory_format=FORMAT), keys).float()
+
+    def _tell(self, images: Tensor) -> Tensor:
+        with quick(images.device):
+            features: Tensor = self.system.adversary(images.to(memory_format=FORMAT))
+        return features.float()
 
     def _choose(self) -> list[tuple[int, list[int]]]:
         """Some people, and two visits of each."""

@@ -7,8 +7,8 @@ import torch
 from monai.data import MetaTensor
 from PIL import Image
 
-from client.proxy_preview import BRIGHTER, DARKER, write_preview
 from polyclinic.pictures import label_colours
+from strategies.proxy.preview import BRIGHTER, DARKER, write_preview
 
 LABELS = ("background", "fluid", "tissue")
 
