@@ -11,9 +11,9 @@ DATA, LESIONS = "data=", "lesions="
 
 TRAIN_HELP = """Train the deformation proxy: a generator for the hospitals, a segmenter for the service, and a report of what it hides.
 
-data=FOLDER names a cohort with several visits of everybody (several folders: data=A,B): dataset.json gives each case a "subject". Its training
-cases train all three networks, the people under 'validation' are those whom attackers know, those under 'test' are to be recognized.
-Interrupted, the same command goes on where it was.
+data=FOLDER names a cohort with several visits of everybody (several folders: data=A,B): dataset.json gives each case a "subject".
+Its training cases train all three networks, the people under 'validation' are those whom attackers know, those under 'test' are to
+be recognized. lesions=FOLDER names a cohort whose people have lesions, to attack as well. Interrupted, the same command goes on.
 
 Examples:
 
@@ -37,18 +37,12 @@ def train_proxy(
     from server.proxy_training import train_proxy as train
 
     texts = settings or []
-    named = [
-        text.removeprefix(DATA).split(",")
-        for text in texts
-        if text.startswith(DATA) and Path(text.removeprefix(DATA).split(",")[0]).is_dir()
-    ]
+    folders = [Path(name) for text in texts if text.startswith(DATA) for name in text.removeprefix(DATA).split(",")]
     lesions = [Path(text.removeprefix(LESIONS)) for text in texts if text.startswith(LESIONS)]
-    if not named:
+    if not folders:
         raise ConfigError("train-proxy: name the cohort's folder, data=FOLDER; it holds dataset.json.")
-    overrides = [text for text in texts if not text.startswith(LESIONS) and not (text.startswith(DATA) and "/" in text)]
-    overrides = [text for text in overrides if text.removeprefix(DATA).split(",") not in named]
-    folders = tuple(Path(name) for name in named[-1])
-    train(Orders(folders, out, tuple(overrides), lesions[-1] if lesions else None, restarts, keys, scored), console)
+    overrides = tuple(text for text in texts if not text.startswith((DATA, LESIONS)))
+    train(Orders(tuple(folders), out, overrides, lesions[-1] if lesions else None, restarts, keys, scored), console)
     _show(out)
 
 

@@ -131,7 +131,8 @@ def _open(case: Case, protection: Protection, data: DataConfig) -> tuple[Canonic
 def _truth(case: Case, data: DataConfig) -> Tensor:
     """(X, Y, Z), labels as drawn."""
     assert isinstance(case.label, Path)
-    return read_label(case.label, len(data.labels)).as_tensor()[0]
+    truth: Tensor = read_label(case.label, len(data.labels)).as_tensor()[0]
+    return truth
 
 
 def _warp_labels(truth: Tensor, canonical: Canonical, ddf: Tensor, classes: int) -> Tensor:
