@@ -15,11 +15,11 @@ from polyclinic.datasets import Case
 from polyclinic.durable import write_durably
 from polyclinic.schemas import DataConfig
 from polyclinic.state_dict import state_digest
-from server.proxy_measurements import measure_field, round_trips
 from strategies.proxy.attackers import SIAMESE, AttackTraining, attack
 from strategies.proxy.cases import CanonicalCase
 from strategies.proxy.evidence import collect
 from strategies.proxy.generator import Field, NoField, RandomField
+from strategies.proxy.measurements import measure_field, round_trips
 from strategies.proxy.protection import Protection
 from strategies.proxy.verification import Recognition
 

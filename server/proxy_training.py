@@ -25,9 +25,9 @@ from polyclinic.errors import ConfigError, DatasetInvalid
 from polyclinic.schemas import Config
 from polyclinic.state_dict import load_state, save_state
 from server.proxy_campaign import Campaign
-from server.proxy_measurements import dice_directly, dice_through, draw_pictures
 from strategies.proxy.atlas import icbm152_reference
 from strategies.proxy.cases import CanonicalCase, prepare_cases
+from strategies.proxy.measurements import dice_directly, dice_through, draw_pictures
 from strategies.proxy.protection import Protection
 from strategies.proxy.system import ProxySystem
 from strategies.proxy.training import Trainer
