@@ -7,6 +7,9 @@ from typing import Any
 import pytest
 import yaml
 
+from client.segmentation_options import PORT as ASKED
+from server.segmentation_cli import PORT as SERVED
+
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 BEGIN, END = "# ---- shared:", "# ---- end of what is shared"
@@ -58,14 +61,28 @@ def test_a_hospital_is_on_its_own_network_alone_and_sees_its_own_volumes_alone()
         for service in (name, f"{name}-patients", f"{name}-key"):
             assert all(volume.startswith(f"{name}-") for volume in every[service]["volumes"])
         assert f"{name}-data:/data:ro" in every[name]["volumes"]
-    assert all(service.get("network_mode") == "none" for name, service in every.items() if name not in (*hospitals, "coordinator"))
+    connected = (*hospitals, "coordinator", "segmentation")
+    assert all(service.get("network_mode") == "none" for name, service in every.items() if name not in connected)
 
 
 def test_the_coordinator_sees_no_patient_and_no_key_of_a_hospital() -> None:
     every = services("compose.yaml")
-    for name in ("coordinator", "enrolment"):
-        volumes = " ".join(every[name]["volumes"])
+    for name in ("coordinator", "enrolment", "segmentation"):
+        volumes = " ".join(map(str, every[name]["volumes"]))
         assert "-data" not in volumes and "-keys" not in volumes and "-state" not in volumes
+
+
+def test_the_segmentation_service_starts_when_asked_for_and_sees_keys_and_one_model() -> None:
+    every = services("compose.yaml")
+    service = every["segmentation"]
+    assert service["profiles"] == ["proxy"] and not any("profiles" in other for name, other in every.items() if name != "segmentation")
+    assert service["image"] == every["coordinator"]["image"] and service["networks"] == every["coordinator"]["networks"]
+    keys, model = service["volumes"]
+    assert keys == "security:/coordinator/security"
+    assert model["type"] == "bind" and model["read_only"] is True and model["bind"] == {"create_host_path": False}
+    assert service["command"].split() == ["segment-service", "--model", model["target"]], "over TLS, with keys"
+    assert service["environment"]["POLYCLINIC_PORT"] == str(SERVED) == str(ASKED), "the health check, the service and its clients agree"
+    assert "--host segmentation" in every["enrolment"]["command"][0], "the certificate has the service's name"
 
 
 def test_the_wheel_holds_the_settings() -> None:
