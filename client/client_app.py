@@ -6,7 +6,8 @@ from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
 from client.describing import describe_images, keep_refined
-from client.site import compute_slot, open_site
+from client.site import open_site
+from client.slots import compute_slot
 from strategies.merging.messages import confirm, hand_over, read_assignment, read_base
 from strategies.records import evaluation_reply, hello_reply, order_from_message, training_reply, weights_from_message
 from strategies.refinement.messages import describe_reply, has_weights, read_question, read_refined

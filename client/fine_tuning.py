@@ -17,7 +17,8 @@ from torch import nn
 
 from client.outbox import TRAINING_STATUS, Outbox
 from client.policy import own_release
-from client.site import Site, compute_slot
+from client.site import Site
+from client.slots import compute_slot
 from polyclinic import training
 from polyclinic.contribution import Contribution, write_contribution
 from polyclinic.errors import ModelInvalid, PolyclinicError

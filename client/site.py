@@ -2,10 +2,8 @@
 
 import hashlib
 import json
-import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -14,23 +12,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from client import proxy_work
 from client.outbox import TRAINING_STATUS, Outbox
 from polyclinic import training
 from polyclinic.config import digest, instantiate, job_digests, load_job
-from polyclinic.datasets import SiteDataset, read_dataset
+from polyclinic.datasets import SiteDataset, evaluation_cases, read_dataset
 from polyclinic.errors import ConfigError, ConfigMismatch, DatasetInvalid, ModelInvalid, PolyclinicError
 from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
 from polyclinic.preparation import PreparedSite, prepare, prepare_image, training_loader
-from polyclinic.processes import pause_s, try_lock
 from polyclinic.schemas import JobConfig, ShiftsConfig
 from polyclinic.state_dict import StateDict, layout_digest, load_state, pack, save_state, shared_names, state_digest, unpack
 from strategies.merging.messages import Assignment, Handover, Verdict
 from strategies.merging.restore import fine_tune, recalibrate
+from strategies.proxy.cases import CanonicalCase
+from strategies.proxy.parts import write_parts
+from strategies.proxy.system import ProxySystem
 from strategies.records import Hello, Order
 
 STATUS_EVERY_S = 0.25
-SLOTS = "POLYCLINIC_SLOTS"  # N:FOLDER lets only N hospitals of this machine compute at a time; a demo's hospitals share its cores
 
 
 @dataclass(frozen=True)
@@ -63,6 +63,7 @@ class Site:
         self._status_time = 0.0
         self._jobs: dict[str, JobConfig] = {}
         self._prepared: tuple[str, PreparedSite] | None = None
+        self._canonical: list[CanonicalCase] | None = None
 
     def greet(self, order: Order) -> Hello:
         """Who this is, and why it cannot take part if it cannot."""
@@ -77,8 +78,11 @@ class Site:
                     f"is for {self.dataset.task} with {', '.join(self.dataset.labels)}. Name and number the labels alike on both sides."
                 )
             else:
-                self.build_network(order, job)
-                self.prepared(order, job)
+                network = self.build_network(order, job)
+                if isinstance(network, ProxySystem):
+                    self._visits(network, order, job)
+                else:
+                    self.prepared(order, job)
         except PolyclinicError as error:
             refusal = str(error) if error.shareable else f"{type(error).__name__} (the hospital's log has the details)"
         counts = {"training": len(self.dataset.training), "validation": len(self.dataset.validation), "test": len(self.dataset.test)}
@@ -93,12 +97,15 @@ class Site:
         network = self.build_network(order, job)
         names = shared_names(network, order.personal)
         self._load(network, names, order, weights, order.round - 1)
-        loader = training_loader(self.prepared(order, job), job.training, self.seed(order))
 
         def tell(step: int, steps: int, loss: float) -> None:
             self.say(order, "training", step=step, steps=steps, loss=loss)
 
-        result = training.fit(network, loader, job.training, job.data, proximal_mu=order.proximal_mu, on_step=tell)
+        if isinstance(network, ProxySystem):
+            result = proxy_work.fit(network, self._visits(network, order, job), job, self.seed(order), tell)
+        else:
+            loader = training_loader(self.prepared(order, job), job.training, self.seed(order))
+            result = training.fit(network, loader, job.training, job.data, proximal_mu=order.proximal_mu, on_step=tell)
         state = network.state_dict()
         self._keep(state, names, order)
         self.say(order, "waiting", loss=result.loss, force=True)
@@ -110,8 +117,11 @@ class Site:
         network = self.build_network(order, job)
         self._load(network, shared_names(network, order.personal), order, weights, order.round)
         self.say(order, "validating", force=True)
-        self._restore(network, order, job)
-        evaluation = training.evaluate(network, self.prepared(order, job).validation, job.data, job.training)
+        if isinstance(network, ProxySystem):
+            evaluation = proxy_work.score(network, evaluation_cases(self.dataset, "validation"), job)
+        else:
+            self._restore(network, order, job)
+            evaluation = training.evaluate(network, self.prepared(order, job).validation, job.data, job.training)
         self.say(order, "waiting", score=evaluation.score, force=True)
         return evaluation
 
@@ -121,11 +131,15 @@ class Site:
         network = self.build_network(order, job)
         self._load(network, shared_names(network, order.personal), order, weights, order.rounds)
         self.say(order, "testing", force=True)
-        self._restore(network, order, job)
         folder = self._folder(order)
-        save_model(network.state_dict(), folder / "model.safetensors", order, order.rounds)
-        drawing = draw_first(folder / "pictures", job.data, order.arm)
-        evaluation, _ = training.test(network, self.dataset, job.data, on_case=drawing)
+        if isinstance(network, ProxySystem):
+            write_parts(network, job.data.labels, order.settings, folder)
+            evaluation = proxy_work.score(network, evaluation_cases(self.dataset), job)
+        else:
+            self._restore(network, order, job)
+            save_model(network.state_dict(), folder / "model.safetensors", order, order.rounds)
+            drawing = draw_first(folder / "pictures", job.data, order.arm)
+            evaluation, _ = training.test(network, self.dataset, job.data, on_case=drawing)
         self.say(order, "waiting", score=evaluation.score, force=True)
         return evaluation
 
@@ -206,6 +220,14 @@ class Site:
             self._prepared = (key, prepare(self.dataset, job.data, tell))
         return self._prepared[1]
 
+    def _visits(self, network: ProxySystem, order: Order, job: JobConfig) -> list[CanonicalCase]:
+        """The same for the deformation proxy."""
+        if self._canonical is None:
+            self._canonical = proxy_work.prepare_visits(
+                network, self.dataset, job, self.state, lambda done, total: self.say(order, "preparing", step=done, steps=total)
+            )
+        return self._canonical
+
     def _load(self, network: nn.Module, names: list[str], order: Order, weights: Tensor, upto: int) -> None:
         """Shared weights as they arrived; the rest as this hospital kept it after round `upto`, if it did."""
         state = network.state_dict()
@@ -254,25 +276,6 @@ def save_model(state: StateDict, path: Path, order: Order, number: int) -> None:
     """Keep weights with what is needed to build their network again, for `polyclinic-client predict`."""
     described = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": number}
     save_state(state, path, {"polyclinic": json.dumps(described)})
-
-
-@contextmanager
-def compute_slot() -> Iterator[None]:
-    """Wait for one of the machine's slots, if it has any: six networks at once on two cores are half as fast as two at a time."""
-    count, _, folder = os.environ.get(SLOTS, "0:").partition(":")
-    if not int(count):
-        yield
-        return
-    Path(folder).mkdir(parents=True, exist_ok=True)
-    start = time.monotonic()
-    files = [(Path(folder) / f"slot-{number}").open("a") for number in range(int(count))]
-    try:
-        while not any(try_lock(file) for file in files):
-            time.sleep(pause_s(time.monotonic() - start, 0.02, 0.2))
-        yield
-    finally:
-        for file in files:
-            file.close()
 
 
 def open_site(node_config: dict[str, Any]) -> Site:

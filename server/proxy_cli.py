@@ -21,7 +21,7 @@ Examples:
 
 [bold]polyclinic-server train-proxy data=/data/visits training.proxy.steps=2000 training.proxy.adversarial=1[/bold]
 
-Then: [bold]polyclinic-server segment-service --model proxy/segmenter.safetensors[/bold], and proxy/generator.safetensors goes to the hospitals."""
+Then: [bold]polyclinic-server segment-service --model proxy/segmenter.safetensors[/bold]; hospitals get proxy/generator.safetensors."""
 
 
 def train_proxy(

@@ -28,7 +28,7 @@ from server.proxy_campaign import Campaign
 from strategies.proxy.atlas import icbm152_reference
 from strategies.proxy.cases import CanonicalCase, prepare_cases
 from strategies.proxy.measurements import dice_directly, dice_through, draw_pictures
-from strategies.proxy.protection import Protection
+from strategies.proxy.parts import write_parts
 from strategies.proxy.system import ProxySystem
 from strategies.proxy.training import Trainer
 
@@ -93,9 +93,8 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     torch.manual_seed(config.seed)
     learned: ProxySystem = instantiate(config.model)
     losses = _train(learned, people.training, config, work / "learned", say)
-    protection = learned.protection(config.data.labels)
-    protection.save(orders.out / "generator.safetensors", learned.channels)
-    _save_segmenter(learned, protection, config, orders.out / "segmenter.safetensors")
+    _, settings = job_settings(config)
+    protection = write_parts(learned, config.data.labels, settings, orders.out)
     torch.manual_seed(config.seed)
     direct: ProxySystem = instantiate({**config.model, "field": {"_target_": "strategies.proxy.generator.NoField"}})
     _train(direct, people.training, config, work / "direct", say)
@@ -198,12 +197,3 @@ def _train(system: ProxySystem, cases: Sequence[CanonicalCase], config: Config, 
     save_state(system.state_dict(), path, {})
     write_durably(course, json.dumps(rows).encode())
     return rows
-
-
-def _save_segmenter(system: ProxySystem, protection: Protection, config: Config, path: Path) -> None:
-    """The segmenter's file says which network of conf/ it is, like every model's."""
-    plain = load_config(["model=unet", "data=proxy_brain"])
-    names, settings = job_settings(plain)
-    settings = {**settings, "data.labels": list(config.data.labels)} if config.data.labels != plain.data.labels else settings
-    described = {"names": names, "settings": settings, "proxy": {"shape": list(protection.shape), "digest": protection.digest}}
-    save_state(system.segmenter.state_dict(), path, {"polyclinic": json.dumps(described)})

@@ -17,6 +17,8 @@ from server.attendance import Attendance
 from server.grid import PatientGrid
 from server.run_folder import RunFolder, versions
 from strategies.averaging.strategy import Averaging
+from strategies.proxy.parts import write_parts
+from strategies.proxy.system import ProxySystem
 from strategies.records import Order
 from strategies.refinement.traffic import CountingGrid
 
@@ -55,6 +57,8 @@ def run_arm(grid: PatientGrid, folder: RunFolder, config: Config) -> None:
     network = start_network(config)
     order = make_order(folder, config, network)
     strategy: Averaging = instantiate(config.strategy, _recursive_=False)
+    if (config.choices["strategy"] == "proxy") and not isinstance(network, ProxySystem):
+        raise ConfigError("strategy=proxy trains the deformation proxy's networks: add model=proxy data=proxy_brain training=proxy.")
     if config.base is not None and order.personal != "none":
         raise ConfigError(f"base={config.base}: {strategy.title} keeps tensors at the hospital, where a base does not reach.")
     names = shared_names(network, order.personal)
@@ -73,6 +77,9 @@ def run_arm(grid: PatientGrid, folder: RunFolder, config: Config) -> None:
         save_state(state, path, {"polyclinic": json.dumps(describe_model(order, number, tested))})
         if not tested:
             folder.record({"kind": "round_end", "round": number})
+        elif isinstance(network, ProxySystem):
+            network.load_state_dict(state)
+            write_parts(network, config.data.labels, order.settings, path.parent)
 
     if done < order.rounds:
         weights = strategy.run(grid, strategy.build(config.privacy, names), order, weights, keep)

@@ -80,11 +80,17 @@ def round_trips(field: Field, protection: Protection, cases: Sequence[Case], dat
 def dice_through(system: ProxySystem, protection: Protection, cases: Sequence[Case], data: DataConfig, say: Say) -> Measured:
     """Dice of scans that are segmented as proxies."""
     rows = []
-    for number, case in enumerate(cases, start=1):
-        protected = protection.protect(read_image(case.image, 1, 3))
-        rows.append(_dice(protected.reveal(answer(system, protected.proxy, data)), _truth(case, data), data))
-        say(f"test scan {number} of {len(cases)}, through its proxy: Dice {float(rows[-1].nanmean()):.3f}")
+    for row in scores_through(system, protection, cases, data):
+        rows.append(row)
+        say(f"test scan {len(rows)} of {len(cases)}, through its proxy: Dice {float(row.nanmean()):.3f}")
     return _measured(rows, data)
+
+
+def scores_through(system: ProxySystem, protection: Protection, cases: Sequence[Case], data: DataConfig) -> Iterator[Tensor]:
+    """Dice of each foreground class, (classes - 1,), of one scan after another, each through a proxy of its own key."""
+    for case in cases:
+        protected = protection.protect(read_image(case.image, 1, 3))
+        yield _dice(protected.reveal(answer(system, protected.proxy, data)), _truth(case, data), data)
 
 
 def dice_directly(system: ProxySystem, protection: Protection, cases: Sequence[Case], data: DataConfig, say: Say) -> Measured:
