@@ -11,7 +11,7 @@ from polyclinic.cohorts.visits import T1, Visits, write_visits
 from polyclinic.datasets import read_dataset
 from polyclinic.errors import RunError
 from polyclinic.processes import Child, free_port, python_module, stop_all, wait_for_port
-from server.proxy_training import Orders, train_proxy
+from server.proxy_training import Orders, Others, train_proxy
 from server.rehearsal import kit_for, rehearse
 
 HOST = "127.0.0.1"
@@ -31,7 +31,7 @@ def run_proxy_demo(
     out = folder / "proxy"
     people = write_people(folder / "data" / f"visits-{seed}", subjects, visits, seed, 0, console)
     marked = write_people(folder / "data" / f"lesions-{seed}", (0, *subjects[1:]), visits, seed, LESIONS, console)
-    orders = Orders((people,), out, (f"seed={seed}", *overrides), lesions=marked, keys=keys)
+    orders = Orders((people,), out, (f"seed={seed}", *overrides), others=(Others.with_lesions(marked),), keys=keys)
     train_proxy(orders, console)
     scans = [case.image[0] for case in read_dataset(people).test][:SHOWN]
     ask_service(out, scans, folder / "proxy-service", console)

@@ -93,12 +93,9 @@ class Campaign:
             for row in [*points, *arms]
         ]
 
-    def lesions(self, known: Sequence[CanonicalCase], test: Sequence[CanonicalCase]) -> dict[str, Any]:
-        """The learned field where people have lesions at places of their own."""
-        title = "lesions: an identity that is not shape"
-        note = "A warp moves a lesion and does not remove it: where it lies in the anatomy stays to be seen."
-        settings = AttackTraining(restarts=self._restarts)
-        return {"title": title, "note": note, "attackers": self._attack(title, self._protection.field, known, test, settings)}
+    def others(self, title: str, known: Sequence[CanonicalCase], test: Sequence[CanonicalCase]) -> Results:
+        """The learned field on people of another kind."""
+        return self._attack(title, self._protection.field, known, test, AttackTraining(restarts=self._restarts))
 
     def _attack(
         self, title: str, field: Field, known: Sequence[CanonicalCase], test: Sequence[CanonicalCase], settings: AttackTraining

@@ -33,7 +33,7 @@ def train_proxy(
 ) -> None:
     """See TRAIN_HELP."""
     from polyclinic.errors import ConfigError
-    from server.proxy_training import Orders
+    from server.proxy_training import Orders, Others
     from server.proxy_training import train_proxy as train
 
     texts = settings or []
@@ -42,7 +42,7 @@ def train_proxy(
     if not folders:
         raise ConfigError("train-proxy: name the cohort's folder, data=FOLDER; it holds dataset.json.")
     overrides = tuple(text for text in texts if not text.startswith((DATA, LESIONS)))
-    train(Orders(tuple(folders), out, overrides, lesions[-1] if lesions else None, restarts, keys, scored), console)
+    train(Orders(tuple(folders), out, overrides, tuple(map(Others.with_lesions, lesions)), restarts, keys, scored), console)
     _show(out)
 
 

@@ -39,13 +39,28 @@ Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
+class Others:
+    """A cohort whose people differ by something else than shape, or by more of it."""
+
+    title: str
+    note: str
+    folder: Path
+
+    @classmethod
+    def with_lesions(cls, folder: Path) -> "Others":
+        """People who have lesions at places of their own."""
+        note = "A warp moves a lesion and does not remove it: where it lies in the anatomy stays to be seen."
+        return cls("lesions: an identity that is not shape", note, folder)
+
+
+@dataclass(frozen=True)
 class Orders:
     """What a call asks for.
 
     Attributes:
         folders: Hospitals' folders; their dataset.json name each case's subject. Training cases train, validation cases are the people
             that attackers know, test cases the people whom they try to recognize.
-        lesions: Likewise, of people with lesions: an identity that is not shape.
+        others: People of another kind, to attack as well: only known ones and such as are to be recognized.
         out: Where everything goes.
         overrides: Settings.
         restarts: Of every attacker.
@@ -56,7 +71,7 @@ class Orders:
     folders: tuple[Path, ...]
     out: Path
     overrides: tuple[str, ...] = ()
-    lesions: Path | None = None
+    others: tuple["Others", ...] = ()
     restarts: int = 3
     keys: int = 6
     scored: int = 8
@@ -124,9 +139,10 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     ]
     report["curve"] = campaign.curve(report["arms"], cases, config.data)
     report["extra"] = []
-    if orders.lesions is not None:
-        shown = _prepare([read_dataset(orders.lesions)], config, work, say, ("validation", "test"))
-        report["extra"].append(campaign.lesions(shown["validation"], shown["test"]))
+    for other in orders.others:
+        shown = _prepare([read_dataset(other.folder, labelled=False)], config, work, say, ("validation", "test"))
+        attackers = campaign.others(other.title, shown["validation"], shown["test"])
+        report["extra"].append({"title": other.title, "note": other.note, "attackers": attackers})
     report["seconds"] = time.time() - start
     write_durably(orders.out / "proxy.json", json.dumps(report, indent=1).encode())
     return orders.out

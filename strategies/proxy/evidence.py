@@ -12,6 +12,7 @@ from strategies.proxy.generator import Field, shrink
 from strategies.proxy.protection import draw_deformation
 
 QUANTA = 255
+TEXTURES = 2  # keys of each visit whose texture is described: it hardly depends on the key, and takes long
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +22,7 @@ class Evidence:
     Attributes:
         proxies: (people, visits, keys, h, w, d), float16, every 4 mm: averages of what travels.
         originals: (people, visits, h, w, d), float16.
-        textures: (people, visits, keys, features), see `describe_texture`.
+        textures: (people, visits, at most 2 keys, features), see `describe_texture`.
     """
 
     proxies: Tensor
@@ -92,5 +93,6 @@ def _proxies(field: Field, case: CanonicalCase, keys: int, generator: torch.Gene
         ddf, _ = draw_deformation(field, case.coarse[None], seed)
         proxy = (warp(middle, upsample(ddf, middle.shape[2:])).clamp(0, 1) * QUANTA).round() / QUANTA
         images.append(shrink(proxy, 2)[0, 0].half())
-        textures.append(describe_texture(proxy[0, 0]))
+        if len(textures) < TEXTURES:
+            textures.append(describe_texture(proxy[0, 0]))
     return torch.stack(images), torch.stack(textures)
