@@ -133,17 +133,17 @@ def subject(seed: int, maps: TissueMaps | None = None) -> Subject:
     return Subject(maps, _pose(_centre(maps), generator), displacement_mm, grid)
 
 
-def revisit(person: Subject, visit: int) -> Subject:
+def revisit(person: Subject, visit: int, seed: int) -> Subject:
     """The same person on another day: lies differently, and has changed a little.
 
     Args:
         person: From `subject`.
         visit: Which one; 0 is the first, and changes nothing.
+        seed: The person's: the visit is drawn from it, as the voxels' last bits depend on the number of threads.
     """
     if visit == 0:
         return person
-    seed = int.from_bytes(sha256(person.displacement_mm.numpy().tobytes() + str(visit).encode()).digest()[:7], "big")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(int.from_bytes(sha256(f"{seed} {visit}".encode()).digest()[:7], "big"))
     noise = torch.randn(person.displacement_mm.shape, generator=generator, dtype=torch.float64).numpy()
     change = torch.from_numpy(np.stack([gaussian_filter(axis, SMOOTHNESS_MM / COARSE_MM) for axis in noise])).float()[None]
     change = deformation.exponentiate(change * (CHANGE_MM / COARSE_MM / _rms(change)), _STEPS)

@@ -1,7 +1,8 @@
 """A hospital whose patients come more than once: what recognizing people, and hiding them, is trained and measured on.
 
-folder/dataset.json          each entry names its "subject"; a subject's visits are all in one split
-folder/images/007_1.nii.gz   the second visit of the eighth subject; labels/ has the same names
+folder/dataset.json            each entry names its "subject"; a subject's visits are all in one split
+folder/imagesTr/007_1.nii.gz   the second visit of the eighth subject; labelsTr/ has the same names, imagesTs/ and labelsTs/ hold the test
+folder/visits.json             which settings made it
 """
 
 import json

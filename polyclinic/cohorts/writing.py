@@ -92,7 +92,7 @@ def write_scan(order: ScanOrder) -> ScanOrder:
     maps = real_person(order.person) if order.person else icbm152()
     if order.lesions:
         maps = with_lesions(maps, order.seed, order.lesions)
-    scan = acquire(revisit(subject(order.seed, maps), order.visit), order.scanner, order.seed + 1 + order.visit)
+    scan = acquire(revisit(subject(order.seed, maps), order.visit, order.seed), order.scanner, order.seed + 1 + order.visit)
     for kind, voxels in (("image", scan.image), ("label", scan.label_map)):
         replace_file(order.files[kind], _nifti(voxels, scan.affine))
     return order
