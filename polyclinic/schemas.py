@@ -62,12 +62,12 @@ class ShiftsConfig:
 class ProxyConfig:
     """How the deformation proxy is trained; the last five are what each part of the generator's loss counts."""
 
-    steps: Count = 500
-    more_segmentation: Annotated[int, Field(ge=0, le=1_000_000)] = 200
-    people: Annotated[int, Field(ge=2, le=1000)] = 5
-    patch: tuple[Count, Count, Count] = (64, 64, 64)
+    steps: Count = 600
+    more_segmentation: Annotated[int, Field(ge=0, le=1_000_000)] = 300
+    people: Annotated[int, Field(ge=2, le=1000)] = 4
+    patch: tuple[Count, Count, Count] = (48, 48, 48)
     invented_mm: Annotated[float, Field(ge=0, le=50)] = 6.0
-    adversarial: Annotated[float, Field(ge=0, le=1e6)] = 0.5
+    adversarial: Annotated[float, Field(ge=0, le=1e6)] = 1.0
     stranger: Annotated[float, Field(ge=0, le=1e6)] = 100.0
     smoothness: Annotated[float, Field(ge=0, le=1e6)] = 0.3
     diversity: Annotated[float, Field(ge=0, le=1e6)] = 0.2
