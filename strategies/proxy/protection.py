@@ -93,7 +93,7 @@ class Protection:
         try:
             described = json.loads(metadata["polyclinic"])["protection"]
             reference = Reference(state.pop(REFERENCE).float() / 65535, state.pop(AFFINE).double().numpy())
-            network = FlowGenerator(tuple(described["channels"]), described["smoothness"], described["bound"])
+            network = FlowGenerator(tuple(described["channels"]), float(described["smoothness"]), float(described["bound"]))
             network.load_state_dict({name.removeprefix(NETWORK): tensor for name, tensor in state.items()})
             return cls(LearnedField(coarse_reference(reference), network), reference, tuple(described["labels"]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
