@@ -2,7 +2,8 @@
 
 A step takes two visits of each of a few people, warps both with keys of their own and then moves
 
-    the adversary          on recognition(proxies and warped segmentations)
+    the adversary          on recognition(proxies of two visits) + recognition(proxies of one, originals of the other),
+                               all of them with their segmentation, warped alike
     generator + segmenter  on  segmentation + adversarial * betrayal + stranger * |proxy - stranger|^2 + smoothness * roughness
                                + diversity * sameness + unfolded * folding
 
@@ -84,15 +85,16 @@ class Trainer:
         velocity = self._field(seen[:, :1], keys)
         warped = warp_coarsely(seen, velocity)
         strangers = warp_coarsely(self._reference.expand(len(seen), -1, -1, -1, -1), keys)
-        told = self._tell(warped.detach())
-        unmasked = losses.recognition(told[:number], told[number:])
+        told = self._tell(torch.cat([warped.detach(), seen[number:]]))
+        first, second, original = told.split(number)
+        unmasked = losses.recognition(first, second) + losses.recognition(first, original)
         adversary.zero_grad()
         unmasked.backward()  # type: ignore[no-untyped-call]
         adversary.step()
-        told = self._tell(warped)
+        first, second, original = self._tell(torch.cat([warped, seen[number:]])).split(number)
         wanted = (strangers[:number] - strangers[number:]).square().mean((1, 2, 3, 4))
         parts = {
-            "adversarial": losses.betrayal(told[:number], told[number:]),
+            "adversarial": (losses.betrayal(first, second) + losses.betrayal(first, original)) / 2,
             "stranger": (warped[:, :1] - strangers).square().mean(),
             "smoothness": losses.roughness(velocity),
             "diversity": losses.sameness(warped[:number, :1], warped[number:, :1], wanted),
