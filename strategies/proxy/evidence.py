@@ -86,7 +86,8 @@ def describe_texture(proxy: Tensor) -> Tensor:
 
 
 def _proxies(field: Field, case: CanonicalCase, keys: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    images, textures = [], []
+    images: list[Tensor] = []
+    textures: list[Tensor] = []
     middle = case.middle.float()[None]
     for _ in range(keys):
         seed = int(torch.randint(2**62, (), generator=generator))

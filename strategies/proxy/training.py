@@ -86,12 +86,12 @@ class Trainer:
         warped = warp_coarsely(seen, velocity)
         strangers = warp_coarsely(self._reference.expand(len(seen), -1, -1, -1, -1), keys)
         told = self._tell(torch.cat([warped.detach(), seen[number:]]))
-        first, second, original = told.split(number)
+        first, second, original = torch.split(told, number)
         unmasked = losses.recognition(first, second) + losses.recognition(first, original)
         adversary.zero_grad()
         unmasked.backward()  # type: ignore[no-untyped-call]
         adversary.step()
-        first, second, original = self._tell(torch.cat([warped, seen[number:]])).split(number)
+        first, second, original = torch.split(self._tell(torch.cat([warped, seen[number:]])), number)
         wanted = (strangers[:number] - strangers[number:]).square().mean((1, 2, 3, 4))
         parts = {
             "adversarial": (losses.betrayal(first, second) + losses.betrayal(first, original)) / 2,
