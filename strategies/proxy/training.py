@@ -120,7 +120,8 @@ class Trainer:
     def _segment(self, case: CanonicalCase, velocity: Tensor) -> Tensor:
         """The segmentation's loss on a patch of one proxy, taken where the answer is unwarped to."""
         assert case.fine is not None and case.labels is not None
-        shape, size = case.fine.shape, self.settings.patch
+        shape = case.fine.shape
+        size = [min(part, whole) for part, whole in zip(self.settings.patch, shape, strict=True)]
         corner = torch.tensor([self._draw(max(1, whole - part + 1)) for whole, part in zip(shape, size, strict=True)])
         patch = identity(size) + corner.view(1, 3, 1, 1, 1)
         middle = self.system.coarse
