@@ -77,7 +77,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--people", type=int, nargs=3, default=[24, 32, 32], help="training, attackers, test")
-    parser.add_argument("--visits", type=int, default=3)
+    parser.add_argument("--visits", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("build/proxy"))
     parser.add_argument("settings", nargs="*", help="SETTING=VALUE of train-proxy")
     asked = parser.parse_args()

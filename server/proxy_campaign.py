@@ -57,10 +57,9 @@ class Campaign:
     def arms(self, cases: Sequence[Case], data: DataConfig) -> list[dict[str, Any]]:
         """Originals, a random field of equal displacement, the learned field: how they move and who is recognized."""
         field = self._protection.field
-        equal = RandomField(measure_field(field, self._test).strength_mm)
         fields: list[tuple[str, str, Field]] = [
             ("originals", "originals", NoField()),
-            ("random", "random field of equal displacement", equal),
+            ("random", "random field of equal displacement", self._equal_to(field)),
             ("learned", "learned field", field),
         ]
         return [
@@ -73,6 +72,14 @@ class Campaign:
             }
             for name, title, each in fields
         ]
+
+    def _equal_to(self, field: Field) -> RandomField:
+        """The random field that moves as far as a field does: its velocity has to be somewhat stronger than the displacement wanted."""
+        wanted = measure_field(field, self._test).strength_mm
+        strength = wanted
+        for _ in range(2):
+            strength *= wanted / max(measure_field(RandomField(strength), self._test).strength_mm, 1e-6)
+        return RandomField(strength)
 
     def curve(self, arms: Sequence[Mapping[str, Any]], cases: Sequence[Case], data: DataConfig) -> list[dict[str, Any]]:
         """Dice of the round trip against re-identification, for random fields of several strengths and for the arms."""

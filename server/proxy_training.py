@@ -99,9 +99,10 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     if config.training.proxy is None:
         raise ConfigError("train-proxy needs a training that has a part 'proxy': training=proxy.")
     sites = [read_dataset(folder) for folder in orders.folders]
-    for site in sites:
+    others = [(other, read_dataset(other.folder, labelled=False)) for other in orders.others]
+    for site in (*sites, *(site for _, site in others)):
         check_agreement(site, config.data)
-    say: Say = lambda text: console.print(text, markup=False)  # noqa: E731
+    say: Say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     work = orders.out / "work"
     prepared = _prepare(sites, config, work, say, ("training", "validation", "test"))
     people = People(prepared["training"], prepared["validation"], prepared["test"])
@@ -139,8 +140,8 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     ]
     report["curve"] = campaign.curve(report["arms"], cases, config.data)
     report["extra"] = []
-    for other in orders.others:
-        shown = _prepare([read_dataset(other.folder, labelled=False)], config, work, say, ("validation", "test"))
+    for other, site in others:
+        shown = _prepare([site], config, work, say, ("validation", "test"))
         attackers = campaign.others(other.title, shown["validation"], shown["test"])
         report["extra"].append({"title": other.title, "note": other.note, "attackers": attackers})
     report["seconds"] = time.time() - start

@@ -68,8 +68,10 @@ class SegmentationModel:
         Raises:
             ModelInvalid: Damaged, not ours, not a segmentation, or not made for proxies.
         """
-        network, job = load_model(path)
         _, metadata = load_state(path)
+        if '"protection"' in metadata.get("polyclinic", ""):
+            raise ModelInvalid(f"{path}: is the generator, which goes to the hospitals. Give the service segmenter.safetensors.")
+        network, job = load_model(path)
         try:
             described = json.loads(metadata["polyclinic"])["proxy"]
             shape, digest = tuple(described["shape"]), described["digest"]

@@ -9,6 +9,7 @@ from polyclinic.state_dict import save_state
 from strategies.proxy.protection import Protection
 from strategies.proxy.system import ProxySystem
 
+OWN = "model.segmenter."  # settings of the segmenter within the system's
 GENERATOR, SEGMENTER = "generator.safetensors", "segmenter.safetensors"
 
 
@@ -27,7 +28,7 @@ def write_parts(system: ProxySystem, labels: tuple[str, ...], settings: Mapping[
     protection = system.protection(labels)
     protection.save(folder / GENERATOR, system.channels)
     names = {"model": "unet", "data": "proxy_brain", "training": "default"}
-    kept = {name: value for name, value in settings.items() if name.startswith("data.")}
+    kept = {name.replace(OWN, "model."): value for name, value in settings.items() if name.startswith(("data.", OWN))}
     described = {"names": names, "settings": kept, "proxy": {"shape": list(protection.shape), "digest": protection.digest}}
     save_state(system.segmenter.state_dict(), folder / SEGMENTER, {"polyclinic": json.dumps(described)})
     return protection

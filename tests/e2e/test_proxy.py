@@ -19,7 +19,8 @@ from tests.e2e.federation import Federation
 pytestmark = pytest.mark.e2e
 SMALL = (
     "strategy=proxy", "model=proxy", "data=proxy_brain", "training=proxy", "rounds=2", "model.channels=[4,4,4]",
-    "training.proxy.patch=[24,24,24]", "training.proxy.people=2", "deployment.hospitals=2", "deployment.min_hospitals=2",
+    "model.spacing_mm=2.0", "data.patch=[48,48,48]", "model.segmenter.channels=[4,8,8]", "training.proxy.patch=[24,24,24]",
+    "training.proxy.people=2", "deployment.hospitals=2", "deployment.min_hospitals=2",
 )  # fmt: skip
 
 
