@@ -67,7 +67,7 @@ class RandomField(nn.Module):
     """The key itself, whoever the patient is.
 
     Args:
-        strength_mm: Root mean square of the velocity, and to a few percent of the displacement.
+        strength_mm: Root mean square of the velocity; that of the displacement on a finer grid is a tenth to a sixth less.
         smoothness: Sigma of a further Gaussian, in voxels of the velocity's grid.
     """
 
