@@ -1,5 +1,6 @@
 """`polyclinic-server demo-proxy`: people who come twice, all of `train-proxy`, then a service and a client with TLS and keys."""
 
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -55,6 +56,7 @@ def ask_service(out: Path, scans: Sequence[Path], folder: Path, console: Console
         RunError: The service did not start, or the client failed; their logs say why.
     """
     port = free_port()
+    shutil.rmtree(folder / "security", ignore_errors=True)  # of a former call, for another port
     authority = rehearse(folder / "security", port)
     kit = kit_for(authority, "st-mary")
     service = Child(
