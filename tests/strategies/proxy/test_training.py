@@ -7,13 +7,16 @@ from statistics import mean
 import pytest
 import torch
 from monai.networks.nets import UNet
+from torch import Tensor, nn
 from torch.testing import assert_close
 
 from polyclinic.deformation import sample
 from polyclinic.schemas import ProxyConfig
+from polyclinic.smoothing import smooth
 from polyclinic.state_dict import state_digest
 from strategies.proxy import system as module
-from strategies.proxy.generator import Field, LearnedField, NoField, RandomField, draw_keys
+from strategies.proxy import training
+from strategies.proxy.generator import Field, LearnedField, NoField, RandomField, displace, draw_keys
 from strategies.proxy.system import ProxySystem, generator_parameters
 from strategies.proxy.training import _MEMORY, Trainer, _crop_around, _start, _with_tissues
 from tests.strategies.proxy.strangers import CLASSES, COARSE, case, cases
@@ -121,6 +124,54 @@ def test_the_stranger_is_learned() -> None:
     goal = replace(SETTINGS, adversarial=0.0, diversity=0.0, stranger=1000.0, steps=25, more_segmentation=0, invented_mm=0.0)
     losses = course(made(), goal, "stranger")
     assert mean(losses[-5:]) < 0.8 * mean(losses[:5])
+
+
+class Keyed(nn.Module):
+    """A field that does as the key says, and counts as learned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, _image: Tensor, key: Tensor) -> Tensor:
+        """As `Field`."""
+        return key + 0 * self.weight
+
+
+def test_the_reference_warped_by_the_key_is_the_stranger() -> None:
+    system = made(Keyed())
+    looks_like_it = [
+        replace(each, middle=system.reference[0].repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3))
+        for each in cases(4)
+    ]
+    settings = replace(SETTINGS, steps=2, more_segmentation=0, invented_mm=0.0)
+    found = Trainer(system, looks_like_it, settings, 0.01, 0).train()
+    assert found["stranger"] < 1e-5 and found["diversity"] < 1e-3
+    assert Trainer(system, cases(4), settings, 0.01, 0).train()["stranger"] > 1e-3
+
+
+class Brightness(nn.Module):
+    """Segments the made-up people by how bright they are."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits."""
+        return -400 * (image - torch.tensor([0.0, 0.45, 0.9]).view(1, -1, 1, 1, 1)).square()
+
+
+@pytest.mark.parametrize("finer", [1, 2])
+def test_an_answer_is_judged_where_it_is_unwarped_to(finer: int) -> None:
+    """A segmenter that is right about every proxy costs little however far that is warped, and much if the way back is another's."""
+    system = made(NoField())
+    system.segmenter = Brightness()
+    size = finer * COARSE[0]
+    trainer = Trainer(system, cases(2, finer=finer), replace(SETTINGS, patch=(size, size, size)), 0.01, 0)
+    velocity = smooth(draw_keys(1, (8, 8, 8), torch.Generator().manual_seed(0)), 1.0) * 3
+    person = case(0, 0, finer)
+    still, warped = (float(trainer._segment(person, each)) for each in (0 * velocity, velocity))
+    assert still < 0.01 and warped < 0.3  # the edges of coarse labels blur
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "displace", lambda given: displace(velocity))  # there and there again
+        assert float(trainer._segment(person, velocity)) > 1.5 * warped
 
 
 def test_a_reference_finer_than_the_velocity_is_segmented_too() -> None:
