@@ -64,6 +64,7 @@ class ProxyConfig:
 
     steps: Count = 600
     more_segmentation: Annotated[int, Field(ge=0, le=1_000_000)] = 300
+    polish: Annotated[int, Field(ge=0, le=1_000_000)] = 600
     people: Annotated[int, Field(ge=2, le=1000)] = 4
     patch: tuple[Count, Count, Count] = (48, 48, 48)
     invented_mm: Annotated[float, Field(ge=0, le=50)] = 6.0

@@ -23,7 +23,7 @@ from strategies.proxy.measurements import measure_field, round_trips
 from strategies.proxy.protection import Protection
 from strategies.proxy.verification import Recognition
 
-STRENGTHS_MM = (2.0, 4.0, 8.0, 12.0)  # of random fields, for the curve
+STRENGTHS_MM = (2.0, 4.0, 8.0)  # of random fields, for the curve; the last one folds space here and there
 Say = Callable[[str], None]
 Results = dict[str, list[dict[str, float]]]
 

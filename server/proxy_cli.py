@@ -28,7 +28,7 @@ def train_proxy(
     settings: Annotated[list[str] | None, typer.Argument(metavar="data=FOLDER [SETTING=VALUE]...", help="See the examples.")] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("proxy"),
     restarts: Annotated[int, typer.Option(min=1, help="Of every attacker; the strongest counts.")] = 3,
-    keys: Annotated[int, typer.Option(min=2, help="Proxies of every visit that attackers get.")] = 6,
+    keys: Annotated[int, typer.Option(min=2, help="Proxies of every visit that attackers get.")] = 4,
     scored: Annotated[int, typer.Option(min=1, help="Test scans that are segmented, directly and through their proxies.")] = 8,
 ) -> None:
     """See TRAIN_HELP."""

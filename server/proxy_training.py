@@ -30,7 +30,7 @@ from strategies.proxy.cases import CanonicalCase, prepare_cases
 from strategies.proxy.measurements import dice_directly, dice_through, draw_pictures
 from strategies.proxy.parts import write_parts
 from strategies.proxy.system import ProxySystem
-from strategies.proxy.training import Trainer
+from strategies.proxy.training import OnStep, Trainer
 
 DEFAULTS = ("model=proxy", "data=proxy_brain", "training=proxy")
 PICTURED = 3
@@ -73,7 +73,7 @@ class Orders:
     overrides: tuple[str, ...] = ()
     others: tuple["Others", ...] = ()
     restarts: int = 3
-    keys: int = 6
+    keys: int = 4
     scored: int = 8
 
 
@@ -102,6 +102,8 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     others = [(other, read_dataset(other.folder, labelled=False)) for other in orders.others]
     for site in (*sites, *(site for _, site in others)):
         check_agreement(site, config.data)
+    if len({site.folder.resolve().name for site in sites}) < len(sites):
+        raise ConfigError("Two of the data folders have the same name, their people would be mixed up: rename one.")
     say: Say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     work = orders.out / "work"
     prepared = _prepare(sites, config, work, say, ("training", "validation", "test"))
@@ -193,13 +195,24 @@ def _mark(facts: object) -> str:
 
 
 def _train(system: ProxySystem, cases: Sequence[CanonicalCase], config: Config, kept: Path, say: Say) -> list[dict[str, float]]:
-    """Train, unless a former call has with the same settings; returns the course of the losses."""
+    """Train, unless a former call has with the same settings and scans; returns the course of the joint training's losses."""
     assert config.training.proxy is not None
-    mark = _mark([config.model, asdict(config.training), config.seed, sorted({case.subject for case in cases}), len(cases)])
-    path, course = kept / f"{mark}.safetensors", kept / f"{mark}.json"
+    people = [[case.subject, float(case.middle.float().mean())] for case in cases]
+    training = asdict(config.training)
+    polish = training["proxy"].pop("polish")
+    facts = [config.model, training, config.seed, people, version("polyclinic"), torch.__version__]
+    trainer = Trainer(system, cases, config.training.proxy, config.training.learning_rate, config.seed)
+    course = _phase(system, trainer.train, kept / f"joint-{_mark(facts)}", say)
+    _phase(system, trainer.polish, kept / f"polish-{_mark([*facts, polish])}", say)
+    return course
+
+
+def _phase(system: ProxySystem, train: Callable[[OnStep], object], kept: Path, say: Say) -> list[dict[str, float]]:
+    """One phase of a training, or what a former call has kept of it."""
+    path, course = kept.with_suffix(".safetensors"), kept.with_suffix(".json")
     if path.is_file() and course.is_file():
         system.load_state_dict(load_state(path)[0])
-        say(f"{kept.name}: trained before, taken from {path}")
+        say(f"{kept.parent.name}: trained before, taken from {path}")
         system.eval()
         return [dict(row) for row in json.loads(course.read_text())]
     rows: list[dict[str, float]] = []
@@ -208,9 +221,9 @@ def _train(system: ProxySystem, cases: Sequence[CanonicalCase], config: Config, 
         if step % TELL_EVERY == 0 or step == steps:
             rows.append({"step": step, **running})
             parts = ", ".join(f"{name} {value:.3f}" for name, value in running.items())
-            say(f"{kept.name}: step {step} of {steps}: {parts}")
+            say(f"{kept.parent.name}: step {step} of {steps}: {parts}")
 
-    Trainer(system, cases, config.training.proxy, config.training.learning_rate, config.seed).train(tell)
+    train(tell)
     save_state(system.state_dict(), path, {})
     write_durably(course, json.dumps(rows).encode())
     return rows

@@ -31,7 +31,7 @@ _MEMORY = 0.95  # of the running means that are reported
 
 
 class Trainer:
-    """Training that can go on: it keeps its optimizers.
+    """Trains a system in place.
 
     Args:
         system: Trained in place.
@@ -47,31 +47,45 @@ class Trainer:
         if len(self._people) < 2:
             raise ValueError("at least two subjects with two visits each are needed")
         self._coarse = [torch.stack([_with_tissues(case, system.classes) for case in visits]) for visits in self._people]
-        self._random = torch.Generator().manual_seed(seed)
+        self._seed, self._random = seed, torch.Generator().manual_seed(seed)
         self._reference = system.reference
         self._running: dict[str, float] = {}
 
     def train(self, on_step: OnStep | None = None) -> dict[str, float]:
-        """All steps; returns the running means of the losses."""
-        every = self.settings
-        moving = generator_parameters(self.system)
+        """Joint training, at its end some steps of the segmenter alone; returns the running means of the losses."""
         adversary = torch.optim.AdamW(self.system.adversary.parameters(), 1e-3, weight_decay=0.02)
-        groups = [{"params": moving}, {"params": list(self.system.segmenter.parameters())}]
-        optimizer = torch.optim.AdamW([each for each in groups if each["params"]], self._learning_rate, weight_decay=1e-4)
-        total = every.steps + every.more_segmentation
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self._learning_rate, total_steps=max(total, 2))
+        moving, every = generator_parameters(self.system), self.settings
+
+        def loss(step: int) -> Tensor:
+            return self._joint(adversary) if moving and step < every.steps else self._segmentation_alone()
+
+        return self._descend([moving, list(self.system.segmenter.parameters())], every.steps + every.more_segmentation, loss, on_step)
+
+    def polish(self, on_step: OnStep | None = None) -> dict[str, float]:
+        """The segmenter alone, on proxies of the generator as it is, in a cycle of its own; the same after `train` and after loading."""
+        self._random.manual_seed(self._seed + 1)
+        return self._descend(
+            [list(self.system.segmenter.parameters())], self.settings.polish, lambda _: self._segmentation_alone(), on_step
+        )
+
+    def _descend(
+        self, groups: Sequence[list[nn.Parameter]], steps: int, loss_of: Callable[[int], Tensor], on_step: OnStep | None
+    ) -> dict[str, float]:
+        """One cycle of the learning rate."""
+        moved = [{"params": group} for group in groups if group]
+        optimizer = torch.optim.AdamW(moved, self._learning_rate, weight_decay=1e-4)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self._learning_rate, total_steps=max(steps, 2))
         self.system.train()
-        for step in range(total):
-            joint = bool(moving) and step < every.steps
-            loss = self._joint(adversary) if joint else self._segmentation_alone()
+        for step in range(steps):
+            loss = loss_of(step)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             for each in groups:
-                nn.utils.clip_grad_norm_(each["params"], 1.0)
+                nn.utils.clip_grad_norm_(each, 1.0)
             optimizer.step()
             schedule.step()
             if on_step is not None:
-                on_step(step + 1, total, self._running)
+                on_step(step + 1, steps, self._running)
         self.system.eval()
         return dict(self._running)
 

@@ -30,7 +30,8 @@ from tests.strategies.proxy.strangers import cases
 COARSE = replace(T1, voxel_mm=(5.0, 5.0, 5.0))
 TINY = (
     "model.spacing_mm=4.0", "model.channels=[4,4,4]", "model.segmenter.channels=[4,8]", "model.segmenter.strides=[2]",
-    "training.proxy.steps=2", "training.proxy.more_segmentation=1", "training.proxy.people=2", "training.proxy.patch=[24,24,24]",
+    "training.proxy.steps=2", "training.proxy.more_segmentation=1", "training.proxy.polish=1",
+    "training.proxy.people=2", "training.proxy.patch=[24,24,24]",
     "data.patch=[40,48,40]",
 )  # fmt: skip
 NEVER = "must not be called again"
