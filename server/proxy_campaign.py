@@ -35,7 +35,7 @@ class Campaign:
         known: People whose names the attackers know.
         test: People to be recognized.
         protection: The learned generator.
-        restarts: Of every attacker.
+        restarts: Of every attacker; originals, where all succeed, and other kinds of people are attacked once.
         keys: Proxies of every visit.
         kept: Folder of what is finished.
         say: Told of progress.
@@ -57,10 +57,10 @@ class Campaign:
     def arms(self, cases: Sequence[Case], data: DataConfig) -> list[dict[str, Any]]:
         """Originals, a random field of equal displacement, the learned field: how they move and who is recognized."""
         field = self._protection.field
-        fields: list[tuple[str, str, Field]] = [
-            ("originals", "originals", NoField()),
-            ("random", "random field of equal displacement", self._equal_to(field)),
-            ("learned", "learned field", field),
+        fields: list[tuple[str, str, Field, int]] = [
+            ("originals", "originals", NoField(), 1),
+            ("random", "random field of equal displacement", self._equal_to(field), self._restarts),
+            ("learned", "learned field", field, self._restarts),
         ]
         return [
             {
@@ -68,9 +68,9 @@ class Campaign:
                 "title": title,
                 **asdict(measure_field(each, self._test)),
                 "round_trip": round_trips(each, self._protection, cases, data),
-                "attackers": self._attack(title, each, self._known, self._test, AttackTraining(restarts=self._restarts)),
+                "attackers": self._attack(title, each, self._known, self._test, AttackTraining(restarts=restarts)),
             }
-            for name, title, each in fields
+            for name, title, each, restarts in fields
         ]
 
     def _equal_to(self, field: Field) -> RandomField:
@@ -101,8 +101,8 @@ class Campaign:
         ]
 
     def others(self, title: str, known: Sequence[CanonicalCase], test: Sequence[CanonicalCase]) -> Results:
-        """The learned field on people of another kind."""
-        return self._attack(title, self._protection.field, known, test, AttackTraining(restarts=self._restarts))
+        """The learned field on people of another kind; every attacker once."""
+        return self._attack(title, self._protection.field, known, test, AttackTraining(restarts=1))
 
     def _attack(
         self, title: str, field: Field, known: Sequence[CanonicalCase], test: Sequence[CanonicalCase], settings: AttackTraining
@@ -126,6 +126,6 @@ class Campaign:
         """Names an attack by everything that decides it."""
         weights = state_digest(field.state_dict()) if isinstance(field, nn.Module) and list(field.parameters()) else ""
         strength = getattr(field, "strength_mm", 0.0)
-        people = [[case.subject, float(case.middle.float().mean())] for case in (*known, *test)]
+        people = [case.digest for case in (*known, *test)]
         facts = [type(field).__name__, weights, strength, people, asdict(settings), self._keys, torch.__version__]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]

@@ -197,7 +197,7 @@ def _mark(facts: object) -> str:
 def _train(system: ProxySystem, cases: Sequence[CanonicalCase], config: Config, kept: Path, say: Say) -> list[dict[str, float]]:
     """Train, unless a former call has with the same settings and scans; returns the course of the joint training's losses."""
     assert config.training.proxy is not None
-    people = [[case.subject, float(case.middle.float().mean())] for case in cases]
+    people = [case.digest for case in cases]
     training = asdict(config.training)
     polish = training["proxy"].pop("polish")
     facts = [config.model, training, config.seed, people, version("polyclinic"), torch.__version__]

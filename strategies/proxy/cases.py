@@ -45,6 +45,11 @@ class CanonicalCase:
     labels: Tensor | None = None
 
     @property
+    def digest(self) -> str:
+        """Names the person and the voxels."""
+        return hashlib.sha256(self.subject.encode() + self.middle.numpy().tobytes()).hexdigest()
+
+    @property
     def coarse(self) -> Tensor:
         """(1, h, w, d), float32, every `IMAGE_MM`."""
         return shrink(self.middle.float()[None], round(IMAGE_MM / FINEST_MM))[0]
