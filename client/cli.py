@@ -241,9 +241,8 @@ def segment(
     connection, path = service_connection(server, kit, key, insecure=insecure), choose_generator(generator, kit)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with console.status("loading torch and MONAI"):
-        from strategies.proxy.protection import Protection
-
         from client.segmentation_proxy import plan, segment_files
+        from strategies.proxy.protection import Protection
     jobs, protection = plan(images, out, preview), Protection.load(path)
     done = segment_files(jobs, connection, protection, answer, at_once, wait, console)
     legend = ", ".join(f"{number} {label}" for number, label in enumerate(protection.labels))
