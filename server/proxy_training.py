@@ -11,6 +11,7 @@ import json
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -201,9 +202,9 @@ def _train(system: ProxySystem, cases: Sequence[CanonicalCase], config: Config, 
     training = asdict(config.training)
     polish = training["proxy"].pop("polish")
     facts = [config.model, training, config.seed, people, version("polyclinic"), torch.__version__]
-    trainer = Trainer(system, cases, config.training.proxy, config.training.learning_rate, config.seed)
-    course = _phase(system, trainer.train, kept / f"joint-{_mark(facts)}", say)
-    _phase(system, trainer.polish, kept / f"polish-{_mark([*facts, polish])}", say)
+    trainer = cache(partial(Trainer, system, cases, config.training.proxy, config.training.learning_rate, config.seed))
+    course = _phase(system, lambda tell: trainer().train(tell), kept / f"joint-{_mark(facts)}", say)
+    _phase(system, lambda tell: trainer().polish(tell), kept / f"polish-{_mark([*facts, polish])}", say)
     return course
 
 
