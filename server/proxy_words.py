@@ -8,7 +8,7 @@ from server.summary import EN_DASH, MINUS, join_words, plural, show, show_differ
 
 GUESSING = 0.5
 AUC_LIMIT = 0.70  # no attacker may reach more in any restart
-DICE_LIMIT = 0.02  # so much may the way through the proxy cost
+DICE_LIMIT = 0.03  # so much may the way through the proxy cost
 SAME_STRENGTH = 0.10  # displacements that differ by less are compared
 SHARP = 0.90  # attackers who stay below this on originals prove little
 NO_WORSE = 0.02  # an AUC that is lower by less is not lower
