@@ -90,6 +90,7 @@ benchmarks: install mergekit  ## Every figure that the README quotes (some hours
 	$(BIN)/python benchmarks/membership.py build/membership
 	$(BIN)/python benchmarks/proxy_service.py
 	$(BIN)/python benchmarks/proxy.py
+	$(BIN)/python benchmarks/proxy_overhead.py --model build/proxy/seed-0/segmenter.safetensors --generator build/proxy/seed-0/generator.safetensors --image build/proxy/visits-0/imagesTs/056_0.nii.gz
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/laboratories.py)
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/closed_form.py)
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/refinement.py --cohort anatomies)
