@@ -70,7 +70,8 @@ class Protection:
         self.reference = reference
         self.labels = labels
         weights = state_digest(field.network.state_dict())
-        self.digest = hashlib.sha256(f"{reference.digest} {weights} {labels}".encode()).hexdigest()
+        settings = field.network.smoothness, field.network.bound
+        self.digest = hashlib.sha256(f"{reference.digest} {weights} {settings} {labels}".encode()).hexdigest()
 
     @property
     def shape(self) -> Shape:
