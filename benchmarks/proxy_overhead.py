@@ -12,14 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from polyclinic.training import infer
 from polyclinic.volumes import read_image
 from server.segmentation_model import SegmentationModel
 from strategies.proxy.canonical import canonicalize
+from strategies.proxy.measurements import answer
 from strategies.proxy.protection import TOP, Protection, quantize
 
 
@@ -31,17 +29,13 @@ def main() -> None:
     asked = parser.parse_args()
     protection, model, volume = Protection.load(asked.generator), SegmentationModel.load(asked.model), read_image(asked.image, 1, 3)
 
-    def answer(array: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        with torch.inference_mode():
-            return quantize(infer(model.network, torch.from_numpy(array)[None].float() / TOP, model.data).softmax(0)[1:])
-
     def directly() -> None:
         canonical = canonicalize(volume, protection.reference)
-        canonical.label_map(torch.from_numpy(answer(quantize(canonical.image()))), None, TOP)
+        canonical.label_map(torch.from_numpy(answer(model.network, quantize(canonical.image()), model.data)), None, TOP)
 
     def through_a_proxy() -> None:
         protected = protection.protect(volume)
-        protected.reveal(answer(protected.proxy))
+        protected.reveal(answer(model.network, protected.proxy, model.data))
 
     directly(), through_a_proxy()  # the first of each is slower
     seconds: dict[str, list[float]] = {"directly": [], "through a proxy": []}

@@ -134,7 +134,7 @@ def make_up(options: argparse.Namespace, folder: Path) -> None:
         reference = icbm152_reference(1.0)
         labels = tuple(load_job(NAMES, SETTINGS).data.labels)
         options.generator = folder / "generator.safetensors"
-        Protection(LearnedField(coarse_reference(reference)), reference, labels).save(options.generator, (24, 32, 48))
+        Protection(LearnedField(coarse_reference(reference)), reference, labels).save(options.generator)
     if options.model is None:
         protection = Protection.load(options.generator)
         described = {"names": NAMES, "settings": SETTINGS, "proxy": {"shape": protection.shape, "digest": protection.digest}}

@@ -26,9 +26,7 @@ def predict_files(model: Path, images: Sequence[Path], out: Path, console: Conso
         DataError: The typed fault of the first faulty image.
     """
     network, job = load_model(model)
-    stems = [_stem(image) for image in images]
-    if len(set(stems)) < len(stems):
-        raise ConfigError("Two images have the same name, their results would overwrite each other: run them into two --out folders.")
+    stems = name_results(images)
     for image in images:
         check_header(image)
     out.mkdir(parents=True, exist_ok=True)
@@ -60,6 +58,18 @@ def _classify(network: nn.Module, job: JobConfig, images: Sequence[Path], out: P
 
 def _legend(job: JobConfig) -> str:
     return ", ".join(f"{number} {label}" for number, label in enumerate(job.data.labels))
+
+
+def name_results(images: Sequence[Path]) -> list[str]:
+    """The files' names without their endings.
+
+    Raises:
+        ConfigError: Two of them are the same.
+    """
+    stems = [_stem(image) for image in images]
+    if len(set(stems)) < len(stems):
+        raise ConfigError("Two images have the same name, their results would overwrite each other: run them into two --out folders.")
+    return stems
 
 
 def _stem(image: Path) -> str:

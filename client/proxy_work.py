@@ -5,12 +5,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from polyclinic.datasets import Case, SiteDataset
-from polyclinic.errors import ConfigError, DatasetInvalid
+from polyclinic.errors import ConfigError
 from polyclinic.metrics import Evaluation, summarize
 from polyclinic.schemas import JobConfig
 from polyclinic.training import FitResult
 from strategies.proxy.atlas import icbm152_reference
-from strategies.proxy.cases import CanonicalCase, group, prepare_cases
+from strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
 from strategies.proxy.measurements import scores_through
 from strategies.proxy.system import ProxySystem
 from strategies.proxy.training import Trainer
@@ -26,7 +26,8 @@ def prepare_visits(system: ProxySystem, dataset: SiteDataset, job: JobConfig, st
         DatasetInvalid: Fewer than two people came more than once.
         ScanNotRecognized: The reference does not fit a scan.
     """
-    kept = prepare_cases(
+    check_people(dataset.training, dataset.folder / "dataset.json", "training")
+    return prepare_cases(
         dataset.training,
         icbm152_reference(system.spacing_mm),
         state / "canonical",
@@ -34,13 +35,6 @@ def prepare_visits(system: ProxySystem, dataset: SiteDataset, job: JobConfig, st
         fine=True,
         on_progress=lambda done, total, _name: tell(done, total),
     )
-    if len(group(kept)) < 2:
-        raise DatasetInvalid(
-            dataset.folder / "dataset.json",
-            "fewer than two people under 'training' came more than once",
-            'Name who is who: {"image": "a_2.nii.gz", "label": ..., "subject": "a"}.',
-        )
-    return kept
 
 
 def fit(system: ProxySystem, cases: list[CanonicalCase], job: JobConfig, seed: int, tell: OnStep) -> FitResult:

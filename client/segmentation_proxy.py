@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from client.connection import Connection
+from client.predict import name_results
 from client.segmentation_link import SegmentationLink
 from polyclinic.errors import ConfigError, DataError
 from polyclinic.headers import check_header
@@ -90,9 +91,7 @@ def plan(images: Sequence[Path], out: Path, preview: Path | None) -> list[Job]:
     single = len(files) == 1 and not images[0].is_dir()
     if not single and out.name.endswith(ENDINGS):
         raise ConfigError(f"--out {out}: one file for {len(files)} images. Name a folder.")
-    stems = [_stem(file) for file in files]
-    if len(set(stems)) < len(stems):
-        raise ConfigError("Two images have the same name, their results would overwrite each other: run them into two --out folders.")
+    stems = name_results(files)
     if single and out.name.endswith(ENDINGS):
         return [Job(files[0], out, _preview(preview, stems[0], single=True))]
     return [Job(file, out / f"{stem}.nii.gz", _preview(preview, stem, single=single)) for file, stem in zip(files, stems, strict=True)]
@@ -146,8 +145,3 @@ def _preview(preview: Path | None, stem: str, *, single: bool) -> Path | None:
     if preview is None or (single and preview.suffix):
         return preview
     return preview / f"{stem}{PREVIEW}"
-
-
-def _stem(image: Path) -> str:
-    """The file's name without its ending."""
-    return next((image.name[: -len(ending)] for ending in ENDINGS if image.name.lower().endswith(ending)), image.stem)

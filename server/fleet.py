@@ -26,6 +26,7 @@ from server.authority import Authority
 from server.door import Door
 from server.enrolment import Registry
 from server.gate import Gate
+from server.listening import CHANNEL_OPTIONS
 from server.superlink import SECURITY, SOCKETS
 
 CALLS = 256  # answered at the same time; each is short
@@ -34,13 +35,7 @@ LARGEST_BYTES = 2**24  # of one call's message; Flower sends a model in parts of
 OPTIONS = [
     ("grpc.max_send_message_length", LARGEST_BYTES),
     ("grpc.max_receive_message_length", LARGEST_BYTES),
-    ("grpc.max_concurrent_streams", 100),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 60_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.so_reuseport", 0),
+    *CHANNEL_OPTIONS,
 ]
 
 

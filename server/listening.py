@@ -14,6 +14,15 @@ from server.enrolment import Registry
 
 PORT = 9092
 EVERYWHERE, LOOPBACK = "0.0.0.0", "127.0.0.1"  # hospitals come from outside; the door asks for keys
+CHANNEL_OPTIONS = [  # of a gRPC server that hospitals reach: a quiet connection stays, and may ask whether it still lives
+    ("grpc.max_concurrent_streams", 100),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 60_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+    ("grpc.so_reuseport", 0),
+]
 LOOK_S = 1.0
 DAY_S = 86_400.0
 

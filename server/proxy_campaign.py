@@ -1,6 +1,5 @@
 """Attackers against originals, against random fields and against the learned one; what is finished is kept and not repeated."""
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from polyclinic.config import digest
 from polyclinic.datasets import Case
 from polyclinic.durable import write_durably
 from polyclinic.schemas import DataConfig
@@ -128,4 +128,4 @@ class Campaign:
         strength = getattr(field, "strength_mm", 0.0)
         people = [case.digest for case in (*known, *test)]
         facts = [type(field).__name__, weights, strength, people, asdict(settings), self._keys, torch.__version__]
-        return hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:24]
+        return digest(facts)[:24]

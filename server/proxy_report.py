@@ -3,19 +3,16 @@
 The page loads nothing and runs nothing, as that of `server.report`, whose look it has.
 """
 
-import os
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from polyclinic.errors import RunError
 from server.proxy_charts import draw_curve, draw_losses, find_styles
 from server.proxy_meaning import tell_limits, tell_meaning
 from server.proxy_record import MEAN, ORIGINALS, Arm, Attack, ProxyRun, highest, read_proxy, strongest
@@ -33,7 +30,7 @@ from server.proxy_words import (
     tell_price,
     tell_result,
 )
-from server.report import PNG, TEMPLATES, TERMINAL_WIDTH
+from server.report import PNG, TERMINAL_WIDTH, make_environment, write_page
 from server.summary import EN_DASH, join_words, show, show_date, show_difference
 
 ATTACKERS = {
@@ -87,23 +84,12 @@ def write_proxy_report(out: Path) -> Path:
     Raises:
         RunError: The folder has no readable proxy.json, or cannot be written to.
     """
-    page = render(read_proxy(out))
-    path = out / "report.html"
-    unfinished = out / f".report.html.{os.getpid()}"
-    try:
-        unfinished.write_text(page, encoding="utf-8")
-        unfinished.replace(path)
-    except OSError as error:
-        unfinished.unlink(missing_ok=True)
-        raise RunError(f"{path}: cannot be written ({error.strerror}).") from error
-    return path
+    return write_page(out, render(read_proxy(out)))
 
 
 def render(run: ProxyRun) -> str:
     """The page as text."""
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
+    environment = make_environment()
     environment.filters |= {"score": show, "difference": show_difference, "share": show_share}
     environment.globals["interval"] = show_interval
     tested = [arm for arm in run.arms if arm.attacks]

@@ -6,7 +6,6 @@ OUT/proxy.json, report.html what it is worth
 OUT/work/                   what is taken up again if it is interrupted: canonical scans, finished trainings, attackers' results
 """
 
-import hashlib
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -19,15 +18,15 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from polyclinic.config import instantiate, job_settings, load_config
+from polyclinic.config import digest, instantiate, job_settings, load_config
 from polyclinic.datasets import Case, SiteDataset, check_agreement, read_dataset
 from polyclinic.durable import write_durably
-from polyclinic.errors import ConfigError, DatasetInvalid
+from polyclinic.errors import ConfigError
 from polyclinic.schemas import Config
 from polyclinic.state_dict import load_state, save_state
 from server.proxy_campaign import Campaign
 from strategies.proxy.atlas import icbm152_reference
-from strategies.proxy.cases import CanonicalCase, prepare_cases
+from strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
 from strategies.proxy.measurements import dice_directly, dice_through, draw_pictures
 from strategies.proxy.parts import write_parts
 from strategies.proxy.system import ProxySystem
@@ -166,15 +165,7 @@ def _named(case: Case, site: SiteDataset) -> Case:
 
 
 def _prepare_split(cases: Sequence[Case], split: str, config: Config, work: Path, say: Say) -> list[CanonicalCase]:
-    visits: dict[str, int] = {}
-    for case in cases:
-        visits[case.subject] = visits.get(case.subject, 0) + 1
-    if len([name for name, number in visits.items() if name and number > 1]) < 2:
-        raise DatasetInvalid(
-            cases[0].image[0].parent.parent / "dataset.json" if cases else Path("dataset.json"),
-            f"fewer than two people under '{split}' came more than once",
-            'Name who is who: {"image": "a_2.nii.gz", "label": ..., "subject": "a"}, two visits at least of everybody.',
-        )
+    check_people(cases, cases[0].image[0].parent.parent / "dataset.json" if cases else Path("dataset.json"), split)
 
     def tell(done: int, total: int, name: str) -> None:
         if done % TELL_EVERY == 0 or done == total:
@@ -192,7 +183,7 @@ def _count(cases: Sequence[CanonicalCase]) -> int:
 
 def _mark(facts: object) -> str:
     """Names a training by everything that decides it."""
-    return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()[:16]
+    return digest(facts)[:16]
 
 
 def _train(system: ProxySystem, cases: Sequence[CanonicalCase], config: Config, kept: Path, say: Say) -> list[dict[str, float]]:

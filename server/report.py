@@ -57,9 +57,17 @@ def write_report(run_folder: Path) -> Path:
     Raises:
         RunError: the folder has no readable run.json, or cannot be written to.
     """
-    page = render(read_results(run_folder))
-    path = run_folder / "report.html"
-    unfinished = run_folder / f".report.html.{os.getpid()}"
+    return write_page(run_folder, render(read_results(run_folder)))
+
+
+def write_page(folder: Path, page: str) -> Path:
+    """Write report.html, all of it or nothing, and return its path.
+
+    Raises:
+        RunError: The folder cannot be written to.
+    """
+    path = folder / "report.html"
+    unfinished = folder / f".report.html.{os.getpid()}"
     try:
         unfinished.write_text(page, encoding="utf-8")
         unfinished.replace(path)
@@ -69,15 +77,20 @@ def write_report(run_folder: Path) -> Path:
     return path
 
 
-def render(results: Results) -> str:
-    """The page as text."""
-    environment = Environment(
+def make_environment() -> Environment:
+    """How pages are made of templates: what came from hospitals is escaped, and nothing that is missing is passed over."""
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+
+
+def render(results: Results) -> str:
+    """The page as text."""
+    environment = make_environment()
     words = {"score": show, "difference": show_difference, "recovery": show_recovery, "date": show_date, "rounds": show_rounds}
     environment.filters |= {**words, "bytes": show_bytes, "seconds": show_seconds, "span": show_span, "each_bytes": list_bytes}
     table = headline(results)

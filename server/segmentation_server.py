@@ -19,7 +19,7 @@ from polyclinic.processes import claim_port
 from server.authority import Authority
 from server.door import Door
 from server.enrolment import Registry
-from server.listening import Listening, announced
+from server.listening import CHANNEL_OPTIONS, Listening, announced
 from server.segmentation_gate import SegmentationGate
 from server.segmentation_model import SegmentationModel
 from server.segmentation_service import Limits, SegmentationService
@@ -35,13 +35,7 @@ OPTIONS = [
     ("grpc.max_send_message_length", MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
     ("grpc.compression_enabled_algorithms_bitset", UNCOMPRESSED),
-    ("grpc.max_concurrent_streams", 100),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 60_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.http2.max_pings_without_data", 0),
-    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-    ("grpc.so_reuseport", 0),
+    *CHANNEL_OPTIONS,
 ]
 
 

@@ -31,7 +31,7 @@ class FlowGenerator(nn.Module):
     def __init__(self, channels: tuple[int, int, int] = (24, 32, 48), smoothness: float = 0.8, bound: float = 4.0) -> None:
         super().__init__()
         first, second, third = channels
-        self.smoothness, self.bound = smoothness, bound
+        self.channels, self.smoothness, self.bound = channels, smoothness, bound
         self.stem = nn.Sequential(_convolve(2, first, stride=2), _convolve(first, first))
         self.down = _convolve(first, second, stride=2)
         self.bottom = nn.Sequential(_convolve(second, third, stride=2), _convolve(third, third))

@@ -4,7 +4,7 @@ Registering and resampling a scan takes seconds, so what comes out is kept on di
 """
 
 import hashlib
-import json
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from polyclinic.config import digest
 from polyclinic.datasets import Case
 from polyclinic.deformation import identity, sample
 from polyclinic.errors import DatasetInvalid
@@ -61,6 +62,21 @@ def group(cases: Sequence[CanonicalCase]) -> list[list[CanonicalCase]]:
     for case in cases:
         people.setdefault(case.subject, []).append(case)
     return [visits for visits in people.values() if len(visits) > 1]
+
+
+def check_people(cases: Sequence[Case], path: Path, split: str) -> None:
+    """See that recognizing people can be learned from these cases.
+
+    Raises:
+        DatasetInvalid: Fewer than two people came more than once.
+    """
+    visits = Counter(case.subject for case in cases if case.subject)
+    if sum(number > 1 for number in visits.values()) < 2:
+        raise DatasetInvalid(
+            path,
+            f"fewer than two people under '{split}' came more than once",
+            'Name who is who: {"image": "a_2.nii.gz", "label": ..., "subject": "a"}, two visits at least of everybody.',
+        )
 
 
 def prepare_cases(
@@ -116,4 +132,4 @@ def _name(case: Case, reference: Reference, fine: bool) -> str:
     """Names what is kept by everything that decides it."""
     files = [*case.image, *([case.label] if isinstance(case.label, Path) else [])]
     facts = [[str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size] for path in files]
-    return hashlib.sha256(json.dumps([_FORMAT, reference.digest, fine, facts]).encode()).hexdigest()[:32]
+    return digest([_FORMAT, reference.digest, fine, facts])[:32]

@@ -9,9 +9,8 @@ from torch import Tensor
 from polyclinic.deformation import upsample, warp
 from strategies.proxy.cases import CanonicalCase, group
 from strategies.proxy.generator import Field, shrink
-from strategies.proxy.protection import draw_deformation
+from strategies.proxy.protection import TOP, draw_deformation
 
-QUANTA = 255
 TEXTURES = 2  # keys of each visit whose texture is described: it hardly depends on the key, and takes long
 
 
@@ -92,7 +91,7 @@ def _proxies(field: Field, case: CanonicalCase, keys: int, generator: torch.Gene
     for _ in range(keys):
         seed = int(torch.randint(2**62, (), generator=generator))
         ddf, _ = draw_deformation(field, case.coarse[None], seed)
-        proxy = (warp(middle, upsample(ddf, middle.shape[2:])).clamp(0, 1) * QUANTA).round() / QUANTA
+        proxy = (warp(middle, upsample(ddf, middle.shape[2:])).clamp(0, 1) * TOP).round() / TOP
         images.append(shrink(proxy, 2)[0, 0].half())
         if len(textures) < TEXTURES:
             textures.append(describe_texture(proxy[0, 0]))

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from polyclinic.datasets import Case
@@ -90,7 +90,7 @@ def scores_through(system: ProxySystem, protection: Protection, cases: Sequence[
     """Dice of each foreground class, (classes - 1,), of one scan after another, each through a proxy of its own key."""
     for case in cases:
         protected = protection.protect(read_image(case.image, 1, 3))
-        yield _dice(protected.reveal(answer(system, protected.proxy, data)), _truth(case, data), data)
+        yield _dice(protected.reveal(answer(system.segmenter, protected.proxy, data)), _truth(case, data), data)
 
 
 def dice_directly(system: ProxySystem, protection: Protection, cases: Sequence[Case], data: DataConfig, say: Say) -> Measured:
@@ -98,16 +98,16 @@ def dice_directly(system: ProxySystem, protection: Protection, cases: Sequence[C
     rows = []
     for number, case in enumerate(cases, start=1):
         canonical, truth = _open(case, protection, data)
-        found = answer(system, quantize(canonical.image()), data)
+        found = answer(system.segmenter, quantize(canonical.image()), data)
         rows.append(_dice(canonical.label_map(torch.from_numpy(found), None, TOP), truth, data))
         say(f"test scan {number} of {len(cases)}, directly: Dice {float(rows[-1].nanmean()):.3f}")
     return _measured(rows, data)
 
 
-def answer(system: ProxySystem, proxy: NDArray[np.uint8], data: DataConfig) -> NDArray[np.uint8]:
+def answer(segmenter: nn.Module, proxy: NDArray[np.uint8], data: DataConfig) -> NDArray[np.uint8]:
     """What the service answers: (classes - 1, H, W, D), foreground probabilities times 255."""
     with torch.inference_mode():
-        logits = infer(system.segmenter, torch.from_numpy(proxy)[None].float() / TOP, data)
+        logits = infer(segmenter, torch.from_numpy(proxy)[None].float() / TOP, data)
         return quantize(logits.softmax(0)[1:])
 
 
@@ -118,7 +118,7 @@ def draw_pictures(
     for case in cases:
         volume = read_image(case.image, 1, 3)
         protected = protection.protect(volume)
-        found = answer(system, protected.proxy, data)
+        found = answer(system.segmenter, protected.proxy, data)
         path = folder / f"{case.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_preview(

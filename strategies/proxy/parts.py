@@ -26,7 +26,7 @@ def write_parts(system: ProxySystem, labels: tuple[str, ...], settings: Mapping[
         DiskFull: No room.
     """
     protection = system.protection(labels)
-    protection.save(folder / GENERATOR, system.channels)
+    protection.save(folder / GENERATOR)
     names = {"model": "unet", "data": "proxy_brain", "training": "default"}
     kept = {name.replace(OWN, "model."): value for name, value in settings.items() if name.startswith(("data.", OWN))}
     described = {"names": names, "settings": kept, "proxy": {"shape": list(protection.shape), "digest": protection.digest}}

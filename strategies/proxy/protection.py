@@ -103,14 +103,14 @@ class Protection:
                 "train-proxy` wrote and the coordinator sent."
             ) from error
 
-    def save(self, path: Path, channels: tuple[int, int, int]) -> None:
+    def save(self, path: Path) -> None:
         """Write one safetensors file.
 
         Raises:
             DiskFull: No room.
         """
         network = self.field.network
-        described = {"channels": channels, "smoothness": network.smoothness, "bound": network.bound, "labels": self.labels}
+        described = {"channels": network.channels, "smoothness": network.smoothness, "bound": network.bound, "labels": self.labels}
         state = {f"{NETWORK}{name}": tensor for name, tensor in network.state_dict().items()}
         state[REFERENCE] = (self.reference.image * 65535).round().to(torch.int32)
         state[AFFINE] = torch.from_numpy(self.reference.affine.copy())

@@ -34,13 +34,12 @@ class ProxySystem(nn.Module):
     ) -> None:
         super().__init__()
         first, second, third = channels
-        self.channels = (first, second, third)
         self.spacing_mm = spacing_mm
         self.classes = classes
         coarse = coarse_reference(icbm152_reference(spacing_mm))
         height, width, depth = coarse.shape
         self.coarse: Shape = (height, width, depth)
-        self.field: Field = field or LearnedField(coarse, FlowGenerator(self.channels, smoothness, bound))
+        self.field: Field = field or LearnedField(coarse, FlowGenerator((first, second, third), smoothness, bound))
         self.segmenter = segmenter
         self.adversary = IdentityNetwork(self.coarse, inputs=classes)  # the proxy, and the foreground of its segmentation
 

@@ -44,7 +44,7 @@ def test_an_image_comes_back_as_labels_on_its_own_grid_over_tls(kind: str, tmp_p
 def test_a_scan_is_warped_with_a_generator_and_comes_back(tmp_path: Path) -> None:
     reference = icbm152_reference(2.0)
     written = Protection(LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS)
-    written.save(tmp_path / "generator.safetensors", (4, 4, 4))
+    written.save(tmp_path / "generator.safetensors")
     protection = Protection.load(tmp_path / "generator.safetensors")
     scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(4.0, 4.0, 4.0)), seed=0)
     nib.save(nib.Nifti1Image(scan.image.astype(np.float32), scan.affine), tmp_path / "scan.nii.gz")

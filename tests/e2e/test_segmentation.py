@@ -29,7 +29,7 @@ def write_pair(folder: Path) -> tuple[Path, Path]:
     """A generator and a service's model that belong together."""
     reference = icbm152_reference(2.0)
     protection = Protection(LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS)
-    protection.save(folder / "generator.safetensors", (4, 4, 4))
+    protection.save(folder / "generator.safetensors")
     proxy = {"shape": protection.shape, "digest": protection.digest}
     return folder / "generator.safetensors", write_model(folder / "proxy.safetensors", proxy)
 

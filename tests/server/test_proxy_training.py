@@ -88,7 +88,7 @@ def test_the_files_are_what_hospitals_and_the_service_need(out: Path) -> None:
     assert protection.shape == model.shape == (40, 48, 40)
     assert protection.digest == model.digest and protection.labels == model.labels
     assert model.data.patch == (40, 48, 40)
-    kept = next((out / "work" / "learned").glob("*.safetensors"))
+    kept = next((out / "work" / "learned").glob("polish-*.safetensors"))
     trained, _ = load_state(kept)
     assert all(torch.equal(trained[f"segmenter.{name}"], weight) for name, weight in model.network.state_dict().items())
 

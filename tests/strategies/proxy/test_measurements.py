@@ -145,7 +145,7 @@ def test_scans_are_scored_directly_and_through_their_proxies(scans: tuple[Case, 
 def test_the_answer_is_the_foreground_in_bytes(system: ProxySystem) -> None:
     proxy = np.zeros((80, 96, 80), np.uint8)
     proxy[:10], proxy[10:20], proxy[20:30] = 56, 158, 255
-    found = answer(system, proxy, DATA)
+    found = answer(system.segmenter, proxy, DATA)
     assert found.shape == (3, 80, 96, 80) and found.dtype == np.uint8
     for number in range(3):
         assert (found[number, 10 * number + 2 : 10 * number + 8] > 250).all() and not found[number, 40:].any()

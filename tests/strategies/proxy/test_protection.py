@@ -123,14 +123,14 @@ def test_one_key_that_folds_is_replaced(registered: None, monkeypatch: pytest.Mo
 
 def test_a_file_is_as_good_as_what_it_was_written_from(tmp_path: Path) -> None:
     written = protecting()
-    written.save(tmp_path / "generator.safetensors", CHANNELS)
+    written.save(tmp_path / "generator.safetensors")
     read = Protection.load(tmp_path / "generator.safetensors")
     assert (read.digest, read.labels, read.shape) == (written.digest, LABELS, REFERENCE.shape)
     np.testing.assert_allclose(read.reference.affine, REFERENCE.affine)
     image = coarse_image(canonical())
     for one, other in zip(draw_deformation(read.field, image, 7), draw_deformation(written.field, image, 7), strict=True):
         torch.testing.assert_close(one, other, atol=1e-3, rtol=0)  # the reference is stored in 16 bits
-    read.save(tmp_path / "again.safetensors", CHANNELS)
+    read.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "generator.safetensors").read_bytes()
 
 
@@ -142,7 +142,7 @@ def test_the_digest_tells_generators_apart() -> None:
 @pytest.mark.parametrize("damage", ["nothing said", "no reference", "other channels", "a weight more", "no numbers", "not a table"])
 def test_what_is_no_generator_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "generator.safetensors"
-    protecting().save(path, CHANNELS)
+    protecting().save(path)
     state, metadata = load_state(path)
     described = json.loads(metadata["polyclinic"])
     changes = {
