@@ -217,9 +217,11 @@ def _check_fit(model: Part, data: DataConfig, training: TrainingConfig) -> None:
         raise ConfigError(f"data.patch={list(data.patch)}: two numbers for a 2-D task, three for a 3-D one.")
     if data.spacing_mm is not None and len(data.spacing_mm) != 3:
         raise ConfigError(f"data.spacing_mm={list(data.spacing_mm)}: three numbers in mm, or null to resize images to the patch.")
-    if len(data.labels) < 2 or len(set(data.labels)) != len(data.labels):
+    if data.task == "own":
+        _check_own(model, data, training)
+    elif len(data.labels) < 2 or len(set(data.labels)) != len(data.labels):
         raise ConfigError(f"data.labels={list(data.labels)}: at least two classes, each named once.")
-    if (data.task == "segmentation") != str(training.loss.get("_target_")).startswith("monai.losses."):
+    elif (data.task == "segmentation") != str(training.loss.get("_target_")).startswith("monai.losses."):
         raise ConfigError(f"The loss of this training is not one for {data.task}: choose training=default or training=classification.")
     dims = model.get("spatial_dims")
     if dims is not None and dims != data.spatial_dims:
@@ -227,6 +229,17 @@ def _check_fit(model: Part, data: DataConfig, training: TrainingConfig) -> None:
             f"The model is {dims}-D but data.patch={list(data.patch)} is {data.spatial_dims}-D: "
             "choose a model and data of the same dimension (for example model=unet_2d data=brain_tissue_slices)."
         )
+
+
+def _check_own(model: Part, data: DataConfig, training: TrainingConfig) -> None:
+    """Hospitals with tasks of their own share an encoder, and name their classes at home."""
+    together = "model=universal data=universal training=universal"
+    if data.labels:
+        raise ConfigError(f"data.labels={list(data.labels)}: with data.task=own every hospital names its classes in its dataset.json.")
+    if not str(model.get("_target_")).startswith("polyclinic.networks.universal."):
+        raise ConfigError(f"Hospitals with tasks of their own need a network whose head is theirs: {together}.")
+    if not str(training.loss.get("_target_")).startswith("polyclinic.losses."):
+        raise ConfigError(f"Hospitals with tasks of their own need a loss for any task: {together}.")
 
 
 def _job_tree(job: JobConfig) -> dict[str, Any]:

@@ -27,7 +27,7 @@ Seconds = Annotated[float, Field(ge=0, le=366 * 86400.0, allow_inf_nan=False)]
 class DataConfig:
     """What a case is, and the grid on which the network sees it."""
 
-    task: Literal["segmentation", "classification"]
+    task: Literal["segmentation", "classification", "own"]  # own: every hospital's; `labels` is empty until it is known
     channels: Count
     labels: tuple[str, ...]  # name of class 0, 1, ...; class 0 of a segmentation is the background
     orientation: Annotated[str, Field(pattern="^[RLAPSI]{2,3}$")]
@@ -76,6 +76,16 @@ class ProxyConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class UniversalConfig:
+    """What a hospital learns in a stage of the universal model, and how much of it travels."""
+
+    learn: Literal["task", "mim"] = "task"  # its own task; or masked image modelling, which needs no label and no public images
+    rank: Annotated[int, Field(ge=0, le=1024)] = 0  # of the low-rank updates that travel; 0: the whole encoder's
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.6  # of masked image modelling
+    mask_size: Count = 8  # voxels of a masked cube or square along each axis
+
+
+@dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
     """What a hospital does in one round."""
 
@@ -86,6 +96,7 @@ class TrainingConfig:
     loss: dict[str, Any]
     shifts: ShiftsConfig = ShiftsConfig()
     proxy: ProxyConfig | None = None
+    universal: UniversalConfig | None = None
 
 
 @dataclass(frozen=True, config=STRICT)
