@@ -29,7 +29,9 @@ _RECORD = "laboratories.json"
 
 
 @dataclass(frozen=True)
-class _Photograph:
+class Photograph:
+    """One cell, as a laboratory keeps it."""
+
     laboratory: str
     source: Path
     label: str
@@ -47,7 +49,7 @@ def write_laboratories(folder: Path, *, seed: int = 0, on_progress: Progress | N
         ConfigError: `POLYCLINIC_DATA` is unset or has no such images, or a laboratory's folder holds files that are not ours.
         DiskFull: There is too little room.
     """
-    photographs = _find_photographs()
+    photographs = find_photographs()
     folder = Path(folder).resolve()
     names = sorted({each.laboratory for each in photographs})
     labels = sorted({each.label for each in photographs})
@@ -65,8 +67,12 @@ def write_laboratories(folder: Path, *, seed: int = 0, on_progress: Progress | N
     return [folder / name for name in names]
 
 
-def _find_photographs() -> list[_Photograph]:
-    """The images that `labels.csv` lists, each once: a copy could end up in training and in test."""
+def find_photographs() -> list[Photograph]:
+    """Find the images that `labels.csv` lists, each once: a copy could end up in training and in test.
+
+    Raises:
+        ConfigError: `POLYCLINIC_DATA` is unset or has no such images.
+    """
     root = os.environ.get("POLYCLINIC_DATA")
     if not root:
         raise ConfigError("The laboratories need POLYCLINIC_DATA, the folder that holds white_blood_cells/: set it.")
@@ -78,10 +84,10 @@ def _find_photographs() -> list[_Photograph]:
         raise ConfigError(f"{home}: has no labels.csv that can be read: point POLYCLINIC_DATA to the folder that holds it.") from error
     if not rows or not all(row.get(column) for row in rows for column in COLUMNS):
         raise ConfigError(f"{home}/labels.csv: every line needs {', '.join(COLUMNS)}: get the file again.")
-    found = [_Photograph(row["site"].replace("site_", "laboratory-"), home / row["image"], row["label"]) for row in rows]
+    found = [Photograph(row["site"].replace("site_", "laboratory-"), home / row["image"], row["label"]) for row in rows]
     if missing := [each.source for each in found if not each.source.is_file()]:
         raise ConfigError(f"{missing[0]}: labels.csv lists this image, but it does not exist: get the folder again.")
-    distinct: dict[bytes, _Photograph] = {}
+    distinct: dict[bytes, Photograph] = {}
     for each in found:
         distinct.setdefault(sha256(each.source.read_bytes()).digest(), each)
     return list(distinct.values())
@@ -107,9 +113,9 @@ def _read_record(folder: Path) -> list[str]:
         return []
 
 
-def _divide(photographs: Sequence[_Photograph], labels: Sequence[str], seed: int) -> dict[str, list[_Photograph]]:
+def _divide(photographs: Sequence[Photograph], labels: Sequence[str], seed: int) -> dict[str, list[Photograph]]:
     """Each class by the shares, in an order that hangs on the seed and the image's name alone."""
-    splits: dict[str, list[_Photograph]] = {split: [] for split in SHARES}
+    splits: dict[str, list[Photograph]] = {split: [] for split in SHARES}
     for label in labels:
         pool = sorted((each for each in photographs if each.label == label), key=lambda each: _rank(each, seed))
         validation, test = (round(SHARES[split] * len(pool)) for split in ("validation", "test"))
@@ -121,11 +127,11 @@ def _divide(photographs: Sequence[_Photograph], labels: Sequence[str], seed: int
     return {split: sorted(part, key=lambda each: each.source.name) for split, part in splits.items()}
 
 
-def _rank(photograph: _Photograph, seed: int) -> bytes:
+def _rank(photograph: Photograph, seed: int) -> bytes:
     return sha256(json.dumps([seed, photograph.laboratory, photograph.source.name]).encode()).digest()
 
 
-def _entry(photograph: _Photograph, labels: Sequence[str]) -> dict[str, str | int]:
+def _entry(photograph: Photograph, labels: Sequence[str]) -> dict[str, str | int]:
     return {"image": f"images/{photograph.source.name}", "label": labels.index(photograph.label)}
 
 

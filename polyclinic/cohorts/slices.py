@@ -1,6 +1,6 @@
 """Slices of a brain on a simulated scanner, in 2-D alone: where the slice lies, what it shows, how it was exposed.
 
-The same chain as in `scanner`, without ever making a volume: contrast, texture, shading, ghosts, point spread, Rician noise, 8 bits of grey.
+The same chain as in `scanner`, without ever making a volume: contrast, texture, shading, ghosts, point spread, Rician noise, 8 bits.
 """
 
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from polyclinic.cohorts.anatomy import Subject, sample
 CONTRASTS = {  # CSF, grey matter and white matter: about those of the demo hospitals, and proton density
     "T1": (0.28, 0.68, 0.95),
     "T2": (1.00, 0.60, 0.43),
-    "FLAIR": (0.16, 0.95, 0.74),
-    "PD": (0.88, 1.00, 0.72),
+    "FLAIR": (0.16, 0.95, 0.70),
+    "PD": (0.88, 1.00, 0.70),
 }
 PLANES = {  # where rows and columns point to: down and right on the screen
     "axial": ((0, -1, 0), (1, 0, 0)),
@@ -76,9 +76,9 @@ class Exposure:
 def draw_exposure(rng: np.random.Generator, family: str | None = None) -> Exposure:
     """Draw a scanner near one of the families."""
     family = family or str(rng.choice(list(CONTRASTS)))
-    contrast = np.clip(np.array(CONTRASTS[family]) * np.exp(rng.normal(0, 0.08, 3)), 0.05, 1.15)
+    contrast = np.clip(np.array(CONTRASTS[family]) * np.exp(rng.normal(0, 0.06, 3)), 0.05, 1.15)
     low, middle, high = (float(value) for value in contrast)
-    bias, noise = rng.uniform(0.05, 0.35), rng.uniform(0.01, 0.06)
+    bias, noise = rng.uniform(0.05, 0.35), rng.uniform(0.01, 0.05)
     return Exposure(family, (low, middle, high), bias, noise, rng.uniform(0.4, 1.6), rng.uniform(0.02, 0.05), 0.0, rng.uniform(0.85, 1.2))
 
 
@@ -121,11 +121,10 @@ def signal_of(tissues: Field, exposure: Exposure) -> Field:
 def develop(signal: Field, exposure: Exposure, pixel_mm: float, rng: np.random.Generator) -> Grey:
     """Turn a slice's signal, (size, size), into an 8-bit image: texture, shading, ghosts, point spread, noise, gain."""
     grains = gaussian_filter(rng.normal(0, 1, signal.shape), _TEXTURE_MM / pixel_mm)
-    signal = signal * (1 + exposure.texture * grains / grains.std()) * np.exp(exposure.bias * _shading(signal.shape, rng))
-    signal = _ghosted(signal, exposure.ghost, rng) if exposure.ghost else signal
-    signal = gaussian_filter(signal, exposure.blur_mm / pixel_mm)
+    shaded = np.exp(exposure.bias * _shading(signal.shape, rng)) * (1 + exposure.texture * grains / grains.std()) * signal
+    shaded = gaussian_filter(_ghosted(shaded, exposure.ghost, rng) if exposure.ghost else shaded, exposure.blur_mm / pixel_mm)
     real, imaginary = rng.normal(0, exposure.noise, (2, *signal.shape))
-    magnitude = np.hypot(signal + real, imaginary)  # a scanner shows the modulus: Rician noise
+    magnitude = np.hypot(shaded + real, imaginary)  # a scanner shows the modulus: Rician noise
     brightest = max(float(np.percentile(magnitude, 99.5)), 1e-3)
     stored = np.clip(magnitude / brightest, 0, 1.15) ** exposure.gamma
     return np.asarray((stored * rng.uniform(140, 215)).round().clip(0, 255), dtype=np.uint8)

@@ -16,7 +16,6 @@ from polyclinic.cohorts.anatomy import COARSE_MM, SMOOTHNESS_MM, Subject, subjec
 from polyclinic.cohorts.hospitals import stable_seed
 from polyclinic.cohorts.slices import (
     CONTRASTS,
-    FINE,
     PLANES,
     Exposure,
     Field,
@@ -91,21 +90,22 @@ class BrainTask:
 def draw_brains(name: str, seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
     """Draw a task's images of one split; each hangs on seed, task, split and index alone."""
     task = BRAIN_TASKS[name]
-    people = task.images_per_person
+    person: Subject | None = None
     for index in range(count):
         block, place = divmod(index, len(task.labels))
         order = np.random.default_rng(stable_seed(seed, name, split, "classes", block)).permutation(len(task.labels))
-        who = person_seed(seed, name, split, index // people)
-        person = subject(who) if index % people == 0 else person  # noqa: F821
+        who = person_seed(seed, name, split, index // task.images_per_person)
+        person = subject(who) if person is None or index % task.images_per_person == 0 else person
         pixels, label = task.draw(person, int(order[place]), size, np.random.default_rng(stable_seed(seed, name, split, "image", index)))
         yield Drawn(f"{who:016x}", pixels, label)
 
 
 def draw_public_brains(seed: int, count: int, size: int) -> Iterator[Drawn]:
     """Draw slices and patches of every plane, scale and scanner, of people who are in no hospital; the label is 0."""
+    person: Subject | None = None
     for index in range(count):
         who = person_seed(seed, "public", "", index // IMAGES_PER_PERSON)
-        person = subject(who) if index % IMAGES_PER_PERSON == 0 else person  # noqa: F821
+        person = subject(who) if person is None or index % IMAGES_PER_PERSON == 0 else person
         rng = np.random.default_rng(stable_seed(seed, "public", "image", index))
         yield Drawn(f"{who:016x}", _draw_public(person, size, rng), 0)
 
@@ -261,6 +261,3 @@ def _deformed(person: Subject, rms_mm: float, rng: Rng) -> Subject:
     smooth = torch.from_numpy(np.stack([gaussian_filter(axis, SMOOTHNESS_MM / COARSE_MM) for axis in noise])).float()[None]
     velocity = smooth * (rms_mm / COARSE_MM / float(smooth.square().sum(1).mean().sqrt()))
     return replace(person, displacement_mm=deformation.exponentiate(velocity, _WARP_STEPS)[0] * COARSE_MM)
-
-
-__all__ = ["BRAIN_TASKS", "FINE", "Drawn", "draw_brains", "draw_public_brains"]
