@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from monai.networks.nets import ResNet, ViT
 from torch import Tensor, nn
+from torch.nn import functional
 
 GROUP = 8  # channels that are normalized together
 
@@ -101,6 +102,22 @@ Encoder = ConvolutionalEncoder | VitEncoder
 def embed(maps: Sequence[Tensor]) -> Float[Tensor, "batch numbers"]:
     """An image as one vector: the mean of every map over its places, one after another."""
     return torch.cat([features.flatten(2).mean(2) for features in maps], 1)
+
+
+def read_at(
+    maps: Sequence[Tensor], places: Float[Tensor, "batch places axes"], size: Sequence[int]
+) -> Float[Tensor, "batch places numbers"]:
+    """An image at some places: all maps there, interpolated linearly, one after another.
+
+    Args:
+        maps: An encoder's.
+        places: Indices of voxels, which need not be whole.
+        size: Of the image.
+    """
+    where = (2 * (places + 0.5) / torch.tensor(size, dtype=places.dtype, device=places.device) - 1).flip(-1)
+    grid = where.view(len(where), *(1 for _ in size[1:]), -1, len(size))
+    read = [functional.grid_sample(features.float(), grid, padding_mode="border", align_corners=False) for features in maps]
+    return torch.cat([values.flatten(2) for values in read], 1).transpose(1, 2)
 
 
 def loading_example(encoder: Encoder, path: str) -> str:

@@ -1,0 +1,131 @@
+"""A linear probe: a head on features that stay as they are, fitted to its optimum; validation cases choose how much it is held back.
+
+Logistic regression with an L2 penalty, by L-BFGS: no learning rate and no number of passes could favour one encoder over another.
+"""
+
+from collections.abc import Iterable, Iterator
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from polyclinic.modes import training_mode
+from polyclinic.networks.encoders import embed, read_at
+from polyclinic.networks.universal import UniversalNetwork
+from polyclinic.preparation import PreparedSite, Sample
+from polyclinic.schemas import DataConfig
+from polyclinic.training import evaluate
+from polyclinic.unlabelled import as_batch
+
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # per class, on standardized features
+ITERATIONS = 100
+PLACES = 128  # of each slice or volume of a segmentation: half anywhere, half equally among its classes
+SLICES = 4  # of a volume that a 2-D network reads
+
+
+def probe(network: UniversalNetwork, prepared: PreparedSite) -> float:
+    """Fit the attached head to a hospital's training cases; the encoder stays as it is. The same every time.
+
+    Args:
+        network: With a head; its head is changed in place.
+        prepared: The hospital's cases.
+
+    Returns:
+        The validation score with the penalty that was chosen.
+    """
+    head = network.head
+    if head is None:
+        raise ValueError("the network has no head: attach one first")
+    samples = list(prepared.training)
+    rows, labels = _rows(network, samples, prepared.data)
+    best, chosen = -1.0, None
+    for penalty in PENALTIES:
+        weight, bias = fit_logistic(rows, labels, len(prepared.data.labels), penalty, balanced=isinstance(head, nn.Linear))
+        _write(head, weight, bias)
+        score = evaluate(network, prepared.validation, prepared.data).score
+        if chosen is None or score > best:
+            best, chosen = score, (weight, bias)
+    assert chosen is not None
+    _write(head, *chosen)
+    return best
+
+
+def embeddings(network: UniversalNetwork, images: Iterable[Tensor], data: DataConfig) -> Float[Tensor, "images numbers"]:
+    """One vector for each prepared image; of a volume that a 2-D network reads, the mean over its slices.
+
+    Args:
+        network: With or without a head; left as it was.
+        images: float32, CXYZ.
+        data: Patch and channels.
+    """
+    with training_mode(network, train=False), torch.inference_mode():
+        return torch.stack([embed(network.maps(as_batch(image, data))).mean(0) for image in images])
+
+
+def fit_logistic(
+    rows: Float[Tensor, "rows numbers"], labels: Tensor, classes: int, penalty: float, *, balanced: bool
+) -> tuple[Float[Tensor, "classes numbers"], Float[Tensor, " classes"]]:
+    """Multinomial logistic regression on standardized features.
+
+    Args:
+        rows: Features.
+        labels: int64, (rows,).
+        classes: How many there are, whether they occur or not.
+        penalty: On the squared weights of the standardized features.
+        balanced: Every class counts alike, however often it occurs.
+
+    Returns:
+        Weight and bias for the features as they are.
+    """
+    mean, spread = rows.mean(0), rows.std(0, correction=0).clamp_min(1e-6)
+    scaled = (rows - mean) / spread
+    counts = torch.bincount(labels, minlength=classes).clamp_min(1)
+    importance = (len(labels) / (classes * counts)).float() if balanced else None
+    weight = torch.zeros(classes, rows.shape[1], requires_grad=True)
+    bias = torch.zeros(classes, requires_grad=True)
+    optimizer = torch.optim.LBFGS([weight, bias], max_iter=ITERATIONS, history_size=10, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = functional.cross_entropy(scaled @ weight.T + bias, labels, importance) + penalty * weight.square().sum()
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    plain = weight.detach() / spread
+    return plain, bias.detach() - plain @ mean
+
+
+def _rows(network: UniversalNetwork, samples: list[Sample], data: DataConfig) -> tuple[Tensor, Tensor]:
+    """Features and labels: one row for each case, or for each place of a segmentation."""
+    if isinstance(network.head, nn.Linear):
+        labels = torch.tensor([sample.label for sample in samples])
+        return embeddings(network, (sample.image for sample in samples), data), labels
+    generator = torch.Generator().manual_seed(0)
+    pairs = [pair for sample in samples for pair in _places(network, sample, data, generator)]
+    return torch.cat([rows for rows, _ in pairs]), torch.cat([labels for _, labels in pairs])
+
+
+def _places(network: UniversalNetwork, sample: Sample, data: DataConfig, generator: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
+    """Features at some places of a case, and the labels there."""
+    assert isinstance(sample.label, Tensor)
+    images, drawn = as_batch(sample.image, data, SLICES), as_batch(sample.label.float(), data, SLICES).long()[:, 0]
+    with training_mode(network, train=False), torch.inference_mode():
+        maps = network.maps(images)
+    for number, label in enumerate(drawn):
+        flat = label.flatten()
+        present = [torch.nonzero(flat == value)[:, 0] for value in flat.unique()]
+        each = PLACES // 2 // len(present)
+        anywhere = torch.randint(len(flat), (PLACES // 2,), generator=generator)
+        equally = [where[torch.randint(len(where), (each,), generator=generator)] for where in present]
+        chosen = torch.cat([anywhere, *equally])
+        places = torch.stack(torch.unravel_index(chosen, label.shape), -1).float()
+        yield read_at([features[number : number + 1] for features in maps], places[None], label.shape)[0], flat[chosen]
+
+
+def _write(head: nn.Module, weight: Tensor, bias: Tensor) -> None:
+    assert isinstance(head, nn.Linear | nn.Conv2d | nn.Conv3d) and head.bias is not None
+    with torch.no_grad():
+        head.weight.copy_(weight.view_as(head.weight))
+        head.bias.copy_(bias)

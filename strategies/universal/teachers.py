@@ -1,0 +1,88 @@
+"""Teachers: encoders that hospitals trained for their own tasks, and what each says of the images that it was trained on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polyclinic.errors import ModelInvalid, TooFewSubjects
+from polyclinic.networks.universal import UniversalNetwork
+from polyclinic.probing import embeddings
+from polyclinic.schemas import DataConfig
+from polyclinic.state_dict import StateDict
+
+MEAN, COVARIANCE = "embedding.mean", "embedding.covariance"
+RIDGE = 0.1  # share of the covariance's diagonal's mean that is added to it: few images do not span all directions
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """One hospital's encoder.
+
+    Attributes:
+        site: The hospital.
+        encoder: Its encoder's tensors, `encoder.*`.
+        statistics: Mean and covariance of the embeddings of its training images.
+        num_examples: How many there were.
+        task: What for, in words.
+    """
+
+    site: str
+    encoder: StateDict
+    statistics: StateDict
+    num_examples: int
+    task: str
+
+
+def feature_statistics(network: UniversalNetwork, images: Iterable[Tensor], data: DataConfig, min_subjects: int) -> StateDict:
+    """What a hospital says of its images: mean and covariance of their embeddings by its own encoder; no image can be told from them.
+
+    Args:
+        network: The hospital's, trained.
+        images: Its prepared training images, float32, CXYZ.
+        data: Patch and channels.
+        min_subjects: Over fewer images nothing is said.
+
+    Returns:
+        `embedding.mean`, (numbers,), and `embedding.covariance`, (numbers, numbers); float32.
+
+    Raises:
+        TooFewSubjects: Fewer images.
+    """
+    rows = embeddings(network, images, data).double().cpu()
+    if len(rows) < max(2, min_subjects):
+        raise TooFewSubjects(len(rows), max(2, min_subjects))
+    centred = rows - rows.mean(0)
+    return {MEAN: rows.mean(0).float(), COVARIANCE: (centred.T @ centred / (len(rows) - 1)).float()}
+
+
+def check_statistics(teacher: Teacher, numbers: int) -> None:
+    """See that a hospital's statistics are those of an embedding.
+
+    Raises:
+        ModelInvalid: They are missing, or of another size.
+    """
+    shapes = {name: tuple(teacher.statistics[name].shape) for name in (MEAN, COVARIANCE) if name in teacher.statistics}
+    if shapes != {MEAN: (numbers,), COVARIANCE: (numbers, numbers)}:
+        raise ModelInvalid(f"{teacher.site}: its statistics {shapes} are not those of embeddings of {numbers} numbers.")
+
+
+def distances(teacher: Teacher, rows: Float[Tensor, "images numbers"]) -> Float[Tensor, " images"]:
+    """How far images are from those that a teacher was trained on: squared Mahalanobis distances over the numbers of an embedding.
+
+    On the teacher's own images they are about 1; Lee et al. 2018, https://arxiv.org/abs/1807.03888.
+
+    Args:
+        teacher: Whose statistics count.
+        rows: Embeddings by the teacher's encoder.
+    """
+    covariance = teacher.statistics[COVARIANCE].double()
+    scale = covariance.diagonal().clamp_min(1e-12).sqrt()
+    correlation = covariance / scale / scale[:, None]
+    ridge = correlation + RIDGE * torch.eye(len(scale), dtype=torch.float64)
+    centred = (rows.double() - teacher.statistics[MEAN].double()) / scale
+    usual = torch.linalg.solve(ridge, correlation).diagonal().sum().clamp_min(1e-12)  # the expected distance of its own images
+    found: Tensor = (centred * torch.linalg.solve(ridge, centred.T).T).sum(1) / usual
+    return found.float()
