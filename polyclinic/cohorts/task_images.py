@@ -46,7 +46,7 @@ PLACES_MM = {  # ICBM152's world; x is drawn to either side
 _JITTER_MM = 6.0
 _BRAIN_MM = ((0.0, -18.0, 8.0), (42.0, 55.0, 42.0))  # centre and half axes of an ellipsoid well inside the brain
 _WHOLE_MM = {"axial": (186.0, 198.0), "coronal": (168.0, 192.0), "sagittal": (188.0, 200.0)}  # the brain fits
-_WARP_STEPS = 6
+_WARP_STEPS = 4  # squarings: the first step is then well below a voxel of the coarse grid
 _ARTEFACTS = ("none", "motion", "noise", "shading")
 _EVERY_FAMILY = ("T1", "T2", "FLAIR")  # those in which a lesion stands out
 
@@ -166,7 +166,7 @@ def _draw_artefact(person: Subject, label: int, size: int, rng: Rng) -> tuple[Gr
 
 def _draw_warp(person: Subject, label: int, size: int, rng: Rng) -> tuple[Grey, int]:
     view = _axial(rng.normal(8, 1), rng)
-    return _photograph(_deformed(person, WARPS_MM[label], rng), view, draw_exposure(rng), size, rng), label
+    return _photograph(deformed(person, WARPS_MM[label], rng), view, draw_exposure(rng), size, rng), label
 
 
 def _draw_position(person: Subject, label: int, size: int, rng: Rng) -> tuple[Grey, int]:
@@ -255,8 +255,8 @@ def _draw_lesions(tissues: Field, view: View, number: int, rng: Rng) -> Field:
     return lesions
 
 
-def _deformed(person: Subject, rms_mm: float, rng: Rng) -> Subject:
-    """The same pose with another shape, whose displacement is about as large as asked."""
+def deformed(person: Subject, rms_mm: float, rng: Rng) -> Subject:
+    """Give a person another shape, whose displacement has about this root mean square; the pose stays."""
     noise: NDArray[np.float64] = rng.normal(0, 1, tuple(person.displacement_mm.shape))
     smooth = torch.from_numpy(np.stack([gaussian_filter(axis, SMOOTHNESS_MM / COARSE_MM) for axis in noise])).float()[None]
     velocity = smooth * (rms_mm / COARSE_MM / float(smooth.square().sum(1).mean().sqrt()))

@@ -196,7 +196,8 @@ def _read_structures(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]
         codes = np.asarray(image.dataobj)
     except (ImageFileError, OSError, EOFError, ValueError) as error:
         raise ImageUnreadable(path, str(error)) from error
-    return codes.astype(np.int16), np.asarray(image.affine, dtype=np.float64)
+    codes = np.where((codes >= 0) & (codes < _CODES), codes, 0).astype(np.int16)
+    return codes, np.asarray(image.affine, dtype=np.float64)
 
 
 @lru_cache(maxsize=1)

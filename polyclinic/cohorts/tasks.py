@@ -106,7 +106,7 @@ def write_tasks(
         ConfigError: A setting is impossible, real data is missing, or a folder holds files that are not ours.
         DiskFull: There is too little room.
     """
-    real = "POLYCLINIC_DATA" in os.environ if real is None else real
+    real = bool(os.environ.get("POLYCLINIC_DATA")) if real is None else real
     _check(seed, size, images, public)
     tasks = _choose(names, _find_tasks(real))
     folder = Path(folder).resolve()
@@ -122,7 +122,7 @@ def write_tasks(
             count = _write_task(folder / task.place, task, seed, size, images, report)
             _conclude(folder, record, task.place, count)
     if "public" in todo:
-        _write_public(folder / "public", _draw_public(seed, size, images[0], public, real), seed, report)
+        _write_public(folder / "public", _draw_public(seed, size, images[0], public, real), public, seed, report)
         _conclude(folder, record, "public", public)
     places = {held: tuple(folder / task.place for task in tasks if task.held_out is held) for held in (False, True)}
     return TaskCohort(places[False], places[True], folder / "public")
@@ -205,13 +205,13 @@ def _draw_public(seed: int, size: int, taken: int, public: int, real: bool) -> I
     yield from chain(others, draw_public_brains(seed, public - len(others), size))
 
 
-def _write_public(folder: Path, images: Iterator[Drawn], seed: int, report: _Report) -> None:
-    drawn = list(images)
-    order = np.random.default_rng(stable_seed(seed, "public", "order")).permutation(len(drawn))
+def _write_public(folder: Path, images: Iterator[Drawn], count: int, seed: int, report: _Report) -> None:
+    order = np.random.default_rng(stable_seed(seed, "public", "order")).permutation(count)
     folder.mkdir(parents=True, exist_ok=True)
-    for number, place in enumerate(order, start=1):
-        replace_file(folder / f"{number:04d}.png", _png(drawn[place].pixels))
-        report(1, f"public/{number:04d}.png")
+    for place, drawn in zip(order, images, strict=True):
+        name = f"{place + 1:04d}.png"
+        replace_file(folder / name, _png(drawn.pixels))
+        report(1, f"public/{name}")
 
 
 def _png(pixels: Grey) -> bytes:
@@ -262,11 +262,14 @@ def _conclude(folder: Path, record: dict[str, Any], place: str, count: int) -> N
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / _RECORD
     try:
-        record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return dict(record["folders"])
+    except FileNotFoundError:
         return {}
-    return dict(record["folders"]) if isinstance(record, dict) and isinstance(record.get("folders"), dict) else {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} was not written by this program: choose another folder, or remove it.") from error
 
 
 def _write_json(path: Path, content: object) -> None:
