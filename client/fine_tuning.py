@@ -15,13 +15,16 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from client import universal_work
 from client.outbox import TRAINING_STATUS, Outbox
 from client.policy import own_release
 from client.site import Site
 from client.slots import compute_slot
+from client.universal_work import Learned
 from polyclinic import training
 from polyclinic.contribution import Contribution, write_contribution
 from polyclinic.errors import ModelInvalid, PolyclinicError
+from polyclinic.networks.universal import UniversalNetwork
 from polyclinic.preparation import PreparedSite, training_loader
 from polyclinic.processes import end_with_parent
 from polyclinic.schemas import JobConfig, ShiftsConfig
@@ -58,26 +61,38 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
     if set(base) != set(names):
         raise ModelInvalid(f"The base {assignment.base[:12]} is not of the network {order.names['model']}.")
     network.load_state_dict({**network.state_dict(), **base})
-    prepared = site.prepared(order, job)
-    described = _describe_site(site, network, assignment, prepared)  # by the base's features, which are the same for everybody
-    loss = _fit(site, network, assignment, prepared, outbox.state / "training" / f"{key}.pt")
-    evaluation = training.evaluate(network, prepared.validation, job.data, job.training)
+    checkpoint = outbox.state / "training" / f"{key}.pt"
+    if isinstance(network, UniversalNetwork):
+        learned = universal_work.learn(site, network, assignment, base, checkpoint, lambda: _fit(site, network, assignment, checkpoint))
+    else:
+        learned = _learn(site, network, assignment, base, checkpoint)
     contribution = Contribution(
         site=site.name, base=assignment.base, task=assignment.task, num_examples=len(site.dataset.training),
-        metrics={"loss": loss, "score": evaluation.score}, created=time.time(), version=version("polyclinic"),
+        metrics=learned.metrics, created=time.time(), version=version("polyclinic"),
     )  # fmt: skip
-    tuned = {name: network.state_dict()[name].detach().cpu() for name in names}
-    statistics = {**described, **_describe(network, assignment.statistics, prepared, job, site.seed(order))}
-    path = write_contribution(outbox.folder, contribution, subtract(tuned, base), statistics)
+    path = write_contribution(outbox.folder, contribution, learned.task_vector, learned.statistics)
     outbox.put(path, key)
-    (outbox.state / "training" / f"{key}.pt").unlink(missing_ok=True)
-    site.say(order, "waiting", score=evaluation.score, force=True)
+    checkpoint.unlink(missing_ok=True)
+    site.say(order, "waiting", force=True, **{key: value for key, value in learned.metrics.items() if key == "score"})
     return path
 
 
-def _fit(site: Site, network: nn.Module, assignment: Assignment, prepared: PreparedSite, checkpoint: Path) -> float:
+def _learn(site: Site, network: nn.Module, assignment: Assignment, base: StateDict, checkpoint: Path) -> Learned:
+    """The federation's task, which every hospital has in common."""
+    order, job = assignment.order, site.job(assignment.order)
+    prepared = site.prepared(order, job)
+    described = _describe_site(site, network, assignment, prepared)  # by the base's features, which are the same for everybody
+    loss = _fit(site, network, assignment, checkpoint)
+    evaluation = training.evaluate(network, prepared.validation, job.data, job.training)
+    tuned = {name: network.state_dict()[name].detach().cpu() for name in base}
+    statistics = {**described, **_describe(network, assignment.statistics, prepared, job, site.seed(order))}
+    return Learned({"loss": loss, "score": evaluation.score}, subtract(tuned, base), statistics)
+
+
+def _fit(site: Site, network: nn.Module, assignment: Assignment, checkpoint: Path) -> float:
     """All passes, from the last one that was kept; the loss of the last pass."""
     order, job = assignment.order, site.job(assignment.order)
+    prepared = site.prepared(order, job)
     once = replace(job.training, epochs=1)
     passes = order.rounds * job.training.epochs
     optimizer = training.make_optimizer(network, once)

@@ -130,6 +130,14 @@ class Outbox:
         notes = [_read(path, {}) for path in self._settled.glob("*.json")]
         return next((note for note in notes if note.get("key") == key and note.get("ledger") == ledger), None)
 
+    def progress(self) -> str:
+        """What fine-tuning says that it does."""
+        status = _read(self.state / TRAINING_STATUS)
+        if status is None:
+            return ""
+        steps = f" {100 * status['step'] // status['steps']} %" if status.get("steps") else ""
+        return f"{status['doing']}{steps}"
+
     def fail(self, key: str, reason: str) -> None:
         """Remember that training for this assignment failed, so that it is not tried in circles."""
         _write(self.state / "failure.json", {"key": key, "reason": reason, "time": time.time()})

@@ -22,10 +22,12 @@ def predict_files(model: Path, images: Sequence[Path], out: Path, console: Conso
     """One result for each image; those that exist already are left alone.
 
     Raises:
-        ConfigError: Two images would write the same result.
+        ConfigError: Two images would write the same result, or the model is an encoder alone.
         DataError: The typed fault of the first faulty image.
     """
     network, job = load_model(model)
+    if job.data.task == "own":
+        raise ConfigError(f"{model}: an encoder without a head. Use what a hospital keeps in its state folder: runs/RUN/universal.")
     stems = name_results(images)
     for image in images:
         check_header(image)

@@ -12,14 +12,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from client import proxy_work
-from client.outbox import TRAINING_STATUS, Outbox
+from client import proxy_work, universal_work
+from client.outbox import Outbox
 from polyclinic import training
 from polyclinic.config import digest, instantiate, job_digests, load_job
 from polyclinic.datasets import SiteDataset, evaluation_cases, read_dataset
 from polyclinic.errors import ConfigError, ConfigMismatch, DatasetInvalid, ModelInvalid, PolyclinicError
 from polyclinic.gallery import draw_first
 from polyclinic.metrics import Evaluation
+from polyclinic.networks.universal import UniversalNetwork
+from polyclinic.own_tasks import declare, own_job
 from polyclinic.preparation import PreparedSite, prepare, prepare_image, training_loader
 from polyclinic.schemas import JobConfig, ShiftsConfig
 from polyclinic.state_dict import StateDict, layout_digest, load_state, pack, save_state, shared_names, state_digest, unpack
@@ -67,7 +69,7 @@ class Site:
 
     def greet(self, order: Order) -> Hello:
         """Who this is, and why it cannot take part if it cannot."""
-        refusal = ""
+        refusal, task = "", ""
         try:
             job = self.job(order)
             if self.mode == "describe":
@@ -83,13 +85,13 @@ class Site:
                     self._visits(network, order, job)
                 else:
                     self.prepared(order, job)
+                    task = str(declare(self.dataset)) if isinstance(network, UniversalNetwork) else ""
         except PolyclinicError as error:
             refusal = str(error) if error.shareable else f"{type(error).__name__} (the hospital's log has the details)"
         counts = {"training": len(self.dataset.training), "validation": len(self.dataset.validation), "test": len(self.dataset.test)}
         self.say(order, "refused" if refusal else "waiting", force=bool(refusal), reason=refusal)
-        return Hello(
-            self.name, version("polyclinic"), counts, self.dataset.modality[0] if self.dataset.modality else "", refusal, self.mode
-        )
+        modality = self.dataset.modality[0] if self.dataset.modality else ""
+        return Hello(self.name, version("polyclinic"), counts, modality, refusal, self.mode, task)
 
     def train(self, order: Order, weights: Tensor) -> Trained:
         """One round on this hospital's training cases, from the federation's weights and what is kept here."""
@@ -120,10 +122,10 @@ class Site:
         if isinstance(network, ProxySystem):
             evaluation = proxy_work.score(network, evaluation_cases(self.dataset, "validation"), job)
         else:
-            self._restore(network, order, job)
+            self._make_ready(network, order, job)
             evaluation = training.evaluate(network, self.prepared(order, job).validation, job.data, job.training)
         self.say(order, "waiting", score=evaluation.score, force=True)
-        return evaluation
+        return universal_work.conceal(network, evaluation)
 
     def test(self, order: Order, weights: Tensor) -> Evaluation:
         """Final figures on the test cases' own grids; keeps the model, and pictures of the first case, at this hospital."""
@@ -136,12 +138,12 @@ class Site:
             write_parts(network, job.data.labels, order.settings, folder)
             evaluation = proxy_work.score(network, evaluation_cases(self.dataset), job)
         else:
-            self._restore(network, order, job)
-            save_model(network.state_dict(), folder / "model.safetensors", order, order.rounds)
+            own = self._make_ready(network, order, job)
+            save_model(network.state_dict(), folder / "model.safetensors", order, order.rounds, **own)
             drawing = draw_first(folder / "pictures", job.data, order.arm)
             evaluation, _ = training.test(network, self.dataset, job.data, on_case=drawing)
         self.say(order, "waiting", score=evaluation.score, force=True)
-        return evaluation
+        return universal_work.conceal(network, evaluation)
 
     def hand_over(self, assignment: Assignment, verdicts: Sequence[Verdict]) -> Handover:
         """Take in what became of earlier contributions and what is wanted now; hand over what is ready."""
@@ -154,7 +156,7 @@ class Site:
         if failure and failure["key"] == self.outbox.key(assignment.to_json()):
             return Handover(needs_base, f"failed: {failure['reason']}")
         if ready is None:
-            return Handover(needs_base, "" if needs_base else self._progress())
+            return Handover(needs_base, "" if needs_base else self.outbox.progress())
         return Handover(needs_base, "handing over", ready.digest, ready.path.read_bytes())
 
     def keep_base(self, order: Order, digest: str, weights: Tensor) -> None:
@@ -168,15 +170,6 @@ class Site:
         if state_digest(state) != digest:
             raise ModelInvalid(f"The base {digest[:12]} arrived with other weights: the coordinator sends it again when it is asked to.")
         save_state(state, self.outbox.base_path(digest), {})
-
-    def _progress(self) -> str:
-        """What fine-tuning says that it does."""
-        try:
-            status = json.loads((self.state / TRAINING_STATUS).read_text())
-        except (OSError, json.JSONDecodeError):
-            return ""
-        steps = f" {100 * status['step'] // status['steps']} %" if status.get("steps") else ""
-        return f"{status['doing']}{steps}"
 
     def say(self, order: Order, doing: str, force: bool = False, **details: Any) -> None:
         """Write what is being done to status.json, a few times a second at most."""
@@ -199,7 +192,7 @@ class Site:
         for group, ours in job_digests(job).items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(group, order.names[group], version("polyclinic"), order.version)
-        return job
+        return own_job(job, self.dataset)
 
     def build_network(self, order: Order, job: JobConfig) -> nn.Module:
         """The network with the initial weights that the coordinator has too."""
@@ -234,6 +227,13 @@ class Site:
         kept = [number for number in self._kept_rounds(order) if number <= upto]
         personal = load_state(self._kept_file(order, max(kept)))[0] if kept else {}
         network.load_state_dict({**state, **personal, **unpack(weights, state, names)})
+
+    def _make_ready(self, network: nn.Module, order: Order, job: JobConfig) -> dict[str, Any]:
+        """What comes before figures: a head of its own, or restoration; returns what the model's file says besides."""
+        if isinstance(network, UniversalNetwork):
+            return universal_work.fit_head(network, self.prepared(order, job), self.seed(replace(order, round=0)))
+        self._restore(network, order, job)
+        return {}
 
     def _restore(self, network: nn.Module, order: Order, job: JobConfig) -> None:
         """The restoration step after a merge, with this hospital's training images; the same images for every model."""
@@ -272,10 +272,10 @@ class Site:
         return int.from_bytes(hashlib.sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()[:4], "big")
 
 
-def save_model(state: StateDict, path: Path, order: Order, number: int) -> None:
-    """Keep weights with what is needed to build their network again, for `polyclinic-client predict`."""
+def save_model(state: StateDict, path: Path, order: Order, number: int, **own: Any) -> None:
+    """Keep weights with what is needed to build their network again, for `polyclinic-client predict`; `own` is a hospital's own part."""
     described = {"names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": number}
-    save_state(state, path, {"polyclinic": json.dumps(described)})
+    save_state(state, path, {"polyclinic": json.dumps({**described, **own})})
 
 
 def open_site(node_config: dict[str, Any]) -> Site:

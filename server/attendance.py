@@ -70,11 +70,8 @@ class Attendance:
         return dict(self._refused)
 
     def describe(self) -> dict[str, dict[str, object]]:
-        """Everybody who takes part, with modality and numbers of cases."""
-        return {
-            site: {"modality": member.hello.modality, **member.hello.counts, **({"describes": True} if member.describes else {})}
-            for site, member in sorted(self._members.items())
-        }
+        """Everybody who takes part, with modality and numbers of cases, and the task where it is the hospital's own."""
+        return {site: _describe(member) for site, member in sorted(self._members.items())}
 
     def refresh(self) -> dict[str, Member]:
         """Look who is there, greet newcomers, take in their answers; returns the members that are online and train, by name."""
@@ -175,6 +172,7 @@ class Attendance:
                 "modality": hello.modality,
                 "mode": hello.mode,
                 "version": hello.version,
+                **({"task": hello.task} if hello.task else {}),
                 **hello.counts,
             }
         )
@@ -191,3 +189,9 @@ class Attendance:
             elif site not in self._absent_since:
                 self._absent_since[site] = time.monotonic()
                 self._on_event({"kind": "left", "site": site})
+
+
+def _describe(member: Member) -> dict[str, object]:
+    hello = member.hello
+    extra = {**({"describes": True} if member.describes else {}), **({"task": hello.task} if hello.task else {})}
+    return {"modality": hello.modality, **hello.counts, **extra}

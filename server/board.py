@@ -62,13 +62,14 @@ class Board:
         self._since: float | None = None
         self._contributed: set[str] = set()
         self._ended: set[str] = set()
+        self._stage = (1, 1)  # which of how many: the universal model's
         self._refinement = RefinementNews()
 
     def handle(self, event: Mapping[str, Any]) -> str | None:
         """Take in one event; returns a line worth printing, if it is one."""
         kind, site = event["kind"], str(event.get("site", ""))
-        if kind == "arm_start":
-            return self._begin(event)
+        if kind in ("arm_start", "stage"):
+            return self._begin(event) if kind == "arm_start" else self._begin_stage(event)
         if kind == "asked":
             self._round = int(event["round"]) or self._round
             again = " again" if event.get("again") else ""
@@ -103,6 +104,12 @@ class Board:
         self.expected = int(event.get("expected") or self.expected)
         self._contributed = self._contributed if again else set()
         return self._say(f"{event['title']}: hospitals contribute when they can, {self._tally()}")
+
+    def _begin_stage(self, event: Mapping[str, Any]) -> str:
+        """Everybody may contribute anew."""
+        self._stage = (int(event["number"]), int(event["of"]))
+        self._contributed = {str(site) for site in event.get("sites") or ()}
+        return self._say(f"stage {self._stage[0]} of {self._stage[1]}: {self._tally()}")
 
     def _tally(self) -> str:
         """How many have contributed, of as many as are known of."""
@@ -220,9 +227,9 @@ class Board:
         arrivals = max(1, self.expected)
         merging = [arm for arm in self.arms if arm in self.merging]
         total = (len(self.arms) - len(merging)) * (self.rounds + 1) + len(merging) * (arrivals + 1)
-        done = self._steps_done + len(self._ended) * (arrivals + 1)
+        done: float = self._steps_done + len(self._ended) * (arrivals + 1)
         if self._is_merging and self._arm not in self._ended:
-            done += min(arrivals, len(self._contributed))
+            done += ((self._stage[0] - 1) * arrivals + min(arrivals, len(self._contributed))) / self._stage[1]
         return min(1.0, done / max(1, total))
 
     def _left(self) -> str:

@@ -27,7 +27,7 @@ from server.run_folder import RunFolder, find_run, new_run, now, versions, write
 if TYPE_CHECKING:
     from server.superlink import SuperLink
 
-SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy"}
+SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "own": "score"}
 NEEDED_DISK = 2**29
 
 
@@ -50,10 +50,10 @@ def run(overrides: Sequence[str], name: str | None, resume: str | None, console:
     place = listening(first.deployment)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
-        from server.server_app import arm_name, is_merging, is_refinement
+        from server.server_app import arm_name, is_merging, is_refinement, is_universal
         from server.superlink import SuperLink
     titles = {arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs}
-    merging = {arm_name(config) for config in configs if is_merging(config) or is_refinement(config)}
+    merging = {arm_name(config) for config in configs if is_merging(config) or is_refinement(config) or is_universal(config)}
     board = Board(titles, first.rounds, SCORE_NAMES[first.data.task], merging=merging)
     _describe_run(folder, configs, titles)
     runs = Path(first.deployment.runs)
@@ -135,10 +135,11 @@ def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config
 
 
 def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, str]) -> None:
-    from server.server_app import arm_name, is_merging
+    from server.server_app import arm_name, is_merging, is_universal
 
     first = configs[0]
-    kinds = {arm_name(config): {"kind": "merging"} if is_merging(config) else {} for config in configs}
+    named = {arm_name(config): "merging" if is_merging(config) else "universal" if is_universal(config) else "" for config in configs}
+    kinds = {arm: {"kind": kind} if kind else {} for arm, kind in named.items()}
     arms = [{"name": arm, "title": title, **kinds[arm]} for arm, title in titles.items()]
     folder.update(
         name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed,

@@ -14,7 +14,7 @@ from polyclinic.errors import RunError
 from server.measurements import Metric, Phase, clean, count, read_metrics
 from server.refinement_record import CENTRE, REFINED, Record, pick_results, read_record
 
-NOT_FEDERATED = frozenset({"local", "pooled"})
+NOT_FEDERATED = frozenset({"local", "pooled", "before"})
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Arm:
     @property
     def has_rounds(self) -> bool:
         """Whether it is trained in rounds."""
-        return self.kind not in ("merging", "refinement")
+        return self.kind not in ("merging", "refinement", "universal")
 
 
 @dataclass(frozen=True)

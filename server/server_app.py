@@ -11,6 +11,7 @@ from torch import nn
 
 from polyclinic.config import instantiate, job_digests, job_settings, load_config
 from polyclinic.errors import ConfigError
+from polyclinic.networks.universal import UniversalNetwork
 from polyclinic.schemas import Config, JobConfig
 from polyclinic.state_dict import layout_digest, load_state, pack, save_state, shared_names, unpack
 from server.attendance import Attendance
@@ -28,6 +29,8 @@ def coordinate(grid: Grid, folder: RunFolder) -> None:
     asked: list[list[str]] = json.loads((folder.path / "overrides.json").read_text())
     configs = [load_config(overrides) for overrides in asked]
     first = configs[0]
+    for config in configs:
+        check_strategy(config)
     check_network(build_network(first), first)
     counting = CountingGrid(grid)
     attendance = Attendance(counting, make_order(folder, first, build_network(first)), folder.record)
@@ -44,6 +47,11 @@ def coordinate(grid: Grid, folder: RunFolder) -> None:
 
             folder.update(state="running")
             RefinementArm(counting, attendance, folder, config).run()
+        elif is_universal(config):
+            from server.universal_arm import UniversalArm
+
+            folder.update(state="running")
+            UniversalArm(counting, attendance, folder, config).run()
         else:
             attendance.wait_for(max(first.deployment.hospitals, minimum), minimum, first.deployment.wait_s)
             folder.update(hospitals=attendance.describe(), state="running")
@@ -119,8 +127,8 @@ def check_network(network: nn.Module, config: Config) -> None:
     Raises:
         ConfigError: It cannot take a patch of this size, or its answer is not what the task needs.
     """
-    classes = len(config.data.labels)
-    wanted = (1, classes) if config.data.task == "classification" else (1, classes, *config.data.patch)
+    classes, own = len(config.data.labels), isinstance(network, UniversalNetwork)
+    wanted: tuple[int, ...] = (1, classes) if config.data.task == "classification" else (1, classes, *config.data.patch)
     network.eval()
     try:
         with torch.inference_mode():
@@ -130,7 +138,7 @@ def check_network(network: nn.Module, config: Config) -> None:
         raise ConfigError(f"The model cannot take a patch of {list(config.data.patch)} voxels ({reason}): change data.patch.") from error
     finally:
         network.train()
-    if shape != wanted:
+    if shape != wanted and not (own and config.data.task == "own"):  # heads are the hospitals'
         raise ConfigError(
             f"The model answers with shape {shape}, a {config.data.task} into {classes} classes needs {wanted}: choose another model."
         )
@@ -150,6 +158,25 @@ def is_merging(config: Config) -> bool:
 def is_refinement(config: Config) -> bool:
     """Whether every hospital gets a model of its own."""
     return config.choices["strategy"] == "refinement"
+
+
+def is_universal(config: Config) -> bool:
+    """Whether hospitals with tasks of their own share an encoder."""
+    return config.choices["strategy"] == "universal"
+
+
+def check_strategy(config: Config) -> None:
+    """Refuse what no hospital need be asked for.
+
+    Raises:
+        ConfigError: Tasks of their own without the strategy for them, or that strategy without what it needs.
+    """
+    if is_universal(config):
+        from server.universal_arm import check_universal
+
+        check_universal(config)
+    elif config.data.task == "own":
+        raise ConfigError(f"Hospitals with tasks of their own share an encoder: strategy=universal, not {config.choices['strategy']}.")
 
 
 def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:

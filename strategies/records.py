@@ -54,6 +54,7 @@ class Hello:
     modality: str = ""
     refusal: str = ""  # why it cannot take part; empty when it can
     mode: str = "train"  # or describe: it says what its images are like, and never trains or scores
+    task: str = ""  # where tasks are the hospitals' own: kind, number of classes, channels and dimensions, and no names
 
 
 def order_to_config(order: Order) -> ConfigRecord:
@@ -181,7 +182,7 @@ def metrics_from_reply(message: Message) -> dict[str, Any]:
 def hello_reply(message: Message, hello: Hello) -> Message:
     """A hospital's answer to `query.hello`."""
     flat: dict[str, Any] = {"site": hello.site, "version": hello.version, "modality": hello.modality, "refusal": hello.refusal}
-    flat["mode"] = hello.mode
+    flat |= {"mode": hello.mode, "task": hello.task}
     flat |= {f"count.{split}": count for split, count in hello.counts.items()}
     return Message(RecordDict({CONFIG: ConfigRecord(flat)}), reply_to=message)
 
@@ -190,7 +191,8 @@ def hello_from_reply(message: Message) -> Hello:
     """What a hospital said of itself."""
     flat = dict(message.content[CONFIG])
     counts = {key.removeprefix("count."): int(str(value)) for key, value in flat.items() if key.startswith("count.")}
-    return Hello(_word(flat["site"]), _word(flat["version"]), counts, _word(flat["modality"]), str(flat["refusal"]), _word(flat["mode"]))
+    words = {key: _word(flat.get(key, "")) for key in ("site", "version", "modality", "mode", "task")}
+    return Hello(words["site"], words["version"], counts, words["modality"], str(flat["refusal"]), words["mode"], words["task"])
 
 
 def greeting(order: Order, node: int, ttl_s: float) -> Message:

@@ -199,6 +199,7 @@ class EventLoop:
             file.write(handover.content)
             file.flush()
             try:
+                self._check(Path(file.name), site)
                 receipt = self.ledger.receive(Path(file.name), site, self._requirements)
             except ContributionRefused as refusal:
                 details = {"error": type(refusal).__name__, "reason": str(refusal)}
@@ -213,6 +214,9 @@ class EventLoop:
         if receipt.active:
             self._republish("arrival")
         return Verdict(handover.digest, True)
+
+    def _check(self, path: Path, site: str) -> None:
+        """What a contribution must be besides what the ledger requires; raises `ContributionRefused`."""
 
     def _notice_changes(self) -> None:
         """Somebody may withdraw a hospital from the ledger while the loop runs, or hand in by another way."""

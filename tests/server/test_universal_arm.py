@@ -1,0 +1,209 @@
+"""The universal model in memory: the real ServerApp, ClientApp, fine-tuning and ledger, nothing started."""
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Message
+
+from client.client_app import app as client_app
+from client.fine_tuning import work
+from polyclinic.config import load_config
+from polyclinic.errors import ConfigError
+from polyclinic.ledger import Ledger
+from polyclinic.state_dict import load_state
+from polyclinic.trained import load_model
+from server import universal_arm
+from server.report import write_report
+from server.results import read_results
+from server.run_folder import RunFolder, read_lines
+from server.server_app import coordinate
+from tests.fakes import FakeGrid, FakeNode, serve
+from tests.task_cohort import SECRETS, write_public, write_tasks
+
+SMALL = [
+    "strategy=universal", "model=universal", "data=universal", "training=universal", "strategy.stages=2",
+    "strategy.contributions.poll_s=0.01", "strategy.distillation.steps=6", "strategy.distillation.batch_size=8",
+    "model.encoder.widths=[8,8,8,8]", "data.patch=[32,32]", "training.epochs=1", "training.batch_size=6", "deployment.hospitals=3",
+    "deployment.min_hospitals=1",
+]  # fmt: skip
+Answer = Callable[[Message], Message | None]
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    return write_tasks(tmp_path_factory.mktemp("tasks"))
+
+
+@pytest.fixture(scope="module")
+def public(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_public(tmp_path_factory.mktemp("coordinator") / "public", 8)
+
+
+def hospital(config: dict[str, Any], kept: list[Message]) -> Answer:
+    """A hospital that fine-tunes between two messages; what leaves it is kept."""
+    answer = serve(client_app, config)
+
+    def reply(message: Message) -> Message | None:
+        answered = answer(message)
+        if answered is not None:
+            kept.append(answered)
+        work(config["site"], Path(config["data"]), Path(config["state"]))
+        return answered
+
+    return reply
+
+
+def prepare(folder: Path, *overrides: str) -> RunFolder:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "overrides.json").write_text(json.dumps([[*SMALL, *overrides]]))
+    made = RunFolder(folder)
+    arms = [{"name": "universal", "title": "Universal model", "kind": "universal"}]
+    made.update(name="run", state="running", arms=arms, task="own", score_name="score", rounds=5)
+    return made
+
+
+def nodes(folder: Path, sites: list[Path], kept: list[Message]) -> list[FakeNode]:
+    configs = [{"site": site.name, "data": str(site), "state": str(folder / "state" / site.name)} for site in sites]
+    return [FakeNode(number, hospital(config, kept)) for number, config in enumerate(configs, start=1)]
+
+
+def run(folder: Path, sites: list[Path], *overrides: str, kept: list[Message] | None = None) -> RunFolder:
+    made = prepare(folder, *overrides)
+    coordinate(FakeGrid(nodes(folder, sites, [] if kept is None else kept)), made)  # type: ignore[arg-type]
+    made.close()
+    return made
+
+
+def bases(folder: RunFolder) -> list[str]:
+    with Ledger.open(folder.path / "ledger", create=False) as ledger:
+        assert ledger.verify() is None
+        return ledger.bases()
+
+
+@pytest.fixture(scope="module")
+def kept() -> list[Message]:
+    return []
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory, sites: list[Path], public: Path, kept: list[Message]) -> Iterator[RunFolder]:
+    yield run(tmp_path_factory.mktemp("finished") / "run", sites, f"strategy.public={public}", kept=kept)
+
+
+def test_two_stages_make_two_encoders_of_three_tasks(finished: RunFolder) -> None:
+    record = finished.describe()["universal"]
+    assert (record["combine"], record["planned"], record["public_images"]) == ("distillation", 2, 8)
+    assert [stage["base"] for stage in record["stages"]] == bases(finished)[:2]
+    assert len(bases(finished)) == 3
+    for stage in record["stages"]:
+        assert {each["site"]: each["num_examples"] for each in stage["contributions"]} == dict.fromkeys(SECRETS, 12)
+        assert set(stage["weights"]) == set(stage["trust"]) == set(SECRETS)
+        assert len(stage["losses"]) == 6 and stage["seconds"] > 0
+        assert all(each["sent"] > 1000 < each["received"] for each in stage["contributions"])
+
+
+def test_both_encoders_are_probed_everywhere(finished: RunFolder) -> None:
+    tested = {(line["arm"], line["site"]): line for line in read_lines(finished.path / "metrics.jsonl") if line["phase"] == "test"}
+    assert set(tested) == {(arm, site) for arm in ("before", "universal") for site in SECRETS}
+    assert all(line["score"] is not None and "scores" not in line for line in tested.values())
+
+
+def test_the_coordinator_keeps_the_encoder_alone(finished: RunFolder) -> None:
+    network, job = load_model(finished.path / "arms" / "universal" / "model.safetensors")
+    assert job.data.task == "own"
+    with Ledger.open(finished.path / "ledger", create=False) as ledger:
+        newest = ledger.load_model(ledger.bases()[-1])
+    state = network.state_dict()
+    assert all(torch.equal(tensor, state[name]) for name, tensor in newest.items())
+    assert all(name.startswith("encoder.") for name in state)
+
+
+def test_every_hospital_keeps_a_model_with_its_own_head(finished: RunFolder) -> None:
+    for site, names in SECRETS.items():
+        network, job = load_model(finished.path / "state" / site / "runs" / "run" / "universal" / "model.safetensors")
+        assert job.data.labels == tuple(names)
+        assert any(name.startswith("head.") for name in network.state_dict())
+
+
+def test_the_report_tells_of_both_stages(finished: RunFolder) -> None:
+    results = read_results(finished.path)
+    assert results.universal is not None
+    page = write_report(finished.path).read_text()
+    assert "Universal model" in page and "classification, 3 classes, 3 channels, 2-D" in page
+    assert not [name for names in SECRETS.values() for name in names if name != "background" and name in page]
+
+
+def test_distillation_without_public_images_is_refused_before_any_hospital_is_asked(tmp_path: Path, sites: list[Path]) -> None:
+    made, asked = prepare(tmp_path / "run"), []
+    grid = FakeGrid(nodes(tmp_path / "run", sites, asked))
+    with pytest.raises(ConfigError, match="strategy.public=FOLDER"):
+        coordinate(grid, made)  # type: ignore[arg-type]
+    assert not grid.pushed
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("strategy.combine=telepathy", "one of distillation, "),
+        ("strategy.combine=fisher", "only hospitals of one task can send"),
+        ("strategy.stages=0", "at least 1"),
+        ("strategy.contributions.max_staleness=1", "no contribution to an older encoder"),
+        ("strategy.public=/nowhere/at/all", "no image there"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(override: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        universal_arm.check_universal(load_config([*SMALL, override]))
+
+
+def test_other_strategies_are_refused_for_tasks_of_their_own(tmp_path: Path) -> None:
+    made = prepare(tmp_path / "run", "strategy=averaging/fedavg")
+    text = [each for each in SMALL if not each.startswith("strategy")]
+    (made.path / "overrides.json").write_text(json.dumps([[*text, "strategy=averaging/fedavg"]]))
+    with pytest.raises(ConfigError, match="strategy=universal"):
+        coordinate(FakeGrid([]), made)  # type: ignore[arg-type]
+
+
+def test_encoders_that_learned_from_images_alone_are_averaged_without_public_ones(tmp_path: Path, sites: list[Path]) -> None:
+    made = run(tmp_path / "run", sites, "training.universal.learn=mim", "strategy.combine=mean", "strategy.stages=1")
+    (stage,) = made.describe()["universal"]["stages"]
+    assert stage["rule"]["rule"] == "Mean" and "weights" not in stage
+    with Ledger.open(made.path / "ledger", create=False) as ledger:
+        first, last = (ledger.load_model(base) for base in ledger.bases())
+        mean = {name: torch.zeros_like(tensor) for name, tensor in first.items()}
+        for entry in ledger.active():
+            state, _ = load_state(entry.path)
+            assert all(name.startswith("task_vector/encoder.") for name in state)  # and no statistics: nobody needs them
+            assert "score" not in entry.metrics
+            mean = {name: tensor + state[f"task_vector/{name}"] / 3 for name, tensor in mean.items()}
+    assert all(torch.allclose(last[name], first[name] + mean[name], atol=1e-6) for name in first)
+
+
+def test_a_coordinator_that_dies_while_it_distils_goes_on_in_that_stage(
+    tmp_path: Path, sites: list[Path], public: Path, finished: RunFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    distil, calls = universal_arm.distil, []
+
+    def dying(*arguments: Any, **options: Any) -> Any:
+        calls.append(options["checkpoint"])
+        if len(calls) == 2:
+            raise KeyboardInterrupt  # a power cut in the second stage
+        return distil(*arguments, **options)
+
+    monkeypatch.setattr(universal_arm, "distil", dying)
+    folder = tmp_path / "run"
+    with pytest.raises(KeyboardInterrupt):
+        run(folder, sites, f"strategy.public={public}")
+    assert len(bases(RunFolder(folder))) == 2
+    asked: list[Message] = []
+    made = RunFolder(folder)
+    coordinate(FakeGrid(nodes(folder, sites, asked)), made)  # type: ignore[arg-type]
+    made.close()
+    assert calls[2] == calls[1] and len(calls) == 3
+    assert not [message for message in asked if message.metadata.message_type == "query.collect"]  # nobody trains again
+    assert bases(made) == bases(finished)
+    assert not list((folder / "arms" / "universal" / "checkpoints").glob("*"))
