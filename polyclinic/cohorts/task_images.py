@@ -48,7 +48,7 @@ _BRAIN_MM = ((0.0, -18.0, 8.0), (42.0, 55.0, 42.0))  # centre and half axes of a
 _WHOLE_MM = {"axial": (186.0, 198.0), "coronal": (168.0, 192.0), "sagittal": (188.0, 200.0)}  # the brain fits
 _WARP_STEPS = 4  # squarings: the first step is then well below a voxel of the coarse grid
 _ARTEFACTS = ("none", "motion", "noise", "shading")
-_EVERY_FAMILY = ("T1", "T2", "FLAIR")  # those in which a lesion stands out
+_CLEAR_FAMILIES = ("T1", "T2", "FLAIR")  # those in which a lesion stands out
 
 Rng = np.random.Generator
 
@@ -128,7 +128,7 @@ def _draw_public(person: Subject, size: int, rng: Rng) -> Grey:
 
 
 def _draw_plane(person: Subject, label: int, size: int, rng: Rng) -> tuple[Grey, int]:
-    view = View(list(PLANES)[label], _inside(rng), rng.uniform(70, 84))
+    view = View(list(PLANES)[label], _inside(rng, 0.6), rng.uniform(76, 84))
     return turned(_photograph(person, view, draw_exposure(rng), size, rng), rng), label
 
 
@@ -196,10 +196,10 @@ def _any_plane(rng: Rng) -> str:
     return str(rng.choice(list(PLANES)))
 
 
-def _inside(rng: Rng) -> tuple[float, float, float]:
-    """A random place inside the brain."""
+def _inside(rng: Rng, reach: float = 1.0) -> tuple[float, float, float]:
+    """A random place inside the brain; `reach` below 1 keeps to its middle."""
     direction = rng.normal(0, 1, 3)
-    place = direction / np.linalg.norm(direction) * rng.random() ** (1 / 3)
+    place = direction / np.linalg.norm(direction) * rng.random() ** (1 / 3) * reach
     x, y, z = (float(value) for value in np.array(_BRAIN_MM[0]) + place * np.array(_BRAIN_MM[1]))
     return x, y, z
 
@@ -227,7 +227,8 @@ def _spoiled(exposure: Exposure, artefact: str, rng: Rng) -> Exposure:
 
 def _lesioned(person: Subject, number: int, size: int, rng: Rng) -> tuple[Grey, Grey]:
     """An axial slice at the height of the ventricles or above, with that many lesions, and where they are."""
-    view, exposure = _axial(rng.uniform(5, 45), rng), draw_exposure(rng, str(rng.choice(_EVERY_FAMILY)))
+    view, exposure = _axial(rng.uniform(5, 45), rng), draw_exposure(rng, str(rng.choice(_CLEAR_FAMILIES)))
+    exposure = replace(exposure, noise=exposure.noise / 2, blur_mm=exposure.blur_mm / 2)  # a lesion is two to four pixels wide
     tissues = look(person, view, size, rng)
     lesions = _draw_lesions(tissues, view, number, rng)
     signal = _with_lesion(signal_of(tissues, exposure), lesions, exposure, rng)
@@ -237,7 +238,7 @@ def _lesioned(person: Subject, number: int, size: int, rng: Rng) -> tuple[Grey, 
 def _with_lesion(signal: Field, lesions: Field, exposure: Exposure, rng: Rng) -> Field:
     """Fluid-like; in FLAIR bright."""
     fluid, _, white = exposure.contrast
-    value = white + rng.uniform(0.65, 1.0) * ((1.3 if exposure.family == "FLAIR" else fluid) - white)
+    value = white + rng.uniform(0.8, 1.0) * ((1.4 if exposure.family == "FLAIR" else fluid) - white)
     return np.asarray(signal * (1 - lesions) + value * lesions, dtype=np.float32)
 
 
@@ -248,7 +249,7 @@ def _draw_lesions(tissues: Field, view: View, number: int, rng: Rng) -> Field:
     deep = np.argwhere(gaussian_filter(tissues[2], 2.0 / mm) > 0.75)
     rows, columns = np.indices(lesions.shape)
     for row, column in deep[rng.choice(len(deep), min(number, len(deep)), replace=False)]:
-        radius, stretch, angle = rng.uniform(3, 6), rng.uniform(0.8, 1.25), rng.uniform(0, np.pi)
+        radius, stretch, angle = rng.uniform(3.5, 5.2), rng.uniform(0.87, 1.15), rng.uniform(0, np.pi)
         along = np.cos(angle) * (rows - row) + np.sin(angle) * (columns - column)
         across = np.cos(angle) * (columns - column) - np.sin(angle) * (rows - row)
         lesions[np.hypot(along * stretch, across / stretch) * mm <= radius] = 1
