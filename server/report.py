@@ -35,6 +35,7 @@ from server.summary import (
     tiles,
 )
 from server.timeline import show_span
+from server.universal_report import describe_universal
 
 TEMPLATES = Path(__file__).parent / "templates"
 TERMINAL_WIDTH = 100
@@ -97,13 +98,15 @@ def render(results: Results) -> str:
     gallery = read_pictures(results, table)
     pictured = {site: [picture.name for picture in pictures] for site, pictures in gallery.items()}
     refinement = describe_refinement(results, read_events(results.folder) if results.refinement else (), pictured)
+    universal = describe_universal(results)
     return environment.get_template("report.html.j2").render(
         results=results,
         table=table,
         labels=by_label(results),
         later_labels=by_label(results, results.later),
         summary=summarize(results),
-        tiles=tiles(results),
+        tiles=universal.tiles if universal else tiles(results),
+        universal=universal,
         score_words=SCORE_WORDS.get(results.score_name, ""),
         plots=[
             (f"{results.score_name} on validation images, higher is better", _chart(results, "score")),

@@ -13,6 +13,8 @@ from typing import Any
 from polyclinic.errors import RunError
 from server.measurements import Metric, Phase, clean, count, read_metrics
 from server.refinement_record import CENTRE, REFINED, Record, pick_results, read_record
+from server.universal_record import Record as UniversalRecord
+from server.universal_record import read_record as read_universal
 
 NOT_FEDERATED = frozenset({"local", "pooled", "before"})
 
@@ -61,6 +63,7 @@ class Hospital:
     training: int | None = None
     validation: int | None = None
     test: int | None = None
+    task: str = ""  # where it is the hospital's own
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class Results:
     config: str
     comparison: Comparison | None = None
     refinement: Record | None = None
+    universal: UniversalRecord | None = None
 
     @property
     def later(self) -> tuple[str, ...]:
@@ -168,7 +172,14 @@ def _build(folder: Path, run: Mapping[str, Any], metrics: tuple[Metric, ...], sk
         arms = [replace(arm, kind="refinement") if arm.name in (CENTRE, REFINED) else arm for arm in arms]
     without_rounds = {arm.name for arm in arms if not arm.has_rounds}
     hospitals = [
-        Hospital(clean(name), clean(h.get("modality")), *(count(h.get(k)) for k in ("training", "validation", "test")))
+        Hospital(
+            clean(name),
+            clean(h.get("modality")),
+            count(h.get("training")),
+            count(h.get("validation")),
+            count(h.get("test")),
+            clean(h.get("task")),
+        )
         for name, h in run.get("hospitals", {}).items()
     ]
     hospitals += [Hospital(name) for name in _unseen([*sites, *(refinement.sites if refinement else ())], [h.name for h in hospitals])]
@@ -196,6 +207,7 @@ def _build(folder: Path, run: Mapping[str, Any], metrics: tuple[Metric, ...], sk
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
         comparison=comparison,
         refinement=refinement,
+        universal=read_universal(run),
     )
 
 

@@ -16,6 +16,8 @@ SCORE_WORDS = {
     "Dice": "Dice is the overlap of the model's outlines with the reference outlines: 0 is none, 1 is perfect.",
     "balanced accuracy": "Balanced accuracy is the share of images recognised correctly, averaged over the classes "
     "so that a rare class counts as much as a common one: 1 is perfect.",
+    "score": "The score of a segmentation is Dice (overlap with the reference outlines), that of a classification balanced accuracy: "
+    "1 is perfect.",
 }
 
 
@@ -121,7 +123,8 @@ def tiles(results: Results) -> list[tuple[str, str]]:
     for arm in results.arms:
         score = table.mean[arm.name].score
         if not arm.federated and score is not None:
-            meaning = {"local": "every hospital alone", "pooled": "all images in one place"}[arm.name]
+            meanings = {"local": "every hospital alone", "pooled": "all images in one place", "before": "where the universal model began"}
+            meaning = meanings[arm.name]
             found.append((show(score), f"{arm.title}: {meaning}"))
     gains = [row[best[0].name].difference for row in table.rows.values()] if best else []
     known = [gain for gain in gains if gain is not None]

@@ -22,7 +22,8 @@ from server.attendance import Attendance
 from server.grid import PatientGrid
 from server.run_folder import RunFolder
 from server.server_app import describe_model, make_order, start_network
-from server.universal_record import BEFORE, StageBook
+from server.universal_book import StageBook
+from server.universal_record import BEFORE
 from strategies.merging.messages import Assignment
 from strategies.merging.publisher import Publisher, describe_rule, make_rules
 from strategies.records import test_order
@@ -136,7 +137,7 @@ class UniversalArm:
     def _distil(self, entries: Sequence[Entry], number: int, base: StateDict) -> tuple[StateDict, dict[str, Any]]:
         """One encoder that learned on public images what the hospitals' know."""
         assert self._images is not None
-        self._network.load_state_dict({**self._network.state_dict(), **base})
+        self._network.eval().load_state_dict({**self._network.state_dict(), **base})
         teachers = [make_teacher(entry, base, self._learning.rank) for entry in entries]
         key = sha256("".join(sorted(entry.digest for entry in entries)).encode()).hexdigest()[:16]
         who = "1 hospital's encoder" if len(teachers) == 1 else f"{len(teachers)} hospitals' encoders"

@@ -1,102 +1,76 @@
-"""What a run keeps of the universal model's stages: run.json says who taught and what moved, the ledger which encoders there were.
+"""What run.json says of the universal model's stages, read into frozen dataclasses; `server.universal_book` writes it."""
 
-run.json: "universal": {"combine": ..., "planned": stages, "public_images": N, "stages": [
-    {"stage": 1, "base": DIGEST, "waited_s": ..., "contributions": [{"site", "digest", "task", "num_examples", "sent", "received"}],
-     "weights": {site: ...}, "trust": {site: ...}, "losses": [...], "seconds": ...}]}
-
-`sent` and `received` are bytes to and from the hospital. A stage without `seconds` was gathered and not yet combined.
-"""
-
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
-from polyclinic.ledger import Entry, Ledger
-from server.run_folder import RunFolder
-from strategies.universal.exchange import read_declaration
+from server.measurements import clean, count, number
 
-BEFORE = "before"  # the arm of the encoder before the first stage
-MOST_LOSSES = 200  # kept of a distillation, evenly spread
+BEFORE, UNIVERSAL = "before", "universal"  # the arms of the encoder before the first stage, and after the last
 
 
-class StageBook:
-    """The stages of one run.
+@dataclass(frozen=True)
+class Taught:
+    """One hospital in one stage; `sent` and `received` are bytes to and from it, weight and trust are a distillation's."""
 
-    Args:
-        folder: The run's.
-        arm: The strategy's name in folders.
+    site: str
+    task: str
+    num_examples: int | None
+    sent: int | None
+    received: int | None
+    weight: float | None
+    trust: float | None
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage; `seconds` are None while no encoder has come of it."""
+
+    number: int
+    taught: tuple[Taught, ...]
+    losses: tuple[float, ...]
+    steps: int
+    waited_s: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
+class Record:
+    """All stages so far."""
+
+    combine: str
+    planned: int
+    public_images: int | None
+    stages: tuple[Stage, ...]
+
+
+def read_record(run: Mapping[str, Any]) -> Record | None:
+    """The part of run.json about the universal model; None if it has none.
+
+    Raises:
+        KeyError, TypeError, ValueError, AttributeError: It is damaged.
     """
-
-    def __init__(self, folder: RunFolder, arm: str) -> None:
-        self._folder = folder
-        self._arm = arm
-
-    def begin(self, combine: str, planned: int) -> None:
-        """Say what is planned."""
-        self._folder.update(universal={**self._read(), "combine": combine, "planned": planned})
-
-    def note_public(self, images: int) -> None:
-        """Say how many unlabelled images there are."""
-        self._folder.update(universal={**self._read(), "public_images": images})
-
-    def read_bases(self, ledger: Ledger) -> dict[int, str]:
-        """Stages that are done, and the digests of the encoders that came of them: bases that this run added to the ledger."""
-        made = {}
-        for line in ledger.history():
-            note = _read_note(line.body.get("note")) if line.kind == "base" else {}
-            if (note.get("run"), note.get("arm")) == (self._folder.name, self._arm) and note.get("round"):
-                made[int(note["round"])] = line.subject
-        return made
-
-    def gathered(self, number: int, base: str, ledger: Ledger) -> list[Entry]:
-        """Contributions of a stage that was over before the coordinator was started again; none if it was not."""
-        found = next((stage for stage in self._stages() if (stage["stage"], stage["base"]) == (number, base)), None)
-        wanted = {each["digest"] for each in found["contributions"]} if found else set()
-        return [entry for entry in ledger.active(base) if entry.digest in wanted]
-
-    def close(
-        self, number: int, base: str, entries: Sequence[Entry], moved: Mapping[str, tuple[int, int]], seconds: float
-    ) -> None:  # fmt: skip
-        """A stage is gathered; `moved` are bytes sent and received by site."""
-        rows = []
-        for entry in entries:
-            sent, received = moved.get(entry.site, (0, 0))
-            row = {"site": entry.site, "digest": entry.digest, "task": str(read_declaration(entry.metrics) or "")}
-            row |= {"num_examples": entry.num_examples, "sent": sent, "received": received}  # type: ignore[dict-item]
-            rows.append(row)
-        self._write(number, {"stage": number, "base": base, "waited_s": seconds, "contributions": rows})
-
-    def conclude(self, number: int, result: Mapping[str, Any]) -> None:
-        """A stage has made its encoder."""
-        losses = list(result.get("losses", ()))
-        step = max(1, -(-len(losses) // MOST_LOSSES))
-        kept = {"losses": losses[::step], "steps": len(losses)} if losses else {}
-        stage = next(stage for stage in self._stages() if stage["stage"] == number)
-        self._write(number, {**stage, **result, **kept})
-
-    def add_before(self, title: str) -> None:
-        """The encoder before the first stage is an arm of its own in tables."""
-        arms = [arm for arm in self._folder.describe()["arms"] if arm["name"] != BEFORE]
-        place = next((number for number, arm in enumerate(arms) if arm["name"] == self._arm), len(arms))
-        before = {"name": BEFORE, "title": "Before", "kind": "universal", "note": f"the encoder that {title.lower()} started from"}
-        self._folder.update(arms=[*arms[:place], before, *arms[place:]])
-
-    def _write(self, number: int, stage: Mapping[str, Any]) -> None:
-        others = [each for each in self._stages() if each["stage"] != number]
-        self._folder.update(universal={**self._read(), "stages": sorted([*others, stage], key=lambda each: int(each["stage"]))})
-
-    def _stages(self) -> list[dict[str, Any]]:
-        stages: list[dict[str, Any]] = self._read().get("stages", [])
-        return stages
-
-    def _read(self) -> dict[str, Any]:
-        record: dict[str, Any] = self._folder.describe().get("universal") or {}
-        return record
+    found = run.get("universal")
+    if not found:
+        return None
+    stages = tuple(_read_stage(stage) for stage in found.get("stages", ()))
+    return Record(clean(found["combine"]), int(found["planned"]), count(found.get("public_images")), stages)
 
 
-def _read_note(text: object) -> dict[str, Any]:
-    try:
-        note = json.loads(str(text))
-    except json.JSONDecodeError:
-        return {}
-    return note if isinstance(note, dict) else {}
+def _read_stage(stage: Mapping[str, Any]) -> Stage:
+    weights, trust = stage.get("weights") or {}, stage.get("trust") or {}
+    taught = tuple(
+        Taught(
+            site=clean(each["site"]),
+            task=clean(each.get("task")),
+            num_examples=count(each.get("num_examples")),
+            sent=count(each.get("sent")),
+            received=count(each.get("received")),
+            weight=number(weights.get(each["site"])),
+            trust=number(trust.get(each["site"])),
+        )
+        for each in stage["contributions"]
+    )
+    losses = tuple(value for raw in stage.get("losses") or () if (value := number(raw)) is not None)
+    steps = count(stage.get("steps")) or len(losses)
+    return Stage(int(stage["stage"]), taught, losses, steps, number(stage.get("waited_s")), number(stage.get("seconds")))

@@ -8,9 +8,11 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import Message
+from rich.console import Console
 
 from client.client_app import app as client_app
 from client.fine_tuning import work
+from client.predict import predict_files
 from polyclinic.config import load_config
 from polyclinic.errors import ConfigError
 from polyclinic.ledger import Ledger
@@ -129,6 +131,14 @@ def test_every_hospital_keeps_a_model_with_its_own_head(finished: RunFolder) -> 
         assert any(name.startswith("head.") for name in network.state_dict())
 
 
+def test_predict_uses_a_hospitals_model_and_refuses_the_encoder_alone(finished: RunFolder, sites: list[Path], tmp_path: Path) -> None:
+    kept = finished.path / "state" / "blobs" / "runs" / "run" / "universal" / "model.safetensors"
+    predict_files(kept, [sites[2] / "test-0.png"], tmp_path, Console(quiet=True))
+    assert (tmp_path / "test-0.nii.gz").exists()
+    with pytest.raises(ConfigError, match="without a head"):
+        predict_files(finished.path / "arms" / "universal" / "model.safetensors", [sites[2] / "test-0.png"], tmp_path, Console())
+
+
 def test_the_report_tells_of_both_stages(finished: RunFolder) -> None:
     results = read_results(finished.path)
     assert results.universal is not None
@@ -140,7 +150,7 @@ def test_the_report_tells_of_both_stages(finished: RunFolder) -> None:
 def test_distillation_without_public_images_is_refused_before_any_hospital_is_asked(tmp_path: Path, sites: list[Path]) -> None:
     made, asked = prepare(tmp_path / "run"), []
     grid = FakeGrid(nodes(tmp_path / "run", sites, asked))
-    with pytest.raises(ConfigError, match="strategy.public=FOLDER"):
+    with pytest.raises(ConfigError, match=r"strategy\.public=FOLDER"):
         coordinate(grid, made)  # type: ignore[arg-type]
     assert not grid.pushed
 
