@@ -143,13 +143,19 @@ def _take_head(site: "Site", network: UniversalNetwork, assignment: Assignment) 
         described = json.loads(metadata["polyclinic"])
     except (ModelInvalid, KeyError, json.JSONDecodeError):
         return
-    if described == _describe_kept(site, network, assignment):
+    fresh = _own_part(network)
+    fits = {name: tensor.shape for name, tensor in kept.items()} == {name: tensor.shape for name, tensor in fresh.items()}
+    if fits and described == _describe_kept(site, network, assignment):
         network.load_state_dict({**network.state_dict(), **kept})
 
 
 def _keep_head(site: "Site", network: UniversalNetwork, assignment: Assignment) -> None:
-    own = {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(ENCODER)}
-    save_state(own, site.state / HEAD, {"polyclinic": json.dumps(_describe_kept(site, network, assignment))})
+    save_state(_own_part(network), site.state / HEAD, {"polyclinic": json.dumps(_describe_kept(site, network, assignment))})
+
+
+def _own_part(network: UniversalNetwork) -> StateDict:
+    """What never leaves."""
+    return {name: tensor for name, tensor in network.state_dict().items() if not name.startswith(ENCODER)}
 
 
 def _describe_kept(site: "Site", network: UniversalNetwork, assignment: Assignment) -> dict[str, Any]:

@@ -70,13 +70,13 @@ class UniversalArm:
         """All stages that are not done yet, then the figures of the first encoder and the last."""
         announce(self._folder, self._order, self._universal.title, self._expected)
         self._book.begin(self._universal.combine, self._universal.stages)
-        first = {name: self._network.state_dict()[name].detach().cpu().float() for name in self._names}
+        first = {name: self._network.state_dict()[name].detach().cpu().float().clone() for name in self._names}
         with Ledger.open(ledger_folder(self._folder, self._merging)) as ledger:
             done, state = self._find_newest(ledger, first)
             self._images = self._read_public() if self._universal.distils and done < self._universal.stages else None
             for number in range(done + 1, self._universal.stages + 1):
                 state = self._run_stage(ledger, number, state)
-        self._book.add_before(self._universal.title)
+        self._book.add_before()
         self._test(BEFORE, first)
         self._test(self._order.arm, state)
         self._keep(state, self._universal.stages, tested=True)

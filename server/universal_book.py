@@ -74,11 +74,11 @@ class StageBook:
         stage = next(stage for stage in self._stages() if stage["stage"] == number)
         self._write(number, {**stage, **result, **kept})
 
-    def add_before(self, title: str) -> None:
+    def add_before(self) -> None:
         """The encoder before the first stage is an arm of its own in tables."""
         arms = [arm for arm in self._folder.describe()["arms"] if arm["name"] != BEFORE]
         place = next((number for number, arm in enumerate(arms) if arm["name"] == self._arm), len(arms))
-        before = {"name": BEFORE, "title": "Before", "kind": "universal", "note": f"the encoder that {title.lower()} started from"}
+        before = {"name": BEFORE, "title": "Before", "kind": "universal", "note": "the encoder that hospitals got in the first stage"}
         self._folder.update(arms=[*arms[:place], before, *arms[place:]])
 
     def _write(self, number: int, stage: Mapping[str, Any]) -> None:

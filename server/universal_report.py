@@ -108,8 +108,8 @@ def _lead(pairs: dict[str, tuple[float, float]]) -> str:
     better = sum(round(new, 3) > round(old, 3) for old, new in pairs.values())
     made = "made no clear difference" if abs(gain) < NO_CLEAR_DIFFERENCE else "helped" if gain > 0 else "did not help"
     return (
-        f"Sharing one encoder {made} in this run ({show_difference(gain)}): averaged over {plural(len(pairs), 'hospital')} with a task of "
-        f"its own each, it scores {show(after)}, against {show(before)} for the encoder that it started from. It scores higher at "
+        f"Sharing one encoder {made} in this run ({show_difference(gain)}): averaged over {plural(len(pairs), 'hospital')}, each with a "
+        f"task of its own, it scores {show(after)}, against {show(before)} for the encoder that it started from. It scores higher at "
         f"{better} of {len(pairs)}."
     )
 

@@ -45,7 +45,8 @@ def task_vector(network: UniversalNetwork, base: StateDict, rank: int) -> StateD
 
 def declare_in_numbers(task: Task) -> dict[str, float]:
     """A declaration as a contribution's metrics keep it."""
-    return {"classes": task.classes, "channels": task.channels, "dimensions": task.dimensions, "segmentation": task.kind == "segmentation"}
+    numbers = {"classes": task.classes, "channels": task.channels, "dimensions": task.dimensions}
+    return {name: float(value) for name, value in {**numbers, "segmentation": task.kind == "segmentation"}.items()}
 
 
 def read_declaration(metrics: Mapping[str, float]) -> Task | None:

@@ -32,6 +32,10 @@ PARTNERS = {  # a 2-D part composes only with another 2-D part
     "model=efficientnet_lite0": ["data=white_blood_cells", "training=fine_tuning"],
     "data=white_blood_cells": ["model=efficientnet_lite0", "training=fine_tuning"],
     "training=fine_tuning": ["model=efficientnet_lite0", "data=white_blood_cells"],
+    "model=universal": ["data=universal", "training=universal"],
+    "model=universal_vit": ["data=universal", "training=universal"],
+    "data=universal": ["model=universal", "training=universal"],
+    "training=universal": ["model=universal", "data=universal"],
 }
 EVERY = [f"{group}={name}" for group in GROUPS for name in list_names(group)]
 

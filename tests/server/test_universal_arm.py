@@ -1,19 +1,22 @@
 """The universal model in memory: the real ServerApp, ClientApp, fine-tuning and ledger, nothing started."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from flwr.app import Message
+from flwr.app import Array, Message
 from rich.console import Console
+from safetensors.torch import load
+from torch import Tensor
 
 from client.client_app import app as client_app
 from client.fine_tuning import work
 from client.predict import predict_files
 from polyclinic.config import load_config
+from polyclinic.datasets import SPLITS
 from polyclinic.errors import ConfigError
 from polyclinic.ledger import Ledger
 from polyclinic.state_dict import load_state
@@ -112,6 +115,67 @@ def test_both_encoders_are_probed_everywhere(finished: RunFolder) -> None:
     tested = {(line["arm"], line["site"]): line for line in read_lines(finished.path / "metrics.jsonl") if line["phase"] == "test"}
     assert set(tested) == {(arm, site) for arm in ("before", "universal") for site in SECRETS}
     assert all(line["score"] is not None and "scores" not in line for line in tested.values())
+    with Ledger.open(finished.path / "ledger", create=False) as ledger:
+        encoders = {"before": ledger.load_model(ledger.bases()[0]), "universal": ledger.load_model(ledger.bases()[-1])}
+    for arm, encoder in encoders.items():
+        probed, _ = load_state(finished.path / "state" / "discs" / "runs" / "run" / arm / "model.safetensors")
+        assert all(torch.equal(tensor, probed[name]) for name, tensor in encoder.items())
+
+
+def everything(value: object) -> bytes:
+    """All bytes and words of a message's content."""
+    if isinstance(value, bytes | str):
+        return value if isinstance(value, bytes) else value.encode()
+    if isinstance(value, Array):
+        return value.data
+    if isinstance(value, Mapping):
+        return b"\n".join(everything(key) + b"=" + everything(item) for key, item in value.items())
+    return b",".join(map(everything, value)) if isinstance(value, list) else str(value).encode()
+
+
+def test_nothing_leaves_a_hospital_but_encoders_statistics_and_figures(
+    finished: RunFolder, kept: list[Message], sites: list[Path]
+) -> None:  # fmt: skip
+    secrets = [name for names in SECRETS.values() for name in names if name != "background"]
+    pictures = [path.read_bytes()[40:140] for site in sites for path in sorted(site.glob("*.png"))]
+    files, kinds = [], set()
+    for message in kept:
+        assert message.has_content()
+        sent = everything(message.content)
+        assert not [secret for secret in secrets if secret.encode() in sent]
+        assert not [picture for picture in pictures if picture in sent]
+        flat = dict(next(iter([*message.content.config_records.values(), *message.content.metric_records.values()])))
+        kinds.add(message.metadata.message_type)
+        if message.metadata.message_type == "query.hello":
+            assert set(flat) == {"site", "version", "modality", "refusal", "mode", "task", *(f"count.{split}" for split in SPLITS)}
+        elif message.metadata.message_type == "query.collect":
+            assert set(flat) <= {"needs-base", "doing", "digest", "file"} and not message.content.array_records
+            files += [bytes(flat["file"])] if "file" in flat else []  # type: ignore[arg-type]
+        elif message.metadata.message_type == "evaluate.test":
+            assert set(flat) == {"num-examples", "score", "seconds", "loss"} and not message.content.array_records
+        else:
+            assert message.metadata.message_type == "query.base" and set(flat) == {"understood"}
+    assert kinds == {"query.hello", "query.collect", "query.base", "evaluate.test"}
+    with Ledger.open(finished.path / "ledger", create=False) as ledger:
+        encoder = ledger.load_model(ledger.bases()[0])
+    assert len(files) == 6
+    for content in files:
+        check_contribution(content, encoder)
+
+
+def check_contribution(content: bytes, encoder: dict[str, Tensor]) -> None:
+    """Exactly the encoder's tensors, two statistics, and figures that declare the task."""
+    numbers = 32  # of an embedding: four maps of eight channels
+    shapes = {f"task_vector/{name}": tuple(tensor.shape) for name, tensor in encoder.items()}
+    shapes |= {"statistics/embedding.mean": (numbers,), "statistics/embedding.covariance": (numbers, numbers)}
+    assert {name: tuple(tensor.shape) for name, tensor in load(content).items()} == shapes
+    assert all(name.startswith(("task_vector/encoder.", "statistics/embedding.")) for name in shapes)
+    header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    assert set(header["__metadata__"]) == {"polyclinic"}
+    said = json.loads(header["__metadata__"]["polyclinic"])
+    assert set(said) == {"site", "base", "task", "num_examples", "metrics", "created", "version"}
+    assert said["task"] == "universal encoder"
+    assert set(said["metrics"]) == {"loss", "score", "classes", "channels", "dimensions", "segmentation"}
 
 
 def test_the_coordinator_keeps_the_encoder_alone(finished: RunFolder) -> None:
@@ -176,6 +240,27 @@ def test_other_strategies_are_refused_for_tasks_of_their_own(tmp_path: Path) -> 
     (made.path / "overrides.json").write_text(json.dumps([[*text, "strategy=averaging/fedavg"]]))
     with pytest.raises(ConfigError, match="strategy=universal"):
         coordinate(FakeGrid([]), made)  # type: ignore[arg-type]
+
+
+def test_a_hospital_that_comes_later_and_a_stage_with_one_contribution(tmp_path: Path, sites: list[Path], public: Path) -> None:
+    folder, kept = tmp_path / "run", []
+    made = prepare(folder, f"strategy.public={public}", "strategy.contributions.end.sites=[blobs]")
+    discs, _, blobs = nodes(folder, sites, kept)
+    grid = FakeGrid([blobs])
+
+    def join(event: dict[str, Any]) -> None:
+        if event["kind"] == "stage" and event["number"] == 2:
+            grid.nodes[discs.node_id] = discs
+
+    made.listeners.append(join)
+    coordinate(grid, made)  # type: ignore[arg-type]
+    made.close()
+    first, second = made.describe()["universal"]["stages"]
+    assert [each["site"] for each in first["contributions"]] == ["blobs"]
+    assert {each["site"] for each in second["contributions"]} <= {"blobs", "discs"}
+    assert len(bases(made)) == 3
+    tested = {(line["arm"], line["site"]) for line in read_lines(folder / "metrics.jsonl") if line["phase"] == "test"}
+    assert tested == {(arm, site) for arm in ("before", "universal") for site in ("blobs", "discs")}
 
 
 def test_encoders_that_learned_from_images_alone_are_averaged_without_public_ones(tmp_path: Path, sites: list[Path]) -> None:

@@ -1,6 +1,7 @@
 """The one codec: what goes in comes out, and nothing else is taken."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -93,7 +94,9 @@ def test_replies_carry_figures() -> None:
 
 def test_a_hospital_introduces_itself() -> None:
     hello = Hello("st-mary", "0.1.0", {"training": 3, "test": 1}, "T1", "")
-    assert hello_from_reply(hello_reply(greeting(ORDER, 1, 60.0), hello)) == hello
+    for task in ("", "segmentation, 2 classes, 1 channel, 3-D"):
+        said = replace(hello, task=task)
+        assert hello_from_reply(hello_reply(greeting(ORDER, 1, 60.0), said)) == said
 
 
 def test_rounds_are_counted_over_all_attempts() -> None:
