@@ -33,6 +33,7 @@ from strategies.universal.exchange import EMBEDDING, TASK, make_teacher
 from strategies.universal.loop import Stage, UniversalLoop
 from strategies.universal.strategy import Universal
 
+RETURN_S = 10.0  # how long a coordinator that is started again waits for hospitals to come back
 TELL_S = 2.0  # between two words on how far something is
 
 
@@ -65,6 +66,7 @@ class UniversalArm:
         self._order = replace(make_order(folder, config, network), rounds=1)  # a stage is `training.epochs` passes
         self._book = StageBook(folder, self._order.arm)
         self._images: torch.Tensor | None = None
+        self._gathered = False  # whether this process has spoken with hospitals
 
     def run(self) -> None:
         """All stages that are not done yet, then the figures of the first encoder and the last."""
@@ -76,6 +78,9 @@ class UniversalArm:
             self._images = self._read_public() if self._universal.distils and done < self._universal.stages else None
             for number in range(done + 1, self._universal.stages + 1):
                 state = self._run_stage(ledger, number, state)
+        if not self._gathered:  # a coordinator that was started again: hospitals need a moment to come back
+            known = len(self._book.contributors())
+            self._attendance.wait_for(known, 0, min(RETURN_S, self._config.deployment.wait_s))
         self._book.add_before()
         self._test(BEFORE, first)
         self._test(self._order.arm, state)
@@ -97,7 +102,10 @@ class UniversalArm:
         self._folder.record({"kind": "stage", **told})
         entries = self._book.gathered(number, base, ledger) or self._gather(ledger, number, base, begun)
         if not entries:
-            raise RunError(f"Stage {number} is over by its configuration, but no hospital contributed. See events.jsonl for refusals.")
+            if self._universal.stages == 1:
+                raise RunError("The stage is over by its configuration, but no hospital contributed. See events.jsonl for refusals.")
+            self._note(f"stage {number} of {self._universal.stages}: nobody contributed, the encoder stays as it is")
+            return state
         began = time.monotonic()
         made, result = self._distil(entries, number, state) if self._universal.distils else self._merge(ledger, entries)
         self._book.conclude(number, {**result, "seconds": time.monotonic() - began})
@@ -120,6 +128,7 @@ class UniversalArm:
         before = self._grid.both_ways()
         loop = UniversalLoop(self._merging, self._grid, self._attendance, ledger, assignment, self._names, stage, self._folder.record)
         entries = loop.gather()
+        self._gathered = True
         moved: dict[str, tuple[int, int]] = {}
         for node, (sent, received) in self._grid.both_ways().items():
             site, earlier = self._attendance.site_of(node), before.get(node, (0, 0))

@@ -54,6 +54,10 @@ class StageBook:
         wanted = {each["digest"] for each in found["contributions"]} if found else set()
         return [entry for entry in ledger.active(base) if entry.digest in wanted]
 
+    def contributors(self) -> set[str]:
+        """Everybody who contributed to any stage."""
+        return {str(each["site"]) for stage in self._stages() for each in stage["contributions"]}
+
     def close(
         self, number: int, base: str, entries: Sequence[Entry], moved: Mapping[str, tuple[int, int]], seconds: float
     ) -> None:  # fmt: skip

@@ -118,7 +118,7 @@ def _support(results: Results, record: Record, pairs: dict[str, tuple[float, flo
     """The result in proportion."""
     worse = [f"{site} ({show_difference(round(new, 3) - round(old, 3))})" for site, (old, new) in pairs.items() if show(new) < show(old)]
     words = [f"It did worse at {join_words(worse)}." if worse else ""]
-    done = sum(stage.seconds is not None for stage in record.stages)
+    done = sum(stage.seconds is not None or not stage.taught for stage in record.stages)
     words.append(f"{done} of {record.planned} stages are done." if done < record.planned else "")
     words.append("Scores of different tasks mean different things, so that the mean is only good for comparing encoders." if pairs else "")
     words.append(NO_TEST_YET if pairs and headline(results).source == "validate" else "")
@@ -149,6 +149,8 @@ def _tell_how(record: Record) -> str:
 
 
 def _tell_stage(stage: Stage, record: Record) -> str:
+    if not stage.taught:
+        return "Nobody contributed, and the encoder stayed as it was."
     words = [f"{plural(len(stage.taught), 'hospital')} contributed"]
     words += [f"in {show_seconds(stage.waited_s)}"] if stage.waited_s is not None else []
     how = "distilling" if record.combine == "distillation" else "merging"

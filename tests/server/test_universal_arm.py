@@ -17,7 +17,7 @@ from client.fine_tuning import work
 from client.predict import predict_files
 from polyclinic.config import load_config
 from polyclinic.datasets import SPLITS
-from polyclinic.errors import ConfigError
+from polyclinic.errors import ConfigError, RunError
 from polyclinic.ledger import Ledger
 from polyclinic.state_dict import load_state
 from polyclinic.trained import load_model
@@ -276,6 +276,44 @@ def test_encoders_that_learned_from_images_alone_are_averaged_without_public_one
             assert "score" not in entry.metrics
             mean = {name: tensor + state[f"task_vector/{name}"] / 3 for name, tensor in mean.items()}
     assert all(torch.allclose(last[name], first[name] + mean[name], atol=1e-6) for name in first)
+
+
+def test_a_coordinator_that_dies_in_the_middle_of_a_stage_asks_nobody_again_who_has_contributed(
+    tmp_path: Path, sites: list[Path], public: Path, finished: RunFolder
+) -> None:  # fmt: skip
+    folder = tmp_path / "run"
+    made, everybody = prepare(folder, f"strategy.public={public}"), nodes(folder, sites, [])
+
+    came: list[str] = []
+
+    def die(event: dict[str, Any]) -> None:
+        came.extend([event["site"]] if event["kind"] == "contribution" else [])
+        if len(came) == 5:  # the second of the second stage
+            raise KeyboardInterrupt
+
+    made.listeners.append(die)
+    with pytest.raises(KeyboardInterrupt):
+        coordinate(FakeGrid(everybody), made)  # type: ignore[arg-type]
+    again = RunFolder(folder)
+    coordinate(FakeGrid(everybody), again)  # type: ignore[arg-type]
+    assert bases(again) == bases(finished)
+    events = list(read_lines(folder / "events.jsonl"))
+    assert [event["number"] for event in events if event["kind"] == "stage"] == [1, 2, 2]
+    assert [event["site"] for event in events if event["kind"] == "contribution"].count("discs") == 2
+    made.close()
+    again.close()
+
+
+def test_a_stage_to_which_nobody_contributes_leaves_the_encoder_as_it_is(tmp_path: Path, sites: list[Path], public: Path) -> None:
+    ends = ("strategy.contributions.end.contributions=0", "strategy.contributions.end.seconds=0.2")
+    made = prepare(tmp_path / "run", f"strategy.public={public}", *ends)
+    coordinate(FakeGrid([]), made)  # type: ignore[arg-type]
+    assert len(bases(made)) == 1
+    assert [stage["contributions"] for stage in made.describe()["universal"]["stages"]] == [[], []]
+    (tmp_path / "one").mkdir()
+    single = prepare(tmp_path / "one", f"strategy.public={public}", "strategy.stages=1", *ends)
+    with pytest.raises(RunError, match="no hospital contributed"):
+        coordinate(FakeGrid([]), single)  # type: ignore[arg-type]
 
 
 def test_a_coordinator_that_dies_while_it_distils_goes_on_in_that_stage(

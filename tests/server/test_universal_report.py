@@ -13,6 +13,7 @@ from server.report import render, terminal_table, write_report
 from server.results import read_results
 from server.universal_report import describe_universal
 
+ARMS = {"before": "Before", "universal": "Universal model"}
 SCORES = {"a": (0.5, 0.8), "b": (0.9, 0.7)}
 TASKS = {"a": "segmentation, 2 classes, 1 channel, 2-D", "b": "classification, 3 classes, 3 channels, 2-D"}
 
@@ -38,7 +39,7 @@ def write(folder: Path, **changes: Any) -> Path:
     record = {"combine": "distillation", "planned": 2, "public_images": 24, "stages": [stage(1, "a"), stage(2, "a", "b")]}
     run = {
         "name": "run", "state": "finished", "rounds": 5, "task": "own", "score_name": "score", "labels": [],
-        "arms": [{"name": "before", "title": "Before", "kind": "universal"}, {"name": "universal", "title": "Universal model", "kind": "universal"}],
+        "arms": [{"name": name, "title": title, "kind": "universal"} for name, title in ARMS.items()],
         "hospitals": {site: {"modality": "photo", "training": 12, "validation": 4, "test": 4, "task": TASKS[site]} for site in SCORES},
         "universal": {**record, **changes},
     }  # fmt: skip
@@ -99,6 +100,8 @@ def test_a_run_that_is_still_going_on_says_what_is_done(tmp_path: Path) -> None:
     unfinished = {key: value for key, value in stage(2, "b").items() if key in ("stage", "base", "waited_s", "contributions")}
     page = render(read_results(write(tmp_path / "run", stages=[stage(1, "a"), unfinished])))
     assert "1 of 2 stages are done" in page and "no encoder has come of it yet" in page
+    empty = render(read_results(write(tmp_path / "run", stages=[stage(1, "a"), stage(2)])))
+    assert "Nobody contributed" in empty and "of 2 stages are done" not in empty
     assert "No stage is over yet" in render(read_results(write(tmp_path / "run", stages=[])))
 
 
@@ -111,7 +114,8 @@ def test_what_came_from_hospitals_is_escaped_and_damage_is_named(tmp_path: Path)
 
 
 def test_the_terminal_shows_both_encoders(tmp_path: Path) -> None:
-    assert [column.header for column in terminal_table(read_results(write(tmp_path / "run"))).columns][0] == "hospital"
+    columns = terminal_table(read_results(write(tmp_path / "run"))).columns
+    assert [str(column.header) for column in columns] == ["hospital", "Before", "Universal model"]
 
 
 def test_the_board_counts_anew_in_every_stage() -> None:
