@@ -3,22 +3,22 @@
 Logistic regression with an L2 penalty, by L-BFGS: no learning rate and no number of passes could favour one encoder over another.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from polyclinic.modes import training_mode
 from polyclinic.networks.encoders import embed, read_at
-from polyclinic.networks.universal import UniversalNetwork
+from polyclinic.networks.universal import Head, UniversalNetwork
 from polyclinic.preparation import PreparedSite, Sample
 from polyclinic.schemas import DataConfig
 from polyclinic.training import evaluate
 from polyclinic.unlabelled import as_batch
 
-PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # per class, on standardized features
+PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on the squared weights
 ITERATIONS = 100
 PLACES = 128  # of each slice or volume of a segmentation: half anywhere, half equally among its classes
 SLICES = 4  # of a volume that a 2-D network reads
@@ -39,9 +39,10 @@ def probe(network: UniversalNetwork, prepared: PreparedSite) -> float:
         raise ValueError("the network has no head: attach one first")
     samples = list(prepared.training)
     rows, labels = _rows(network, samples, prepared.data)
+    rows = head.eval().calibrate(rows)
     best, chosen = -1.0, None
     for penalty in PENALTIES:
-        weight, bias = fit_logistic(rows, labels, len(prepared.data.labels), penalty, balanced=isinstance(head, nn.Linear))
+        weight, bias = fit_logistic(rows, labels, len(prepared.data.labels), penalty, balanced=not head.dense)
         _write(head, weight, bias)
         score = evaluate(network, prepared.validation, prepared.data).score
         if chosen is None or score > best:
@@ -51,35 +52,36 @@ def probe(network: UniversalNetwork, prepared: PreparedSite) -> float:
     return best
 
 
-def embeddings(network: UniversalNetwork, images: Iterable[Tensor], data: DataConfig) -> Float[Tensor, "images numbers"]:
+def embeddings(
+    network: UniversalNetwork, images: Iterable[Tensor], data: DataConfig, summary: Callable[[Sequence[Tensor]], Tensor] = embed
+) -> Float[Tensor, "images numbers"]:
     """One vector for each prepared image; of a volume that a 2-D network reads, the mean over its slices.
 
     Args:
         network: With or without a head; left as it was.
         images: float32, CXYZ.
         data: Patch and channels.
+        summary: What makes one vector of an encoder's maps.
     """
     with training_mode(network, train=False), torch.inference_mode():
-        return torch.stack([embed(network.maps(as_batch(image, data))).mean(0) for image in images])
+        return torch.stack([summary(network.maps(as_batch(image, data))).mean(0) for image in images])
 
 
 def fit_logistic(
     rows: Float[Tensor, "rows numbers"], labels: Tensor, classes: int, penalty: float, *, balanced: bool
 ) -> tuple[Float[Tensor, "classes numbers"], Float[Tensor, " classes"]]:
-    """Multinomial logistic regression on standardized features.
+    """Multinomial logistic regression.
 
     Args:
-        rows: Features.
+        rows: Features, standardized.
         labels: int64, (rows,).
         classes: How many there are, whether they occur or not.
-        penalty: On the squared weights of the standardized features.
+        penalty: On the squared weights.
         balanced: Every class counts alike, however often it occurs.
 
     Returns:
-        Weight and bias for the features as they are.
+        Weight and bias.
     """
-    mean, spread = rows.mean(0), rows.std(0, correction=0).clamp_min(1e-6)
-    scaled = (rows - mean) / spread
     counts = torch.bincount(labels, minlength=classes).clamp_min(1)
     importance = (len(labels) / (classes * counts)).float() if balanced else None
     weight = torch.zeros(classes, rows.shape[1], requires_grad=True)
@@ -88,18 +90,18 @@ def fit_logistic(
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = functional.cross_entropy(scaled @ weight.T + bias, labels, importance) + penalty * weight.square().sum()
+        loss = functional.cross_entropy(rows @ weight.T + bias, labels, importance) + penalty * weight.square().sum()
         loss.backward()  # type: ignore[no-untyped-call]
         return loss
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
-    plain = weight.detach() / spread
-    return plain, bias.detach() - plain @ mean
+    return weight.detach(), bias.detach()
 
 
 def _rows(network: UniversalNetwork, samples: list[Sample], data: DataConfig) -> tuple[Tensor, Tensor]:
     """Features and labels: one row for each case, or for each place of a segmentation."""
-    if isinstance(network.head, nn.Linear):
+    assert network.head is not None
+    if not network.head.dense:
         labels = torch.tensor([sample.label for sample in samples])
         return embeddings(network, (sample.image for sample in samples), data), labels
     generator = torch.Generator().manual_seed(0)
@@ -124,8 +126,7 @@ def _places(network: UniversalNetwork, sample: Sample, data: DataConfig, generat
         yield read_at([features[number : number + 1] for features in maps], places[None], label.shape)[0], flat[chosen]
 
 
-def _write(head: nn.Module, weight: Tensor, bias: Tensor) -> None:
-    assert isinstance(head, nn.Linear | nn.Conv2d | nn.Conv3d) and head.bias is not None
+def _write(head: Head, weight: Tensor, bias: Tensor) -> None:
     with torch.no_grad():
-        head.weight.copy_(weight.view_as(head.weight))
-        head.bias.copy_(bias)
+        head.linear.weight.copy_(weight)
+        head.linear.bias.copy_(bias)

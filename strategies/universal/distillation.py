@@ -87,6 +87,11 @@ class _Lesson:
     whole: Float[Tensor, "views numbers"]
     local: Float[Tensor, "views places numbers"]
 
+    @property
+    def average(self) -> Float[Tensor, "views numbers"]:
+        """The averages of the maps, which are the first half of an embedding."""
+        return self.whole[:, : self.local.shape[-1]]
+
     def standardized(self, scale: "_Scale") -> "_Lesson":
         """The same in a scale's numbers; float16, there are many."""
         return _Lesson(scale.whole(self.whole).half(), scale.local(self.local).half())
@@ -164,7 +169,7 @@ def distil(
         network.load_state_dict({**old, **teacher.encoder})
         looks[teacher.site] = _look(network, seen, places)
     network.load_state_dict(old)
-    gates = gate_teachers(teachers, {site: look.whole for site, look in looks.items()}, before.whole, on=settings.gate)
+    gates = gate_teachers(teachers, {site: look.average for site, look in looks.items()}, before.average, on=settings.gate)
     lessons = {site: look.standardized(_Scale.of(look, gates[site].weights)) for site, look in looks.items()}
     scale = _Scale.of(before, torch.ones(len(seen)))
     course = _Course(seen, places, lessons, gates, before.standardized(scale), scale)
@@ -183,12 +188,13 @@ class _Student:
         self.painter = Painter(network)
         self.masking = Pretraining(mask_ratio=settings.mask_ratio, mask_size=settings.mask_size)
 
-        def projectors() -> nn.ModuleList:
-            return nn.ModuleList(
-                nn.Sequential(nn.Linear(numbers, settings.hidden), nn.GELU(), nn.Linear(settings.hidden, numbers)) for _ in sites
-            ).to(device)
+        def projectors(size: int) -> nn.ModuleList:
+            layers = [(nn.Linear(size, settings.hidden), nn.GELU(), nn.Linear(settings.hidden, size)) for _ in sites]
+            return nn.ModuleList(nn.Sequential(*each) for each in layers).to(device)
 
-        self.trained = nn.ModuleDict({"encoder": network.encoder, "painter": self.painter, "whole": projectors(), "local": projectors()})
+        self.trained = nn.ModuleDict(
+            {"encoder": network.encoder, "painter": self.painter, "whole": projectors(2 * numbers), "local": projectors(numbers)}
+        )
         self.optimizer = torch.optim.AdamW(self.trained.parameters(), settings.learning_rate, weight_decay=0.02)
 
     def learn(self, course: _Course, seed: int, checkpoint: Path | None, on_step: OnStep | None) -> list[float]:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polyclinic.errors import ModelInvalid, TooFewSubjects
+from polyclinic.networks.encoders import average
 from polyclinic.networks.universal import UniversalNetwork
 from polyclinic.probing import embeddings
 from polyclinic.schemas import DataConfig
@@ -24,7 +25,7 @@ class Teacher:
     Attributes:
         site: The hospital.
         encoder: Its encoder's tensors, `encoder.*`.
-        statistics: Mean and covariance of the embeddings of its training images.
+        statistics: Mean and covariance of the average features of its training images.
         num_examples: How many there were.
         task: What for, in words.
     """
@@ -37,7 +38,7 @@ class Teacher:
 
 
 def feature_statistics(network: UniversalNetwork, images: Iterable[Tensor], data: DataConfig, min_subjects: int) -> StateDict:
-    """What a hospital says of its images: mean and covariance of their embeddings by its own encoder; no image can be told from them.
+    """What a hospital says of its images: mean and covariance of their average features by its own encoder; no image can be told from them.
 
     Args:
         network: The hospital's, trained.
@@ -51,7 +52,7 @@ def feature_statistics(network: UniversalNetwork, images: Iterable[Tensor], data
     Raises:
         TooFewSubjects: Fewer images.
     """
-    rows = embeddings(network, images, data).double().cpu()
+    rows = embeddings(network, images, data, average).double().cpu()
     if len(rows) < max(2, min_subjects):
         raise TooFewSubjects(len(rows), max(2, min_subjects))
     centred = rows - rows.mean(0)
@@ -76,7 +77,7 @@ def distances(teacher: Teacher, rows: Float[Tensor, "images numbers"]) -> Float[
 
     Args:
         teacher: Whose statistics count.
-        rows: Embeddings by the teacher's encoder.
+        rows: Average features by the teacher's encoder (`average`).
     """
     covariance = teacher.statistics[COVARIANCE].double()
     scale = covariance.diagonal().clamp_min(1e-12).sqrt()

@@ -1,0 +1,236 @@
+"""Hospitals with different tasks, their teachers and students in one process, with the project's own functions: for `universal.py`."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyclinic.config import instantiate, load_config
+from polyclinic.datasets import read_dataset
+from polyclinic.losses import TaskLoss
+from polyclinic.networks.universal import ENCODER, UniversalNetwork
+from polyclinic.own_tasks import declare, own_data
+from polyclinic.preparation import PreparedCases, Sample, prepare, training_loader
+from polyclinic.probing import probe
+from polyclinic.state_dict import StateDict, load_state, save_state
+from polyclinic.training import evaluate, fit, infer
+from polyclinic.unlabelled import find_images, read_images
+from strategies.universal.distillation import Distillation, Distilled, distil
+from strategies.universal.pretraining import Pretraining, pretrain, set_rate
+from strategies.universal.teachers import Teacher, feature_statistics
+
+SETTINGS = ("model=universal", "data=universal", "training=universal")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a model did on one test case: the class and the guess, or the Dice of each foreground class."""
+
+    truth: int | None
+    guess: int | None
+    dice: tuple[float, ...] = ()
+
+
+class Hospital:
+    """One task's data.
+
+    Args:
+        folder: With dataset.json.
+        overrides: Hydra's.
+    """
+
+    def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
+        self.name = folder.name
+        self.config = load_config([*SETTINGS, *overrides])
+        self.dataset = read_dataset(folder)
+        self.task = declare(self.dataset)
+        self.data = own_data(self.config.data, self.dataset)
+        self.prepared = prepare(self.dataset, self.data)
+        self.test = PreparedCases(self.dataset.test, self.data, math.inf, lambda: None)
+
+    def network(self, encoder: StateDict, seed: int) -> UniversalNetwork:
+        """An encoder with a new head."""
+        network = build(self.config.model)
+        network.load_state_dict(encoder)
+        torch.manual_seed(seed)
+        network.attach_head(self.task)
+        return network
+
+    def probe(self, encoder: StateDict) -> tuple[float, list[Outcome]]:
+        """A linear head on an encoder: its validation score, and what it makes of the test cases."""
+        network = self.network(encoder, 0)
+        return probe(network, self.prepared), self.outcomes(network)
+
+    def tune(self, encoder: StateDict, seed: int) -> UniversalNetwork:
+        """Encoder and head, trained on the labels for the configured passes."""
+        network = self.network(encoder, seed)
+        training = replace(self.config.training, epochs=1)
+        passes, rate = self.config.training.epochs, training.learning_rate
+        optimizer = instantiate(training.optimizer, _partial_=True)(network.parameters())
+        for number in range(1, passes + 1):
+            set_rate(optimizer, rate, number, passes)
+            fit(network, training_loader(self.prepared, training, seed * 1000 + number), training, self.data, optimizer=optimizer)
+        return network
+
+    def teach(self, encoder: StateDict, seed: int) -> Teacher:
+        """What the hospital hands in after a stage."""
+        network = self.tune(encoder, seed)
+        return self.as_teacher(self.name, network)
+
+    def as_teacher(self, name: str, network: UniversalNetwork) -> Teacher:
+        """A network's encoder, with statistics of this hospital's images."""
+        statistics = feature_statistics(network, (sample.image for sample in self.prepared.training), self.data, 3)
+        return Teacher(name, shared(network), statistics, len(self.dataset.training), str(self.task))
+
+    def outcomes(self, network: UniversalNetwork) -> list[Outcome]:
+        """Every test case."""
+        network.eval()
+        with torch.inference_mode():
+            return [self._outcome(network, sample) for sample in self.test]
+
+    def _outcome(self, network: UniversalNetwork, sample: Sample) -> Outcome:
+        if isinstance(sample.label, int):
+            return Outcome(sample.label, int(infer(network, sample.image, self.data).argmax()))
+        scores = evaluate(network, [sample], self.data).scores
+        return Outcome(None, None, tuple(scores.values()))
+
+
+class Laboratory:
+    """A coordinator's images, hospitals, and the encoders that they come to; what is finished is kept in `folder`.
+
+    Args:
+        hospitals, held_out, public: Folders of a task cohort.
+        folder: Where encoders are kept.
+        seed: Of networks, batches and views.
+        overrides: Hydra's.
+    """
+
+    def __init__(
+        self, hospitals: Sequence[Path], held_out: Sequence[Path], public: Path, folder: Path, seed: int, overrides: Sequence[str]
+    ) -> None:
+        self.hospitals = [Hospital(path, overrides) for path in hospitals]
+        self.held_out = [Hospital(path, overrides) for path in held_out]
+        self.config = self.hospitals[0].config
+        self.images = read_images(find_images(public), replace(self.config.data, task="classification", labels=("any", "other")))
+        self.folder, self.seed = folder, seed
+
+    def kept(self, name: str, make: Callable[[], StateDict]) -> StateDict:
+        """An encoder, made once."""
+        path = self.folder / f"{name}.safetensors"
+        if not path.exists():
+            save_state(make(), path, {})
+        return load_state(path)[0]
+
+    def scratch(self, seed: int | None = None) -> StateDict:
+        """A new encoder."""
+        torch.manual_seed(self.seed if seed is None else seed)
+        return shared(build(self.config.model))
+
+    def masked(self, steps: int) -> StateDict:
+        """Masked image modelling on the public images."""
+        network = build(self.config.model)
+        network.load_state_dict(self.scratch())
+        torch.manual_seed(self.seed)
+        pretrain(network, self.images, Pretraining(steps), self.seed)
+        return shared(network)
+
+    def teachers(self, base: StateDict) -> list[Teacher]:
+        """Everybody's, trained from one encoder."""
+        found = []
+        for hospital in self.hospitals:
+            path = self.folder / "teachers" / f"{hospital.name}.safetensors"
+            if not path.exists():
+                teacher = hospital.teach(base, self.seed)
+                save_state({**teacher.encoder, **{f"statistics/{name}": value for name, value in teacher.statistics.items()}}, path, {})
+            state = load_state(path)[0]
+            encoder = {name: tensor for name, tensor in state.items() if name.startswith(ENCODER)}
+            statistics = {name.removeprefix("statistics/"): value for name, value in state.items() if name.startswith("statistics/")}
+            found.append(Teacher(hospital.name, encoder, statistics, len(hospital.dataset.training), str(hospital.task)))
+        return found
+
+    def hostile(self, base: StateDict, teachers: Sequence[Teacher]) -> list[Teacher]:
+        """Two hospitals more: one hands in random weights, one an encoder whose signs are turned; both describe it truthfully."""
+        first, second = self.hospitals[0], self.hospitals[1]
+        random, flipped = build(self.config.model), build(self.config.model)
+        random.load_state_dict(self.scratch(self.seed + 1000))
+        flipped.load_state_dict({name: 2 * base[name] - tensor for name, tensor in teachers[1].encoder.items()})
+        turned = build(self.config.model)
+        turned.load_state_dict({name: -tensor for name, tensor in teachers[1].encoder.items()})
+        return [
+            first.as_teacher("random", random), second.as_teacher("flipped vector", flipped), second.as_teacher("flipped encoder", turned)
+        ]  # fmt: skip
+
+    def strangers(self) -> list[Teacher]:
+        """As many teachers as there are, each with random weights."""
+        found = []
+        for number, hospital in enumerate(self.hospitals):
+            network = build(self.config.model)
+            network.load_state_dict(self.scratch(self.seed + 2000 + number))
+            found.append(hospital.as_teacher(hospital.name, network))
+        return found
+
+    def distil(self, base: StateDict, teachers: Sequence[Teacher], settings: Distillation) -> Distilled:
+        """The student of these teachers."""
+        network = build(self.config.model)
+        network.load_state_dict(base)
+        torch.manual_seed(self.seed)
+        return distil(network, teachers, self.images, settings, self.seed)
+
+    def pooled(self, base: StateDict) -> StateDict:
+        """All tasks in one place: one encoder, every head, as many passes as each hospital makes."""
+        networks = [hospital.network(base, self.seed) for hospital in self.hospitals]
+        for network in networks[1:]:
+            network.encoder = networks[0].encoder
+        training = replace(self.config.training, epochs=1)
+        heads = [parameter for network in networks for name, parameter in network.named_parameters() if not name.startswith(ENCODER)]
+        passes = self.config.training.epochs
+        optimizer = instantiate(training.optimizer, _partial_=True)([*networks[0].encoder.parameters(), *heads])
+        loss_of = TaskLoss()
+        for number in range(1, passes + 1):
+            set_rate(optimizer, training.learning_rate, number, passes)
+            self._pass(networks, optimizer, loss_of, self.seed * 1000 + number)
+        return shared(networks[0])
+
+    def _pass(self, networks: Sequence[UniversalNetwork], optimizer: Any, loss_of: TaskLoss, seed: int) -> None:
+        """Batches of all tasks in random order."""
+        training = replace(self.config.training, epochs=1)
+        loaders = [iter(training_loader(hospital.prepared, training, seed)) for hospital in self.hospitals]
+        lengths = [math.ceil(len(hospital.dataset.training) / training.batch_size) for hospital in self.hospitals]
+        turns = torch.tensor([number for number, length in enumerate(lengths) for _ in range(length)])
+        for number in turns[torch.randperm(len(turns), generator=torch.Generator().manual_seed(seed))].tolist():
+            batch = next(loaders[number])
+            networks[number].train()
+            optimizer.zero_grad(set_to_none=True)
+            loss_of(networks[number](batch["image"]), batch["label"]).backward()
+            optimizer.step()
+
+
+def build(model: Mapping[str, Any]) -> UniversalNetwork:
+    """A network without a head, laid out for speed."""
+    network: UniversalNetwork = instantiate(model)
+    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+
+
+def shared(network: UniversalNetwork) -> StateDict:
+    """What travels."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items() if name.startswith(ENCODER)}
+
+
+def mean_of(teachers: Sequence[Teacher]) -> StateDict:
+    """The average of encoders."""
+    names: list[str] = list(teachers[0].encoder)
+    return {name: torch.stack([teacher.encoder[name] for teacher in teachers]).mean(0) for name in names}
+
+
+def score(outcomes: Sequence[Outcome]) -> float:
+    """Balanced accuracy, or mean Dice over classes of the mean over cases in which a class occurs."""
+    if outcomes[0].truth is None:
+        table = torch.tensor([outcome.dice for outcome in outcomes])
+        return float(table.nanmean(0).nanmean())
+    truths = torch.tensor([outcome.truth for outcome in outcomes])
+    right: Tensor = (truths == torch.tensor([outcome.guess for outcome in outcomes])).float()
+    return float(torch.stack([right[truths == value].mean() for value in truths.unique()]).mean())
