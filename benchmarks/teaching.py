@@ -233,4 +233,4 @@ def score(outcomes: Sequence[Outcome]) -> float:
         return float(table.nanmean(0).nanmean())
     truths = torch.tensor([outcome.truth for outcome in outcomes])
     right: Tensor = (truths == torch.tensor([outcome.guess for outcome in outcomes])).float()
-    return float(torch.stack([right[truths == value].mean() for value in truths.unique()]).mean())
+    return float(torch.stack([right[truths == value].mean() for value in sorted(set(truths.tolist()))]).mean())

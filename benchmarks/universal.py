@@ -1,0 +1,220 @@
+"""One encoder for hospitals with different tasks, against what else the same images and computing could have made.
+
+    python benchmarks/universal.py [--seeds 0 1 2] [--folder build/universal] [--short] [SETTING=VALUE ...]
+
+Every seed has people, images, hospitals and networks of its own (`polyclinic.cohorts.tasks`; with POLYCLINIC_DATA real cells, chests and
+structures beside the brains). Nothing is chosen on test images. One seed after another is kept in `folder`: interrupted, the same command
+goes on, and several may run at the same time. Results: benchmarks/results/universal.json.
+"""
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from federation import machine
+from scipy.stats import wilcoxon
+from teaching import Laboratory, Outcome, mean_of, score
+
+from polyclinic.cohorts.tasks import write_tasks
+from polyclinic.durable import write_durably
+from polyclinic.state_dict import StateDict
+from strategies.universal.distillation import Distillation
+
+RESULTS = Path(__file__).with_name("results") / "universal.json"
+IMAGES, PUBLIC = (240, 48, 160), 1600
+SHORT_IMAGES, SHORT_PUBLIC = (96, 32, 96), 600
+MASKED = 600  # steps of masked image modelling
+TAUGHT = Distillation(steps=500)
+LONGER = MASKED + 2 * TAUGHT.steps  # a step of distillation with masked images is two of masked image modelling
+PASSES = 12
+RESAMPLES = 2000
+TUNED = ("scratch", "mim", "mim longer", "averaged", "distilled + mim", "pooled")
+TITLES = {
+    "scratch": "from scratch", "mim": "masked image modelling (MIM)", "mim longer": "MIM with the same extra computing",
+    "averaged": "teachers' encoders averaged", "distilled": "distilled", "distilled + mim": "distilled + MIM",
+    "random teachers": "distilled + MIM, random teachers", "hostile, gated": "distilled + MIM, three hostile hospitals more",
+    "hostile, not gated": "the same without gates", "pooled": "all tasks in one place (upper bound)",
+}  # fmt: skip
+
+
+def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> dict[str, Any]:
+    """All arms of one seed."""
+    images, public = (SHORT_IMAGES, SHORT_PUBLIC) if short else (IMAGES, PUBLIC)
+    cohort = write_tasks(folder / f"cohort-{seed}", seed=seed, images=images, public=public, real=False if short else None)
+    work = folder / f"seed-{seed}"
+    found = json.loads((work / "figures.json").read_text()) if (work / "figures.json").exists() else {}
+    laboratory = Laboratory(cohort.hospitals, cohort.held_out, cohort.public, work, seed, [f"training.epochs={PASSES}", *overrides])
+
+    def keep(**figures: Any) -> None:
+        found.update(figures)
+        write_durably(work / "figures.json", json.dumps(found).encode())
+
+    keep(seed=seed, tasks=[each.name for each in laboratory.hospitals], held_out=[each.name for each in laboratory.held_out])
+    for arm, state in _encoders(laboratory, keep):
+        for way in ("probe", "tune") if arm in TUNED and not short else ("probe",):
+            if (key := f"{way}/{arm}") not in found:
+                start = time.monotonic()
+                keep(**{key: {each.name: _outcomes(each, state, way, seed) for each in (*laboratory.hospitals, *laboratory.held_out)}})
+                _say(f"seed {seed}, {key}: {_mean(found[key], laboratory):.3f} ({time.monotonic() - start:.0f} s)")
+    if not short and "singles" not in found:
+        keep(singles=_singles(laboratory))
+    return found
+
+
+def _encoders(laboratory: Laboratory, keep: Any) -> Any:
+    """Every arm's encoder, one after another."""
+    yield "scratch", laboratory.scratch()
+    base = laboratory.kept("mim", lambda: laboratory.masked(MASKED))
+    yield "mim", base
+    teachers = laboratory.teachers(base)
+    crowd = [*teachers, *laboratory.hostile(base, teachers)]
+    strangers = laboratory.strangers()
+
+    def student(name: str, those: Any, settings: Distillation) -> StateDict:
+        def make() -> StateDict:
+            start = time.monotonic()
+            distilled = laboratory.distil(base, those, settings)
+            keep(**{f"gates/{name}": {site: [distilled.weights[site], distilled.trust[site]] for site in distilled.weights}})
+            keep(**{f"seconds/{name}": time.monotonic() - start})
+            return distilled.state
+
+        return laboratory.kept(name, make)
+
+    yield "distilled + mim", student("distilled + mim", teachers, TAUGHT)
+    yield "distilled", student("distilled", teachers, replace(TAUGHT, mim=0.0))
+    yield "averaged", mean_of(teachers)
+    yield "pooled", laboratory.kept("pooled", lambda: laboratory.pooled(base))
+    yield "mim longer", laboratory.kept("mim longer", lambda: laboratory.masked(LONGER))
+    yield "hostile, gated", student("hostile, gated", crowd, TAUGHT)
+    yield "hostile, not gated", student("hostile, not gated", crowd, replace(TAUGHT, gate=False))
+    yield "random teachers", student("random teachers", strangers, replace(TAUGHT, gate=False))
+
+
+def _outcomes(hospital: Any, state: StateDict, way: str, seed: int) -> list[list[Any]]:
+    """What a model with this encoder makes of a hospital's test cases."""
+    outcomes = hospital.probe(state)[1] if way == "probe" else hospital.outcomes(hospital.tune(state, seed))
+    return [[each.truth, each.guess, list(each.dice)] for each in outcomes]
+
+
+def _singles(laboratory: Laboratory) -> dict[str, dict[str, Any]]:
+    """For each task the teacher whose encoder does best there on the validation cases, and its test score."""
+    teachers = laboratory.teachers(laboratory.kept("mim", dict))
+    found = {}
+    for hospital in (*laboratory.hospitals, *laboratory.held_out):
+        tried = {teacher.site: hospital.probe(teacher.encoder) for teacher in teachers}
+        best = max(tried, key=lambda site: tried[site][0])
+        found[hospital.name] = {"teacher": best, "score": score(tried[best][1])}
+    return found
+
+
+def _mean(outcomes: Mapping[str, Any], laboratory: Laboratory) -> float:
+    return sum(task_score(outcomes[each.name]) for each in laboratory.hospitals) / len(laboratory.hospitals)
+
+
+def task_score(rows: Sequence[Sequence[Any]]) -> float:
+    """Of kept outcomes."""
+    return score([Outcome(truth, guess, tuple(dice)) for truth, guess, dice in rows])
+
+
+def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Mean and spread of every arm, and what is claimed, tested."""
+    tasks, held_out = seeds[0]["tasks"], seeds[0]["held_out"]
+    arms = [key for key in seeds[0] if key.startswith(("probe/", "tune/"))]
+    scores = {arm: {task: [task_score(found[arm][task]) for found in seeds] for task in (*tasks, *held_out)} for arm in arms}
+    if all("singles" in found for found in seeds):
+        scores["probe/best single teacher"] = {task: [found["singles"][task]["score"] for found in seeds] for task in (*tasks, *held_out)}
+    summary: dict[str, Any] = {"machine": machine(), "seeds": [found["seed"] for found in seeds], "tasks": tasks, "held_out": held_out}
+    summary["arms"] = {arm: {task: _spread(values) for task, values in scores[arm].items()} for arm in scores}
+    summary["means"] = {
+        arm: _spread([_average(each[task][number] for task in tasks) for number in range(len(seeds))]) for arm, each in scores.items()
+    }
+    summary["claims"] = {}
+    for way in ("probe", "tune"):
+        if f"{way}/distilled + mim" in scores:
+            for other in [arm for arm in scores if arm.startswith(f"{way}/") and arm != f"{way}/distilled + mim"]:
+                summary["claims"][other] = _compare(scores[f"{way}/distilled + mim"], scores[other], tasks)
+    ours = "probe/distilled + mim"
+    summary["intervals"] = {task: _interval(seeds, task, ours, "probe/mim") for task in (*tasks, *held_out)}
+    summary["gates"] = {key.removeprefix("gates/"): [found[key] for found in seeds] for key in seeds[0] if key.startswith("gates/")}
+    return summary
+
+
+def _compare(ours: Mapping[str, list[float]], other: Mapping[str, list[float]], tasks: Sequence[str]) -> dict[str, Any]:
+    """Paired over tasks, means over seeds first."""
+    differences = [_average(ours[task]) - _average(other[task]) for task in tasks]
+    p = float(wilcoxon(differences).pvalue) if any(differences) else 1.0
+    return {"mean difference": _average(differences), "p": p, "tasks": len(tasks), "better": sum(value > 0 for value in differences)}
+
+
+def _interval(seeds: Sequence[Mapping[str, Any]], task: str, ours: str, other: str) -> list[float]:
+    """95 % of the difference of two arms if the test cases were drawn anew, all seeds together: mean, low, high."""
+    generator = torch.Generator().manual_seed(0)
+    drawn = []
+    for _ in range(RESAMPLES):
+        differences = []
+        for found in seeds:
+            chosen = torch.randint(len(found[ours][task]), (len(found[ours][task]),), generator=generator).tolist()
+            differences.append(task_score([found[ours][task][n] for n in chosen]) - task_score([found[other][task][n] for n in chosen]))
+        drawn.append(_average(differences))
+    whole = _average(task_score(found[ours][task]) - task_score(found[other][task]) for found in seeds)
+    low, high = torch.tensor(drawn).quantile(torch.tensor([0.025, 0.975])).tolist()
+    return [whole, low, high]
+
+
+def _average(values: Any) -> float:
+    values = list(values)
+    return float(sum(values) / len(values))
+
+
+def _spread(values: Sequence[float]) -> list[float]:
+    """Mean and standard deviation."""
+    return [_average(values), float(torch.tensor(values).std()) if len(values) > 1 else 0.0]
+
+
+def show(summary: Mapping[str, Any]) -> str:
+    """The tables as Markdown."""
+    lines = ["| | mean of the tasks | " + " | ".join(summary["held_out"]) + " |", "|---|---|" + "---|" * len(summary["held_out"])]
+    for arm, (mean, spread) in summary["means"].items():
+        held = [f"{summary['arms'][arm][task][0]:.3f}" for task in summary["held_out"]]
+        way, _, name = arm.partition("/")
+        lines.append(f"| {TITLES.get(name, name)}, {way} | {mean:.3f} ± {spread:.3f} | {' | '.join(held)} |")
+    lines += ["", "| distilled + MIM against | mean difference | better on | p |", "|---|---|---|---|"]
+    for arm, claim in summary["claims"].items():
+        way, _, name = arm.partition("/")
+        difference = f"{claim['mean difference']:+.3f}"
+        lines.append(f"| {TITLES.get(name, name)}, {way} | {difference} | {claim['better']} of {claim['tasks']} | {claim['p']:.4f} |")
+    lines += ["", "| task, linear probe | distilled + MIM less MIM | 95 % |", "|---|---|---|"]
+    lines += [f"| {task} | {mean:+.3f} | {low:+.3f} to {high:+.3f} |" for task, (mean, low, high) in summary["intervals"].items()]
+    return "\n".join(lines)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--folder", type=Path, default=Path("build/universal"))
+    parser.add_argument(
+        "--short", action="store_true", help="fewer images, no real ones, linear probes only, nothing is written to results/"
+    )
+    parser.add_argument("settings", nargs="*", help="SETTING=VALUE")
+    asked = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    summary = summarize([measure(seed, asked.folder, asked.short, asked.settings) for seed in asked.seeds])
+    if not asked.short:
+        RESULTS.parent.mkdir(exist_ok=True)
+        RESULTS.write_text(json.dumps(summary, indent=1) + "\n")
+    print(show(summary))
+
+
+if __name__ == "__main__":
+    main()
