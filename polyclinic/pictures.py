@@ -4,6 +4,7 @@ Anterior is up and, as in radiology, the patient's right is on the viewer's left
 """
 
 from collections.abc import Mapping
+from io import BytesIO
 from pathlib import Path
 
 import nibabel as nib
@@ -151,6 +152,21 @@ def overlay(grey: Tensor, labels: Tensor) -> Tensor:
     return (1 - mix) * grey + mix * colour
 
 
+def encode_png(picture: Tensor) -> bytes:
+    """A picture as the bytes of a PNG.
+
+    Args:
+        picture: (1 or 3, columns, rows), 0 to 1.
+    """
+    content = BytesIO()
+    Image.fromarray(_pixels(picture)).save(content, "png", optimize=True)
+    return content.getvalue()
+
+
+def _pixels(picture: Tensor) -> NDArray[np.uint8]:
+    """Rows, columns, RGB."""
+    return (picture.expand(3, -1, -1).clamp(0, 1) * 255).round().to(torch.uint8).permute(2, 1, 0).contiguous().numpy()
+
+
 def _save(picture: Tensor, path: Path) -> None:
-    pixels = (picture.clamp(0, 1) * 255).round().to(torch.uint8).permute(2, 1, 0)  # rows, columns, RGB
-    Image.fromarray(pixels.contiguous().numpy()).save(path, optimize=True)
+    Image.fromarray(_pixels(picture)).save(path, optimize=True)

@@ -12,6 +12,7 @@ from rich.console import Console
 from polyclinic.terminal import EXIT_CODES, run_command
 from server.enrol_cli import enrol_app, init
 from server.ledger_cli import ledger_app, models_app
+from server.pretrain_cli import PRETRAIN_HELP, pretrain
 from server.proxy_cli import TRAIN_HELP, demo_proxy, train_proxy
 from server.segmentation_cli import segment_service
 
@@ -28,6 +29,7 @@ app.add_typer(models_app, name="models")
 app.add_typer(enrol_app, name="enrol")
 app.command()(init)
 app.command(name="segment-service")(segment_service)
+app.command(help=PRETRAIN_HELP)(pretrain)
 app.command(name="train-proxy", help=TRAIN_HELP)(train_proxy)
 app.command(name="demo-proxy")(demo_proxy)
 WIDE = 120  # where output goes to a file, nobody's window limits the tables

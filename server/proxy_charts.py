@@ -130,13 +130,23 @@ def draw_losses(run: ProxyRun) -> tuple[Plot, ...]:
     width, height = 360, 200
     plots = []
     for name in sorted(run.losses, key=lambda each: list(LOSSES).index(each) if each in LOSSES else len(LOSSES)):
-        points = run.losses[name]
-        every = max(1, -(-len(points) // MOST_POINTS))
-        shown = [*points[::every], *([points[-1]] if (len(points) - 1) % every else [])]
-        axes = Axes([x for x, _ in shown], [y for _, y in shown], width, height)
-        x_ticks, y_ticks = axes.marks()
         title, note = LOSSES.get(name, (name, ""))
-        single = ((axes.x(shown[0][0]), axes.y(shown[0][1]), f"step {shown[0][0]:g}: {shown[0][1]:.4g}", ""),) if len(shown) == 1 else ()
-        line = Line(title, "#0072B2", "none", axes.path(shown), single)
-        plots.append(Plot(title, note, (line,), x_ticks, y_ticks, "step", width=width, height=height))
+        plots.append(draw_series(title, note, run.losses[name], width, height))
     return tuple(plots)
+
+
+def draw_series(title: str, note: str, points: Sequence[tuple[float, float]], width: int, height: int) -> Plot:
+    """One line over the steps.
+
+    Args:
+        title, note: Above it.
+        points: Step and value, at least one; of very many, some are drawn.
+        width, height: Of the drawing.
+    """
+    every = max(1, -(-len(points) // MOST_POINTS))
+    shown = [*points[::every], *([points[-1]] if (len(points) - 1) % every else [])]
+    axes = Axes([x for x, _ in shown], [y for _, y in shown], width, height)
+    x_ticks, y_ticks = axes.marks()
+    single = ((axes.x(shown[0][0]), axes.y(shown[0][1]), f"step {shown[0][0]:g}: {shown[0][1]:.4g}", ""),) if len(shown) == 1 else ()
+    line = Line(title, "#0072B2", "none", axes.path(shown), single)
+    return Plot(title, note, (line,), x_ticks, y_ticks, "step", width=width, height=height)
