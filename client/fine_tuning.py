@@ -12,7 +12,6 @@ from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from client import universal_work
@@ -22,6 +21,7 @@ from client.site import Site
 from client.slots import compute_slot
 from client.universal_work import Learned
 from polyclinic import training
+from polyclinic.adapting import Course, fit_passes
 from polyclinic.contribution import Contribution, write_contribution
 from polyclinic.errors import ModelInvalid, PolyclinicError
 from polyclinic.networks.universal import UniversalNetwork
@@ -92,46 +92,16 @@ def _learn(site: Site, network: nn.Module, assignment: Assignment, base: StateDi
 def _fit(site: Site, network: nn.Module, assignment: Assignment, checkpoint: Path) -> float:
     """All passes, from the last one that was kept; the loss of the last pass."""
     order, job = assignment.order, site.job(assignment.order)
-    prepared = site.prepared(order, job)
-    once = replace(job.training, epochs=1)
-    passes = order.rounds * job.training.epochs
-    optimizer = training.make_optimizer(network, once)
-    done, loss = _resume(checkpoint, network, optimizer)
     rest_s = float(os.environ.get(STEP_PAUSE, "0"))
 
-    for number in range(done + 1, passes + 1):
+    def tell(step: int, steps: int, value: float) -> None:
+        site.say(order, "training", step=step, steps=steps, loss=value)
+        time.sleep(rest_s)
 
-        def tell(step: int, steps: int, value: float, number: int = number) -> None:
-            site.say(order, "training", step=(number - 1) * steps + step, steps=passes * steps, loss=value)
-            time.sleep(rest_s)
-
-        with compute_slot():
-            loader = training_loader(prepared, once, site.seed(replace(order, round=number)))
-            loss = training.fit(network, loader, once, job.data, optimizer=optimizer, on_step=tell).loss
-        _keep(checkpoint, network, optimizer, number, loss)
-        log.info("pass %d of %d: loss %.4f", number, passes, loss)
-    return loss
-
-
-def _keep(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, done: int, loss: float) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "loss": loss}, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _resume(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """How many passes are done already; a checkpoint that cannot be read means none."""
-    try:
-        kept = torch.load(path, weights_only=True)
-        network.load_state_dict(kept["network"])
-        optimizer.load_state_dict(kept["optimizer"])
-    except FileNotFoundError:
-        return 0, float("nan")
-    log.info("going on after pass %d", kept["done"])
-    return int(kept["done"]), float(kept["loss"])
+    course = Course(
+        order.rounds * job.training.epochs, lambda number: site.seed(replace(order, round=number)), isinstance(network, UniversalNetwork)
+    )
+    return fit_passes(network, site.prepared(order, job), job.training, course, checkpoint=checkpoint, on_step=tell, turn=compute_slot)
 
 
 def _describe(network: nn.Module, wanted: tuple[str, ...], prepared: PreparedSite, job: JobConfig, seed: int) -> StateDict:

@@ -6,7 +6,6 @@ OUT/work/                 what an interrupted training goes on from
 """
 
 import json
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -81,7 +80,7 @@ class Pretrained:
         weights: The encoder's file.
         base: What it started from, in words.
         model: Its name.
-        seed, seconds: Of the training.
+        seed: Of the training.
     """
 
     files: int
@@ -95,7 +94,6 @@ class Pretrained:
     base: str
     model: str
     seed: int
-    seconds: float
 
 
 def pretrain_encoder(orders: Orders, console: Console) -> Pretrained:
@@ -105,7 +103,6 @@ def pretrain_encoder(orders: Orders, console: Console) -> Pretrained:
         ConfigError: A setting is wrong, `base` is of another network, or there are too few images.
         DataError: The typed fault of an image.
     """
-    start = time.time()
     config = load_config([*DEFAULTS, *orders.overrides])
     network = start_network(config)
     if not isinstance(network, UniversalNetwork):
@@ -124,7 +121,7 @@ def pretrain_encoder(orders: Orders, console: Console) -> Pretrained:
     missed, by_mean, pictures = measure(network, painter, kept, settings, config.seed)
     found = Pretrained(
         len(training), len(images), losses, missed, by_mean, pictures, settings, orders.weights,
-        "random weights" if config.base is None else Path(config.base).name, config.choices["model"], config.seed, time.time() - start,
+        "random weights" if config.base is None else Path(config.base).name, config.choices["model"], config.seed,
     )  # fmt: skip
     _save(network, found, config)
     return found

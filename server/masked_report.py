@@ -68,10 +68,12 @@ def learned(found: Pretrained) -> bool:
 def tell_result(found: Pretrained) -> str:
     """The main sentence."""
     many = plural(len(found.pictures), "image")
-    share = 1 - found.missed / found.missed_by_mean if found.missed_by_mean else 0.0
     if not learned(found):
         return f"On {many} that it was not trained on, the encoder does not paint what is hidden better than each image's mean colour does."
-    return f"On {many} that it was not trained on, the encoder misses what is hidden by {100 * share:.0f} % less than each image's mean colour does."
+    share = 100 * (1 - found.missed / found.missed_by_mean)
+    return (
+        f"On {many} that it was not trained on, the encoder misses what is hidden by {share:.0f} % less than each image's mean colour does."
+    )
 
 
 def draw_losses(losses: Sequence[float]) -> Plot:
@@ -112,5 +114,4 @@ def _tiles(found: Pretrained) -> list[tuple[str, str]]:
 
 def _facts(found: Pretrained) -> list[str]:
     size = " x ".join(map(str, found.pictures[0].original.shape[1:]))
-    took = f"took {found.seconds / 60:.0f} minutes" if found.seconds >= 120 else f"took {found.seconds:.0f} s"
-    return [f"model={found.model}", f"{size} voxels", show_date(datetime.now(UTC).isoformat(timespec="minutes")), took]
+    return [f"model={found.model}", f"{size} voxels", show_date(datetime.now(UTC).isoformat(timespec="minutes"))]

@@ -22,10 +22,11 @@ from torch.nn import functional
 from polyclinic.modes import quick, training_mode
 from polyclinic.networks.encoders import embed, read_at
 from polyclinic.networks.universal import ENCODER, UniversalNetwork
+from polyclinic.rates import set_rate
 from polyclinic.state_dict import StateDict
 from strategies.universal.checkpoint import Checkpoint
 from strategies.universal.gating import Gate, gate_teachers
-from strategies.universal.pretraining import OnStep, Painter, Pretraining, finite, hide, masked_loss, set_rate
+from strategies.universal.pretraining import OnStep, Painter, Pretraining, finite, hide, masked_loss
 from strategies.universal.teachers import Teacher, check_statistics
 from strategies.universal.views import batches, view
 

@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from polyclinic.errors import ConfigError
 from polyclinic.modes import quick
 from polyclinic.networks.universal import UniversalNetwork
+from polyclinic.rates import set_rate
 from strategies.universal.checkpoint import Checkpoint
 from strategies.universal.views import batches, view
 
 OnStep = Callable[[int, int, float], None]  # step, steps, loss
-WARM = 0.05  # share of the steps in which the learning rate rises
 
 
 @dataclass(frozen=True)
@@ -141,14 +141,6 @@ def pretrain(
             on_step(step, settings.steps, losses[-1])
     network.eval()
     return losses
-
-
-def set_rate(optimizer: torch.optim.Optimizer, highest: float, step: int, steps: int) -> None:
-    """The learning rate of a step: up in a straight line, down along a cosine."""
-    warm = max(1.0, WARM * steps)
-    rate = step / warm if step <= warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1.0, steps - warm)))
-    for group in optimizer.param_groups:
-        group["lr"] = highest * rate
 
 
 def finite(loss: float, step: int, learning_rate: float) -> float:
