@@ -203,6 +203,37 @@ def predict(
 
 
 @app.command()
+def adapt(
+    data: Data,
+    model: Annotated[Path, typer.Option("--model", help="A universal encoder: of `polyclinic-server pretrain` or `export`.")],
+    out: Annotated[Path, typer.Option("--out", help="The model to write, a .safetensors file.")],
+    mode: Annotated[str, typer.Option(help="probe: a head on the encoder as it is, in a minute; full: then train both.")] = "full",
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training cases. Default: as in a stage.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="At its highest. Default: as in a stage.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the head and of the order of the cases.")] = 0,
+) -> None:
+    """Give a universal encoder the head of your own task, on your own labels. Nothing leaves this machine.
+
+    A head is fitted to the encoder as it is (probe); with [bold]--mode full[/bold] encoder and head are then trained together, and the
+    better of both on the validation cases is kept. Shows validation and test scores of each class.
+
+    Example: [bold]polyclinic-client adapt --model encoder.safetensors --data /data/chest --out chest.safetensors[/bold]
+
+    Example: [bold]polyclinic-client adapt --model encoder.safetensors --data /data/chest --out chest.safetensors --mode probe[/bold]
+
+    Then: [bold]polyclinic-client predict chest.safetensors scan.nii.gz --out labels/[/bold]
+    """
+    from client.adapting import Wishes, make_table, tell_choice
+    from client.adapting import adapt as adapt_encoder
+
+    console = Console(highlight=False)
+    adapted = adapt_encoder(model, data, out, Wishes(mode, epochs, learning_rate, seed), console)
+    console.print(make_table(adapted))
+    console.print(tell_choice(adapted), markup=False)
+    console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB", markup=False)
+
+
+@app.command()
 def segment(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI files, or folders of them.")],
     out: Annotated[Path, typer.Option("--out", help="A .nii.gz file for one image, or a folder.")],
