@@ -1,7 +1,6 @@
 """`polyclinic-server`: what the researcher who coordinates runs."""
 
 import os
-import shutil
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -103,21 +102,32 @@ def report(
 
 @app.command()
 def export(
-    name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or 'latest'.")],
-    to: Annotated[Path, typer.Option("--to", help="The safetensors file to write.")],
+    to: Annotated[Path, typer.Option("--to", help="The file to write: .safetensors; or .pt2, a universal encoder for plain torch.")],
+    name: Annotated[str | None, typer.Argument(metavar="[RUN]", help="Name of a run, or 'latest'.")] = None,
+    source: Annotated[Path | None, typer.Option("--from", metavar="FILE", help="A model's file instead of a run: of `pretrain`.")] = None,
     strategy: Annotated[str | None, typer.Option(help="Which strategy's model, where the run compared several.")] = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write a run's model as one safetensors file, ready for `polyclinic-client predict`."""
-    from server.export import choose_model
+    """Write a run's model as one file: ready for `polyclinic-client predict` or `adapt`; or an encoder that needs torch and nothing else.
+
+    Example: [bold]polyclinic-server export latest --to model.safetensors[/bold]
+
+    Example: [bold]polyclinic-server export latest --to encoder.pt2[/bold] (of a run with strategy=universal)
+
+    Example: [bold]polyclinic-server export --from pretrained/encoder.safetensors --to encoder.pt2[/bold]
+    """
+    from polyclinic.errors import ConfigError
+    from server.export import choose_model, export_model
     from server.run_folder import find_run
 
-    source = choose_model(find_run(runs, name), strategy)
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.copyfile(source, partial)
-    partial.replace(to)
+    if (name is None) == (source is None):
+        raise ConfigError("export: name a run ('latest' for the newest), or a file with --from FILE.")
+    example = export_model(source or choose_model(find_run(runs, str(name)), strategy), to)
     console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
+    if example:
+        console.print(
+            "\nLoad it with torch alone:\n", *(f"\n    {line}" for line in ("import torch", *example)), markup=False, soft_wrap=True
+        )
 
 
 @app.command()
