@@ -1,4 +1,4 @@
-# polyclinic: `make demo`, `make demo-merging`, `make demo-proxy`, `make test`, `make check`, `make benchmarks`. Everything is installed into .venv on first use.
+# polyclinic: `make demo`, `make demo-merging`, `make demo-proxy`, `make demo-universal`, `make test`, `make check`, `make benchmarks`. Everything is installed into .venv on first use.
 PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
 VENV ?= .venv
 BIN := $(VENV)/bin
@@ -21,7 +21,7 @@ BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) --build-arg T
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 COMPOSE = docker compose -f docker/compose.yaml
 
-.PHONY: help install demo demo-merging demo-refinement demo-proxy mergekit proto test test-fast test-docker check format benchmarks images compose-demo sbom scan clean
+.PHONY: help install demo demo-merging demo-refinement demo-proxy demo-universal mergekit proto test test-fast test-docker check format benchmarks images compose-demo sbom scan clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -46,6 +46,9 @@ demo-refinement: install  ## Refinement against averaging, local, FedBN, pooled 
 
 demo-proxy: install  ## Segmentation of warped scans: training, attackers, a service and a client on this machine: SEED=0 ARGS="SETTING=VALUE".
 	$(BIN)/polyclinic-server demo-proxy --seed $(SEED) --folder $(FOLDER) $(ARGS)
+
+demo-universal: install  ## One encoder taught by hospitals with different tasks, against masked image modelling and others, in one process (one seed).
+	$(BIN)/python benchmarks/universal.py --short --seeds $(SEED) --folder $(FOLDER)/universal $(ARGS)
 
 mergekit: .mergekit/.installed  ## Install mergekit into an environment of its own, for the tests and benchmarks that compare with it.
 
@@ -90,6 +93,7 @@ benchmarks: install mergekit  ## Every figure that the README quotes (some hours
 	$(BIN)/python benchmarks/membership.py build/membership
 	$(BIN)/python benchmarks/proxy_service.py
 	$(BIN)/python benchmarks/proxy.py
+	$(BIN)/python benchmarks/universal.py
 	$(BIN)/python benchmarks/proxy_overhead.py --model build/proxy/seed-0/segmenter.safetensors --generator build/proxy/seed-0/generator.safetensors --image build/proxy/visits-0/imagesTs/056_0.nii.gz
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/laboratories.py)
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/closed_form.py)

@@ -47,7 +47,7 @@ class Distillation:
         places: Of an image, whose features are learned beside the embedding.
         views: Of every image, on which the teachers are asked.
         hidden: Numbers between the two layers of a projector.
-        gate: Whether teachers count less far from their own images, and less if they are unlike all others.
+        gate: Whether teachers count less far from their own images, and not at all if they are no fine-tuned copies (`gating`).
         mask_ratio, mask_size: Of masked image modelling.
     """
 
@@ -170,7 +170,8 @@ def distil(
         network.load_state_dict({**old, **teacher.encoder})
         looks[teacher.site] = _look(network, seen, places)
     network.load_state_dict(old)
-    gates = gate_teachers(teachers, {site: look.average for site, look in looks.items()}, before.average, on=settings.gate)
+    start = {name: old[name] for name in teachers[0].encoder}
+    gates = gate_teachers(teachers, {site: look.average for site, look in looks.items()}, start, on=settings.gate)
     lessons = {site: look.standardized(_Scale.of(look, gates[site].weights)) for site, look in looks.items()}
     scale = _Scale.of(before, torch.ones(len(seen)))
     course = _Course(seen, places, lessons, gates, before.standardized(scale), scale)

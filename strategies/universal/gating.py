@@ -1,4 +1,9 @@
-"""How much a teacher counts: on which images, and at all."""
+"""How much a teacher counts: on which images, and at all.
+
+On an image: by its distance from the images that the teacher was trained on (`teachers.distances`); what it says of others it never
+learned. At all: by how far its weights are from the encoder that it started from. Fine-tuning moves an encoder a little; one with random
+weights, or with its signs turned, is as far from the common one as that is from a copy of itself whose entries are shuffled.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +12,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polyclinic.state_dict import StateDict
 from strategies.universal.teachers import Teacher, distances
 
-FADE = 2.0  # a teacher counts 1/e as much on an image that is so much farther than its own
+NEAR = 5.0  # squared distance, own images being at 1, up to which a teacher counts fully: it is surer of images that it was trained on
+FULL, NONE = 0.4, 0.7  # distance from the common encoder, in those of a shuffled copy, up to which and beyond which a teacher is trusted
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,33 +33,40 @@ class Gate:
 
 
 def gate_teachers(
-    teachers: Sequence[Teacher],
-    looks: Mapping[str, Float[Tensor, "images numbers"]],
-    before: Float[Tensor, "images numbers"],
-    *,
-    on: bool,
+    teachers: Sequence[Teacher], looks: Mapping[str, Float[Tensor, "images numbers"]], base: StateDict, *, on: bool
 ) -> dict[str, Gate]:
     """How much each teacher counts.
 
     Args:
         teachers: All.
-        looks: Site to the embeddings of the coordinator's images by its encoder.
-        before: The same by the encoder that all of them started from.
+        looks: Site to the average features of the coordinator's images by its encoder.
+        base: The encoder that all of them started from.
         on: Otherwise every teacher counts fully everywhere.
     """
     gates = {}
     for teacher in teachers:
         rows = looks[teacher.site]
-        weights = torch.exp(-(distances(teacher, rows) - 1).clamp_min(0) / FADE) if on else torch.ones(len(rows))
-        gates[teacher.site] = Gate(weights, 1.0)
+        if on:
+            weights = (NEAR / distances(teacher, rows).clamp_min(NEAR)).square()
+            gates[teacher.site] = Gate(weights, trust(teacher.encoder, base))
+        else:
+            gates[teacher.site] = Gate(torch.ones(len(rows)), 1.0)
     return gates
 
 
-def alignment(one: Float[Tensor, "images numbers"], other: Float[Tensor, "images numbers"]) -> float:
-    """How alike two encoders see the same images: linear centred kernel alignment, 0 to 1.
+def trust(encoder: StateDict, base: StateDict) -> float:
+    """How far an encoder may be called a fine-tuned copy of another: 1 if it is, 0 if it could as well be any.
 
-    Kornblith et al. 2019, https://arxiv.org/abs/1905.00414.
+    Args:
+        encoder: A teacher's.
+        base: What it started from; the same names.
     """
-    one, other = (rows.double() - rows.double().mean(0) for rows in (one, other))
-    one, other = (rows / rows.std(0).clamp_min(1e-9) for rows in (one, other))
-    return float((one.T @ other).square().sum() / ((one.T @ one).norm() * (other.T @ other).norm()).clamp_min(1e-12))
+    generator = torch.Generator().manual_seed(0)
+    moved = torch.stack([(encoder[name] - base[name]).double().square().sum() for name in base]).sum()
+    mixed = torch.stack([(_shuffled(tensor, generator) - tensor).double().square().sum() for tensor in base.values()]).sum()
+    far = float((moved / mixed.clamp_min(1e-12)).sqrt())
+    return min(1.0, max(0.0, (NONE - far) / (NONE - FULL)))
+
+
+def _shuffled(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    return tensor.flatten()[torch.randperm(tensor.numel(), generator=generator)].view_as(tensor)
