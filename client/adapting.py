@@ -88,7 +88,7 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
         console.print(f"warning: {warning}", style="yellow", markup=False)
     job = own_job(job, dataset)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images")
         prepared = prepare(dataset, job.data, lambda done, of: bar.update(task, completed=done, total=of))
     with console.status("fitting a head"):
@@ -155,7 +155,7 @@ def _tune(network: UniversalNetwork, prepared: PreparedSite, job: JobConfig, wis
     rate = wishes.learning_rate or job.training.learning_rate
     asked = replace(job.training, learning_rate=rate)
     course = Course(wishes.epochs or job.training.epochs, lambda number: wishes.seed * 100_003 + number, falling=True)
-    with Progress(console=console, transient=True) as bar:
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("training encoder and head")
         fit_passes(tuned, prepared, asked, course, on_step=lambda step, steps, _loss: bar.update(task, completed=step, total=steps))
     return tuned

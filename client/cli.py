@@ -229,7 +229,7 @@ def adapt(
     console = Console(highlight=False)
     adapted = adapt_encoder(model, data, out, Wishes(mode, epochs, learning_rate, seed), console)
     console.print(make_table(adapted))
-    console.print(tell_choice(adapted), markup=False)
+    console.print(tell_choice(adapted), markup=False, soft_wrap=True)
     console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB", markup=False)
 
 

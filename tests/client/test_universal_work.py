@@ -130,10 +130,13 @@ def test_the_next_stage_starts_from_the_kept_head_of_the_same_federation(
     assert not all(torch.equal(began[1][name], newer[name]) for name in kept)
 
 
-def test_a_crash_costs_a_pass_and_changes_no_bit(sites: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("rank", [0, 2])
+def test_a_crash_costs_a_pass_and_changes_no_bit(
+    sites: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, rank: int
+) -> None:  # fmt: skip
     whole, broken = (Site("stripes", sites["stripes"], tmp_path / name) for name in ("whole", "broken"))
     for hospital in (whole, broken):
-        assign(hospital, "training.epochs=3")
+        assign(hospital, "training.epochs=3", f"training.universal.rank={rank}")
     first = tensors(do(whole))
     fit, passes = training.fit, []
 
@@ -189,29 +192,15 @@ def test_a_hospital_that_demands_noise_sends_no_statistics_without_it(sites: dic
     assert not list(hospital.outbox.folder.glob("*"))
 
 
-class LowRank:
-    """Stands for the factors' module."""
-
-    def layout(self, shapes: dict[str, tuple[int, ...]], rank: int) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.left": (shape[0], rank) for name, shape in shapes.items() if len(shape) > 1}
-
-    def attach(self, encoder: torch.nn.Module, rank: int) -> None:
-        encoder.rank = rank  # type: ignore[assignment]
-
-    def factors(self, network: torch.nn.Module, base: dict[str, Tensor]) -> dict[str, Tensor]:
-        shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
-        return {name: torch.ones(shape) for name, shape in self.layout(shapes, int(network.encoder.rank)).items()}  # type: ignore[union-attr, arg-type]
-
-
-def test_with_a_rank_factors_travel_instead_of_the_encoder(
-    sites: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:  # fmt: skip
-    monkeypatch.setattr(exchange, "_low_rank", LowRank)
+@pytest.mark.parametrize("learn", ["task", "mim"])
+def test_with_a_rank_factors_travel_instead_of_the_encoder(sites: dict[str, Path], tmp_path: Path, learn: str) -> None:
     hospital = Site("discs", sites["discs"], tmp_path)
-    assignment = assign(hospital, "training.universal.rank=2")
+    assignment = assign(hospital, "training.universal.rank=2", f"training.universal.learn={learn}")
     base = load_state(hospital.outbox.base_path(assignment.base))[0]
     with TensorFile(do(hospital)) as file:
-        assert {name: file.shape(name) for name in file.names} == exchange.layout_of(base, 2)
+        found = {name: file.shape(name) for name in file.names}
+        assert found == exchange.layout_of(base, 2) and set(found) != set(base)
+        assert any(bool(file.task_vector(name).any()) for name in found if name.endswith(".up"))
 
 
 def test_figures_leave_without_the_names_of_classes_and_the_model_stays(sites: dict[str, Path], tmp_path: Path) -> None:

@@ -1,0 +1,41 @@
+"""A run in which only updates of low rank travel."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message
+
+from polyclinic.config import load_config
+from polyclinic.errors import ConfigError
+from polyclinic.ledger import Ledger
+from polyclinic.state_dict import load_state
+from server.universal_arm import check_universal
+from strategies.universal.exchange import layout_of, make_teacher
+from tests.server.test_universal_arm import SMALL, run
+from tests.task_cohort import write_public, write_tasks
+
+
+def test_factors_travel_are_taken_into_the_ledger_and_teach(tmp_path: Path) -> None:
+    sites, public = write_tasks(tmp_path / "tasks"), write_public(tmp_path / "coordinator" / "public", 8)
+    kept: list[Message] = []
+    settings = ("training.universal.rank=1", "strategy.stages=1", "model.encoder.widths=[8,16,32,32]")
+    made = run(tmp_path / "run", sites, f"strategy.public={public}", *settings, kept=kept)
+    (stage,) = made.describe()["universal"]["stages"]
+    assert set(stage["weights"]) == {site.name for site in sites}
+    with Ledger.open(made.path / "ledger", create=False) as ledger:
+        base = ledger.load_model(ledger.bases()[0])
+        whole = sum(tensor.numel() for tensor in base.values())
+        for entry in ledger.active():
+            sent = {name.removeprefix("task_vector/"): tensor for name, tensor in load_state(entry.path)[0].items()}
+            vector = {name: tensor for name, tensor in sent.items() if not name.startswith("statistics/")}
+            assert {name: tuple(tensor.shape) for name, tensor in vector.items()} == layout_of(base, 1)
+            assert sum(tensor.numel() for tensor in vector.values()) < whole / 3
+            teacher = make_teacher(entry, base, 1)
+            assert set(teacher.encoder) == set(base)
+            assert any(not torch.equal(teacher.encoder[name], base[name]) for name in base if name.endswith("weight"))
+
+
+def test_factors_are_not_merged() -> None:
+    with pytest.raises(ConfigError, match="rank"):
+        check_universal(load_config([*SMALL, "training.universal.rank=2", "strategy.combine=mean"]))
