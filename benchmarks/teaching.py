@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from polyclinic.adapting import Course, fit_passes
 from polyclinic.config import instantiate, load_config
 from polyclinic.datasets import read_dataset
 from polyclinic.losses import TaskLoss
@@ -16,11 +17,12 @@ from polyclinic.networks.universal import ENCODER, UniversalNetwork
 from polyclinic.own_tasks import declare, own_data
 from polyclinic.preparation import PreparedCases, Sample, prepare, training_loader
 from polyclinic.probing import probe
+from polyclinic.rates import set_rate
 from polyclinic.state_dict import StateDict, load_state, save_state
-from polyclinic.training import evaluate, fit, infer
+from polyclinic.training import evaluate, infer
 from polyclinic.unlabelled import find_images, read_images
 from strategies.universal.distillation import Distillation, Distilled, distil
-from strategies.universal.pretraining import Pretraining, pretrain, set_rate
+from strategies.universal.pretraining import Pretraining, pretrain
 from strategies.universal.teachers import Teacher, feature_statistics
 
 SETTINGS = ("model=universal", "data=universal", "training=universal")
@@ -67,13 +69,8 @@ class Hospital:
 
     def tune(self, encoder: StateDict, seed: int) -> UniversalNetwork:
         """Encoder and head, trained on the labels for the configured passes."""
-        network = self.network(encoder, seed)
-        training = replace(self.config.training, epochs=1)
-        passes, rate = self.config.training.epochs, training.learning_rate
-        optimizer = instantiate(training.optimizer, _partial_=True)(network.parameters())
-        for number in range(1, passes + 1):
-            set_rate(optimizer, rate, number, passes)
-            fit(network, training_loader(self.prepared, training, seed * 1000 + number), training, self.data, optimizer=optimizer)
+        network, training = self.network(encoder, seed), self.config.training
+        fit_passes(network, self.prepared, training, Course(training.epochs, lambda number: seed * 1000 + number, falling=True))
         return network
 
     def teach(self, encoder: StateDict, seed: int) -> Teacher:
@@ -134,7 +131,6 @@ class Laboratory:
         """Masked image modelling on the public images."""
         network = build(self.config.model)
         network.load_state_dict(self.scratch())
-        torch.manual_seed(self.seed)
         pretrain(network, self.images, Pretraining(steps), self.seed)
         return shared(network)
 
@@ -177,7 +173,6 @@ class Laboratory:
         """The student of these teachers."""
         network = build(self.config.model)
         network.load_state_dict(base)
-        torch.manual_seed(self.seed)
         return distil(network, teachers, self.images, settings, self.seed)
 
     def pooled(self, base: StateDict) -> StateDict:

@@ -56,7 +56,7 @@ class Distillation:
     learning_rate: float = 0.001
     mim: float = 1.0
     old: float = 0.5
-    places: int = 8
+    places: int = 4
     views: int = 2
     hidden: int = 128
     gate: bool = True
@@ -175,7 +175,10 @@ def distil(
     lessons = {site: look.standardized(_Scale.of(look, gates[site].weights)) for site, look in looks.items()}
     scale = _Scale.of(before, torch.ones(len(seen)))
     course = _Course(seen, places, lessons, gates, before.standardized(scale), scale)
-    losses = _Student(network, list(lessons), settings).learn(course, seed, checkpoint, on_step)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        student = _Student(network, list(lessons), settings)
+    losses = student.learn(course, seed, checkpoint, on_step)
     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items() if name.startswith(ENCODER)}
     means = {site: float(gate.weights.mean()) for site, gate in gates.items()}
     return Distilled(state, means, {site: gate.trust for site, gate in gates.items()}, losses)

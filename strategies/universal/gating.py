@@ -15,7 +15,7 @@ from torch import Tensor
 from polyclinic.state_dict import StateDict
 from strategies.universal.teachers import Teacher, distances
 
-NEAR = 5.0  # squared distance, own images being at 1, up to which a teacher counts fully: it is surer of images that it was trained on
+FADE = 2.0  # a teacher counts 1/e as much on an image whose squared distance is so much more than that of its own images, which is 1
 FULL, NONE = 0.4, 0.7  # distance from the common encoder, in those of a shuffled copy, up to which and beyond which a teacher is trusted
 
 
@@ -47,7 +47,7 @@ def gate_teachers(
     for teacher in teachers:
         rows = looks[teacher.site]
         if on:
-            weights = (NEAR / distances(teacher, rows).clamp_min(NEAR)).square()
+            weights = torch.exp(-(distances(teacher, rows) - 1).clamp_min(0) / FADE)
             gates[teacher.site] = Gate(weights, trust(teacher.encoder, base))
         else:
             gates[teacher.site] = Gate(torch.ones(len(rows)), 1.0)

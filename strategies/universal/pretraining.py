@@ -120,7 +120,9 @@ def pretrain(
         ConfigError: The loss is no longer finite, or the masks do not fit.
     """
     device = next(network.parameters()).device
-    painter = painter or Painter(network)
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        painter = painter or Painter(network)
     trained = nn.ModuleDict({"encoder": network.encoder, "painter": painter})
     optimizer = torch.optim.AdamW(trained.parameters(), settings.learning_rate, weight_decay=0.05)
     keeper = Checkpoint(checkpoint, trained, optimizer)

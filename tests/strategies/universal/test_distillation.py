@@ -57,7 +57,6 @@ def test_the_loss_falls_and_only_the_encoder_comes_back(images: Tensor, kind: st
 
 def test_the_weight_of_the_old_features_holds_the_student_back(images: Tensor) -> None:
     def change(old: float) -> float:
-        torch.manual_seed(9)
         network = make(0)
         before = embed(network.maps(images)).detach()
         distil(network, [teacher(make(1))], images, replace(SETTINGS, steps=12, old=old), 0)
@@ -68,7 +67,6 @@ def test_the_weight_of_the_old_features_holds_the_student_back(images: Tensor) -
 
 def test_same_seed_same_student_and_another_seed_another(images: Tensor) -> None:
     def state(seed: int) -> StateDict:
-        torch.manual_seed(9)
         return distil(make(0), [teacher_fixed], images, replace(SETTINGS, steps=4, mim=1.0), seed).state
 
     teacher_fixed = teacher(make(1), seen=images)
@@ -83,7 +81,6 @@ def test_an_interrupted_distillation_goes_on_to_the_same_student(images: Tensor,
     settings = replace(SETTINGS, steps=6, mim=1.0, old=0.5)
 
     def run(checkpoint: Path | None, on_step: Callable[[int, int, float], None] | None = None) -> StateDict:
-        torch.manual_seed(9)
         return distil(make(0), [one], images, settings, 0, checkpoint=checkpoint, on_step=on_step).state
 
     def stop(step: int, _steps: int, _loss: float) -> None:

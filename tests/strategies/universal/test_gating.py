@@ -34,11 +34,10 @@ def test_trust_falls_steadily_in_between() -> None:
 @pytest.mark.parametrize("on", [True, False])
 def test_images_unlike_a_teachers_own_count_less(on: bool) -> None:
     one = Teacher("st-john", weights(0), {MEAN: torch.zeros(4), COVARIANCE: torch.eye(4)}, 50, "")
-    rows = torch.stack([torch.zeros(4), torch.full((4,), 10.0), torch.full((4,), 100.0)])
+    rows = torch.stack([torch.zeros(4), torch.full((4,), 2.0), torch.full((4,), 100.0)])
     gate = gate_teachers([one], {"st-john": rows}, weights(0), on=on)["st-john"]
     if on:
-        assert float(gate.weights[0]) == 1.0 and 0.0 < float(gate.weights[2]) < 1e-4 < float(gate.weights[1]) < 0.1
-        assert_close(gate.weights[1] / gate.weights[2], torch.tensor(1e4))
+        assert float(gate.weights[0]) == 1.0 and float(gate.weights[2]) < 1e-6 and 0.1 < float(gate.weights[1]) < 0.5
     else:
         assert_close(gate.weights, torch.ones(3))
     assert gate.trust == 1.0
