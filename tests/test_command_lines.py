@@ -152,7 +152,8 @@ def test_a_wrong_setting_ends_run_at_once(arguments: list[str], said: str, tmp_p
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["run"], ["status"], ["report"], ["export"], ["demo"], ["settings"], ["init"], ["enrol"], ["segment-service"]]
+    "command",
+    [[], ["run"], ["status"], ["report"], ["export"], ["demo"], ["settings"], ["init"], ["enrol"], ["segment-service"], ["pretrain"]],
 )
 def test_the_servers_help_is_there(command: list[str]) -> None:
     helped = run_cli("server.cli", *command, "--help")
@@ -160,7 +161,7 @@ def test_the_servers_help_is_there(command: list[str]) -> None:
     assert "Usage" in helped.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["join"], ["check"], ["predict"], ["keygen"], ["segment"]])
+@pytest.mark.parametrize("command", [[], ["join"], ["check"], ["predict"], ["keygen"], ["segment"], ["adapt"]])
 def test_the_clients_help_is_there(command: list[str]) -> None:
     helped = run_cli("client.cli", *command, "--help")
     assert helped.returncode == 0
