@@ -115,7 +115,6 @@ def _imagine(site: "Site", network: UniversalNetwork, assignment: Assignment, ch
         site.say(order, "training", step=step, steps=steps, loss=loss)
 
     with compute_slot():
-        torch.manual_seed(site.seed(order))  # what paints starts alike after a crash
         losses = pretrain(network, images, wanted, site.seed(order), checkpoint=checkpoint, on_step=tell)
     last = losses[-steps_of_pass:]
     return sum(last) / len(last)

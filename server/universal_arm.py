@@ -152,7 +152,6 @@ class UniversalArm:
         who = "1 hospital's encoder" if len(teachers) == 1 else f"{len(teachers)} hospitals' encoders"
         self._note(f"stage {number}: learning from {who} on {len(self._images)} public images")
         seed = self._config.seed + number
-        torch.manual_seed(seed)  # a coordinator that is started again makes the same encoder
         found = distil(
             self._network, teachers, self._images, self._universal.make_distillation(), seed,
             checkpoint=self._checkpoints() / f"{number}-{key}.pt", on_step=self._progress(f"stage {number}, distilling"),

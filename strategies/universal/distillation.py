@@ -72,7 +72,7 @@ class Distilled:
         state: The student's tensors, `encoder.*`.
         weights: Site to the mean of its teacher's weight over the images.
         trust: Site to how much its teacher counted at all.
-        losses: Of every step.
+        losses: Of every step; none if no teacher was believed, and then the student is as it was.
     """
 
     state: StateDict
@@ -172,7 +172,12 @@ def distil(
     network.load_state_dict(old)
     start = {name: old[name] for name in teachers[0].encoder}
     gates = gate_teachers(teachers, {site: look.average for site, look in looks.items()}, start, on=settings.gate)
-    lessons = {site: look.standardized(_Scale.of(look, gates[site].weights)) for site, look in looks.items()}
+    believed = [site for site, gate in gates.items() if gate.trust > 0]
+    means = {site: float(gate.weights.mean()) for site, gate in gates.items()}
+    trust = {site: gate.trust for site, gate in gates.items()}
+    if not believed:
+        return Distilled(start, means, trust, [])
+    lessons = {site: looks[site].standardized(_Scale.of(looks[site], gates[site].weights)) for site in believed}
     scale = _Scale.of(before, torch.ones(len(seen)))
     course = _Course(seen, places, lessons, gates, before.standardized(scale), scale)
     with torch.random.fork_rng():
@@ -180,8 +185,7 @@ def distil(
         student = _Student(network, list(lessons), settings)
     losses = student.learn(course, seed, checkpoint, on_step)
     state = {name: tensor.detach().cpu().clone() for name, tensor in network.state_dict().items() if name.startswith(ENCODER)}
-    means = {site: float(gate.weights.mean()) for site, gate in gates.items()}
-    return Distilled(state, means, {site: gate.trust for site, gate in gates.items()}, losses)
+    return Distilled(state, means, trust, losses)
 
 
 class _Student:

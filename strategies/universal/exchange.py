@@ -4,13 +4,12 @@ Whole, or as factors of low rank: both sides ask here which.
 """
 
 from collections.abc import Mapping
-from importlib import import_module
-from typing import Any
 
 from polyclinic.contribution import TensorFile
 from polyclinic.entries import Entry
 from polyclinic.networks.universal import Task, UniversalNetwork
 from polyclinic.state_dict import StateDict, subtract
+from strategies.universal import low_rank
 from strategies.universal.teachers import Teacher
 
 TASK = "universal encoder"  # what every contribution is for, whatever its hospital's own task
@@ -25,20 +24,19 @@ def layout_of(base: StateDict, rank: int) -> dict[str, tuple[int, ...]]:
         rank: 0 for the whole encoder.
     """
     shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
-    return _low_rank().layout(shapes, rank) if rank else shapes
+    return low_rank.layout(shapes, rank) if rank else shapes
 
 
 def prepare_tuning(network: UniversalNetwork, rank: int) -> None:
     """Leave to be trained what travels (and the hospital's own part)."""
     if rank:
-        _low_rank().attach(network.encoder, rank)
+        low_rank.attach(network.encoder, rank)
 
 
 def task_vector(network: UniversalNetwork, base: StateDict, rank: int) -> StateDict:
     """What travels of a trained network: of its encoder alone."""
     if rank:
-        made: StateDict = _low_rank().factors(network, base)
-        return made
+        return low_rank.factors(network, base)
     state = network.state_dict()
     return subtract({name: state[name].detach().cpu() for name in base}, base)
 
@@ -70,11 +68,6 @@ def make_teacher(entry: Entry, base: StateDict, rank: int) -> Teacher:
         vector = {name: file.task_vector(name) for name in file.names}
         statistics = {name: file.statistic(name) for name in file.statistics}
     if rank:
-        vector = _low_rank().expand(vector, {name: tuple(tensor.shape) for name, tensor in base.items()})
+        vector = low_rank.expand(vector, {name: tuple(tensor.shape) for name, tensor in base.items()})
     encoder = {name: tensor + vector[name] for name, tensor in base.items()}
     return Teacher(entry.site, encoder, statistics, entry.num_examples, str(read_declaration(entry.metrics) or ""))
-
-
-def _low_rank() -> Any:
-    """The factors' own module, which nobody needs without a rank."""
-    return import_module("strategies.universal.low_rank")

@@ -46,7 +46,9 @@ def gate_teachers(
     gates = {}
     for teacher in teachers:
         rows = looks[teacher.site]
-        if on:
+        if not bool(torch.isfinite(rows).all()):
+            gates[teacher.site] = Gate(torch.zeros(len(rows)), 0.0)  # weights so large that nothing can be seen with them
+        elif on:
             weights = torch.exp(-(distances(teacher, rows) - 1).clamp_min(0) / FADE)
             gates[teacher.site] = Gate(weights, trust(teacher.encoder, base))
         else:

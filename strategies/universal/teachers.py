@@ -81,9 +81,10 @@ def distances(teacher: Teacher, rows: Float[Tensor, "images numbers"]) -> Float[
     """
     covariance = teacher.statistics[COVARIANCE].double()
     scale = covariance.diagonal().clamp_min(1e-12).sqrt()
-    correlation = covariance / scale / scale[:, None]
-    ridge = correlation + RIDGE * torch.eye(len(scale), dtype=torch.float64)
-    centred = (rows.double() - teacher.statistics[MEAN].double()) / scale
-    usual = torch.linalg.solve(ridge, correlation).diagonal().sum().clamp_min(1e-12)  # the expected distance of its own images
-    found: Tensor = (centred * torch.linalg.solve(ridge, centred.T).T).sum(1) / usual
+    correlation = (covariance / scale / scale[:, None]).clamp(-1, 1)
+    values, axes = torch.linalg.eigh((correlation + correlation.T) / 2)
+    values = values.clamp_min(0)  # whatever a hospital sends, a distance is a distance
+    usual = (values / (values + RIDGE)).sum().clamp_min(1e-12)  # the expected distance of its own images
+    along = ((rows.double() - teacher.statistics[MEAN].double()) / scale) @ axes
+    found: Tensor = (along.square() / (values + RIDGE)).sum(1) / usual
     return found.float()

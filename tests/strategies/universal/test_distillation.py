@@ -101,3 +101,24 @@ def test_statistics_of_another_size_are_refused(images: Tensor) -> None:
     wrong = replace(one, statistics={MEAN: torch.zeros(3), COVARIANCE: torch.eye(3)})
     with pytest.raises(ModelInvalid, match="st-john"):
         distil(make(0), [wrong], images, SETTINGS, 0)
+
+
+def test_without_a_teacher_that_can_be_believed_nothing_changes(images: Tensor) -> None:
+    student, stranger = make(0), teacher(make(1), "stranger")
+    loud = teacher(make(0), "loud")
+    loud = replace(loud, encoder={name: 1e38 * tensor for name, tensor in loud.encoder.items()})
+    before = encoder(student)
+    distilled = distil(student, [stranger, loud], images, replace(SETTINGS, gate=True), 0)
+    assert distilled.trust == {"stranger": 0.0, "loud": 0.0} and distilled.losses == []
+    assert all(torch.equal(distilled.state[name], before[name]) for name in before)
+
+
+def test_a_hostile_teacher_changes_no_bit_of_the_student(images: Tensor) -> None:
+    base = make(0)
+    honest = teacher(base, "honest", images)
+    honest = replace(honest, encoder={name: tensor * 1.05 for name, tensor in honest.encoder.items()})
+    settings = replace(SETTINGS, steps=3, gate=True)
+    alone = distil(make(0), [honest], images, settings, 0)
+    together = distil(make(0), [honest, teacher(make(1), "random")], images, settings, 0)
+    assert alone.trust["honest"] == 1.0 and together.trust["random"] == 0.0
+    assert all(torch.equal(alone.state[name], together.state[name]) for name in alone.state)

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 from torch.testing import assert_close
 
 from polyclinic.config import instantiate, load_config
@@ -12,7 +11,6 @@ from polyclinic.contribution import Contribution, Requirements, write_contributi
 from polyclinic.ledger import Ledger
 from polyclinic.networks.universal import Task, UniversalNetwork
 from polyclinic.state_dict import StateDict, shared_names
-from strategies.universal import exchange
 from strategies.universal.exchange import TASK, declare_in_numbers, layout_of, make_teacher, read_declaration, task_vector
 
 DISCS = Task("classification", 2, 3, 3)
@@ -70,22 +68,12 @@ def test_a_contribution_becomes_a_teacher(tmp_path: Path) -> None:
     assert_close(teacher.statistics["embedding.mean"], torch.ones(2))
 
 
-class Factors:
-    """Stands for the factors' module: a column and a row instead of a matrix."""
-
-    def layout(self, shapes: dict[str, tuple[int, ...]], rank: int) -> dict[str, tuple[int, ...]]:
-        return {f"{name}.{side}": shape for name, (m, n) in shapes.items() for side, shape in (("a", (m, rank)), ("b", (rank, n)))}
-
-    def expand(self, factors: StateDict, shapes: dict[str, tuple[int, ...]]) -> dict[str, Tensor]:
-        return {name: factors[f"{name}.a"] @ factors[f"{name}.b"] for name in shapes}
-
-
-def test_factors_of_low_rank_are_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "_low_rank", Factors)
-    base = {"encoder.w": torch.zeros(2, 3)}
-    column, row = torch.tensor([[1.0], [2.0]]), torch.tensor([[1.0, 0.0, 3.0]])
-    assert layout_of(base, 1) == {"encoder.w.a": (2, 1), "encoder.w.b": (1, 3)}
-    ledger, _ = entry(tmp_path, base, {"encoder.w.a": column, "encoder.w.b": row}, layout_of(base, 1))
+def test_factors_of_low_rank_are_expanded(tmp_path: Path) -> None:
+    base = {"encoder.weight": torch.zeros(4, 5), "encoder.bias": torch.zeros(4)}
+    column, row = torch.tensor([[1.0], [2.0], [0.0], [1.0]]), torch.tensor([[1.0, 0.0, 3.0, 0.0, 1.0]])
+    layout = {"encoder.weight.up": (4, 1), "encoder.weight.down": (1, 5), "encoder.bias": (4,)}
+    assert layout_of(base, 1) == layout
+    ledger, _ = entry(tmp_path, base, {"encoder.weight.up": column, "encoder.weight.down": row, "encoder.bias": torch.ones(4)}, layout)
     with ledger:
         teacher = make_teacher(ledger.active()[0], base, 1)
-    assert_close(teacher.encoder["encoder.w"], column @ row)
+    assert_close(teacher.encoder, {"encoder.weight": column @ row, "encoder.bias": torch.ones(4)})

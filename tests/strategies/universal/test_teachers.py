@@ -31,3 +31,10 @@ def test_a_scale_of_single_numbers_changes_nothing() -> None:
 def test_a_number_that_never_changes_does_no_harm() -> None:
     rows = torch.cat([torch.randn(100, 3, generator=torch.Generator().manual_seed(0)), torch.zeros(100, 1)], 1)
     assert bool(torch.isfinite(distances(gaussian(rows), rows)).all())
+
+
+def test_statistics_that_cannot_be_true_give_distances_all_the_same() -> None:
+    rows = torch.randn(20, 3, generator=torch.Generator().manual_seed(0))
+    for covariance in (torch.zeros(3, 3), -torch.eye(3), torch.full((3, 3), 1e30), torch.tensor([[1.0, 9, 9], [-9, 1, 9], [9, 9, 1]])):
+        found = distances(Teacher("st-john", {}, {MEAN: torch.zeros(3), COVARIANCE: covariance}, 9, ""), rows)
+        assert bool((found >= 0).all()) and not bool(found.isnan().any())
