@@ -133,7 +133,7 @@ def task_score(rows: Sequence[Sequence[Any]]) -> float:
 def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and spread of every arm, and what is claimed, tested."""
     tasks, held_out = seeds[0]["tasks"], seeds[0]["held_out"]
-    arms = [key for key in seeds[0] if key.startswith(("probe/", "tune/"))]
+    arms = [key for key in seeds[0] if key.startswith(("probe/", "tune/")) and all(key in found for found in seeds)]
     scores = {arm: {task: [task_score(found[arm][task]) for found in seeds] for task in (*tasks, *held_out)} for arm in arms}
     if all("singles" in found for found in seeds):
         scores["probe/best single teacher"] = {task: [found["singles"][task]["score"] for found in seeds] for task in (*tasks, *held_out)}
@@ -149,7 +149,8 @@ def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 summary["claims"][other] = _compare(scores[f"{way}/distilled + mim"], scores[other], tasks)
     ours = "probe/distilled + mim"
     summary["intervals"] = {task: _interval(seeds, task, ours, "probe/mim") for task in (*tasks, *held_out)}
-    summary["gates"] = {key.removeprefix("gates/"): [found[key] for found in seeds] for key in seeds[0] if key.startswith("gates/")}
+    gates = [key for key in seeds[0] if key.startswith("gates/") and all(key in found for found in seeds)]
+    summary["gates"] = {key.removeprefix("gates/"): [found[key] for found in seeds] for key in gates}
     return summary
 
 
@@ -213,11 +214,16 @@ def main() -> None:
     parser.add_argument(
         "--short", action="store_true", help="fewer images, no real ones, linear probes only, nothing is written to results/"
     )
+    parser.add_argument("--show", action="store_true", help="measure nothing, summarize what is kept of all these seeds")
     parser.add_argument("settings", nargs="*", help="SETTING=VALUE")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    summary = summarize([measure(seed, asked.folder, asked.short, asked.settings) for seed in asked.seeds])
-    if not asked.short:
+    if asked.show:
+        found = [json.loads((asked.folder / f"seed-{seed}" / "figures.json").read_text()) for seed in asked.seeds]
+    else:
+        found = [measure(seed, asked.folder, asked.short, asked.settings) for seed in asked.seeds]
+    summary = summarize(found)
+    if not asked.short and len(found) > 1:
         RESULTS.parent.mkdir(exist_ok=True)
         RESULTS.write_text(json.dumps(summary, indent=1) + "\n")
     print(show(summary))
