@@ -149,7 +149,7 @@ class Laboratory:
         return found
 
     def hostile(self, base: StateDict, teachers: Sequence[Teacher]) -> list[Teacher]:
-        """Two hospitals more: one hands in random weights, one an encoder whose signs are turned; both describe it truthfully."""
+        """Three more: random weights, a task vector with its sign turned, an encoder with its signs turned; all described truthfully."""
         first, second = self.hospitals[0], self.hospitals[1]
         random, flipped = build(self.config.model), build(self.config.model)
         random.load_state_dict(self.scratch(self.seed + 1000))

@@ -26,6 +26,7 @@ from polyclinic.cohorts.tasks import write_tasks
 from polyclinic.durable import write_durably
 from polyclinic.state_dict import StateDict
 from strategies.universal.distillation import Distillation
+from strategies.universal.gating import trust
 
 RESULTS = Path(__file__).with_name("results") / "universal.json"
 IMAGES, PUBLIC = (240, 48, 160), 1600
@@ -35,12 +36,11 @@ TAUGHT = Distillation(steps=300)
 LONGER = MASKED + 2 * TAUGHT.steps  # a step of distillation with masked images is two of masked image modelling
 PASSES = 12
 RESAMPLES = 2000
-TUNED = ("mim", "distilled + mim", "pooled", "scratch")
+TUNED = ("mim", "distilled + mim", "pooled", "scratch")  # fine-tuned too
 TITLES = {
     "scratch": "from scratch", "mim": "masked image modelling (MIM)", "mim longer": "MIM with the same extra computing",
     "averaged": "teachers' encoders averaged", "distilled": "distilled", "distilled + mim": "distilled + MIM",
-    "random teachers": "distilled + MIM, random teachers", "hostile, gated": "distilled + MIM, three hostile hospitals more",
-    "hostile, not gated": "the same without gates", "pooled": "all tasks in one place (upper bound)",
+    "random teachers": "distilled + MIM, random teachers", "pooled": "all tasks in one place (upper bound)",
 }  # fmt: skip
 
 
@@ -99,9 +99,8 @@ def _encoders(laboratory: Laboratory, keep: Any) -> Any:
     yield "averaged", mean_of(teachers)
     yield "pooled", laboratory.kept("pooled", lambda: laboratory.pooled(base))
     yield "mim longer", laboratory.kept("mim longer", lambda: laboratory.masked(LONGER))
-    yield "hostile, gated", student("hostile, gated", crowd, TAUGHT)
-    yield "hostile, not gated", student("hostile, not gated", crowd, replace(TAUGHT, gate=False))
     yield "random teachers", student("random teachers", strangers, replace(TAUGHT, gate=False))
+    keep(trust={teacher.site: trust(teacher.encoder, base) for teacher in crowd})
 
 
 def _outcomes(hospital: Any, state: StateDict, way: str, seed: int) -> list[list[Any]]:
@@ -149,6 +148,11 @@ def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
                 summary["claims"][other] = _compare(scores[f"{way}/distilled + mim"], scores[other], tasks)
     ours = "probe/distilled + mim"
     summary["intervals"] = {task: _interval(seeds, task, ours, "probe/mim") for task in (*tasks, *held_out)}
+    summary["trust"] = {
+        site: _spread([found["trust"][site] for found in seeds])
+        for site in seeds[0].get("trust", {})
+        if all("trust" in found for found in seeds)
+    }
     gates = [key for key in seeds[0] if key.startswith("gates/") and all(key in found for found in seeds)]
     summary["gates"] = {key.removeprefix("gates/"): [found[key] for found in seeds] for key in gates}
     return summary
