@@ -1,6 +1,7 @@
 """Hospitals with different tasks, their teachers and students in one process, with the project's own functions: for `universal.py`."""
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from polyclinic.datasets import read_dataset
 from polyclinic.losses import TaskLoss
 from polyclinic.networks.universal import ENCODER, UniversalNetwork
 from polyclinic.own_tasks import declare, own_data
-from polyclinic.preparation import PreparedCases, Sample, prepare, training_loader
+from polyclinic.preparation import PreparedCases, PreparedSite, Sample, prepare, training_loader
 from polyclinic.probing import probe
 from polyclinic.rates import set_rate
 from polyclinic.state_dict import StateDict, load_state, save_state
@@ -62,10 +63,26 @@ class Hospital:
         network.attach_head(self.task)
         return network
 
-    def probe(self, encoder: StateDict) -> tuple[float, list[Outcome]]:
-        """A linear head on an encoder: its validation score, and what it makes of the test cases."""
+    def probe(self, encoder: StateDict, labels: int | None = None) -> tuple[float, list[Outcome]]:
+        """A linear head on an encoder: its validation score, and what it makes of the test cases.
+
+        Args:
+            encoder: The encoder.
+            labels: So many training cases at most, classes alike as far as there are any; None: all.
+        """
         network = self.network(encoder, 0)
-        return probe(network, self.prepared), self.outcomes(network)
+        return probe(network, self.prepared if labels is None else self._few(labels)), self.outcomes(network)
+
+    def _few(self, labels: int) -> PreparedSite:
+        """The first cases of every class in turn."""
+        seen: Counter[object] = Counter()
+        turns = []
+        for case in self.dataset.training:
+            kind = case.label if isinstance(case.label, int) else None
+            turns.append((seen[kind], case))
+            seen[kind] += 1
+        cases = [case for _, case in sorted(turns, key=lambda turn: turn[0])][:labels]
+        return replace(self.prepared, training=PreparedCases(cases, self.data, math.inf, lambda: None))
 
     def tune(self, encoder: StateDict, seed: int) -> UniversalNetwork:
         """Encoder and head, trained on the labels for the configured passes."""

@@ -35,12 +35,16 @@ MASKED = 600  # steps of masked image modelling
 TAUGHT = Distillation(steps=300)
 LONGER = MASKED + 2 * TAUGHT.steps  # a step of distillation with masked images is two of masked image modelling
 PASSES = 12
+FEW = 48  # labels of a hospital that has few
+WAYS = ("probe/", "few/", "tune/")
+IN_WORDS = {"probe": "linear probe", "few": f"linear probe, {FEW} labels", "tune": "fine-tuned"}
 RESAMPLES = 2000
-TUNED = ("mim", "distilled + mim", "pooled", "scratch")  # fine-tuned too
+TUNED = ("mim", "distilled + mim", "averaged")  # fine-tuned too
 TITLES = {
     "scratch": "from scratch", "mim": "masked image modelling (MIM)", "mim longer": "MIM with the same extra computing",
     "averaged": "teachers' encoders averaged", "distilled": "distilled", "distilled + mim": "distilled + MIM",
-    "random teachers": "distilled + MIM, random teachers", "pooled": "all tasks in one place (upper bound)",
+    "distilled, from before": "distilled, not from the average", "distilled + mim, from before": "distilled + MIM, not from the average",
+    "random teachers": "distilled + MIM, random teachers, not from the average", "pooled": "all tasks in one place (upper bound)",
 }  # fmt: skip
 
 
@@ -68,8 +72,9 @@ def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> d
     for arm, state in _encoders(laboratory, keep):
         encoders[arm] = state
         see("probe", arm)
-    for arm in () if short else TUNED:
-        see("tune", arm)
+        see("few", arm)
+        for tuned in TUNED if arm == "mim longer" and not short else ():
+            see("tune", tuned)
     if not short and "singles" not in found:
         keep(singles=_singles(laboratory))
     return found
@@ -94,18 +99,21 @@ def _encoders(laboratory: Laboratory, keep: Any) -> Any:
 
         return laboratory.kept(name, make)
 
-    yield "distilled + mim", student("distilled + mim", teachers, TAUGHT)
-    yield "distilled", student("distilled", teachers, replace(TAUGHT, mim=0.0))
     yield "averaged", mean_of(teachers)
+    yield "distilled + mim", student("distilled + mim", teachers, TAUGHT)
     yield "pooled", laboratory.kept("pooled", lambda: laboratory.pooled(base))
     yield "mim longer", laboratory.kept("mim longer", lambda: laboratory.masked(LONGER))
-    yield "random teachers", student("random teachers", strangers, replace(TAUGHT, gate=False))
+    yield "random teachers", student("random teachers", strangers, replace(TAUGHT, gate=False, start="before"))
+    yield "distilled", student("distilled", teachers, replace(TAUGHT, mim=0.0))
+    yield "distilled + mim, from before", student("distilled + mim, from before", teachers, replace(TAUGHT, start="before"))
+    yield "distilled, from before", student("distilled, from before", teachers, replace(TAUGHT, mim=0.0, start="before"))
     keep(trust={teacher.site: trust(teacher.encoder, base) for teacher in crowd})
 
 
 def _outcomes(hospital: Any, state: StateDict, way: str, seed: int) -> list[list[Any]]:
     """What a model with this encoder makes of a hospital's test cases."""
-    outcomes = hospital.probe(state)[1] if way == "probe" else hospital.outcomes(hospital.tune(state, seed))
+    labels = FEW if way == "few" else None
+    outcomes = hospital.outcomes(hospital.tune(state, seed)) if way == "tune" else hospital.probe(state, labels)[1]
     return [[each.truth, each.guess, list(each.dice)] for each in outcomes]
 
 
@@ -132,7 +140,7 @@ def task_score(rows: Sequence[Sequence[Any]]) -> float:
 def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and spread of every arm, and what is claimed, tested."""
     tasks, held_out = seeds[0]["tasks"], seeds[0]["held_out"]
-    arms = [key for key in seeds[0] if key.startswith(("probe/", "tune/")) and all(key in found for found in seeds)]
+    arms = [key for key in seeds[0] if key.startswith(WAYS) and all(key in found for found in seeds)]
     scores = {arm: {task: [task_score(found[arm][task]) for found in seeds] for task in (*tasks, *held_out)} for arm in arms}
     if all("singles" in found for found in seeds):
         scores["probe/best single teacher"] = {task: [found["singles"][task]["score"] for found in seeds] for task in (*tasks, *held_out)}
@@ -142,12 +150,12 @@ def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         arm: _spread([_average(each[task][number] for task in tasks) for number in range(len(seeds))]) for arm, each in scores.items()
     }
     summary["claims"] = {}
-    for way in ("probe", "tune"):
-        if f"{way}/distilled + mim" in scores:
-            for other in [arm for arm in scores if arm.startswith(f"{way}/") and arm != f"{way}/distilled + mim"]:
-                summary["claims"][other] = _compare(scores[f"{way}/distilled + mim"], scores[other], tasks)
-    ours = "probe/distilled + mim"
-    summary["intervals"] = {task: _interval(seeds, task, ours, "probe/mim") for task in (*tasks, *held_out)}
+    for arm, theirs in scores.items():
+        ours = f"{arm.partition('/')[0]}/distilled + mim"
+        if arm != ours and ours in scores:
+            summary["claims"][arm] = _compare(scores[ours], theirs, tasks)
+    pair = ("probe/distilled + mim", "probe/mim")
+    summary["intervals"] = {task: _interval(seeds, task, *pair) for task in (*tasks, *held_out)}
     summary["trust"] = {
         site: _spread([found["trust"][site] for found in seeds])
         for site in seeds[0].get("trust", {})
@@ -196,12 +204,14 @@ def show(summary: Mapping[str, Any]) -> str:
     for arm, (mean, spread) in summary["means"].items():
         held = [f"{summary['arms'][arm][task][0]:.3f}" for task in summary["held_out"]]
         way, _, name = arm.partition("/")
-        lines.append(f"| {TITLES.get(name, name)}, {way} | {mean:.3f} ± {spread:.3f} | {' | '.join(held)} |")
+        lines.append(f"| {TITLES.get(name, name)}, {IN_WORDS[way]} | {mean:.3f} ± {spread:.3f} | {' | '.join(held)} |")
     lines += ["", "| distilled + MIM against | mean difference | better on | p |", "|---|---|---|---|"]
     for arm, claim in summary["claims"].items():
         way, _, name = arm.partition("/")
         difference = f"{claim['mean difference']:+.3f}"
-        lines.append(f"| {TITLES.get(name, name)}, {way} | {difference} | {claim['better']} of {claim['tasks']} | {claim['p']:.4f} |")
+        lines.append(
+            f"| {TITLES.get(name, name)}, {IN_WORDS[way]} | {difference} | {claim['better']} of {claim['tasks']} | {claim['p']:.4f} |"
+        )
     lines += ["", "| task, linear probe | distilled + MIM less MIM | 95 % |", "|---|---|---|"]
     lines += [f"| {task} | {mean:+.3f} | {low:+.3f} to {high:+.3f} |" for task, (mean, low, high) in summary["intervals"].items()]
     return "\n".join(lines)

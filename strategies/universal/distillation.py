@@ -13,6 +13,7 @@ segment teach too.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -47,6 +48,7 @@ class Distillation:
         places: Of an image, whose features are learned beside the embedding.
         views: Of every image, on which the teachers are asked.
         hidden: Numbers between the two layers of a projector.
+        start: average: the student starts from the average of the believed teachers; before: from the encoder before the stage.
         gate: Whether teachers count less far from their own images, and not at all if they are no fine-tuned copies (`gating`).
         mask_ratio, mask_size: Of masked image modelling.
     """
@@ -59,6 +61,7 @@ class Distillation:
     places: int = 4
     views: int = 2
     hidden: int = 128
+    start: Literal["average", "before"] = "average"
     gate: bool = True
     mask_ratio: float = 0.6
     mask_size: int = 8
@@ -144,7 +147,7 @@ def distil(
     """Teach the network's encoder, in place.
 
     Args:
-        network: The student; it starts from the universal encoder as it was.
+        network: The universal encoder as it was before the stage; it becomes the student.
         teachers: At least one.
         images: Without labels, about -1 to 1.
         settings: How.
@@ -177,6 +180,8 @@ def distil(
     trust = {site: gate.trust for site, gate in gates.items()}
     if not believed:
         return Distilled(start, means, trust, [])
+    if settings.start == "average":
+        network.load_state_dict({**old, **_average(start, [each for each in teachers if each.site in believed], trust)})
     lessons = {site: looks[site].standardized(_Scale.of(looks[site], gates[site].weights)) for site in believed}
     scale = _Scale.of(before, torch.ones(len(seen)))
     course = _Course(seen, places, lessons, gates, before.standardized(scale), scale)
@@ -254,6 +259,15 @@ class _Student:
             total = total + gate.trust * (weights * missed).sum() / (2 * weights.sum().clamp_min(1e-3 * len(weights)))
             trust += gate.trust
         return total / max(trust, 1e-6)
+
+
+def _average(base: StateDict, teachers: Sequence[Teacher], trust: Mapping[str, float]) -> StateDict:
+    """The base and the mean of the teachers' task vectors, each as much as it is trusted."""
+    total = sum(trust[teacher.site] for teacher in teachers)
+    moved = {
+        name: sum(trust[each.site] / total * (each.encoder[name] - tensor.cpu()) for each in teachers) for name, tensor in base.items()
+    }
+    return {name: tensor + moved[name].to(tensor) for name, tensor in base.items()}  # type: ignore[union-attr]
 
 
 def _miss(guess: Tensor, wanted: Tensor) -> Tensor:

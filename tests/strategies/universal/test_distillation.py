@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor
+from torch.testing import assert_close
 
 from polyclinic.errors import ModelInvalid
 from polyclinic.networks.encoders import ConvolutionalEncoder, VitEncoder, embed
@@ -122,3 +123,15 @@ def test_a_hostile_teacher_changes_no_bit_of_the_student(images: Tensor) -> None
     together = distil(make(0), [honest, teacher(make(1), "random")], images, settings, 0)
     assert alone.trust["honest"] == 1.0 and together.trust["random"] == 0.0
     assert all(torch.equal(alone.state[name], together.state[name]) for name in alone.state)
+
+
+def test_a_student_starts_from_the_average_of_those_who_are_believed(images: Tensor) -> None:
+    base = encoder(make(0))
+    near = [teacher(make(0), "a"), teacher(make(0), "b"), teacher(make(1), "stranger")]
+    near[0] = replace(near[0], encoder={name: 1.02 * tensor for name, tensor in base.items()})
+    near[1] = replace(near[1], encoder={name: 1.06 * tensor for name, tensor in base.items()})
+    state = distil(make(0), near, images, replace(SETTINGS, steps=0, gate=True), 0).state
+    for name, tensor in base.items():
+        assert_close(state[name], 1.04 * tensor)
+    state = distil(make(0), near, images, replace(SETTINGS, steps=0, gate=True, start="before"), 0).state
+    assert all(torch.equal(state[name], tensor) for name, tensor in base.items())
