@@ -140,7 +140,7 @@ def task_score(rows: Sequence[Sequence[Any]]) -> float:
 def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and spread of every arm, and what is claimed, tested."""
     tasks, held_out = seeds[0]["tasks"], seeds[0]["held_out"]
-    arms = [key for key in seeds[0] if key.startswith(WAYS) and all(key in found for found in seeds)]
+    arms = [f"{way}{arm}" for way in WAYS for arm in TITLES if all(f"{way}{arm}" in found for found in seeds)]
     scores = {arm: {task: [task_score(found[arm][task]) for found in seeds] for task in (*tasks, *held_out)} for arm in arms}
     if all("singles" in found for found in seeds):
         scores["probe/best single teacher"] = {task: [found["singles"][task]["score"] for found in seeds] for task in (*tasks, *held_out)}
