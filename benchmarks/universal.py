@@ -44,6 +44,7 @@ TITLES = {
     "scratch": "from scratch", "mim": "masked image modelling (MIM)", "mim longer": "MIM with the same extra computing",
     "averaged": "teachers' encoders averaged", "distilled": "distilled", "distilled + mim": "distilled + MIM",
     "distilled, from before": "distilled, not from the average", "distilled + mim, from before": "distilled + MIM, not from the average",
+    "hostile": "distilled + MIM, three hostile hospitals more",
     "random teachers": "distilled + MIM, random teachers, not from the average", "pooled": "all tasks in one place (upper bound)",
 }  # fmt: skip
 
@@ -102,8 +103,9 @@ def _encoders(laboratory: Laboratory, keep: Any) -> Any:
     yield "averaged", mean_of(teachers)
     yield "distilled + mim", student("distilled + mim", teachers, TAUGHT)
     yield "pooled", laboratory.kept("pooled", lambda: laboratory.pooled(base))
-    yield "mim longer", laboratory.kept("mim longer", lambda: laboratory.masked(LONGER))
+    yield "hostile", student("hostile", crowd, TAUGHT)
     yield "random teachers", student("random teachers", strangers, replace(TAUGHT, gate=False, start="before"))
+    yield "mim longer", laboratory.kept("mim longer", lambda: laboratory.masked(LONGER))
     yield "distilled", student("distilled", teachers, replace(TAUGHT, mim=0.0))
     yield "distilled + mim, from before", student("distilled + mim, from before", teachers, replace(TAUGHT, start="before"))
     yield "distilled, from before", student("distilled, from before", teachers, replace(TAUGHT, mim=0.0, start="before"))
