@@ -233,13 +233,11 @@ def _check_fit(model: Part, data: DataConfig, training: TrainingConfig) -> None:
 
 def _check_own(model: Part, data: DataConfig, training: TrainingConfig) -> None:
     """Hospitals with tasks of their own share an encoder, and name their classes at home."""
-    together = "model=universal data=universal training=universal"
     if data.labels:
         raise ConfigError(f"data.labels={list(data.labels)}: with data.task=own every hospital names its classes in its dataset.json.")
-    if not str(model.get("_target_")).startswith("polyclinic.networks.universal."):
-        raise ConfigError(f"Hospitals with tasks of their own need a network whose head is theirs: {together}.")
-    if not str(training.loss.get("_target_")).startswith("polyclinic.losses."):
-        raise ConfigError(f"Hospitals with tasks of their own need a loss for any task: {together}.")
+    homes = ((model, "polyclinic.networks.universal."), (training.loss, "polyclinic.losses."))
+    if not all(str(part.get("_target_")).startswith(home) for part, home in homes):
+        raise ConfigError("data.task=own needs a head that is the hospital's and a loss for any task: model=universal training=universal.")
 
 
 def _job_tree(job: JobConfig) -> dict[str, Any]:

@@ -58,6 +58,19 @@ def test_every_file_of_conf_opens_with_the_command_that_uses_it(choice: str) -> 
     assert any(name in line or line.startswith("# make ") for line in head)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (["data=universal", "training=universal"], "a head that is the hospital's"),
+        (["data=universal", "model=universal"], "a loss for any task"),
+        (["data=universal", "model=universal", "training=universal", "data.labels=[a,b]"], "names its classes in its dataset.json"),
+    ],
+)
+def test_tasks_of_ones_own_need_what_is_made_for_them(overrides: list[str], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        load_config(overrides)
+
+
 def test_the_example_of_the_readme_composes() -> None:
     config = load_config(["strategy=averaging/fedprox", "model=unet", "training.epochs=2"])
     assert config.strategy["title"] == "FedProx"
