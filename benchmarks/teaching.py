@@ -1,6 +1,7 @@
 """Hospitals with different tasks, their teachers and students in one process, with the project's own functions: for `universal.py`."""
 
 import math
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -136,6 +137,7 @@ class Laboratory:
         """An encoder, made once."""
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
+            print(f"seed {self.seed}: making the encoder '{name}'", file=sys.stderr, flush=True)
             save_state(make(), path, {})
         return load_state(path)[0]
 

@@ -52,6 +52,7 @@ TITLES = {
 def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> dict[str, Any]:
     """All arms of one seed."""
     images, public = (SHORT_IMAGES, SHORT_PUBLIC) if short else (IMAGES, PUBLIC)
+    _say(f"seed {seed}: writing the tasks and the public images")
     cohort = write_tasks(folder / f"cohort-{seed}", seed=seed, images=images, public=public, real=False if short else None)
     work = folder / f"seed-{seed}"
     found = json.loads((work / "figures.json").read_text()) if (work / "figures.json").exists() else {}
