@@ -18,12 +18,12 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.metrics import Evaluation
 from polyclinic.networks.universal import ENCODER, UniversalNetwork
 from polyclinic.own_tasks import declare
-from polyclinic.preparation import PreparedSite, prepare_image
+from polyclinic.preparation import PreparedSite, as_batch, prepare_image
 from polyclinic.probing import probe
 from polyclinic.schemas import DataConfig, UniversalConfig
 from polyclinic.state_dict import StateDict, load_state, save_state
 from polyclinic.statistics.release import Release
-from polyclinic.unlabelled import SLICES, as_batch
+from polyclinic.unlabelled import SLICES
 from strategies.merging.messages import Assignment
 from strategies.universal.exchange import EMBEDDING, declare_in_numbers, prepare_tuning, task_vector
 from strategies.universal.pretraining import Pretraining, pretrain

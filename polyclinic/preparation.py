@@ -229,6 +229,24 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         return self._draw(sample.image.shape[-1])
 
 
+def as_batch(volume: Tensor, data: DataConfig, slices: int = 0) -> Tensor:
+    """A prepared image as a batch for a network: cut to the patch about its middle; slice by slice if the network is 2-D.
+
+    Args:
+        volume: float32, CXYZ, from `prepare_image`.
+        data: Patch.
+        slices: At most so many slices, evenly spread over the middle two thirds; 0: all.
+
+    Returns:
+        Shape (images, C, *patch).
+    """
+    batch = volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)
+    if 0 < slices < len(batch):
+        batch = batch[torch.linspace(len(batch) // 6, len(batch) - 1 - len(batch) // 6, slices).round().long()]
+    places = [max(0, (size - wanted) // 2) for size, wanted in zip(batch.shape[2:], data.patch, strict=True)]
+    return torch.stack([crop(each, places, data.patch) for each in batch])
+
+
 def crop(volume: Tensor, places: Sequence[int], patch: Sequence[int]) -> Tensor:
     """Cut a patch, and surround with zeros what is smaller than it.
 

@@ -13,10 +13,9 @@ from torch.nn import functional
 from polyclinic.modes import training_mode
 from polyclinic.networks.encoders import embed, read_at
 from polyclinic.networks.universal import Head, UniversalNetwork
-from polyclinic.preparation import PreparedSite, Sample
+from polyclinic.preparation import PreparedSite, Sample, as_batch
 from polyclinic.schemas import DataConfig
-from polyclinic.training import evaluate
-from polyclinic.unlabelled import as_batch
+from polyclinic.training import device_of, evaluate
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on the squared weights
 ITERATIONS = 100
@@ -39,7 +38,7 @@ def probe(network: UniversalNetwork, prepared: PreparedSite) -> float:
         raise ValueError("the network has no head: attach one first")
     samples = list(prepared.training)
     rows, labels = _rows(network, samples, prepared.data)
-    rows = head.eval().calibrate(rows)
+    rows = head.eval().calibrate(rows.to(device_of(network))).cpu()
     best, chosen = -1.0, None
     for penalty in PENALTIES:
         weight, bias = fit_logistic(rows, labels, len(prepared.data.labels), penalty, balanced=not head.dense)
@@ -62,9 +61,13 @@ def embeddings(
         images: float32, CXYZ.
         data: Patch and channels.
         summary: What makes one vector of an encoder's maps.
+
+    Returns:
+        On the CPU.
     """
     with training_mode(network, train=False), torch.inference_mode():
-        return torch.stack([summary(network.maps(as_batch(image, data))).mean(0) for image in images])
+        batches = (as_batch(image, data).to(device_of(network)) for image in images)
+        return torch.stack([summary(network.maps(batch)).mean(0).cpu() for batch in batches])
 
 
 def fit_logistic(
@@ -114,7 +117,7 @@ def _places(network: UniversalNetwork, sample: Sample, data: DataConfig, generat
     assert isinstance(sample.label, Tensor)
     images, drawn = as_batch(sample.image, data, SLICES), as_batch(sample.label.float(), data, SLICES).long()[:, 0]
     with training_mode(network, train=False), torch.inference_mode():
-        maps = network.maps(images)
+        maps = network.maps(images.to(device_of(network)))
     for number, label in enumerate(drawn):
         flat = label.flatten()
         present = [torch.nonzero(flat == value)[:, 0] for value in flat.unique()]
@@ -123,7 +126,8 @@ def _places(network: UniversalNetwork, sample: Sample, data: DataConfig, generat
         equally = [where[torch.randint(len(where), (each,), generator=generator)] for where in present]
         chosen = torch.cat([anywhere, *equally])
         places = torch.stack(torch.unravel_index(chosen, label.shape), -1).float()
-        yield read_at([features[number : number + 1] for features in maps], places[None], label.shape)[0], flat[chosen]
+        here = [features[number : number + 1] for features in maps]
+        yield read_at(here, places[None].to(here[0].device), label.shape)[0].cpu(), flat[chosen]
 
 
 def _write(head: Head, weight: Tensor, bias: Tensor) -> None:

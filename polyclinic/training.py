@@ -26,7 +26,7 @@ from polyclinic.grids import resample
 from polyclinic.headers import Grid, Header, check_header
 from polyclinic.metrics import Evaluation, dice_per_class, recall_per_class, summarize
 from polyclinic.modes import training_mode
-from polyclinic.preparation import Sample, crop, prepare_image
+from polyclinic.preparation import Sample, as_batch, prepare_image
 from polyclinic.schemas import DataConfig, TrainingConfig
 from polyclinic.volumes import read_label
 
@@ -239,11 +239,9 @@ def infer(network: nn.Module, volume: Tensor, data: DataConfig) -> Tensor:
         Segmentation: shape (classes, X, Y, Z). Classification: shape (classes,); for slices the mean over them.
     """
     device = device_of(network)
-    batch = (volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)).to(device)
     if data.task == "classification":
-        places = [max(0, (size - wanted) // 2) for size, wanted in zip(batch.shape[2:], data.patch, strict=True)]
-        cut = torch.stack([crop(each, places, data.patch) for each in batch])
-        return torch.cat([network(part) for part in torch.split(cut, SLICES_AT_ONCE)]).mean(0)
+        return torch.cat([network(part) for part in torch.split(as_batch(volume, data).to(device), SLICES_AT_ONCE)]).mean(0)
+    batch = (volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)).to(device)
     logits = torch.cat([_slide(network, part, data) for part in torch.split(batch, SLICES_AT_ONCE)])
     return logits[0] if data.spatial_dims == 3 else logits.permute(1, 2, 3, 0)
 

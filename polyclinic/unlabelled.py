@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polyclinic.errors import ConfigError
 from polyclinic.headers import check_header
-from polyclinic.preparation import crop, prepare_image
+from polyclinic.preparation import as_batch, prepare_image
 from polyclinic.schemas import DataConfig
 
 ENDINGS = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg")
@@ -51,18 +51,3 @@ def read_images(
         if on_progress is not None:
             on_progress(number, len(paths))
     return torch.cat(read)
-
-
-def as_batch(volume: Float[Tensor, "channels x y z"], data: DataConfig, slices: int = 0) -> Float[Tensor, "images channels *size"]:
-    """A prepared image as a batch for a network: cut to the patch about its middle; slice by slice if the network is 2-D.
-
-    Args:
-        volume: From `prepare_image`.
-        data: Patch.
-        slices: At most so many slices, evenly spread over the middle two thirds; 0: all.
-    """
-    batch = volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)
-    if 0 < slices < len(batch):
-        batch = batch[torch.linspace(len(batch) // 6, len(batch) - 1 - len(batch) // 6, slices).round().long()]
-    places = [max(0, (size - wanted) // 2) for size, wanted in zip(batch.shape[2:], data.patch, strict=True)]
-    return torch.stack([crop(each, places, data.patch) for each in batch])

@@ -173,7 +173,7 @@ def distil(
         network.load_state_dict({**old, **teacher.encoder})
         looks[teacher.site] = _look(network, seen, places)
     network.load_state_dict(old)
-    start = {name: old[name] for name in teachers[0].encoder}
+    start = {name: old[name].cpu() for name in teachers[0].encoder}
     gates = gate_teachers(teachers, {site: look.average for site, look in looks.items()}, start, on=settings.gate)
     believed = [site for site, gate in gates.items() if gate.trust > 0]
     means = {site: float(gate.weights.mean()) for site, gate in gates.items()}
@@ -264,10 +264,8 @@ class _Student:
 def _average(base: StateDict, teachers: Sequence[Teacher], trust: Mapping[str, float]) -> StateDict:
     """The base and the mean of the teachers' task vectors, each as much as it is trusted."""
     total = sum(trust[teacher.site] for teacher in teachers)
-    moved = {
-        name: sum(trust[each.site] / total * (each.encoder[name] - tensor.cpu()) for each in teachers) for name, tensor in base.items()
-    }
-    return {name: tensor + moved[name].to(tensor) for name, tensor in base.items()}  # type: ignore[union-attr]
+    moved = {name: sum(trust[each.site] / total * (each.encoder[name] - tensor) for each in teachers) for name, tensor in base.items()}
+    return {name: tensor + moved[name] for name, tensor in base.items()}
 
 
 def _miss(guess: Tensor, wanted: Tensor) -> Tensor:

@@ -52,7 +52,7 @@ def feature_statistics(network: UniversalNetwork, images: Iterable[Tensor], data
     Raises:
         TooFewSubjects: Fewer images.
     """
-    rows = embeddings(network, images, data, average).double().cpu()
+    rows = embeddings(network, images, data, average).double()
     if len(rows) < max(2, min_subjects):
         raise TooFewSubjects(len(rows), max(2, min_subjects))
     centred = rows - rows.mean(0)

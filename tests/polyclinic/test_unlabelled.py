@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 
 from polyclinic.errors import ConfigError, ImageUnreadable
+from polyclinic.preparation import as_batch
 from polyclinic.schemas import DataConfig
-from polyclinic.unlabelled import SLICES, as_batch, find_images, read_images
+from polyclinic.unlabelled import SLICES, find_images, read_images
 
 DATA = DataConfig("own", 3, (), "LPS", None, (8, 8), 1, 1.0, (), ())
 
