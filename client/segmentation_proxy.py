@@ -115,14 +115,29 @@ def _segment(job: Job, protection: Protection, link: SegmentationLink, kind: str
 
 def _each(jobs: Sequence[Job], at_once: int, link: SegmentationLink, work: Callable[[Job], None]) -> Iterator[DataError | None]:
     """Work on several at a time; a faulty image is yielded, everything else that goes wrong ends all of them."""
+    ends: list[Exception] = []  # the first is the reason, those after it are its consequences
+
+    def one(job: Job) -> None:
+        try:
+            if not ends:
+                work(job)
+        except DataError:
+            raise
+        except Exception as error:
+            ends.append(error)  # here, not where it is waited for: this thread would have taken up the next image by then
+            link.leave()
+            raise
+
     pool = ThreadPoolExecutor(at_once, thread_name_prefix="segment")
-    futures: list[Future[None]] = [pool.submit(work, job) for job in jobs]
+    futures: list[Future[None]] = [pool.submit(one, job) for job in jobs]
     try:
         for future in as_completed(futures):
             try:
                 future.result()
             except DataError as fault:
                 yield fault
+            except Exception:
+                raise ends[0] from ends[0].__cause__
             else:
                 yield None
     except BaseException:

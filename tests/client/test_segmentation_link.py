@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from concurrent.futures import Future, as_completed, wait
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -117,7 +118,12 @@ def test_every_failure_has_its_type_and_a_sentence(act: Any, kind: type[Polyclin
     assert not job.target.exists()
 
 
-def test_what_ends_one_image_for_good_ends_the_others_at_once(tmp_path: Path) -> None:
+def test_what_ends_one_image_for_good_ends_the_others_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def look_late(futures: list[Future[None]]) -> Iterator[Future[None]]:
+        wait(futures)
+        return as_completed(futures)
+
+    monkeypatch.setattr("client.segmentation_proxy.as_completed", look_late)
     for number in range(4):
         write_image(tmp_path / "in" / f"{number}.nii.gz")
     hanging = threading.Event()
