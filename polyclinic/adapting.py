@@ -5,16 +5,15 @@ After every pass what is needed to go on may be kept, so that a crash costs one 
 
 import logging
 import math
-import os
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import nn
 
 from polyclinic import training as loops
+from polyclinic.checkpoint import Checkpoint
 from polyclinic.preparation import PreparedSite, training_loader
 from polyclinic.rates import set_rate
 from polyclinic.schemas import TrainingConfig
@@ -60,8 +59,9 @@ def fit_passes(
     """
     once = replace(training, epochs=1)
     optimizer = loops.make_optimizer(network, once)
-    done, loss = _resume(checkpoint, network, optimizer)
-    for number in range(done + 1, course.passes + 1):
+    keeper = Checkpoint(checkpoint, network, optimizer, every=1)
+    losses = keeper.resume()
+    for number in range(len(losses) + 1, course.passes + 1):
 
         def tell(step: int, steps: int, value: float, number: int = number) -> None:
             if on_step is not None:
@@ -71,29 +71,7 @@ def fit_passes(
             set_rate(optimizer, training.learning_rate, number, course.passes + 1)
         with turn():
             loader = training_loader(prepared, once, course.seed_of(number))
-            loss = loops.fit(network, loader, once, prepared.data, optimizer=optimizer, on_step=tell).loss
-        _keep(checkpoint, network, optimizer, number, loss)
-        log.info("pass %d of %d: loss %.4f", number, course.passes, loss)
-    return loss
-
-
-def _keep(path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer, done: int, loss: float) -> None:
-    if path is None:
-        return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.partial")
-    torch.save({"network": network.state_dict(), "optimizer": optimizer.state_dict(), "done": done, "loss": loss}, partial)
-    with partial.open("rb") as file:
-        os.fsync(file.fileno())
-    partial.replace(path)
-
-
-def _resume(path: Path | None, network: nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, float]:
-    """How many passes are done already; without a file none."""
-    if path is None or not path.exists():
-        return 0, math.nan
-    kept = torch.load(path, weights_only=True)
-    network.load_state_dict(kept["network"])
-    optimizer.load_state_dict(kept["optimizer"])
-    log.info("going on after pass %d", kept["done"])
-    return int(kept["done"]), float(kept["loss"])
+            losses.append(loops.fit(network, loader, once, prepared.data, optimizer=optimizer, on_step=tell).loss)
+        keeper.keep(losses, course.passes)
+        log.info("pass %d of %d: loss %.4f", number, course.passes, losses[-1])
+    return losses[-1] if losses else math.nan

@@ -86,6 +86,15 @@ def as_line(row: RowMapping) -> Line:
     return Line(**{**row, "body": json.loads(row["body"])})
 
 
+def note_of(line: Line) -> dict[str, Any]:
+    """What a `base` line notes, if it is a JSON object; else an empty one."""
+    try:
+        note = json.loads(str(line.body.get("note")))
+    except json.JSONDecodeError:
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
 def as_publication(line: Line) -> Publication:
     """What a `published` line says."""
     return Publication(line.body["number"], line.time, line.subject, line.body["recipe"], tuple(line.body["contributions"]))

@@ -34,6 +34,7 @@ from polyclinic.entries import (
     base_digests,
     first_row,
     is_active,
+    note_of,
     read_entries,
     read_lines,
 )
@@ -111,6 +112,10 @@ class Ledger:
         """Digests of all bases, oldest first; the last one is current."""
         with self._database.reading() as connection:
             return base_digests(connection)
+
+    def base_notes(self) -> list[tuple[str, dict[str, Any]]]:
+        """Every base's digest and what was noted with it as a JSON object, oldest first; an empty object if it was something else."""
+        return [(line.subject, note_of(line)) for line in self.history() if line.kind == "base"]
 
     def model_path(self, digest: str) -> Path:
         """The file of a base or of a published model.

@@ -1,13 +1,61 @@
-"""What the strategies without rounds share within a run: how they begin, where their ledger lies, and what they are for."""
+"""What the strategies without rounds share within a run: how they begin, where their ledger lies, what they are for, and final figures."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from polyclinic.schemas import Config
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from polyclinic.schemas import Config, DeploymentConfig
+from server.attendance import Attendance
+from server.grid import PatientGrid
 from server.run_folder import RunFolder, read_lines
 from strategies.merging.strategy import Merging
-from strategies.records import Order
+from strategies.records import Order, test_order
+
+RETURN_S = 10.0  # how long a coordinator that is started again waits for hospitals to come back
+
+
+class FinalTest:
+    """Test figures of models at the hospitals that are here; what was tested before a restart is not tested again.
+
+    Args:
+        folder: The run's.
+        grid: Flower's grid.
+        attendance: Who takes part.
+        deployment: Time-outs; figures are taken from whoever is here, the report says who is missing.
+    """
+
+    def __init__(self, folder: RunFolder, grid: Grid, attendance: Attendance, deployment: DeploymentConfig) -> None:
+        self._folder = folder
+        self._grid = grid
+        self._attendance = attendance
+        self._deployment = replace(deployment, min_hospitals=1)
+
+    def is_done(self, name: str) -> bool:
+        """Whether an arm was tested."""
+        return self._marker(name).exists()
+
+    def run(self, order: Order, weights_for: Callable[[str], Tensor | None]) -> None:
+        """Test an arm, unless that is done.
+
+        Args:
+            order: Of the arm that it names.
+            weights_for: A site's model; None: that site has none to test.
+        """
+        if self.is_done(order.arm):
+            return
+        here = self._attendance.refresh()
+        weights = {site: weights_for(site) for site in here}
+        messages = [test_order(order, found, here[site].node) for site, found in weights.items() if found is not None]
+        PatientGrid(self._grid, self._attendance, self._deployment, record_as(self._folder, order.arm)).send_and_receive(messages)
+        self._marker(order.arm).parent.mkdir(parents=True, exist_ok=True)
+        self._marker(order.arm).touch()
+
+    def _marker(self, name: str) -> Path:
+        return self._folder.path / "arms" / name / "tested"
 
 
 def announce(folder: RunFolder, order: Order, title: str, expected: int) -> None:
@@ -17,6 +65,13 @@ def announce(folder: RunFolder, order: Order, title: str, expected: int) -> None
     folder.record({"kind": "arm_start", "arm": order.arm, **details})
     if earlier:
         folder.record({"kind": "resumed"})
+
+
+def list_before(folder: RunFolder, arm: str, other: Mapping[str, str]) -> None:
+    """List in run.json, before an arm, another model that it is compared with."""
+    arms = [each for each in folder.describe()["arms"] if each["name"] != other["name"]]
+    place = next((number for number, each in enumerate(arms) if each["name"] == arm), len(arms))
+    folder.update(arms=[*arms[:place], dict(other), *arms[place:]])
 
 
 def expected_contributions(config: Config, merging: Merging) -> int:

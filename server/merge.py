@@ -60,9 +60,5 @@ def _setting(key: str) -> str:
 
 def describe_base(ledger: Ledger) -> dict[str, object]:
     """What the base says about its network, so that the merged model can be used."""
-    notes = [str(line.body.get("note", "")) for line in ledger.history() if line.kind == "base"]
-    try:
-        described = json.loads(notes[-1])
-    except (IndexError, json.JSONDecodeError):
-        return {}
-    return described if isinstance(described, dict) else {}
+    notes = ledger.base_notes()
+    return dict(notes[-1][1]) if notes else {}

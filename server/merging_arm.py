@@ -6,13 +6,14 @@ from dataclasses import replace
 from typing import Any
 
 from flwr.serverapp import Grid
+from torch import Tensor
 
 from polyclinic.config import instantiate, load_config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.ledger import Ledger
 from polyclinic.schemas import Config
 from polyclinic.state_dict import StateDict, pack, save_state, shared_names
-from server.arm import announce, expected_contributions, ledger_folder, record_as, task_of
+from server.arm import FinalTest, announce, expected_contributions, ledger_folder, task_of
 from server.attendance import Attendance
 from server.grid import PatientGrid
 from server.run_folder import RunFolder, read_lines
@@ -22,7 +23,7 @@ from strategies.merging.event_loop import EventLoop
 from strategies.merging.messages import Assignment, ask_for_score
 from strategies.merging.publisher import make_rules
 from strategies.merging.strategy import Merging
-from strategies.records import Order, test_order
+from strategies.records import Order
 
 MOST_SCORED_AGAIN = 12  # publications, at the end
 
@@ -44,8 +45,8 @@ class MergingArm:
         self._folder = folder
         self._config = config
         self._overrides = [text for text in overrides if not text.startswith("strategy")]
-        # final figures are taken from whoever is here; the report says who is missing
-        self._patience = replace(config.deployment, min_hospitals=1)
+        self._patience = replace(config.deployment, min_hospitals=1)  # scores are taken from whoever is here
+        self._final = FinalTest(folder, grid, attendance, config.deployment)
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
         self._strategy: Merging = instantiate(config.strategy, _recursive_=False)
@@ -113,7 +114,7 @@ class MergingArm:
     def _compare(self, comparison: Comparison, rivals: Mapping[str, Config], merged: StateDict) -> None:
         """The opponents' final figures."""
         for name, config in rivals.items():
-            if not self._is_tested(name):  # choosing its parameters takes long
+            if not self._final.is_done(name):  # choosing its parameters takes long
                 rule, candidates = config.strategy["rule"], config.strategy.get("candidates") or {}
                 try:
                     opponent = comparison.rule(name, str(config.strategy["title"]), rule, candidates, self._quiet_grid())
@@ -128,30 +129,21 @@ class MergingArm:
     def _test(self, opponent: Opponent) -> None:
         """One opponent's final figures at every hospital that is here, unless they are known already."""
         self._introduce(opponent)
-        if self._is_tested(opponent.name):
-            return
         order = replace(self._order, arm=opponent.name, restoration=opponent.restoration, restoration_steps=opponent.restoration_steps)
-        grid = PatientGrid(self._grid, self._attendance, self._patience, record_as(self._folder, opponent.name))
-        messages = []
-        for site in self._attendance.refresh():
+        if opponent.group != "local" and not self._final.is_done(opponent.name):  # there is one model for everybody
+            self._keep(opponent, order)
+
+        def weights_for(site: str) -> Tensor | None:
             state = opponent.state_for(site)
-            if state is not None:
-                messages.append(test_order(order, pack(state, self._names), self._node(site)))
-        grid.send_and_receive(messages)
-        self._keep(opponent, order)
+            return None if state is None else pack(state, self._names)
+
+        self._final.run(order, weights_for)
 
     def _keep(self, opponent: Opponent, order: Order) -> None:
-        """The model, where there is one for everybody; and a note that it was tested."""
-        path = self._folder.path / "arms" / opponent.name
-        if opponent.group != "local":
-            state = {**self._network.state_dict(), **opponent.state_for("")}  # type: ignore[dict-item]
-            described = {**describe_model(order, order.rounds, True), "restoration": opponent.restoration}
-            save_state(state, path / "model.safetensors", {"polyclinic": json.dumps(described)})
-        path.mkdir(parents=True, exist_ok=True)
-        (path / "tested").touch()
-
-    def _is_tested(self, name: str) -> bool:
-        return (self._folder.path / "arms" / name / "tested").exists()
+        state = {**self._network.state_dict(), **opponent.state_for("")}  # type: ignore[dict-item]
+        described = {**describe_model(order, order.rounds, True), "restoration": opponent.restoration}
+        path = self._folder.path / "arms" / opponent.name / "model.safetensors"
+        save_state(state, path, {"polyclinic": json.dumps(described)})
 
     def _introduce(self, opponent: Opponent) -> None:
         """List an opponent in run.json."""

@@ -7,12 +7,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from polyclinic.config import instantiate, load_config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.ledger import Ledger
 from polyclinic.schemas import Config
 from polyclinic.state_dict import StateDict, load_state, pack, save_state, shared_names, unpack
-from server.arm import announce, expected_contributions, ledger_folder, record_as, task_of
+from server.arm import RETURN_S, FinalTest, announce, expected_contributions, ledger_folder, list_before, record_as, task_of
 from server.attendance import Attendance, Member
 from server.grid import PatientGrid
 from server.refine import CHOICE, read_choice
@@ -20,7 +22,7 @@ from server.run_folder import RunFolder, read_lines, write_whole
 from server.server_app import describe_model, make_order, start_network
 from strategies.averaging.strategy import Averaging
 from strategies.merging.messages import Assignment, ask_for_score
-from strategies.records import metrics_from_reply, test_order
+from strategies.records import metrics_from_reply
 from strategies.refinement.choice import Tried, try_recipes
 from strategies.refinement.loop import RefinementLoop
 from strategies.refinement.refine import Recipe, Refinement
@@ -29,8 +31,6 @@ from strategies.refinement.strategy import Refining
 from strategies.refinement.traffic import CountingGrid
 
 CENTRE = "centre"  # the arm of the model that everybody would get
-
-RETURN_S = 10.0  # how long a coordinator that is started again waits for hospitals to come back
 
 
 class Everybody:
@@ -196,37 +196,22 @@ class RefinementArm:
     def _test(self, refiner: Refiner, ledger: Ledger, own: Recipe) -> None:
         """Final figures of the centre and of each hospital's own model; what was tested before a restart is not tested again."""
         centre = ledger.load_model(ledger.publications()[-1].digest)
-        self._add_arm()
-        self._test_arm(CENTRE, lambda _site: centre)
+        weights = pack(centre, self._names)
+        list_before(self._folder, self._order.arm, {"name": CENTRE, "title": self._merging.title})
+        test = FinalTest(self._folder, self._grid, self._attendance, self._config.deployment)
+        test.run(replace(self._order, arm=CENTRE), lambda _site: weights)
         self._keep(CENTRE, centre)
         contributors = refiner.contributors()
-        self._test_arm(self._order.arm, lambda site: refiner.model(refiner.coefficients(site, own)) if site in contributors else None)
 
-    def _test_arm(self, name: str, state_of: Any) -> None:
-        marker = self._folder.path / "arms" / name / "tested"
-        if marker.exists():
-            return
-        order = replace(self._order, arm=name)
-        messages = []
-        for site, member in self._attendance.refresh().items():
-            state = state_of(site)
-            if state is not None:
-                messages.append(test_order(order, pack(state, self._names), member.node))
-        PatientGrid(self._grid, self._attendance, self._patience, record_as(self._folder, name)).send_and_receive(messages)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        def own_model(site: str) -> Tensor | None:
+            return pack(refiner.model(refiner.coefficients(site, own)), self._names) if site in contributors else None
+
+        test.run(self._order, own_model)
 
     def _keep(self, name: str, state: StateDict) -> None:
         described = describe_model(replace(self._order, arm=name), self._order.rounds, True)
         whole = {**self._network.state_dict(), **state}
         save_state(whole, self._folder.path / "arms" / name / "model.safetensors", {"polyclinic": json.dumps(described)})
-
-    def _add_arm(self) -> None:
-        """The centre is a strategy of its own in tables: asynchronous merging."""
-        arms = [arm for arm in self._folder.describe()["arms"] if arm["name"] != CENTRE]
-        place = next((number for number, arm in enumerate(arms) if arm["name"] == self._order.arm), len(arms))
-        title = self._merging.title
-        self._folder.update(arms=[*arms[:place], {"name": CENTRE, "title": title}, *arms[place:]])
 
     def _draw(self, refiner: Refiner, recipe: Recipe) -> None:
         """What the report shows of who is near whom."""

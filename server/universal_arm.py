@@ -17,23 +17,21 @@ from polyclinic.networks.universal import UniversalNetwork
 from polyclinic.schemas import Config, UniversalConfig
 from polyclinic.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.unlabelled import find_images, read_images
-from server.arm import announce, expected_contributions, ledger_folder, record_as
+from server.arm import RETURN_S, FinalTest, announce, expected_contributions, ledger_folder, list_before
 from server.attendance import Attendance
-from server.grid import PatientGrid
 from server.run_folder import RunFolder
 from server.server_app import describe_model, make_order, start_network
 from server.universal_book import StageBook
 from server.universal_record import BEFORE
 from strategies.merging.messages import Assignment
 from strategies.merging.publisher import Publisher, describe_rule, make_rules
-from strategies.records import test_order
 from strategies.refinement.traffic import CountingGrid
 from strategies.universal.distillation import distil
 from strategies.universal.exchange import EMBEDDING, TASK, make_teacher
 from strategies.universal.loop import Stage, UniversalLoop
 from strategies.universal.strategy import Universal
 
-RETURN_S = 10.0  # how long a coordinator that is started again waits for hospitals to come back
+LISTED_BEFORE = {"name": BEFORE, "title": "Before", "kind": "universal", "note": "the encoder that hospitals got in the first stage"}
 TELL_S = 2.0  # between two words on how far something is
 
 
@@ -55,7 +53,6 @@ class UniversalArm:
         self._attendance = attendance
         self._folder = folder
         self._config = config
-        self._patience = replace(config.deployment, min_hospitals=1)  # figures are taken from whoever is here
         network = start_network(config)
         assert isinstance(network, UniversalNetwork)
         self._network = network.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -81,7 +78,7 @@ class UniversalArm:
         if not self._gathered:  # a coordinator that was started again: hospitals need a moment to come back
             known = len(self._book.contributors())
             self._attendance.wait_for(known, 0, min(RETURN_S, self._config.deployment.wait_s))
-        self._book.add_before()
+        list_before(self._folder, self._order.arm, LISTED_BEFORE)
         self._test(BEFORE, first)
         self._test(self._order.arm, state)
         self._keep(state, self._universal.stages, tested=True)
@@ -183,15 +180,11 @@ class UniversalArm:
         self._folder.record({"kind": "note", "text": text})
 
     def _test(self, name: str, state: StateDict) -> None:
-        """Figures of an encoder with a probe at every hospital that is here; what was tested before a restart is not tested again."""
-        marker = self._folder.path / "arms" / name / "tested"
-        if marker.exists():
-            return
-        order, weights = replace(self._order, arm=name), pack(state, self._names)
-        messages = [test_order(order, weights, member.node) for member in self._attendance.refresh().values()]
-        PatientGrid(self._grid, self._attendance, self._patience, record_as(self._folder, name)).send_and_receive(messages)
-        marker.parent.mkdir(parents=True, exist_ok=True)
-        marker.touch()
+        """Figures of an encoder with a probe at every hospital that is here."""
+        weights = pack(state, self._names)
+        FinalTest(self._folder, self._grid, self._attendance, self._config.deployment).run(
+            replace(self._order, arm=name), lambda _: weights
+        )
 
     def _keep(self, state: Mapping[str, torch.Tensor], number: int, tested: bool = False) -> None:
         described = json.dumps(describe_model(self._order, number, tested))

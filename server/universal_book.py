@@ -7,13 +7,11 @@ run.json: "universal": {"combine": ..., "planned": stages, "public_images": N, "
 `sent` and `received` are bytes to and from the hospital. A stage without `seconds` was gathered and not yet combined.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polyclinic.ledger import Entry, Ledger
 from server.run_folder import RunFolder
-from server.universal_record import BEFORE
 from strategies.universal.exchange import read_declaration
 
 MOST_LOSSES = 200  # kept of a distillation, evenly spread
@@ -42,10 +40,9 @@ class StageBook:
     def read_bases(self, ledger: Ledger) -> dict[int, str]:
         """Stages that are done, and the digests of the encoders that came of them: bases that this run added to the ledger."""
         made = {}
-        for line in ledger.history():
-            note = _read_note(line.body.get("note")) if line.kind == "base" else {}
+        for digest, note in ledger.base_notes():
             if (note.get("run"), note.get("arm")) == (self._folder.name, self._arm) and note.get("round"):
-                made[int(note["round"])] = line.subject
+                made[int(note["round"])] = digest
         return made
 
     def gathered(self, number: int, base: str, ledger: Ledger) -> list[Entry]:
@@ -78,13 +75,6 @@ class StageBook:
         stage = next(stage for stage in self._stages() if stage["stage"] == number)
         self._write(number, {**stage, **result, **kept})
 
-    def add_before(self) -> None:
-        """The encoder before the first stage is an arm of its own in tables."""
-        arms = [arm for arm in self._folder.describe()["arms"] if arm["name"] != BEFORE]
-        place = next((number for number, arm in enumerate(arms) if arm["name"] == self._arm), len(arms))
-        before = {"name": BEFORE, "title": "Before", "kind": "universal", "note": "the encoder that hospitals got in the first stage"}
-        self._folder.update(arms=[*arms[:place], before, *arms[place:]])
-
     def _write(self, number: int, stage: Mapping[str, Any]) -> None:
         others = [each for each in self._stages() if each["stage"] != number]
         self._folder.update(universal={**self._read(), "stages": sorted([*others, stage], key=lambda each: int(each["stage"]))})
@@ -96,11 +86,3 @@ class StageBook:
     def _read(self) -> dict[str, Any]:
         record: dict[str, Any] = self._folder.describe().get("universal") or {}
         return record
-
-
-def _read_note(text: object) -> dict[str, Any]:
-    try:
-        note = json.loads(str(text))
-    except json.JSONDecodeError:
-        return {}
-    return note if isinstance(note, dict) else {}

@@ -20,14 +20,14 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
+from polyclinic.checkpoint import Checkpoint
 from polyclinic.modes import quick, training_mode
 from polyclinic.networks.encoders import embed, read_at
 from polyclinic.networks.universal import ENCODER, UniversalNetwork
 from polyclinic.rates import set_rate
 from polyclinic.state_dict import StateDict
-from strategies.universal.checkpoint import Checkpoint
 from strategies.universal.gating import Gate, gate_teachers
-from strategies.universal.pretraining import OnStep, Painter, Pretraining, finite, hide, masked_loss
+from strategies.universal.pretraining import KEEP_EVERY, OnStep, Painter, Pretraining, finite, hide, masked_loss
 from strategies.universal.teachers import Teacher, check_statistics
 from strategies.universal.views import batches, view
 
@@ -214,7 +214,7 @@ class _Student:
     def learn(self, course: _Course, seed: int, checkpoint: Path | None, on_step: OnStep | None) -> list[float]:
         """All steps; the loss of each."""
         settings = self.settings
-        keeper = Checkpoint(checkpoint, self.trained, self.optimizer)
+        keeper = Checkpoint(checkpoint, self.trained, self.optimizer, every=KEEP_EVERY)
         losses = keeper.resume()
         self.network.train()
         for step, chosen, generator in batches(len(course.seen), settings.batch_size, settings.steps, seed, len(losses)):

@@ -13,14 +13,15 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
+from polyclinic.checkpoint import Checkpoint
 from polyclinic.errors import ConfigError
 from polyclinic.modes import quick
 from polyclinic.networks.universal import UniversalNetwork
 from polyclinic.rates import set_rate
-from strategies.universal.checkpoint import Checkpoint
 from strategies.universal.views import batches, view
 
 OnStep = Callable[[int, int, float], None]  # step, steps, loss
+KEEP_EVERY = 50  # steps
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,7 @@ def pretrain(
         painter = painter or Painter(network)
     trained = nn.ModuleDict({"encoder": network.encoder, "painter": painter})
     optimizer = torch.optim.AdamW(trained.parameters(), settings.learning_rate, weight_decay=0.05)
-    keeper = Checkpoint(checkpoint, trained, optimizer)
+    keeper = Checkpoint(checkpoint, trained, optimizer, every=KEEP_EVERY)
     losses = keeper.resume()
     network.train()
     for step, chosen, generator in batches(len(images), settings.batch_size, settings.steps, seed, len(losses)):

@@ -77,7 +77,7 @@ def test_same_seed_same_student_and_another_seed_another(images: Tensor) -> None
 
 
 def test_an_interrupted_distillation_goes_on_to_the_same_student(images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.universal.checkpoint.EVERY", 2)
+    monkeypatch.setattr("strategies.universal.distillation.KEEP_EVERY", 2)
     one = teacher(make(1), seen=images)
     settings = replace(SETTINGS, steps=6, mim=1.0, old=0.5)
 

@@ -12,7 +12,6 @@ from polyclinic.errors import ConfigError
 from polyclinic.networks.encoders import ConvolutionalEncoder, VitEncoder
 from polyclinic.networks.universal import UniversalNetwork
 from polyclinic.rates import set_rate
-from strategies.universal import checkpoint
 from strategies.universal.pretraining import Painter, Pretraining, finite, hide, masked_loss, pretrain
 
 SMALL = Pretraining(steps=6, batch_size=4, learning_rate=0.003, mask_size=4)
@@ -88,7 +87,7 @@ def test_the_loss_falls() -> None:
 
 
 def test_an_interrupted_training_is_the_same_as_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY", 2)
+    monkeypatch.setattr("strategies.universal.pretraining.KEEP_EVERY", 2)
     whole, broken = network(), network()
     torch.manual_seed(1)
     losses = pretrain(whole, pictures(), SMALL, 7)
@@ -108,7 +107,12 @@ def test_an_interrupted_training_is_the_same_as_an_uninterrupted_one(tmp_path: P
 
 def test_a_checkpoint_of_another_training_begins_anew(tmp_path: Path) -> None:
     (tmp_path / "c.pt").write_bytes(b"no")
-    assert len(pretrain(network(), pictures(), SMALL, 0, checkpoint=tmp_path / "c.pt")) == 6
+    alone = pretrain(network(), pictures(), SMALL, 0, checkpoint=tmp_path / "c.pt")
+    assert len(alone) == 6
+    wider = UniversalNetwork(ConvolutionalEncoder(2, 3, [16] * 2, [8, 24]))
+    pretrain(wider, pictures(), SMALL, 0, checkpoint=tmp_path / "c.pt")
+    begun = network()
+    assert pretrain(begun, pictures(), SMALL, 0, checkpoint=tmp_path / "c.pt") == alone
 
 
 def test_a_loss_that_is_not_finite_is_said() -> None:
