@@ -36,10 +36,11 @@ _STEPS = 4  # squarings: the first step is then well below a voxel of the coarse
 _REACH_MM = 20.0  # how far from the brain, at most, a deformed and turned brain is looked for
 _PARTIAL_VOLUME_MM = 0.6  # blurs the hard edges of a label map into probabilities
 
-# FreeSurfer's structures, as numbered in its colour table
-_CSF = (4, 5, 14, 15, 43, 44, 72)
-_GREY = (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58)
-_WHITE = (2, 7, 16, 28, 41, 46, 60, 77, 85, 251, 252, 253, 254, 255)
+TISSUES = (  # CSF, grey, white matter, as FreeSurfer numbers structures; head, and sulcal fluid that is drawn unevenly, are left out
+    (4, 5, 14, 15, 43, 44, 72),
+    (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58),
+    (2, 7, 16, 28, 41, 46, 60, 77, 85, 251, 252, 253, 254, 255),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +86,9 @@ def icbm152() -> TissueMaps:
     locations = package.submodule_search_locations if package else None
     folder = Path(next(iter(locations or ["nilearn"]))) / "datasets" / "data"
     (head, affine), (grey, _), (white, _) = (
-        _read(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm", "wm")
+        read_volume(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz") for name in ("t1", "gm", "wm")
     )
-    brain = ((head > 0) | (grey + white > 25)).astype(np.float32)
-    brain = gaussian_filter(brain, _PARTIAL_VOLUME_MM)
+    brain = gaussian_filter(((head > 0) | (grey + white > 25)).astype(np.float32), _PARTIAL_VOLUME_MM)
     grey, white = brain * grey / 255, brain * white / 255
     return _cropped(np.stack([np.clip(brain - grey - white, 0, 1), grey, white]), affine)
 
@@ -101,9 +101,9 @@ def real_person(path: Path) -> TissueMaps:
         FileMissing: There is no such file.
         ImageUnreadable: The file is not an image.
     """
-    structures, affine = _read(path)
+    structures, affine = read_volume(path)
     spacing_mm = np.linalg.norm(affine[:3, :3], axis=0)
-    tissues = [np.isin(structures, codes).astype(np.float32) for codes in (_CSF, _GREY, _WHITE)]
+    tissues = [np.isin(structures, codes).astype(np.float32) for codes in TISSUES]
     low, high = _support(np.stack(tissues).max(0))
     crop = tuple(slice(*edges) for edges in zip(low, high, strict=True))
     blurred = np.stack([gaussian_filter(tissue[crop], _PARTIAL_VOLUME_MM / spacing_mm) for tissue in tissues])
@@ -124,13 +124,15 @@ def subject(seed: int, maps: TissueMaps | None = None) -> Subject:
     generator = torch.Generator().manual_seed(seed)
     grid, shape = _coarse_grid(maps, margin_mm=_REACH_MM)
     noise = torch.randn((3, *shape), generator=generator, dtype=torch.float64).numpy()
-    smooth = [gaussian_filter(axis, SMOOTHNESS_MM / COARSE_MM) for axis in noise]
-    velocity = torch.from_numpy(np.stack(smooth)).float()[None]
     low, high = DISPLACEMENT_MM
-    wanted = (low + (high - low) * torch.rand((), generator=generator)) / COARSE_MM
-    velocity = velocity * (wanted / _rms(velocity))
-    displacement_mm = deformation.exponentiate(velocity, _STEPS)[0] * COARSE_MM
-    return Subject(maps, _pose(_centre(maps), generator), displacement_mm, grid)
+    rms_mm = float(low + (high - low) * torch.rand((), generator=generator))
+    return Subject(maps, _pose(_centre(maps), generator), smooth_displacement(noise, rms_mm), grid)
+
+
+def smooth_displacement(noise: NDArray[np.float64], rms_mm: float) -> Tensor:
+    """Turn white noise, (3, h, w, d), into a diffeomorphism of about this root mean square, in millimetres on the coarse grid."""
+    velocity = _smoothed(noise)
+    return deformation.exponentiate(velocity * (rms_mm / COARSE_MM / float(_rms(velocity))), _STEPS)[0] * COARSE_MM
 
 
 def revisit(person: Subject, visit: int, seed: int) -> Subject:
@@ -145,8 +147,8 @@ def revisit(person: Subject, visit: int, seed: int) -> Subject:
         return person
     generator = torch.Generator().manual_seed(int.from_bytes(sha256(f"{seed} {visit}".encode()).digest()[:7], "big"))
     noise = torch.randn(person.displacement_mm.shape, generator=generator, dtype=torch.float64).numpy()
-    change = torch.from_numpy(np.stack([gaussian_filter(axis, SMOOTHNESS_MM / COARSE_MM) for axis in noise])).float()[None]
-    change = deformation.exponentiate(change * (CHANGE_MM / COARSE_MM / _rms(change)), _STEPS)
+    change = _smoothed(noise)
+    change = deformation.exponentiate(change * (CHANGE_MM / COARSE_MM / _rms(change)), _STEPS)  # smooth_displacement rounds otherwise
     shape = deformation.compose(person.displacement_mm[None] / COARSE_MM, change)[0] * COARSE_MM
     return Subject(person.maps, _pose(_centre(person.maps), generator), shape, person.grid)
 
@@ -166,9 +168,7 @@ def with_lesions(maps: TissueMaps, seed: int, number: int) -> TissueMaps:
     for place in white[generator.choice(len(white), number, replace=False)]:
         corner = np.maximum(place - np.ceil(LESION_MM / spacing_mm), 0).astype(int)
         part = tuple(slice(low, int(end) + 1) for low, end in zip(corner, place + np.ceil(LESION_MM / spacing_mm), strict=True))
-        index = np.stack(
-            np.meshgrid(*(np.arange(low, low + size) for low, size in zip(corner, holes[part].shape, strict=True)), indexing="ij"), -1
-        )
+        index = corner + np.moveaxis(np.indices(holes[part].shape), 0, -1)
         inside = np.linalg.norm((index - place) * spacing_mm, axis=-1) <= LESION_MM
         holes[part] = np.maximum(holes[part], inside)
     hole = torch.from_numpy(holes)
@@ -219,7 +219,8 @@ def _near_brain(maps: TissueMaps, points: Tensor) -> Tensor:
     return functional.max_pool3d(brain.float(), kernel_size=3, stride=1, padding=1)
 
 
-def _read(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+def read_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
+    """Read an image and its affine; FileMissing or ImageUnreadable says why that cannot be done."""
     if not path.is_file():
         raise FileMissing(path, "the demo cohort's anatomies")
     try:
@@ -240,13 +241,8 @@ def _cropped(probabilities: NDArray[np.float32], affine: NDArray[np.float64]) ->
 
 def _support(volume: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first and one past the last index, per axis, where `volume` is not 0."""
-    low, high = [], []
-    for axis in range(3):
-        others = tuple(other for other in range(3) if other != axis)
-        used = np.flatnonzero((volume != 0).any(axis=others))
-        low.append(used[0])
-        high.append(used[-1] + 1)
-    return np.array(low), np.array(high)
+    used = [np.flatnonzero((volume != 0).any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return np.array([indices[0] for indices in used]), np.array([indices[-1] + 1 for indices in used])
 
 
 def _shift(voxels: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -294,6 +290,10 @@ def _transform(matrix: NDArray[np.floating[Any]], points: Tensor) -> Tensor:
     """Apply a (4, 4) affine to points (1, 3, h, w, d)."""
     linear = torch.from_numpy(np.ascontiguousarray(matrix[:3])).to(points.dtype)
     return torch.einsum("ij,bjhwd->bihwd", linear[:, :3], points) + linear[:, 3].view(1, 3, 1, 1, 1)
+
+
+def _smoothed(noise: NDArray[np.float64]) -> Tensor:
+    return torch.from_numpy(np.stack([gaussian_filter(axis, SMOOTHNESS_MM / COARSE_MM) for axis in noise])).float()[None]
 
 
 def _rms(field: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polyclinic.cohorts.scanner import Scanner
-from polyclinic.cohorts.writing import ScanOrder, replace_file, write_scans
+from polyclinic.cohorts.writing import ScanOrder, write_json, write_scans
 from polyclinic.errors import ConfigError, DiskFull
 
 HOSPITALS = (
@@ -98,7 +98,7 @@ def write_cohort(
         done, site = done + 1, order.scanner.name
         left[site] -= 1
         if left[site] == 0:
-            _write_json(folder / site / "dataset.json", _dataset(order.scanner, orders[site], anatomy))
+            write_json(folder / site / "dataset.json", _dataset(order.scanner, orders[site], anatomy))
             record[site] = {**record[site], "complete": True}
             _write_record(folder, record)
         report(done, total, order.stem)
@@ -116,7 +116,7 @@ def write_unlabelled(site: Path, folder: Path) -> Path:
     cases = [case["image"] for split in ("training", "validation") for case in described[split]]
     images = [os.path.relpath(site / image, folder) for image in cases]
     folder.mkdir(parents=True, exist_ok=True)
-    _write_json(folder / "dataset.json", {**{key: value for key, value in described.items() if key not in SPLITS}, "test": images})
+    write_json(folder / "dataset.json", {**{key: value for key, value in described.items() if key not in SPLITS}, "test": images})
     return folder
 
 
@@ -226,11 +226,7 @@ def _read_record(folder: Path) -> dict[str, Any]:
 
 
 def _write_record(folder: Path, record: dict[str, Any]) -> None:
-    _write_json(folder / _RECORD, {"hospitals": record})
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_json(folder / _RECORD, {"hospitals": record})
 
 
 def _silent(_done: int, _total: int, _text: str) -> None:

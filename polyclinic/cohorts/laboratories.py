@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
-from polyclinic.cohorts.writing import replace_file
+from polyclinic.cohorts.hospitals import stable_seed
+from polyclinic.cohorts.writing import replace_file, write_json
 from polyclinic.errors import ConfigError
 
 SHARES = {"training": 0.6, "validation": 0.2, "test": 0.2}
@@ -63,7 +64,7 @@ def write_laboratories(folder: Path, *, seed: int = 0, on_progress: Progress | N
             done += 1
             if on_progress is not None:
                 on_progress(done, len(photographs), f"{name}/{each.source.name}")
-        _write_json(folder / name / "dataset.json", {**_describe(name, labels), **splits})
+        write_json(folder / name / "dataset.json", {**_describe(name, labels), **splits})
     return [folder / name for name in names]
 
 
@@ -99,7 +100,7 @@ def _claim(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if name not in ours and (folder / name).exists():
             raise ConfigError(f"{folder / name} was not written by this program: choose another folder, or remove it.")
-    _write_json(folder / _RECORD, {"laboratories": sorted({*ours, *names})})
+    write_json(folder / _RECORD, {"laboratories": sorted({*ours, *names})})
     for name in names:
         (folder / name / "dataset.json").unlink(missing_ok=True)
         shutil.rmtree(folder / name / "images", ignore_errors=True)
@@ -117,7 +118,8 @@ def _divide(photographs: Sequence[Photograph], labels: Sequence[str], seed: int)
     """Each class by the shares, in an order that hangs on the seed and the image's name alone."""
     splits: dict[str, list[Photograph]] = {split: [] for split in SHARES}
     for label in labels:
-        pool = sorted((each for each in photographs if each.label == label), key=lambda each: _rank(each, seed))
+        pool = [each for each in photographs if each.label == label]
+        pool.sort(key=lambda each: stable_seed(seed, each.laboratory, each.source.name))
         validation, test = (round(SHARES[split] * len(pool)) for split in ("validation", "test"))
         training = len(pool) - validation - test
         for split, part in zip(
@@ -125,10 +127,6 @@ def _divide(photographs: Sequence[Photograph], labels: Sequence[str], seed: int)
         ):
             splits[split] += part
     return {split: sorted(part, key=lambda each: each.source.name) for split, part in splits.items()}
-
-
-def _rank(photograph: Photograph, seed: int) -> bytes:
-    return sha256(json.dumps([seed, photograph.laboratory, photograph.source.name]).encode()).digest()
 
 
 def _entry(photograph: Photograph, labels: Sequence[str]) -> dict[str, str | int]:
@@ -143,7 +141,3 @@ def _describe(name: str, labels: Sequence[str]) -> dict[str, object]:
         "labels": {str(number): label for number, label in enumerate(labels)},
         "tensorImageSize": "2D",
     }
-
-
-def _write_json(path: Path, content: object) -> None:
-    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())

@@ -7,12 +7,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from polyclinic import deformation
-from polyclinic.cohorts.anatomy import COARSE_MM, SMOOTHNESS_MM, Subject, subject
+from polyclinic.cohorts.anatomy import Subject, smooth_displacement, subject
 from polyclinic.cohorts.hospitals import stable_seed
 from polyclinic.cohorts.slices import (
     CONTRASTS,
@@ -46,7 +44,6 @@ PLACES_MM = {  # ICBM152's world; x is drawn to either side
 _JITTER_MM = 6.0
 _BRAIN_MM = ((0.0, -18.0, 8.0), (42.0, 55.0, 42.0))  # centre and half axes of an ellipsoid well inside the brain
 _WHOLE_MM = {"axial": (186.0, 198.0), "coronal": (168.0, 192.0), "sagittal": (188.0, 200.0)}  # the brain fits
-_WARP_STEPS = 4  # squarings: the first step is then well below a voxel of the coarse grid
 _ARTEFACTS = ("none", "motion", "noise", "shading")
 _CLEAR_FAMILIES = ("T1", "T2", "FLAIR")  # those in which a lesion stands out
 
@@ -259,6 +256,4 @@ def _draw_lesions(tissues: Field, view: View, number: int, rng: Rng) -> Field:
 def deformed(person: Subject, rms_mm: float, rng: Rng) -> Subject:
     """Give a person another shape, whose displacement has about this root mean square; the pose stays."""
     noise: NDArray[np.float64] = rng.normal(0, 1, tuple(person.displacement_mm.shape))
-    smooth = torch.from_numpy(np.stack([gaussian_filter(axis, SMOOTHNESS_MM / COARSE_MM) for axis in noise])).float()[None]
-    velocity = smooth * (rms_mm / COARSE_MM / float(smooth.square().sum(1).mean().sqrt()))
-    return replace(person, displacement_mm=deformation.exponentiate(velocity, _WARP_STEPS)[0] * COARSE_MM)
+    return replace(person, displacement_mm=smooth_displacement(noise, rms_mm))

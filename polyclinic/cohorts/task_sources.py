@@ -3,25 +3,22 @@
 Cells and chests are divided by image, brains by person. What a task does not take goes, unlabelled, to the public images.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
 
-import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from numpy.typing import NDArray
 from PIL import Image
 
+from polyclinic.cohorts.anatomy import TISSUES, read_volume
 from polyclinic.cohorts.hospitals import stable_seed
 from polyclinic.cohorts.laboratories import Photograph, find_photographs
 from polyclinic.cohorts.slices import FINE, Grey, View, develop, draw_exposure, label_map, plane_axes, pool
 from polyclinic.cohorts.task_images import Drawn
-from polyclinic.errors import ConfigError, ImageUnreadable
+from polyclinic.errors import ConfigError
 
 CELLS = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
 CHEST = ("normal", "pneumonia")
@@ -32,11 +29,6 @@ STRUCTURES = {  # as numbered in FreeSurfer's colour table, left and right
     "cerebellum": (7, 8, 46, 47),
     "brainstem": (16,),
 }
-_TISSUES = (  # CSF, grey matter, white matter; head, and sulcal fluid that is drawn unevenly, are air
-    (4, 5, 14, 15, 43, 44, 72),
-    (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58),
-    (2, 7, 16, 28, 41, 46, 60, 77, 85, 251, 252, 253, 254, 255),
-)
 _CODES = 1024
 _PUBLIC_SHARE = 0.25  # of a laboratory's images
 _SHARES = {"training": 0.6, "validation": 0.15, "test": 0.25}  # of the others
@@ -55,7 +47,7 @@ def draw_cells(laboratory: str, seed: int, split: str, count: int, size: int) ->
 def draw_public_cells(seed: int, count: int, size: int) -> Iterator[Drawn]:
     """Take what the laboratories give away unlabelled; the label is 0."""
     given = [each for laboratory in "abc" for pool in _divide_cells(seed, f"laboratory-{laboratory}").values() for each in pool["public"]]
-    for each in sorted(given, key=lambda each: _rank(seed, _name(each)))[:count]:
+    for each in sorted(given, key=lambda each: stable_seed(seed, _name(each)))[:count]:
         yield Drawn(_name(each), _shrunk(each, size), 0)
 
 
@@ -69,14 +61,14 @@ def draw_public_chest(seed: int, taken: int, count: int, size: int) -> Iterator[
     """Take training radiographs other than the first `taken`, which the hospital has; the label is 0."""
     hospital = {number for number, _ in _choose_chest(seed, "training", taken)}
     images = _chest()["training"][0]
-    others = sorted({*range(len(images))} - hospital, key=lambda number: _rank(seed, "public", number))
+    others = sorted({*range(len(images))} - hospital, key=lambda number: stable_seed(seed, "public", number))
     for number in others[:count]:
         yield Drawn(f"training-{number}", _enlarged(images[number], size), 0)
 
 
 def draw_structures(seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
     """Draw slices of real people on a simulated scanner, each with two structures at least."""
-    people = sorted(_people(), key=lambda path: _rank(seed, path.name))[slice(*_PEOPLE[split])]
+    people = sorted(_people(), key=lambda path: stable_seed(seed, path.name))[slice(*_PEOPLE[split])]
     found: dict[int, Drawn] = {}
     for place, person in enumerate(people):  # one person after the other: a brain takes long to read
         for index in range(place, count, len(people)):
@@ -90,7 +82,7 @@ def _divide_cells(seed: int, laboratory: str) -> dict[str, dict[str, list[Photog
     divided = {}
     for label in CELLS:
         mine = [each for each in _photographs(os.environ.get("POLYCLINIC_DATA")) if (each.laboratory, each.label) == (laboratory, label)]
-        mine.sort(key=lambda each: _rank(seed, _name(each)))
+        mine.sort(key=lambda each: stable_seed(seed, _name(each)))
         public = round(_PUBLIC_SHARE * len(mine))
         rest = mine[public:]
         test, validation = (round(_SHARES[split] * len(rest)) for split in ("test", "validation"))
@@ -117,7 +109,7 @@ def _in_turn(pools: Sequence[Sequence[Photograph]]) -> list[Photograph]:
 def _choose_chest(seed: int, split: str, count: int) -> list[tuple[int, int]]:
     """Number and class of the radiographs of a split, of both classes as many as the rarer has at most."""
     labels = _chest()[split][1]
-    ranked = [sorted(np.flatnonzero(labels == label).tolist(), key=lambda n: _rank(seed, split, n)) for label in range(len(CHEST))]
+    ranked = [sorted(np.flatnonzero(labels == label).tolist(), key=lambda n: stable_seed(seed, split, n)) for label in range(len(CHEST))]
     return [(pair[label], label) for pair in zip(*ranked, strict=False) for label in range(len(CHEST))][:count]
 
 
@@ -161,7 +153,7 @@ def _draw_structures(person: Path, size: int, rng: np.random.Generator) -> Drawn
             break
     exposure = draw_exposure(rng)
     intensity = np.zeros(_CODES, np.float32)
-    for value, tissue in zip(exposure.contrast, _TISSUES, strict=True):
+    for value, tissue in zip(exposure.contrast, TISSUES, strict=True):
         intensity[list(tissue)] = value * np.exp(rng.normal(0, 0.06, len(tissue)))
     return Drawn(person.name.removesuffix(".nii.gz"), develop(pool(intensity[shown]), exposure, view.extent_mm / size, rng), labels)
 
@@ -191,19 +183,14 @@ def _people() -> list[Path]:
 
 @lru_cache(maxsize=1)
 def _read_structures(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
-    try:
-        image: Any = nibabel.load(path)
-        codes = np.asarray(image.dataobj)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise ImageUnreadable(path, str(error)) from error
-    codes = np.where((codes >= 0) & (codes < _CODES), codes, 0).astype(np.int16)
-    return codes, np.asarray(image.affine, dtype=np.float64)
+    codes, affine = read_volume(path)
+    return np.where((codes >= 0) & (codes < _CODES), codes, 0).astype(np.int16), affine
 
 
 @lru_cache(maxsize=1)
 def _middle(path: Path) -> NDArray[np.float64]:
     """The middle of the brain, in voxels."""
-    brain = np.isin(_read_structures(path)[0][::2, ::2, ::2], [code for tissue in _TISSUES for code in tissue])
+    brain = np.isin(_read_structures(path)[0][::2, ::2, ::2], [code for tissue in TISSUES for code in tissue])
     ends = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
     return np.array([float(low + high) for low, high in ends])
 
@@ -226,7 +213,3 @@ def _root() -> Path:
     if not root:
         raise ConfigError("Real images need POLYCLINIC_DATA, the folder that holds them: set it, or do without.")
     return Path(root).resolve()
-
-
-def _rank(*parts: str | int) -> bytes:
-    return sha256(json.dumps(parts).encode()).digest()

@@ -38,7 +38,7 @@ from polyclinic.cohorts.task_sources import (
     draw_public_chest,
     draw_structures,
 )
-from polyclinic.cohorts.writing import replace_file
+from polyclinic.cohorts.writing import replace_file, write_json
 from polyclinic.errors import ConfigError
 
 Images = tuple[int, int, int]  # training, validation, test
@@ -191,7 +191,7 @@ def _write_task(folder: Path, task: _Task, seed: int, size: int, images: Images,
             splits[split].append({"image": f"images/{name}", "label": label, "subject": drawn.subject})
             report(1, f"{task.name}/{name}")
         report(count - len(splits[split]), f"{task.name}: {split}")
-    _write_json(folder / "dataset.json", {**_describe(task), **splits})
+    write_json(folder / "dataset.json", {**_describe(task), **splits})
     return number
 
 
@@ -247,7 +247,7 @@ def _claim(folder: Path, todo: Sequence[str], record: dict[str, Any], wanted: Ma
     for place in todo:
         record[place] = {**wanted[place], "complete": 0}
     if todo:
-        _write_json(folder / _RECORD, {"folders": record})
+        write_json(folder / _RECORD, {"folders": record})
     for place in todo:
         (folder / place / "dataset.json").unlink(missing_ok=True)
         for leftover in (folder / place).glob("*.png"):
@@ -258,7 +258,7 @@ def _claim(folder: Path, todo: Sequence[str], record: dict[str, Any], wanted: Ma
 
 def _conclude(folder: Path, record: dict[str, Any], place: str, count: int) -> None:
     record[place] = {**record[place], "complete": count}
-    _write_json(folder / _RECORD, {"folders": record})
+    write_json(folder / _RECORD, {"folders": record})
 
 
 def _read_record(folder: Path) -> dict[str, Any]:
@@ -270,7 +270,3 @@ def _read_record(folder: Path) -> dict[str, Any]:
         return {}
     except (ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} was not written by this program: choose another folder, or remove it.") from error
-
-
-def _write_json(path: Path, content: object) -> None:
-    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())

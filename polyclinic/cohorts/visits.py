@@ -13,7 +13,7 @@ from typing import Any
 
 from polyclinic.cohorts.hospitals import LABELS, SPLITS, Subjects, stable_seed
 from polyclinic.cohorts.scanner import Scanner
-from polyclinic.cohorts.writing import ScanOrder, replace_file, write_scans
+from polyclinic.cohorts.writing import ScanOrder, write_json, write_scans
 from polyclinic.errors import ConfigError
 
 T1 = Scanner("t1", "T1", (0.22, 0.62, 1.0), 0.15, 0.02, (1.5, 1.5, 1.5), 0.4, 0.03, "RAS")
@@ -82,7 +82,7 @@ def write_visits(folder: Path, scanner: Scanner, who: Visits, seed: int = 0, on_
         "tensorImageSize": "3D",
         **splits,
     }
-    replace_file(folder / "dataset.json", (json.dumps(tree, indent=2) + "\n").encode())
+    write_json(folder / "dataset.json", tree)
     return folder
 
 
@@ -109,4 +109,4 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(f"{folder} holds files that are not of a demo cohort: choose another folder, or remove it.")
-    replace_file(record, (json.dumps(settings, indent=2) + "\n").encode())
+    write_json(record, settings)

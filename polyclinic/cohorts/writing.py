@@ -2,6 +2,7 @@
 
 import errno
 import gzip
+import json
 import os
 import shutil
 import signal
@@ -115,6 +116,15 @@ def replace_file(path: Path, content: bytes) -> None:
         raise
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file of JSON, as a whole or not at all.
+
+    Raises:
+        DiskFull: No room is left.
+    """
+    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
 
 
 def _nifti(voxels: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
