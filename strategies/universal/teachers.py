@@ -15,7 +15,6 @@ from polyclinic.schemas import DataConfig
 from polyclinic.state_dict import StateDict
 
 MEAN, COVARIANCE = "embedding.mean", "embedding.covariance"
-RIDGE = 0.1  # share of the covariance's diagonal's mean that is added to it: few images do not span all directions
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +72,8 @@ def check_statistics(teacher: Teacher, numbers: int) -> None:
 def distances(teacher: Teacher, rows: Float[Tensor, "images numbers"]) -> Float[Tensor, " images"]:
     """How far images are from those that a teacher was trained on: squared Mahalanobis distances over the numbers of an embedding.
 
-    On the teacher's own images they are about 1; Lee et al. 2018, https://arxiv.org/abs/1807.03888.
+    On the teacher's own images they are about 1; Lee et al. 2018, https://arxiv.org/abs/1807.03888. The fewer images it had, the more its
+    correlations are held back: few images leave directions out, and without that its own unseen images would count as strangers.
 
     Args:
         teacher: Whose statistics count.
@@ -84,7 +84,9 @@ def distances(teacher: Teacher, rows: Float[Tensor, "images numbers"]) -> Float[
     correlation = (covariance / scale / scale[:, None]).clamp(-1, 1)
     values, axes = torch.linalg.eigh((correlation + correlation.T) / 2)
     values = values.clamp_min(0)  # whatever a hospital sends, a distance is a distance
-    usual = (values / (values + RIDGE)).sum().clamp_min(1e-12)  # the expected distance of its own images
+    shrinkage = len(values) / (len(values) + teacher.num_examples)  # towards no correlation at all
+    spread = (1 - shrinkage) * values + shrinkage
+    usual = (values / spread).sum().clamp_min(1e-12)  # the expected distance of its own images
     along = ((rows.double() - teacher.statistics[MEAN].double()) / scale) @ axes
-    found: Tensor = (along.square() / (values + RIDGE)).sum(1) / usual
+    found: Tensor = (along.square() / spread).sum(1) / usual
     return found.float()

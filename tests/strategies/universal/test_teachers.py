@@ -1,5 +1,6 @@
 """What hospitals say of their features, and how far other images are from them."""
 
+import pytest
 import torch
 from torch.testing import assert_close
 
@@ -19,6 +20,17 @@ def test_own_images_are_at_one_and_far_ones_farther() -> None:
     one = gaussian(rows)
     assert_close(distances(one, rows).mean(), torch.tensor(1.0), atol=0.02, rtol=0)
     assert float(distances(one, rows + 10).min()) > float(distances(one, rows).median())
+
+
+@pytest.mark.parametrize("images", [12, 48, 240])
+def test_unseen_images_of_a_hospital_with_few_are_nearer_than_strangers(images: int) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spread = 0.9 ** torch.arange(180.0)  # as features are: most of the variance in few directions
+    mix = torch.linalg.qr(torch.randn(180, 180, generator=generator))[0]
+    rows = torch.randn(images + 500, 180, generator=generator) * spread @ mix
+    one = gaussian(rows[:images])
+    unseen, strangers = distances(one, rows[images:]), distances(one, rows[images:] + 3 * rows.std(0))
+    assert float(unseen.median()) < 3.0 and float(strangers.median()) > 2 * float(unseen.median())
 
 
 def test_a_scale_of_single_numbers_changes_nothing() -> None:
