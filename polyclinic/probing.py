@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
+from polyclinic.metrics import recall_per_class, summarize
 from polyclinic.modes import training_mode
 from polyclinic.networks.encoders import embed, read_at
 from polyclinic.networks.universal import Head, UniversalNetwork
@@ -19,6 +20,7 @@ from polyclinic.training import device_of, evaluate
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on the squared weights
 ITERATIONS = 100
+AT_ONCE = 64  # images that the network reads together
 PLACES = 128  # of each slice or volume of a segmentation: half anywhere, half equally among its classes
 SLICES = 4  # of a volume that a 2-D network reads
 
@@ -39,11 +41,12 @@ def probe(network: UniversalNetwork, prepared: PreparedSite) -> float:
     samples = list(prepared.training)
     rows, labels = _rows(network, samples, prepared.data)
     rows = head.eval().calibrate(rows.to(device_of(network))).cpu()
+    judge = _judge(network, head, prepared)
     best, chosen = -1.0, None
     for penalty in PENALTIES:
         weight, bias = fit_logistic(rows, labels, len(prepared.data.labels), penalty, balanced=not head.dense)
         _write(head, weight, bias)
-        score = evaluate(network, prepared.validation, prepared.data).score
+        score = judge()
         if chosen is None or score > best:
             best, chosen = score, (weight, bias)
     assert chosen is not None
@@ -65,9 +68,24 @@ def embeddings(
     Returns:
         On the CPU.
     """
+    device, found = device_of(network), []
     with training_mode(network, train=False), torch.inference_mode():
-        batches = (as_batch(image, data).to(device_of(network)) for image in images)
-        return torch.stack([summary(network.maps(batch)).mean(0).cpu() for batch in batches])
+        for group in _grouped(as_batch(image, data) for image in images):
+            rows = torch.cat([summary(network.maps(part.to(device))).cpu() for part in torch.split(torch.cat(group), AT_ONCE)])
+            found += [each.mean(0) for each in torch.split(rows, [len(batch) for batch in group])]
+    return torch.stack(found)
+
+
+def _grouped(batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
+    """As many as the network reads at once, and one at least."""
+    group: list[Tensor] = []
+    for batch in batches:
+        if group and sum(map(len, group)) + len(batch) > AT_ONCE:
+            yield group
+            group = []
+        group.append(batch)
+    if group:
+        yield group
 
 
 def fit_logistic(
@@ -99,6 +117,22 @@ def fit_logistic(
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return weight.detach(), bias.detach()
+
+
+def _judge(network: UniversalNetwork, head: Head, prepared: PreparedSite) -> Callable[[], float]:
+    """Scores the head as it is on the validation cases; the features of a classification are computed once, and not for each head."""
+    if head.dense:
+        return lambda: evaluate(network, prepared.validation, prepared.data).score
+    rows, truths = _rows(network, list(prepared.validation), prepared.data)
+    rows = rows.to(device_of(network))
+
+    def score() -> float:
+        with torch.inference_mode():
+            guesses = head.read(rows).argmax(1).cpu()
+        recalls = recall_per_class(guesses, truths, len(prepared.data.labels))
+        return summarize([recalls], prepared.data.labels, None, len(truths)).score
+
+    return score
 
 
 def _rows(network: UniversalNetwork, samples: list[Sample], data: DataConfig) -> tuple[Tensor, Tensor]:

@@ -69,10 +69,14 @@ class Head(nn.Module):
         self.variance.copy_(rows.var(0, correction=0))
         return self._standardize(rows, self.mean, self.variance)
 
+    def read(self, rows: Float[Tensor, "rows numbers"]) -> Float[Tensor, "rows classes"]:
+        """Logits of embeddings."""
+        return self.linear(self._standardize(rows, self.mean, self.variance))  # type: ignore[no-any-return]
+
     def forward(self, maps: Sequence[Tensor], size: Sequence[int]) -> Tensor:
         """Logits: (batch, classes), or (batch, classes, *size) for a segmentation."""
         if not self.dense:
-            return self.linear(self._standardize(embed(maps), self.mean, self.variance))  # type: ignore[no-any-return]
+            return self.read(embed(maps))
         convolve = functional.conv2d if self.spatial_dims == 2 else functional.conv3d
         mode = "bilinear" if self.spatial_dims == 2 else "trilinear"
         ones = (1,) * self.spatial_dims
