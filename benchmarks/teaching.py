@@ -28,6 +28,9 @@ from strategies.universal.pretraining import Pretraining, pretrain
 from strategies.universal.teachers import Teacher, feature_statistics
 
 SETTINGS = ("model=universal", "data=universal", "training=universal")
+OWN, STATISTICS = "own/", "statistics/"  # before the names of a kept teacher's other tensors
+SEEDS = 10  # of the benchmark at most, so that no two stages have the same
+Combine = Callable[[StateDict, Sequence[Teacher], int], StateDict]  # the encoder before a stage, its teachers, its number
 
 
 @dataclass(frozen=True)
@@ -85,16 +88,18 @@ class Hospital:
         cases = [case for _, case in sorted(turns, key=lambda turn: turn[0])][:labels]
         return replace(self.prepared, training=PreparedCases(cases, self.data, math.inf, lambda: None))
 
-    def tune(self, encoder: StateDict, seed: int) -> UniversalNetwork:
-        """Encoder and head, trained on the labels for the configured passes."""
+    def tune(self, encoder: StateDict, seed: int, head: StateDict | None = None) -> UniversalNetwork:
+        """Encoder and head, trained on the labels for the configured passes.
+
+        Args:
+            encoder: What the network starts from.
+            seed: Of a new head, and of the order of the cases.
+            head: The head of the stage before; None: a new one.
+        """
         network, training = self.network(encoder, seed), self.config.training
+        network.load_state_dict({**network.state_dict(), **(head or {})})
         fit_passes(network, self.prepared, training, Course(training.epochs, lambda number: seed * 1000 + number, falling=True))
         return network
-
-    def teach(self, encoder: StateDict, seed: int) -> Teacher:
-        """What the hospital hands in after a stage."""
-        network = self.tune(encoder, seed)
-        return self.as_teacher(self.name, network)
 
     def as_teacher(self, name: str, network: UniversalNetwork) -> Teacher:
         """A network's encoder, with statistics of this hospital's images."""
@@ -153,19 +158,45 @@ class Laboratory:
         pretrain(network, self.images, Pretraining(steps), self.seed)
         return shared(network)
 
-    def teachers(self, base: StateDict) -> list[Teacher]:
-        """Everybody's, trained from one encoder."""
-        found = []
-        for hospital in self.hospitals:
-            path = self.folder / "teachers" / f"{hospital.name}.safetensors"
-            if not path.exists():
-                teacher = hospital.teach(base, self.seed)
-                save_state({**teacher.encoder, **{f"statistics/{name}": value for name, value in teacher.statistics.items()}}, path, {})
-            state = load_state(path)[0]
-            encoder = {name: tensor for name, tensor in state.items() if name.startswith(ENCODER)}
-            statistics = {name.removeprefix("statistics/"): value for name, value in state.items() if name.startswith("statistics/")}
-            found.append(Teacher(hospital.name, encoder, statistics, len(hospital.dataset.training), str(hospital.task)))
-        return found
+    def staged(self, name: str, base: StateDict, stages: int, combine: Combine) -> StateDict:
+        """The encoder after so many stages: in each everybody trains the newest one, with the head of the stage before.
+
+        Args:
+            name: Under which everything is kept.
+            base: The encoder before the first stage.
+            stages: How many.
+            combine: Makes the next encoder.
+        """
+        for stage in range(1, stages + 1):
+
+            def make(before: StateDict = base, stage: int = stage) -> StateDict:
+                return combine(before, self.teachers(before, name, stage), stage)
+
+            base = self.kept(f"{name}, stage {stage}", make)
+        return base
+
+    def teachers(self, base: StateDict, name: str, stage: int) -> list[Teacher]:
+        """Everybody's after a stage."""
+        return [self._teacher(hospital, base, name, stage) for hospital in self.hospitals]
+
+    def _teacher(self, hospital: Hospital, base: StateDict, name: str, stage: int) -> Teacher:
+        place = self._place(hospital, name, stage)
+        if not place.exists():
+            kept = load_state(self._place(hospital, name, stage - 1))[0] if stage > 1 else {}
+            head = {name.removeprefix(OWN): tensor for name, tensor in kept.items() if name.startswith(OWN)}
+            network = hospital.tune(base, self.seed + SEEDS * (stage - 1), head)
+            teacher = hospital.as_teacher(hospital.name, network)
+            parts = {STATISTICS: teacher.statistics, OWN: own_part(network)}
+            named = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
+            save_state({**teacher.encoder, **named}, place, {})
+        state = load_state(place)[0]
+        encoder = {name: tensor for name, tensor in state.items() if name.startswith(ENCODER)}
+        statistics = {name.removeprefix(STATISTICS): value for name, value in state.items() if name.startswith(STATISTICS)}
+        return Teacher(hospital.name, encoder, statistics, len(hospital.dataset.training), str(hospital.task))
+
+    def _place(self, hospital: Hospital, name: str, stage: int) -> Path:
+        """The first stage is the same for all."""
+        return self.folder / "teachers" / (f"{name}, stage {stage}" if stage > 1 else "stage 1") / f"{hospital.name}.safetensors"
 
     def hostile(self, base: StateDict, teachers: Sequence[Teacher]) -> list[Teacher]:
         """Three more: random weights, a task vector with its sign turned, an encoder with its signs turned; all described truthfully."""
@@ -179,33 +210,41 @@ class Laboratory:
             first.as_teacher("random", random), second.as_teacher("flipped vector", flipped), second.as_teacher("flipped encoder", turned)
         ]  # fmt: skip
 
-    def strangers(self) -> list[Teacher]:
+    def alone(self, hospital: Hospital, base: StateDict, stages: int) -> StateDict:
+        """A hospital's own encoder after as many passes as all stages have."""
+        state, head = base, None
+        for stage in range(stages):
+            network = hospital.tune(state, self.seed + SEEDS * stage, head)
+            state, head = shared(network), own_part(network)
+        return state
+
+    def strangers(self, stage: int) -> list[Teacher]:
         """As many teachers as there are, each with random weights."""
         found = []
         for number, hospital in enumerate(self.hospitals):
             network = build(self.config.model)
-            network.load_state_dict(self.scratch(self.seed + 2000 + number))
+            network.load_state_dict(self.scratch(self.seed + 1000 * (1 + stage) + number))
             found.append(hospital.as_teacher(hospital.name, network))
         return found
 
-    def distil(self, base: StateDict, teachers: Sequence[Teacher], settings: Distillation) -> Distilled:
+    def distil(self, base: StateDict, teachers: Sequence[Teacher], settings: Distillation, stage: int) -> Distilled:
         """The student of these teachers."""
         network = build(self.config.model)
         network.load_state_dict(base)
-        return distil(network, teachers, self.images, settings, self.seed)
+        return distil(network, teachers, self.images, settings, self.seed + stage)
 
-    def pooled(self, base: StateDict) -> StateDict:
-        """All tasks in one place: one encoder, every head, as many passes as each hospital makes."""
+    def pooled(self, base: StateDict, stages: int) -> StateDict:
+        """All tasks in one place: one encoder, every head, as many passes as each hospital makes in all stages."""
         networks = [hospital.network(base, self.seed) for hospital in self.hospitals]
         for network in networks[1:]:
             network.encoder = networks[0].encoder
         training = replace(self.config.training, epochs=1)
         heads = [parameter for network in networks for name, parameter in network.named_parameters() if not name.startswith(ENCODER)]
-        passes = self.config.training.epochs
+        passes = stages * self.config.training.epochs
         optimizer = instantiate(training.optimizer, _partial_=True)([*networks[0].encoder.parameters(), *heads])
         loss_of = TaskLoss()
         for number in range(1, passes + 1):
-            set_rate(optimizer, training.learning_rate, number, passes)
+            set_rate(optimizer, training.learning_rate, number, passes + 1)
             self._pass(networks, optimizer, loss_of, self.seed * 1000 + number)
         return shared(networks[0])
 
@@ -232,6 +271,11 @@ def build(model: Mapping[str, Any]) -> UniversalNetwork:
 def shared(network: UniversalNetwork) -> StateDict:
     """What travels."""
     return {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items() if name.startswith(ENCODER)}
+
+
+def own_part(network: UniversalNetwork) -> StateDict:
+    """What stays at home."""
+    return {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items() if not name.startswith(ENCODER)}
 
 
 def mean_of(teachers: Sequence[Teacher]) -> StateDict:
