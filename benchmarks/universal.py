@@ -47,7 +47,7 @@ TITLES = {
     "hostile": "distilled + MIM, three hostile hospitals more", "random teachers": "distilled + MIM, random teachers",
     SINGLE: "best single hospital's encoder", "pooled": "all tasks in one place (upper bound)",
 }  # fmt: skip
-CLAIMED = ("mim", OURS, "mim longer", "averaged", "pooled", "scratch", "distilled")  # with few labels and fine-tuned too; the first two first
+CLAIMED = ("mim", OURS, "mim longer", "averaged", "pooled", "scratch", "distilled")  # also with few labels, and fine-tuned
 
 
 def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> dict[str, Any]:
