@@ -1,7 +1,7 @@
 """The universal model in memory: the real ServerApp, ClientApp, fine-tuning and ledger, nothing started."""
 
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -62,9 +62,9 @@ def hospital(config: dict[str, Any], kept: list[Message]) -> Answer:
     return reply
 
 
-def prepare(folder: Path, *overrides: str) -> RunFolder:
+def prepare(folder: Path, *overrides: str, base: Sequence[str] = SMALL) -> RunFolder:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "overrides.json").write_text(json.dumps([[*SMALL, *overrides]]))
+    (folder / "overrides.json").write_text(json.dumps([[*base, *overrides]]))
     made = RunFolder(folder)
     arms = [{"name": "universal", "title": "Universal model", "kind": "universal"}]
     made.update(name="run", state="running", arms=arms, task="own", score_name="score", rounds=5)
@@ -76,8 +76,10 @@ def nodes(folder: Path, sites: list[Path], kept: list[Message]) -> list[FakeNode
     return [FakeNode(number, hospital(config, kept)) for number, config in enumerate(configs, start=1)]
 
 
-def run(folder: Path, sites: list[Path], *overrides: str, kept: list[Message] | None = None) -> RunFolder:
-    made = prepare(folder, *overrides)
+def run(
+    folder: Path, sites: list[Path], *overrides: str, kept: list[Message] | None = None, base: Sequence[str] = SMALL
+) -> RunFolder:  # fmt: skip
+    made = prepare(folder, *overrides, base=base)
     coordinate(FakeGrid(nodes(folder, sites, [] if kept is None else kept)), made)  # type: ignore[arg-type]
     made.close()
     return made

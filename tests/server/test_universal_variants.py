@@ -1,4 +1,4 @@
-"""A run in which only updates of low rank travel."""
+"""Runs with another encoder, and in which only updates of low rank travel."""
 
 from pathlib import Path
 
@@ -10,6 +10,7 @@ from polyclinic.config import load_config
 from polyclinic.errors import ConfigError
 from polyclinic.ledger import Ledger
 from polyclinic.state_dict import load_state
+from server.run_folder import read_lines
 from server.universal_arm import check_universal
 from strategies.universal.exchange import layout_of, make_teacher
 from tests.server.test_universal_arm import SMALL, run
@@ -39,3 +40,17 @@ def test_factors_travel_are_taken_into_the_ledger_and_teach(tmp_path: Path) -> N
 def test_factors_are_not_merged() -> None:
     with pytest.raises(ConfigError, match="rank"):
         check_universal(load_config([*SMALL, "training.universal.rank=2", "strategy.combine=mean"]))
+
+
+def test_a_vision_transformer_is_taught_by_three_tasks(tmp_path: Path) -> None:
+    sites, public = write_tasks(tmp_path / "tasks"), write_public(tmp_path / "coordinator" / "public", 8)
+    small = [each for each in SMALL if not each.startswith(("model=", "model.encoder"))]
+    small += ["model=universal_vit", "model.encoder.width=16", "model.encoder.layers=2", "model.encoder.heads=2", "strategy.stages=1"]
+    made = run(tmp_path / "run", sites, *small, f"strategy.public={public}", base=[])
+    (stage,) = made.describe()["universal"]["stages"]
+    assert set(stage["weights"]) == {site.name for site in sites} and set(stage["trust"].values()) == {1.0}
+    tested = [line for line in read_lines(made.path / "metrics.jsonl") if line["phase"] == "test" and line["arm"] == "universal"]
+    assert {line["site"] for line in tested} == {site.name for site in sites} and all(line["score"] is not None for line in tested)
+    with Ledger.open(made.path / "ledger", create=False) as ledger:
+        before, after = (ledger.load_model(digest) for digest in ledger.bases())
+    assert {name for name in before if not torch.equal(before[name], after[name])} >= {name for name in before if ".attn." in name}
