@@ -5,7 +5,7 @@ reference arms from the federated ones on a black-and-white print.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import cycle, pairwise
 from statistics import fmean
@@ -43,6 +43,29 @@ class Line:
     sites: tuple[str, ...]
     dots: tuple[tuple[float, float, str, bool], ...]
     label_y: float
+
+
+@dataclass(frozen=True)
+class Plane:
+    """Where the values of both axes lie on the canvas."""
+
+    first: float
+    last: float
+    low: float
+    high: float
+
+    def x(self, number: float) -> float:
+        """In pixels from the left."""
+        share = (number - self.first) / (self.last - self.first) if self.last > self.first else 0.5
+        return round(LEFT + 10 + share * (WIDTH - LEFT - RIGHT - 20), 1)
+
+    def y(self, value: float) -> float:
+        """In pixels from the top."""
+        return round(HEIGHT - BOTTOM - (value - self.low) / (self.high - self.low) * (HEIGHT - TOP - BOTTOM), 1)
+
+    def path(self, points: Iterable[tuple[float, float]]) -> str:
+        """A line through points, as SVG wants it."""
+        return " ".join(f"{self.x(number)},{self.y(value)}" for number, value in points)
 
 
 @dataclass(frozen=True)
@@ -91,18 +114,8 @@ def draw(found: Sequence[Curve], arms: Sequence[Arm]) -> Chart | None:
         return None
     first, last = min(n for n, _ in points), max(n for n, _ in points)
     steps = ticks(min(v for _, v in points), max(v for _, v in points))
-    low, high = steps[0], steps[-1]
-
-    def x(number: float) -> float:
-        share = (number - first) / (last - first) if last > first else 0.5
-        return round(LEFT + 10 + share * (WIDTH - LEFT - RIGHT - 20), 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
-
-    def path(site: Sequence[tuple[int, float]]) -> str:
-        return " ".join(f"{x(number)},{y(value)}" for number, value in site)
-
+    plane = Plane(first, last, steps[0], steps[-1])
+    x, y, path = plane.x, plane.y, plane.path
     label_ys = spread([y(curve.mean[-1][1]) for curve in found])
     style = styles(arms)
     lines = [

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from server.charts import BOTTOM, FEDERATED_COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Chart, Line, spread, ticks
+from server.charts import FEDERATED_COLOURS, Chart, Line, Plane, spread, ticks
 from server.refinement_words import show_seconds
 from server.results import Results, headline
 from server.summary import NO_TEST_YET, ONE_RUN, join_words, plural, show, show_difference
@@ -77,26 +77,21 @@ def draw_losses(stages: tuple[Stage, ...]) -> Chart | None:
         return None
     values = [value for stage in found for value in stage.losses]
     marks, most = ticks(min(values), max(values)), max(stage.steps for stage in found)
-    low, high = marks[0], marks[-1]
-
-    def x(step: float) -> float:
-        return round(LEFT + 10 + step / most * (WIDTH - LEFT - RIGHT - 20), 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
+    plane = Plane(0, most, marks[0], marks[-1])
 
     def path(stage: Stage) -> str:
         each = stage.steps / len(stage.losses)
-        return " ".join(f"{x(1 + place * each)},{y(value)}" for place, value in enumerate(stage.losses))
+        return plane.path((1 + place * each, value) for place, value in enumerate(stage.losses))
 
-    places = spread([y(stage.losses[-1]) for stage in found])
+    places = spread([plane.y(stage.losses[-1]) for stage in found])
     colours = [FEDERATED_COLOURS[number % len(FEDERATED_COLOURS)] for number in range(len(found))]
     lines = [
         Line(f"stage {stage.number}", colour, "none", path(stage), (), (), place)
         for stage, colour, place in zip(found, colours, places, strict=True)
     ]
     whole = [step for step in ticks(0, most) if 0 <= step <= most and step == int(step)]
-    return Chart(tuple(lines), tuple((x(step), f"{step:.0f}") for step in whole), tuple((y(value), f"{value:.4g}") for value in marks))
+    x_ticks = tuple((plane.x(step), f"{step:.0f}") for step in whole)
+    return Chart(tuple(lines), x_ticks, tuple((plane.y(value), f"{value:.4g}") for value in marks))
 
 
 def _lead(pairs: dict[str, tuple[float, float]]) -> str:
