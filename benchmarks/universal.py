@@ -14,7 +14,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from itertools import product
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from strategies.universal.teachers import Teacher
 RESULTS = Path(__file__).with_name("results") / "universal.json"
 IMAGES, PUBLIC = (240, 48, 480), 1600
 SHORT_IMAGES, SHORT_PUBLIC = (96, 32, 96), 600
+SHORT_ARMS = 6  # the first
 STAGES, PASSES = 2, 12
 MASKED = 600  # steps of masked image modelling
 TAUGHT = Distillation(steps=150)
@@ -72,7 +73,7 @@ def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> d
             keep(**{key: {each.name: _outcomes(each, encoders[arm], way, seed) for each in everybody}})
             _say(f"seed {seed}, {key}: {_mean(found[key], laboratory):.3f} ({time.monotonic() - start:.0f} s)")
 
-    for arm, state in _encoders(laboratory, keep):
+    for arm, state in islice(_encoders(laboratory, keep), SHORT_ARMS if short else None):
         encoders[arm] = state
         see("probe", arm)
     if short:
@@ -248,7 +249,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--folder", type=Path, default=Path("build/universal"))
     parser.add_argument(
-        "--short", action="store_true", help="fewer images, no real ones, linear probes only, nothing is written to results/"
+        "--short", action="store_true", help="fewer images, no real ones, fewer arms, linear probes only, nothing is written to results/"
     )
     parser.add_argument("--show", action="store_true", help="measure nothing, summarize what is kept of all these seeds")
     parser.add_argument("settings", nargs="*", help="SETTING=VALUE")

@@ -55,9 +55,9 @@ class Distillation:
 
     steps: int = 1000
     batch_size: int = 64
-    learning_rate: float = 0.001
-    mim: float = 1.0
-    old: float = 0.5
+    learning_rate: float = 0.0003
+    mim: float = 0.5
+    old: float = 0.2
     places: int = 4
     views: int = 2
     hidden: int = 128
