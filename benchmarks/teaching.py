@@ -67,15 +67,15 @@ class Hospital:
         network.attach_head(self.task)
         return network
 
-    def probe(self, encoder: StateDict, labels: int | None = None) -> tuple[float, list[Outcome]]:
-        """A linear head on an encoder: its validation score, and what it makes of the test cases.
+    def probe(self, encoder: StateDict, labels: int | None = None) -> tuple[UniversalNetwork, float]:
+        """A linear head on an encoder, and its validation score.
 
         Args:
             encoder: The encoder.
             labels: So many training cases at most, classes alike as far as there are any; None: all.
         """
         network = self.network(encoder, 0)
-        return probe(network, self.prepared if labels is None else self._few(labels)), self.outcomes(network)
+        return network, probe(network, self.prepared if labels is None else self._few(labels))
 
     def _few(self, labels: int) -> PreparedSite:
         """The first cases of every class in turn."""
@@ -89,13 +89,7 @@ class Hospital:
         return replace(self.prepared, training=PreparedCases(cases, self.data, math.inf, lambda: None))
 
     def tune(self, encoder: StateDict, seed: int, head: StateDict | None = None) -> UniversalNetwork:
-        """Encoder and head, trained on the labels for the configured passes.
-
-        Args:
-            encoder: What the network starts from.
-            seed: Of a new head, and of the order of the cases.
-            head: The head of the stage before; None: a new one.
-        """
+        """Encoder and head, that of the stage before or a new one, trained on the labels for the configured passes."""
         network, training = self.network(encoder, seed), self.config.training
         network.load_state_dict({**network.state_dict(), **(head or {})})
         fit_passes(network, self.prepared, training, Course(training.epochs, lambda number: seed * 1000 + number, falling=True))
@@ -212,11 +206,9 @@ class Laboratory:
 
     def alone(self, hospital: Hospital, base: StateDict, stages: int) -> StateDict:
         """A hospital's own encoder after as many passes as all stages have."""
-        state, head = base, None
-        for stage in range(stages):
-            network = hospital.tune(state, self.seed + SEEDS * stage, head)
-            state, head = shared(network), own_part(network)
-        return state
+        for stage in range(1, stages + 1):
+            base = self._teacher(hospital, base, "alone", stage).encoder
+        return base
 
     def strangers(self, stage: int) -> list[Teacher]:
         """As many teachers as there are, each with random weights."""

@@ -126,9 +126,8 @@ def _from_strangers(laboratory: Laboratory, base: StateDict) -> StateDict:
 
 def _outcomes(hospital: Any, state: StateDict, way: str, seed: int) -> list[list[Any]]:
     """What a model with this encoder makes of a hospital's test cases."""
-    labels = FEW if way == "few" else None
-    outcomes = hospital.outcomes(hospital.tune(state, seed)) if way == "tune" else hospital.probe(state, labels)[1]
-    return [[each.truth, each.guess, list(each.dice)] for each in outcomes]
+    network = hospital.tune(state, seed) if way == "tune" else hospital.probe(state, FEW if way == "few" else None)[0]
+    return [[each.truth, each.guess, list(each.dice)] for each in hospital.outcomes(network)]
 
 
 def _singles(laboratory: Laboratory, seed: int) -> tuple[dict[str, str], dict[str, Any]]:
@@ -138,15 +137,16 @@ def _singles(laboratory: Laboratory, seed: int) -> tuple[dict[str, str], dict[st
     """
     base, everybody = laboratory.kept("mim", dict), (*laboratory.hospitals, *laboratory.held_out)
     best: dict[str, tuple[float, str]] = {}
+    by_name = {each.name: each for each in laboratory.hospitals}
     for number, teacher in enumerate(laboratory.hospitals, start=1):
-        encoder = laboratory.kept(f"alone/{teacher.name}", lambda teacher=teacher: laboratory.alone(teacher, base, STAGES))
+        encoder = laboratory.alone(teacher, base, STAGES)
         for hospital in everybody:
-            value = hospital.probe(encoder)[0]
+            _, value = hospital.probe(encoder)
             if value > best.get(hospital.name, (-1.0, ""))[0]:
                 best[hospital.name] = (value, teacher.name)
         _say(f"seed {seed}, alone: {number} of {len(laboratory.hospitals)}")
     chosen = {task: teacher for task, (_, teacher) in best.items()}
-    encoders = {each.name: laboratory.kept(f"alone/{chosen[each.name]}", dict) for each in everybody}
+    encoders = {each.name: laboratory.alone(by_name[chosen[each.name]], base, STAGES) for each in everybody}
     return chosen, {each.name: _outcomes(each, encoders[each.name], "probe", seed) for each in everybody}
 
 
