@@ -169,9 +169,9 @@ class Laboratory:
             base = self.kept(f"{name}, stage {stage}", make)
         return base
 
-    def teachers(self, base: StateDict, name: str, stage: int) -> list[Teacher]:
-        """Everybody's after a stage."""
-        return [self._teacher(hospital, base, name, stage) for hospital in self.hospitals]
+    def teachers(self, base: StateDict, name: str, stage: int, only: str = "") -> list[Teacher]:
+        """Everybody's after a stage, or one hospital's."""
+        return [self._teacher(hospital, base, name, stage) for hospital in self.hospitals if only in ("", hospital.name)]
 
     def _teacher(self, hospital: Hospital, base: StateDict, name: str, stage: int) -> Teacher:
         place = self._place(hospital, name, stage)

@@ -40,12 +40,14 @@ LONGER = MASKED + 2 * STAGES * TAUGHT.steps  # a step of distillation with maske
 FEW = 48  # labels of a hospital that has few
 WAYS = ("probe/", "few/", "tune/")
 IN_WORDS = {"probe": "linear probe", "few": f"linear probe, {FEW} labels", "tune": "fine-tuned"}
+LONE = "cells-a"
 RESAMPLES = 2000
 OURS, SINGLE = "distilled + mim", "best single hospital"
 TITLES = {
     "scratch": "from scratch", "mim": "masked image modelling (MIM)", "mim longer": "MIM with the same extra computing",
     "averaged": "teachers' encoders averaged", "distilled": "distilled", OURS: "distilled + MIM",
     "hostile": "distilled + MIM, three hostile hospitals more", "random teachers": "distilled + MIM, random teachers",
+    "lone": "distilled + MIM, then a stage with one hospital", "lone, from before": "the same, started from the encoder before that stage",
     SINGLE: "best single hospital's encoder", "pooled": "all tasks in one place (upper bound)",
 }  # fmt: skip
 CLAIMED = ("mim", OURS, "mim longer", "averaged", "pooled", "scratch", "distilled")  # also with few labels, and fine-tuned
@@ -109,12 +111,22 @@ def _encoders(laboratory: Laboratory, keep: Any) -> Iterator[tuple[str, StateDic
         return ()
 
     yield "averaged", laboratory.staged("averaged", base, STAGES, lambda _before, teachers, _stage: mean_of(teachers))
-    yield OURS, student(OURS, TAUGHT, nobody)
+    ours = student(OURS, TAUGHT, nobody)
+    yield OURS, ours
     yield "pooled", laboratory.kept("pooled", lambda: laboratory.pooled(base, STAGES))
     yield "mim longer", laboratory.kept("mim longer", lambda: laboratory.masked(LONGER))
     yield "distilled", student("distilled", replace(TAUGHT, mim=0.0), nobody)
     yield "hostile", student("hostile", TAUGHT, laboratory.hostile)
     yield "random teachers", laboratory.kept("random teachers", lambda: _from_strangers(laboratory, base))
+    yield "lone", laboratory.kept("lone", lambda: _lone_stage(laboratory, ours, TAUGHT))
+    yield "lone, from before", laboratory.kept("lone, from before", lambda: _lone_stage(laboratory, ours, replace(TAUGHT, start="before")))
+
+
+def _lone_stage(laboratory: Laboratory, ours: StateDict, settings: Distillation) -> StateDict:
+    """What a stage more makes of the universal encoder if one hospital comes, alone, whose images are unlike most others'."""
+    names = [hospital.name for hospital in laboratory.hospitals]
+    teachers = laboratory.teachers(ours, OURS, STAGES + 1, only=LONE if LONE in names else names[0])
+    return laboratory.distil(ours, teachers, settings, STAGES + 1).state
 
 
 def _from_strangers(laboratory: Laboratory, base: StateDict) -> StateDict:
