@@ -22,6 +22,7 @@ import torch
 from federation import machine
 from scipy.stats import wilcoxon
 from teaching import Laboratory, Outcome, mean_of, score
+from torch import Tensor
 
 from polyclinic.cohorts.tasks import write_tasks
 from polyclinic.durable import write_durably
@@ -203,17 +204,25 @@ def _compare(ours: Mapping[str, list[float]], other: Mapping[str, list[float]], 
 
 def _interval(seeds: Sequence[Mapping[str, Any]], task: str, ours: str, other: str) -> list[float]:
     """95 % of the difference of two arms if the test cases were drawn anew, all seeds together: mean, low, high."""
-    generator = torch.Generator().manual_seed(0)
-    drawn = []
-    for _ in range(RESAMPLES):
-        differences = []
-        for found in seeds:
-            chosen = torch.randint(len(found[ours][task]), (len(found[ours][task]),), generator=generator).tolist()
-            differences.append(task_score([found[ours][task][n] for n in chosen]) - task_score([found[other][task][n] for n in chosen]))
-        drawn.append(_average(differences))
+    generator, drawn = torch.Generator().manual_seed(0), torch.zeros(RESAMPLES)
+    for found in seeds:
+        count = len(found[ours][task])
+        chosen = torch.randint(count, (RESAMPLES, count), generator=generator)
+        drawn += (_resampled(found[ours][task], chosen) - _resampled(found[other][task], chosen)) / len(seeds)
     whole = _average(task_score(found[ours][task]) - task_score(found[other][task]) for found in seeds)
-    low, high = torch.tensor(drawn).quantile(torch.tensor([0.025, 0.975])).tolist()
+    low, high = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
     return [whole, low, high]
+
+
+def _resampled(rows: Sequence[Sequence[Any]], chosen: Tensor) -> Tensor:
+    """`task_score` of the chosen cases, (draws, cases): one for each draw."""
+    if rows[0][0] is None:
+        table = torch.tensor([dice for _, _, dice in rows])
+        return table[chosen].nanmean(1).nanmean(1)
+    truths = torch.tensor([truth for truth, _, _ in rows])
+    right = torch.tensor([float(truth == guess) for truth, guess, _ in rows])[chosen]
+    masks = [(truths[chosen] == value).float() for value in truths.unique()]
+    return torch.stack([(right * mask).sum(1) / mask.sum(1) for mask in masks]).nanmean(0)
 
 
 def _average(values: Any) -> float:
