@@ -47,9 +47,11 @@ class FinalTest:
         """
         if self.is_done(order.arm):
             return
-        here = self._attendance.refresh()
-        weights = {site: weights_for(site) for site in here}
-        messages = [test_order(order, found, here[site].node) for site, found in weights.items() if found is not None]
+        messages = []
+        for site, member in self._attendance.refresh().items():
+            weights = weights_for(site)
+            if weights is not None:
+                messages.append(test_order(order, weights, member.node))
         PatientGrid(self._grid, self._attendance, self._deployment, record_as(self._folder, order.arm)).send_and_receive(messages)
         self._marker(order.arm).parent.mkdir(parents=True, exist_ok=True)
         self._marker(order.arm).touch()

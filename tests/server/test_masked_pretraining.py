@@ -20,7 +20,6 @@ from server.cli import app
 from server.masked_pretraining import Orders, Pretrained, pretrain_encoder, split_files
 from server.masked_report import draw_losses, render, tell_result
 from server.server_app import start_network
-from strategies.universal import checkpoint
 from tests.task_cohort import write_public
 
 SMALL = ("model.encoder.widths=[8,8,16,16]", "data.patch=[32,32]", "training.batch_size=4")
@@ -61,7 +60,7 @@ def test_a_file_may_be_named_instead_of_a_folder(public: Path, tmp_path: Path) -
 
 
 def test_an_interrupted_training_ends_with_the_same_bytes(public: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "EVERY", 1)
+    monkeypatch.setattr("strategies.universal.pretraining.KEEP_EVERY", 1)
     whole, _ = pretrain(public, tmp_path / "whole")
     real = masked_pretraining.pretrain
 
