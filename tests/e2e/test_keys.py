@@ -14,13 +14,12 @@ Make = Callable[..., Federation]
 
 def test_a_stranger_is_turned_away_and_a_revoked_hospital_is_cut_off(federation: Make) -> None:
     one = federation(
-        "strategy=averaging/fedavg", "rounds=3", "deployment.hospitals=2", "deployment.min_hospitals=1", "deployment.grace_s=2",
+        "strategy=averaging/fedavg", "rounds=6", "deployment.hospitals=2", "deployment.min_hospitals=1", "deployment.grace_s=2",
     )  # fmt: skip
     stays, leaves, other = one.sites
     one.coordinator.start()
     one.join(stays)
-    one.join(leaves)
-    one.wait_until(lambda: one.events("round_begin") or one.events("asked"), "the first round")
+    one.wait_until(lambda: one.events("joined"), "the first hospital")
     kit = one.enrol(other)
     Registry(one.authority.folder).revoke(other, "made a new key")
     make_key(one.folder / "stranger")
@@ -36,6 +35,7 @@ def test_a_stranger_is_turned_away_and_a_revoked_hospital_is_cut_off(federation:
         "--state", str(one.folder / "y"),
     )  # fmt: skip
     assert plain.returncode == 4 and "speaks TLS" in plain.stderr
+    one.join(leaves)
     one.wait_until(lambda: one.events("round_end"), "the end of round 1")
     Registry(one.authority.folder).revoke(leaves, "left")
     assert one.hospitals[leaves].wait(60.0) == 4
