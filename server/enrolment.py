@@ -23,6 +23,7 @@ from polyclinic.kit import Kit, check_site_name
 from server.authority import Authority
 
 FRESH_S = 1.0  # how old what is known of the journal may be
+SOON_S = 0.05  # the same, where a key is not in it: strangers must not make us read it for each of their attempts
 QUIET_S = 60.0  # the same refusal of the same client is one line in so long
 MAX_REMEMBERED = 1000
 MOST_A_MINUTE = 100  # refusals of all clients together: a flood of strangers does not fill the disk
@@ -133,9 +134,11 @@ class Registry:
             return sorted(self._keys.values(), key=lambda key: (key.site, key.since))
 
     def find(self, mark: str) -> Enrolled | None:
-        """The key of that fingerprint; what is known may be a second old."""
+        """The key of that fingerprint; what is known of it may be a second old, and that there is none a twentieth."""
         with self._lock:
             self._refresh(FRESH_S)
+            if mark not in self._keys:  # enrolled a moment ago, maybe
+                self._refresh(SOON_S)
             return self._keys.get(mark)
 
     def note(self, refusal: AdmissionRefused, who: str, site: str = "") -> None:

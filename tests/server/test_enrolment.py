@@ -3,6 +3,7 @@
 import ssl
 import stat
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -13,7 +14,7 @@ from polyclinic.keys import fingerprint, make_key
 from polyclinic.ledger import Ledger
 from polyclinic.schemas import DeploymentConfig
 from server.authority import Authority
-from server.enrolment import MOST_A_MINUTE, Registry
+from server.enrolment import MOST_A_MINUTE, SOON_S, Registry
 from server.listening import listening
 from tests.e2e.federation import run_cli
 
@@ -92,6 +93,19 @@ def test_another_process_sees_it(authority: Authority, tmp_path: Path) -> None:
     assert other.find(fingerprint(key)) is None
     one.enrol("a", key)
     assert [key.site for key in other.everybody()] == ["a"]
+
+
+def test_who_was_enrolled_a_moment_ago_is_no_stranger(authority: Authority, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    moment = 100.0
+    monkeypatch.setattr("server.enrolment.time", SimpleNamespace(monotonic=lambda: moment))
+    key, door = make_key(tmp_path / "new"), Registry(authority.folder)
+    assert door.find(fingerprint(key)) is None
+    Registry(authority.folder).enrol("st-mary", key)
+    moment += SOON_S / 2
+    assert door.find(fingerprint(key)) is None  # strangers do not make us read again and again
+    moment += SOON_S
+    found = door.find(fingerprint(key))
+    assert found is not None and found.site == "st-mary"
 
 
 def test_nobody_is_revoked_who_was_not_enrolled(authority: Authority) -> None:
