@@ -139,7 +139,10 @@ def _from_strangers(laboratory: Laboratory, base: StateDict) -> StateDict:
 
 def _outcomes(hospital: Any, state: StateDict, way: str, seed: int) -> list[list[Any]]:
     """What a model with this encoder makes of a hospital's test cases."""
-    network = hospital.tune(state, seed) if way == "tune" else hospital.probe(state, FEW if way == "few" else None)[0]
+    return _rows(hospital, hospital.tune(state, seed) if way == "tune" else hospital.probe(state, FEW if way == "few" else None)[0])
+
+
+def _rows(hospital: Any, network: Any) -> list[list[Any]]:
     return [[each.truth, each.guess, list(each.dice)] for each in hospital.outcomes(network)]
 
 
@@ -149,18 +152,15 @@ def _singles(laboratory: Laboratory, seed: int) -> tuple[dict[str, str], dict[st
     An encoder is one hospital's alone: the first that everybody gets, trained on its labels for as many passes as all stages have.
     """
     base, everybody = laboratory.kept("mim", dict), (*laboratory.hospitals, *laboratory.held_out)
-    best: dict[str, tuple[float, str]] = {}
-    by_name = {each.name: each for each in laboratory.hospitals}
+    best: dict[str, tuple[float, str, Any]] = {}  # by task: score, teacher, network
     for number, teacher in enumerate(laboratory.hospitals, start=1):
         encoder = laboratory.alone(teacher, base, STAGES)
         for hospital in everybody:
-            _, value = hospital.probe(encoder)
-            if value > best.get(hospital.name, (-1.0, ""))[0]:
-                best[hospital.name] = (value, teacher.name)
+            network, value = hospital.probe(encoder)
+            if hospital.name not in best or value > best[hospital.name][0]:
+                best[hospital.name] = (value, teacher.name, network)
         _say(f"seed {seed}, alone: {number} of {len(laboratory.hospitals)}")
-    chosen = {task: teacher for task, (_, teacher) in best.items()}
-    encoders = {each.name: laboratory.alone(by_name[chosen[each.name]], base, STAGES) for each in everybody}
-    return chosen, {each.name: _outcomes(each, encoders[each.name], "probe", seed) for each in everybody}
+    return {task: teacher for task, (_, teacher, _) in best.items()}, {each.name: _rows(each, best[each.name][2]) for each in everybody}
 
 
 def _mean(outcomes: Mapping[str, Any], laboratory: Laboratory) -> float:

@@ -115,7 +115,8 @@ class Ledger:
 
     def base_notes(self) -> list[tuple[str, dict[str, Any]]]:
         """Every base's digest and what was noted with it as a JSON object, oldest first; an empty object if it was something else."""
-        return [(line.subject, note_of(line)) for line in self.history() if line.kind == "base"]
+        with self._database.reading() as connection:
+            return [(line.subject, note_of(line)) for line in read_lines(connection, ("base",))]
 
     def model_path(self, digest: str) -> Path:
         """The file of a base or of a published model.

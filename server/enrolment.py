@@ -136,9 +136,7 @@ class Registry:
     def find(self, mark: str) -> Enrolled | None:
         """The key of that fingerprint; what is known of it may be a second old, and that there is none a twentieth."""
         with self._lock:
-            self._refresh(FRESH_S)
-            if mark not in self._keys:  # enrolled a moment ago, maybe
-                self._refresh(SOON_S)
+            self._refresh(FRESH_S if mark in self._keys else SOON_S)
             return self._keys.get(mark)
 
     def note(self, refusal: AdmissionRefused, who: str, site: str = "") -> None:

@@ -53,6 +53,7 @@ class UniversalArm:
         self._attendance = attendance
         self._folder = folder
         self._config = config
+        self._final = FinalTest(folder, grid, attendance, config.deployment)
         network = start_network(config)
         assert isinstance(network, UniversalNetwork)
         self._network = network.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -182,9 +183,7 @@ class UniversalArm:
     def _test(self, name: str, state: StateDict) -> None:
         """Figures of an encoder with a probe at every hospital that is here."""
         weights = pack(state, self._names)
-        FinalTest(self._folder, self._grid, self._attendance, self._config.deployment).run(
-            replace(self._order, arm=name), lambda _: weights
-        )
+        self._final.run(replace(self._order, arm=name), lambda _site: weights)
 
     def _keep(self, state: Mapping[str, torch.Tensor], number: int, tested: bool = False) -> None:
         described = json.dumps(describe_model(self._order, number, tested))

@@ -62,9 +62,9 @@ def hospital(config: dict[str, Any], kept: list[Message]) -> Answer:
     return reply
 
 
-def prepare(folder: Path, *overrides: str, base: Sequence[str] = SMALL) -> RunFolder:
+def prepare(folder: Path, *overrides: str, settings: Sequence[str] = SMALL) -> RunFolder:
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "overrides.json").write_text(json.dumps([[*base, *overrides]]))
+    (folder / "overrides.json").write_text(json.dumps([[*settings, *overrides]]))
     made = RunFolder(folder)
     arms = [{"name": "universal", "title": "Universal model", "kind": "universal"}]
     made.update(name="run", state="running", arms=arms, task="own", score_name="score", rounds=5)
@@ -77,9 +77,9 @@ def nodes(folder: Path, sites: list[Path], kept: list[Message]) -> list[FakeNode
 
 
 def run(
-    folder: Path, sites: list[Path], *overrides: str, kept: list[Message] | None = None, base: Sequence[str] = SMALL
+    folder: Path, sites: list[Path], *overrides: str, kept: list[Message] | None = None, settings: Sequence[str] = SMALL
 ) -> RunFolder:  # fmt: skip
-    made = prepare(folder, *overrides, base=base)
+    made = prepare(folder, *overrides, settings=settings)
     coordinate(FakeGrid(nodes(folder, sites, [] if kept is None else kept)), made)  # type: ignore[arg-type]
     made.close()
     return made

@@ -46,7 +46,7 @@ def test_a_vision_transformer_is_taught_by_three_tasks(tmp_path: Path) -> None:
     sites, public = write_tasks(tmp_path / "tasks"), write_public(tmp_path / "coordinator" / "public", 8)
     small = [each for each in SMALL if not each.startswith(("model=", "model.encoder"))]
     small += ["model=universal_vit", "model.encoder.width=16", "model.encoder.layers=2", "model.encoder.heads=2", "strategy.stages=1"]
-    made = run(tmp_path / "run", sites, *small, f"strategy.public={public}", base=[])
+    made = run(tmp_path / "run", sites, f"strategy.public={public}", settings=small)
     (stage,) = made.describe()["universal"]["stages"]
     assert set(stage["weights"]) == {site.name for site in sites} and set(stage["trust"].values()) == {1.0}
     tested = [line for line in read_lines(made.path / "metrics.jsonl") if line["phase"] == "test" and line["arm"] == "universal"]
