@@ -57,8 +57,8 @@ mergekit: .mergekit/.installed  ## Install mergekit into an environment of its o
 	.mergekit/bin/python -m pip install --quiet -c constraints.txt torch mergekit==0.1.5
 	@touch $@
 
-proto: install  ## Generate the Python of strategies/proxy/wire/segmentation.proto again.
-	$(BIN)/python -m grpc_tools.protoc -I. --python_out=. --grpc_python_out=. --pyi_out=. strategies/proxy/wire/segmentation.proto
+proto: install  ## Generate the Python of strategies/polyclinic_strategies/proxy/wire/segmentation.proto again.
+	$(BIN)/python -m grpc_tools.protoc -Istrategies --python_out=strategies --grpc_python_out=strategies --pyi_out=strategies strategies/polyclinic_strategies/proxy/wire/segmentation.proto
 
 test: install  ## All tests, those that start real processes included.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -n 2 --dist loadfile $(ARGS)

@@ -18,14 +18,19 @@ import torch
 from federation import machine
 from torch import Tensor
 
-from polyclinic.cohorts.laboratories import write_laboratories
-from polyclinic.config import instantiate, load_config
-from polyclinic.datasets import read_dataset
-from polyclinic.metrics import recall_per_class
-from polyclinic.preparation import prepare_case
-from polyclinic.statistics.moments import HeadMoments, head_features, moments_of, to_state
-from strategies.refinement.closed_form import AdditiveMoments, Head, ridge_head, uncentred
-from strategies.refinement.gaussian_head import choose_share, refined_head
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.describing.moments import HeadMoments, head_features, moments_of, to_state
+from polyclinic.imaging.datasets import read_dataset
+from polyclinic.learning.metrics import recall_per_class
+from polyclinic.learning.preparation import prepare_case
+from polyclinic_demos.cohorts.laboratories import write_laboratories
+from polyclinic_strategies.refinement.closed_form import (
+    AdditiveMoments,
+    Head,
+    ridge_head,
+    uncentred,
+)
+from polyclinic_strategies.refinement.gaussian_head import choose_share, refined_head
 
 RESULTS = Path(__file__).with_name("results")
 SEEDS, RIDGES, MIN_EXAMPLES = range(3), (1.0, 10.0, 100.0, 1000.0), 3
@@ -51,13 +56,17 @@ class Laboratory:
     def mean(self) -> Tensor:
         """Of its training features, where they are centred."""
         features = self.splits["training"][0]
-        return features.mean(0) if self.centre else torch.zeros(features.shape[1], dtype=torch.float64)
+        return (
+            features.mean(0) if self.centre else torch.zeros(features.shape[1], dtype=torch.float64)
+        )
 
     def score(self, head: Head, split: str) -> float:
         """Balanced accuracy with a head that is made for everybody."""
         weight, bias = uncentred(head, self.mean)
         features, labels = self.splits[split]
-        return float(recall_per_class((features @ weight.T + bias).argmax(1), labels, self.classes).nanmean())
+        return float(
+            recall_per_class((features @ weight.T + bias).argmax(1), labels, self.classes).nanmean()
+        )
 
 
 def read_features() -> tuple[list[dict[str, dict[str, Pairs]]], int, float]:
@@ -72,14 +81,29 @@ def read_features() -> tuple[list[dict[str, dict[str, Pairs]]], int, float]:
             for path in write_laboratories(Path(folder) / "data", seed=seed):
                 dataset = read_dataset(path)
                 began = time.perf_counter()
-                if missing := [case for case in dataset.cases if (path.name, case.name) not in known]:
-                    features, labels = head_features(network, (prepare_case(case, config.data) for case in missing), config.data)
-                    known |= {(path.name, case.name): pair for case, *pair in zip(missing, features, labels, strict=True)}
+                if missing := [
+                    case for case in dataset.cases if (path.name, case.name) not in known
+                ]:
+                    features, labels = head_features(
+                        network, (prepare_case(case, config.data) for case in missing), config.data
+                    )
+                    known |= {
+                        (path.name, case.name): pair
+                        for case, *pair in zip(missing, features, labels, strict=True)
+                    }
                 seconds += time.perf_counter() - began
-                splits = {"training": dataset.training, "validation": dataset.validation, "test": dataset.test}
-                rows = {name: [known[path.name, case.name] for case in cases] for name, cases in splits.items()}
+                splits = {
+                    "training": dataset.training,
+                    "validation": dataset.validation,
+                    "test": dataset.test,
+                }
+                rows = {
+                    name: [known[path.name, case.name] for case in cases]
+                    for name, cases in splits.items()
+                }
                 sites[path.name] = {
-                    name: (torch.stack([x for x, _ in each]), torch.stack([y for _, y in each])) for name, each in rows.items()
+                    name: (torch.stack([x for x, _ in each]), torch.stack([y for _, y in each]))
+                    for name, each in rows.items()
                 }
             seeds.append(sites)
     return seeds, len(config.data.labels), seconds
@@ -96,10 +120,14 @@ def ridge_of(laboratories: Sequence[Laboratory]) -> Head:
     """The head of their sum whose ridge does best on their own validation images."""
     total = sum_of(laboratories)
     heads = [ridge_head(total.gram, total.cross, ridge, balanced=True) for ridge in RIDGES]
-    return max(heads, key=lambda head: fmean(each.score(head, "validation") for each in laboratories))
+    return max(
+        heads, key=lambda head: fmean(each.score(head, "validation") for each in laboratories)
+    )
 
 
-def compare(sites: dict[str, dict[str, Pairs]], classes: int, centre: bool) -> list[dict[str, object]]:
+def compare(
+    sites: dict[str, dict[str, Pairs]], classes: int, centre: bool
+) -> list[dict[str, object]]:
     """Every laboratory as the newcomer."""
     laboratories = {name: Laboratory(splits, classes, centre) for name, splits in sites.items()}
     everybody, rows = ridge_of(list(laboratories.values())), []
@@ -120,9 +148,23 @@ def summarize(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
     found: list[dict[str, object]] = []
     for centre in (False, True):
         for kind in ("own", "others", "all", "pfedfda"):
-            by_seed = [[float(row[kind]) for row in rows if row["centred"] == centre and row["seed"] == seed] for seed in SEEDS]  # type: ignore[arg-type]
+            by_seed = [
+                [
+                    float(row[kind])
+                    for row in rows
+                    if row["centred"] == centre and row["seed"] == seed
+                ]
+                for seed in SEEDS
+            ]  # type: ignore[arg-type]
             means = [fmean(each) for each in by_seed]
-            found.append({"head": kind, "centred": centre, "mean": fmean(means), "deviation_of_seeds": pstdev(means)})
+            found.append(
+                {
+                    "head": kind,
+                    "centred": centre,
+                    "mean": fmean(means),
+                    "deviation_of_seeds": pstdev(means),
+                }
+            )
     return found
 
 
@@ -131,7 +173,9 @@ class Crowd:
 
     def __init__(self, pooled: Pairs, classes: int) -> None:
         self.classes = classes
-        chosen = torch.randint(len(pooled[1]), (HOSPITALS, CASES), generator=torch.Generator().manual_seed(0))
+        chosen = torch.randint(
+            len(pooled[1]), (HOSPITALS, CASES), generator=torch.Generator().manual_seed(0)
+        )
         self.features, self.labels = pooled[0][chosen], pooled[1][chosen]
 
     def moments(self, number: int) -> HeadMoments:
@@ -198,10 +242,20 @@ def main() -> None:
     torch.set_num_threads(1)
     began, found = time.perf_counter(), {"machine": machine()}
     seeds, classes, seconds = read_features()
-    rows = [{"seed": seed, **row} for seed in SEEDS for centre in (False, True) for row in compare(seeds[seed], classes, centre)]
+    rows = [
+        {"seed": seed, **row}
+        for seed in SEEDS
+        for centre in (False, True)
+        for row in compare(seeds[seed], classes, centre)
+    ]
     training = [splits["training"] for splits in seeds[0].values()]
     pooled = torch.cat([x for x, _ in training]), torch.cat([y for _, y in training])
-    found |= {"features_s": seconds, "summary": summarize(rows), "scores": rows, "crowd": come_and_go(pooled, classes)}
+    found |= {
+        "features_s": seconds,
+        "summary": summarize(rows),
+        "scores": rows,
+        "crowd": come_and_go(pooled, classes),
+    }
     found["seconds"] = time.perf_counter() - began
     (RESULTS / "closed_form.json").write_text(json.dumps(found, indent=1) + "\n")
     print(json.dumps({key: value for key, value in found.items() if key != "scores"}, indent=1))

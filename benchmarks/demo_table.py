@@ -20,21 +20,32 @@ from federation import machine
 
 RESULTS = Path(__file__).with_name("results")
 ROLES = {
-    "server.fleet": "SuperLink",
-    "server.cli": "coordinator",
-    "client.supernode": "SuperNode",
-    "client.worker": "worker",
-    "client.cli": "client",
-    "server.pooled": "pooled",
-    "server.newcomers": "test of newcomers",
-    "client.fine_tuning": "fine-tuning",
+    "polyclinic_server.fleet.fleet": "SuperLink",
+    "polyclinic_server.cli.main": "coordinator",
+    "polyclinic_client.fleet.supernode": "SuperNode",
+    "polyclinic_client.fleet.worker": "worker",
+    "polyclinic_client.cli.main": "client",
+    "polyclinic_demos.pooled": "pooled",
+    "polyclinic_demos.newcomers": "test of newcomers",
+    "polyclinic_client.site.fine_tuning": "fine-tuning",
 }
 
 
-def run_seed(seed: int, folder: Path, peaks: dict[str, float]) -> tuple[dict[str, dict[str, float]], float]:
+def run_seed(
+    seed: int, folder: Path, peaks: dict[str, float]
+) -> tuple[dict[str, dict[str, float]], float]:
     """One demo; returns site -> arm -> mean test Dice, and the seconds it took."""
     start = time.monotonic()
-    command = [sys.executable, "-m", "server.cli", "demo", "--seed", str(seed), "--folder", str(folder)]
+    command = [
+        sys.executable,
+        "-m",
+        "polyclinic_server.cli.main",
+        "demo",
+        "--seed",
+        str(seed),
+        "--folder",
+        str(folder),
+    ]
     process = subprocess.Popen(command)
     watcher = threading.Thread(target=watch_memory, args=(process, peaks))
     watcher.start()
@@ -78,15 +89,24 @@ def main() -> None:
     tables: list[dict[str, dict[str, float]]] = found["tables"]  # type: ignore[assignment]
     means: dict[str, list[float]] = {}
     for group, alone in (("took part", True), ("joined later", False)):
-        for arm in ("local", "fedavg", "centre", "refinement", "pooled") if alone else ("fedavg", "centre", "refinement", "pooled"):
-            rows = [[row[arm] for row in table.values() if ("local" in row) == alone] for table in tables]
+        for arm in (
+            ("local", "fedavg", "centre", "refinement", "pooled")
+            if alone
+            else ("fedavg", "centre", "refinement", "pooled")
+        ):
+            rows = [
+                [row[arm] for row in table.values() if ("local" in row) == alone]
+                for table in tables
+            ]
             means[f"{arm}, {group}"] = [statistics.mean(row) for row in rows]
     found |= {"mean_per_seed": means, "peak_mb": peaks}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "demo_table.json").write_text(json.dumps(found, indent=1) + "\n")
     for arm, values in means.items():
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        print(f"{arm}: {statistics.mean(values):.3f} +/- {spread:.3f}  {[round(value, 3) for value in values]}")
+        print(
+            f"{arm}: {statistics.mean(values):.3f} +/- {spread:.3f}  {[round(value, 3) for value in values]}"
+        )
 
 
 if __name__ == "__main__":

@@ -9,14 +9,17 @@ from pathlib import Path
 import psutil
 from relay import Relay
 
-from polyclinic.contribution import read_contribution
-from polyclinic.ledger import Ledger
-from polyclinic.processes import Child
-from polyclinic.state_dict import load_state, state_digest
+from polyclinic.learning.state_dict import load_state, state_digest
+from polyclinic.store.contribution import read_contribution
+from polyclinic.store.ledger import Ledger
+from polyclinic.system.processes import Child
 from tests.e2e.federation import Federation, descendants, kill, run_cli
 
 VERSIONS = 2  # of each hospital's data set, and so contributions
-EARLY, ALL = 3, 4  # hospitals from the start, and with the one that joins when they are done, whose contribution ends the run
+EARLY, ALL = (
+    3,
+    4,
+)  # hospitals from the start, and with the one that joins when they are done, whose contribution ends the run
 SETTINGS = (
     "strategy=merging/mean", "strategy.poll_s=0.5", "rounds=4", "deployment.min_hospitals=1",
     f"deployment.hospitals={EARLY}", f"strategy.end.contributions={ALL}", "deployment.grace_s=10",
@@ -32,7 +35,9 @@ class Outcome:
     """What a run left."""
 
     model: str  # the published model's digest
-    contributions: dict[str, list[str]]  # of each hospital, in the order of arrival: digests of tensors, cases and scores
+    contributions: dict[
+        str, list[str]
+    ]  # of each hospital, in the order of arrival: digests of tensors, cases and scores
     active: dict[str, str]
     acknowledged: int  # as the hospitals keep it
     lost: int  # acknowledged, and not in the ledger
@@ -43,7 +48,11 @@ class Outcome:
 
     def differs(self, calm: "Outcome") -> list[str]:
         """What is not as in the undisturbed run."""
-        found = [name for name in ("model", "contributions", "active") if getattr(self, name) != getattr(calm, name)]
+        found = [
+            name
+            for name in ("model", "contributions", "active")
+            if getattr(self, name) != getattr(calm, name)
+        ]
         return found + ["lost"] * bool(self.lost) + ["verify"] * bool(self.fault)
 
 
@@ -59,7 +68,10 @@ class Patients:
 
     def acknowledged(self) -> list[str]:
         """Digests of what the coordinator has for good, as the hospital knows it."""
-        notes = {path.stem: json.loads(path.read_text()) for path in (self._state / "settled").glob("*.json")}
+        notes = {
+            path.stem: json.loads(path.read_text())
+            for path in (self._state / "settled").glob("*.json")
+        }
         return [digest for digest, note in notes.items() if note["accepted"]]
 
     def done(self) -> bool:
@@ -71,7 +83,9 @@ class Patients:
         if self._version < self._versions and len(self.acknowledged()) >= self._version:
             self._version += 1
             partial = self.folder / ".dataset.json"
-            partial.write_text(json.dumps({**self._full, "training": self._full["training"][: self._version]}))
+            partial.write_text(
+                json.dumps({**self._full, "training": self._full["training"][: self._version]})
+            )
             partial.replace(self.folder / "dataset.json")
 
 
@@ -84,26 +98,36 @@ class Disturbed(Federation):
         self.patients: dict[str, Patients] = {}
         for number, path in enumerate(originals):
             versions = VERSIONS if number < EARLY else 1
-            self.patients[path.name] = Patients(path, folder / "data" / path.name, states / path.name, versions)
-        super().__init__(folder, [patients.folder for patients in self.patients.values()], *SETTINGS)
+            self.patients[path.name] = Patients(
+                path, folder / "data" / path.name, states / path.name, versions
+            )
+        super().__init__(
+            folder, [patients.folder for patients in self.patients.values()], *SETTINGS
+        )
         self.relays: dict[str, Relay] = {}
         self.early, self.late = list(self.sites)[:EARLY], list(self.sites)[EARLY:]
 
     def join(self, name: str, *options: str) -> Child:
         """As the e2e tests do, through a relay if there is one."""
         relay = self.relays.get(name)
-        return super().join(name, "--wait", "600", *(("--server", relay.address) if relay else ()), *options)
+        return super().join(
+            name, "--wait", "600", *(("--server", relay.address) if relay else ()), *options
+        )
 
     def tend(self) -> None:
         """What happens at the hospitals by itself."""
         for patients in self.patients.values():
             patients.tend()
         for name in self.late:
-            if name not in self.hospitals and all(self.patients[early].done() for early in self.early):
+            if name not in self.hospitals and all(
+                self.patients[early].done() for early in self.early
+            ):
                 self.join(name)
         for name, child in self.hospitals.items():
             if child.status() is not None:
-                raise NotEnded(f"{name}'s client ended by itself with status {child.status()}: {child.last_words()}")
+                raise NotEnded(
+                    f"{name}'s client ended by itself with status {child.status()}: {child.last_words()}"
+                )
 
     def kill_hospital(self, name: str) -> None:
         """Its whole machine loses power and comes back."""
@@ -138,15 +162,26 @@ class Disturbed(Federation):
     def outcome(self, seconds: float, disturbed: int, notes: dict[str, float]) -> Outcome:
         """What the ledger holds, and whether it is what the hospitals were told."""
         folder = self.runs / "run" / "ledger"
-        verified = run_cli("server.cli", "ledger", "verify", "--ledger", str(folder))
+        verified = run_cli(
+            "polyclinic_server.cli.main", "ledger", "verify", "--ledger", str(folder)
+        )
         with Ledger.open(folder, create=False) as ledger:
             entries = sorted(ledger.entries(), key=lambda entry: entry.sequence)
             contents = {entry.digest: content_digest(entry.path) for entry in entries}
-            known = {digest for patients in self.patients.values() for digest in patients.acknowledged()}
+            known = {
+                digest for patients in self.patients.values() for digest in patients.acknowledged()
+            }
             return Outcome(
                 ledger.publications()[-1].digest,
-                {site: [contents[entry.digest] for entry in entries if entry.site == site] for site in self.sites},
-                {entry.site: contents[entry.digest] for entry in entries if entry.state == "active"},
+                {
+                    site: [contents[entry.digest] for entry in entries if entry.site == site]
+                    for site in self.sites
+                },
+                {
+                    entry.site: contents[entry.digest]
+                    for entry in entries
+                    if entry.state == "active"
+                },
                 len(known),
                 len(known - contents.keys()),
                 "" if verified.returncode == 0 else verified.stdout + verified.stderr,

@@ -25,12 +25,17 @@ from federation import machine
 from own_network import dropping, enter_own_network, is_own
 from relay import Relay
 
-from client.outbox import TRAINING_STATUS
-from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
+from polyclinic_client.site.outbox import TRAINING_STATUS
+from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 
 RESULTS = Path(__file__).with_name("results") / "faults.json"
-HOSPITAL_KILLS, COORDINATOR_KILLS = (0.02, 0.18), (0.0, 0.3)  # from one to the next, as shares of the undisturbed run's time
-EARLY_KILLS = 0.25  # of the coordinator: counted from its start, the others from when hospitals can reach it
+HOSPITAL_KILLS, COORDINATOR_KILLS = (
+    (0.02, 0.18),
+    (0.0, 0.3),
+)  # from one to the next, as shares of the undisturbed run's time
+EARLY_KILLS = (
+    0.25  # of the coordinator: counted from its start, the others from when hospitals can reach it
+)
 CUT_S = 60.0
 LOSS = 0.3
 LINK_BITS_PER_S, LATENCY_S = 1e6, 0.05
@@ -69,7 +74,12 @@ class HospitalKills(Fault):
         """Strike when it is time."""
         if self._next is None and self.begins(one):
             self._next = time.monotonic() + self._calm_s * self._dice.uniform(*self.between)
-        elif self._next is not None and self.happened < self._kills and time.monotonic() >= self._next and one.coordinator.status() is None:
+        elif (
+            self._next is not None
+            and self.happened < self._kills
+            and time.monotonic() >= self._next
+            and one.coordinator.status() is None
+        ):
             self.strike(one)
             self.happened += 1
             self._next = None
@@ -118,7 +128,10 @@ class CutOff(Fault):
 
     def tend(self, one: Disturbed) -> None:
         """Cut, mend, and see how long it takes the hospital to hand in."""
-        relay, status = one.relays[self._victim], one.folder / "state" / self._victim / TRAINING_STATUS
+        relay, status = (
+            one.relays[self._victim],
+            one.folder / "state" / self._victim / TRAINING_STATUS,
+        )
         if self._since is None and status.exists() and '"training"' in status.read_text():
             self._since, self.happened = time.monotonic(), 1
             self._before = len(one.patients[self._victim].acknowledged())
@@ -126,11 +139,17 @@ class CutOff(Fault):
                 self._stack.enter_context(dropping(relay.port, 1.0))
             else:
                 relay.cut("silent" if self._how == "silent" else "reset")
-        elif self._since is not None and not self._mended and time.monotonic() - self._since >= CUT_S:
+        elif (
+            self._since is not None and not self._mended and time.monotonic() - self._since >= CUT_S
+        ):
             self._mended = time.monotonic()
             self._stack.close()
             relay.mend()
-        elif self._mended and not self._waited and len(one.patients[self._victim].acknowledged()) > self._before:
+        elif (
+            self._mended
+            and not self._waited
+            and len(one.patients[self._victim].acknowledged()) > self._before
+        ):
             self._waited = time.monotonic() - self._mended
 
     def notes(self) -> dict[str, float]:
@@ -166,7 +185,9 @@ class SlowLink(Fault):
         """A relay for each."""
         with ExitStack() as stack:
             for name in one.sites:
-                one.relays[name] = stack.enter_context(Relay(f"127.0.0.1:{one.port}", LINK_BITS_PER_S, LATENCY_S))
+                one.relays[name] = stack.enter_context(
+                    Relay(f"127.0.0.1:{one.port}", LINK_BITS_PER_S, LATENCY_S)
+                )
             yield
             self._passed, self.happened = sum(relay.passed() for relay in one.relays.values()), 1
 
@@ -186,7 +207,9 @@ def play(folder: Path, originals: list[Path], fault: Fault) -> Outcome:
                 one.join(name)
             while (status := one.coordinator.wait(0.1)) is None:
                 if time.monotonic() - began > LIMIT_S:
-                    raise NotEnded(f"the run did not end in {LIMIT_S:.0f} s; its logs are in {folder}")
+                    raise NotEnded(
+                        f"the run did not end in {LIMIT_S:.0f} s; its logs are in {folder}"
+                    )
                 one.tend()
                 fault.tend(one)
             if status != 0:
@@ -197,19 +220,32 @@ def play(folder: Path, originals: list[Path], fault: Fault) -> Outcome:
     return one.outcome(seconds, fault.happened, fault.notes())
 
 
-def faults(kills: int, dice: random.Random, calm_s: float) -> dict[str, tuple[int, Callable[[int], Fault]]]:
+def faults(
+    kills: int, dice: random.Random, calm_s: float
+) -> dict[str, tuple[int, Callable[[int], Fault]]]:
     """Every kind: how often it has to happen, and how it is made when so much is still missing."""
     return {
         "cut_silent": (1, lambda _: CutOff("silent")),
         "cut_reset": (1, lambda _: CutOff("reset")),
-        **({"cut_dropped": (1, lambda _: CutOff("packets dropped")), "loss": (1, lambda _: Loss())} if is_own() else {}),
+        **(
+            {"cut_dropped": (1, lambda _: CutOff("packets dropped")), "loss": (1, lambda _: Loss())}
+            if is_own()
+            else {}
+        ),
         "slow": (1, lambda _: SlowLink()),
         "hospital_kills": (kills, lambda missing: HospitalKills(missing, dice, calm_s)),
         "coordinator_kills": (kills, lambda missing: CoordinatorKills(missing, dice, calm_s)),
     }
 
 
-def suffer(name: str, times: int, make: Callable[[int], Fault], folder: Path, originals: list[Path], calm: Outcome) -> dict[str, object]:
+def suffer(
+    name: str,
+    times: int,
+    make: Callable[[int], Fault],
+    folder: Path,
+    originals: list[Path],
+    calm: Outcome,
+) -> dict[str, object]:
     """Run after run until it has happened often enough."""
     runs: list[Outcome] = []
     failure = ""
@@ -223,7 +259,10 @@ def suffer(name: str, times: int, make: Callable[[int], Fault], folder: Path, or
             break
         differs = runs[-1].differs(calm)
         same = f"DIFFERS IN {', '.join(differs)}" if differs else "the same model and contributions"
-        print(f"{fault.name}, {runs[-1].disturbed} times: {same}; {runs[-1].seconds:.0f} s {runs[-1].notes or ''}", flush=True)
+        print(
+            f"{fault.name}, {runs[-1].disturbed} times: {same}; {runs[-1].seconds:.0f} s {runs[-1].notes or ''}",
+            flush=True,
+        )
     return {
         "fault": fault.name,
         "times": sum(run.disturbed for run in runs),
@@ -232,7 +271,9 @@ def suffer(name: str, times: int, make: Callable[[int], Fault], folder: Path, or
         "contributions_acknowledged": sum(run.acknowledged for run in runs),
         "contributions_lost": sum(run.lost for run in runs),
         "not_ended": failure,
-        "wrong": [{"differs": run.differs(calm), **asdict(run)} for run in runs if run.differs(calm)],
+        "wrong": [
+            {"differs": run.differs(calm), **asdict(run)} for run in runs if run.differs(calm)
+        ],
         "notes": [run.notes for run in runs if run.notes],
     }
 
@@ -251,11 +292,16 @@ def main() -> None:
         folder = options.folder or Path(name)
         folder.mkdir(parents=True, exist_ok=True)
         coarse = [replace(scanner, voxel_mm=(5.0, 5.0, 6.0)) for scanner in HOSPITALS[:ALL]]
-        originals = write_cohort(folder / "cohort", sites=ALL, subjects=(VERSIONS, 1, 1), seed=7, scanners=coarse)
+        originals = write_cohort(
+            folder / "cohort", sites=ALL, subjects=(VERSIONS, 1, 1), seed=7, scanners=coarse
+        )
         found: dict[str, object] = {"machine": machine(), "left_out": missing or ""}
         calm = play(folder / "calm", originals, Fault())
         assert calm.differs(calm) == [], calm
-        print(f"undisturbed: {calm.model[:12]}, {calm.acknowledged} contributions, {calm.seconds:.0f} s", flush=True)
+        print(
+            f"undisturbed: {calm.model[:12]}, {calm.acknowledged} contributions, {calm.seconds:.0f} s",
+            flush=True,
+        )
         found["undisturbed"] = asdict(calm)
         for kind, (times, make) in faults(options.kills, random.Random(0), calm.seconds).items():
             if not options.only or kind in options.only:

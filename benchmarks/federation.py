@@ -12,15 +12,15 @@ from pathlib import Path
 import psutil
 import torch
 
-from client.connection import Connection
-from client.join import supernode
-from polyclinic.config import load_config
-from polyclinic.processes import Child, free_port, stop_all
-from server.attendance import Attendance
-from server.grid import PatientGrid
-from server.superlink import SuperLink
-from strategies.averaging.strategy import Averaging
-from strategies.records import Order
+from polyclinic.config.compose import load_config
+from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.records import Order
+from polyclinic.federation.reliable_grid import PatientGrid
+from polyclinic.system.processes import Child, free_port, stop_all
+from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.fleet.join import supernode
+from polyclinic_server.fleet.superlink import SuperLink
+from polyclinic_strategies.averaging.strategy import Averaging
 
 
 @dataclass
@@ -28,7 +28,9 @@ class Measured:
     """What a few rounds took."""
 
     seconds: list[float] = field(default_factory=list)
-    fleet_bytes: list[int] = field(default_factory=list)  # what passed between hospitals and coordinator, per round
+    fleet_bytes: list[int] = field(
+        default_factory=list
+    )  # what passed between hospitals and coordinator, per round
     peak_mb: dict[str, float] = field(default_factory=dict)  # process -> most resident memory
 
 
@@ -43,9 +45,22 @@ def noop_hospitals(address: str, count: int, folder: Path) -> Iterator[list[Chil
             home.mkdir(parents=True)
             secret = home / "secret"
             secret.write_bytes(secrets.token_bytes(32))
-            command = [sys.executable, str(Path(__file__).with_name("noop_hospital.py")), f"127.0.0.1:{port}", str(secret), site]
+            command = [
+                sys.executable,
+                str(Path(__file__).with_name("noop_hospital.py")),
+                f"127.0.0.1:{port}",
+                str(secret),
+                site,
+            ]
             children += [supernode(Connection(address, site), port, home, secret, {"site": site})]
-            children += [Child(f"{site} worker", command, home / "worker.log", {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())})]
+            children += [
+                Child(
+                    f"{site} worker",
+                    command,
+                    home / "worker.log",
+                    {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path.cwd())},
+                )
+            ]
             for child in children[-2:]:
                 child.start()
         yield children
@@ -53,7 +68,9 @@ def noop_hospitals(address: str, count: int, folder: Path) -> Iterator[list[Chil
         stop_all(children)
 
 
-def measure(hospitals: int, rounds: int, parameters: int, folder: Path, counter: "object | None" = None) -> Measured:
+def measure(
+    hospitals: int, rounds: int, parameters: int, folder: Path, counter: "object | None" = None
+) -> Measured:
     """Seconds of every round (train and evaluate) of a model of so many float32 parameters; the first, which warms up, is left out.
 
     Args:
@@ -90,7 +107,11 @@ def measure(hospitals: int, rounds: int, parameters: int, folder: Path, counter:
 def peak_mb(pid: int | None) -> float:
     """The most memory that a process ever held, in MB (10^6 bytes)."""
     status = Path(f"/proc/{pid or 'self'}/status").read_text()
-    return next(int(line.split()[1]) * 1024 / 1e6 for line in status.splitlines() if line.startswith("VmHWM"))
+    return next(
+        int(line.split()[1]) * 1024 / 1e6
+        for line in status.splitlines()
+        if line.startswith("VmHWM")
+    )
 
 
 def machine() -> str:

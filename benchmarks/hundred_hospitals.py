@@ -25,12 +25,12 @@ import psutil
 from federation import machine, peak_mb
 from thin_hospitals import name_of
 
-from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
-from polyclinic.ledger import Ledger
-from polyclinic.processes import Child, free_port, python_module, stop_all, wait_for_port
-from polyclinic.state_dict import load_state, state_digest
-from server.rehearsal import kit_for, rehearse
-from server.run_folder import read_lines
+from polyclinic.federation.run_folder import read_lines
+from polyclinic.learning.state_dict import load_state, state_digest
+from polyclinic.store.ledger import Ledger
+from polyclinic.system.processes import Child, free_port, python_module, stop_all, wait_for_port
+from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
+from polyclinic_demos.local_pki import kit_for, rehearse
 from tests.e2e.federation import run_cli
 
 RESULTS = Path(__file__).with_name("results")
@@ -87,28 +87,55 @@ class Meter:
 class Hundred:
     """The coordinator and its hospitals; ends everything that it started."""
 
-    def __init__(self, folder: Path, hospitals: int, real: int, spread: float, settings: Sequence[str], *, insecure: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        hospitals: int,
+        real: int,
+        spread: float,
+        settings: Sequence[str],
+        *,
+        insecure: bool,
+    ) -> None:
         self.folder, self.hospitals, self.run = folder, hospitals, folder / "runs" / "run"
         self._insecure, self._keys = insecure, folder / "security" / "hospitals"
         port = free_port()
         self.address = f"{HOST}:{port}"
         coarse = [replace(scanner, voxel_mm=(5.0, 5.0, 6.0)) for scanner in HOSPITALS[:real]]
-        sites = write_cohort(folder / "cohort", sites=real, subjects=(2, 1, 1), seed=7, scanners=coarse) if real else []
+        sites = (
+            write_cohort(folder / "cohort", sites=real, subjects=(2, 1, 1), seed=7, scanners=coarse)
+            if real
+            else []
+        )
         if not insecure:
-            self._enrol(port, [site.name for site in sites] + [name_of(number) for number in range(hospitals - real)])
+            self._enrol(
+                port,
+                [site.name for site in sites]
+                + [name_of(number) for number in range(hospitals - real)],
+            )
         asked = [
             "strategy=merging/mean", f"deployment.host={HOST}", f"deployment.port={port}", f"deployment.security={folder / 'security'}",
             f"deployment.runs={folder / 'runs'}", f"deployment.hospitals={hospitals}", "deployment.min_hospitals=1",
             f"strategy.end.contributions={hospitals}", *JOB, *settings,
         ]  # fmt: skip
         plain = ["--insecure"] if insecure else []
-        run = python_module("server.cli", "run", *plain, "--name", "run", *asked)
+        run = python_module("polyclinic_server.cli.main", "run", *plain, "--name", "run", *asked)
         self.coordinator = Child("coordinator", run, folder / "coordinator.log", ENVIRONMENT)
         here = Path(__file__).parent
         door = ["--server", self.address] if insecure else ["--keys", str(self._keys)]
-        thin = python_module("thin_hospitals", str(folder / "thin"), *door, "--count", str(hospitals - real), "--late", "1")
+        thin = python_module(
+            "thin_hospitals",
+            str(folder / "thin"),
+            *door,
+            "--count",
+            str(hospitals - real),
+            "--late",
+            "1",
+        )
         paths = {**ENVIRONMENT, "PYTHONPATH": f"{here}:{here.parent}"}
-        self.thin = Child("thin hospitals", [*thin, "--spread", str(spread)], folder / "thin.log", paths)
+        self.thin = Child(
+            "thin hospitals", [*thin, "--spread", str(spread)], folder / "thin.log", paths
+        )
         (folder / "thin").mkdir()
         self.real = [self._join(site) for site in sites]
 
@@ -121,7 +148,15 @@ class Hundred:
     def _join(self, data: Path) -> Child:
         plain = ["--insecure", "--server", self.address, "--name", data.name]
         door = plain if self._insecure else ["--kit", str(self._keys / data.name / "kit.json")]
-        command = python_module("client.cli", "join", *door, "--data", str(data), "--state", str(self.folder / "state" / data.name))
+        command = python_module(
+            "polyclinic_client.cli.main",
+            "join",
+            *door,
+            "--data",
+            str(data),
+            "--state",
+            str(self.folder / "state" / data.name),
+        )
         return Child(data.name, command, self.folder / f"{data.name}.log", ENVIRONMENT)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
@@ -134,7 +169,11 @@ class Hundred:
             for child in self.real:
                 if child.pid:
                     process = psutil.Process(child.pid)
-                    found["real hospitals"] = [*found.get("real hospitals", []), process, *process.children(recursive=True)]
+                    found["real hospitals"] = [
+                        *found.get("real hospitals", []),
+                        process,
+                        *process.children(recursive=True),
+                    ]
         except psutil.Error:
             pass
         return found
@@ -147,7 +186,9 @@ class Hundred:
         """What the thin hospitals wrote down."""
         path = self.folder / "thin" / "thin.json"
         found: dict[str, Any] = (
-            json.loads(path.read_text()) if path.exists() else {"calls": {}, "answered": {}, "hospitals": {}, "time": 0.0}
+            json.loads(path.read_text())
+            if path.exists()
+            else {"calls": {}, "answered": {}, "hospitals": {}, "time": 0.0}
         )
         return found
 
@@ -191,13 +232,21 @@ class Phases:
         now, after, tells, _ = self._last
         seconds = now - began
         calls = {key: count - told["calls"].get(key, 0) for key, count in tells["calls"].items()}
-        asked = {key: count - told["answered"].get(key, 0) for key, count in tells["answered"].items()}
+        asked = {
+            key: count - told["answered"].get(key, 0) for key, count in tells["answered"].items()
+        }
         talked = max(tells["time"] - told["time"], 1e-9) if told["time"] else seconds
         self.found[name] = {
             "seconds": seconds,
-            "cores": {kind: (spent - before.get(kind, 0.0)) / seconds for kind, spent in after.items()},
-            "thin_calls_per_s": {key: count / talked for key, count in sorted(calls.items()) if count},
-            "thin_questions_per_s": {key: count / talked for key, count in sorted(asked.items()) if count},
+            "cores": {
+                kind: (spent - before.get(kind, 0.0)) / seconds for kind, spent in after.items()
+            },
+            "thin_calls_per_s": {
+                key: count / talked for key, count in sorted(calls.items()) if count
+            },
+            "thin_questions_per_s": {
+                key: count / talked for key, count in sorted(asked.items()) if count
+            },
             "load": psutil.getloadavg()[0],
         }
         print(name, json.dumps(self.found[name], indent=1), flush=True)
@@ -219,7 +268,11 @@ def merges(one: Hundred) -> dict[str, Any]:
     published: dict[str, float] = {}
     commits: dict[str, float] = {}
     taken: list[float] = []
-    lines = [line for line in read_lines(one.run / "events.jsonl") if line["kind"] in ("contribution", "published")]
+    lines = [
+        line
+        for line in read_lines(one.run / "events.jsonl")
+        if line["kind"] in ("contribution", "published")
+    ]
     for line in lines:
         if line["kind"] == "contribution":
             commits[line["site"]] = line["time"]
@@ -228,29 +281,46 @@ def merges(one: Hundred) -> dict[str, Any]:
                 published[site] = line["time"]
                 taken.append(line["time"] - commits[site])
     seen = one.diaries()["hospitals"]
-    handed = [(each["handed"], name, each) for name, each in seen.items() if each["handed"] and name in published]
+    handed = [
+        (each["handed"], name, each)
+        for name, each in seen.items()
+        if each["handed"] and name in published
+    ]
     return {
         "commit_to_publication": spread_of(taken),
-        "handed_over_to_publication": spread_of([published[name] - when for when, name, _ in sorted(handed)]),
-        "handed_over_to_acknowledged": spread_of([each["settled"] - when for when, _, each in sorted(handed) if each["settled"]]),
+        "handed_over_to_publication": spread_of(
+            [published[name] - when for when, name, _ in sorted(handed)]
+        ),
+        "handed_over_to_acknowledged": spread_of(
+            [each["settled"] - when for when, _, each in sorted(handed) if each["settled"]]
+        ),
     }
 
 
 def check(one: Hundred) -> dict[str, Any]:
     """Whether everything is there, once, and the model is what the rule makes of it."""
     ledger, target = one.run / "ledger", one.folder / "offline.safetensors"
-    verified = run_cli("server.cli", "ledger", "verify", "--ledger", str(ledger))
-    merged = run_cli("server.cli", "merge", "rule=mean", f"ledger={ledger}", "--to", str(target))
+    verified = run_cli("polyclinic_server.cli.main", "ledger", "verify", "--ledger", str(ledger))
+    merged = run_cli(
+        "polyclinic_server.cli.main", "merge", "rule=mean", f"ledger={ledger}", "--to", str(target)
+    )
     with Ledger.open(ledger, create=False) as opened:
         active = {entry.site: entry.digest for entry in opened.active()}
         newest = opened.publications()[-1]
-        found = {"active": len(active), "entries": len(opened.entries()), "publications": len(opened.publications())}
+        found = {
+            "active": len(active),
+            "entries": len(opened.entries()),
+            "publications": len(opened.publications()),
+        }
     diaries = one.diaries()["hospitals"]
     return {
         **found,
         "verify": verified.stdout.strip() or verified.stderr.strip(),
-        "offline_merge_is_the_published_model": merged.returncode == 0 and state_digest(load_state(target)[0]) == newest.digest,
-        "thin_hospitals_whose_contribution_counts": sum(active.get(name) == each["digest"] for name, each in diaries.items()),
+        "offline_merge_is_the_published_model": merged.returncode == 0
+        and state_digest(load_state(target)[0]) == newest.digest,
+        "thin_hospitals_whose_contribution_counts": sum(
+            active.get(name) == each["digest"] for name, each in diaries.items()
+        ),
         "thin_hospitals": len(diaries),
         "refused": {name: each["refused"] for name, each in diaries.items() if each["refused"]},
         "failed": {name: each["failed"] for name, each in diaries.items() if each["failed"]},
@@ -261,7 +331,9 @@ def check(one: Hundred) -> dict[str, Any]:
 
 def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """The whole story."""
-    one = Hundred(folder, asked.hospitals, asked.real, asked.spread, asked.setting, insecure=asked.insecure)
+    one = Hundred(
+        folder, asked.hospitals, asked.real, asked.spread, asked.setting, insecure=asked.insecure
+    )
     many = asked.hospitals - 1
     try:
         with Meter(one.processes) as meter:
@@ -272,7 +344,9 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
             for child in [one.thin, *one.real]:
                 child.start()
             one.wait_until(lambda: len(one.events("joined")) >= many, "everybody has joined", 600.0)
-            one.wait_until(lambda: len(one.events("contribution")) >= many, "everybody has contributed", 1800.0)
+            one.wait_until(
+                lambda: len(one.events("contribution")) >= many, "everybody has contributed", 1800.0
+            )
             phases.end("all at once")
             began_scoring = time.monotonic()
             while one.scored() < many and time.monotonic() - began_scoring < SCORING_S:
@@ -283,13 +357,21 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
             phases.end("settling")
             time.sleep(asked.idle)
             connections = sum(
-                connection.status == "ESTABLISHED" and connection.laddr.port == int(one.address.rpartition(":")[2])
+                connection.status == "ESTABLISHED"
+                and connection.laddr.port == int(one.address.rpartition(":")[2])
                 for connection in one.processes()["SuperLink"][0].net_connections()
             )
-            threads = {kind: sum(process.num_threads() for process in found) for kind, found in one.processes().items()}
+            threads = {
+                kind: sum(process.num_threads() for process in found)
+                for kind, found in one.processes().items()
+            }
             phases.end("idle")
             (folder / "thin" / "go").touch()
-            one.wait_until(lambda: len(one.events("contribution")) > many, "the last one has contributed", 300.0)
+            one.wait_until(
+                lambda: len(one.events("contribution")) > many,
+                "the last one has contributed",
+                300.0,
+            )
             phases.end("the last one")
             last = time.time()
             while one.coordinator.status() is None and time.time() - last < asked.closing:
@@ -320,11 +402,25 @@ def main() -> None:
     parser.add_argument("--hospitals", type=int, default=100)
     parser.add_argument("--real", type=int, default=4)
     parser.add_argument("--insecure", action="store_true", help="plain text, no keys")
-    parser.add_argument("--spread", type=float, default=0.0, help="seconds over which the thin hospitals' contributions become ready")
-    parser.add_argument("--settle", type=float, default=110.0, help="seconds after the last news before the idle phase")
+    parser.add_argument(
+        "--spread",
+        type=float,
+        default=0.0,
+        help="seconds over which the thin hospitals' contributions become ready",
+    )
+    parser.add_argument(
+        "--settle",
+        type=float,
+        default=110.0,
+        help="seconds after the last news before the idle phase",
+    )
     parser.add_argument("--idle", type=float, default=60.0)
-    parser.add_argument("--closing", type=float, default=900.0, help="longest time for the run's end")
-    parser.add_argument("--setting", action="append", default=[], help="for `polyclinic-server run`")
+    parser.add_argument(
+        "--closing", type=float, default=900.0, help="longest time for the run's end"
+    )
+    parser.add_argument(
+        "--setting", action="append", default=[], help="for `polyclinic-server run`"
+    )
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     parser.add_argument("--to", type=Path, default=RESULTS / "hundred_hospitals.json")
     asked = parser.parse_args()

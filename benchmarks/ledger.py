@@ -19,10 +19,10 @@ import torch
 from federation import machine
 from rich.console import Console
 
-from polyclinic.contribution import Contribution, Requirements, write_contribution
-from polyclinic.ledger import Ledger
-from server.ledger_tables import print_entries
-from tests.polyclinic.killing import kill_repeatedly
+from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.ledger import Ledger
+from polyclinic_server.cli.ledger_tables import print_entries
+from tests.core.store.killing import kill_repeatedly
 
 RESULTS = Path(__file__).with_name("results")
 KILLS, SITES, CONTRIBUTIONS = 1_000, 1_000, 10_000
@@ -36,7 +36,9 @@ def arrivals(folder: Path) -> Iterator[tuple[str, Path]]:
     state = {name: torch.ones(shape) for name, shape in LAYOUT.items()}
     for number in range(CONTRIBUTIONS):
         site = f"hospital-{number % SITES:04}"
-        given = Contribution(site, ASKED.base, ASKED.task, 1 + number, {"score": 0.5}, float(number), "0.1.0")
+        given = Contribution(
+            site, ASKED.base, ASKED.task, 1 + number, {"score": 0.5}, float(number), "0.1.0"
+        )
         yield site, write_contribution(folder, given, state, {})
 
 
@@ -69,11 +71,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="ledger-") as name:
         folder = Path(name)
         began = time.perf_counter()
-        found["kills"] = {**asdict(kill_repeatedly(folder / "killed", KILLS, seed=0)), "seconds": time.perf_counter() - began}
+        found["kills"] = {
+            **asdict(kill_repeatedly(folder / "killed", KILLS, seed=0)),
+            "seconds": time.perf_counter() - began,
+        }
         print(json.dumps(found["kills"], indent=1))
         with Ledger.open(folder / "filled") as ledger:
             seconds = fill(ledger, folder / "arrived")
-            first, last = statistics.median(seconds[1 : 1 + AROUND]), statistics.median(seconds[SITES - AROUND : SITES])
+            first, last = (
+                statistics.median(seconds[1 : 1 + AROUND]),
+                statistics.median(seconds[SITES - AROUND : SITES]),
+            )
             found["receive"] = {
                 "2nd_site_s": first,
                 "1000th_site_s": last,

@@ -21,15 +21,15 @@ from federation import machine
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from polyclinic.cohorts.anatomy import Subject, subject
-from polyclinic.cohorts.hospitals import HOSPITALS
-from polyclinic.cohorts.scanner import Scan, acquire
-from polyclinic.config import instantiate, load_config
-from polyclinic.grids import network_grid, resample
-from polyclinic.headers import Grid
-from polyclinic.schemas import Config, DataConfig
-from polyclinic.statistics.describing import STATISTICS
-from polyclinic.statistics.release import Release
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.release import Release
+from polyclinic.config.schemas import Config, DataConfig
+from polyclinic.describing.describing import STATISTICS
+from polyclinic.imaging.grids import network_grid, resample
+from polyclinic.imaging.headers import Grid
+from polyclinic_demos.cohorts.anatomy import Subject, subject
+from polyclinic_demos.cohorts.hospitals import HOSPITALS
+from polyclinic_demos.cohorts.scanner import Scan, acquire
 
 RESULTS = Path(__file__).with_name("results")
 SUBJECTS, REFERENCES, TRIALS, BOOTSTRAPS = 128, 32, 500, 1000
@@ -37,7 +37,10 @@ SIZES = (2, 4, 8, 16, 32, 64)
 NOISES = (0.0, 0.3, 1.0)
 SCANS = ("same scan", "another visit")
 ATTACKS = ("correlation", "likelihood ratio")
-TURN_DEGREES, SHRINKAGE = 2.0, 0.02  # the shrinkage serves the attacker best: 0.005 to 0.05 are alike, 0.5 is worse
+TURN_DEGREES, SHRINKAGE = (
+    2.0,
+    0.02,
+)  # the shrinkage serves the attacker best: 0.005 to 0.05 are alike, 0.5 is worse
 FIRST_SEED = 10_000
 
 
@@ -50,12 +53,23 @@ def main(folder: Path) -> None:
     rows = [row for name, vectors in pool.items() for row in attack_all(name, vectors)]
     seconds = {"pool_s": scanned - began, "attacks_s": time.perf_counter() - scanned}
     privacy = [
-        {"noise_multiplier": noise, "delta": Release().delta, "epsilon": e(1), "epsilon_of_all_five": e(len(STATISTICS))}
+        {
+            "noise_multiplier": noise,
+            "delta": Release().delta,
+            "epsilon": e(1),
+            "epsilon_of_all_five": e(len(STATISTICS)),
+        }
         for noise in NOISES[1:]
         for e in [Release(noise_multiplier=noise).epsilon]
     ]
     numbers = {name: vectors.shape[2] for name, vectors in pool.items()}
-    setting = {"numbers": numbers, "subjects": SUBJECTS, "references": REFERENCES, "trials": TRIALS, "scanner": HOSPITALS[0].name}
+    setting = {
+        "numbers": numbers,
+        "subjects": SUBJECTS,
+        "references": REFERENCES,
+        "trials": TRIALS,
+        "scanner": HOSPITALS[0].name,
+    }
     found = {"machine": load, **seconds, **setting, "privacy": privacy, "auc": rows}
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "membership.json").write_text(json.dumps(found, indent=1) + "\n")
@@ -74,12 +88,19 @@ def measure_pool(folder: Path) -> dict[str, Tensor]:
         for number in range(SUBJECTS):
             person, seed = subject(FIRST_SEED + 10 * number), FIRST_SEED + 10 * number
             for visit, who in enumerate((person, come_again(person, number))):
-                measured.append(measure(acquire(who, HOSPITALS[0], seed + 1 + visit), config, network))
+                measured.append(
+                    measure(acquire(who, HOSPITALS[0], seed + 1 + visit), config, network)
+                )
             print(f"\rsubject {number + 1} of {SUBJECTS}", end="", flush=True)
         print()
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: torch.stack([each[name] for each in measured]) for name in STATISTICS}, path)
-    return {name: torch.stack([rows[0::2], rows[1::2]]).double() for name, rows in load_file(path).items()}
+        save_file(
+            {name: torch.stack([each[name] for each in measured]) for name in STATISTICS}, path
+        )
+    return {
+        name: torch.stack([rows[0::2], rows[1::2]]).double()
+        for name, rows in load_file(path).items()
+    }
 
 
 def come_again(person: Subject, seed: int) -> Subject:
@@ -89,13 +110,18 @@ def come_again(person: Subject, seed: int) -> Subject:
     for axis, angle in enumerate(turns):
         i, j = (axis + 1) % 3, (axis + 2) % 3
         plane = np.eye(4)
-        plane[[i, i, j, j], [i, j, i, j]] = np.cos(angle), -np.sin(angle), np.sin(angle), np.cos(angle)
+        plane[[i, i, j, j], [i, j, i, j]] = (
+            np.cos(angle),
+            -np.sin(angle),
+            np.sin(angle),
+            np.cos(angle),
+        )
         moved = moved @ plane
     return replace(person, pose=person.pose @ moved)
 
 
 def measure(scan: Scan, config: Config, network: nn.Module) -> dict[str, Tensor]:
-    """Every statistic of one scan, on the network's grid as `polyclinic.preparation` makes it."""
+    """Every statistic of one scan, on the network's grid as `polyclinic.learning.preparation` makes it."""
     image = on_grid(scan, config.data)
     with torch.inference_mode():
         return {name: statistic.measure(image, network) for name, statistic in STATISTICS.items()}
@@ -104,7 +130,9 @@ def measure(scan: Scan, config: Config, network: nn.Module) -> dict[str, Tensor]
 def on_grid(scan: Scan, data: DataConfig) -> Tensor:
     height, width, depth = scan.image.shape
     native = Grid((height, width, depth), scan.affine)
-    volume = resample(torch.from_numpy(scan.image.astype(np.float32))[None], native, network_grid(native, data))
+    volume = resample(
+        torch.from_numpy(scan.image.astype(np.float32))[None], native, network_grid(native, data)
+    )
     for part in data.intensity:
         volume = instantiate(part)({"image": volume})["image"]
     return torch.as_tensor(volume.as_tensor() if hasattr(volume, "as_tensor") else volume).float()
@@ -120,21 +148,32 @@ class Duels:
     @classmethod
     def none(cls) -> "Duels":
         """Before the first trial."""
-        return cls(torch.zeros(SUBJECTS, SUBJECTS, dtype=torch.float64), torch.zeros(SUBJECTS, SUBJECTS, dtype=torch.float64))
+        return cls(
+            torch.zeros(SUBJECTS, SUBJECTS, dtype=torch.float64),
+            torch.zeros(SUBJECTS, SUBJECTS, dtype=torch.float64),
+        )
 
     def add(self, members: Tensor, others: Tensor, scores: Tensor) -> None:
         """One trial: `scores` of all subjects."""
         difference = scores[members, None] - scores[None, others]
-        self.wins[members[:, None], others] += (difference > 0).double() + 0.5 * (difference == 0).double()
+        self.wins[members[:, None], others] += (difference > 0).double() + 0.5 * (
+            difference == 0
+        ).double()
         self.met[members[:, None], others] += 1
 
     def auc(self) -> dict[str, float]:
         """With an interval of 95 % over which subjects happened to be in the pool."""
-        draws = torch.randint(SUBJECTS, (BOOTSTRAPS, SUBJECTS), generator=torch.Generator().manual_seed(0))
+        draws = torch.randint(
+            SUBJECTS, (BOOTSTRAPS, SUBJECTS), generator=torch.Generator().manual_seed(0)
+        )
         weights = torch.stack([draw.bincount(minlength=SUBJECTS) for draw in draws]).double()
         areas = ((weights @ self.wins) * weights).sum(1) / ((weights @ self.met) * weights).sum(1)
         low, high = areas.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-        return {"auc": round(float(self.wins.sum() / self.met.sum()), 3), "low": round(low, 3), "high": round(high, 3)}
+        return {
+            "auc": round(float(self.wins.sum() / self.met.sum()), 3),
+            "low": round(low, 3),
+            "high": round(high, 3),
+        }
 
 
 def attack_all(name: str, vectors: Tensor) -> list[dict[str, object]]:
@@ -142,7 +181,9 @@ def attack_all(name: str, vectors: Tensor) -> list[dict[str, object]]:
     flat = vectors.flatten(0, 1)
     flat = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(1.0)
     left, scale, _ = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
-    spanned = (left * scale).reshape(2, SUBJECTS, -1)  # rotated into the space that the pool spans: what lies outside tells nothing
+    spanned = (left * scale).reshape(
+        2, SUBJECTS, -1
+    )  # rotated into the space that the pool spans: what lies outside tells nothing
     rows = []
     for noise in NOISES:
         for size in SIZES:
@@ -151,11 +192,26 @@ def attack_all(name: str, vectors: Tensor) -> list[dict[str, object]]:
             for _ in range(TRIALS):
                 one_trial(spanned, size, noise, generator, duels)
             for (scan, attack), each in duels.items():
-                rows.append({"statistic": name, "n": size, "noise_multiplier": noise, "scan": scan, "attack": attack, **each.auc()})
+                rows.append(
+                    {
+                        "statistic": name,
+                        "n": size,
+                        "noise_multiplier": noise,
+                        "scan": scan,
+                        "attack": attack,
+                        **each.auc(),
+                    }
+                )
     return rows
 
 
-def one_trial(spanned: Tensor, size: int, noise: float, generator: torch.Generator, duels: dict[tuple[str, str], Duels]) -> None:
+def one_trial(
+    spanned: Tensor,
+    size: int,
+    noise: float,
+    generator: torch.Generator,
+    duels: dict[tuple[str, str], Duels],
+) -> None:
     """Draw reference subjects and members, release the members' mean, and score everybody who is no reference."""
     order = torch.randperm(SUBJECTS, generator=generator)
     references, members, others = order.split([REFERENCES, size, SUBJECTS - REFERENCES - size])
@@ -182,20 +238,29 @@ def covariance(spread: Tensor, share: float, floor: float) -> tuple[Tensor, floa
 
 def squared(rows: Tensor, axes: Tensor, along: Tensor, elsewhere: float) -> Tensor:
     """Mahalanobis' distance, squared, of each row."""
-    return rows.square().sum(1) / elsewhere + ((rows @ axes.T).square() * (1 / along - 1 / elsewhere)).sum(1)
+    return rows.square().sum(1) / elsewhere + (
+        (rows @ axes.T).square() * (1 / along - 1 / elsewhere)
+    ).sum(1)
 
 
 def print_table(rows: list[dict[str, object]]) -> None:
     """The better of the two attacks."""
     for scan in SCANS:
         for noise in NOISES:
-            print(f"\n{scan}, noise multiplier {noise:g}\n| statistic | " + " | ".join(f"n = {size}" for size in SIZES) + " |")
+            print(
+                f"\n{scan}, noise multiplier {noise:g}\n| statistic | "
+                + " | ".join(f"n = {size}" for size in SIZES)
+                + " |"
+            )
             print("|---" * (len(SIZES) + 1) + "|")
             for name in STATISTICS:
                 cells = []
                 for size in SIZES:
                     wanted = {"statistic": name, "n": size, "noise_multiplier": noise, "scan": scan}
-                    best = max((row for row in rows if wanted.items() <= row.items()), key=lambda row: float(str(row["auc"])))
+                    best = max(
+                        (row for row in rows if wanted.items() <= row.items()),
+                        key=lambda row: float(str(row["auc"])),
+                    )
                     cells.append(f"{best['auc']:.2f} ({best['low']:.2f}-{best['high']:.2f})")
                 print(f"| `{name}` | " + " | ".join(cells) + " |")
 

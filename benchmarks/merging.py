@@ -56,12 +56,20 @@ def layout(layers: int) -> dict[str, tuple[int, ...]]:
         "classifier.weight": (CLASSES, WIDTH),
         "classifier.bias": (CLASSES,),
     }
-    linear = {f"attention.{part}_proj": (WIDTH, WIDTH) for part in "qkvo"} | {"mlp.fc1": (HIDDEN, WIDTH), "mlp.fc2": (WIDTH, HIDDEN)}
+    linear = {f"attention.{part}_proj": (WIDTH, WIDTH) for part in "qkvo"} | {
+        "mlp.fc1": (HIDDEN, WIDTH),
+        "mlp.fc2": (WIDTH, HIDDEN),
+    }
     for number in range(layers):
         for name, shape in linear.items():
-            shapes |= {f"vit.layers.{number}.{name}.weight": shape, f"vit.layers.{number}.{name}.bias": shape[:1]}
+            shapes |= {
+                f"vit.layers.{number}.{name}.weight": shape,
+                f"vit.layers.{number}.{name}.bias": shape[:1],
+            }
         for name in ("layernorm_before", "layernorm_after"):
-            shapes |= {f"vit.layers.{number}.{name}.{part}": (WIDTH,) for part in ("weight", "bias")}
+            shapes |= {
+                f"vit.layers.{number}.{name}.{part}": (WIDTH,) for part in ("weight", "bias")
+            }
     return shapes
 
 
@@ -69,12 +77,20 @@ def write_models(folder: Path, layers: int, sites: int) -> None:
     """The base and the sites' models as mergekit reads them, and the same task vectors as contributions."""
     import torch
 
-    from polyclinic.contribution import Contribution, write_contribution
-    from polyclinic.state_dict import save_state
+    from polyclinic.learning.state_dict import save_state
+    from polyclinic.store.contribution import Contribution, write_contribution
 
     generator = torch.Generator().manual_seed(0)
-    base = {name: torch.randn(shape, generator=generator) * 0.02 for name, shape in layout(layers).items()}
-    config = {"architectures": ["ViTForImageClassification"], "model_type": "vit", "num_hidden_layers": layers, "hidden_size": WIDTH}
+    base = {
+        name: torch.randn(shape, generator=generator) * 0.02
+        for name, shape in layout(layers).items()
+    }
+    config = {
+        "architectures": ["ViTForImageClassification"],
+        "model_type": "vit",
+        "num_hidden_layers": layers,
+        "hidden_size": WIDTH,
+    }
     config |= {"intermediate_size": HIDDEN, "num_labels": CLASSES, "torch_dtype": "float32"}
 
     def write(name: str, state: dict[str, torch.Tensor]) -> None:
@@ -83,16 +99,24 @@ def write_models(folder: Path, layers: int, sites: int) -> None:
 
     write("base", base)
     for number in range(sites):
-        vectors = {name: torch.randn(tensor.shape, generator=generator) * 1e-3 for name, tensor in base.items()}
+        vectors = {
+            name: torch.randn(tensor.shape, generator=generator) * 1e-3
+            for name, tensor in base.items()
+        }
         write(f"model{number}", {name: tensor + vectors[name] for name, tensor in base.items()})
-        write_contribution(folder / "plain", Contribution(f"site{number}", "base", "benchmark", 100, {}, 0.0, "0"), vectors, {})
+        write_contribution(
+            folder / "plain",
+            Contribution(f"site{number}", "base", "benchmark", 100, {}, 0.0, "0"),
+            vectors,
+            {},
+        )
 
 
 def write_statistics(folder: Path, kind: str) -> None:
     """The contributions again, with statistics."""
     import torch
 
-    from polyclinic.contribution import TensorFile, write_contribution
+    from polyclinic.store.contribution import TensorFile, write_contribution
 
     generator = torch.Generator().manual_seed(1)
     for path in sorted((folder / "plain").iterdir()):
@@ -103,7 +127,9 @@ def write_statistics(folder: Path, kind: str) -> None:
                 if kind == "fisher":
                     statistics[f"fisher/{name}"] = torch.rand(vector.shape, generator=generator)
                 elif vector.dim() in (2, 4):
-                    rows = torch.randn(2 * vector[0].numel(), vector[0].numel(), generator=generator)
+                    rows = torch.randn(
+                        2 * vector[0].numel(), vector[0].numel(), generator=generator
+                    )
                     statistics[f"gram/{name}"] = rows.T @ rows / len(rows)
             write_contribution(folder / kind, file.contribution, vectors, statistics)
 
@@ -112,12 +138,14 @@ def merge_ours(folder: Path, rule: str) -> Callable[[], None]:
     """One merge from files to a file, ready to be called."""
     from importlib import import_module
 
-    from strategies.merging.merge import merge_to_file
+    from polyclinic_strategies.merging.arithmetic.merge import merge_to_file
 
     module, _, name = RULES[rule][0].partition(".")
-    made = getattr(import_module(f"strategies.merging.rules.{module}"), name)()
+    made = getattr(import_module(f"polyclinic_strategies.merging.rules.{module}"), name)()
     paths = sorted((folder / STATISTICS.get(rule, "plain")).iterdir())
-    return lambda: merge_to_file(folder / "base" / "model.safetensors", paths, made, folder / "out" / "ours.safetensors")
+    return lambda: merge_to_file(
+        folder / "base" / "model.safetensors", paths, made, folder / "out" / "ours.safetensors"
+    )
 
 
 def merge_theirs(folder: Path, rule: str) -> Callable[[], None]:
@@ -171,12 +199,17 @@ def measure(side: str, folder: Path, rule: str, repeats: int) -> dict[str, float
         shutil.rmtree(folder / "out", ignore_errors=True)
         (folder / "out").mkdir()
         command = [python, str(Path(__file__).resolve()), "--child", side, str(folder), rule]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, env=ENVIRONMENT)
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=ROOT, env=ENVIRONMENT
+        )
         if done.returncode:
             raise SystemExit(done.stderr)
         rows.append(json.loads(done.stdout.splitlines()[-1]))
     fastest = min(row["seconds"] for row in rows)
-    return {"seconds": fastest, **{key: max(row[key] for row in rows) for key in ("peak_mb", "of_which_before_mb")}}
+    return {
+        "seconds": fastest,
+        **{key: max(row[key] for row in rows) for key in ("peak_mb", "of_which_before_mb")},
+    }
 
 
 def compare(folder: Path, rule: str, repeats: int, parameters: int) -> dict[str, object]:
@@ -189,7 +222,12 @@ def compare(folder: Path, rule: str, repeats: int, parameters: int) -> dict[str,
         write_statistics(folder, kind)
     size = sum(path.stat().st_size for path in (folder / (kind or "plain")).iterdir())
     ours = measure("ours", folder, rule, repeats)
-    row: dict[str, object] = {"rule": rule, "machine": on, "parameters": parameters, "input_gb": size / 1e9}
+    row: dict[str, object] = {
+        "rule": rule,
+        "machine": on,
+        "parameters": parameters,
+        "input_gb": size / 1e9,
+    }
     row |= {"ours": {**ours, "gb_per_s": size / 1e9 / ours["seconds"]}}
     if RULES[rule][1] and PEER.exists():
         theirs = measure("theirs", folder, rule, repeats)
@@ -220,13 +258,18 @@ def measure_accumulator(folder: Path, sites: int = 1000) -> dict[str, object]:
     """Seconds to add a site to a running mean of a million parameters: the second, the last, and the bytes of the sum."""
     import torch
 
-    from polyclinic.contribution import Contribution, TensorFile, write_contribution
-    from strategies.merging.accumulator import Accumulator
-    from strategies.merging.rules.mean import Mean
+    from polyclinic.store.contribution import Contribution, TensorFile, write_contribution
+    from polyclinic_strategies.merging.arithmetic.accumulator import Accumulator
+    from polyclinic_strategies.merging.rules.mean import Mean
 
     base = {f"layer{number}.weight": torch.zeros(250, 1000) for number in range(4)}
     vectors = {name: torch.randn(tensor.shape) * 1e-3 for name, tensor in base.items()}
-    path = write_contribution(folder / "accumulator", Contribution("site", "base", "benchmark", 100, {}, 0.0, "0"), vectors, {})
+    path = write_contribution(
+        folder / "accumulator",
+        Contribution("site", "base", "benchmark", 100, {}, 0.0, "0"),
+        vectors,
+        {},
+    )
     running, seconds = Accumulator.create(folder / "sum.safetensors", base, Mean()), []
     with TensorFile(path) as file:
         for number in range(sites):
@@ -237,10 +280,17 @@ def measure_accumulator(folder: Path, sites: int = 1000) -> dict[str, object]:
     def middle(values: list[float]) -> float:
         return sorted(values)[len(values) // 2]
 
-    return {"parameters": 1_000_000, "sites": sites, "early_s": middle(seconds[1:21]), "late_s": middle(seconds[-20:])}
+    return {
+        "parameters": 1_000_000,
+        "sites": sites,
+        "early_s": middle(seconds[1:21]),
+        "late_s": middle(seconds[-20:]),
+    }
 
 
-def measure_all(options: argparse.Namespace, folder: Path, earlier: list[dict[str, object]]) -> Iterator[tuple[str, object]]:
+def measure_all(
+    options: argparse.Namespace, folder: Path, earlier: list[dict[str, object]]
+) -> Iterator[tuple[str, object]]:
     """Every figure, as it comes."""
     fixed = sum(torch_size(shape) for shape in layout(0).values())
     each = sum(torch_size(shape) for shape in layout(1).values()) - fixed

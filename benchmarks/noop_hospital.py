@@ -1,6 +1,6 @@
 """A hospital that answers at once: what is left of a round is the federation itself.
 
-Runs as `python benchmarks/noop_hospital.py RUNTIME SECRET_FILE SITE`, in the place of `client.worker`'s own ClientApp.
+Runs as `python benchmarks/noop_hospital.py RUNTIME SECRET_FILE SITE`, in the place of `polyclinic_client.fleet.worker`'s own ClientApp.
 """
 
 import logging
@@ -11,10 +11,16 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from client.worker import serve
-from polyclinic.metrics import Evaluation
-from polyclinic.processes import end_with_parent
-from strategies.records import Hello, evaluation_reply, hello_reply, training_reply, weights_from_message
+from polyclinic.federation.records import (
+    Hello,
+    evaluation_reply,
+    hello_reply,
+    training_reply,
+    weights_from_message,
+)
+from polyclinic.learning.metrics import Evaluation
+from polyclinic.system.processes import end_with_parent
+from polyclinic_client.fleet.worker import serve
 
 app = ClientApp()
 
@@ -29,7 +35,9 @@ def hello(message: Message, _context: Context) -> Message:
 def train(message: Message, _context: Context) -> Message:
     """The weights as they came, but for a little: Flower sends equal parts only once, and real hospitals' are never equal."""
     seconds = time.monotonic()
-    return training_reply(message, weights_from_message(message) + 1e-6 * (seconds % 1.0), 1, 0.0, seconds)
+    return training_reply(
+        message, weights_from_message(message) + 1e-6 * (seconds % 1.0), 1, 0.0, seconds
+    )
 
 
 @app.evaluate()

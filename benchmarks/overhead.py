@@ -24,7 +24,12 @@ RESULTS = Path(__file__).with_name("results")
 def ours(hospitals: int, rounds: int, folder: Path) -> dict[str, object]:
     """polyclinic's row."""
     seconds = measure(hospitals, rounds, 10_000, folder).seconds
-    return {"system": "polyclinic", "hospitals": hospitals, "median_s": statistics.median(seconds), "seconds_per_round": seconds}
+    return {
+        "system": "polyclinic",
+        "hospitals": hospitals,
+        "median_s": statistics.median(seconds),
+        "seconds_per_round": seconds,
+    }
 
 
 def stock(hospitals: int, rounds: int, folder: Path) -> dict[str, object]:
@@ -36,7 +41,9 @@ def flare(hospitals: int, rounds: int, folder: Path, *, own_validation: bool) ->
     """NVIDIA FLARE's simulator; with `own_validation` it evaluates the average in an exchange of its own, as Flower and we do."""
     env = Path("build/nvflare-env")
     try:
-        return vars(nvflare_simulator.measure(hospitals, rounds, folder, env, own_validation=own_validation))
+        return vars(
+            nvflare_simulator.measure(hospitals, rounds, folder, env, own_validation=own_validation)
+        )
     except nvflare_simulator.LeftOutError as reason:
         return {"system": "nvflare", "hospitals": hospitals, "left_out": str(reason)}
 

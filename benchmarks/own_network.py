@@ -22,9 +22,15 @@ def enter_own_network() -> str | None:
         return None
     if not all(map(shutil.which, ("unshare", "ip", "iptables"))):
         return "unshare, ip or iptables is missing"
-    unshare = ["unshare", "--net"] if os.geteuid() == 0 else ["unshare", "--user", "--map-root-user", "--net"]
+    unshare = (
+        ["unshare", "--net"]
+        if os.geteuid() == 0
+        else ["unshare", "--user", "--map-root-user", "--net"]
+    )
     trial = "ip link set lo up && iptables -A INPUT -i lo -p tcp -m statistic --mode random --probability 0.5 -j DROP"
-    tried = subprocess.run([*unshare, "sh", "-c", trial], capture_output=True, text=True, check=False)
+    tried = subprocess.run(
+        [*unshare, "sh", "-c", trial], capture_output=True, text=True, check=False
+    )
     if tried.returncode:
         return tried.stderr.strip() or "unshare failed"
     os.environ[MARK] = "1"
@@ -35,15 +41,24 @@ def enter_own_network() -> str | None:
 def dropping(port: int, share: float) -> Iterator[Callable[[], tuple[int, int]]]:
     """Drop a share of the packets to and from a loopback port; yields a way to count those seen and dropped."""
     rules = []
-    chosen = ["-m", "statistic", "--mode", "random", "--probability", str(share)] if share < 1 else []
+    chosen = (
+        ["-m", "statistic", "--mode", "random", "--probability", str(share)] if share < 1 else []
+    )
     for side in ("--dport", "--sport"):
         match = ["INPUT", "-i", "lo", "-p", "tcp", side, str(port)]
         rules += [match, [*match, *chosen, "-j", "DROP"]]  # the first counts
 
     def counted() -> tuple[int, int]:
         lines = _run("iptables", "-nvxL", "INPUT").splitlines()
-        mine = [line.split() for line in lines if line.rstrip().endswith(f":{port}") or f":{port} " in line]
-        seen, dropped = ([int(words[0]) for words in mine if (words[2] == "DROP") is wanted] for wanted in (False, True))
+        mine = [
+            line.split()
+            for line in lines
+            if line.rstrip().endswith(f":{port}") or f":{port} " in line
+        ]
+        seen, dropped = (
+            [int(words[0]) for words in mine if (words[2] == "DROP") is wanted]
+            for wanted in (False, True)
+        )
         return sum(seen), sum(dropped)
 
     added = []

@@ -3,7 +3,7 @@
     python benchmarks/proxy.py --seeds 0 1 2
 
 Every seed has people, visits, a generator, a segmenter and attackers of its own: `polyclinic-server train-proxy` on a cohort of
-`polyclinic.cohorts.visits`, people split between training, attackers' training and test. With POLYCLINIC_DATA the generator also meets the
+`polyclinic_demos.cohorts.visits`, people split between training, attackers' training and test. With POLYCLINIC_DATA the generator also meets the
 brains of real people. Interrupted, it goes on. Results: benchmarks/results/proxy.json; a report for each seed lies in its folder.
 """
 
@@ -16,22 +16,33 @@ from typing import Any
 
 from rich.console import Console
 
-from polyclinic.cohorts.visits import T1, Visits, write_visits
-from server.demo_proxy import LESIONS, write_people
-from server.proxy_report import proxy_tables, write_proxy_report
-from server.proxy_training import Orders, Others, train_proxy
+from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
+from polyclinic_demos.proxy import LESIONS, write_people
+from polyclinic_strategies.proxy.report.page import proxy_tables, write_proxy_report
+from polyclinic_strategies.proxy.train import Orders, Others, train_proxy
 
 RESULTS = Path(__file__).parent / "results" / "proxy.json"
 REAL = 8  # people whom attackers know, and as many to be recognized: there are sixteen
 
 
-def one_seed(seed: int, people: tuple[int, int, int], visits: int, folder: Path, settings: list[str], console: Console) -> dict[str, Any]:
+def one_seed(
+    seed: int,
+    people: tuple[int, int, int],
+    visits: int,
+    folder: Path,
+    settings: list[str],
+    console: Console,
+) -> dict[str, Any]:
     own = write_people(folder / f"visits-{seed}", people, visits, seed, 0, console)
-    marked = write_people(folder / f"lesions-{seed}", (0, *people[1:]), visits, seed, LESIONS, console)
+    marked = write_people(
+        folder / f"lesions-{seed}", (0, *people[1:]), visits, seed, LESIONS, console
+    )
     others = [Others.with_lesions(marked)]
     if data := os.environ.get("POLYCLINIC_DATA"):
         maps = tuple(sorted((Path(data) / "brain_label_maps").glob("*.nii.gz"))[: 2 * REAL])
-        real = write_visits(folder / f"real-{seed}", T1, Visits((0, REAL, REAL), visits, people=maps), seed)
+        real = write_visits(
+            folder / f"real-{seed}", T1, Visits((0, REAL, REAL), visits, people=maps), seed
+        )
         note = "Real people's folds differ in number and course, which no smooth warp changes; few people, so wide intervals."
         others.append(Others("real anatomies, simulated scanner", note, real))
     out = folder / f"seed-{seed}"
@@ -50,10 +61,15 @@ def summarize(reports: list[dict[str, Any]]) -> dict[str, Any]:
     rows["seconds"] = spread([report["seconds"] for report in reports])
     for number, arm in enumerate(reports[0]["arms"]):
         found = [report["arms"][number] for report in reports]
-        row: dict[str, Any] = {key: spread([each[key] for each in found]) for key in ("strength_mm", "round_trip", "folded")}
+        row: dict[str, Any] = {
+            key: spread([each[key] for each in found])
+            for key in ("strength_mm", "round_trip", "folded")
+        }
         if arm["dice"] is not None:
             row["dice"] = spread([each["dice"]["mean"] for each in found])
-        row["attackers"] = {name: attacked([each["attackers"][name] for each in found]) for name in arm["attackers"]}
+        row["attackers"] = {
+            name: attacked([each["attackers"][name] for each in found]) for name in arm["attackers"]
+        }
         rows[arm["title"]] = row
     for number, other in enumerate(reports[0]["extra"]):
         found = [report["extra"][number]["attackers"] for report in reports]
@@ -74,16 +90,23 @@ def spread(values: list[float]) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--people", type=int, nargs=3, default=[24, 32, 32], help="training, attackers, test")
+    parser.add_argument(
+        "--people", type=int, nargs=3, default=[24, 32, 32], help="training, attackers, test"
+    )
     parser.add_argument("--visits", type=int, default=2)
     parser.add_argument("--folder", type=Path, default=Path("build/proxy"))
     parser.add_argument("settings", nargs="*", help="SETTING=VALUE of train-proxy")
     asked = parser.parse_args()
     console = Console(highlight=False)
     training, known, test = asked.people
-    reports = [one_seed(seed, (training, known, test), asked.visits, asked.folder, asked.settings, console) for seed in asked.seeds]
+    reports = [
+        one_seed(seed, (training, known, test), asked.visits, asked.folder, asked.settings, console)
+        for seed in asked.seeds
+    ]
     summary = summarize(reports)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(summary, indent=1) + "\n")

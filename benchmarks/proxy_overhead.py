@@ -14,24 +14,34 @@ from statistics import median
 
 import torch
 
-from polyclinic.volumes import read_image
-from server.segmentation_model import SegmentationModel
-from strategies.proxy.canonical import canonicalize
-from strategies.proxy.measurements import answer
-from strategies.proxy.protection import TOP, Protection, quantize
+from polyclinic.imaging.volumes import read_image
+from polyclinic_server.segmentation.model import SegmentationModel
+from polyclinic_strategies.proxy.frame.canonical import canonicalize
+from polyclinic_strategies.proxy.measurements import answer
+from polyclinic_strategies.proxy.protection import TOP, Protection, quantize
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     for name in ("--model", "--generator", "--image"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--repeats", type=int, default=5)
     asked = parser.parse_args()
-    protection, model, volume = Protection.load(asked.generator), SegmentationModel.load(asked.model), read_image(asked.image, 1, 3)
+    protection, model, volume = (
+        Protection.load(asked.generator),
+        SegmentationModel.load(asked.model),
+        read_image(asked.image, 1, 3),
+    )
 
     def directly() -> None:
         canonical = canonicalize(volume, protection.reference)
-        canonical.label_map(torch.from_numpy(answer(model.network, quantize(canonical.image()), model.data)), None, TOP)
+        canonical.label_map(
+            torch.from_numpy(answer(model.network, quantize(canonical.image()), model.data)),
+            None,
+            TOP,
+        )
 
     def through_a_proxy() -> None:
         protected = protection.protect(volume)

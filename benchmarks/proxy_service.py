@@ -39,35 +39,39 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from relay import Relay
 
-from client.connection import Connection
-from client.segmentation_link import KINDS, SegmentationLink
-from client.segmentation_options import service_connection
-from polyclinic.cohorts.anatomy import subject
-from polyclinic.cohorts.hospitals import HOSPITALS
-from polyclinic.cohorts.scanner import acquire
-from polyclinic.config import instantiate, load_job
+from polyclinic.config.compose import instantiate, load_job
 from polyclinic.errors import PolyclinicError
-from polyclinic.processes import Child, free_port, python_module, wait_for_port
-from polyclinic.state_dict import save_state
-from polyclinic.volumes import read_image
-from server.authority import Authority
-from server.rehearsal import kit_for, rehearse
-from server.segmentation_model import SegmentationModel
-from strategies.proxy.atlas import icbm152_reference
-from strategies.proxy.generator import LearnedField
-from strategies.proxy.protection import Protection, coarse_reference
-from strategies.proxy.wire import segmentation_pb2 as wire
-from strategies.proxy.wire.arrays import volume_parts
-from tests.server.mutations import mutate
-from tests.server.segmentation_services import Caller
+from polyclinic.imaging.volumes import read_image
+from polyclinic.learning.state_dict import save_state
+from polyclinic.system.processes import Child, free_port, python_module, wait_for_port
+from polyclinic_client.cli.segment_options import service_connection
+from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.segmentation.client import KINDS, SegmentationLink
+from polyclinic_demos.cohorts.anatomy import subject
+from polyclinic_demos.cohorts.hospitals import HOSPITALS
+from polyclinic_demos.cohorts.scanner import acquire
+from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_server.enrolment.authority import Authority
+from polyclinic_server.segmentation.model import SegmentationModel
+from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.generator import LearnedField
+from polyclinic_strategies.proxy.protection import Protection, coarse_reference
+from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
+from polyclinic_strategies.proxy.wire.arrays import volume_parts
+from tests.server.segmentation.mutations import mutate
+from tests.server.segmentation.segmentation_services import Caller
 
 RESULTS = Path(__file__).with_name("results")
 NAMES = {"model": "unet", "data": "brain_tissue", "training": "default"}
 SETTINGS = {"data.patch": [96, 96, 96]}
 PATIENCE_S = 7200.0
 CLIENTS, REPEATS = 32, 3
-WHOLE = 200  # every so many-th spoiled request is of a whole volume, the others of a few small parts
-LINE = re.compile(r"(\S+): request (\d+), ([\d,]+) bytes, waited ([\d.]+) s, computed in ([\d.]+) s, (\w+)")
+WHOLE = (
+    200  # every so many-th spoiled request is of a whole volume, the others of a few small parts
+)
+LINE = re.compile(
+    r"(\S+): request (\d+), ([\d,]+) bytes, waited ([\d.]+) s, computed in ([\d.]+) s, (\w+)"
+)
 
 
 def main() -> None:
@@ -90,7 +94,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--ask", help=argparse.SUPPRESS)  # this file as a client: the service's address
+    parser.add_argument(
+        "--ask", help=argparse.SUPPRESS
+    )  # this file as a client: the service's address
     parser.add_argument("--kit", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -105,14 +111,18 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     for site in ("rubbish", "one", "greedy", *(f"modest-{number}" for number in range(CLIENTS))):
         kit_for(authority, site)
     command = python_module(
-        "server.cli", "segment-service", "--model", str(path), "--port", str(port), "--security", str(authority.folder),
+        "polyclinic_server.cli.main", "segment-service", "--model", str(path), "--port", str(port), "--security", str(authority.folder),
         "--threads", str(options.threads), "--deadline-s", str(PATIENCE_S), "--upload-s", str(PATIENCE_S), "--queue", "32",
     )  # fmt: skip
     service = Child("service", command, folder / "service.log")
     service.start()
     try:
         wait_for_port(f"127.0.0.1:{port}", 120.0, service)
-        found: dict[str, Any] = {"machine": before, "volume": " x ".join(map(str, model.shape)), "threads": options.threads}
+        found: dict[str, Any] = {
+            "machine": before,
+            "volume": " x ".join(map(str, model.shape)),
+            "threads": options.threads,
+        }
         found["memory_mb"] = {"after the start": memory(service.pid)}
         found["rubbish"] = send_rubbish(authority, port, model, 1000 if options.short else 10_000)
         found["memory_mb"]["after the rubbish"] = memory(service.pid)
@@ -134,10 +144,16 @@ def make_up(options: argparse.Namespace, folder: Path) -> None:
         reference = icbm152_reference(1.0)
         labels = tuple(load_job(NAMES, SETTINGS).data.labels)
         options.generator = folder / "generator.safetensors"
-        Protection(LearnedField(coarse_reference(reference)), reference, labels).save(options.generator)
+        Protection(LearnedField(coarse_reference(reference)), reference, labels).save(
+            options.generator
+        )
     if options.model is None:
         protection = Protection.load(options.generator)
-        described = {"names": NAMES, "settings": SETTINGS, "proxy": {"shape": protection.shape, "digest": protection.digest}}
+        described = {
+            "names": NAMES,
+            "settings": SETTINGS,
+            "proxy": {"shape": protection.shape, "digest": protection.digest},
+        }
         options.model = folder / "proxy.safetensors"
         network = instantiate(load_job(NAMES, SETTINGS).model)
         save_state(network.state_dict(), options.model, {"polyclinic": json.dumps(described)})
@@ -151,7 +167,10 @@ def memory(pid: int) -> dict[str, float]:
     """Resident memory of a process now, and the most it ever had."""
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert peak is not None
-    return {"now": round(psutil.Process(pid).memory_info().rss / 2**20), "peak": round(int(peak[1]) / 2**10)}
+    return {
+        "now": round(psutil.Process(pid).memory_info().rss / 2**20),
+        "peak": round(int(peak[1]) / 2**10),
+    }
 
 
 def a_proxy(shape: tuple[int, ...], seed: int) -> NDArray[np.uint8]:
@@ -162,9 +181,14 @@ def connect(authority: Authority, port: int, site: str) -> Connection:
     return service_connection(f"127.0.0.1:{port}", kit_for(authority, site), None, insecure=False)
 
 
-def send_rubbish(authority: Authority, port: int, model: SegmentationModel, count: int) -> dict[str, Any]:
+def send_rubbish(
+    authority: Authority, port: int, model: SegmentationModel, count: int
+) -> dict[str, Any]:
     """Spoiled requests from eight threads, and spoiled connections; then a sound request."""
-    whole = [part.SerializeToString() for part in volume_parts(a_proxy(model.shape, 0), wire.LABELS, bytes(16))]
+    whole = [
+        part.SerializeToString()
+        for part in volume_parts(a_proxy(model.shape, 0), wire.LABELS, bytes(16))
+    ]
     small = [whole[0], *(wire.VolumePart(data=bytes(1000)).SerializeToString() for _ in range(4))]
     outcomes: Counter[str] = Counter()
     start = time.monotonic()
@@ -188,7 +212,13 @@ def send_rubbish(authority: Authority, port: int, model: SegmentationModel, coun
     seconds = time.monotonic() - start
     with link(site, model) as sound:
         answered = sound.segment(a_proxy(model.shape, 1), "labels").shape == model.shape
-    return {"requests": count, "outcomes": dict(outcomes), "connections": connections, "seconds": seconds, "answers_afterwards": answered}
+    return {
+        "requests": count,
+        "outcomes": dict(outcomes),
+        "connections": connections,
+        "seconds": seconds,
+        "answers_afterwards": answered,
+    }
 
 
 def spoil_connections(port: int, count: int) -> int:
@@ -196,15 +226,22 @@ def spoil_connections(port: int, count: int) -> int:
     draw = random.Random(0)
     for _ in range(count):
         with socket.create_connection(("127.0.0.1", port)) as raw:
-            raw.sendall(draw.choice((b"", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n")) + draw.randbytes(draw.randrange(300)))
+            raw.sendall(
+                draw.choice((b"", b"\x16\x03\x01", b"PRI * HTTP/2.0\r\n\r\n"))
+                + draw.randbytes(draw.randrange(300))
+            )
     return count
 
 
 def link(connection: Connection, model: SegmentationModel) -> SegmentationLink:
-    return SegmentationLink(connection, model.labels, model.shape, model.digest, PATIENCE_S, lambda _text: None)
+    return SegmentationLink(
+        connection, model.labels, model.shape, model.digest, PATIENCE_S, lambda _text: None
+    )
 
 
-def at_once(authority: Authority, port: int, model: SegmentationModel, clients: int, service: Child) -> dict[str, Any]:
+def at_once(
+    authority: Authority, port: int, model: SegmentationModel, clients: int, service: Child
+) -> dict[str, Any]:
     """Clients with a volume each, all of them at the same moment: one site has more than half of them, the others one or two."""
     greedy = clients // 2 + 2
     sites = ["greedy"] * greedy + [f"modest-{number // 2}" for number in range(clients - greedy)]
@@ -227,11 +264,16 @@ def at_once(authority: Authority, port: int, model: SegmentationModel, clients: 
     with ThreadPoolExecutor(clients) as pool:
         answers = list(pool.map(ask, range(clients)))
     rows = [row for row in LINE.findall(service.log.read_text())[past:] if row[5] == "OK"]
-    waits = {kind: [float(row[3]) for row in rows if row[0].startswith(kind)] for kind in ("greedy", "modest")}
+    waits = {
+        kind: [float(row[3]) for row in rows if row[0].startswith(kind)]
+        for kind in ("greedy", "modest")
+    }
     return {
         "clients": clients,
         "failures": [answer for answer in answers if isinstance(answer, str)],
-        "seconds_to_the_answer": spread([answer for answer in answers if isinstance(answer, float)]),
+        "seconds_to_the_answer": spread(
+            [answer for answer in answers if isinstance(answer, float)]
+        ),
         "computed_s": spread([float(row[4]) for row in rows]),
         f"waited_s of one site's {greedy}": spread(waits["greedy"]),
         f"waited_s of the other sites' {clients - greedy}": spread(waits["modest"]),
@@ -240,20 +282,35 @@ def at_once(authority: Authority, port: int, model: SegmentationModel, clients: 
 
 
 def spread(values: list[float]) -> dict[str, float]:
-    return {"least": min(values), "median": statistics.median(values), "most": max(values)} if values else {}
+    return (
+        {"least": min(values), "median": statistics.median(values), "most": max(values)}
+        if values
+        else {}
+    )
 
 
-def one_volume(options: argparse.Namespace, authority: Authority, port: int, model: SegmentationModel) -> dict[str, Any]:
+def one_volume(
+    options: argparse.Namespace, authority: Authority, port: int, model: SegmentationModel
+) -> dict[str, Any]:
     """Through the service by a client in a process of its own, and directly; bytes are counted by a relay."""
     volume, found = a_proxy(model.shape, 0), {}
     for kind, answers in (("labels", 1), ("probabilities", len(model.labels) - 1)):
         asked: list[dict[str, Any]] = []
         for _ in range(1 if options.short else REPEATS):
             with Relay(f"127.0.0.1:{port}") as relay:
-                command = [sys.executable, __file__, "--ask", f"{relay.address} {kind}", "--kit", str(kit_for(authority, "one"))]
+                command = [
+                    sys.executable,
+                    __file__,
+                    "--ask",
+                    f"{relay.address} {kind}",
+                    "--kit",
+                    str(kit_for(authority, "one")),
+                ]
                 command += ["--generator", str(options.generator), "--image", str(options.image)]
                 environment = {**os.environ, "OMP_NUM_THREADS": str(options.threads)}
-                ran = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)
+                ran = subprocess.run(
+                    command, stdout=subprocess.PIPE, text=True, check=True, env=environment
+                )
                 asked.append(json.loads(ran.stdout.splitlines()[-1]))
                 asked[-1]["bytes_over_arrays"] = relay.passed() / (volume.size * (1 + answers))
             start = time.monotonic()
@@ -272,7 +329,14 @@ def ask_alone(options: argparse.Namespace) -> dict[str, float]:
     marks = [time.monotonic()]
     protected = protection.protect(volume)
     marks.append(time.monotonic())
-    with SegmentationLink(connection, protection.labels, protection.shape, protection.digest, PATIENCE_S, lambda _text: None) as service:
+    with SegmentationLink(
+        connection,
+        protection.labels,
+        protection.shape,
+        protection.digest,
+        PATIENCE_S,
+        lambda _text: None,
+    ) as service:
         marks.append(time.monotonic())
         answer = service.segment(protected.proxy, kind)
         marks.append(time.monotonic())
@@ -280,7 +344,10 @@ def ask_alone(options: argparse.Namespace) -> dict[str, float]:
     marks.append(time.monotonic())
     steps = (after - before for before, after in pairwise(marks))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {**dict(zip(("protect_s", "contact_s", "service_s", "reveal_s"), steps, strict=True)), "client_peak_mb": round(peak / 2**10)}
+    return {
+        **dict(zip(("protect_s", "contact_s", "service_s", "reveal_s"), steps, strict=True)),
+        "client_peak_mb": round(peak / 2**10),
+    }
 
 
 def batching(model: SegmentationModel, repeats: int = 4) -> dict[str, Any]:
@@ -291,9 +358,14 @@ def batching(model: SegmentationModel, repeats: int = 4) -> dict[str, Any]:
             image = torch.rand(many, 1, *model.shape)
             start = time.process_time()
             with torch.inference_mode():
-                sliding_window_inference(image, model.data.patch, 2 * many, model.network, overlap=0.25, mode="gaussian")
+                sliding_window_inference(
+                    image, model.data.patch, 2 * many, model.network, overlap=0.25, mode="gaussian"
+                )
             taken.append((time.process_time() - start) / many)
-    return {f"processor seconds of a volume, {many} at a time": spread(taken) for many, taken in seconds.items()}
+    return {
+        f"processor seconds of a volume, {many} at a time": spread(taken)
+        for many, taken in seconds.items()
+    }
 
 
 if __name__ == "__main__":

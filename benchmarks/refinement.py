@@ -31,7 +31,12 @@ SHIFTS = (  # generated ones, each alone, and those together that did no harm on
     "gamma=0.3, bias_field=0.3, noise=0.3",
 )  # fmt: skip
 BRAIN = ["experiment=demo"]
-FOUR = ("mprage-3t", "spgr-1.5t", "t2w", "t2-new")  # four people each, two of them to train on; everybody has one relative
+FOUR = (
+    "mprage-3t",
+    "spgr-1.5t",
+    "t2w",
+    "t2-new",
+)  # four people each, two of them to train on; everybody has one relative
 CELLS = ["experiment=demo_cells", "model.pretrained=true"]
 Scores = dict[str, dict[str, float]]  # arm -> site -> test score
 
@@ -42,7 +47,11 @@ def measure(cohort: str, seed: int, folder: Path, short: bool) -> dict[str, obje
 
     torch.set_num_threads(1)
     start = time.monotonic()
-    found = _brain(seed, folder, short) if cohort == "brain" else _leave_out_in_turn(cohort, seed, folder)
+    found = (
+        _brain(seed, folder, short)
+        if cohort == "brain"
+        else _leave_out_in_turn(cohort, seed, folder)
+    )
     print(f"{cohort}, seed {seed}: {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
     return {"seed": seed, **found}
 
@@ -50,15 +59,25 @@ def measure(cohort: str, seed: int, folder: Path, short: bool) -> dict[str, obje
 def _brain(seed: int, folder: Path, short: bool) -> dict[str, object]:
     from refining import Hospitals
 
-    from polyclinic.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
+    from polyclinic_demos.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
 
-    paths = write_cohort(folder / f"brain-{seed}", sites=9, subjects=(4, 1, 2), seed=seed, scanners=[*HOSPITALS, *NEWCOMERS])
+    paths = write_cohort(
+        folder / f"brain-{seed}",
+        sites=9,
+        subjects=(4, 1, 2),
+        seed=seed,
+        scanners=[*HOSPITALS, *NEWCOMERS],
+    )
     hospitals = Hospitals(paths, 6, [*BRAIN, f"seed={seed}"])
     scores: Scores = {}
     chosen = _refined_arms(hospitals, scores)
     _references(hospitals, scores)
     for shift in () if short else SHIFTS:
-        changed = Hospitals(paths, 6, [*BRAIN, f"seed={seed}", *(f"training.shifts.{text}" for text in shift.split(", "))])
+        changed = Hospitals(
+            paths,
+            6,
+            [*BRAIN, f"seed={seed}", *(f"training.shifts.{text}" for text in shift.split(", "))],
+        )
         coordinator = _contributions(changed)
         scores[f"refined, with {shift}"] = _test_refined(changed, coordinator, chosen["recipes"])
     chosen["recipes"] = [str(recipe) for recipe in chosen["recipes"]]
@@ -85,14 +104,20 @@ def _refined_arms(hospitals, scores: Scores, *, brief: bool = False) -> dict[str
     uniform = coordinator.mix({site: 1 / len(contributors) for site in contributors})
     scores["uniform merge"] = {site: hospitals.test(uniform, site) for site in everybody}
     _ablations(hospitals, coordinator, scores, recipe, brief=brief)
-    coefficients = {site: dict(coordinator.refine(site, own if site in contributors else recipe).coefficients) for site in everybody}
+    coefficients = {
+        site: dict(coordinator.refine(site, own if site in contributors else recipe).coefficients)
+        for site in everybody
+    }
     return {"recipes": (recipe, own), "coefficients": coefficients}
 
 
 def _test_refined(hospitals, coordinator, recipes) -> dict[str, float]:  # type: ignore[no-untyped-def]
     """Everybody's own model on its own test images."""
     recipe, own = recipes
-    refined = {site: coordinator.refine(site, own if site in coordinator.vectors else recipe) for site in (*hospitals.old, *hospitals.new)}
+    refined = {
+        site: coordinator.refine(site, own if site in coordinator.vectors else recipe)
+        for site in (*hospitals.old, *hospitals.new)
+    }
     return {site: hospitals.test(coordinator.model(each), site) for site, each in refined.items()}
 
 
@@ -107,7 +132,9 @@ def _ablations(hospitals, coordinator, scores: Scores, recipe, *, brief: bool) -
     everybody = [*hospitals.old, *hospitals.new]
     for source in coordinator.vectors:
         alone = coordinator.mix({source: 1.0})
-        scores[f"single {source}"] = {site: hospitals.test(alone, site) for site in (*hospitals.new, source)}
+        scores[f"single {source}"] = {
+            site: hospitals.test(alone, site) for site in (*hospitals.new, source)
+        }
     totals: dict[str, float] = defaultdict(float)
     for number in range(SHUFFLES):
         wrong = shuffled(everybody, number)
@@ -120,40 +147,62 @@ def _ablations(hospitals, coordinator, scores: Scores, recipe, *, brief: bool) -
     from dataclasses import replace
 
     for statistic in _statistics(hospitals):
-        recipes = [replace(each, statistic=statistic) for each in hospitals.refining.recipes() if each.statistic == recipe.statistic]
-        best = coordinator.choose([each for each in recipes if each.rule != "uniform"], leave_out=True).recipe
+        recipes = [
+            replace(each, statistic=statistic)
+            for each in hospitals.refining.recipes()
+            if each.statistic == recipe.statistic
+        ]
+        best = coordinator.choose(
+            [each for each in recipes if each.rule != "uniform"], leave_out=True
+        ).recipe
         models = {site: coordinator.model(coordinator.refine(site, best)) for site in hospitals.new}
-        scores[f"by {statistic}"] = {site: hospitals.test(model, site) for site, model in models.items()}
+        scores[f"by {statistic}"] = {
+            site: hospitals.test(model, site) for site, model in models.items()
+        }
     for objective in ("entropy", "consistency"):
-        scores[f"adaptive ({objective})"] = {site: _adapt(hospitals, coordinator, site, objective) for site in hospitals.new}
+        scores[f"adaptive ({objective})"] = {
+            site: _adapt(hospitals, coordinator, site, objective) for site in hospitals.new
+        }
 
 
 def _adapt(hospitals, coordinator, site: str, objective: str) -> float:  # type: ignore[no-untyped-def]
     """A newcomer finds its own coefficients, starting from the uniform ones: no statistic, no label."""
     from dataclasses import replace
 
-    from polyclinic.preparation import training_loader
-    from polyclinic.schemas import ShiftsConfig
-    from strategies.refinement.adaptive import adapt
+    from polyclinic.config.schemas import ShiftsConfig
+    from polyclinic.learning.preparation import training_loader
+    from polyclinic_strategies.refinement.adaptive import adapt
 
     plain = replace(hospitals.config.training, shifts=ShiftsConfig())
     loader = training_loader(hospitals.sites[site], plain, hospitals.config.seed)
     start = {source: 1 / len(coordinator.vectors) for source in coordinator.vectors}
     images = [batch["image"] for _ in range(2) for batch in islice(loader, 12)]
-    found = adapt(hospitals.network, coordinator.base, coordinator.vectors, start, images, objective=objective)
+    found = adapt(
+        hospitals.network, coordinator.base, coordinator.vectors, start, images, objective=objective
+    )
     return float(hospitals.test({**hospitals.initial, **found.state}, site))
 
 
 def _references(hospitals, scores: Scores) -> None:  # type: ignore[no-untyped-def]
     rounds = hospitals.config.rounds
     averaged = hospitals.average(rounds)[""]
-    scores["FedAvg"] = {site: hospitals.test(averaged, site) for site in (*hospitals.old, *hospitals.new)}
+    scores["FedAvg"] = {
+        site: hospitals.test(averaged, site) for site in (*hospitals.old, *hospitals.new)
+    }
     personal = hospitals.average(rounds, hospitals.normalization)
-    scores["FedBN"] = {site: hospitals.test(personal.get(site, personal[""]), site) for site in (*hospitals.old, *hospitals.new)}
-    alone = {site: hospitals.train(hospitals.initial, site, range(1, rounds + 1)) for site in hospitals.old}
+    scores["FedBN"] = {
+        site: hospitals.test(personal.get(site, personal[""]), site)
+        for site in (*hospitals.old, *hospitals.new)
+    }
+    alone = {
+        site: hospitals.train(hospitals.initial, site, range(1, rounds + 1))
+        for site in hospitals.old
+    }
     scores["local only"] = {site: hospitals.test(state, site) for site, state in alone.items()}
     together = hospitals.pooled(rounds)
-    scores["pooled"] = {site: hospitals.test(together, site) for site in (*hospitals.old, *hospitals.new)}
+    scores["pooled"] = {
+        site: hospitals.test(together, site) for site in (*hospitals.old, *hospitals.new)
+    }
 
 
 def _leave_out_in_turn(cohort: str, seed: int, folder: Path) -> dict[str, object]:
@@ -167,27 +216,45 @@ def _leave_out_in_turn(cohort: str, seed: int, folder: Path) -> dict[str, object
         others = [path for place, path in enumerate(paths) if place != number]
         hospitals = Hospitals([*others, left], len(others), [*overrides, f"seed={seed}"])
         scores: Scores = {}
-        chosen[left.name] = {key: str(value) for key, value in _refined_arms(hospitals, scores, brief=True).items()}
+        chosen[left.name] = {
+            key: str(value) for key, value in _refined_arms(hospitals, scores, brief=True).items()
+        }
         averaged = hospitals.average(hospitals.config.rounds)[""]
         scores["FedAvg"] = {left.name: hospitals.test(averaged, left.name)}
-        best = max(score[left.name] for arm, score in scores.items() if arm.startswith("single ") and left.name in score)
+        best = max(
+            score[left.name]
+            for arm, score in scores.items()
+            if arm.startswith("single ") and left.name in score
+        )
         scores["best single (oracle)"] = {left.name: best}
         for arm, row in scores.items():
             if not arm.startswith("single ") and left.name in row:
                 merged[arm][left.name] = row[left.name]
-    return {"scores": dict(merged), "chosen": chosen, "old": [], "new": [path.name for path in paths]}
+    return {
+        "scores": dict(merged),
+        "chosen": chosen,
+        "old": [],
+        "new": [path.name for path in paths],
+    }
 
 
 def _folders(cohort: str, seed: int, folder: Path) -> tuple[Sequence[Path], list[str]]:
     if cohort == "cells":
-        from polyclinic.cohorts.laboratories import write_laboratories
+        from polyclinic_demos.cohorts.laboratories import write_laboratories
 
         return write_laboratories(folder / f"cells-{seed}", seed=seed), [*CELLS, "rounds=6"]
-    from polyclinic.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
+    from polyclinic_demos.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
 
     known = {scanner.name: scanner for scanner in (*HOSPITALS, *NEWCOMERS)}
     scanners = [known[name] for name in FOUR] if cohort == "anatomies-four" else HOSPITALS
-    paths = write_cohort(folder / f"{cohort}-{seed}", sites=len(scanners), subjects=(4, 1, 2), seed=seed, anatomy="real", scanners=scanners)
+    paths = write_cohort(
+        folder / f"{cohort}-{seed}",
+        sites=len(scanners),
+        subjects=(4, 1, 2),
+        seed=seed,
+        anatomy="real",
+        scanners=scanners,
+    )
     return paths, BRAIN
 
 
@@ -200,31 +267,53 @@ def summarize(found: Sequence[Mapping[str, object]]) -> dict[str, dict[str, list
             for group in ("new", "old"):
                 sites: list[str] = each[group]  # type: ignore[assignment]
                 if sites and all(site in row for site in sites):
-                    table.setdefault(arm, {}).setdefault(group, []).append(statistics.fmean(row[site] for site in sites))
+                    table.setdefault(arm, {}).setdefault(group, []).append(
+                        statistics.fmean(row[site] for site in sites)
+                    )
         if each["old"]:
             new: list[str] = each["new"]  # type: ignore[assignment]
-            best = [max(row[site] for arm, row in scores.items() if arm.startswith("single ") and site in row) for site in new]
-            table.setdefault("best single (oracle)", {}).setdefault("new", []).append(statistics.fmean(best))
+            best = [
+                max(
+                    row[site]
+                    for arm, row in scores.items()
+                    if arm.startswith("single ") and site in row
+                )
+                for site in new
+            ]
+            table.setdefault("best single (oracle)", {}).setdefault("new", []).append(
+                statistics.fmean(best)
+            )
     return {arm: groups for arm, groups in table.items() if not arm.startswith("single ")}
 
 
 def main() -> None:
     """Run every seed, two at a time, and write results/refinement-COHORT.json (FOLDER/ if short)."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--cohort", choices=("brain", "anatomies", "anatomies-four", "cells"), default="brain")
+    parser.add_argument(
+        "--cohort", choices=("brain", "anatomies", "anatomies-four", "cells"), default="brain"
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--folder", type=Path, default=Path("build/refinement"))
-    parser.add_argument("--short", action="store_true", help="without the ablation of each generated shift; keeps its figures in FOLDER")
+    parser.add_argument(
+        "--short",
+        action="store_true",
+        help="without the ablation of each generated shift; keeps its figures in FOLDER",
+    )
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
     with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
-        jobs = [pool.submit(measure, arguments.cohort, seed, arguments.folder, arguments.short) for seed in arguments.seeds]
+        jobs = [
+            pool.submit(measure, arguments.cohort, seed, arguments.folder, arguments.short)
+            for seed in arguments.seeds
+        ]
         found = [job.result() for job in jobs]
     table = summarize(found)
     folder = arguments.folder if arguments.short else RESULTS
     folder.mkdir(exist_ok=True)
     out = folder / f"refinement-{arguments.cohort}.json"
-    out.write_text(json.dumps({"machine": machine(), "table": table, "seeds": found}, indent=1) + "\n")
+    out.write_text(
+        json.dumps({"machine": machine(), "table": table, "seeds": found}, indent=1) + "\n"
+    )
     for arm, groups in table.items():
         cells = [
             f"{group} {statistics.fmean(values):.3f} +/- {statistics.stdev(values) if len(values) > 1 else 0.0:.3f}"

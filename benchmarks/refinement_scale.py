@@ -15,13 +15,13 @@ from pathlib import Path
 import torch
 from federation import machine
 
-from polyclinic.contribution import Contribution, Requirements, write_contribution
-from polyclinic.ledger import Ledger
-from polyclinic.state_dict import StateDict, state_digest
-from strategies.merging.publisher import Publisher
-from strategies.merging.rules.mean import Mean
-from strategies.refinement.refine import Recipe
-from strategies.refinement.refiner import DESCRIPTION, Description, Refiner, affected
+from polyclinic.learning.state_dict import StateDict, state_digest
+from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.ledger import Ledger
+from polyclinic_strategies.merging.publisher import Publisher
+from polyclinic_strategies.merging.rules.mean import Mean
+from polyclinic_strategies.refinement.refine import Recipe
+from polyclinic_strategies.refinement.refiner import DESCRIPTION, Description, Refiner, affected
 
 RESULTS = Path(__file__).with_name("results")
 LAYERS, NUMBERS, UPDATES = 10, 1728, 5
@@ -33,7 +33,9 @@ class Thousand:
     def __init__(self, folder: Path, parameters: int) -> None:
         self.folder = folder
         self.ledger = Ledger.open(folder / "ledger")
-        self.base: StateDict = {f"layer{number}": torch.zeros(parameters // LAYERS) for number in range(LAYERS)}
+        self.base: StateDict = {
+            f"layer{number}": torch.zeros(parameters // LAYERS) for number in range(LAYERS)
+        }
         self.digest = self.ledger.add_base(self.base)
         assert self.digest == state_digest(self.base)
         layout = {name: tuple(tensor.shape) for name, tensor in self.base.items()}
@@ -42,7 +44,10 @@ class Thousand:
     def contribute(self, site: str, seed: int) -> None:
         """One hospital hands in."""
         generator = torch.Generator().manual_seed(seed)
-        vector = {name: 0.01 * torch.randn(tensor.shape, generator=generator) for name, tensor in self.base.items()}
+        vector = {
+            name: 0.01 * torch.randn(tensor.shape, generator=generator)
+            for name, tensor in self.base.items()
+        }
         described = {f"{DESCRIPTION}average_image": describe(generator)}
         about = Contribution(site, self.digest, "scale", 10, {}, float(seed), "0")
         path = write_contribution(self.folder, about, vector, described)
@@ -74,7 +79,13 @@ def main() -> None:
     publisher.publish(Mean(), publisher.merge(Mean()))
     known = refiner.all_coefficients(recipe, own)
     first_s = time.monotonic() - start
-    parts: dict[str, list[float]] = {"receive": [], "centre": [], "coefficients": [], "own model": [], "join": []}
+    parts: dict[str, list[float]] = {
+        "receive": [],
+        "centre": [],
+        "coefficients": [],
+        "own model": [],
+        "join": [],
+    }
     for number in range(UPDATES):
         site = f"site-{number * 7:04d}"
         marks = [time.monotonic()]
@@ -88,20 +99,34 @@ def main() -> None:
         marks.append(time.monotonic())
         refiner.model(next(each for each in known if each.site == site))
         marks.append(time.monotonic())
-        refiner.describe(f"new-{number}", Description(many.digest, 5, {"average_image": describe(torch.Generator().manual_seed(-number))}))
+        refiner.describe(
+            f"new-{number}",
+            Description(
+                many.digest, 5, {"average_image": describe(torch.Generator().manual_seed(-number))}
+            ),
+        )
         refiner.model(refiner.coefficients(f"new-{number}", recipe))
         marks.append(time.monotonic())
         for name, begun, ended in zip(parts, marks, marks[1:], strict=False):
             parts[name].append(ended - begun)
-        print(f"{site}: {len(changed)} models change", {name: round(values[-1], 3) for name, values in parts.items()}, flush=True)
-    recalculated = [sum(values) for values in zip(parts["centre"], parts["coefficients"], parts["own model"], strict=True)]
+        print(
+            f"{site}: {len(changed)} models change",
+            {name: round(values[-1], 3) for name, values in parts.items()},
+            flush=True,
+        )
+    recalculated = [
+        sum(values)
+        for values in zip(parts["centre"], parts["coefficients"], parts["own model"], strict=True)
+    ]
     found = {
         "machine": machine(), "hospitals": arguments.hospitals, "parameters": arguments.parameters, "first_s": first_s,
         "median_s": {name: statistics.median(values) for name, values in parts.items()}, "recalculation_s": recalculated,
     }  # fmt: skip
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "refinement_scale.json").write_text(json.dumps(found, indent=1) + "\n")
-    print(f"recalculation after an update: median {statistics.median(recalculated):.2f} s, worst {max(recalculated):.2f} s")
+    print(
+        f"recalculation after an update: median {statistics.median(recalculated):.2f} s, worst {max(recalculated):.2f} s"
+    )
 
 
 if __name__ == "__main__":

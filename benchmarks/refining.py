@@ -9,18 +9,18 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polyclinic import training
-from polyclinic.config import instantiate, load_config
-from polyclinic.datasets import read_dataset
-from polyclinic.preparation import PreparedSite, prepare, training_loader
-from polyclinic.state_dict import StateDict, shared_names
-from polyclinic.statistics.describing import describe
-from polyclinic.statistics.release import Release
-from server.pretraining import pool
-from strategies.refinement.choice import Tried, try_recipes
-from strategies.refinement.distribution import Neighbourhood
-from strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
-from strategies.refinement.strategy import Refining
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.release import Release
+from polyclinic.describing.describing import describe
+from polyclinic.imaging.datasets import read_dataset
+from polyclinic.learning import training
+from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
+from polyclinic.learning.state_dict import StateDict, shared_names
+from polyclinic_demos.pretraining import pool
+from polyclinic_strategies.refinement.choice import Tried, try_recipes
+from polyclinic_strategies.refinement.distribution import Neighbourhood
+from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
+from polyclinic_strategies.refinement.strategy import Refining
 
 BASE_ROUNDS = 3  # as in the demo
 
@@ -47,7 +47,9 @@ class Hospitals:
 
     def __init__(self, folders: Sequence[Path], taking_part: int, overrides: Sequence[str]) -> None:
         self.config = load_config(overrides)
-        self.sites: dict[str, PreparedSite] = {path.name: prepare(read_dataset(path), self.config.data) for path in folders}
+        self.sites: dict[str, PreparedSite] = {
+            path.name: prepare(read_dataset(path), self.config.data) for path in folders
+        }
         names = [path.name for path in folders]
         self.old, self.new = names[:taking_part], names[taking_part:]
         torch.manual_seed(self.config.seed)
@@ -56,18 +58,29 @@ class Hospitals:
         norms = set(self.initial) - set(shared_names(self.network, "norm"))
         self.normalization = sorted(norms)
         self.refining: Refining = instantiate(
-            load_config(["strategy=refinement", f"strategy.base_rounds={BASE_ROUNDS}"]).strategy, _recursive_=False
+            load_config(["strategy=refinement", f"strategy.base_rounds={BASE_ROUNDS}"]).strategy,
+            _recursive_=False,
         )
 
-    def train(self, start: StateDict, site: str, passes: Sequence[int], *, fresh: bool = False) -> StateDict:
+    def train(
+        self, start: StateDict, site: str, passes: Sequence[int], *, fresh: bool = False
+    ) -> StateDict:
         """Passes over a hospital's cases, each drawn with a number; `fresh`: the optimizer starts anew in each, as in rounds."""
         rules = self.config.training
         self.network.load_state_dict(start)
         optimizer = training.make_optimizer(self.network, rules)
         for number in passes:
             optimizer = training.make_optimizer(self.network, rules) if fresh else optimizer
-            loader = training_loader(self.sites[site], replace(rules, epochs=1), _seed(self.config.seed, site, number))
-            training.fit(self.network, loader, replace(rules, epochs=1), self.config.data, optimizer=optimizer)
+            loader = training_loader(
+                self.sites[site], replace(rules, epochs=1), _seed(self.config.seed, site, number)
+            )
+            training.fit(
+                self.network,
+                loader,
+                replace(rules, epochs=1),
+                self.config.data,
+                optimizer=optimizer,
+            )
         return self._state()
 
     def average(self, rounds: int, personal: Sequence[str] = ()) -> dict[str, StateDict]:
@@ -75,13 +88,21 @@ class Hospitals:
         states = dict.fromkeys([*self.old, ""], self.initial)
         for number in range(1, rounds + 1):
             trained = {site: self.train(states[site], site, [number]) for site in self.old}
-            mean = {name: torch.stack([state[name].float() for state in trained.values()]).mean(0) for name in self.initial}
-            states = {site: {**mean, **{name: trained[site][name] for name in personal}} for site in self.old} | {"": mean}
+            mean = {
+                name: torch.stack([state[name].float() for state in trained.values()]).mean(0)
+                for name in self.initial
+            }
+            states = {
+                site: {**mean, **{name: trained[site][name] for name in personal}}
+                for site in self.old
+            } | {"": mean}
         return states
 
     def pooled(self, rounds: int) -> StateDict:
         """One model on everybody's images, with as many passes."""
-        self.sites["pooled"] = prepare(pool([self.sites[site].dataset for site in self.old], "pooled"), self.config.data)
+        self.sites["pooled"] = prepare(
+            pool([self.sites[site].dataset for site in self.old], "pooled"), self.config.data
+        )
         state = self.train(self.initial, "pooled", range(1, rounds + 1), fresh=True)
         del self.sites["pooled"]
         return state
@@ -89,13 +110,21 @@ class Hospitals:
     def contribute(self, base: StateDict, first: int, last: int) -> dict[str, Vector]:
         """Everybody's task vector after passes first .. last."""
         tuned = {site: self.train(base, site, range(first, last + 1)) for site in self.old}
-        return {site: Vector({name: state[name] - base[name] for name in base}) for site, state in tuned.items()}
+        return {
+            site: Vector({name: state[name] - base[name] for name in base})
+            for site, state in tuned.items()
+        }
 
     def describe(self, base: StateDict, statistics: Sequence[str]) -> dict[str, StateDict]:
         """Everybody's description, from training images."""
         self.network.load_state_dict(base)
         return {
-            site: describe(statistics, (sample.image for sample in prepared.training), self.network, Release(min_subjects=1))
+            site: describe(
+                statistics,
+                (sample.image for sample in prepared.training),
+                self.network,
+                Release(min_subjects=1),
+            )
             for site, prepared in self.sites.items()
         }
 
@@ -123,7 +152,13 @@ class Coordinator:
         descriptions: Of all, newcomers too.
     """
 
-    def __init__(self, hospitals: Hospitals, base: StateDict, vectors: Mapping[str, Vector], descriptions: Mapping[str, StateDict]) -> None:
+    def __init__(
+        self,
+        hospitals: Hospitals,
+        base: StateDict,
+        vectors: Mapping[str, Vector],
+        descriptions: Mapping[str, StateDict],
+    ) -> None:
         self.hospitals, self.base, self.vectors = hospitals, base, vectors
         self.neighbourhoods: dict[str, Neighbourhood] = {}
         for statistic in next(iter(descriptions.values())):
@@ -147,7 +182,10 @@ class Coordinator:
         """The recipe that serves best those that take part, left out in turn or not; the test and newcomers play no part."""
 
         def score(wanted: Mapping[str, Refinement]) -> dict[str, float]:
-            return {site: self.hospitals.validate(self.model(each), site) for site, each in wanted.items()}
+            return {
+                site: self.hospitals.validate(self.model(each), site)
+                for site, each in wanted.items()
+            }
 
         def refine(site: str, recipe: Recipe) -> Refinement:
             return self.refine(site, recipe, leave_out=leave_out)

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from polyclinic.processes import parse_address
+from polyclinic.system.processes import parse_address
 
 CHUNK = 4096  # bytes; at 1 Mbit/s one takes 33 ms
 QUEUE = 64  # chunks on their way, in each direction of a connection: then the sender has to wait, as TCP makes it
@@ -33,7 +33,9 @@ class Lane:
     def occupy(self, size: int, now: float) -> float:
         """When so many bytes have been sent, if they are sent as soon as the lane is free."""
         self.passed += size
-        self.free_at = max(now, self.free_at) + (8 * size / self.bits_per_s if self.bits_per_s else 0.0)
+        self.free_at = max(now, self.free_at) + (
+            8 * size / self.bits_per_s if self.bits_per_s else 0.0
+        )
         return self.free_at
 
 
@@ -52,7 +54,9 @@ class Relay:
         self._lanes = Lane(bits_per_s), Lane(bits_per_s)  # from the hospital, to the hospital
         self._cut: Cut | None = None
         self._ends: set[asyncio.StreamWriter] = set()
-        self._silenced: set[asyncio.StreamWriter] = set()  # ends of connections that nothing passes any more
+        self._silenced: set[asyncio.StreamWriter] = (
+            set()
+        )  # ends of connections that nothing passes any more
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
@@ -65,7 +69,12 @@ class Relay:
         self.port = server.sockets[0].getsockname()[1]
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5.0)
@@ -124,7 +133,10 @@ class Relay:
                 outer_reader, outer_writer = await asyncio.open_connection(*self._target)
                 ends.append(outer_writer)
                 self._ends.add(outer_writer)
-                pumps = [self._pump(reader, outer_writer, self._lanes[0]), self._pump(outer_reader, writer, self._lanes[1])]
+                pumps = [
+                    self._pump(reader, outer_writer, self._lanes[0]),
+                    self._pump(outer_reader, writer, self._lanes[1]),
+                ]
                 tasks = [asyncio.ensure_future(pump) for pump in pumps]
                 self._tasks.update(tasks)
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
@@ -142,7 +154,9 @@ class Relay:
                 self._silenced.discard(end)
                 end.transport.abort()
 
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane) -> None:
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane
+    ) -> None:
         """Pass one direction on at the link's pace; the end of it too."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE)
         delivery = asyncio.ensure_future(self._deliver(queue, writer))
@@ -159,7 +173,9 @@ class Relay:
         finally:
             delivery.cancel()
 
-    async def _deliver(self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter) -> None:
+    async def _deliver(
+        self, queue: asyncio.Queue[tuple[float, bytes]], writer: asyncio.StreamWriter
+    ) -> None:
         while True:
             moment, data = await queue.get()
             await asyncio.sleep(moment - self._loop.time())

@@ -11,26 +11,34 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from polyclinic.adapting import Course, fit_passes
-from polyclinic.config import instantiate, load_config
-from polyclinic.datasets import read_dataset
-from polyclinic.losses import TaskLoss
-from polyclinic.networks.universal import ENCODER, UniversalNetwork
-from polyclinic.own_tasks import declare, own_data
-from polyclinic.preparation import PreparedCases, PreparedSite, Sample, prepare, training_loader
-from polyclinic.probing import probe
-from polyclinic.rates import set_rate
-from polyclinic.state_dict import StateDict, load_state, save_state
-from polyclinic.training import evaluate, infer
-from polyclinic.unlabelled import find_images, read_images
-from strategies.universal.distillation import Distillation, Distilled, distil
-from strategies.universal.pretraining import Pretraining, pretrain
-from strategies.universal.teachers import Teacher, feature_statistics
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.imaging.datasets import read_dataset
+from polyclinic.learning.fine_tuning import Course, fit_passes
+from polyclinic.learning.losses import TaskLoss
+from polyclinic.learning.networks.universal import ENCODER, UniversalNetwork
+from polyclinic.learning.preparation import (
+    PreparedCases,
+    PreparedSite,
+    Sample,
+    prepare,
+    training_loader,
+)
+from polyclinic.learning.probing import probe
+from polyclinic.learning.schedules import set_rate
+from polyclinic.learning.site_tasks import declare, own_data
+from polyclinic.learning.state_dict import StateDict, load_state, save_state
+from polyclinic.learning.training import evaluate, infer
+from polyclinic.learning.unlabelled import find_images, read_images
+from polyclinic_strategies.universal.distillation import Distillation, Distilled, distil
+from polyclinic_strategies.universal.pretraining import Pretraining, pretrain
+from polyclinic_strategies.universal.teachers import Teacher, feature_statistics
 
 SETTINGS = ("model=universal", "data=universal", "training=universal")
 OWN, STATISTICS = "own/", "statistics/"  # before the names of a kept teacher's other tensors
 SEEDS = 10  # of the benchmark at most, so that no two stages have the same
-Combine = Callable[[StateDict, Sequence[Teacher], int], StateDict]  # the encoder before a stage, its teachers, its number
+Combine = Callable[
+    [StateDict, Sequence[Teacher], int], StateDict
+]  # the encoder before a stage, its teachers, its number
 
 
 @dataclass(frozen=True)
@@ -67,7 +75,9 @@ class Hospital:
         network.attach_head(self.task)
         return network
 
-    def probe(self, encoder: StateDict, labels: int | None = None) -> tuple[UniversalNetwork, float]:
+    def probe(
+        self, encoder: StateDict, labels: int | None = None
+    ) -> tuple[UniversalNetwork, float]:
         """A linear head on an encoder, and its validation score.
 
         Args:
@@ -86,19 +96,32 @@ class Hospital:
             turns.append((seen[kind], case))
             seen[kind] += 1
         cases = [case for _, case in sorted(turns, key=lambda turn: turn[0])][:labels]
-        return replace(self.prepared, training=PreparedCases(cases, self.data, math.inf, lambda: None))
+        return replace(
+            self.prepared, training=PreparedCases(cases, self.data, math.inf, lambda: None)
+        )
 
-    def tune(self, encoder: StateDict, seed: int, head: StateDict | None = None) -> UniversalNetwork:
+    def tune(
+        self, encoder: StateDict, seed: int, head: StateDict | None = None
+    ) -> UniversalNetwork:
         """Encoder and head, that of the stage before or a new one, trained on the labels for the configured passes."""
         network, training = self.network(encoder, seed), self.config.training
         network.load_state_dict({**network.state_dict(), **(head or {})})
-        fit_passes(network, self.prepared, training, Course(training.epochs, lambda number: seed * 1000 + number, falling=True))
+        fit_passes(
+            network,
+            self.prepared,
+            training,
+            Course(training.epochs, lambda number: seed * 1000 + number, falling=True),
+        )
         return network
 
     def as_teacher(self, name: str, network: UniversalNetwork) -> Teacher:
         """A network's encoder, with statistics of this hospital's images."""
-        statistics = feature_statistics(network, (sample.image for sample in self.prepared.training), self.data, 3)
-        return Teacher(name, shared(network), statistics, len(self.dataset.training), str(self.task))
+        statistics = feature_statistics(
+            network, (sample.image for sample in self.prepared.training), self.data, 3
+        )
+        return Teacher(
+            name, shared(network), statistics, len(self.dataset.training), str(self.task)
+        )
 
     def outcomes(self, network: UniversalNetwork) -> list[Outcome]:
         """Every test case."""
@@ -124,12 +147,21 @@ class Laboratory:
     """
 
     def __init__(
-        self, hospitals: Sequence[Path], held_out: Sequence[Path], public: Path, folder: Path, seed: int, overrides: Sequence[str]
+        self,
+        hospitals: Sequence[Path],
+        held_out: Sequence[Path],
+        public: Path,
+        folder: Path,
+        seed: int,
+        overrides: Sequence[str],
     ) -> None:
         self.hospitals = [Hospital(path, overrides) for path in hospitals]
         self.held_out = [Hospital(path, overrides) for path in held_out]
         self.config = self.hospitals[0].config
-        self.images = read_images(find_images(public), replace(self.config.data, task="classification", labels=("any", "other")))
+        self.images = read_images(
+            find_images(public),
+            replace(self.config.data, task="classification", labels=("any", "other")),
+        )
         self.folder, self.seed = folder, seed
 
     def kept(self, name: str, make: Callable[[], StateDict]) -> StateDict:
@@ -171,33 +203,58 @@ class Laboratory:
 
     def teachers(self, base: StateDict, name: str, stage: int, only: str = "") -> list[Teacher]:
         """Everybody's after a stage, or one hospital's."""
-        return [self._teacher(hospital, base, name, stage) for hospital in self.hospitals if only in ("", hospital.name)]
+        return [
+            self._teacher(hospital, base, name, stage)
+            for hospital in self.hospitals
+            if only in ("", hospital.name)
+        ]
 
     def _teacher(self, hospital: Hospital, base: StateDict, name: str, stage: int) -> Teacher:
         place = self._place(hospital, name, stage)
         if not place.exists():
             kept = load_state(self._place(hospital, name, stage - 1))[0] if stage > 1 else {}
-            head = {name.removeprefix(OWN): tensor for name, tensor in kept.items() if name.startswith(OWN)}
+            head = {
+                name.removeprefix(OWN): tensor
+                for name, tensor in kept.items()
+                if name.startswith(OWN)
+            }
             network = hospital.tune(base, self.seed + SEEDS * (stage - 1), head)
             teacher = hospital.as_teacher(hospital.name, network)
             parts = {STATISTICS: teacher.statistics, OWN: own_part(network)}
-            named = {prefix + name: tensor for prefix, part in parts.items() for name, tensor in part.items()}
+            named = {
+                prefix + name: tensor
+                for prefix, part in parts.items()
+                for name, tensor in part.items()
+            }
             save_state({**teacher.encoder, **named}, place, {})
         state = load_state(place)[0]
         encoder = {name: tensor for name, tensor in state.items() if name.startswith(ENCODER)}
-        statistics = {name.removeprefix(STATISTICS): value for name, value in state.items() if name.startswith(STATISTICS)}
-        return Teacher(hospital.name, encoder, statistics, len(hospital.dataset.training), str(hospital.task))
+        statistics = {
+            name.removeprefix(STATISTICS): value
+            for name, value in state.items()
+            if name.startswith(STATISTICS)
+        }
+        return Teacher(
+            hospital.name, encoder, statistics, len(hospital.dataset.training), str(hospital.task)
+        )
 
     def _place(self, hospital: Hospital, name: str, stage: int) -> Path:
         """The first stage is the same for all."""
-        return self.folder / "teachers" / (f"{name}, stage {stage}" if stage > 1 else "stage 1") / f"{hospital.name}.safetensors"
+        return (
+            self.folder
+            / "teachers"
+            / (f"{name}, stage {stage}" if stage > 1 else "stage 1")
+            / f"{hospital.name}.safetensors"
+        )
 
     def hostile(self, base: StateDict, teachers: Sequence[Teacher]) -> list[Teacher]:
         """Three more: random weights, a task vector with its sign turned, an encoder with its signs turned; all described truthfully."""
         first, second = self.hospitals[0], self.hospitals[1]
         random, flipped = build(self.config.model), build(self.config.model)
         random.load_state_dict(self.scratch(self.seed + 1000))
-        flipped.load_state_dict({name: 2 * base[name] - tensor for name, tensor in teachers[1].encoder.items()})
+        flipped.load_state_dict(
+            {name: 2 * base[name] - tensor for name, tensor in teachers[1].encoder.items()}
+        )
         turned = build(self.config.model)
         turned.load_state_dict({name: -tensor for name, tensor in teachers[1].encoder.items()})
         return [
@@ -219,7 +276,9 @@ class Laboratory:
             found.append(hospital.as_teacher(hospital.name, network))
         return found
 
-    def distil(self, base: StateDict, teachers: Sequence[Teacher], settings: Distillation, stage: int) -> Distilled:
+    def distil(
+        self, base: StateDict, teachers: Sequence[Teacher], settings: Distillation, stage: int
+    ) -> Distilled:
         """The student of these teachers."""
         network = build(self.config.model)
         network.load_state_dict(base)
@@ -231,22 +290,40 @@ class Laboratory:
         for network in networks[1:]:
             network.encoder = networks[0].encoder
         training = replace(self.config.training, epochs=1)
-        heads = [parameter for network in networks for name, parameter in network.named_parameters() if not name.startswith(ENCODER)]
+        heads = [
+            parameter
+            for network in networks
+            for name, parameter in network.named_parameters()
+            if not name.startswith(ENCODER)
+        ]
         passes = stages * self.config.training.epochs
-        optimizer = instantiate(training.optimizer, _partial_=True)([*networks[0].encoder.parameters(), *heads])
+        optimizer = instantiate(training.optimizer, _partial_=True)(
+            [*networks[0].encoder.parameters(), *heads]
+        )
         loss_of = TaskLoss()
         for number in range(1, passes + 1):
             set_rate(optimizer, training.learning_rate, number, passes + 1)
             self._pass(networks, optimizer, loss_of, self.seed * 1000 + number)
         return shared(networks[0])
 
-    def _pass(self, networks: Sequence[UniversalNetwork], optimizer: Any, loss_of: TaskLoss, seed: int) -> None:
+    def _pass(
+        self, networks: Sequence[UniversalNetwork], optimizer: Any, loss_of: TaskLoss, seed: int
+    ) -> None:
         """Batches of all tasks in random order."""
         training = replace(self.config.training, epochs=1)
-        loaders = [iter(training_loader(hospital.prepared, training, seed)) for hospital in self.hospitals]
-        lengths = [math.ceil(len(hospital.dataset.training) / training.batch_size) for hospital in self.hospitals]
-        turns = torch.tensor([number for number, length in enumerate(lengths) for _ in range(length)])
-        for number in turns[torch.randperm(len(turns), generator=torch.Generator().manual_seed(seed))].tolist():
+        loaders = [
+            iter(training_loader(hospital.prepared, training, seed)) for hospital in self.hospitals
+        ]
+        lengths = [
+            math.ceil(len(hospital.dataset.training) / training.batch_size)
+            for hospital in self.hospitals
+        ]
+        turns = torch.tensor(
+            [number for number, length in enumerate(lengths) for _ in range(length)]
+        )
+        for number in turns[
+            torch.randperm(len(turns), generator=torch.Generator().manual_seed(seed))
+        ].tolist():
             batch = next(loaders[number])
             networks[number].train()
             optimizer.zero_grad(set_to_none=True)
@@ -262,18 +339,28 @@ def build(model: Mapping[str, Any]) -> UniversalNetwork:
 
 def shared(network: UniversalNetwork) -> StateDict:
     """What travels."""
-    return {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items() if name.startswith(ENCODER)}
+    return {
+        name: tensor.detach().clone().contiguous()
+        for name, tensor in network.state_dict().items()
+        if name.startswith(ENCODER)
+    }
 
 
 def own_part(network: UniversalNetwork) -> StateDict:
     """What stays at home."""
-    return {name: tensor.detach().clone().contiguous() for name, tensor in network.state_dict().items() if not name.startswith(ENCODER)}
+    return {
+        name: tensor.detach().clone().contiguous()
+        for name, tensor in network.state_dict().items()
+        if not name.startswith(ENCODER)
+    }
 
 
 def mean_of(teachers: Sequence[Teacher]) -> StateDict:
     """The average of encoders."""
     names: list[str] = list(teachers[0].encoder)
-    return {name: torch.stack([teacher.encoder[name] for teacher in teachers]).mean(0) for name in names}
+    return {
+        name: torch.stack([teacher.encoder[name] for teacher in teachers]).mean(0) for name in names
+    }
 
 
 def score(outcomes: Sequence[Outcome]) -> float:
@@ -283,4 +370,8 @@ def score(outcomes: Sequence[Outcome]) -> float:
         return float(table.nanmean(0).nanmean())
     truths = torch.tensor([outcome.truth for outcome in outcomes])
     right: Tensor = (truths == torch.tensor([outcome.guess for outcome in outcomes])).float()
-    return float(torch.stack([right[truths == value].mean() for value in sorted(set(truths.tolist()))]).mean())
+    return float(
+        torch.stack(
+            [right[truths == value].mean() for value in sorted(set(truths.tolist()))]
+        ).mean()
+    )

@@ -1,4 +1,4 @@
-"""Many hospitals in one process, which speak Flower's Fleet API as a SuperNode does and answer as `client.client_app` would.
+"""Many hospitals in one process, which speak Flower's Fleet API as a SuperNode does and answer as `polyclinic_client.fleet.app` would.
 
     python benchmarks/thin_hospitals.py FOLDER --keys FOLDER --count 96 [--late 1]      each with the key and kit in KEYS/thin-000 ...
     python benchmarks/thin_hospitals.py FOLDER --server HOST:PORT --count 96            in plain text, on loopback
@@ -40,7 +40,11 @@ from flwr.proto.fleet_pb2 import (
 )
 from flwr.proto.fleet_pb2_grpc import FleetStub
 from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import ConfirmMessageReceivedRequest, PullObjectRequest, PushObjectRequest
+from flwr.proto.message_pb2 import (
+    ConfirmMessageReceivedRequest,
+    PullObjectRequest,
+    PushObjectRequest,
+)
 from flwr.proto.node_pb2 import Node
 from flwr.proto.run_pb2 import GetRunRequest
 from flwr.supercore.grpc import GRPC_MAX_MESSAGE_LENGTH
@@ -55,20 +59,37 @@ from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
 from torch import Tensor, nn
 
-from client.supernode import IDLE_S, _Clock
-from polyclinic.config import instantiate, load_job
-from polyclinic.contribution import Contribution, write_contribution
-from polyclinic.keys import PRIVATE, load_private_key
-from polyclinic.kit import Kit
-from polyclinic.metrics import Evaluation
-from polyclinic.processes import end_with_parent, pause_s
-from polyclinic.state_dict import StateDict, shared_names, state_digest, unpack
-from strategies.merging.messages import Assignment, Handover, confirm, hand_over, read_assignment, read_base
-from strategies.records import Hello, Order, evaluation_reply, hello_reply, order_from_message, weights_from_message
+from polyclinic.config.compose import instantiate, load_job
+from polyclinic.federation.records import (
+    Hello,
+    Order,
+    evaluation_reply,
+    hello_reply,
+    order_from_message,
+    weights_from_message,
+)
+from polyclinic.learning.metrics import Evaluation
+from polyclinic.learning.state_dict import StateDict, shared_names, state_digest, unpack
+from polyclinic.security.keys import PRIVATE, load_private_key
+from polyclinic.security.kit import Kit
+from polyclinic.store.contribution import Contribution, write_contribution
+from polyclinic.system.processes import end_with_parent, pause_s
+from polyclinic_client.fleet.supernode import IDLE_S, _Clock
+from polyclinic_strategies.merging.messages import (
+    Assignment,
+    Handover,
+    confirm,
+    hand_over,
+    read_assignment,
+    read_base,
+)
 
 WAITING_S = 0.5  # what Flower's SuperNode sleeps for while its worker is busy
 LENGTH = 0.01  # of a task vector's entries: about as long as the real hospitals'
-DOORS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}  # nobody there for the moment
+DOORS = {
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}  # nobody there for the moment
 CHANNEL = [
     ("grpc.max_send_message_length", GRPC_MAX_MESSAGE_LENGTH),
     ("grpc.max_receive_message_length", GRPC_MAX_MESSAGE_LENGTH),
@@ -104,7 +125,9 @@ class Line:
         ending: Set when the process ends.
     """
 
-    def __init__(self, server: str | None, folder: Path, calls: Counter[str], ending: threading.Event) -> None:
+    def __init__(
+        self, server: str | None, folder: Path, calls: Counter[str], ending: threading.Event
+    ) -> None:
         self._calls, self._ending, self._register = calls, ending, server is not None
         if server is not None:
             private, public = generate_key_pairs()
@@ -112,9 +135,14 @@ class Line:
         else:
             kit, private = Kit.read(folder / "kit.json"), load_private_key(folder / PRIVATE)
             public = private.public_key()
-            self._channel = grpc.secure_channel(kit.server, grpc.ssl_channel_credentials(kit.ca.encode()), CHANNEL)
+            self._channel = grpc.secure_channel(
+                kit.server, grpc.ssl_channel_credentials(kit.ca.encode()), CHANNEL
+            )
         self._key = public_key_to_bytes(public)
-        interceptors = RuntimeVersionClientInterceptor(component_name="SuperNode"), NodeAuthClientInterceptor(private, public)
+        interceptors = (
+            RuntimeVersionClientInterceptor(component_name="SuperNode"),
+            NodeAuthClientInterceptor(private, public),
+        )
         self._stub = FleetStub(grpc.intercept_channel(self._channel, *interceptors))
         self.node = Node()
 
@@ -126,14 +154,18 @@ class Line:
             try:
                 return getattr(self._stub, name)(request)
             except grpc.RpcError as error:
-                if error.code() not in DOORS or self._ending.wait(pause_s(time.monotonic() - began, 0.2, 5.0)):
+                if error.code() not in DOORS or self._ending.wait(
+                    pause_s(time.monotonic() - began, 0.2, 5.0)
+                ):
                     raise
 
     def open(self) -> None:
         """Come online."""
         if self._register:
             self.call("RegisterNode", RegisterNodeFleetRequest(public_key=self._key))
-        request = ActivateNodeRequest(public_key=self._key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL)
+        request = ActivateNodeRequest(
+            public_key=self._key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
+        )
         self.node = Node(node_id=self.call("ActivateNode", request).node_id)
 
     def close(self) -> None:
@@ -144,7 +176,10 @@ class Line:
 
     def beat(self) -> None:
         """One heartbeat."""
-        self.call("SendNodeHeartbeat", SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL))
+        self.call(
+            "SendNodeHeartbeat",
+            SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL),
+        )
 
     def pull(self) -> Message | None:
         """The next message, whole and confirmed."""
@@ -156,7 +191,10 @@ class Line:
         for each in iterate_object_tree(tree):
             parts[each.object_id] = self._part(run, each.object_id)
         identifier = message.metadata.message_id
-        self.call("ConfirmMessageReceived", ConfirmMessageReceivedRequest(node=self.node, run_id=run, message_object_id=identifier))
+        self.call(
+            "ConfirmMessageReceived",
+            ConfirmMessageReceivedRequest(node=self.node, run_id=run, message_object_id=identifier),
+        )
         whole = inflate_object_from_contents(tree.object_id, parts)
         assert isinstance(whole, Message)
         whole.metadata.__dict__["_message_id"] = identifier
@@ -191,11 +229,15 @@ class Line:
     def _part(self, run: int, identifier: str) -> bytes:
         began = time.monotonic()
         while True:
-            answer = self.call("PullObject", PullObjectRequest(node=self.node, run_id=run, object_id=identifier))
+            answer = self.call(
+                "PullObject", PullObjectRequest(node=self.node, run_id=run, object_id=identifier)
+            )
             if answer.object_available:
                 return bytes(answer.object_content)
             if not answer.object_found:
-                raise LookupError(f"the coordinator took back a part of its message ({identifier[:12]})")
+                raise LookupError(
+                    f"the coordinator took back a part of its message ({identifier[:12]})"
+                )
             time.sleep(pause_s(time.monotonic() - began, 0.02, 2.0))
 
 
@@ -231,7 +273,14 @@ class Hospital(threading.Thread):
     """
 
     def __init__(
-        self, name: str, server: str | None, keys: Path | None, model: Model, folder: Path, after: float, ending: threading.Event
+        self,
+        name: str,
+        server: str | None,
+        keys: Path | None,
+        model: Model,
+        folder: Path,
+        after: float,
+        ending: threading.Event,
     ) -> None:
         super().__init__(name=name, daemon=True)
         self.diary = Diary()
@@ -270,7 +319,11 @@ class Hospital(threading.Thread):
                 reply = self._answer(message)
                 clock.sleep(WAITING_S)
                 self._line.push(reply, time.monotonic() - began)
-                if message.metadata.message_type == "query.collect" and self.diary.ready and not self.diary.handed:
+                if (
+                    message.metadata.message_type == "query.collect"
+                    and self.diary.ready
+                    and not self.diary.handed
+                ):
                     self.diary.handed = time.time()
             except (grpc.RpcError, LookupError):
                 self.diary.lost += 1  # the run is over, or the SuperLink is another one
@@ -283,7 +336,15 @@ class Hospital(threading.Thread):
         self.diary.answered[kind] += 1
         if kind == "query.hello":
             self.diary.greeted = time.time()
-            return hello_reply(message, Hello(self.name, version("polyclinic"), {"training": 1, "validation": 1, "test": 1}, "T1"))
+            return hello_reply(
+                message,
+                Hello(
+                    self.name,
+                    version("polyclinic"),
+                    {"training": 1, "validation": 1, "test": 1},
+                    "T1",
+                ),
+            )
         if kind == "query.base":
             order, digest = read_base(message)
             self._model.keep(order, digest, weights_from_message(message))
@@ -297,7 +358,10 @@ class Hospital(threading.Thread):
             weights = weights_from_message(message)
             score = 0.5 + 1e-3 * float(weights[:100].mean())
             return evaluation_reply(message, Evaluation(0.5, {"class": score}, score, 1), 0.0)
-        return Message(Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"a thin hospital knows no {kind}"), reply_to=message)
+        return Message(
+            Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"a thin hospital knows no {kind}"),
+            reply_to=message,
+        )
 
     def _collect(self, message: Message) -> Handover:
         """What the outbox holds."""
@@ -322,9 +386,18 @@ class Hospital(threading.Thread):
         """A random task vector, another one for every hospital and always the same."""
         generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()))
         base = self._model.bases[assignment.base]
-        vector = {name: LENGTH * torch.randn(tensor.shape, generator=generator) for name, tensor in base.items()}
+        vector = {
+            name: LENGTH * torch.randn(tensor.shape, generator=generator)
+            for name, tensor in base.items()
+        }
         given = Contribution(
-            self.name, assignment.base, assignment.task, 1, {"loss": 0.5, "score": 0.5}, time.time(), version("polyclinic")
+            self.name,
+            assignment.base,
+            assignment.task,
+            1,
+            {"loss": 0.5, "score": 0.5},
+            time.time(),
+            version("polyclinic"),
         )
         return write_contribution(self._folder, given, vector, {})
 
@@ -337,7 +410,9 @@ def name_of(number: int) -> str:
 def write_diaries(path: Path, hospitals: list[Hospital]) -> None:
     """What everybody did so far."""
     calls: Counter[str] = sum((hospital.diary.calls.copy() for hospital in hospitals), Counter())
-    answered: Counter[str] = sum((hospital.diary.answered.copy() for hospital in hospitals), Counter())
+    answered: Counter[str] = sum(
+        (hospital.diary.answered.copy() for hospital in hospitals), Counter()
+    )
     each = {
         hospital.name: {
             **vars(hospital.diary),
@@ -347,7 +422,9 @@ def write_diaries(path: Path, hospitals: list[Hospital]) -> None:
         for hospital in hospitals
     }
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps({"time": time.time(), "calls": calls, "answered": answered, "hospitals": each}))
+    partial.write_text(
+        json.dumps({"time": time.time(), "calls": calls, "answered": answered, "hospitals": each})
+    )
     partial.replace(path)
 
 
@@ -355,10 +432,19 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
     parser.add_argument("--server", help="of an insecure coordinator")
-    parser.add_argument("--keys", type=Path, help="a folder for each hospital with hospital.key and kit.json")
+    parser.add_argument(
+        "--keys", type=Path, help="a folder for each hospital with hospital.key and kit.json"
+    )
     parser.add_argument("--count", type=int, required=True)
-    parser.add_argument("--late", type=int, default=0, help="so many of them come once FOLDER/go is there")
-    parser.add_argument("--spread", type=float, default=0.0, help="seconds over which contributions become ready, evenly")
+    parser.add_argument(
+        "--late", type=int, default=0, help="so many of them come once FOLDER/go is there"
+    )
+    parser.add_argument(
+        "--spread",
+        type=float,
+        default=0.0,
+        help="seconds over which contributions become ready, evenly",
+    )
     asked = parser.parse_args()
     assert (asked.server is None) != (asked.keys is None)
     torch.set_num_threads(1)

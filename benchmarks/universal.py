@@ -2,7 +2,7 @@
 
     python benchmarks/universal.py [--seeds 3 4 5] [--folder build/universal] [--short] [SETTING=VALUE ...]
 
-Every seed has people, images, hospitals and networks of its own (`polyclinic.cohorts.tasks`; with POLYCLINIC_DATA real cells, chests and
+Every seed has people, images, hospitals and networks of its own (`polyclinic_demos.cohorts.tasks`; with POLYCLINIC_DATA real cells, chests and
 structures beside the brains). Nothing is chosen on test images. One seed after another is kept in `folder`: interrupted, the same command
 goes on, and several may run at the same time. Results: benchmarks/results/universal.json.
 """
@@ -24,11 +24,11 @@ from scipy.stats import wilcoxon
 from teaching import Laboratory, Outcome, mean_of, score
 from torch import Tensor
 
-from polyclinic.cohorts.tasks import write_tasks
-from polyclinic.durable import write_durably
-from polyclinic.state_dict import StateDict
-from strategies.universal.distillation import Distillation
-from strategies.universal.teachers import Teacher
+from polyclinic.learning.state_dict import StateDict
+from polyclinic.system.durable import write_durably
+from polyclinic_demos.cohorts.tasks import write_tasks
+from polyclinic_strategies.universal.distillation import Distillation
+from polyclinic_strategies.universal.teachers import Teacher
 
 RESULTS = Path(__file__).with_name("results") / "universal.json"
 IMAGES, PUBLIC = (240, 48, 480), 1600
@@ -37,7 +37,9 @@ SHORT_ARMS = 6  # the first
 STAGES, PASSES = 2, 12
 MASKED = 600  # steps of masked image modelling
 TAUGHT = Distillation(steps=150)
-LONGER = MASKED + 2 * STAGES * TAUGHT.steps  # a step of distillation with masked images is two of masked image modelling
+LONGER = (
+    MASKED + 2 * STAGES * TAUGHT.steps
+)  # a step of distillation with masked images is two of masked image modelling
 FEW = 48  # labels of a hospital that has few
 WAYS = ("probe/", "few/", "tune/")
 IN_WORDS = {"probe": "linear probe", "few": f"linear probe, {FEW} labels", "tune": "fine-tuned"}
@@ -51,30 +53,65 @@ TITLES = {
     "lone": "distilled + MIM, then a stage with one hospital", "lone, from before": "the same, started from the encoder before that stage",
     SINGLE: "best single hospital's encoder", "pooled": "all tasks in one place (upper bound)",
 }  # fmt: skip
-CLAIMED = ("mim", OURS, "mim longer", "averaged", "pooled", "scratch", "distilled")  # also with few labels, and fine-tuned
+CLAIMED = (
+    "mim",
+    OURS,
+    "mim longer",
+    "averaged",
+    "pooled",
+    "scratch",
+    "distilled",
+)  # also with few labels, and fine-tuned
 
 
 def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> dict[str, Any]:
     """All arms of one seed."""
     images, public = (SHORT_IMAGES, SHORT_PUBLIC) if short else (IMAGES, PUBLIC)
     _say(f"seed {seed}: writing the tasks and the public images")
-    cohort = write_tasks(folder / f"cohort-{seed}", seed=seed, images=images, public=public, real=False if short else None)
+    cohort = write_tasks(
+        folder / f"cohort-{seed}",
+        seed=seed,
+        images=images,
+        public=public,
+        real=False if short else None,
+    )
     work = folder / f"seed-{seed}"
-    found = json.loads((work / "figures.json").read_text()) if (work / "figures.json").exists() else {}
-    laboratory = Laboratory(cohort.hospitals, cohort.held_out, cohort.public, work, seed, [f"training.epochs={PASSES}", *overrides])
+    found = (
+        json.loads((work / "figures.json").read_text()) if (work / "figures.json").exists() else {}
+    )
+    laboratory = Laboratory(
+        cohort.hospitals,
+        cohort.held_out,
+        cohort.public,
+        work,
+        seed,
+        [f"training.epochs={PASSES}", *overrides],
+    )
 
     def keep(**figures: Any) -> None:
         found.update(figures)
         write_durably(work / "figures.json", json.dumps(found).encode())
 
-    keep(seed=seed, tasks=[each.name for each in laboratory.hospitals], held_out=[each.name for each in laboratory.held_out])
+    keep(
+        seed=seed,
+        tasks=[each.name for each in laboratory.hospitals],
+        held_out=[each.name for each in laboratory.held_out],
+    )
     encoders: dict[str, StateDict] = {}
 
     def see(way: str, arm: str) -> None:
         if (key := f"{way}/{arm}") not in found:
             start, everybody = time.monotonic(), (*laboratory.hospitals, *laboratory.held_out)
-            keep(**{key: {each.name: _outcomes(each, encoders[arm], way, seed) for each in everybody}})
-            _say(f"seed {seed}, {key}: {_mean(found[key], laboratory):.3f} ({time.monotonic() - start:.0f} s)")
+            keep(
+                **{
+                    key: {
+                        each.name: _outcomes(each, encoders[arm], way, seed) for each in everybody
+                    }
+                }
+            )
+            _say(
+                f"seed {seed}, {key}: {_mean(found[key], laboratory):.3f} ({time.monotonic() - start:.0f} s)"
+            )
 
     for arm, state in islice(_encoders(laboratory, keep), SHORT_ARMS if short else None):
         encoders[arm] = state
@@ -97,13 +134,24 @@ def _encoders(laboratory: Laboratory, keep: Any) -> Iterator[tuple[str, StateDic
     base = laboratory.kept("mim", lambda: laboratory.masked(MASKED))
     yield "mim", base
 
-    def student(name: str, settings: Distillation, more: Callable[[StateDict, Sequence[Teacher]], Sequence[Teacher]]) -> StateDict:
+    def student(
+        name: str,
+        settings: Distillation,
+        more: Callable[[StateDict, Sequence[Teacher]], Sequence[Teacher]],
+    ) -> StateDict:
         def combine(before: StateDict, teachers: Sequence[Teacher], stage: int) -> StateDict:
             start = time.monotonic()
             crowd = [*teachers, *more(before, teachers)]
             distilled = laboratory.distil(before, crowd, settings, stage)
-            figures = {site: [distilled.weights[site], distilled.trust[site]] for site in distilled.weights}
-            keep(**{f"gates/{name}, stage {stage}": figures, f"seconds/{name}, stage {stage}": time.monotonic() - start})
+            figures = {
+                site: [distilled.weights[site], distilled.trust[site]] for site in distilled.weights
+            }
+            keep(
+                **{
+                    f"gates/{name}, stage {stage}": figures,
+                    f"seconds/{name}, stage {stage}": time.monotonic() - start,
+                }
+            )
             return distilled.state
 
         return laboratory.staged(name, base, STAGES, combine)
@@ -111,16 +159,30 @@ def _encoders(laboratory: Laboratory, keep: Any) -> Iterator[tuple[str, StateDic
     def nobody(_before: StateDict, _teachers: Sequence[Teacher]) -> Sequence[Teacher]:
         return ()
 
-    yield "averaged", laboratory.staged("averaged", base, STAGES, lambda _before, teachers, _stage: mean_of(teachers))
+    yield (
+        "averaged",
+        laboratory.staged(
+            "averaged", base, STAGES, lambda _before, teachers, _stage: mean_of(teachers)
+        ),
+    )
     ours = student(OURS, TAUGHT, nobody)
     yield OURS, ours
     yield "pooled", laboratory.kept("pooled", lambda: laboratory.pooled(base, STAGES))
     yield "mim longer", laboratory.kept("mim longer", lambda: laboratory.masked(LONGER))
     yield "distilled", student("distilled", replace(TAUGHT, mim=0.0), nobody)
     yield "hostile", student("hostile", TAUGHT, laboratory.hostile)
-    yield "random teachers", laboratory.kept("random teachers", lambda: _from_strangers(laboratory, base))
+    yield (
+        "random teachers",
+        laboratory.kept("random teachers", lambda: _from_strangers(laboratory, base)),
+    )
     yield "lone", laboratory.kept("lone", lambda: _lone_stage(laboratory, ours, TAUGHT))
-    yield "lone, from before", laboratory.kept("lone, from before", lambda: _lone_stage(laboratory, ours, replace(TAUGHT, start="before")))
+    yield (
+        "lone, from before",
+        laboratory.kept(
+            "lone, from before",
+            lambda: _lone_stage(laboratory, ours, replace(TAUGHT, start="before")),
+        ),
+    )
 
 
 def _lone_stage(laboratory: Laboratory, ours: StateDict, settings: Distillation) -> StateDict:
@@ -133,13 +195,20 @@ def _lone_stage(laboratory: Laboratory, ours: StateDict, settings: Distillation)
 def _from_strangers(laboratory: Laboratory, base: StateDict) -> StateDict:
     """What as many encoders with random weights teach if all of them are believed."""
     for stage in range(1, STAGES + 1):
-        base = laboratory.distil(base, laboratory.strangers(stage), replace(TAUGHT, gate=False, start="before"), stage).state
+        base = laboratory.distil(
+            base, laboratory.strangers(stage), replace(TAUGHT, gate=False, start="before"), stage
+        ).state
     return base
 
 
 def _outcomes(hospital: Any, state: StateDict, way: str, seed: int) -> list[list[Any]]:
     """What a model with this encoder makes of a hospital's test cases."""
-    return _rows(hospital, hospital.tune(state, seed) if way == "tune" else hospital.probe(state, FEW if way == "few" else None)[0])
+    return _rows(
+        hospital,
+        hospital.tune(state, seed)
+        if way == "tune"
+        else hospital.probe(state, FEW if way == "few" else None)[0],
+    )
 
 
 def _rows(hospital: Any, network: Any) -> list[list[Any]]:
@@ -160,11 +229,15 @@ def _singles(laboratory: Laboratory, seed: int) -> tuple[dict[str, str], dict[st
             if hospital.name not in best or value > best[hospital.name][0]:
                 best[hospital.name] = (value, teacher.name, network)
         _say(f"seed {seed}, alone: {number} of {len(laboratory.hospitals)}")
-    return {task: teacher for task, (_, teacher, _) in best.items()}, {each.name: _rows(each, best[each.name][2]) for each in everybody}
+    return {task: teacher for task, (_, teacher, _) in best.items()}, {
+        each.name: _rows(each, best[each.name][2]) for each in everybody
+    }
 
 
 def _mean(outcomes: Mapping[str, Any], laboratory: Laboratory) -> float:
-    return sum(task_score(outcomes[each.name]) for each in laboratory.hospitals) / len(laboratory.hospitals)
+    return sum(task_score(outcomes[each.name]) for each in laboratory.hospitals) / len(
+        laboratory.hospitals
+    )
 
 
 def task_score(rows: Sequence[Sequence[Any]]) -> float:
@@ -175,12 +248,32 @@ def task_score(rows: Sequence[Sequence[Any]]) -> float:
 def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Mean and spread of every arm, and what is claimed, tested."""
     tasks, held_out = seeds[0]["tasks"], seeds[0]["held_out"]
-    arms = [f"{way}{arm}" for way in WAYS for arm in TITLES if all(f"{way}{arm}" in found for found in seeds)]
-    scores = {arm: {task: [task_score(found[arm][task]) for found in seeds] for task in (*tasks, *held_out)} for arm in arms}
-    summary: dict[str, Any] = {"machine": machine(), "seeds": [found["seed"] for found in seeds], "tasks": tasks, "held_out": held_out}
-    summary["arms"] = {arm: {task: _spread(values) for task, values in scores[arm].items()} for arm in scores}
+    arms = [
+        f"{way}{arm}"
+        for way in WAYS
+        for arm in TITLES
+        if all(f"{way}{arm}" in found for found in seeds)
+    ]
+    scores = {
+        arm: {
+            task: [task_score(found[arm][task]) for found in seeds] for task in (*tasks, *held_out)
+        }
+        for arm in arms
+    }
+    summary: dict[str, Any] = {
+        "machine": machine(),
+        "seeds": [found["seed"] for found in seeds],
+        "tasks": tasks,
+        "held_out": held_out,
+    }
+    summary["arms"] = {
+        arm: {task: _spread(values) for task, values in scores[arm].items()} for arm in scores
+    }
     summary["means"] = {
-        arm: _spread([_average(each[task][number] for task in tasks) for number in range(len(seeds))]) for arm, each in scores.items()
+        arm: _spread(
+            [_average(each[task][number] for task in tasks) for number in range(len(seeds))]
+        )
+        for arm, each in scores.items()
     }
     summary["claims"] = {}
     for arm, theirs in scores.items():
@@ -188,18 +281,34 @@ def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         if arm != ours and ours in scores:
             summary["claims"][arm] = _compare(scores[ours], theirs, tasks)
     pairs = {arm: (f"{arm.partition('/')[0]}/{OURS}", arm) for arm in summary["claims"]}
-    summary["intervals"] = {task: _interval(seeds, task, *pairs["probe/mim"]) for task in (*tasks, *held_out)}
-    summary["held out"] = {arm: {task: _interval(seeds, task, *pair) for task in held_out} for arm, pair in pairs.items()}
-    gates = [key for key in seeds[0] if key.startswith("gates/") and all(key in found for found in seeds)]
-    summary["gates"] = {key.removeprefix("gates/"): [found[key] for found in seeds] for key in gates}
+    summary["intervals"] = {
+        task: _interval(seeds, task, *pairs["probe/mim"]) for task in (*tasks, *held_out)
+    }
+    summary["held out"] = {
+        arm: {task: _interval(seeds, task, *pair) for task in held_out}
+        for arm, pair in pairs.items()
+    }
+    gates = [
+        key for key in seeds[0] if key.startswith("gates/") and all(key in found for found in seeds)
+    ]
+    summary["gates"] = {
+        key.removeprefix("gates/"): [found[key] for found in seeds] for key in gates
+    }
     return summary
 
 
-def _compare(ours: Mapping[str, list[float]], other: Mapping[str, list[float]], tasks: Sequence[str]) -> dict[str, Any]:
+def _compare(
+    ours: Mapping[str, list[float]], other: Mapping[str, list[float]], tasks: Sequence[str]
+) -> dict[str, Any]:
     """Paired over tasks, means over seeds first."""
     differences = [_average(ours[task]) - _average(other[task]) for task in tasks]
     p = float(wilcoxon(differences).pvalue) if any(differences) else 1.0
-    return {"mean difference": _average(differences), "p": p, "tasks": len(tasks), "better": sum(value > 0 for value in differences)}
+    return {
+        "mean difference": _average(differences),
+        "p": p,
+        "tasks": len(tasks),
+        "better": sum(value > 0 for value in differences),
+    }
 
 
 def _interval(seeds: Sequence[Mapping[str, Any]], task: str, ours: str, other: str) -> list[float]:
@@ -208,8 +317,12 @@ def _interval(seeds: Sequence[Mapping[str, Any]], task: str, ours: str, other: s
     for found in seeds:
         count = len(found[ours][task])
         chosen = torch.randint(count, (RESAMPLES, count), generator=generator)
-        drawn += (_resampled(found[ours][task], chosen) - _resampled(found[other][task], chosen)) / len(seeds)
-    whole = _average(task_score(found[ours][task]) - task_score(found[other][task]) for found in seeds)
+        drawn += (
+            _resampled(found[ours][task], chosen) - _resampled(found[other][task], chosen)
+        ) / len(seeds)
+    whole = _average(
+        task_score(found[ours][task]) - task_score(found[other][task]) for found in seeds
+    )
     low, high = drawn.quantile(torch.tensor([0.025, 0.975])).tolist()
     return [whole, low, high]
 
@@ -237,22 +350,41 @@ def _spread(values: Sequence[float]) -> list[float]:
 
 def show(summary: Mapping[str, Any]) -> str:
     """The tables as Markdown."""
-    lines = ["| | mean of the tasks | " + " | ".join(summary["held_out"]) + " |", "|---|---|" + "---|" * len(summary["held_out"])]
+    lines = [
+        "| | mean of the tasks | " + " | ".join(summary["held_out"]) + " |",
+        "|---|---|" + "---|" * len(summary["held_out"]),
+    ]
     for arm, (mean, spread) in summary["means"].items():
         held = [f"{summary['arms'][arm][task][0]:.3f}" for task in summary["held_out"]]
         way, _, name = arm.partition("/")
-        lines.append(f"| {TITLES[name]}, {IN_WORDS[way]} | {mean:.3f} ± {spread:.3f} | {' | '.join(held)} |")
-    lines += ["", "| distilled + MIM against | mean difference | better on | p |", "|---|---|---|---|"]
+        lines.append(
+            f"| {TITLES[name]}, {IN_WORDS[way]} | {mean:.3f} ± {spread:.3f} | {' | '.join(held)} |"
+        )
+    lines += [
+        "",
+        "| distilled + MIM against | mean difference | better on | p |",
+        "|---|---|---|---|",
+    ]
     for arm, claim in summary["claims"].items():
         way, _, name = arm.partition("/")
         difference = f"{claim['mean difference']:+.3f}"
-        lines.append(f"| {TITLES[name]}, {IN_WORDS[way]} | {difference} | {claim['better']} of {claim['tasks']} | {claim['p']:.4f} |")
+        lines.append(
+            f"| {TITLES[name]}, {IN_WORDS[way]} | {difference} | {claim['better']} of {claim['tasks']} | {claim['p']:.4f} |"
+        )
     lines += ["", "| task, linear probe | distilled + MIM less MIM | 95 % |", "|---|---|---|"]
-    lines += [f"| {task} | {_in_words(interval)} |" for task, interval in summary["intervals"].items()]
-    lines += ["", "| distilled + MIM against | " + " | ".join(summary["held_out"]) + " |", "|---|" + "---|" * len(summary["held_out"])]
+    lines += [
+        f"| {task} | {_in_words(interval)} |" for task, interval in summary["intervals"].items()
+    ]
+    lines += [
+        "",
+        "| distilled + MIM against | " + " | ".join(summary["held_out"]) + " |",
+        "|---|" + "---|" * len(summary["held_out"]),
+    ]
     for arm, held in summary["held out"].items():
         way, _, name = arm.partition("/")
-        lines.append(f"| {TITLES[name]}, {IN_WORDS[way]} | {' | '.join(_in_words(held[task], ' ') for task in summary['held_out'])} |")
+        lines.append(
+            f"| {TITLES[name]}, {IN_WORDS[way]} | {' | '.join(_in_words(held[task], ' ') for task in summary['held_out'])} |"
+        )
     return "\n".join(lines)
 
 
@@ -266,18 +398,29 @@ def _say(text: str) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--seeds", type=int, nargs="+", default=[3, 4, 5])
     parser.add_argument("--folder", type=Path, default=Path("build/universal"))
     parser.add_argument(
-        "--short", action="store_true", help="fewer images, no real ones, fewer arms, linear probes only, nothing is written to results/"
+        "--short",
+        action="store_true",
+        help="fewer images, no real ones, fewer arms, linear probes only, nothing is written to results/",
     )
-    parser.add_argument("--show", action="store_true", help="measure nothing, summarize what is kept of all these seeds")
+    parser.add_argument(
+        "--show",
+        action="store_true",
+        help="measure nothing, summarize what is kept of all these seeds",
+    )
     parser.add_argument("settings", nargs="*", help="SETTING=VALUE")
     asked = parser.parse_args()
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
     if asked.show:
-        found = [json.loads((asked.folder / f"seed-{seed}" / "figures.json").read_text()) for seed in asked.seeds]
+        found = [
+            json.loads((asked.folder / f"seed-{seed}" / "figures.json").read_text())
+            for seed in asked.seeds
+        ]
     else:
         found = [measure(seed, asked.folder, asked.short, asked.settings) for seed in asked.seeds]
     summary = summarize(found)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from federation import machine, measure
 
-from polyclinic.processes import free_port, parse_address
+from polyclinic.system.processes import free_port, parse_address
 
 RESULTS = Path(__file__).with_name("results")
 MODELS = {"demo's U-Net (0.4 M parameters)": (402_000, 6, 5), "100 MB": (25_000_000, 3, 3)}

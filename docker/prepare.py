@@ -8,14 +8,16 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
+from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 
 
 def main(name: str, folder: Path, subjects: int, voxel_mm: float | None) -> None:
     """Write one hospital's data set."""
     scanner = next((scanner for scanner in HOSPITALS if scanner.name == name), None)
     if scanner is None:
-        sys.exit(f"There is no scanner {name}: choose one of {', '.join(scanner.name for scanner in HOSPITALS)}.")
+        sys.exit(
+            f"There is no scanner {name}: choose one of {', '.join(scanner.name for scanner in HOSPITALS)}."
+        )
     if voxel_mm is not None:
         scanner = replace(scanner, voxel_mm=(voxel_mm, voxel_mm, voxel_mm))
     (path,) = write_cohort(folder, sites=1, subjects=(subjects, 1, 1), scanners=[scanner])
@@ -23,4 +25,9 @@ def main(name: str, folder: Path, subjects: int, voxel_mm: float | None) -> None
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), float(sys.argv[4]) if len(sys.argv) > 4 else None)
+    main(
+        sys.argv[1],
+        Path(sys.argv[2]),
+        int(sys.argv[3]),
+        float(sys.argv[4]) if len(sys.argv) > 4 else None,
+    )

@@ -23,10 +23,13 @@ def main(folder: Path) -> None:
     needed: list[str] = project["dependencies"]
     apart = SERVER_ONLY | DEMO_ONLY
     if unknown := apart - {name_of(text) for text in needed}:
-        sys.exit(f"docker/requirements.py names packages that pyproject.toml does not: {', '.join(sorted(unknown))}")
+        sys.exit(
+            f"docker/requirements.py names packages that pyproject.toml does not: {', '.join(sorted(unknown))}"
+        )
     files = {
         "shared.txt": [text for text in needed if name_of(text) not in apart],
-        "server.txt": [text for text in needed if name_of(text) in SERVER_ONLY] + project["optional-dependencies"]["postgresql"],
+        "server.txt": [text for text in needed if name_of(text) in SERVER_ONLY]
+        + project["optional-dependencies"]["postgresql"],
         "demo.txt": [text for text in needed if name_of(text) in DEMO_ONLY],
     }
     for name, lines in files.items():

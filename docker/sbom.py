@@ -15,7 +15,12 @@ from packageurl import PackageURL
 
 def python_component(name: str, version: str, license_text: str) -> Component:
     """A package from PyPI."""
-    found = Component(name=name, version=version, type=ComponentType.LIBRARY, purl=PackageURL("pypi", name=name.lower(), version=version))
+    found = Component(
+        name=name,
+        version=version,
+        type=ComponentType.LIBRARY,
+        purl=PackageURL("pypi", name=name.lower(), version=version),
+    )
     found.bom_ref.value = str(found.purl)
     if license_text:
         found.licenses.add(LicenseExpression(license_text))
@@ -39,14 +44,18 @@ def main(image: str, version: str, target: Path) -> None:
         bom.components.add(python_component(*fields))
     for fields in inventory["debian"]:
         bom.components.add(debian_component(*fields))
-    bom.components.add(Component(name="cpython", version=inventory["interpreter"], type=ComponentType.PLATFORM))
+    bom.components.add(
+        Component(name="cpython", version=inventory["interpreter"], type=ComponentType.PLATFORM)
+    )
     bom.register_dependency(bom.metadata.component, bom.components)
     text = JsonV1Dot6(bom).output_as_string(indent=1)
     if problem := JsonStrictValidator(SchemaVersion.V1_6).validate_str(text):
         sys.exit(f"{target}: not a valid CycloneDX file: {problem}")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
-    sys.stdout.write(f"{target}: {len(inventory['python'])} Python packages, {len(inventory['debian'])} Debian packages\n")
+    sys.stdout.write(
+        f"{target}: {len(inventory['python'])} Python packages, {len(inventory['debian'])} Debian packages\n"
+    )
 
 
 if __name__ == "__main__":

@@ -3,5 +3,8 @@
 from jaxtyping import install_import_hook
 
 GROUND = ("augmentation", "deformation", "foreground", "metrics", "state_dict", "statistics")
-SHAPED = [*(f"polyclinic.{name}" for name in GROUND), "strategies.refinement.gaussian_head"]
+SHAPED = [
+    *(f"polyclinic.{name}" for name in GROUND),
+    "polyclinic_strategies.refinement.gaussian_head",
+]
 install_import_hook(SHAPED, "beartype.beartype")

@@ -68,7 +68,9 @@ class FakeGrid:
                 continue
             node = self.nodes[message.metadata.dst_node_id]
             if node.online_until <= time.time():
-                reply: Message | None = Message(Error(1, "Error: Node Unavailable"), reply_to=message)
+                reply: Message | None = Message(
+                    Error(1, "Error: Node Unavailable"), reply_to=message
+                )
             else:
                 reply = node.answer(message)
             if reply is not None:
@@ -91,7 +93,13 @@ def serve(app: ClientApp, node_config: dict[str, Any]) -> Answer:
     """A hospital that runs a ClientApp in this process."""
 
     def answer(message: Message) -> Message:
-        context = Context(run_id=1, node_id=message.metadata.dst_node_id, node_config=node_config, state=RecordDict(), run_config={})
+        context = Context(
+            run_id=1,
+            node_id=message.metadata.dst_node_id,
+            node_config=node_config,
+            state=RecordDict(),
+            run_config={},
+        )
         return app(message=message, context=context)
 
     return answer

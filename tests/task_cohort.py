@@ -53,11 +53,18 @@ def write_public(folder: Path, count: int = 24) -> Path:
     folder.mkdir(parents=True)
     rng = np.random.default_rng(9)
     for number in range(count):
-        Image.fromarray((disc if number % 2 else stripe)(rng, number % 3)).save(folder / f"{number}.png")
+        Image.fromarray((disc if number % 2 else stripe)(rng, number % 3)).save(
+            folder / f"{number}.png"
+        )
     return folder
 
 
-def _write_classes(folder: Path, modality: dict[str, str], draw: Callable[[np.random.Generator, int], Picture], seed: int) -> Path:
+def _write_classes(
+    folder: Path,
+    modality: dict[str, str],
+    draw: Callable[[np.random.Generator, int], Picture],
+    seed: int,
+) -> Path:
     rng, names = np.random.default_rng(seed), SECRETS[folder.name]
     folder.mkdir(parents=True)
     listed: dict[str, list[dict[str, object]]] = {}
@@ -77,14 +84,24 @@ def _write_blobs(folder: Path) -> Path:
     for split, count in CASES:
         for number in range(count):
             inside, name = _disc(rng), f"{split}-{number}.png"
-            Image.fromarray((_noise(rng) + inside * 110).clip(0, 255).astype(np.uint8)).save(folder / name)
+            Image.fromarray((_noise(rng) + inside * 110).clip(0, 255).astype(np.uint8)).save(
+                folder / name
+            )
             Image.fromarray(inside.astype(np.uint8)).save(folder / f"label-{name}")
             listed.setdefault(split, []).append({"image": name, "label": f"label-{name}"})
     return _describe(folder, {"0": "microscope"}, listed)
 
 
-def _describe(folder: Path, modality: dict[str, str], listed: dict[str, list[dict[str, object]]]) -> Path:
+def _describe(
+    folder: Path, modality: dict[str, str], listed: dict[str, list[dict[str, object]]]
+) -> Path:
     labels = {str(number): name for number, name in enumerate(SECRETS[folder.name])}
-    described = {"name": folder.name, "description": "made by a test", "modality": modality, "labels": labels, **listed}
+    described = {
+        "name": folder.name,
+        "description": "made by a test",
+        "modality": modality,
+        "labels": labels,
+        **listed,
+    }
     (folder / "dataset.json").write_text(json.dumps(described))
     return folder

@@ -11,8 +11,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
-from polyclinic.processes import free_port
+from polyclinic.system.processes import free_port
+from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import run_cli
 
 
@@ -53,12 +53,26 @@ def empty_split(site: Path) -> None:
 
 BAD = {
     "a missing file": (lambda site: first(site, "image").unlink(), "does not exist"),
-    "no image at all": (lambda site: first(site, "image").write_bytes(b"hello"), "cannot be read as an image"),
-    "NaN voxels": (lambda site: rewrite(first(site, "image"), with_nan), "NaN or infinite values in 1 of"),
-    "an undeclared label": (lambda site: rewrite(first(site, "label"), lambda v: np.where(v == 3, 9, v).astype(np.uint8)), "has label 9"),
+    "no image at all": (
+        lambda site: first(site, "image").write_bytes(b"hello"),
+        "cannot be read as an image",
+    ),
+    "NaN voxels": (
+        lambda site: rewrite(first(site, "image"), with_nan),
+        "NaN or infinite values in 1 of",
+    ),
+    "an undeclared label": (
+        lambda site: rewrite(
+            first(site, "label"), lambda v: np.where(v == 3, 9, v).astype(np.uint8)
+        ),
+        "has label 9",
+    ),
     "other shapes": (lambda site: rewrite(first(site, "label"), lambda v: v[:-1]), "its grid is"),
     "an empty split": (empty_split, "'training' is empty"),
-    "a header that claims 100 GB": (lambda site: claim_100_gb(first(site, "image")), "its header claims 100"),
+    "a header that claims 100 GB": (
+        lambda site: claim_100_gb(first(site, "image")),
+        "its header claims 100",
+    ),
     "broken JSON": (lambda site: (site / "dataset.json").write_text("{"), "dataset.json"),
 }
 
@@ -67,7 +81,7 @@ BAD = {
 def test_check_says_what_is_wrong_with_a_data_set(what: str, site: Path) -> None:
     spoil, said = BAD[what]
     spoil(site)
-    checked = run_cli("client.cli", "check", "--data", str(site))
+    checked = run_cli("polyclinic_client.cli.main", "check", "--data", str(site))
     assert checked.returncode == 3
     assert said in checked.stderr
     assert said in checked.stdout  # where the list of what was looked at shows it
@@ -76,14 +90,26 @@ def test_check_says_what_is_wrong_with_a_data_set(what: str, site: Path) -> None
 
 
 def test_check_finds_nothing_wrong_with_a_sound_data_set(site: Path, tmp_path: Path) -> None:
-    checked = run_cli("client.cli", "check", "--data", str(site), "--state", str(tmp_path))
+    checked = run_cli(
+        "polyclinic_client.cli.main", "check", "--data", str(site), "--state", str(tmp_path)
+    )
     assert checked.returncode == 0, checked.stderr
     assert checked.stdout.count("ok") == 4
 
 
 def test_join_refuses_a_faulty_data_set_before_it_dials(site: Path) -> None:
     first(site, "image").unlink()
-    joined = run_cli("client.cli", "join", "--insecure", "--server", f"127.0.0.1:{free_port()}", "--data", str(site), "--name", "a")
+    joined = run_cli(
+        "polyclinic_client.cli.main",
+        "join",
+        "--insecure",
+        "--server",
+        f"127.0.0.1:{free_port()}",
+        "--data",
+        str(site),
+        "--name",
+        "a",
+    )
     assert joined.returncode == 3
     assert "does not exist" in joined.stderr
 
@@ -91,7 +117,7 @@ def test_join_refuses_a_faulty_data_set_before_it_dials(site: Path) -> None:
 def test_an_unreachable_server_is_named(site: Path, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     joined = run_cli(
-        "client.cli",
+        "polyclinic_client.cli.main",
         "join",
         "--insecure",
         "--server",
@@ -112,13 +138,35 @@ def test_an_unreachable_server_is_named(site: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["localhost", "host:port", ":1"])
 def test_a_wrong_address_is_explained(address: str, site: Path, tmp_path: Path) -> None:
-    joined = run_cli("client.cli", "join", "--insecure", "--server", address, "--data", str(site), "--name", "a", "--state", str(tmp_path))
+    joined = run_cli(
+        "polyclinic_client.cli.main",
+        "join",
+        "--insecure",
+        "--server",
+        address,
+        "--data",
+        str(site),
+        "--name",
+        "a",
+        "--state",
+        str(tmp_path),
+    )
     assert joined.returncode == 4
     assert "HOST:PORT" in joined.stderr
 
 
 def test_a_name_that_could_be_a_path_is_refused(site: Path) -> None:
-    joined = run_cli("client.cli", "join", "--insecure", "--server", "127.0.0.1:1", "--data", str(site), "--name", "../a")
+    joined = run_cli(
+        "polyclinic_client.cli.main",
+        "join",
+        "--insecure",
+        "--server",
+        "127.0.0.1:1",
+        "--data",
+        str(site),
+        "--name",
+        "../a",
+    )
     assert joined.returncode == 2
     assert "--name" in joined.stderr
 
@@ -128,7 +176,13 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        ran = run_cli("server.cli", "run", "--insecure", f"deployment.port={port}", f"deployment.runs={tmp_path / 'runs'}")
+        ran = run_cli(
+            "polyclinic_server.cli.main",
+            "run",
+            "--insecure",
+            f"deployment.port={port}",
+            f"deployment.runs={tmp_path / 'runs'}",
+        )
     assert ran.returncode == 4
     assert f"Port {port} on 127.0.0.1 is taken" in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -145,7 +199,9 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
     ],
 )
 def test_a_wrong_setting_ends_run_at_once(arguments: list[str], said: str, tmp_path: Path) -> None:
-    ran = run_cli("server.cli", "run", *arguments, f"deployment.runs={tmp_path / 'runs'}")
+    ran = run_cli(
+        "polyclinic_server.cli.main", "run", *arguments, f"deployment.runs={tmp_path / 'runs'}"
+    )
     assert ran.returncode in (2, 5)
     assert said in ran.stderr
     assert "Traceback" not in ran.stderr
@@ -153,17 +209,31 @@ def test_a_wrong_setting_ends_run_at_once(arguments: list[str], said: str, tmp_p
 
 @pytest.mark.parametrize(
     "command",
-    [[], ["run"], ["status"], ["report"], ["export"], ["demo"], ["settings"], ["init"], ["enrol"], ["segment-service"], ["pretrain"]],
+    [
+        [],
+        ["run"],
+        ["status"],
+        ["report"],
+        ["export"],
+        ["demo"],
+        ["settings"],
+        ["init"],
+        ["enrol"],
+        ["segment-service"],
+        ["pretrain"],
+    ],
 )
 def test_the_servers_help_is_there(command: list[str]) -> None:
-    helped = run_cli("server.cli", *command, "--help")
+    helped = run_cli("polyclinic_server.cli.main", *command, "--help")
     assert helped.returncode == 0
     assert "Usage" in helped.stdout
 
 
-@pytest.mark.parametrize("command", [[], ["join"], ["check"], ["predict"], ["keygen"], ["segment"], ["adapt"]])
+@pytest.mark.parametrize(
+    "command", [[], ["join"], ["check"], ["predict"], ["keygen"], ["segment"], ["adapt"]]
+)
 def test_the_clients_help_is_there(command: list[str]) -> None:
-    helped = run_cli("client.cli", *command, "--help")
+    helped = run_cli("polyclinic_client.cli.main", *command, "--help")
     assert helped.returncode == 0
     assert "Usage" in helped.stdout
 
@@ -171,20 +241,27 @@ def test_the_clients_help_is_there(command: list[str]) -> None:
 def test_a_model_that_is_not_ours_is_refused(tmp_path: Path, site: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no")
     predicted = run_cli(
-        "client.cli", "predict", str(tmp_path / "model.safetensors"), str(first(site, "image")), "--out", str(tmp_path / "out")
+        "polyclinic_client.cli.main",
+        "predict",
+        str(tmp_path / "model.safetensors"),
+        str(first(site, "image")),
+        "--out",
+        str(tmp_path / "out"),
     )
     assert predicted.returncode == 3
     assert "not a readable safetensors file" in predicted.stderr
 
 
-def test_a_full_disk_is_said_plainly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path) -> None:
+def test_a_full_disk_is_said_plainly(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, site: Path
+) -> None:
     from collections import namedtuple
 
     import psutil
 
-    from client.check import _check_disk
     from polyclinic.errors import DiskFull
-    from server.coordinator import _create
+    from polyclinic_client.cli.check import _check_disk
+    from polyclinic_server.runs.coordinator import _create
 
     usage = namedtuple("usage", "total used free percent")
     monkeypatch.setattr(psutil, "disk_usage", lambda folder: usage(10**9, 10**9, 1000, 100.0))

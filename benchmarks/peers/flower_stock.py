@@ -152,23 +152,42 @@ def measure(hospitals: int, rounds: int, folder: Path, limit_s: float = 900.0) -
 def _write_app(folder: Path, hospitals: int, rounds: int, stamps: Path) -> Path:
     package = folder / "noop"
     package.mkdir(parents=True)
-    (folder / "pyproject.toml").write_text(PYPROJECT.format(hospitals=hospitals, rounds=rounds, stamps=stamps))
+    (folder / "pyproject.toml").write_text(
+        PYPROJECT.format(hospitals=hospitals, rounds=rounds, stamps=stamps)
+    )
     (package / "__init__.py").write_text("")
     (package / "server_app.py").write_text(SERVER_APP)
     (package / "client_app.py").write_text(CLIENT_APP)
     return folder
 
 
-def _start(group: ProcessGroup, control: int, fleet: int, runtimes: list[int], folder: Path) -> None:
+def _start(
+    group: ProcessGroup, control: int, fleet: int, runtimes: list[int], folder: Path
+) -> None:
     superlink = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(control)]
-    superlink += ["--fleet-api-address", f"127.0.0.1:{fleet}", "--disable-runtime-dependency-installation"]
+    superlink += [
+        "--fleet-api-address",
+        f"127.0.0.1:{fleet}",
+        "--disable-runtime-dependency-installation",
+    ]
     group.start("superlink", superlink, _environment(folder / "home-superlink"), folder)
     for number, port in enumerate(runtimes):
-        supernode = ["flower-supernode", "--insecure", "--superlink", f"127.0.0.1:{fleet}", "--port", str(port)]
-        group.start(f"supernode-{number}", supernode, _environment(folder / f"home-{number}"), folder)
+        supernode = [
+            "flower-supernode",
+            "--insecure",
+            "--superlink",
+            f"127.0.0.1:{fleet}",
+            "--port",
+            str(port),
+        ]
+        group.start(
+            f"supernode-{number}", supernode, _environment(folder / f"home-{number}"), folder
+        )
 
 
-def _submit(group: ProcessGroup, app: Path, control: int, folder: Path, limit_s: float = 120.0) -> None:
+def _submit(
+    group: ProcessGroup, app: Path, control: int, folder: Path, limit_s: float = 120.0
+) -> None:
     """Submit the run, as soon as the SuperLink answers."""
     environment = _environment(folder / "home-cli")
     (folder / "home-cli" / "config.toml").write_text(CLI_CONFIG.format(port=control))
@@ -177,7 +196,9 @@ def _submit(group: ProcessGroup, app: Path, control: int, folder: Path, limit_s:
     def submitted() -> bool:
         nonlocal said
         command = ["flwr", "run", str(app), "benchmark", "--format", "json"]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=limit_s, check=False)
+        done = subprocess.run(
+            command, env=environment, capture_output=True, text=True, timeout=limit_s, check=False
+        )
         said = done.stdout + done.stderr
         return done.returncode == 0 and '"success": true' in done.stdout
 
@@ -191,16 +212,26 @@ def _environment(home: Path) -> dict[str, str]:
     """Return the environment with Flower's commands on the path and a Flower home that nobody else uses."""
     home.mkdir(parents=True, exist_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    private = {"FLWR_HOME": str(home), "FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
+    private = {
+        "FLWR_HOME": str(home),
+        "FLWR_TELEMETRY_ENABLED": "0",
+        "FLWR_DISABLE_UPDATE_CHECK": "1",
+    }
     return {**os.environ, **private, "PATH": path}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hospitals", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--limit-s", type=float, default=900.0, help="end everything after this many seconds")
-    parser.add_argument("--folder", type=Path, help="keep the app and the logs here (default: a temporary folder)")
+    parser.add_argument(
+        "--limit-s", type=float, default=900.0, help="end everything after this many seconds"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="keep the app and the logs here (default: a temporary folder)"
+    )
     options = parser.parse_args()
     leave_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="flower-stock-") as temporary:

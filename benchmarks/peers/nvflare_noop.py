@@ -24,7 +24,13 @@ from nvflare.job_config.api import FedJob
 class NoopExecutor(Executor):
     """A hospital that replies at once: to `train` with the arrays it received, to both tasks with a metric."""
 
-    def execute(self, task_name: str, shareable: Shareable, fl_ctx: FLContext, abort_signal: Signal) -> Shareable:  # noqa: ARG002
+    def execute(
+        self,
+        task_name: str,
+        shareable: Shareable,
+        fl_ctx: FLContext,  # noqa: ARG002
+        abort_signal: Signal,  # noqa: ARG002
+    ) -> Shareable:
         """Answer one task."""
         params = FLModelUtils.from_shareable(shareable).params if task_name == "train" else None
         meta = {FLMetaKey.NUM_STEPS_CURRENT_ROUND: 1}
@@ -44,14 +50,23 @@ class StampedFedAvg(FedAvg):
         own_validation: Whether the average is sent out once more, as a task `validate`, before the round ends.
     """
 
-    def __init__(self, num_clients: int, num_rounds: int, stamps: str, own_validation: bool) -> None:
-        super().__init__(num_clients=num_clients, num_rounds=num_rounds, persistor_id="", save_filename="model.fobs")
+    def __init__(
+        self, num_clients: int, num_rounds: int, stamps: str, own_validation: bool
+    ) -> None:
+        super().__init__(
+            num_clients=num_clients,
+            num_rounds=num_rounds,
+            persistor_id="",
+            save_filename="model.fobs",
+        )
         self.stamps = stamps
         self.own_validation = own_validation
 
     def load_model(self) -> FLModel:
         """Return the initial model; FedAvg calls this once, before the first round."""
-        model = FLModel(params={f"array_{number}": np.zeros(1000, np.float32) for number in range(10)})
+        model = FLModel(
+            params={f"array_{number}": np.zeros(1000, np.float32) for number in range(10)}
+        )
         self._validate(model)
         self._stamp()
         return model
@@ -75,16 +90,22 @@ class StampedFedAvg(FedAvg):
 
 def run() -> None:
     """Run the job in FLARE's simulator, one client process per hospital (its default)."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("workspace")
     parser.add_argument("stamps")
     parser.add_argument("--hospitals", type=int, required=True)
     parser.add_argument("--rounds", type=int, required=True)
     parser.add_argument("--own-validation", action="store_true")
-    parser.add_argument("--request-interval-s", type=float, help="FLARE's server.task_request_interval")
+    parser.add_argument(
+        "--request-interval-s", type=float, help="FLARE's server.task_request_interval"
+    )
     options = parser.parse_args()
     job = FedJob(name="noop", min_clients=options.hospitals)
-    job.to_server(StampedFedAvg(options.hospitals, options.rounds, options.stamps, options.own_validation))
+    job.to_server(
+        StampedFedAvg(options.hospitals, options.rounds, options.stamps, options.own_validation)
+    )
     if options.request_interval_s is not None:
         job.to_server({"server": {"task_request_interval": options.request_interval_s}})
     job.to_clients(NoopExecutor(), tasks=["train", "validate"])

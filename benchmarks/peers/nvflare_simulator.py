@@ -33,7 +33,13 @@ from pathlib import Path
 
 sys.path.append(str(Path(__file__).resolve().parents[2]))  # run as a script, nothing installed
 
-from benchmarks.peers.processes import ProcessGroup, Result, leave_on_sigterm, read_stamps, result_from_stamps
+from benchmarks.peers.processes import (
+    ProcessGroup,
+    Result,
+    leave_on_sigterm,
+    read_stamps,
+    result_from_stamps,
+)
 
 ENVIRONMENT = Path("build/nvflare-env")
 FEDERATION = Path(__file__).with_name("nvflare_noop.py")
@@ -72,16 +78,24 @@ def measure(
     command = [str(python), str(FEDERATION), str(folder / "workspace"), str(stamps)]
     command += ["--hospitals", str(hospitals), "--rounds", str(rounds)]
     command += ["--own-validation"] if own_validation else []
-    command += ["--request-interval-s", str(request_interval_s)] if request_interval_s is not None else []
+    command += (
+        ["--request-interval-s", str(request_interval_s)] if request_interval_s is not None else []
+    )
     with ProcessGroup(folder / "logs") as group:
         group.start("simulator", command, os.environ, folder)
         try:
             group.wait(lambda: len(read_stamps(stamps)) > rounds, limit_s)
         except (RuntimeError, TimeoutError) as error:
             print(error, file=sys.stderr)
-            reason = f"was not done after {limit_s:.0f} s" if isinstance(error, TimeoutError) else "ended early"
+            reason = (
+                f"was not done after {limit_s:.0f} s"
+                if isinstance(error, TimeoutError)
+                else "ended early"
+            )
             raise LeftOutError(f"the simulator's run {reason}") from error
-    return result_from_stamps(_system(own_validation, request_interval_s), version, hospitals, read_stamps(stamps))
+    return result_from_stamps(
+        _system(own_validation, request_interval_s), version, hospitals, read_stamps(stamps)
+    )
 
 
 def install(env: Path, limit_s: float = 900.0) -> tuple[Path, str]:
@@ -101,7 +115,9 @@ def install(env: Path, limit_s: float = 900.0) -> tuple[Path, str]:
             subprocess.run(command, check=True, capture_output=True, text=True, timeout=limit_s)
     except subprocess.CalledProcessError as error:
         print(error.stderr[-2000:], file=sys.stderr)
-        raise LeftOutError(f"nvflare could not be installed: pip or venv exited with {error.returncode}") from error
+        raise LeftOutError(
+            f"nvflare could not be installed: pip or venv exited with {error.returncode}"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise LeftOutError(f"nvflare was not installed after {limit_s:.0f} s") from error
     if (version := _version(python)) is None:
@@ -119,24 +135,43 @@ def _version(python: Path) -> str | None:
 
 def _system(own_validation: bool, request_interval_s: float | None) -> str:
     settings = ["own validation"] if own_validation else []
-    settings += [f"request interval {request_interval_s:g} s"] if request_interval_s is not None else []
+    settings += (
+        [f"request interval {request_interval_s:g} s"] if request_interval_s is not None else []
+    )
     return f"nvflare ({', '.join(settings)})" if settings else "nvflare"
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--hospitals", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--own-validation", action="store_true", help="validate the average in its own exchange")
-    parser.add_argument("--request-interval-s", type=float, help="FLARE's task_request_interval (its default: 2)")
-    parser.add_argument("--env", type=Path, default=ENVIRONMENT, help="virtual environment of FLARE, made once")
-    parser.add_argument("--limit-s", type=float, default=600.0, help="end everything after this many seconds")
-    parser.add_argument("--folder", type=Path, help="keep the workspace and the log here (default: temporary)")
+    parser.add_argument(
+        "--own-validation", action="store_true", help="validate the average in its own exchange"
+    )
+    parser.add_argument(
+        "--request-interval-s", type=float, help="FLARE's task_request_interval (its default: 2)"
+    )
+    parser.add_argument(
+        "--env", type=Path, default=ENVIRONMENT, help="virtual environment of FLARE, made once"
+    )
+    parser.add_argument(
+        "--limit-s", type=float, default=600.0, help="end everything after this many seconds"
+    )
+    parser.add_argument(
+        "--folder", type=Path, help="keep the workspace and the log here (default: temporary)"
+    )
     options = parser.parse_args()
     leave_on_sigterm()
     with tempfile.TemporaryDirectory(prefix="nvflare-") as temporary:
         folder = options.folder or Path(temporary)
-        settings = (options.env, options.own_validation, options.request_interval_s, options.limit_s)
+        settings = (
+            options.env,
+            options.own_validation,
+            options.request_interval_s,
+            options.limit_s,
+        )
         try:
             print(measure(options.hospitals, options.rounds, folder, *settings).to_json())
         except LeftOutError as error:

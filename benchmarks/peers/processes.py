@@ -39,17 +39,23 @@ class Result:
         return json.dumps(asdict(self))
 
 
-def result_from_stamps(system: str, version: str, hospitals: int, stamps: Sequence[float]) -> Result:
+def result_from_stamps(
+    system: str, version: str, hospitals: int, stamps: Sequence[float]
+) -> Result:
     """Turn the start and the ends of all rounds into a result: `stamps` holds one entry more than there are rounds."""
     seconds = [round(end - start, 3) for start, end in itertools.pairwise(stamps)]
-    return Result(system, version, hospitals, len(seconds), seconds, round(statistics.median(seconds), 3))
+    return Result(
+        system, version, hospitals, len(seconds), seconds, round(statistics.median(seconds), 3)
+    )
 
 
 def read_stamps(file: Path) -> list[float]:
     """Return the whole lines of a file of time stamps; a line that is still being written is left out."""
     if not file.exists():
         return []
-    return [float(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")]
+    return [
+        float(line) for line in file.read_text().splitlines(keepends=True) if line.endswith("\n")
+    ]
 
 
 def free_ports(count: int) -> list[int]:
@@ -85,10 +91,17 @@ class ProcessGroup:
         self.logs.mkdir(parents=True, exist_ok=True)
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
         self.stop()
 
-    def start(self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path) -> subprocess.Popen[bytes]:
+    def start(
+        self, name: str, command: Sequence[str], environment: Mapping[str, str], folder: Path
+    ) -> subprocess.Popen[bytes]:
         """Start one process in a session of its own; its output goes to `<logs>/<name>.log`."""
         with (self.logs / f"{name}.log").open("wb") as log:
             self.started[name] = subprocess.Popen(
@@ -117,7 +130,9 @@ class ProcessGroup:
             if ended:
                 raise RuntimeError(f"{ended[0]} ended early: {self.tail(ended[0])}")
             if time.monotonic() > deadline:
-                raise TimeoutError(f"not done after {limit_s:.0f} s: {self.tail(next(iter(self.started)))}")
+                raise TimeoutError(
+                    f"not done after {limit_s:.0f} s: {self.tail(next(iter(self.started)))}"
+                )
             time.sleep(poll_s)
 
     def tail(self, name: str, characters: int = 2000) -> str:
@@ -146,7 +161,10 @@ class ProcessGroup:
         found = []
         for process in psutil.process_iter():
             try:
-                if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == self.mark:
+                if (
+                    process.status() != psutil.STATUS_ZOMBIE
+                    and process.environ().get(MARK) == self.mark
+                ):
                     found.append(process)
             except (psutil.Error, OSError):  # gone meanwhile, or somebody else's
                 continue

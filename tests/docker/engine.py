@@ -11,7 +11,18 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 HOSPITALS = ("st-anne", "st-bruno", "st-clara")
-CONFINED = ("--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")
+CONFINED = (
+    "--rm",
+    "--network",
+    "none",
+    "--read-only",
+    "--tmpfs",
+    "/tmp",
+    "--cap-drop",
+    "ALL",
+    "--security-opt",
+    "no-new-privileges",
+)
 SMALL = (
     "model=unet_2d", "data=brain_tissue_slices", "model.channels=[4,8,8,8]", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]",
     "data.samples_per_case=4", "training.batch_size=4", "training.learning_rate=0.01", "strategy=refinement",
@@ -20,12 +31,21 @@ SMALL = (
 )  # fmt: skip
 
 
-def docker(*arguments: str, check: bool = True, timeout_s: float = 300.0, **environment: str) -> subprocess.CompletedProcess[str]:
+def docker(
+    *arguments: str, check: bool = True, timeout_s: float = 300.0, **environment: str
+) -> subprocess.CompletedProcess[str]:
     """One command of the engine, with what it printed."""
     done = subprocess.run(
-        ["docker", *arguments], capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **environment}, check=False
+        ["docker", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, **environment},
+        check=False,
     )
-    assert not check or done.returncode == 0, f"docker {' '.join(arguments[:6])}: {done.stderr[-3000:]}"
+    assert not check or done.returncode == 0, (
+        f"docker {' '.join(arguments[:6])}: {done.stderr[-3000:]}"
+    )
     return done
 
 
@@ -34,11 +54,26 @@ class Deployment:
 
     def __init__(self, *settings: str) -> None:
         self.project = f"polyclinic-test-{uuid.uuid4().hex[:8]}"
-        self._settings = {"POLYCLINIC_RUN": " ".join([*SMALL, *settings]), "POLYCLINIC_PATIENTS": "2 6"}
+        self._settings = {
+            "POLYCLINIC_RUN": " ".join([*SMALL, *settings]),
+            "POLYCLINIC_PATIENTS": "2 6",
+        }
 
-    def compose(self, *arguments: str, check: bool = True, timeout_s: float = 300.0) -> subprocess.CompletedProcess[str]:
+    def compose(
+        self, *arguments: str, check: bool = True, timeout_s: float = 300.0
+    ) -> subprocess.CompletedProcess[str]:
         file = str(ROOT / "docker" / "compose.yaml")
-        return docker("compose", "-f", file, "-p", self.project, *arguments, check=check, timeout_s=timeout_s, **self._settings)
+        return docker(
+            "compose",
+            "-f",
+            file,
+            "-p",
+            self.project,
+            *arguments,
+            check=check,
+            timeout_s=timeout_s,
+            **self._settings,
+        )
 
     def up(self) -> None:
         self.compose("up", "--no-build", "--detach", timeout_s=1800.0)
@@ -58,13 +93,36 @@ class Deployment:
 
     def server(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """A command of the coordinator's on its volumes, whether or not it runs."""
-        volumes = ("-v", f"{self.project}_runs:/coordinator/runs", "-v", f"{self.project}_security:/coordinator/security")
-        return docker("run", *CONFINED, *volumes, "-e", "COLUMNS=200", "polyclinic-server", *arguments, check=False)
+        volumes = (
+            "-v",
+            f"{self.project}_runs:/coordinator/runs",
+            "-v",
+            f"{self.project}_security:/coordinator/security",
+        )
+        return docker(
+            "run",
+            *CONFINED,
+            *volumes,
+            "-e",
+            "COLUMNS=200",
+            "polyclinic-server",
+            *arguments,
+            check=False,
+        )
 
     def file(self, path: str) -> str:
         """A file of the run, empty while there is none."""
         volume = ("-v", f"{self.project}_runs:/coordinator/runs:ro")
-        return docker("run", *CONFINED, *volume, "--entrypoint", "cat", "polyclinic-server", f"runs/demo/{path}", check=False).stdout
+        return docker(
+            "run",
+            *CONFINED,
+            *volume,
+            "--entrypoint",
+            "cat",
+            "polyclinic-server",
+            f"runs/demo/{path}",
+            check=False,
+        ).stdout
 
     def events(self, kind: str) -> list[dict[str, Any]]:
         lines = self.file("events.jsonl").split("\n")[:-1]
@@ -78,14 +136,24 @@ class Deployment:
     def wait_until(self, true: Callable[[], object], what: str, timeout_s: float = 900.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not true():
-            assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s:.0f} s: {self.logs()}"
+            assert time.monotonic() < deadline, (
+                f"{what} did not happen in {timeout_s:.0f} s: {self.logs()}"
+            )
             time.sleep(1.0)
 
     def wait_for_the_end(self, timeout_s: float = 1200.0) -> None:
-        self.wait_until(lambda: self.inspect("coordinator", "{{.State.Status}} {{.State.ExitCode}}") == "exited 0", "the end", timeout_s)
+        self.wait_until(
+            lambda: (
+                self.inspect("coordinator", "{{.State.Status}} {{.State.ExitCode}}") == "exited 0"
+            ),
+            "the end",
+            timeout_s,
+        )
 
     def logs(self) -> str:
-        return self.compose("logs", "--tail", "25", "coordinator", *HOSPITALS, check=False).stdout[-6000:]
+        return self.compose("logs", "--tail", "25", "coordinator", *HOSPITALS, check=False).stdout[
+            -6000:
+        ]
 
     def check_outcome(self) -> None:
         """Finished, a sound ledger, and a refined model at every hospital."""
@@ -95,6 +163,14 @@ class Deployment:
         for name in HOSPITALS:
             volume = ("-v", f"{self.project}_{name}-state:/state:ro")
             looked = docker(
-                "run", *CONFINED, *volume, "--entrypoint", "test", "polyclinic-client", "-s", "/state/refined.safetensors", check=False
+                "run",
+                *CONFINED,
+                *volume,
+                "--entrypoint",
+                "test",
+                "polyclinic-client",
+                "-s",
+                "/state/refined.safetensors",
+                check=False,
             )
             assert looked.returncode == 0, f"{name} has no refined model: {self.logs()}"

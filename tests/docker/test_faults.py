@@ -13,7 +13,13 @@ pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("images")]
 @pytest.fixture(scope="module")
 def disturbed(images: None) -> Iterator[Deployment]:
     """A hospital stops in training, another's network is cut, the coordinator is killed by the engine and by a signal."""
-    one = Deployment("rounds=6", "strategy.base_rounds=3", "training.epochs=16", "data.samples_per_case=64", "deployment.grace_s=20")
+    one = Deployment(
+        "rounds=6",
+        "strategy.base_rounds=3",
+        "training.epochs=16",
+        "data.samples_per_case=64",
+        "deployment.grace_s=20",
+    )
     try:
         one.up()
         one.wait_until(lambda: one.events("answered"), "the first answer")
@@ -25,14 +31,26 @@ def disturbed(images: None) -> Iterator[Deployment]:
         assert one.state() == "running"
         docker("network", "connect", "--alias", "st-bruno", cut, one.container("st-bruno"))
         one.compose("start", "st-anne")
-        docker("kill", one.container("coordinator"))  # the engine takes this for our wish: somebody has to start it
+        docker(
+            "kill", one.container("coordinator")
+        )  # the engine takes this for our wish: somebody has to start it
         assert one.inspect("coordinator", "{{.State.Running}}") == "false"
         assert one.state() == "running"  # it could not say goodbye
         docker("start", one.container("coordinator"))
         one.wait_until(lambda: one.events("contribution"), "a contribution")
         assert one.state() == "running"
-        one.compose("exec", "-T", "coordinator", "sh", "-c", "kill -9 $(cat /proc/1/task/1/children)", check=False)
-        one.wait_until(lambda: one.inspect("coordinator", "{{.RestartCount}}") == "1", "the restart", 60.0)
+        one.compose(
+            "exec",
+            "-T",
+            "coordinator",
+            "sh",
+            "-c",
+            "kill -9 $(cat /proc/1/task/1/children)",
+            check=False,
+        )
+        one.wait_until(
+            lambda: one.inspect("coordinator", "{{.RestartCount}}") == "1", "the restart", 60.0
+        )
         yield one
     finally:
         one.close()

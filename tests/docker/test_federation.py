@@ -46,31 +46,51 @@ def quiet(images: None) -> Iterator[Deployment]:
 
 
 def test_a_hospital_finds_the_fleets_port_open_and_every_other_closed(quiet: Deployment) -> None:
-    quiet.wait_until(lambda: f":{FLEET}" in quiet.read("st-anne", REACH, f"coordinator:{FLEET}").stdout, "an open port")
+    quiet.wait_until(
+        lambda: f":{FLEET}" in quiet.read("st-anne", REACH, f"coordinator:{FLEET}").stdout,
+        "an open port",
+    )
     assert quiet.read("st-anne", SCAN, "coordinator").stdout.split() == [str(FLEET)]
 
 
-def test_a_hospital_reaches_no_other_hospital_not_this_machine_and_not_the_world(quiet: Deployment) -> None:
-    assert quiet.read("st-anne", REACH, f"coordinator:{FLEET}").stdout.split() == [f"coordinator:{FLEET}"]
+def test_a_hospital_reaches_no_other_hospital_not_this_machine_and_not_the_world(
+    quiet: Deployment,
+) -> None:
+    assert quiet.read("st-anne", REACH, f"coordinator:{FLEET}").stdout.split() == [
+        f"coordinator:{FLEET}"
+    ]
     others = [f"{name}:{port}" for name in ("st-bruno", "st-clara") for port in (22, FLEET)]
     hosts = " ".join(quiet.inspect(name, ADDRESS) for name in ("st-bruno", "st-clara")).split()
     gateways = " ".join(quiet.inspect(name, GATEWAY) for name in HOSPITALS).split()
     elsewhere = [f"{host}:{FLEET}" for host in quiet.inspect("coordinator", ADDRESS).split()]
-    numbers = [f"{host}:{port}" for host in [*hosts, *gateways, "1.1.1.1"] for port in (22, 53, 2375)]
+    numbers = [
+        f"{host}:{port}" for host in [*hosts, *gateways, "1.1.1.1"] for port in (22, 53, 2375)
+    ]
     reached = quiet.read("st-anne", REACH, *others, *numbers, *elsewhere).stdout.split()
-    own = quiet.read("st-anne", "import socket; print(socket.gethostbyname('coordinator'))").stdout.strip()
-    assert reached == [f"{own}:{FLEET}"]  # of the coordinator's three addresses its own network's alone
+    own = quiet.read(
+        "st-anne", "import socket; print(socket.gethostbyname('coordinator'))"
+    ).stdout.strip()
+    assert reached == [
+        f"{own}:{FLEET}"
+    ]  # of the coordinator's three addresses its own network's alone
 
 
-def test_nothing_reaches_a_hospital_and_secrets_are_for_their_owner_alone(quiet: Deployment) -> None:
+def test_nothing_reaches_a_hospital_and_secrets_are_for_their_owner_alone(
+    quiet: Deployment,
+) -> None:
     listening = "import psutil; print({c.laddr.ip for c in psutil.net_connections('tcp') if c.status == 'LISTEN'} - {'127.0.0.1', '::1'})"
     named_by_engine = "{'127.0.0.11'}"  # its name server
     for name in HOSPITALS:
         assert quiet.read(name, listening).stdout.strip() in ("set()", named_by_engine)
     modes = "import os, sys; print(*(oct(os.stat(path).st_mode)[-3:] for path in sys.argv[1:]))"
-    assert quiet.read("st-anne", modes, "/keys", "/keys/hospital.key").stdout.split() == ["700", "600"]
+    assert quiet.read("st-anne", modes, "/keys", "/keys/hospital.key").stdout.split() == [
+        "700",
+        "600",
+    ]
     security = "/coordinator/security"
-    assert quiet.read("coordinator", modes, security, f"{security}/ca.key", f"{security}/server.key").stdout.split() == [
+    assert quiet.read(
+        "coordinator", modes, security, f"{security}/ca.key", f"{security}/server.key"
+    ).stdout.split() == [
         "700",
         "600",
         "600",

@@ -17,7 +17,9 @@ def inspect(image: str) -> dict[str, object]:
 
 
 def layers(image: str) -> list[str]:
-    return docker("image", "inspect", "--format", "{{range .RootFS.Layers}}{{.}} {{end}}", image).stdout.split()
+    return docker(
+        "image", "inspect", "--format", "{{range .RootFS.Layers}}{{.}} {{end}}", image
+    ).stdout.split()
 
 
 def inside(image: str, script: str) -> str:
@@ -33,17 +35,41 @@ def test_it_runs_confined_and_not_as_root(image: str) -> None:
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_it_has_no_compiler_no_installer_and_no_cache(image: str) -> None:
-    assert inside(image, "for tool in gcc cc g++ make git pip pip3 uv conda; do command -v $tool; done; true") == ""
+    assert (
+        inside(
+            image,
+            "for tool in gcc cc g++ make git pip pip3 uv conda; do command -v $tool; done; true",
+        )
+        == ""
+    )
     code = "from importlib.util import find_spec; print([n for n in ('pip', 'setuptools', 'ensurepip') if find_spec(n)])"
-    assert docker("run", *CONFINED, "--entrypoint", "python", image, "-c", code).stdout.strip() == "[]"
-    assert docker("run", *CONFINED, "--user", "0", "--entrypoint", "find", image, "/root/.cache", check=False).stdout == ""
+    assert (
+        docker("run", *CONFINED, "--entrypoint", "python", image, "-c", code).stdout.strip() == "[]"
+    )
+    assert (
+        docker(
+            "run",
+            *CONFINED,
+            "--user",
+            "0",
+            "--entrypoint",
+            "find",
+            image,
+            "/root/.cache",
+            check=False,
+        ).stdout
+        == ""
+    )
 
 
 @pytest.mark.parametrize("image", IMAGES)
 def test_it_is_labelled_and_looks_after_its_health(image: str) -> None:
     config = inspect(image)["Config"]
     assert isinstance(config, dict)
-    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in config["Labels"].items()}
+    labels = {
+        key.removeprefix("org.opencontainers.image."): value
+        for key, value in config["Labels"].items()
+    }
     assert labels["title"] == image and labels["licenses"] == "Apache-2.0"
     assert labels["version"] not in ("", "unknown") and labels["description"]
     assert config["Healthcheck"]["Test"][0] == "CMD" and config["Entrypoint"] == [IMAGES[image]]
@@ -52,7 +78,9 @@ def test_it_is_labelled_and_looks_after_its_health(image: str) -> None:
 def test_both_have_their_large_layers_in_common_and_are_no_larger_than_needed() -> None:
     server, client = layers("polyclinic-server"), layers("polyclinic-client")
     shared = [one for one, other in zip(server, client, strict=False) if one == other]
-    of_client = docker("history", "--no-trunc", "--format", "{{.Size}}", "polyclinic-client").stdout.split()
+    of_client = docker(
+        "history", "--no-trunc", "--format", "{{.Size}}", "polyclinic-client"
+    ).stdout.split()
     assert len(shared) >= 3 and len([size for size in of_client if size.endswith("GB")]) == 1
     assert len(client) - len(shared) <= 3  # its own package, and folders
     for image in IMAGES:
@@ -62,8 +90,18 @@ def test_both_have_their_large_layers_in_common_and_are_no_larger_than_needed() 
 
 def test_neither_side_has_the_others_code() -> None:
     code = "from importlib.util import find_spec; print([n for n in ('server', 'client', 'nilearn', 'matplotlib') if find_spec(n)])"
-    assert docker("run", *CONFINED, "--entrypoint", "python", "polyclinic-server", "-c", code).stdout.strip() == "['server']"
-    assert docker("run", *CONFINED, "--entrypoint", "python", "polyclinic-client", "-c", code).stdout.strip() == "['client']"
+    assert (
+        docker(
+            "run", *CONFINED, "--entrypoint", "python", "polyclinic-server", "-c", code
+        ).stdout.strip()
+        == "['server']"
+    )
+    assert (
+        docker(
+            "run", *CONFINED, "--entrypoint", "python", "polyclinic-client", "-c", code
+        ).stdout.strip()
+        == "['client']"
+    )
 
 
 def test_the_settings_are_found() -> None:
@@ -72,5 +110,9 @@ def test_the_settings_are_found() -> None:
 
 
 def test_the_folders_of_secrets_are_nobody_elses() -> None:
-    assert set(inside("polyclinic-client", "stat -c %a:%u /keys /state /data").split()) == {"700:10001"}
-    assert set(inside("polyclinic-server", "stat -c %a:%u /coordinator/security /coordinator/runs").split()) == {"700:10001"}
+    assert set(inside("polyclinic-client", "stat -c %a:%u /keys /state /data").split()) == {
+        "700:10001"
+    }
+    assert set(
+        inside("polyclinic-server", "stat -c %a:%u /coordinator/security /coordinator/runs").split()
+    ) == {"700:10001"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from polyclinic.cohorts.hospitals import HOSPITALS, write_cohort
+from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import Federation
 
 ROUNDS = "rounds=3"
@@ -15,7 +15,9 @@ ROUNDS = "rounds=3"
 @pytest.fixture(scope="session")
 def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     coarse = [replace(scanner, voxel_mm=(5.0, 5.0, 6.0)) for scanner in HOSPITALS[:3]]
-    return write_cohort(tmp_path_factory.mktemp("cohort"), sites=3, subjects=(2, 1, 1), seed=7, scanners=coarse)
+    return write_cohort(
+        tmp_path_factory.mktemp("cohort"), sites=3, subjects=(2, 1, 1), seed=7, scanners=coarse
+    )
 
 
 @pytest.fixture
@@ -34,7 +36,13 @@ def federation(tmp_path: Path, sites: list[Path]) -> Iterator[Callable[..., Fede
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Federation:
     """Three hospitals, FedBN for three rounds, nothing goes wrong."""
-    one = Federation(tmp_path_factory.mktemp("undisturbed"), sites, "strategy=averaging/fedbn", ROUNDS, "deployment.hospitals=3")
+    one = Federation(
+        tmp_path_factory.mktemp("undisturbed"),
+        sites,
+        "strategy=averaging/fedbn",
+        ROUNDS,
+        "deployment.hospitals=3",
+    )
     try:
         one.coordinator.start()
         for name in one.sites:

@@ -12,8 +12,8 @@ from typing import Any
 
 import psutil
 
-from polyclinic.processes import Child, free_port, python_module, stop_all
-from server.rehearsal import kit_for, rehearse
+from polyclinic.system.processes import Child, free_port, python_module, stop_all
+from polyclinic_demos.local_pki import kit_for, rehearse
 
 TINY = [
     "model=unet_2d", "data=brain_tissue_slices", "model.channels=[4,8,8,8]", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]",
@@ -25,19 +25,28 @@ ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 class Federation:
     """A coordinator and its hospitals, with TLS and keys; ends everything it started."""
 
-    def __init__(self, folder: Path, sites: list[Path], *settings: str, resume: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, sites: list[Path], *settings: str, resume: str | None = None
+    ) -> None:
         self.folder = folder
         self.port = free_port()
         self.sites = {site.name: site for site in sites}
         self.runs = folder / "runs"
         self.hospitals: dict[str, Child] = {}
         self.authority = rehearse(folder / f"security-{self.port}", self.port)
-        self.settings = [f"deployment.security={self.authority.folder}", f"deployment.runs={self.runs}", *settings]
+        self.settings = [
+            f"deployment.security={self.authority.folder}",
+            f"deployment.runs={self.runs}",
+            *settings,
+        ]
         self.coordinator = self.make_coordinator("--name", "run", *TINY)
 
     def make_coordinator(self, *arguments: str) -> Child:
         return Child(
-            "coordinator", python_module("server.cli", "run", *arguments, *self.settings), self.folder / "coordinator.log", ENVIRONMENT
+            "coordinator",
+            python_module("polyclinic_server.cli.main", "run", *arguments, *self.settings),
+            self.folder / "coordinator.log",
+            ENVIRONMENT,
         )
 
     def enrol(self, name: str) -> Path:
@@ -46,7 +55,7 @@ class Federation:
 
     def join(self, name: str, *options: str) -> Child:
         command = python_module(
-            "client.cli", "join", "--kit", str(self.enrol(name)), "--data", str(self.sites[name]),
+            "polyclinic_client.cli.main", "join", "--kit", str(self.enrol(name)), "--data", str(self.sites[name]),
             "--state", str(self.folder / "state" / name), *options,
         )  # fmt: skip
         self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ENVIRONMENT)
@@ -59,7 +68,10 @@ class Federation:
         return [event for event in map(json.loads, lines) if kind in (None, event["kind"])]
 
     def metrics(self) -> list[dict[str, Any]]:
-        return [json.loads(line) for line in (self.runs / "run" / "metrics.jsonl").read_text().splitlines()]
+        return [
+            json.loads(line)
+            for line in (self.runs / "run" / "metrics.jsonl").read_text().splitlines()
+        ]
 
     def describe(self) -> dict[str, Any]:
         return json.loads((self.runs / "run" / "run.json").read_text())
@@ -67,13 +79,19 @@ class Federation:
     def wait_until(self, true: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not true():
-            assert self.coordinator.status() is None, f"the coordinator ended before {what}: {self.coordinator.log.read_text()[-2000:]}"
-            assert time.monotonic() < deadline, f"{what} did not happen in {timeout_s} s: {self.coordinator.log.read_text()[-2000:]}"
+            assert self.coordinator.status() is None, (
+                f"the coordinator ended before {what}: {self.coordinator.log.read_text()[-2000:]}"
+            )
+            assert time.monotonic() < deadline, (
+                f"{what} did not happen in {timeout_s} s: {self.coordinator.log.read_text()[-2000:]}"
+            )
             time.sleep(0.1)
 
     def wait(self, timeout_s: float = 240.0) -> int:
         status = self.coordinator.wait(timeout_s)
-        assert status is not None, f"the run did not end in {timeout_s} s: {self.coordinator.log.read_text()[-2000:]}"
+        assert status is not None, (
+            f"the run did not end in {timeout_s} s: {self.coordinator.log.read_text()[-2000:]}"
+        )
         return status
 
     def close(self) -> None:
@@ -93,7 +111,9 @@ def kill(pid: int) -> None:
     os.kill(pid, signal.SIGKILL)
 
 
-def run_cli(module: str, *arguments: str, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
+def run_cli(
+    module: str, *arguments: str, timeout_s: float = 120.0
+) -> subprocess.CompletedProcess[str]:
     """A command as a person would run it, with what it printed."""
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],

@@ -11,7 +11,12 @@ from tests.e2e.federation import Federation, descendants, kill
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]
-SETTINGS = ("strategy=averaging/fedbn", "rounds=3", "deployment.hospitals=3", "deployment.min_hospitals=3")
+SETTINGS = (
+    "strategy=averaging/fedbn",
+    "rounds=3",
+    "deployment.hospitals=3",
+    "deployment.min_hospitals=3",
+)
 
 
 def begin(federation: Federation) -> Federation:
@@ -23,7 +28,10 @@ def begin(federation: Federation) -> Federation:
 
 def assert_same_outcome(one: Federation, other: Federation) -> None:
     """The federation's weights and every hospital's own model, bit for bit."""
-    for pattern in ("runs/run/arms/fedbn/model.safetensors", *(f"state/{name}/runs/run/fedbn/model.safetensors" for name in one.sites)):
+    for pattern in (
+        "runs/run/arms/fedbn/model.safetensors",
+        *(f"state/{name}/runs/run/fedbn/model.safetensors" for name in one.sites),
+    ):
         ours, theirs = load_file(one.folder / pattern), load_file(other.folder / pattern)
         assert ours.keys() == theirs.keys()
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours), pattern
@@ -33,12 +41,24 @@ def named(processes: list[psutil.Process], module: str) -> psutil.Process:
     return next(process for process in processes if module in process.cmdline())
 
 
-def test_hospitals_killed_in_part_or_altogether_come_back_and_are_asked_again(federation: Make, undisturbed: Federation) -> None:
+def test_hospitals_killed_in_part_or_altogether_come_back_and_are_asked_again(
+    federation: Make, undisturbed: Federation
+) -> None:
     one = begin(federation(*SETTINGS))
     first, second, _ = one.sites
-    one.wait_until(lambda: [event for event in one.events("asked") if event["round"] == 2 and event["phase"] == "train"], "round 2")
-    kill(named(descendants(one.hospitals[first].pid), "client.worker").pid)
-    for process in [*descendants(one.hospitals[second].pid), psutil.Process(one.hospitals[second].pid)]:
+    one.wait_until(
+        lambda: [
+            event
+            for event in one.events("asked")
+            if event["round"] == 2 and event["phase"] == "train"
+        ],
+        "round 2",
+    )
+    kill(named(descendants(one.hospitals[first].pid), "polyclinic_client.fleet.worker").pid)
+    for process in [
+        *descendants(one.hospitals[second].pid),
+        psutil.Process(one.hospitals[second].pid),
+    ]:
         kill(process.pid)
     one.hospitals[second].wait(10)
     one.join(second)
@@ -49,8 +69,17 @@ def test_hospitals_killed_in_part_or_altogether_come_back_and_are_asked_again(fe
     assert_same_outcome(one, undisturbed)
 
 
-def test_a_hospital_that_leaves_for_good_is_reported_missing_and_the_run_ends_well(federation: Make) -> None:
-    one = begin(federation("strategy=averaging/fedavg", "rounds=3", "deployment.hospitals=3", "deployment.grace_s=2"))
+def test_a_hospital_that_leaves_for_good_is_reported_missing_and_the_run_ends_well(
+    federation: Make,
+) -> None:
+    one = begin(
+        federation(
+            "strategy=averaging/fedavg",
+            "rounds=3",
+            "deployment.hospitals=3",
+            "deployment.grace_s=2",
+        )
+    )
     victim = next(iter(one.sites))
     one.wait_until(lambda: one.events("round_end"), "the end of round 1")
     one.hospitals[victim].stop(patience_s=12.0)
@@ -65,10 +94,12 @@ def test_a_superlink_is_started_again_and_a_coordinator_takes_its_superlink_alon
 ) -> None:
     one = begin(federation(*SETTINGS))
     one.wait_until(lambda: one.events("round_end"), "the end of round 1")
-    kill(named(descendants(one.coordinator.pid), "server.fleet").pid)
-    one.wait_until(lambda: len(one.events("round_end")) >= 2, "the end of round 2, with another SuperLink")
+    kill(named(descendants(one.coordinator.pid), "polyclinic_server.fleet.fleet").pid)
+    one.wait_until(
+        lambda: len(one.events("round_end")) >= 2, "the end of round 2, with another SuperLink"
+    )
     assert one.events("superlink")
-    superlink = named(descendants(one.coordinator.pid), "server.fleet")
+    superlink = named(descendants(one.coordinator.pid), "polyclinic_server.fleet.fleet")
     kill(one.coordinator.pid)
     one.coordinator.wait(10)
     psutil.wait_procs([superlink], timeout=15)

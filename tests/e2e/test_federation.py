@@ -19,8 +19,14 @@ Make = Callable[..., Federation]
 
 def figures(federation: Federation) -> list[tuple[object, ...]]:
     """Every figure of a run, without the times."""
-    lines = [{key: value for key, value in line.items() if key not in ("time", "seconds")} for line in federation.metrics()]
-    return sorted((line["arm"], line["round"], line["phase"], line["site"], json.dumps(line, sort_keys=True)) for line in lines)
+    lines = [
+        {key: value for key, value in line.items() if key not in ("time", "seconds")}
+        for line in federation.metrics()
+    ]
+    return sorted(
+        (line["arm"], line["round"], line["phase"], line["site"], json.dumps(line, sort_keys=True))
+        for line in lines
+    )
 
 
 def test_a_run_leaves_everything_that_is_needed_to_believe_it(undisturbed: Federation) -> None:
@@ -30,11 +36,16 @@ def test_a_run_leaves_everything_that_is_needed_to_believe_it(undisturbed: Feder
     assert described["seed"] == 0
     assert described["versions"]["flwr"].startswith("1.39")
     assert set(described["hospitals"]) == set(undisturbed.sites)
-    assert "_target_: strategies.averaging.strategy.Averaging" in (run / "config.yaml").read_text()
+    assert (
+        "_target_: polyclinic_strategies.averaging.strategy.Averaging"
+        in (run / "config.yaml").read_text()
+    )
     assert list(run.glob("arms/fedbn/tensorboard/events.out.tfevents.*"))
     assert load_file(run / "arms" / "fedbn" / "model.safetensors")
     phases = {(line["phase"], line["round"]) for line in undisturbed.metrics()}
-    assert phases == {(phase, number) for phase in ("train", "validate") for number in (1, 2, 3)} | {("test", 3)}
+    assert phases == {
+        (phase, number) for phase in ("train", "validate") for number in (1, 2, 3)
+    } | {("test", 3)}
     page = (run / "report.html").read_text()
     assert all(site in page for site in undisturbed.sites)
     assert not re.search(r"(src|href)=[\"']https?:", page)
@@ -59,7 +70,9 @@ def test_normalization_stays_at_the_hospitals_and_so_do_pictures(undisturbed: Fe
     assert not list((undisturbed.runs / "run").glob("pictures/*"))
 
 
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(undisturbed: Federation, federation: Make) -> None:
+def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(
+    undisturbed: Federation, federation: Make
+) -> None:
     again = federation("strategy=averaging/fedbn", "rounds=3", "deployment.hospitals=3")
     again.coordinator.start()
     for name in reversed(list(again.sites)):
@@ -68,13 +81,25 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(undisturbe
     assert figures(again) == figures(undisturbed)
 
 
-def test_the_exported_model_segments_a_scan_on_its_own_grid(undisturbed: Federation, tmp_path: Path) -> None:
+def test_the_exported_model_segments_a_scan_on_its_own_grid(
+    undisturbed: Federation, tmp_path: Path
+) -> None:
     model = tmp_path / "model.safetensors"
-    exported = run_cli("server.cli", "export", "latest", "--to", str(model), "--runs", str(undisturbed.runs))
+    exported = run_cli(
+        "polyclinic_server.cli.main",
+        "export",
+        "latest",
+        "--to",
+        str(model),
+        "--runs",
+        str(undisturbed.runs),
+    )
     assert exported.returncode == 0, exported.stderr
     scan = next(iter(undisturbed.sites.values())) / "imagesTs"
     images = sorted(map(str, scan.glob("*.nii.gz")))
-    predicted = run_cli("client.cli", "predict", str(model), *images, "--out", str(tmp_path / "out"))
+    predicted = run_cli(
+        "polyclinic_client.cli.main", "predict", str(model), *images, "--out", str(tmp_path / "out")
+    )
     assert predicted.returncode == 0, predicted.stderr
     for image in images:
         before, after = nib.load(image), nib.load(tmp_path / "out" / Path(image).name)
@@ -84,11 +109,15 @@ def test_the_exported_model_segments_a_scan_on_its_own_grid(undisturbed: Federat
 
 
 def test_status_and_report_speak_of_the_run(undisturbed: Federation) -> None:
-    status = run_cli("server.cli", "status", "--runs", str(undisturbed.runs))
+    status = run_cli("polyclinic_server.cli.main", "status", "--runs", str(undisturbed.runs))
     assert "finished" in status.stdout and "FedBN" in status.stdout
-    report = run_cli("server.cli", "report", "latest", "--runs", str(undisturbed.runs))
+    report = run_cli(
+        "polyclinic_server.cli.main", "report", "latest", "--runs", str(undisturbed.runs)
+    )
     assert report.returncode == 0 and "report.html" in report.stdout
-    missing = run_cli("server.cli", "report", "other", "--runs", str(undisturbed.runs))
+    missing = run_cli(
+        "polyclinic_server.cli.main", "report", "other", "--runs", str(undisturbed.runs)
+    )
     assert missing.returncode == 5 and "There is no run 'other'" in missing.stderr
 
 
@@ -117,7 +146,11 @@ def test_too_few_hospitals_end_the_run_in_time_with_the_reason(federation: Make)
 
 
 def test_several_strategies_run_one_after_another_with_the_same_hospitals(federation: Make) -> None:
-    one = federation("strategy=averaging/local,averaging/fedprox,averaging/fedadam", "rounds=2", "deployment.hospitals=2")
+    one = federation(
+        "strategy=averaging/local,averaging/fedprox,averaging/fedadam",
+        "rounds=2",
+        "deployment.hospitals=2",
+    )
     one.coordinator.start()
     for name in list(one.sites)[:2]:
         one.join(name)

@@ -4,8 +4,8 @@ from collections.abc import Callable
 
 import pytest
 
-from polyclinic.keys import PRIVATE, make_key
-from server.enrolment import Registry
+from polyclinic.security.keys import PRIVATE, make_key
+from polyclinic_server.enrolment.registry import Registry
 from tests.e2e.federation import Federation, run_cli
 
 pytestmark = pytest.mark.e2e
@@ -25,13 +25,29 @@ def test_a_stranger_is_turned_away_and_a_revoked_hospital_is_cut_off(federation:
     make_key(one.folder / "stranger")
     (one.folder / "stranger" / "kit.json").write_text(kit.read_text())
     wrong_key = run_cli(
-        "client.cli", "join", "--kit", str(kit), "--key", str(one.folder / "stranger" / PRIVATE), "--data", str(one.sites[other])
+        "polyclinic_client.cli.main",
+        "join",
+        "--kit",
+        str(kit),
+        "--key",
+        str(one.folder / "stranger" / PRIVATE),
+        "--data",
+        str(one.sites[other]),
     )
     assert wrong_key.returncode == 2 and "whose public half was enrolled" in wrong_key.stderr
-    revoked = run_cli("client.cli", "join", "--kit", str(kit), "--data", str(one.sites[other]), "--state", str(one.folder / "x"))
+    revoked = run_cli(
+        "polyclinic_client.cli.main",
+        "join",
+        "--kit",
+        str(kit),
+        "--data",
+        str(one.sites[other]),
+        "--state",
+        str(one.folder / "x"),
+    )
     assert revoked.returncode == 4 and "has revoked the key" in revoked.stderr
     plain = run_cli(
-        "client.cli", "join", "--insecure", "--server", one.authority.address, "--name", other, "--data", str(one.sites[other]),
+        "polyclinic_client.cli.main", "join", "--insecure", "--server", one.authority.address, "--name", other, "--data", str(one.sites[other]),
         "--state", str(one.folder / "y"),
     )  # fmt: skip
     assert plain.returncode == 4 and "speaks TLS" in plain.stderr

@@ -6,13 +6,19 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
-from client.outbox import TRAINING_STATUS
-from polyclinic.ledger import Ledger
+from polyclinic.store.ledger import Ledger
+from polyclinic_client.site.outbox import TRAINING_STATUS
 from tests.e2e.federation import Federation, descendants, kill, run_cli
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]
-SETTINGS = ("strategy=merging/mean", "strategy.poll_s=0.5", "rounds=4", "deployment.hospitals=2", "deployment.min_hospitals=1")
+SETTINGS = (
+    "strategy=merging/mean",
+    "strategy.poll_s=0.5",
+    "rounds=4",
+    "deployment.hospitals=2",
+    "deployment.min_hospitals=1",
+)
 
 
 def published(one: Federation) -> str:
@@ -61,18 +67,24 @@ def test_a_contribution_per_hospital_a_model_and_a_table(calm: Federation) -> No
     assert {event["site"] for event in calm.events("contribution")} == set(calm.sites)
     assert {line["site"] for line in calm.metrics() if line["phase"] == "test"} == set(calm.sites)
     assert published(calm)
-    scored = {(line["round"], line["site"]) for line in calm.metrics() if line["phase"] == "validate"}
+    scored = {
+        (line["round"], line["site"]) for line in calm.metrics() if line["phase"] == "validate"
+    }
     assert {site for number, site in scored if number == 2} == set(calm.sites)
     assert (calm.runs / "run" / "report.html").exists()
 
 
-def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(calm: Federation, federation: Make) -> None:
+def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(
+    calm: Federation, federation: Make
+) -> None:
     one = federation()
     first, late = one.sites
     one.coordinator.start()
     one.join(first)
     status = one.folder / "state" / first / TRAINING_STATUS
-    one.wait_until(lambda: status.exists() and '"training"' in status.read_text(), f"{first} trains")
+    one.wait_until(
+        lambda: status.exists() and '"training"' in status.read_text(), f"{first} trains"
+    )
     kill_all(one, one.hospitals[first].pid)
     one.hospitals[first].wait(10)
     one.join(first)
@@ -88,19 +100,32 @@ def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(calm: F
     assert published(one) == published(calm)
 
 
-def test_a_hospital_contributes_by_hand_and_anybody_merges_offline(calm: Federation, federation: Make, tmp_path: Path) -> None:
+def test_a_hospital_contributes_by_hand_and_anybody_merges_offline(
+    calm: Federation, federation: Make, tmp_path: Path
+) -> None:
     one = federation("strategy.end.contributions=1")
     name = next(iter(one.sites))
     one.coordinator.start()
     done = run_cli(
-        "client.cli", "contribute", "--kit", str(one.enrol(name)), "--data", str(one.sites[name]),
+        "polyclinic_client.cli.main", "contribute", "--kit", str(one.enrol(name)), "--data", str(one.sites[name]),
         "--state", str(one.folder / "state" / name),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "for good" in done.stderr
     assert {event["site"] for event in one.events("contribution")} == {name}
     target = tmp_path / "ties.safetensors"
-    merged = run_cli("server.cli", "merge", "rule=ties", "keep=0.5", f"ledger={calm.runs / 'run' / 'ledger'}", "--to", str(target))
+    merged = run_cli(
+        "polyclinic_server.cli.main",
+        "merge",
+        "rule=ties",
+        "keep=0.5",
+        f"ledger={calm.runs / 'run' / 'ledger'}",
+        "--to",
+        str(target),
+    )
     assert merged.returncode == 0, merged.stderr
     assert "Ties(keep=0.5" in merged.stdout and "of 2 contributions" in merged.stdout
-    assert load_file(target).keys() == load_file(calm.runs / "run" / "arms" / "merging-mean" / "model.safetensors").keys()
+    assert (
+        load_file(target).keys()
+        == load_file(calm.runs / "run" / "arms" / "merging-mean" / "model.safetensors").keys()
+    )

@@ -6,14 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 
-from polyclinic.cohorts.visits import T1, Visits, write_visits
-from polyclinic.datasets import read_dataset
-from polyclinic.state_dict import load_state
-from polyclinic.volumes import read_image
-from server.run_folder import read_lines
-from server.segmentation_model import SegmentationModel
-from strategies.proxy.parts import GENERATOR, SEGMENTER
-from strategies.proxy.protection import Protection
+from polyclinic.federation.run_folder import read_lines
+from polyclinic.imaging.datasets import read_dataset
+from polyclinic.imaging.volumes import read_image
+from polyclinic.learning.state_dict import load_state
+from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
+from polyclinic_server.segmentation.model import SegmentationModel
+from polyclinic_strategies.proxy.parts import GENERATOR, SEGMENTER
+from polyclinic_strategies.proxy.protection import Protection
 from tests.e2e.federation import Federation
 
 pytestmark = pytest.mark.e2e
@@ -28,7 +28,10 @@ SMALL = (
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     folder = tmp_path_factory.mktemp("proxy")
     coarse = replace(T1, voxel_mm=(4.0, 4.0, 4.0))
-    sites = [write_visits(folder / name, coarse, Visits((2, 1, 1)), seed) for seed, name in enumerate(("st-mary", "st-john"))]
+    sites = [
+        write_visits(folder / name, coarse, Visits((2, 1, 1)), seed)
+        for seed, name in enumerate(("st-mary", "st-john"))
+    ]
     one = Federation(folder, sites, *SMALL)
     one.coordinator = one.make_coordinator("--name", "run")
     try:
@@ -49,7 +52,10 @@ def test_every_round_has_figures_of_both_hospitals(trained: Federation) -> None:
 
 def test_what_comes_out_protects_and_segments_a_scan(trained: Federation) -> None:
     folder = trained.runs / "run" / "arms" / "proxy"
-    protection, model = Protection.load(folder / GENERATOR), SegmentationModel.load(folder / SEGMENTER)
+    protection, model = (
+        Protection.load(folder / GENERATOR),
+        SegmentationModel.load(folder / SEGMENTER),
+    )
     assert (model.digest, model.shape) == (protection.digest, protection.shape)
     volume = read_image(read_dataset(trained.sites["st-mary"]).test[0].image, 1, 3)
     assert protection.protect(volume).proxy.shape == model.shape
@@ -60,7 +66,9 @@ def test_all_three_networks_were_trained(trained: Federation) -> None:
     first = {name.partition(".")[0] for name in state}
     assert first == {"field", "segmenter", "adversary"}
     assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
-    assert float(state["field.network.head.weight"].abs().max()) > 0.005  # it starts from a spread of 0.001
+    assert (
+        float(state["field.network.head.weight"].abs().max()) > 0.005
+    )  # it starts from a spread of 0.001
 
 
 def test_a_hospital_keeps_its_canonical_scans(trained: Federation) -> None:

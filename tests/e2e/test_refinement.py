@@ -10,10 +10,10 @@ import numpy as np
 import psutil
 import pytest
 
-from polyclinic.cohorts.hospitals import write_unlabelled
-from polyclinic.processes import Child, python_module
-from polyclinic.trained import load_model
-from server.run_folder import read_lines
+from polyclinic.federation.run_folder import read_lines
+from polyclinic.learning.model_file import load_model
+from polyclinic.system.processes import Child, python_module
+from polyclinic_demos.cohorts.hospitals import write_unlabelled
 from tests.e2e.federation import ENVIRONMENT, Federation, descendants, run_cli
 
 pytestmark = pytest.mark.e2e
@@ -42,10 +42,12 @@ def ended(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Iterat
     one = Federation(folder, sites[:2], *SETTINGS)
     data = write_unlabelled(sites[2], folder / "data" / "st-john")
     command = python_module(
-        "client.cli", "join", "--describe", "--kit", str(one.enrol("st-john")), "--data", str(data),
+        "polyclinic_client.cli.main", "join", "--describe", "--kit", str(one.enrol("st-john")), "--data", str(data),
         "--state", str(folder / "state" / "st-john"),
     )  # fmt: skip
-    newcomer = one.hospitals["st-john"] = Child("st-john", command, folder / "st-john.log", ENVIRONMENT)
+    newcomer = one.hospitals["st-john"] = Child(
+        "st-john", command, folder / "st-john.log", ENVIRONMENT
+    )
     try:
         one.coordinator.start()
         for name in one.sites:
@@ -56,7 +58,14 @@ def ended(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Iterat
         started = descendants(newcomer.pid)
         status = newcomer.wait(60)
         left = [process for process in started if process.is_running()]
-        yield Ended(one, folder / "state" / "st-john", (status, one.wait(60)), started, left, newcomer.log.read_text())
+        yield Ended(
+            one,
+            folder / "state" / "st-john",
+            (status, one.wait(60)),
+            started,
+            left,
+            newcomer.log.read_text(),
+        )
     finally:
         one.close()
 
@@ -91,12 +100,26 @@ def test_no_byte_of_the_join_went_to_anybody_else(ended: Ended) -> None:
         assert moved == ({"query.describe", "query.refined"} if site == "st-john" else set())
 
 
-def test_its_model_predicts_and_whose_work_is_in_it_can_be_said(ended: Ended, sites: list[Path], tmp_path: Path) -> None:
+def test_its_model_predicts_and_whose_work_is_in_it_can_be_said(
+    ended: Ended, sites: list[Path], tmp_path: Path
+) -> None:
     image = next((sites[2] / "imagesTs").glob("*.nii.gz"))
-    predicted = run_cli("client.cli", "predict", str(ended.newcomer / "refined.safetensors"), str(image), "--out", str(tmp_path))
+    predicted = run_cli(
+        "polyclinic_client.cli.main",
+        "predict",
+        str(ended.newcomer / "refined.safetensors"),
+        str(image),
+        "--out",
+        str(tmp_path),
+    )
     assert predicted.returncode == 0, predicted.stderr
     labels = nib.load(tmp_path / image.name)
-    assert labels.shape == nib.load(image).shape and set(np.unique(np.asarray(labels.dataobj))) <= {0, 1, 2, 3}
+    assert labels.shape == nib.load(image).shape and set(np.unique(np.asarray(labels.dataobj))) <= {
+        0,
+        1,
+        2,
+        3,
+    }
     told = explain(ended, "st-john")
     assert told.returncode == 0 and all(site in told.stdout for site in ended.federation.sites)
     assert "st-john" in explain(ended, "st-jon").stderr  # it is known now
@@ -104,4 +127,6 @@ def test_its_model_predicts_and_whose_work_is_in_it_can_be_said(ended: Ended, si
 
 def explain(ended: Ended, site: str) -> subprocess.CompletedProcess[str]:
     ledger = ended.federation.runs / "run" / "ledger"
-    return run_cli("server.cli", "refine", "--for", site, "--explain", "--ledger", str(ledger))
+    return run_cli(
+        "polyclinic_server.cli.main", "refine", "--for", site, "--explain", "--ledger", str(ledger)
+    )

@@ -8,27 +8,34 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from polyclinic.cohorts.anatomy import subject
-from polyclinic.cohorts.hospitals import HOSPITALS
-from polyclinic.cohorts.scanner import acquire
-from polyclinic.networks.flow_generator import FlowGenerator
-from polyclinic.processes import Child, free_port, python_module, wait_for_port
-from server.rehearsal import kit_for, rehearse
-from strategies.proxy.atlas import icbm152_reference
-from strategies.proxy.generator import LearnedField
-from strategies.proxy.protection import Protection, coarse_reference
+from polyclinic.learning.networks.flow_generator import FlowGenerator
+from polyclinic.system.processes import Child, free_port, python_module, wait_for_port
+from polyclinic_demos.cohorts.anatomy import subject
+from polyclinic_demos.cohorts.hospitals import HOSPITALS
+from polyclinic_demos.cohorts.scanner import acquire
+from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.generator import LearnedField
+from polyclinic_strategies.proxy.protection import Protection, coarse_reference
 from tests.e2e.federation import ENVIRONMENT, run_cli
-from tests.server.test_segmentation_model import write_model
+from tests.server.segmentation.test_model import write_model
 
 pytestmark = pytest.mark.e2e
-GREETING = ("80 x 96 x 80 voxels", "0 background, 1 CSF", "callers  st-mary", "polyclinic-client segment")
+GREETING = (
+    "80 x 96 x 80 voxels",
+    "0 background, 1 CSF",
+    "callers  st-mary",
+    "polyclinic-client segment",
+)
 LABELS = ("background", "CSF", "grey matter", "white matter")
 
 
 def write_pair(folder: Path) -> tuple[Path, Path]:
     """A generator and a service's model that belong together."""
     reference = icbm152_reference(2.0)
-    protection = Protection(LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS)
+    protection = Protection(
+        LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS
+    )
     protection.save(folder / "generator.safetensors")
     proxy = {"shape": protection.shape, "digest": protection.digest}
     return folder / "generator.safetensors", write_model(folder / "proxy.safetensors", proxy)
@@ -40,7 +47,16 @@ def test_a_hospital_has_its_scans_segmented_and_the_service_ends_cleanly(tmp_pat
     authority = rehearse(tmp_path / "security", port)
     kit = kit_for(authority, "st-mary")
     command = python_module(
-        "server.cli", "segment-service", "--model", str(model), "--port", str(port), "--security", str(authority.folder), "--threads", "1"
+        "polyclinic_server.cli.main",
+        "segment-service",
+        "--model",
+        str(model),
+        "--port",
+        str(port),
+        "--security",
+        str(authority.folder),
+        "--threads",
+        "1",
     )
     child = Child("service", command, tmp_path / "service.log", ENVIRONMENT)
     child.start()
@@ -48,11 +64,26 @@ def test_a_hospital_has_its_scans_segmented_and_the_service_ends_cleanly(tmp_pat
         scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(4.0, 4.0, 4.0)), seed=0)
         (tmp_path / "scans").mkdir()
         for name in ("before", "after"):
-            nib.save(nib.Nifti1Image(scan.image.astype(np.float32), scan.affine), tmp_path / "scans" / f"{name}.nii.gz")
+            nib.save(
+                nib.Nifti1Image(scan.image.astype(np.float32), scan.affine),
+                tmp_path / "scans" / f"{name}.nii.gz",
+            )
         wait_for_port(f"127.0.0.1:{port}", 60.0, child)
-        options = {"--out": tmp_path / "out", "--kit": kit, "--generator": generator, "--preview": tmp_path / "pictures"}
+        options = {
+            "--out": tmp_path / "out",
+            "--kit": kit,
+            "--generator": generator,
+            "--preview": tmp_path / "pictures",
+        }
         given = [str(word) for option in options.items() for word in option]
-        asked = run_cli("client.cli", "segment", str(tmp_path / "scans"), *given, "--server", f"127.0.0.1:{port}")
+        asked = run_cli(
+            "polyclinic_client.cli.main",
+            "segment",
+            str(tmp_path / "scans"),
+            *given,
+            "--server",
+            f"127.0.0.1:{port}",
+        )
         assert asked.returncode == 0, asked.stderr
         assert "2 of 2 images segmented" in asked.stderr and "3 white matter" in asked.stderr
         child.signal(signal.SIGTERM)
@@ -61,7 +92,9 @@ def test_a_hospital_has_its_scans_segmented_and_the_service_ends_cleanly(tmp_pat
         child.stop()
     for name in ("before", "after"):
         labels = nib.load(tmp_path / "out" / f"{name}.nii.gz")
-        assert labels.shape == scan.label_map.shape and np.allclose(labels.affine, scan.affine, atol=1e-4)
+        assert labels.shape == scan.label_map.shape and np.allclose(
+            labels.affine, scan.affine, atol=1e-4
+        )
         assert (tmp_path / "pictures" / f"{name}.png").exists()
     said = child.log.read_text()
     for words in (*GREETING, f"{port}, TLS", "st-mary: request 1", "OK", "stopped"):
@@ -77,18 +110,35 @@ def test_a_hospital_has_its_scans_segmented_and_the_service_ends_cleanly(tmp_pat
         (["--insecure", "--port", "0"], "not a readable safetensors file", 3),
     ],
 )
-def test_a_service_that_cannot_start_says_why(arguments: list[str], said: str, status: int, tmp_path: Path) -> None:
+def test_a_service_that_cannot_start_says_why(
+    arguments: list[str], said: str, status: int, tmp_path: Path
+) -> None:
     (tmp_path / "model.safetensors").write_bytes(b"no")
-    ended = run_cli("server.cli", "segment-service", "--model", str(tmp_path / "model.safetensors"), *arguments)
+    ended = run_cli(
+        "polyclinic_server.cli.main",
+        "segment-service",
+        "--model",
+        str(tmp_path / "model.safetensors"),
+        *arguments,
+    )
     assert ended.returncode == status
     assert said in ended.stderr and "Traceback" not in ended.stderr
 
 
 def test_the_client_says_what_is_missing(tmp_path: Path) -> None:
     wanted = ("segment", "scan.nii.gz", "--out", "labels.nii.gz")
-    nothing = run_cli("client.cli", *wanted)
+    nothing = run_cli("polyclinic_client.cli.main", *wanted)
     assert nothing.returncode == 2 and "--kit FILE" in nothing.stderr
     wrong = run_cli(
-        "client.cli", "segment", "scan.nii.gz", "--out", "x.nii.gz", "--insecure", "--server", "127.0.0.1:1", "--answer", "both"
+        "polyclinic_client.cli.main",
+        "segment",
+        "scan.nii.gz",
+        "--out",
+        "x.nii.gz",
+        "--insecure",
+        "--server",
+        "127.0.0.1:1",
+        "--answer",
+        "both",
     )
     assert wrong.returncode == 2 and "labels or probabilities" in wrong.stderr

@@ -3,12 +3,14 @@
 import pytest
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, Strategy
 
-from polyclinic.config import instantiate, load_config
+from polyclinic.config.compose import instantiate, load_config
 
 
 def build(*overrides: str) -> Strategy:
     config = load_config(overrides)
-    strategy: Strategy = instantiate(config.strategy, _recursive_=False).build(config.privacy, ["0.weight"])
+    strategy: Strategy = instantiate(config.strategy, _recursive_=False).build(
+        config.privacy, ["0.weight"]
+    )
     return strategy
 
 
@@ -18,6 +20,10 @@ def test_the_release_of_statistics_wraps_no_averaging(privacy: str) -> None:
 
 
 def test_the_release_of_statistics_is_no_setting_of_flowers() -> None:
-    made = build("privacy=server_side_dp", "privacy.release.noise_multiplier=2.0", "privacy.noise_multiplier=0.5")
+    made = build(
+        "privacy=server_side_dp",
+        "privacy.release.noise_multiplier=2.0",
+        "privacy.noise_multiplier=0.5",
+    )
     assert isinstance(made, DifferentialPrivacyServerSideFixedClipping)
     assert made.noise_multiplier == 0.5

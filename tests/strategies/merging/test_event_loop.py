@@ -11,20 +11,33 @@ import torch
 from flwr.app import Message
 from torch import Tensor
 
-from polyclinic.contribution import Contribution, write_contribution
-from polyclinic.ledger import Ledger
-from polyclinic.metrics import Evaluation
-from polyclinic.state_dict import StateDict, pack
-from strategies.merging.event_loop import EventLoop
-from strategies.merging.messages import Assignment, Handover, Verdict, confirm, hand_over, read_assignment, read_base
-from strategies.merging.strategy import Merging
-from strategies.records import Order, evaluation_reply, unpack_content, weights_from_message
+from polyclinic.federation.records import (
+    Order,
+    evaluation_reply,
+    unpack_content,
+    weights_from_message,
+)
+from polyclinic.learning.metrics import Evaluation
+from polyclinic.learning.state_dict import StateDict, pack
+from polyclinic.store.contribution import Contribution, write_contribution
+from polyclinic.store.ledger import Ledger
+from polyclinic_strategies.merging.event_loop import EventLoop
+from polyclinic_strategies.merging.messages import (
+    Assignment,
+    Handover,
+    Verdict,
+    confirm,
+    hand_over,
+    read_assignment,
+    read_base,
+)
+from polyclinic_strategies.merging.strategy import Merging
 from tests.fakes import FakeGrid, FakeNode, make_error
 
 BASE: StateDict = {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}
 NAMES = ["weight", "bias"]
 TASK = "segmentation: background, tumour"
-RULES = "strategies.merging.rules"
+RULES = "polyclinic_strategies.merging.rules"
 MEAN = {"_target_": f"{RULES}.mean.Mean"}
 
 
@@ -61,14 +74,20 @@ class Hospital:
         self.verdicts += verdicts
         if self.base is None:
             return hand_over(message, Handover(needs_base=True))
-        if not self.ready or any(verdict.digest == self.path(assignment).stem for verdict in self.verdicts):
+        if not self.ready or any(
+            verdict.digest == self.path(assignment).stem for verdict in self.verdicts
+        ):
             return hand_over(message, Handover(doing="waiting"))
         content = self.path(assignment).read_bytes()
         arriving, self.cut = content[:-1] if self.cut else content, False
-        return hand_over(message, Handover(False, "", hashlib.sha256(content).hexdigest(), arriving))
+        return hand_over(
+            message, Handover(False, "", hashlib.sha256(content).hexdigest(), arriving)
+        )
 
     def path(self, assignment: Assignment) -> Path:
-        contribution = Contribution(self.claims or self.site, assignment.base, assignment.task, 4, {}, self.created, "1")
+        contribution = Contribution(
+            self.claims or self.site, assignment.base, assignment.task, 4, {}, self.created, "1"
+        )
         vector = {name: torch.full_like(tensor, self.value) for name, tensor in BASE.items()}
         return write_contribution(self.folder / self.site, contribution, vector, {})
 
@@ -87,7 +106,11 @@ class Roster:
 
     def refresh(self) -> dict[str, Seat]:
         here = set(self.grid.get_node_ids())
-        return {site: self.current(site) for site, hospital in self.hospitals.items() if hospital.node.node_id in here}
+        return {
+            site: self.current(site)
+            for site, hospital in self.hospitals.items()
+            if hospital.node.node_id in here
+        }
 
     def current(self, site: str) -> Seat:
         node = self.hospitals[site].node
@@ -108,7 +131,10 @@ class World:
         self.loop = self.restart()
 
     def join(self, site: str, **details: Any) -> Hospital:
-        node = FakeNode(len(self.hospitals) + 1, lambda message: self.hospitals[site].answer(message))  # noqa: PLW0108 (the hospital comes after)
+        def answer(message: Message) -> Message | None:
+            return self.hospitals[site].answer(message)
+
+        node = FakeNode(len(self.hospitals) + 1, answer)
         self.grid.nodes[node.node_id] = node
         self.hospitals[site] = Hospital(site, node, self.folder, **details)
         return self.hospitals[site]
@@ -116,11 +142,20 @@ class World:
     def restart(self) -> EventLoop:
         self.ledger = Ledger.open(self.folder / "ledger")
         base = self.ledger.add_base(BASE)
-        order = Order(run="r", arm="a", seed=0, rounds=1, personal="none", version="1", names={"model": "m"})
+        order = Order(
+            run="r", arm="a", seed=0, rounds=1, personal="none", version="1", names={"model": "m"}
+        )
         assignment = Assignment(order, base, TASK, self.ledger.identity())
         expected = len(self.hospitals)
         self.loop = EventLoop(
-            self.strategy, self.grid, Roster(self.grid, self.hospitals), self.ledger, assignment, NAMES, expected, self.events.append
+            self.strategy,
+            self.grid,
+            Roster(self.grid, self.hospitals),
+            self.ledger,
+            assignment,
+            NAMES,
+            expected,
+            self.events.append,
         )
         return self.loop
 
@@ -148,7 +183,9 @@ def test_every_arrival_is_merged_and_published_at_once(tmp_path: Path) -> None:
     assert publication is not None and publication.number == 2
     assert torch.equal(world.weights(), torch.full((8,), 2.0))
     assert [event["sites"] for event in world.kinds("published")] == [["a"], ["a", "b"]]
-    assert all(hospital.verdicts and hospital.verdicts[0].accepted for hospital in world.hospitals.values())
+    assert all(
+        hospital.verdicts and hospital.verdicts[0].accepted for hospital in world.hospitals.values()
+    )
 
 
 def test_nobody_waits_for_a_hospital_that_takes_long(tmp_path: Path) -> None:
@@ -232,7 +269,9 @@ def test_a_restart_takes_up_from_the_ledger_and_counts_nothing_twice(tmp_path: P
     world.hospitals["b"].ready = False
     world.step(2.0, until=world.ledger.publications)
     world.ledger.close()
-    world.hospitals["a"].verdicts.clear()  # the coordinator died before it could say so: the hospital hands over again
+    world.hospitals[
+        "a"
+    ].verdicts.clear()  # the coordinator died before it could say so: the hospital hands over again
     world.hospitals["b"].ready = True
     world.grid._out.clear()
     world.restart().run()
@@ -311,7 +350,9 @@ def test_a_run_without_an_end_goes_on_and_one_with_a_time_stops(tmp_path: Path) 
 
 
 def test_a_rule_that_needs_more_hospitals_publishes_when_they_have_come(tmp_path: Path) -> None:
-    world = World(tmp_path, "a", "b", "c", "d", "e", rule={"_target_": f"{RULES}.krum.Krum", "byzantine": 1})
+    world = World(
+        tmp_path, "a", "b", "c", "d", "e", rule={"_target_": f"{RULES}.krum.Krum", "byzantine": 1}
+    )
     assert world.loop.run() is not None
     assert world.kinds("note") and len(world.kinds("published")) == 1
 
@@ -319,7 +360,9 @@ def test_a_rule_that_needs_more_hospitals_publishes_when_they_have_come(tmp_path
 def test_the_messages_survive_their_round_trip(tmp_path: Path) -> None:
     world = World(tmp_path, "a")
     world.loop.run()
-    sent = [message for message in world.grid.pushed if message.metadata.message_type == "query.base"]
+    sent = [
+        message for message in world.grid.pushed if message.metadata.message_type == "query.base"
+    ]
     order, digest = read_base(sent[0])
     assert digest == world.ledger.bases()[-1] and order.arm == "a"
     assert "arrays" in unpack_content(sent[0].content)

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 from torch.utils.data import DataLoader, Dataset
 
-from polyclinic.schemas import DataConfig, TrainingConfig
-from polyclinic.training import fit
-from strategies.merging.restore import fine_tune, recalibrate
+from polyclinic.config.schemas import DataConfig, TrainingConfig
+from polyclinic.learning.training import fit
+from polyclinic_strategies.merging.restore import fine_tune, recalibrate
 
 TRAINING = TrainingConfig(
     epochs=7,
@@ -45,11 +45,16 @@ class Points(Dataset[dict[str, Tensor]]):
         return 10
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
-        return {"image": random(2, seed=index) * 0.3 + 2 + 2 * (index % 2), "label": torch.tensor(index % 2)}
+        return {
+            "image": random(2, seed=index) * 0.3 + 2 + 2 * (index % 2),
+            "label": torch.tensor(index % 2),
+        }
 
 
 def loader(seed: int = 0) -> DataLoader[dict[str, Tensor]]:
-    return DataLoader(Points(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(seed))
+    return DataLoader(
+        Points(), batch_size=4, shuffle=True, generator=torch.Generator().manual_seed(seed)
+    )
 
 
 def copy_of(network: nn.Module) -> dict[str, Tensor]:
@@ -58,7 +63,11 @@ def copy_of(network: nn.Module) -> dict[str, Tensor]:
 
 @pytest.mark.parametrize(
     ("layer", "shape"),
-    [(nn.BatchNorm1d(3), (12, 3)), (nn.BatchNorm2d(3), (12, 3, 4, 5)), (nn.BatchNorm3d(3, momentum=None), (12, 3, 2, 3, 2))],
+    [
+        (nn.BatchNorm1d(3), (12, 3)),
+        (nn.BatchNorm2d(3), (12, 3, 4, 5)),
+        (nn.BatchNorm3d(3, momentum=None), (12, 3, 2, 3, 2)),
+    ],
 )
 def test_new_statistics_are_the_mean_and_variance_of_all_images(layer: Any, shape: Any) -> None:
     images = 5 * random(*shape) + 100 * torch.arange(3.0).view(3, *[1] * (len(shape) - 2))
@@ -71,7 +80,9 @@ def test_new_statistics_are_the_mean_and_variance_of_all_images(layer: Any, shap
 
 
 def test_a_layer_further_in_sees_what_was_normalized_by_the_batch() -> None:
-    network = nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 4), nn.Dropout(0.5), nn.BatchNorm1d(4, affine=False))
+    network = nn.Sequential(
+        nn.BatchNorm1d(2), nn.Linear(2, 4), nn.Dropout(0.5), nn.BatchNorm1d(4, affine=False)
+    )
     images = 3 * random(20, 2) + 7
     normalized = (images - images.mean(0)) / (images.var(0, unbiased=False) + network[0].eps).sqrt()
     assert recalibrate(network, [images]) == 2
@@ -95,7 +106,10 @@ def test_a_network_with_ruined_statistics_gets_its_accuracy_back() -> None:
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(2, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     fit(network, loader(), replace(TRAINING, epochs=20), DATA)
-    images, labels = (torch.stack([point[key] for point in map(Points().__getitem__, range(10))]) for key in ("image", "label"))
+    images, labels = (
+        torch.stack([point[key] for point in map(Points().__getitem__, range(10))])
+        for key in ("image", "label")
+    )
 
     def accuracy() -> float:
         network.eval()
@@ -109,7 +123,10 @@ def test_a_network_with_ruined_statistics_gets_its_accuracy_back() -> None:
     assert accuracy() == 1.0
 
 
-@pytest.mark.parametrize("norm", [nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True), nn.GroupNorm(2, 4)])
+@pytest.mark.parametrize(
+    "norm",
+    [nn.InstanceNorm2d(4), nn.InstanceNorm2d(4, track_running_stats=True), nn.GroupNorm(2, 4)],
+)
 def test_other_normalization_is_left_alone(norm: nn.Module) -> None:
     network = nn.Sequential(nn.Conv2d(1, 4, 3), norm, nn.BatchNorm2d(4, track_running_stats=False))
     before = copy_of(network)
@@ -154,7 +171,11 @@ def test_steps_are_those_of_training() -> None:
     networks[1].load_state_dict(networks[0].state_dict())
     done = fine_tune(networks[0], loader(), TRAINING, DATA, 3)
     expected = fit(networks[1], loader(), replace(TRAINING, epochs=1), DATA)
-    assert done is not None and done.steps == expected.steps == 3 and done.loss == pytest.approx(expected.loss)
+    assert (
+        done is not None
+        and done.steps == expected.steps == 3
+        and done.loss == pytest.approx(expected.loss)
+    )
     assert_close(copy_of(networks[0]), copy_of(networks[1]), rtol=0, atol=0)
 
 

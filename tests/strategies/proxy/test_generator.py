@@ -3,10 +3,10 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from polyclinic.deformation import compose, jacobian_determinant, warp
-from polyclinic.networks.flow_generator import FlowGenerator
-from polyclinic.smoothing import smooth
-from strategies.proxy.generator import (
+from polyclinic.imaging.deformation import compose, jacobian_determinant, warp
+from polyclinic.imaging.smoothing import smooth
+from polyclinic.learning.networks.flow_generator import FlowGenerator
+from polyclinic_strategies.proxy.generator import (
     STRANGER_MM,
     VELOCITY_MM,
     LearnedField,
@@ -64,8 +64,16 @@ def test_a_constant_velocity_is_a_translation_on_every_grid() -> None:
 def test_the_negative_velocity_undoes(finer: int) -> None:
     height, width, depth = (finer * size for size in SHAPE)
     velocity = smooth(keys(), 1.0)
-    there, back = displace(velocity, (height, width, depth)), displace(-velocity, (height, width, depth))
-    inner = (..., slice(2 * finer, -2 * finer), slice(2 * finer, -2 * finer), slice(2 * finer, -2 * finer))
+    there, back = (
+        displace(velocity, (height, width, depth)),
+        displace(-velocity, (height, width, depth)),
+    )
+    inner = (
+        ...,
+        slice(2 * finer, -2 * finer),
+        slice(2 * finer, -2 * finer),
+        slice(2 * finer, -2 * finer),
+    )
     assert float(there.norm(dim=1).max()) > 0.3 * finer
     assert float(compose(there, back)[inner].norm(dim=1).max()) < 0.1 * finer
     assert float(jacobian_determinant(there).min()) > 0
@@ -100,14 +108,25 @@ def test_a_learned_field_sees_image_key_and_reference() -> None:
     field = LearnedField(reference, network).eval()
     found = field(IMAGE, keys(2)).detach()
     assert found.shape == (2, 3, *SHAPE)
-    for other in (field(IMAGE.flip(2), keys(2)), field(IMAGE, keys(2, seed=1)), LearnedField(1 - reference, network)(IMAGE, keys(2))):
+    for other in (
+        field(IMAGE.flip(2), keys(2)),
+        field(IMAGE, keys(2, seed=1)),
+        LearnedField(1 - reference, network)(IMAGE, keys(2)),
+    ):
         assert not torch.allclose(other, found, atol=1e-3)
-    assert [name for name in field.state_dict() if "reference" in name] == []  # everybody has the reference
+    assert [
+        name for name in field.state_dict() if "reference" in name
+    ] == []  # everybody has the reference
 
 
 def test_coarse_warps_are_fine_ones() -> None:
     velocity = smooth(keys(2), 1.0)
-    assert_close(warp_coarsely(IMAGE, velocity), warp(IMAGE, displace(velocity, (24, 32, 24))), atol=0.15, rtol=0)
+    assert_close(
+        warp_coarsely(IMAGE, velocity),
+        warp(IMAGE, displace(velocity, (24, 32, 24))),
+        atol=0.15,
+        rtol=0,
+    )
     assert_close(shrink(IMAGE, 2)[0, 0, 0, 0, 0], IMAGE[0, 0, :2, :2, :2].mean())
 
 

@@ -6,9 +6,19 @@ from torch import Tensor
 from torch.nn import functional
 from torch.testing import assert_close
 
-from strategies.proxy.losses import TEMPERATURE, betrayal, focal_tversky, folding, recognition, roughness, sameness
+from polyclinic_strategies.proxy.losses import (
+    TEMPERATURE,
+    betrayal,
+    focal_tversky,
+    folding,
+    recognition,
+    roughness,
+    sameness,
+)
 
-LABELS = torch.arange(4).view(1, 4, 1, 1).expand(2, 4, 3, 5).contiguous()  # four classes, 15 voxels each
+LABELS = (
+    torch.arange(4).view(1, 4, 1, 1).expand(2, 4, 3, 5).contiguous()
+)  # four classes, 15 voxels each
 KNOWN = torch.ones(LABELS.shape)
 
 
@@ -20,17 +30,26 @@ def test_a_perfect_segmentation_costs_nothing_and_an_empty_one_everything() -> N
     assert float(focal_tversky(certain(LABELS), LABELS, KNOWN)) < 1e-4
     nothing = focal_tversky(certain(torch.zeros_like(LABELS)), LABELS, KNOWN)
     assert_close(nothing, torch.tensor((1 - 1 / (0.7 * 15 + 1)) ** 0.75))  # no hit, 15 missed
-    assert float(focal_tversky(certain(torch.zeros_like(LABELS)), torch.zeros_like(LABELS), KNOWN)) < 1e-4  # nothing to find, none found
+    assert (
+        float(focal_tversky(certain(torch.zeros_like(LABELS)), torch.zeros_like(LABELS), KNOWN))
+        < 1e-4
+    )  # nothing to find, none found
 
 
 def test_what_is_missed_costs_more_than_what_is_too_much() -> None:
     """By hand: of 15 voxels 5 are missed, or 5 are found too much; the other classes are right."""
     labels = torch.zeros(1, 60).long()
     labels[:, :15] = 1
-    for shifted, false, missed in ((labels.clone().index_fill_(1, torch.arange(5), 0), 0, 5), (labels.roll(5, 1) | labels, 5, 0)):
+    for shifted, false, missed in (
+        (labels.clone().index_fill_(1, torch.arange(5), 0), 0, 5),
+        (labels.roll(5, 1) | labels, 5, 0),
+    ):
         both = 15 - missed
         index = (both + 1) / (both + 0.3 * false + 0.7 * missed + 1)
-        assert_close(focal_tversky(certain(shifted, 2), labels, torch.ones(1, 60)), torch.tensor((1 - index) ** 0.75))
+        assert_close(
+            focal_tversky(certain(shifted, 2), labels, torch.ones(1, 60)),
+            torch.tensor((1 - index) ** 0.75),
+        )
 
 
 def test_voxels_of_which_nothing_is_known_do_not_count() -> None:
@@ -66,7 +85,12 @@ def test_two_proxies_are_to_differ_as_strangers_do() -> None:
     assert_close(sameness(first, first, wanted), torch.tensor(1.0))
     assert_close(sameness(first, first + 0.1, wanted), torch.tensor(0.75))
     assert float(sameness(first, first + 0.3, wanted)) == 0  # more is not rewarded
-    assert_close(sameness(first, torch.stack([first[0] + 0.2, first[1]]), wanted), torch.tensor(0.5), atol=1e-5, rtol=0)
+    assert_close(
+        sameness(first, torch.stack([first[0] + 0.2, first[1]]), wanted),
+        torch.tensor(0.5),
+        atol=1e-5,
+        rtol=0,
+    )
 
 
 def test_recognition_of_orthogonal_people() -> None:
@@ -75,15 +99,21 @@ def test_recognition_of_orthogonal_people() -> None:
     assert_close(recognition(people, people), torch.tensor(right), atol=1e-6, rtol=0)
     assert_close(recognition(people, people.roll(1, 0)), torch.tensor(right + 1 / TEMPERATURE))
     same = people[:1].expand(4, -1)
-    assert_close(recognition(same, same), torch.tensor(math.log(4)))  # told nothing: one of four by chance
-    assert_close(recognition(people[[2, 0, 1, 3]], people[[2, 0, 1, 3]]), recognition(people, people))
+    assert_close(
+        recognition(same, same), torch.tensor(math.log(4))
+    )  # told nothing: one of four by chance
+    assert_close(
+        recognition(people[[2, 0, 1, 3]], people[[2, 0, 1, 3]]), recognition(people, people)
+    )
 
 
 def test_nothing_is_betrayed_where_nothing_is_told() -> None:
     people = torch.eye(4)
     assert float(betrayal(people, people)) == 1
     assert float(betrayal(people[:1].expand(4, -1), people[:1].expand(4, -1))) == 0
-    assert float(betrayal(people, people.roll(1, 0))) == 0  # to look less alike than strangers is no gain
+    assert (
+        float(betrayal(people, people.roll(1, 0))) == 0
+    )  # to look less alike than strangers is no gain
 
 
 @pytest.mark.parametrize("loss", [recognition, betrayal])

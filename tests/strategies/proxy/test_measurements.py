@@ -10,22 +10,37 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from polyclinic.cohorts.visits import T1, Visits, write_visits
-from polyclinic.config import instantiate, load_config
-from polyclinic.datasets import Case, read_dataset
+from polyclinic.config.compose import instantiate, load_config
 from polyclinic.errors import DatasetInvalid
-from polyclinic.modes import quicken
-from polyclinic.state_dict import load_state, save_state
-from strategies.proxy import cases as module
-from strategies.proxy import registration
-from strategies.proxy.atlas import icbm152_reference
-from strategies.proxy.cases import CanonicalCase, prepare_cases
-from strategies.proxy.generator import NoField, RandomField
-from strategies.proxy.measurements import answer, dice_directly, dice_through, draw_pictures, measure_field, round_trips
-from strategies.proxy.system import ProxySystem
+from polyclinic.imaging.datasets import Case, read_dataset
+from polyclinic.learning.modes import quicken
+from polyclinic.learning.state_dict import load_state, save_state
+from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
+from polyclinic_strategies.proxy import cases as module
+from polyclinic_strategies.proxy.cases import CanonicalCase, prepare_cases
+from polyclinic_strategies.proxy.frame import registration
+from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.generator import NoField, RandomField
+from polyclinic_strategies.proxy.measurements import (
+    answer,
+    dice_directly,
+    dice_through,
+    draw_pictures,
+    measure_field,
+    round_trips,
+)
+from polyclinic_strategies.proxy.system import ProxySystem
 
 REFERENCE = icbm152_reference(2.0)
-CONFIG = load_config(["model=proxy", "data=proxy_brain", "training=proxy", "model.channels=[4,4,4]", "model.spacing_mm=2.0"])
+CONFIG = load_config(
+    [
+        "model=proxy",
+        "data=proxy_brain",
+        "training=proxy",
+        "model.channels=[4,4,4]",
+        "model.spacing_mm=2.0",
+    ]
+)
 DATA = replace(CONFIG.data, patch=(80, 96, 80))
 
 
@@ -71,26 +86,51 @@ def system() -> ProxySystem:
 
 def test_a_prepared_scan_shows_the_reference_brain(scans: tuple[Case, ...], tmp_path: Path) -> None:
     heard: list[tuple[int, int, str]] = []
-    prepared = prepare_cases(scans, REFERENCE, tmp_path, 4, fine=True, on_progress=lambda *news: heard.append(news))
-    assert [case.subject for case in prepared] == ["000", "000"] and heard == [(1, 2, "000_0"), (2, 2, "000_1")]
+    prepared = prepare_cases(
+        scans, REFERENCE, tmp_path, 4, fine=True, on_progress=lambda *news: heard.append(news)
+    )
+    assert [case.subject for case in prepared] == ["000", "000"] and heard == [
+        (1, 2, "000_0"),
+        (2, 2, "000_1"),
+    ]
     one, other = prepared
     assert one.fine is not None and one.labels is not None
-    assert (one.middle.shape, one.fine.shape, one.labels.shape) == ((1, 80, 96, 80), REFERENCE.shape, REFERENCE.shape)
-    assert (one.fine.dtype, one.labels.dtype) == (torch.uint8, torch.uint8) and set(one.labels.unique().tolist()) == {0, 1, 2, 3}
-    pairs = [(one.coarse, other.coarse), (one.fine.float() / 255, one.middle[0].float()), (one.fine.float(), REFERENCE.image)]
-    likeness = [float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1]) for first, second in pairs]
+    assert (one.middle.shape, one.fine.shape, one.labels.shape) == (
+        (1, 80, 96, 80),
+        REFERENCE.shape,
+        REFERENCE.shape,
+    )
+    assert (one.fine.dtype, one.labels.dtype) == (torch.uint8, torch.uint8) and set(
+        one.labels.unique().tolist()
+    ) == {0, 1, 2, 3}
+    pairs = [
+        (one.coarse, other.coarse),
+        (one.fine.float() / 255, one.middle[0].float()),
+        (one.fine.float(), REFERENCE.image),
+    ]
+    likeness = [
+        float(torch.corrcoef(torch.stack([first.flatten(), second.flatten()]))[0, 1])
+        for first, second in pairs
+    ]
     assert likeness[0] > 0.97 and likeness[1] > 0.99 and likeness[2] > 0.9
-    assert float(one.fine[one.labels == 3].float().mean()) > float(one.fine[one.labels == 1].float().mean()) + 60
+    assert (
+        float(one.fine[one.labels == 3].float().mean())
+        > float(one.fine[one.labels == 1].float().mean()) + 60
+    )
 
 
-def test_what_was_prepared_is_not_prepared_again(scans: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_was_prepared_is_not_prepared_again(
+    scans: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     first = prepare_cases(scans, REFERENCE, tmp_path, 4, fine=False)
     assert first[0].fine is None and first[0].labels is None
     made: list[object] = []
     real = module.canonicalize
     monkeypatch.setattr(module, "canonicalize", lambda *given: made.append(1) or real(*given))
     again = prepare_cases(scans, REFERENCE, tmp_path, 4, fine=False)
-    assert not made and all(torch.equal(one.middle, other.middle) for one, other in zip(first, again, strict=True))
+    assert not made and all(
+        torch.equal(one.middle, other.middle) for one, other in zip(first, again, strict=True)
+    )
     prepare_cases(scans[:1], REFERENCE, tmp_path, 4, fine=True)
     prepare_cases(scans[:1], icbm152_reference(4.0), tmp_path, 4, fine=False)
     assert len(made) == 2  # the finest resolution and another reference are something else
@@ -98,7 +138,9 @@ def test_what_was_prepared_is_not_prepared_again(scans: tuple[Case, ...], tmp_pa
 
 def test_a_scan_without_labels_trains_no_segmenter(scans: tuple[Case, ...], tmp_path: Path) -> None:
     bare = replace(scans[0], label=None, subject="")
-    assert [case.subject for case in prepare_cases([bare], REFERENCE, tmp_path, 4, fine=False)] == ["000_0"]  # a person of its own
+    assert [case.subject for case in prepare_cases([bare], REFERENCE, tmp_path, 4, fine=False)] == [
+        "000_0"
+    ]  # a person of its own
     with pytest.raises(DatasetInvalid, match="no label map"):
         prepare_cases([bare], REFERENCE, tmp_path, 4, fine=True)
 
@@ -117,29 +159,51 @@ def test_a_scan_that_was_changed_is_prepared_again(scans: tuple[Case, ...], tmp_
 def test_fields_are_measured_in_millimetres() -> None:
     people = [CanonicalCase("a", torch.zeros(1, 80, 96, 80).half()) for _ in range(2)]
     still = measure_field(NoField(), people)
-    assert (still.strength_mm, still.largest_mm, still.smallest_jacobian, still.folded) == (0.0, 0.0, 1.0, 0.0)
+    assert (still.strength_mm, still.largest_mm, still.smallest_jacobian, still.folded) == (
+        0.0,
+        0.0,
+        1.0,
+        0.0,
+    )
     weak, strong = (measure_field(RandomField(strength), people) for strength in (3.0, 12.0))
-    assert weak.strength_mm == pytest.approx(3.0, rel=0.2) and weak.folded == 0 < weak.smallest_jacobian < 1
-    assert strong.largest_mm > strong.strength_mm > 3 * weak.strength_mm and strong.smallest_jacobian < weak.smallest_jacobian
+    assert (
+        weak.strength_mm == pytest.approx(3.0, rel=0.2)
+        and weak.folded == 0 < weak.smallest_jacobian < 1
+    )
+    assert (
+        strong.largest_mm > strong.strength_mm > 3 * weak.strength_mm
+        and strong.smallest_jacobian < weak.smallest_jacobian
+    )
     assert measure_field(RandomField(3.0), people) == weak
 
 
-def test_a_round_trip_costs_little_and_more_the_further_it_goes(scans: tuple[Case, ...], system: ProxySystem) -> None:
+def test_a_round_trip_costs_little_and_more_the_further_it_goes(
+    scans: tuple[Case, ...], system: ProxySystem
+) -> None:
     protection = system.protection(DATA.labels)
-    found = [round_trips(field, protection, scans[:1], DATA) for field in (NoField(), RandomField(2.0), RandomField(12.0))]
+    found = [
+        round_trips(field, protection, scans[:1], DATA)
+        for field in (NoField(), RandomField(2.0), RandomField(12.0))
+    ]
     assert found[0] > 0.97 and found[0] >= found[1] - 0.002 > found[2]
     assert found[1] > 0.95
 
 
-def test_scans_are_scored_directly_and_through_their_proxies(scans: tuple[Case, ...], system: ProxySystem) -> None:
+def test_scans_are_scored_directly_and_through_their_proxies(
+    scans: tuple[Case, ...], system: ProxySystem
+) -> None:
     said: list[str] = []
     protection = system.protection(DATA.labels)
     directly = dice_directly(system, protection, scans[:1], DATA, said.append)
     through = dice_through(system, protection, scans[:1], DATA, said.append)
-    assert set(directly.dice) == {"CSF", "grey matter", "white matter", "mean"} and directly.cases == 1
+    assert (
+        set(directly.dice) == {"CSF", "grey matter", "white matter", "mean"} and directly.cases == 1
+    )
     assert directly.dice["grey matter"] > 0.7 and directly.dice["white matter"] > 0.75
     assert abs(directly.dice["mean"] - through.dice["mean"]) < 0.06
-    assert ["directly" in text for text in said] == [True, False] and all("test scan 1 of 1" in text for text in said)
+    assert ["directly" in text for text in said] == [True, False] and all(
+        "test scan 1 of 1" in text for text in said
+    )
 
 
 def test_the_answer_is_the_foreground_in_bytes(system: ProxySystem) -> None:
@@ -148,11 +212,19 @@ def test_the_answer_is_the_foreground_in_bytes(system: ProxySystem) -> None:
     found = answer(system.segmenter, proxy, DATA)
     assert found.shape == (3, 80, 96, 80) and found.dtype == np.uint8
     for number in range(3):
-        assert (found[number, 10 * number + 2 : 10 * number + 8] > 250).all() and not found[number, 40:].any()
+        assert (found[number, 10 * number + 2 : 10 * number + 8] > 250).all() and not found[
+            number, 40:
+        ].any()
 
 
-def test_pictures_are_named_after_their_scans(scans: tuple[Case, ...], system: ProxySystem, tmp_path: Path) -> None:
-    drawn = list(draw_pictures(tmp_path / "pictures", system, system.protection(DATA.labels), scans[:1], DATA))
+def test_pictures_are_named_after_their_scans(
+    scans: tuple[Case, ...], system: ProxySystem, tmp_path: Path
+) -> None:
+    drawn = list(
+        draw_pictures(
+            tmp_path / "pictures", system, system.protection(DATA.labels), scans[:1], DATA
+        )
+    )
     assert drawn == [{"file": "pictures/000_0.png", "title": "000_0"}]
     assert (tmp_path / "pictures" / "000_0.png").stat().st_size > 1000
 
@@ -163,6 +235,12 @@ def test_a_system_is_saved_and_read_whole(system: ProxySystem, tmp_path: Path) -
     other: ProxySystem = instantiate(CONFIG.model)
     other.segmenter = Brightness()
     other.load_state_dict(load_state(tmp_path / "system.safetensors")[0])
-    assert all(torch.equal(value, system.state_dict()[name]) for name, value in other.state_dict().items())
-    assert {name.partition(".")[0] for name in other.state_dict()} == {"field", "segmenter", "adversary"}
+    assert all(
+        torch.equal(value, system.state_dict()[name]) for name, value in other.state_dict().items()
+    )
+    assert {name.partition(".")[0] for name in other.state_dict()} == {
+        "field",
+        "segmenter",
+        "adversary",
+    }
     assert system.reference.shape == (1, 1, 40, 48, 40)

@@ -12,26 +12,41 @@ from monai.data import MetaTensor
 from torch import nn
 from torch.nn import functional
 
-from polyclinic.cohorts.anatomy import subject
-from polyclinic.cohorts.hospitals import HOSPITALS
-from polyclinic.cohorts.scanner import Scan, acquire
-from polyclinic.deformation import identity, jacobian_determinant, round_trip_error, sample, upsample
 from polyclinic.errors import ModelInvalid, RunError
-from polyclinic.networks.flow_generator import FlowGenerator
-from polyclinic.state_dict import load_state, save_state
-from strategies.proxy import protection as module
-from strategies.proxy.atlas import icbm152_reference
-from strategies.proxy.canonical import Canonical, ScanNotRecognized, canonicalize
-from strategies.proxy.frames import transform
-from strategies.proxy.generator import LearnedField
-from strategies.proxy.protection import Protected, Protection, coarse_image, coarse_reference, draw_deformation, quantize
+from polyclinic.imaging.deformation import (
+    identity,
+    jacobian_determinant,
+    round_trip_error,
+    sample,
+    upsample,
+)
+from polyclinic.learning.networks.flow_generator import FlowGenerator
+from polyclinic.learning.state_dict import load_state, save_state
+from polyclinic_demos.cohorts.anatomy import subject
+from polyclinic_demos.cohorts.hospitals import HOSPITALS
+from polyclinic_demos.cohorts.scanner import Scan, acquire
+from polyclinic_strategies.proxy import protection as module
+from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.frame.canonical import Canonical, ScanNotRecognized, canonicalize
+from polyclinic_strategies.proxy.frame.frames import transform
+from polyclinic_strategies.proxy.generator import LearnedField
+from polyclinic_strategies.proxy.protection import (
+    Protected,
+    Protection,
+    coarse_image,
+    coarse_reference,
+    draw_deformation,
+    quantize,
+)
 
 REFERENCE = icbm152_reference(2.0)
 LABELS = ("background", "CSF", "grey matter", "white matter")
 CHANNELS = (4, 4, 4)
 
 
-def protecting(std: float = 0.1, smoothness: float = 1.5, seed: int = 0, labels: tuple[str, ...] = LABELS) -> Protection:
+def protecting(
+    std: float = 0.1, smoothness: float = 1.5, seed: int = 0, labels: tuple[str, ...] = LABELS
+) -> Protection:
     """A generator that nobody trained, and that moves a brain by millimetres nevertheless."""
     torch.manual_seed(seed)
     network = FlowGenerator(CHANNELS, smoothness=smoothness)
@@ -45,7 +60,10 @@ def scan() -> Scan:
 
 
 def volume() -> MetaTensor:
-    return MetaTensor(torch.from_numpy(scan().image.astype(np.float32))[None], affine=torch.from_numpy(scan().affine))
+    return MetaTensor(
+        torch.from_numpy(scan().image.astype(np.float32))[None],
+        affine=torch.from_numpy(scan().affine),
+    )
 
 
 @lru_cache(maxsize=1)
@@ -60,14 +78,24 @@ def registered(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def dice(found: np.ndarray, truth: np.ndarray, number: int) -> float:
-    return float(2 * ((found == number) & (truth == number)).sum() / ((found == number).sum() + (truth == number).sum()))
+    return float(
+        2
+        * ((found == number) & (truth == number)).sum()
+        / ((found == number).sum() + (truth == number).sum())
+    )
 
 
 def true_answer(protected: Protected) -> np.ndarray:
     """What a flawless service would say of a proxy: foreground probabilities, uint8."""
     fine = upsample(protected.ddf, REFERENCE.shape)
-    masks = functional.one_hot(torch.from_numpy(scan().label_map).long(), 4).movedim(-1, 0)[None, 1:].float()
-    return quantize(sample(masks, transform(canonical().to_native, identity(REFERENCE.shape) + fine))[0])
+    masks = (
+        functional.one_hot(torch.from_numpy(scan().label_map).long(), 4)
+        .movedim(-1, 0)[None, 1:]
+        .float()
+    )
+    return quantize(
+        sample(masks, transform(canonical().to_native, identity(REFERENCE.shape) + fine))[0]
+    )
 
 
 def test_labels_that_were_warped_come_back(registered: None) -> None:
@@ -81,7 +109,9 @@ def test_labels_that_were_warped_come_back(registered: None) -> None:
         assert dice(back, scan().label_map, number) >= 0.97
         assert dice(unmoved, scan().label_map, number) < dice(back, scan().label_map, number) - 0.1
     whole = np.where(answer.max(0) > 127, answer.argmax(0) + 1, 0).astype(np.uint8)
-    assert min(dice(protected.reveal(whole), scan().label_map, number) for number in (1, 2, 3)) > 0.9
+    assert (
+        min(dice(protected.reveal(whole), scan().label_map, number) for number in (1, 2, 3)) > 0.9
+    )
 
 
 def test_no_proxy_is_made_twice(registered: None) -> None:
@@ -117,7 +147,9 @@ def test_one_key_that_folds_is_replaced(registered: None, monkeypatch: pytest.Mo
     real, folded = draw_deformation, torch.zeros(1, 3, 40, 48, 40)
     folded[:, 0] = -1.5 * torch.arange(40.0).view(-1, 1, 1)
     answers = iter([(folded, folded)])
-    monkeypatch.setattr(module, "draw_deformation", lambda *given: next(answers, None) or real(*given))
+    monkeypatch.setattr(
+        module, "draw_deformation", lambda *given: next(answers, None) or real(*given)
+    )
     assert float(jacobian_determinant(protecting().protect(volume()).ddf).min()) > 0
 
 
@@ -128,18 +160,39 @@ def test_a_file_is_as_good_as_what_it_was_written_from(tmp_path: Path) -> None:
     assert (read.digest, read.labels, read.shape) == (written.digest, LABELS, REFERENCE.shape)
     np.testing.assert_allclose(read.reference.affine, REFERENCE.affine)
     image = coarse_image(canonical())
-    for one, other in zip(draw_deformation(read.field, image, 7), draw_deformation(written.field, image, 7), strict=True):
-        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)  # the reference is stored in 16 bits
+    for one, other in zip(
+        draw_deformation(read.field, image, 7),
+        draw_deformation(written.field, image, 7),
+        strict=True,
+    ):
+        torch.testing.assert_close(
+            one, other, atol=1e-3, rtol=0
+        )  # the reference is stored in 16 bits
     read.save(tmp_path / "again.safetensors")
-    assert (tmp_path / "again.safetensors").read_bytes() == (tmp_path / "generator.safetensors").read_bytes()
+    assert (tmp_path / "again.safetensors").read_bytes() == (
+        tmp_path / "generator.safetensors"
+    ).read_bytes()
 
 
 def test_the_digest_tells_generators_apart() -> None:
     assert protecting().digest == protecting().digest
-    assert len({protecting().digest, protecting(seed=1).digest, protecting(labels=LABELS[:3]).digest}) == 3
+    assert (
+        len({protecting().digest, protecting(seed=1).digest, protecting(labels=LABELS[:3]).digest})
+        == 3
+    )
 
 
-@pytest.mark.parametrize("damage", ["nothing said", "no reference", "other channels", "a weight more", "no numbers", "not a table"])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "nothing said",
+        "no reference",
+        "other channels",
+        "a weight more",
+        "no numbers",
+        "not a table",
+    ],
+)
 def test_what_is_no_generator_is_refused(tmp_path: Path, damage: str) -> None:
     path = tmp_path / "generator.safetensors"
     protecting().save(path)
@@ -169,7 +222,11 @@ def test_another_scan_and_other_bytes_are_refused(tmp_path: Path) -> None:
 
 def test_resolutions_agree() -> None:
     coarse = coarse_image(canonical())
-    assert coarse.shape == (1, 1, 40, 48, 40) and tuple(coarse_reference(REFERENCE).shape) == (40, 48, 40)
+    assert coarse.shape == (1, 1, 40, 48, 40) and tuple(coarse_reference(REFERENCE).shape) == (
+        40,
+        48,
+        40,
+    )
     plain = functional.avg_pool3d(canonical().image()[None, None], 2)
     assert float(torch.corrcoef(torch.stack([coarse.flatten(), plain.flatten()]))[0, 1]) > 0.999
     image = torch.tensor([-0.1, 0.0, 0.5, 1.0, 1.2])

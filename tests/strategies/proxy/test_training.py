@@ -10,19 +10,40 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from polyclinic.deformation import sample
-from polyclinic.schemas import ProxyConfig
-from polyclinic.smoothing import smooth
-from polyclinic.state_dict import state_digest
-from strategies.proxy import system as module
-from strategies.proxy import training
-from strategies.proxy.generator import Field, LearnedField, NoField, RandomField, displace, draw_keys
-from strategies.proxy.system import ProxySystem, generator_parameters
-from strategies.proxy.training import _MEMORY, Trainer, _crop_around, _start, _with_tissues
+from polyclinic.config.schemas import ProxyConfig
+from polyclinic.imaging.deformation import sample
+from polyclinic.imaging.smoothing import smooth
+from polyclinic.learning.state_dict import state_digest
+from polyclinic_strategies.proxy import system as module
+from polyclinic_strategies.proxy import training
+from polyclinic_strategies.proxy.generator import (
+    Field,
+    LearnedField,
+    NoField,
+    RandomField,
+    displace,
+    draw_keys,
+)
+from polyclinic_strategies.proxy.system import ProxySystem, generator_parameters
+from polyclinic_strategies.proxy.training import (
+    _MEMORY,
+    Trainer,
+    _crop_around,
+    _start,
+    _with_tissues,
+)
 from tests.strategies.proxy.strangers import CLASSES, COARSE, case, cases
 
 SETTINGS = ProxyConfig(steps=4, more_segmentation=1, people=2, patch=(16, 16, 16))
-PARTS = {"adversary", "segmentation", "adversarial", "stranger", "smoothness", "diversity", "unfolded"}
+PARTS = {
+    "adversary",
+    "segmentation",
+    "adversarial",
+    "stranger",
+    "smoothness",
+    "diversity",
+    "unfolded",
+}
 
 
 @pytest.fixture(autouse=True)
@@ -36,35 +57,56 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(field: Field | None = None, seed: int = 0) -> ProxySystem:
     torch.manual_seed(seed)
-    network = UNet(3, 1, CLASSES, channels=(8, 16), strides=(2,), norm=("INSTANCE", {"affine": True}))
+    network = UNet(
+        3, 1, CLASSES, channels=(8, 16), strides=(2,), norm=("INSTANCE", {"affine": True})
+    )
     return ProxySystem(network, CLASSES, channels=(4, 4, 4), spacing_mm=4.0, field=field)
 
 
-def trained(system: ProxySystem, settings: ProxyConfig = SETTINGS, seed: int = 0, finer: int = 1) -> dict[str, float]:
+def trained(
+    system: ProxySystem, settings: ProxyConfig = SETTINGS, seed: int = 0, finer: int = 1
+) -> dict[str, float]:
     return Trainer(system, cases(4, finer=finer), settings, 0.01, seed).train()
 
 
 def course(system: ProxySystem, settings: ProxyConfig, name: str) -> list[float]:
     """A loss at every step, from the running means that are told."""
     means: list[float] = []
-    Trainer(system, cases(4), settings, 0.02, 0).train(lambda step, steps, running: means.append(running[name]))
-    return [means[0], *((now - _MEMORY * before) / (1 - _MEMORY) for before, now in itertools.pairwise(means))]
+    Trainer(system, cases(4), settings, 0.02, 0).train(
+        lambda step, steps, running: means.append(running[name])
+    )
+    return [
+        means[0],
+        *((now - _MEMORY * before) / (1 - _MEMORY) for before, now in itertools.pairwise(means)),
+    ]
 
 
 def digests(system: ProxySystem) -> dict[str, str]:
     assert isinstance(system.field, torch.nn.Module)
     return {
         name: state_digest(part.state_dict())
-        for name, part in (("field", system.field), ("segmenter", system.segmenter), ("adversary", system.adversary))
+        for name, part in (
+            ("field", system.field),
+            ("segmenter", system.segmenter),
+            ("adversary", system.adversary),
+        )
     }
 
 
 def test_all_three_learn_and_every_loss_is_told() -> None:
     system = made()
     before, heard = digests(system), []
-    found = Trainer(system, cases(4), SETTINGS, 0.01, 0).train(lambda step, steps, running: heard.append((step, steps, set(running))))
-    assert {name for name, digest in digests(system).items() if digest != before[name]} == {"field", "segmenter", "adversary"}
-    assert set(found) == PARTS and all(torch.isfinite(torch.tensor(value)) for value in found.values())
+    found = Trainer(system, cases(4), SETTINGS, 0.01, 0).train(
+        lambda step, steps, running: heard.append((step, steps, set(running)))
+    )
+    assert {name for name, digest in digests(system).items() if digest != before[name]} == {
+        "field",
+        "segmenter",
+        "adversary",
+    }
+    assert set(found) == PARTS and all(
+        torch.isfinite(torch.tensor(value)) for value in found.values()
+    )
     assert heard == [(step, 5, PARTS) for step in range(1, 6)]
     assert not any(part.training for part in system.modules())
 
@@ -96,7 +138,9 @@ def test_a_field_without_weights_trains_the_segmenter_alone(field: Field) -> Non
     system = made(field)
     before = digests(system)
     assert set(trained(system)) == {"segmentation"} and generator_parameters(system) == []
-    assert {name for name, digest in digests(system).items() if digest != before[name]} == {"segmenter"}
+    assert {name for name, digest in digests(system).items() if digest != before[name]} == {
+        "segmenter"
+    }
 
 
 def test_the_generator_rests_while_the_segmenter_goes_on() -> None:
@@ -109,7 +153,16 @@ def test_the_generator_rests_while_the_segmenter_goes_on() -> None:
 
 def test_the_adversary_is_no_part_of_the_generators_step() -> None:
     """Without a weight on anything but the segmentation the generator still learns, and the adversary by its own loss alone."""
-    plain = replace(SETTINGS, adversarial=0.0, stranger=0.0, smoothness=0.0, diversity=0.0, unfolded=0.0, steps=1, more_segmentation=0)
+    plain = replace(
+        SETTINGS,
+        adversarial=0.0,
+        stranger=0.0,
+        smoothness=0.0,
+        diversity=0.0,
+        unfolded=0.0,
+        steps=1,
+        more_segmentation=0,
+    )
     weighty = replace(plain, adversarial=100.0)
     found = []
     for settings in (plain, weighty):
@@ -121,7 +174,15 @@ def test_the_adversary_is_no_part_of_the_generators_step() -> None:
 
 def test_the_stranger_is_learned() -> None:
     """With that goal alone, proxies come to look like the reference warped by the key."""
-    goal = replace(SETTINGS, adversarial=0.0, diversity=0.0, stranger=1000.0, steps=25, more_segmentation=0, invented_mm=0.0)
+    goal = replace(
+        SETTINGS,
+        adversarial=0.0,
+        diversity=0.0,
+        stranger=1000.0,
+        steps=25,
+        more_segmentation=0,
+        invented_mm=0.0,
+    )
     losses = course(made(), goal, "stranger")
     assert mean(losses[-5:]) < 0.8 * mean(losses[:5])
 
@@ -141,7 +202,13 @@ class Keyed(nn.Module):
 def test_the_reference_warped_by_the_key_is_the_stranger() -> None:
     system = made(Keyed())
     looks_like_it = [
-        replace(each, middle=system.reference[0].repeat_interleave(2, 1).repeat_interleave(2, 2).repeat_interleave(2, 3))
+        replace(
+            each,
+            middle=system.reference[0]
+            .repeat_interleave(2, 1)
+            .repeat_interleave(2, 2)
+            .repeat_interleave(2, 3),
+        )
         for each in cases(4)
     ]
     settings = replace(SETTINGS, steps=2, more_segmentation=0, invented_mm=0.0)
@@ -164,13 +231,17 @@ def test_an_answer_is_judged_where_it_is_unwarped_to(finer: int) -> None:
     system = made(NoField())
     system.segmenter = Brightness()
     size = finer * COARSE[0]
-    trainer = Trainer(system, cases(2, finer=finer), replace(SETTINGS, patch=(size, size, size)), 0.01, 0)
+    trainer = Trainer(
+        system, cases(2, finer=finer), replace(SETTINGS, patch=(size, size, size)), 0.01, 0
+    )
     velocity = smooth(draw_keys(1, (8, 8, 8), torch.Generator().manual_seed(0)), 1.0) * 3
     person = case(0, 0, finer)
     still, warped = (float(trainer._segment(person, each)) for each in (0 * velocity, velocity))
     assert still < 0.01 and warped < 0.3  # the edges of coarse labels blur
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(training, "displace", lambda given: displace(velocity))  # there and there again
+        patch.setattr(
+            training, "displace", lambda given: displace(velocity)
+        )  # there and there again
         assert float(trainer._segment(person, velocity)) > 1.5 * warped
 
 
@@ -197,15 +268,23 @@ def test_shares_of_tissues_add_up() -> None:
         labels = case(0, 0, finer).labels
         assert labels is not None
         for number in (1, 2):
-            assert_close(stacked[number].mean(), (labels == number).float().mean(), atol=1e-3, rtol=0)
+            assert_close(
+                stacked[number].mean(), (labels == number).float().mean(), atol=1e-3, rtol=0
+            )
 
 
 def test_a_crop_reads_like_the_whole() -> None:
-    volume = torch.randint(0, 256, (10, 12, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    volume = torch.randint(
+        0, 256, (10, 12, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
+    )
     for low, high in ((2.0, 6.0), (-5.0, 3.0), (6.0, 20.0), (-3.0, 30.0), (15.0, 19.0)):
-        points = low + (high - low) * torch.rand(1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1))
+        points = low + (high - low) * torch.rand(
+            1, 3, 4, 4, 4, generator=torch.Generator().manual_seed(1)
+        )
         whole = sample(volume[None, None].float(), points)
-        assert_close(sample(_crop_around(volume, points), points - _start(points)), whole, atol=1e-2, rtol=0)
+        assert_close(
+            sample(_crop_around(volume, points), points - _start(points)), whole, atol=1e-2, rtol=0
+        )
 
 
 def test_a_system_gives_clients_a_learned_field_only() -> None:

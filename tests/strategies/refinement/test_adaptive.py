@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from polyclinic.state_dict import StateDict
-from strategies.refinement.adaptive import OBJECTIVES, Adapted, adapt
+from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.refinement.adaptive import OBJECTIVES, Adapted, adapt
 
 UNSURE = {"a": 0.5, "b": 0.5}
 
@@ -50,7 +50,11 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def floating(network: nn.Module) -> StateDict:
-    return {name: tensor.clone() for name, tensor in network.state_dict().items() if tensor.is_floating_point()}
+    return {
+        name: tensor.clone()
+        for name, tensor in network.state_dict().items()
+        if tensor.is_floating_point()
+    }
 
 
 def classifier() -> tuple[Classifier, StateDict, dict[str, Vector]]:
@@ -61,8 +65,19 @@ def classifier() -> tuple[Classifier, StateDict, dict[str, Vector]]:
             tensor.zero_()
     base = floating(network)
     eye = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
-    look = torch.cat([torch.ones(2, 4) * torch.tensor([[1.0], [-1.0]]), torch.ones(2, 4) * torch.tensor([[-1.0], [1.0]])], 1)
-    right = {"first.weight": 0.5 * look, "first.bias": torch.zeros(2), "last.weight": 2 * eye, "last.bias": torch.zeros(2)}
+    look = torch.cat(
+        [
+            torch.ones(2, 4) * torch.tensor([[1.0], [-1.0]]),
+            torch.ones(2, 4) * torch.tensor([[-1.0], [1.0]]),
+        ],
+        1,
+    )
+    right = {
+        "first.weight": 0.5 * look,
+        "first.bias": torch.zeros(2),
+        "last.weight": 2 * eye,
+        "last.bias": torch.zeros(2),
+    }
     wrong = {name: 0.01 * noise(*tensor.shape, seed=1) for name, tensor in base.items()}
     return network, base, {"a": Vector(right), "b": Vector(wrong)}
 
@@ -114,7 +129,10 @@ def test_entropy_finds_the_vector_that_is_sure() -> None:
     network, base, vectors = classifier()
     found = adapt(network, base, vectors, UNSURE, halves(), objective="entropy")
     check(found, base)
-    assert found.coefficients["first.weight"]["a"] > 0.6 and found.coefficients["last.weight"]["a"] > 0.6
+    assert (
+        found.coefficients["first.weight"]["a"] > 0.6
+        and found.coefficients["last.weight"]["a"] > 0.6
+    )
     assert len(found.losses) == 20 and found.losses[-1] < found.losses[0]
 
 
@@ -133,13 +151,19 @@ def test_two_that_are_equally_sure_differ_in_what_a_bend_does_to_them() -> None:
     for site, threshold in (("a", 0.75), ("b", 0.43)):
         vectors[site].state["conv.weight"] = torch.tensor([-100.0, 100.0]).reshape(2, 1, 1, 1)
         vectors[site].state["conv.bias"] = torch.tensor([100.0, -100.0]) * threshold
-    stripes = torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(2).reshape(1, 1, 6, 1).expand(2, 1, 6, 4)
+    stripes = (
+        torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(2).reshape(1, 1, 6, 1).expand(2, 1, 6, 4)
+    )
     losses = {
         (site, objective): adapt(network, base, vectors, {site: 1.0}, [stripes], objective=objective).losses[0]
         for site in "ab" for objective in OBJECTIVES
     }  # fmt: skip
-    of_two_thirds = -float(torch.special.entr(torch.tensor([1 / 3, 2 / 3])).sum())  # minus the entropy of the mean answer
-    assert losses["a", "entropy"] == pytest.approx(0.0, abs=1e-3) and losses["b", "entropy"] == pytest.approx(0.0, abs=1e-3)
+    of_two_thirds = -float(
+        torch.special.entr(torch.tensor([1 / 3, 2 / 3])).sum()
+    )  # minus the entropy of the mean answer
+    assert losses["a", "entropy"] == pytest.approx(0.0, abs=1e-3) and losses[
+        "b", "entropy"
+    ] == pytest.approx(0.0, abs=1e-3)
     assert losses["a", "consistency"] == pytest.approx(of_two_thirds, abs=1e-2)
     assert losses["b", "consistency"] > 1.0
 
@@ -148,7 +172,9 @@ def test_the_model_is_the_base_and_the_vectors_times_their_coefficients() -> Non
     network, base, vectors = segmenter()
     found = adapt(network, base, vectors, UNSURE, dark_and_bright(3))
     for name, shares in found.coefficients.items():
-        expected = base[name] + sum(share * vectors[site].task_vector(name) for site, share in shares.items())
+        expected = base[name] + sum(
+            share * vectors[site].task_vector(name) for site, share in shares.items()
+        )
         assert_close(found.state[name], expected)
         assert not found.state[name].requires_grad
 
@@ -156,7 +182,9 @@ def test_the_model_is_the_base_and_the_vectors_times_their_coefficients() -> Non
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_one_set_for_all_parameters_or_one_for_each(objective: str) -> None:
     network, base, vectors = classifier()
-    together = adapt(network, base, vectors, UNSURE, halves(5), objective=objective, layer_wise=False)
+    together = adapt(
+        network, base, vectors, UNSURE, halves(5), objective=objective, layer_wise=False
+    )
     check(together, base)
     assert len({tuple(shares.items()) for shares in together.coefficients.values()}) == 1
     assert together.coefficients["last.bias"]["a"] != pytest.approx(0.5, abs=1e-3)
@@ -167,7 +195,14 @@ def test_one_set_for_all_parameters_or_one_for_each(objective: str) -> None:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_of_identical_vectors_the_coefficients_do_not_matter_and_stay(objective: str) -> None:
     network, base, vectors = classifier()
-    found = adapt(network, base, {"a": vectors["a"], "b": vectors["a"]}, {"a": 0.7, "b": 0.3}, halves(5), objective=objective)
+    found = adapt(
+        network,
+        base,
+        {"a": vectors["a"], "b": vectors["a"]},
+        {"a": 0.7, "b": 0.3},
+        halves(5),
+        objective=objective,
+    )
     for name, shares in found.coefficients.items():
         assert shares == pytest.approx({"a": 0.7, "b": 0.3}, abs=1e-3)
         assert_close(found.state[name], base[name] + vectors["a"].task_vector(name))
@@ -177,7 +212,9 @@ def test_without_images_it_stays_where_it_started() -> None:
     network, base, vectors = classifier()
     found = adapt(network, base, vectors, {"a": 0.75, "b": 0.25}, [])
     assert found.losses == ()
-    assert all(shares == pytest.approx({"a": 0.75, "b": 0.25}) for shares in found.coefficients.values())
+    assert all(
+        shares == pytest.approx({"a": 0.75, "b": 0.25}) for shares in found.coefficients.values()
+    )
     one_sided = adapt(network, base, vectors, {"b": 1.0}, [])
     assert 0 < one_sided.coefficients["last.bias"]["a"] < 0.02  # small, but it can be found
 
@@ -200,8 +237,13 @@ def test_the_network_is_left_as_it_was() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-@pytest.mark.parametrize(("objective", "start"), [("magic", UNSURE), ("entropy", {}), ("entropy", {"c": 1.0}), ("consistency", {"a": 0.0})])
-def test_an_unknown_objective_or_nowhere_to_start_is_refused(objective: str, start: dict[str, float]) -> None:
+@pytest.mark.parametrize(
+    ("objective", "start"),
+    [("magic", UNSURE), ("entropy", {}), ("entropy", {"c": 1.0}), ("consistency", {"a": 0.0})],
+)
+def test_an_unknown_objective_or_nowhere_to_start_is_refused(
+    objective: str, start: dict[str, float]
+) -> None:
     network, base, vectors = classifier()
     with pytest.raises(ValueError, match="objective"):
         adapt(network, base, vectors, start, halves(1), objective=objective)

@@ -5,13 +5,18 @@ from collections.abc import Mapping
 
 import torch
 
-from strategies.refinement.choice import DIGITS, Tried, try_recipes
-from strategies.refinement.distribution import Neighbourhood
-from strategies.refinement.refine import Recipe, Refinement, choose_coefficients
+from polyclinic_strategies.refinement.choice import DIGITS, Tried, try_recipes
+from polyclinic_strategies.refinement.distribution import Neighbourhood
+from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients
 
 PLACES = {"a": 0.0, "b": 1.0, "c": 2.0, "newcomer": 0.1}
 CONTRIBUTORS = ["a", "b", "c"]
-SHARP, SHARPER, UNIFORM, NEAREST = Recipe(sharpness=1e-3), Recipe(sharpness=1e-4), Recipe("uniform"), Recipe("nearest")
+SHARP, SHARPER, UNIFORM, NEAREST = (
+    Recipe(sharpness=1e-3),
+    Recipe(sharpness=1e-4),
+    Recipe("uniform"),
+    Recipe("nearest"),
+)
 NEAR = Neighbourhood("average_image")
 NEAR.update({site: {"average_image": torch.tensor([place])} for site, place in PLACES.items()})
 
@@ -33,20 +38,28 @@ class Hospitals:
         for site, each in wanted.items():
             self._silent[site] = self._silent.get(site, 10**6) - 1
             if self._silent[site] >= 0:
-                found[site] = math.nan if site == self._unscored else each.coefficients.get("b", 0.0)
+                found[site] = (
+                    math.nan if site == self._unscored else each.coefficients.get("b", 0.0)
+                )
         return found
 
 
 def test_the_best_comes_first_with_its_scores() -> None:
     tried = try_recipes([UNIFORM, SHARP], CONTRIBUTORS, left_out, Hospitals().score)
     assert [each.recipe for each in tried] == [SHARP, UNIFORM]
-    assert tried[0].scores == {"a": 1.0, "b": 0.0, "c": 1.0} and tried[1].scores == {"a": 0.5, "b": 0.0, "c": 0.5}
+    assert tried[0].scores == {"a": 1.0, "b": 0.0, "c": 1.0} and tried[1].scores == {
+        "a": 0.5,
+        "b": 0.0,
+        "c": 0.5,
+    }
     assert tried[0].mean == 2 / 3
 
 
 def test_of_equals_the_first_comes_first() -> None:
     for recipes in ([SHARP, NEAREST, SHARPER], [SHARPER, SHARP, NEAREST]):
-        assert [each.recipe for each in try_recipes(recipes, ["a"], left_out, Hospitals().score)] == recipes
+        assert [
+            each.recipe for each in try_recipes(recipes, ["a"], left_out, Hospitals().score)
+        ] == recipes
 
 
 def test_equal_coefficients_are_scored_once_and_count_for_every_recipe() -> None:
@@ -61,9 +74,16 @@ def test_coefficients_that_agree_to_three_digits_are_the_same_model() -> None:
     hospitals, close = Hospitals(), 0.5 * 10**-DIGITS
 
     def refine(site: str, recipe: Recipe) -> Refinement:
-        return Refinement(site, recipe, {"b": 0.7 + close * recipe.sharpness, "c": 0.3 - close * recipe.sharpness}, {})
+        return Refinement(
+            site,
+            recipe,
+            {"b": 0.7 + close * recipe.sharpness, "c": 0.3 - close * recipe.sharpness},
+            {},
+        )
 
-    try_recipes([Recipe(sharpness=value) for value in (0.2, 0.6, 3.0)], ["a"], refine, hospitals.score)
+    try_recipes(
+        [Recipe(sharpness=value) for value in (0.2, 0.6, 3.0)], ["a"], refine, hospitals.score
+    )
     assert [model["b"] for _, model in hospitals.asked] == [0.7 + close * 0.2, 0.7 + close * 3.0]
 
 
@@ -87,7 +107,9 @@ def test_who_does_not_answer_once_leaves_the_comparison_for_all_recipes() -> Non
 def test_who_did_not_answer_is_asked_again_for_the_next_recipe() -> None:
     answers = [{}, {"a": 0.7}]
     tried = try_recipes([SHARP, SHARPER, NEAREST], ["a"], left_out, lambda wanted: answers.pop(0))
-    assert [each.scores for each in tried] == [{"a": 0.7}] * 3  # the same model, so the first one's score is known after all
+    assert [each.scores for each in tried] == [
+        {"a": 0.7}
+    ] * 3  # the same model, so the first one's score is known after all
 
 
 def test_newcomers_have_no_say() -> None:

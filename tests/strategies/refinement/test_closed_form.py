@@ -9,13 +9,21 @@ from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from polyclinic.describing.moments import HeadMoments, last_linear, moments_of
 from polyclinic.errors import ConfigError, LedgerDamaged, ModelInvalid, NothingToWithdraw
-from polyclinic.networks.efficientnet import EfficientNetLite0
-from polyclinic.statistics.moments import HeadMoments, last_linear, moments_of
-from strategies.merging.layer import Layer
-from strategies.merging.rules.regmean import RegMean
-from strategies.refinement.closed_form import AdditiveLayer, AdditiveMoments, head_from, regmean_layer, ridge_head, uncentred, with_head
-from strategies.refinement.exact_sum import ExactSum
+from polyclinic.learning.networks.efficientnet import EfficientNetLite0
+from polyclinic_strategies.merging.arithmetic.layer import Layer
+from polyclinic_strategies.merging.rules.regmean import RegMean
+from polyclinic_strategies.refinement.closed_form import (
+    AdditiveLayer,
+    AdditiveMoments,
+    head_from,
+    regmean_layer,
+    ridge_head,
+    uncentred,
+    with_head,
+)
+from polyclinic_strategies.refinement.exact_sum import ExactSum
 
 FEATURES, CLASSES = 12, 4
 
@@ -30,8 +38,13 @@ def hospitals(count: int, seed: int = 0) -> dict[str, tuple[Tensor, Tensor]]:
     made = {}
     for number in range(count):
         cases = int(torch.randint(5, 40, (1,), generator=generator))
-        labels = torch.multinomial(torch.rand(CLASSES, generator=generator), cases, replacement=True, generator=generator)
-        features = torch.randn(cases, FEATURES, generator=generator, dtype=torch.float64) + labels[:, None] * 0.3
+        labels = torch.multinomial(
+            torch.rand(CLASSES, generator=generator), cases, replacement=True, generator=generator
+        )
+        features = (
+            torch.randn(cases, FEATURES, generator=generator, dtype=torch.float64)
+            + labels[:, None] * 0.3
+        )
         made[f"site{number}"] = features * 10.0 ** (number % 4 - 2), labels
     return made
 
@@ -58,10 +71,17 @@ def test_the_head_is_that_of_the_pooled_features_whatever_the_partition(seed: in
     features, labels = (torch.cat(parts) for parts in zip(*data.values(), strict=True))
     pooled = nn.functional.pad(features, (0, 1), value=1.0)
     expected = torch.linalg.solve(
-        pooled.T @ pooled + 0.5 * torch.eye(FEATURES + 1), pooled.T @ nn.functional.one_hot(labels, CLASSES).double()
+        pooled.T @ pooled + 0.5 * torch.eye(FEATURES + 1),
+        pooled.T @ nn.functional.one_hot(labels, CLASSES).double(),
     )
-    shuffled = torch.randperm(len(labels), generator=torch.Generator().manual_seed(seed)).tensor_split(11)
-    partitions = [list(data.values()), [(features[rows], labels[rows]) for rows in shuffled], [(features, labels)]]
+    shuffled = torch.randperm(
+        len(labels), generator=torch.Generator().manual_seed(seed)
+    ).tensor_split(11)
+    partitions = [
+        list(data.values()),
+        [(features[rows], labels[rows]) for rows in shuffled],
+        [(features, labels)],
+    ]
     for partition in partitions:
         moments = {str(number): moments_of(*part, CLASSES) for number, part in enumerate(partition)}
         total = summed(moments).total()
@@ -78,8 +98,15 @@ def test_the_head_after_a_join_is_the_head_from_scratch() -> None:
     early.add("site6", moments["site6"])
     scratch = summed(moments).total()
     assert_same(early.total(), scratch)
-    floats = sum(each.gram for each in moments.values()), sum(each.cross for each in moments.values())
-    for one, other in zip(ridge_head(early.total().gram, early.total().cross, 1.0), ridge_head(*floats, 1.0), strict=True):
+    floats = (
+        sum(each.gram for each in moments.values()),
+        sum(each.cross for each in moments.values()),
+    )
+    for one, other in zip(
+        ridge_head(early.total().gram, early.total().cross, 1.0),
+        ridge_head(*floats, 1.0),
+        strict=True,
+    ):
         assert_close(one, other, rtol=0, atol=1e-6)
 
 
@@ -101,7 +128,9 @@ def test_what_was_added_and_removed_leaves_no_trace() -> None:
     assert_same(total.total(), before)
     total.remove("site1", moments["site1"])
     total.add("site1", moments["site5"])  # an update
-    assert_same(total.total(), summed({"site0": moments["site0"], "site1": moments["site5"]}).total())
+    assert_same(
+        total.total(), summed({"site0": moments["site0"], "site1": moments["site5"]}).total()
+    )
 
 
 def test_nobody_is_counted_twice_or_taken_out_wrongly() -> None:
@@ -157,7 +186,9 @@ def test_a_ridge_on_paper() -> None:
     weight, bias = ridge_head(moments.gram, moments.cross, 0.0)
     assert_close(weight, torch.tensor([[-0.5], [0.5]]).double())
     assert_close(bias, torch.tensor([1.5, -0.5]).double())
-    weight, bias = ridge_head(moments.gram, moments.cross, 1.0)  # (G + I)^-1 = [[3, -4], [-4, 11]] / 17
+    weight, bias = ridge_head(
+        moments.gram, moments.cross, 1.0
+    )  # (G + I)^-1 = [[3, -4], [-4, 11]] / 17
     assert_close(weight, torch.tensor([[-1.0], [5.0]]).double() / 17)
     assert_close(bias, torch.tensor([7.0, -1.0]).double() / 17)
 
@@ -169,7 +200,10 @@ def test_a_centred_head_does_not_see_a_hospitals_shift() -> None:
         total.add(site, moments_of(features, labels, CLASSES).centred())
     head = ridge_head(total.total().gram, total.total().cross, 0.1)
     features, _ = data["site1"]
-    (weight, bias), (same, shifted) = uncentred(head, features.mean(0)), uncentred(head, (features + shift).mean(0))
+    (weight, bias), (same, shifted) = (
+        uncentred(head, features.mean(0)),
+        uncentred(head, (features + shift).mean(0)),
+    )
     assert_close((features + shift) @ same.T + shifted, features @ weight.T + bias)
 
 
@@ -193,10 +227,14 @@ def test_balanced_is_weighting_where_classes_scatter_alike() -> None:
     around = torch.cat([around, -around])
     counts = (1, 2, 5, 0)  # the same cloud so many times around each mean
     means = random(CLASSES, FEATURES, seed=1)
-    features = torch.cat([around + means[label] for label, count in enumerate(counts) for _ in range(count)])
+    features = torch.cat(
+        [around + means[label] for label, count in enumerate(counts) for _ in range(count)]
+    )
     labels = torch.cat([torch.full((60 * count,), label) for label, count in enumerate(counts)])
     moments = moments_of(features, labels, CLASSES)
-    weighting = torch.tensor([len(labels) / 3 / (60 * count) if count else 0.0 for count in counts]).double()[labels]
+    weighting = torch.tensor(
+        [len(labels) / 3 / (60 * count) if count else 0.0 for count in counts]
+    ).double()[labels]
     rows = nn.functional.pad(features, (0, 1), value=1.0)
     expected = torch.linalg.solve(
         rows.T @ (rows * weighting[:, None]) + torch.eye(FEATURES + 1),
@@ -221,7 +259,14 @@ def test_regmean_is_the_merging_rule(rows: int, off_diagonal: float) -> None:
     weights, inputs = random(3, 5, 9).float(), random(3, rows, 9, seed=1).float()
     inputs[:, :, 4] = 0  # nobody ever saw it
     grams = inputs.mT @ inputs / rows
-    layer = Layer("body.weight", torch.zeros(5, 9), tuple(weights), (1, 1, 1), ("a", "b", "c"), {"gram": grams})
+    layer = Layer(
+        "body.weight",
+        torch.zeros(5, 9),
+        tuple(weights),
+        (1, 1, 1),
+        ("a", "b", "c"),
+        {"gram": grams},
+    )
     merged = regmean_layer(list(grams), list(weights), off_diagonal)
     assert_close(merged.float(), RegMean(off_diagonal)(layer), rtol=1e-4, atol=1e-5)
 
@@ -230,7 +275,10 @@ def test_layers_come_and_go_without_a_trace() -> None:
     weights, inputs = random(3, 5, 9).float(), random(3, 30, 9, seed=1).float()
     grams = inputs.mT @ inputs
     for order in permutations(range(3)):
-        assert torch.equal(regmean_layer([grams[i] for i in order], [weights[i] for i in order]), regmean_layer(list(grams), list(weights)))
+        assert torch.equal(
+            regmean_layer([grams[i] for i in order], [weights[i] for i in order]),
+            regmean_layer(list(grams), list(weights)),
+        )
     layer = AdditiveLayer(5, 9)
     for number in (2, 0, 1):
         layer.add(str(number), grams[number], weights[number])
@@ -252,8 +300,13 @@ def test_a_head_goes_into_a_network() -> None:
     state = with_head(before, weight, bias, name)
     network.load_state_dict(state)
     assert torch.equal(layer.weight, weight.float())
-    assert_close(head_from(network), (weight.float().double(), bias.float().double()), rtol=0, atol=0)
-    assert {key for key in state if state[key] is not before[key]} == {"classifier.weight", "classifier.bias"}
+    assert_close(
+        head_from(network), (weight.float().double(), bias.float().double()), rtol=0, atol=0
+    )
+    assert {key for key in state if state[key] is not before[key]} == {
+        "classifier.weight",
+        "classifier.bias",
+    }
     with pytest.raises(ValueError, match=r"classifier.weight: shape"):
         with_head(before, weight.T, bias, name)
     with pytest.raises(ValueError, match=r"head.weight: the network has no such tensor"):

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyclinic.state_dict import StateDict
-from polyclinic.statistics.average_image import AverageImage
-from strategies.refinement.distribution import Neighbourhood
-from strategies.refinement.refine import Recipe, choose_coefficients
+from polyclinic.describing.average_image import AverageImage
+from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.refinement.distribution import Neighbourhood
+from polyclinic_strategies.refinement.refine import Recipe, choose_coefficients
 
 NAME = "average_image"
 
@@ -34,7 +34,11 @@ def described(**places: float) -> dict[str, StateDict]:
 
 
 def ask_everything(neighbourhood: Neighbourhood) -> dict[tuple[str, str], float]:
-    return {(one, other): neighbourhood.distance(one, other) for one in neighbourhood.sites for other in neighbourhood.sites}
+    return {
+        (one, other): neighbourhood.distance(one, other)
+        for one in neighbourhood.sites
+        for other in neighbourhood.sites
+    }
 
 
 def test_a_pair_is_measured_once_and_oneself_never(measured: list[tuple[float, float]]) -> None:
@@ -65,7 +69,9 @@ def test_who_comes_or_changes_is_measured_alone(measured: list[tuple[float, floa
     assert found["a", "b"] == found["b", "a"] == 4.0
 
 
-def test_who_goes_is_forgotten_and_nobody_else_is_measured(measured: list[tuple[float, float]]) -> None:
+def test_who_goes_is_forgotten_and_nobody_else_is_measured(
+    measured: list[tuple[float, float]],
+) -> None:
     neighbourhood = Neighbourhood(NAME)
     neighbourhood.update(described(a=0.0, b=3.0, c=7.0))
     ask_everything(neighbourhood)
@@ -103,11 +109,17 @@ def test_only_those_that_this_statistic_describes_are_known() -> None:
 
 def test_a_description_of_another_length_stops_nobody() -> None:
     neighbourhood = Neighbourhood(NAME)
-    for odd in (torch.ones(1), torch.ones(3), torch.ones(2, 2)):  # the first would even be compared, number by number
+    for odd in (
+        torch.ones(1),
+        torch.ones(3),
+        torch.ones(2, 2),
+    ):  # the first would even be compared, number by number
         neighbourhood.update({"odd": {NAME: odd}, **described(a=0.0, b=3.0)})
         assert neighbourhood.sites == ["a", "b"]
         found = choose_coefficients("odd", neighbourhood, ["a", "b"], Recipe(statistic=NAME))
-        assert found.coefficients == {"a": 0.5, "b": 0.5} and "nobody described odd" in found.fallback
+        assert (
+            found.coefficients == {"a": 0.5, "b": 0.5} and "nobody described odd" in found.fallback
+        )
 
 
 def test_an_unknown_statistic_has_no_neighbourhood() -> None:

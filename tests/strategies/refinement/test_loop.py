@@ -10,16 +10,16 @@ import pytest
 import torch
 from flwr.app import Message
 
-from polyclinic.config import instantiate, load_config
-from polyclinic.ledger import Ledger
-from polyclinic.metrics import Evaluation
-from strategies.merging import correspondence
-from strategies.merging.messages import Assignment, Handover, confirm, hand_over
-from strategies.records import Order, evaluation_reply
-from strategies.refinement.loop import RefinementLoop
-from strategies.refinement.messages import describe_reply
-from strategies.refinement.strategy import Stay
-from strategies.refinement.traffic import CountingGrid
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.federation.records import Order, evaluation_reply
+from polyclinic.federation.traffic import CountingGrid
+from polyclinic.learning.metrics import Evaluation
+from polyclinic.store.ledger import Ledger
+from polyclinic_strategies.merging import correspondence
+from polyclinic_strategies.merging.messages import Assignment, Handover, confirm, hand_over
+from polyclinic_strategies.refinement.loop import RefinementLoop
+from polyclinic_strategies.refinement.messages import describe_reply
+from polyclinic_strategies.refinement.strategy import Stay
 from tests.fakes import FakeGrid, FakeNode, make_error
 from tests.strategies.refinement.test_refiner import BASE, NAME, RECIPE, contribute
 
@@ -49,7 +49,11 @@ class Newcomer:
         self.asked.append(kind)
         if self.broken:
             return make_error(message, self.broken)
-        return confirm(message) if kind == "query.refined" else describe_reply(message, {NAME: torch.tensor([self.place])}, 3, 0.0)
+        return (
+            confirm(message)
+            if kind == "query.refined"
+            else describe_reply(message, {NAME: torch.tensor([self.place])}, 3, 0.0)
+        )
 
 
 @dataclass
@@ -73,11 +77,16 @@ class House:
             each.node = FakeNode(number, each.answer)
         self.grid = FakeGrid([each.node for each in self.everybody.values()])
         self.events: list[dict[str, Any]] = []
-        refining = instantiate(load_config(["strategy=refinement", "strategy.contributions.poll_s=0.01"]).strategy, _recursive_=False)
+        refining = instantiate(
+            load_config(["strategy=refinement", "strategy.contributions.poll_s=0.01"]).strategy,
+            _recursive_=False,
+        )
         order = Order("r", "refinement", 0, 1, "none", "1", {"model": "m"})
         assignment = Assignment(order, base, "t", self.ledger.identity(), (NAME,), 1)
         counting = CountingGrid(self.grid)  # type: ignore[arg-type]
-        self.loop = RefinementLoop(refining, counting, self, self.ledger, assignment, list(BASE), 2, self.tell)
+        self.loop = RefinementLoop(
+            refining, counting, self, self.ledger, assignment, list(BASE), 2, self.tell
+        )
         self.on_event: Any = lambda _event: None
 
     def tell(self, event: Any) -> None:
@@ -85,7 +94,11 @@ class House:
         self.on_event(event)
 
     def refresh(self) -> dict[str, Seat]:
-        return {site: self.current(site) for site, each in self.everybody.items() if each.node.online_until > time.time()}
+        return {
+            site: self.current(site)
+            for site, each in self.everybody.items()
+            if each.node.online_until > time.time()
+        }
 
     def current(self, site: str) -> Seat:
         node = self.everybody[site].node
@@ -116,22 +129,35 @@ def test_two_that_come_at_once_are_served_one_after_another(tmp_path: Path) -> N
     joins = [event for event in house.events if event["kind"] == "traffic"]
     assert [event["site"] for event in joins] == ["x", "y"]
     for event in joins:
-        moved = {site: {kind for kind, count in kinds.items() if count} - {POLL} for site, kinds in event["bytes"].items()}
-        assert {site: kinds for site, kinds in moved.items() if kinds} == {event["site"]: {"query.describe", "query.refined"}}
-    nearest = {event["site"]: event["nearest"] for event in house.events if event["kind"] == "refined"}
+        moved = {
+            site: {kind for kind, count in kinds.items() if count} - {POLL}
+            for site, kinds in event["bytes"].items()
+        }
+        assert {site: kinds for site, kinds in moved.items() if kinds} == {
+            event["site"]: {"query.describe", "query.refined"}
+        }
+    nearest = {
+        event["site"]: event["nearest"] for event in house.events if event["kind"] == "refined"
+    }
     assert (nearest["x"], nearest["y"]) == ("a", "b")
 
 
 def test_contributors_get_their_own_models_first(tmp_path: Path) -> None:
     house = House(tmp_path, Newcomer("x"))
     house.serve(1)
-    delivered = [(event["site"], event["why"]) for event in house.events if event["kind"] == "delivered"]
-    assert sorted(delivered[:2]) == [("a", "choice"), ("b", "choice")] and delivered[2:] == [("x", "join")]
+    delivered = [
+        (event["site"], event["why"]) for event in house.events if event["kind"] == "delivered"
+    ]
+    assert sorted(delivered[:2]) == [("a", "choice"), ("b", "choice")] and delivered[2:] == [
+        ("x", "join")
+    ]
     assert house.everybody["a"].asked == ["query.refined"]
 
 
 @pytest.mark.parametrize("reason", ["TooFewSubjects: The hospital has 2 subjects", "ImageInvalid"])
-def test_one_that_cannot_describe_itself_is_told_about_and_keeps_nobody_waiting(tmp_path: Path, reason: str) -> None:
+def test_one_that_cannot_describe_itself_is_told_about_and_keeps_nobody_waiting(
+    tmp_path: Path, reason: str
+) -> None:
     house = House(tmp_path, Newcomer("x", broken=reason), Newcomer("y"))
     house.serve(1)
     assert [event["reason"] for event in house.events if event["kind"] == "failed"] == [reason]
@@ -140,7 +166,9 @@ def test_one_that_cannot_describe_itself_is_told_about_and_keeps_nobody_waiting(
 
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf")])
-def test_a_description_that_is_none_is_told_about_and_keeps_nobody_waiting(tmp_path: Path, place: float) -> None:
+def test_a_description_that_is_none_is_told_about_and_keeps_nobody_waiting(
+    tmp_path: Path, place: float
+) -> None:
     house = House(tmp_path, Newcomer("x", place), Newcomer("y"))
     house.serve(1)
     assert house.of_kind("failed") == ["x"] and house.of_kind("delivered")[-1] == "y"
@@ -170,7 +198,9 @@ def test_one_that_failed_is_asked_again_when_it_comes_back(tmp_path: Path) -> No
 def test_one_that_leaves_before_its_model_is_made_keeps_nobody_waiting(tmp_path: Path) -> None:
     x = Newcomer("x")
     house = House(tmp_path, x, Newcomer("y"))
-    house.on_event = lambda event: x.node.leave() if event["kind"] == "described" and event["site"] == "x" else None
+    house.on_event = lambda event: (
+        x.node.leave() if event["kind"] == "described" and event["site"] == "x" else None
+    )
     house.serve(1)
     assert house.of_kind("described") == ["x", "y"]
     assert house.of_kind("delivered")[-1] == "y" and "x" not in house.of_kind("delivered")
@@ -198,7 +228,9 @@ def test_it_stays_so_long_and_not_longer(tmp_path: Path) -> None:
     house = House(tmp_path)
     assert house.loop.run() is not None
     began = time.monotonic()
-    house.loop.stay(RECIPE, RECIPE, Stay())  # nothing to stay for: everybody who is here gets its model, and that is all
+    house.loop.stay(
+        RECIPE, RECIPE, Stay()
+    )  # nothing to stay for: everybody who is here gets its model, and that is all
     assert sorted(house.of_kind("delivered")) == ["a", "b"] and time.monotonic() - began < 3
     began = time.monotonic()
     house.loop.stay(RECIPE, RECIPE, Stay(seconds=0.5))

@@ -8,11 +8,11 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from polyclinic.config.release import Release
 from polyclinic.errors import ConfigError
-from polyclinic.statistics.release import Release
-from strategies.merging.messages import Assignment
-from strategies.records import CONFIG, Order, pack_content, weights_from_message
-from strategies.refinement.messages import (
+from polyclinic.federation.records import CONFIG, Order, pack_content, weights_from_message
+from polyclinic_strategies.merging.messages import Assignment
+from polyclinic_strategies.refinement.messages import (
     MOST_NUMBERS,
     ask_for_description,
     describe_reply,
@@ -24,7 +24,17 @@ from strategies.refinement.messages import (
 )
 from tests.fakes import make_reply
 
-ORDER = Order("run", "refinement", 7, 2, "none", "0.1.0", {"model": "unet_2d"}, {"rounds": 2}, {"model": "d" * 64})
+ORDER = Order(
+    "run",
+    "refinement",
+    7,
+    2,
+    "none",
+    "0.1.0",
+    {"model": "unet_2d"},
+    {"rounds": 2},
+    {"model": "d" * 64},
+)
 ASSIGNMENT = Assignment(ORDER, "b" * 64, "segmentation", "c" * 64, (), 5, 0.25)
 NAMES = ["average_image", "histogram"]
 
@@ -43,8 +53,12 @@ def question() -> Message:
 # questions
 
 
-@pytest.mark.parametrize("weights", [None, torch.arange(5.0), torch.zeros(2 * 2**20)])  # small ones are packed, large ones not
-def test_a_question_arrives_with_names_release_and_the_base_if_it_is_needed(weights: torch.Tensor | None) -> None:
+@pytest.mark.parametrize(
+    "weights", [None, torch.arange(5.0), torch.zeros(2 * 2**20)]
+)  # small ones are packed, large ones not
+def test_a_question_arrives_with_names_release_and_the_base_if_it_is_needed(
+    weights: torch.Tensor | None,
+) -> None:
     message = received(ask_for_description(ASSIGNMENT, NAMES, weights, 3))
     assert (message.metadata.dst_node_id, message.metadata.message_type) == (3, "query.describe")
     order, names, release = read_question(message)
@@ -73,8 +87,14 @@ def test_a_question_arrives_with_names_release_and_the_base_if_it_is_needed(weig
 )
 def test_an_impossible_question_is_a_wrong_setting_in_one_line(key: str, value: object) -> None:
     flat: dict[str, Any] = dict(question().content[CONFIG])
-    flat = {**flat, key: value} if value is not None else {name: each for name, each in flat.items() if name != key}
-    message = Message(RecordDict({CONFIG: ConfigRecord(flat)}), dst_node_id=3, message_type="query.describe")
+    flat = (
+        {**flat, key: value}
+        if value is not None
+        else {name: each for name, each in flat.items() if name != key}
+    )
+    message = Message(
+        RecordDict({CONFIG: ConfigRecord(flat)}), dst_node_id=3, message_type="query.describe"
+    )
     with pytest.raises(ConfigError, match="another version of polyclinic") as caught:
         read_question(message)
     assert "\n" not in str(caught.value) and "http" not in str(caught.value)
@@ -86,19 +106,31 @@ def test_an_impossible_question_is_a_wrong_setting_in_one_line(key: str, value: 
 def described(**changes: object) -> Message:
     means = {"average_image": torch.tensor([0.5, -0.25, 1e-7]), "histogram": torch.ones(1)}
     reply = describe_reply(question(), means, 4, 1.5)
-    flat: dict[str, Any] = {**dict(reply.content[CONFIG]), **{key.replace("_of_", "."): value for key, value in changes.items()}}
-    return make_reply(question(), {CONFIG: ConfigRecord({key: value for key, value in flat.items() if value is not None})})
+    flat: dict[str, Any] = {
+        **dict(reply.content[CONFIG]),
+        **{key.replace("_of_", "."): value for key, value in changes.items()},
+    }
+    return make_reply(
+        question(),
+        {CONFIG: ConfigRecord({key: value for key, value in flat.items() if value is not None})},
+    )
 
 
 def test_a_description_arrives_bit_for_bit() -> None:
     means, subjects, seconds = read_description(described(), NAMES)
-    assert torch.equal(means["average_image"], torch.tensor([0.5, -0.25, 1e-7])) and torch.equal(means["histogram"], torch.ones(1))
+    assert torch.equal(means["average_image"], torch.tensor([0.5, -0.25, 1e-7])) and torch.equal(
+        means["histogram"], torch.ones(1)
+    )
     assert means["average_image"].dtype == torch.float32
     assert (subjects, seconds) == (4, 1.5)
-    assert set(read_description(described(), NAMES[:1])[0]) == {"average_image"}  # nothing that was not asked for
+    assert set(read_description(described(), NAMES[:1])[0]) == {
+        "average_image"
+    }  # nothing that was not asked for
 
 
-@pytest.mark.parametrize("data", [None, b"", b"12345", b"123", "text", 7, [1, 2], bytes(4 * MOST_NUMBERS + 4)])
+@pytest.mark.parametrize(
+    "data", [None, b"", b"12345", b"123", "text", 7, [1, 2], bytes(4 * MOST_NUMBERS + 4)]
+)
 def test_a_description_that_is_no_list_of_numbers_is_refused(data: object) -> None:
     with pytest.raises(ConfigError, match="lacks average_image"):
         read_description(described(mean_of_average_image=data), NAMES)
@@ -111,7 +143,16 @@ def test_a_description_that_is_not_finite_is_refused(number: float) -> None:
         read_description(described(mean_of_histogram=data), NAMES)
 
 
-@pytest.mark.parametrize("changes", [{"subjects": None}, {"subjects": "four"}, {"subjects": 0}, {"subjects": 2.5}, {"seconds": "long"}])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"subjects": None},
+        {"subjects": "four"},
+        {"subjects": 0},
+        {"subjects": 2.5},
+        {"seconds": "long"},
+    ],
+)
 def test_a_description_over_nobody_is_refused(changes: dict[str, object]) -> None:
     with pytest.raises(ConfigError, match="over how many subjects"):
         read_description(described(**changes), NAMES)

@@ -9,11 +9,22 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from polyclinic.errors import ConfigError
-from polyclinic.state_dict import StateDict
-from strategies.refinement.distribution import Neighbourhood
-from strategies.refinement.refine import RULES, Recipe, Refinement, choose_coefficients, combine
+from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.refinement.distribution import Neighbourhood
+from polyclinic_strategies.refinement.refine import (
+    RULES,
+    Recipe,
+    Refinement,
+    choose_coefficients,
+    combine,
+)
 
-LINE = {"a": 0.0, "b": 1.0, "c": 2.0, "d": 10.0}  # six distances: 1, 1, 2, 8, 9, 10; the median is 5
+LINE = {
+    "a": 0.0,
+    "b": 1.0,
+    "c": 2.0,
+    "d": 10.0,
+}  # six distances: 1, 1, 2, 8, 9, 10; the median is 5
 UNIT = 5.0
 
 
@@ -23,7 +34,9 @@ def on_a_line(places: Mapping[str, float]) -> Neighbourhood:
     return made
 
 
-def choose(site: str, places: Mapping[str, float], contributors: str = "abcd", **recipe: object) -> Refinement:
+def choose(
+    site: str, places: Mapping[str, float], contributors: str = "abcd", **recipe: object
+) -> Refinement:
     return choose_coefficients(site, on_a_line(places), list(contributors), Recipe(**recipe))  # type: ignore[arg-type]
 
 
@@ -32,8 +45,12 @@ def choose(site: str, places: Mapping[str, float], contributors: str = "abcd", *
 
 def test_softmax_of_distances_in_medians() -> None:
     found = choose("a", LINE, sharpness=0.5)
-    assert found.distances == pytest.approx({"a": 0.0, "b": 1 / UNIT, "c": 2 / UNIT, "d": 10 / UNIT})
-    shares = torch.softmax(torch.tensor([0.0, -1.0, -2.0, -10.0], dtype=torch.float64) / UNIT / 0.5, 0).tolist()
+    assert found.distances == pytest.approx(
+        {"a": 0.0, "b": 1 / UNIT, "c": 2 / UNIT, "d": 10 / UNIT}
+    )
+    shares = torch.softmax(
+        torch.tensor([0.0, -1.0, -2.0, -10.0], dtype=torch.float64) / UNIT / 0.5, 0
+    ).tolist()
     assert found.coefficients == pytest.approx(dict(zip("abcd", shares, strict=True)), abs=1e-12)
     assert (found.nearest, found.fallback, found.sources) == ("a", "", ["a", "b", "c", "d"])
 
@@ -51,7 +68,9 @@ def test_coefficients_are_positive_and_add_up_to_1(rule: str, sharpness: float, 
 def test_identical_hospitals_share_equally() -> None:
     places = {"a": 3.0, "b": 3.0, "c": 3.0, "newcomer": 3.0}
     for rule in ("softmax", "clusters", "uniform", "norm_local"):
-        assert choose("newcomer", places, "abc", rule=rule).coefficients == pytest.approx(dict.fromkeys("abc", 1 / 3))
+        assert choose("newcomer", places, "abc", rule=rule).coefficients == pytest.approx(
+            dict.fromkeys("abc", 1 / 3)
+        )
 
 
 def test_two_that_are_equally_near_share_equally() -> None:
@@ -65,7 +84,10 @@ def test_ever_sharper_is_the_nearest_and_ever_softer_is_the_mean() -> None:
     assert choose("newcomer", places, rule="nearest").coefficients == {"b": 1.0}
     uniform = choose("newcomer", places, rule="uniform").coefficients
     assert choose("newcomer", places, sharpness=1e9).coefficients == pytest.approx(uniform)
-    shares = [choose("newcomer", places, sharpness=value).coefficients["b"] for value in (0.01, 0.1, 1.0, 10.0)]
+    shares = [
+        choose("newcomer", places, sharpness=value).coefficients["b"]
+        for value in (0.01, 0.1, 1.0, 10.0)
+    ]
     assert shares == sorted(shares, reverse=True) and len(set(shares)) == 4
 
 
@@ -74,7 +96,9 @@ def test_beyond_reach_the_mean_is_used_and_it_says_whom_and_how_far() -> None:
     assert found.coefficients == dict.fromkeys("abcd", 0.25)
     assert found.fallback == "nobody is near: a, the nearest, is 4.0 medians away, the limit is 3"
     assert found.distances["d"] == pytest.approx(30 / UNIT)
-    assert choose("newcomer", {**LINE, "newcomer": -20.0}, reach=4.0).fallback == ""  # the limit itself is within reach
+    assert (
+        choose("newcomer", {**LINE, "newcomer": -20.0}, reach=4.0).fallback == ""
+    )  # the limit itself is within reach
 
 
 def test_a_hospital_that_is_not_described_gets_the_mean_with_a_reason() -> None:
@@ -94,10 +118,18 @@ def test_a_contributor_that_is_not_described_has_no_share_but_in_the_mean() -> N
 def test_a_cluster_hangs_together_in_short_steps() -> None:
     places = {**LINE, "newcomer": 0.1}
     step = 1.0 / UNIT
-    assert choose("newcomer", places, rule="clusters", sharpness=step).coefficients == pytest.approx(dict.fromkeys("abc", 1 / 3))
-    assert choose("newcomer", places, rule="clusters", sharpness=0.9 * step).coefficients == {"a": 1.0}
-    assert choose("newcomer", places, rule="clusters", sharpness=8 * step).coefficients == dict.fromkeys("abcd", 0.25)
-    assert choose("newcomer", {**LINE, "newcomer": 9.0}, rule="clusters", sharpness=step).coefficients == {"d": 1.0}
+    assert choose(
+        "newcomer", places, rule="clusters", sharpness=step
+    ).coefficients == pytest.approx(dict.fromkeys("abc", 1 / 3))
+    assert choose("newcomer", places, rule="clusters", sharpness=0.9 * step).coefficients == {
+        "a": 1.0
+    }
+    assert choose(
+        "newcomer", places, rule="clusters", sharpness=8 * step
+    ).coefficients == dict.fromkeys("abcd", 0.25)
+    assert choose(
+        "newcomer", {**LINE, "newcomer": 9.0}, rule="clusters", sharpness=step
+    ).coefficients == {"d": 1.0}
 
 
 def test_only_the_nearest_neighbours_count() -> None:
@@ -112,7 +144,9 @@ def test_a_contributor_keeps_its_own_normalization_and_a_newcomer_has_none() -> 
     assert (own.normalization, own.coefficients) == ({"b": 1.0}, dict.fromkeys("abcd", 0.25))
     assert choose("newcomer", {**LINE, "newcomer": 1.0}, rule="norm_local").normalization == {}
     left_out = choose("b", LINE, "acd", rule="norm_local")
-    assert left_out.normalization == {} and left_out.coefficients == pytest.approx(dict.fromkeys("acd", 1 / 3))
+    assert left_out.normalization == {} and left_out.coefficients == pytest.approx(
+        dict.fromkeys("acd", 1 / 3)
+    )
 
 
 def test_left_out_a_hospital_gets_what_a_newcomer_in_its_place_would() -> None:
@@ -125,8 +159,13 @@ def test_left_out_a_hospital_gets_what_a_newcomer_in_its_place_would() -> None:
 def test_the_order_of_contributors_changes_nothing(rule: str) -> None:
     neighbourhood = on_a_line({**LINE, "newcomer": 1.4})
     orders = itertools.permutations("abcd")
-    found = [choose_coefficients("newcomer", neighbourhood, order, Recipe(rule, sharpness=0.3)) for order in orders]
-    assert all(list(each.coefficients.items()) == list(found[0].coefficients.items()) for each in found)
+    found = [
+        choose_coefficients("newcomer", neighbourhood, order, Recipe(rule, sharpness=0.3))
+        for order in orders
+    ]
+    assert all(
+        list(each.coefficients.items()) == list(found[0].coefficients.items()) for each in found
+    )
 
 
 def test_without_contributors_there_is_nothing_to_refine() -> None:
@@ -159,7 +198,11 @@ def test_a_recipe_in_words() -> None:
 
 # the model
 
-BASE: StateDict = {"conv.weight": torch.full((2, 3), 0.5), "norm.weight": torch.ones(3), "count": torch.tensor(7)}
+BASE: StateDict = {
+    "conv.weight": torch.full((2, 3), 0.5),
+    "norm.weight": torch.ones(3),
+    "count": torch.tensor(7),
+}
 
 
 class Vector:
@@ -167,7 +210,10 @@ class Vector:
 
     def __init__(self, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
-        self.state = {name: torch.randn(BASE[name].shape, generator=generator) for name in ("conv.weight", "norm.weight")}
+        self.state = {
+            name: torch.randn(BASE[name].shape, generator=generator)
+            for name in ("conv.weight", "norm.weight")
+        }
 
     def task_vector(self, name: str) -> Tensor:
         return self.state[name]
@@ -176,7 +222,9 @@ class Vector:
 FILES = {site: Vector(seed) for seed, site in enumerate("abcd")}
 
 
-def refined(coefficients: Mapping[str, float], normalization: Mapping[str, float] | None = None) -> Refinement:
+def refined(
+    coefficients: Mapping[str, float], normalization: Mapping[str, float] | None = None
+) -> Refinement:
     return Refinement("newcomer", Recipe(), coefficients, {}, normalization=normalization or {})
 
 
@@ -198,11 +246,17 @@ def test_no_order_changes_a_bit() -> None:
     """Vectors so long that a float64 forgets what was added before them, or does not, as the order has it."""
     files = {site: Vector(0) for site in "abcd"}
     for site, length in zip("abcd", (1e17, 1.0, -1e17, 1.0), strict=True):
-        files[site].state = {name: torch.full_like(tensor, length) for name, tensor in files[site].state.items()}
+        files[site].state = {
+            name: torch.full_like(tensor, length) for name, tensor in files[site].state.items()
+        }
     shares = dict.fromkeys("abcd", 0.25)
     first = combine(BASE, files, refined(shares))
     for order in itertools.permutations("abcd"):
-        again = combine(BASE, {site: files[site] for site in order}, refined({site: shares[site] for site in reversed(order)}))
+        again = combine(
+            BASE,
+            {site: files[site] for site in order},
+            refined({site: shares[site] for site in reversed(order)}),
+        )
         assert all(torch.equal(first[name], again[name]) for name in BASE)
 
 

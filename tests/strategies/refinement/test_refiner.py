@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from polyclinic.contribution import Contribution, Requirements, write_contribution
 from polyclinic.errors import ConfigError, ModelInvalid, UnknownName
-from polyclinic.ledger import Ledger
-from polyclinic.state_dict import StateDict, save_state
-from strategies.merging.publisher import Publisher
-from strategies.refinement.refine import Recipe
-from strategies.refinement.refiner import DESCRIPTION, Description, Refiner, affected
+from polyclinic.learning.state_dict import StateDict, save_state
+from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.ledger import Ledger
+from polyclinic_strategies.merging.publisher import Publisher
+from polyclinic_strategies.refinement.refine import Recipe
+from polyclinic_strategies.refinement.refiner import DESCRIPTION, Description, Refiner, affected
 
 BASE: StateDict = {"conv.weight": torch.zeros(3, 4), "norm.weight": torch.ones(3)}
 CLOCK = itertools.count(1)
@@ -25,13 +25,21 @@ def mean(place: float) -> StateDict:
     return {NAME: torch.tensor([place])}
 
 
-def contribute(ledger: Ledger, folder: Path, site: str, place: float | None, seed: int = 0, staleness: int = 0) -> None:
+def contribute(
+    ledger: Ledger, folder: Path, site: str, place: float | None, seed: int = 0, staleness: int = 0
+) -> None:
     """A contribution whose hospital stands at `place`; without one, it does not describe itself."""
     base = ledger.bases()[-1]
     generator = torch.Generator().manual_seed(len(site) + 100 * ord(site[0]) + seed)
     vector = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in BASE.items()}
-    statistics = {f"{DESCRIPTION}{name}": tensor for name, tensor in mean(place).items()} if place is not None else {}
-    made = write_contribution(folder, Contribution(site, base, "t", 3, {}, float(next(CLOCK)), "1"), vector, statistics)
+    statistics = (
+        {f"{DESCRIPTION}{name}": tensor for name, tensor in mean(place).items()}
+        if place is not None
+        else {}
+    )
+    made = write_contribution(
+        folder, Contribution(site, base, "t", 3, {}, float(next(CLOCK)), "1"), vector, statistics
+    )
     layout = {name: tuple(tensor.shape) for name, tensor in BASE.items()}
     ledger.receive(made, site, Requirements(base, layout, "t", None, 2**20, 0.0, {}, staleness))
 
@@ -63,11 +71,15 @@ def test_contributors_describe_themselves_inside_their_contribution(ledger: Ledg
     found = refiner(ledger)
     assert found.contributors() == ["a", "b", "c"] and found.statistics() == [NAME]
     near_b = found.coefficients("b", RECIPE)
-    assert near_b.distances == pytest.approx({"a": 1 / 3, "b": 0.0, "c": 1.0})  # the median of 1, 3 and 4
+    assert near_b.distances == pytest.approx(
+        {"a": 1 / 3, "b": 0.0, "c": 1.0}
+    )  # the median of 1, 3 and 4
     assert near_b.nearest == "b"
 
 
-def test_only_what_describes_everybody_is_a_statistic_to_choose(ledger: Ledger, tmp_path: Path) -> None:
+def test_only_what_describes_everybody_is_a_statistic_to_choose(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     contribute(ledger, tmp_path, "mute", None)
     found = refiner(ledger)
     assert found.statistics() == []
@@ -79,7 +91,10 @@ def test_the_model_is_made_of_the_contributions(ledger: Ledger) -> None:
     found = refiner(ledger)
     chosen = found.coefficients("b", RECIPE)
     vectors = {entry.site: Publisher(ledger, 0, 0.5).single(entry) for entry in ledger.active()}
-    expected = sum(share * (vectors[site]["conv.weight"] - BASE["conv.weight"]) for site, share in chosen.coefficients.items())
+    expected = sum(
+        share * (vectors[site]["conv.weight"] - BASE["conv.weight"])
+        for site, share in chosen.coefficients.items()
+    )
     torch.testing.assert_close(found.model(chosen)["conv.weight"], BASE["conv.weight"] + expected)
     assert_equal(found.model(found.coefficients("b", Recipe("nearest"))), vectors["b"])
     own = found.model(found.coefficients("b", Recipe("norm_local")))
@@ -108,7 +123,11 @@ def test_what_a_newcomer_says_last_counts(ledger: Ledger) -> None:
     found = refiner(ledger)
     for place, nearest in ((0.1, "a"), (3.9, "c")):
         found.describe("new", newcomer(ledger, place))
-        assert found.coefficients("new", RECIPE).nearest == nearest == refiner(ledger).coefficients("new", RECIPE).nearest
+        assert (
+            found.coefficients("new", RECIPE).nearest
+            == nearest
+            == refiner(ledger).coefficients("new", RECIPE).nearest
+        )
     assert len(list((ledger.folder / "descriptions").iterdir())) == 1  # nothing half-done is left
 
 
@@ -116,15 +135,21 @@ def test_forgetting_somebody_who_never_came_does_nothing(ledger: Ledger) -> None
     refiner(ledger).forget("nobody")
 
 
-def test_what_a_contributor_said_as_a_newcomer_no_longer_counts(ledger: Ledger, tmp_path: Path) -> None:
+def test_what_a_contributor_said_as_a_newcomer_no_longer_counts(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     found = refiner(ledger)
     found.describe("new", newcomer(ledger, 3.9))
     contribute(ledger, tmp_path, "new", 0.1)
-    assert found.coefficients("new", RECIPE).distances == pytest.approx({"a": 0.05, "b": 0.45, "c": 1.95, "new": 0.0}, rel=1e-5)
+    assert found.coefficients("new", RECIPE).distances == pytest.approx(
+        {"a": 0.05, "b": 0.45, "c": 1.95, "new": 0.0}, rel=1e-5
+    )
     assert found.matrix(NAME)[0] == ["a", "b", "c", "new"]
 
 
-def test_a_description_of_an_older_bases_features_does_not_count(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_description_of_an_older_bases_features_does_not_count(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     found = refiner(ledger)
     found.describe("new", newcomer(ledger, 1.0))
     ledger.add_base({name: tensor + 1.0 for name, tensor in BASE.items()})
@@ -148,7 +173,9 @@ def test_a_vector_on_an_older_base_counts_for_less_if_it_counts(ledger: Ledger) 
     assert refiner(ledger).contributors() == []
 
 
-def test_a_withdrawal_gives_the_bits_of_a_ledger_that_never_had_it(ledger: Ledger, tmp_path: Path) -> None:
+def test_a_withdrawal_gives_the_bits_of_a_ledger_that_never_had_it(
+    ledger: Ledger, tmp_path: Path
+) -> None:
     found = refiner(ledger)
     found.describe("new", newcomer(ledger, 1.5))
     before = found.model(found.coefficients("new", RECIPE))
@@ -159,12 +186,16 @@ def test_a_withdrawal_gives_the_bits_of_a_ledger_that_never_had_it(ledger: Ledge
             contribute(never, tmp_path, site, place)
         other = refiner(never)
         other.describe("new", newcomer(never, 1.5))
-        for site, recipe in itertools.product(("a", "c", "new"), (RECIPE, Recipe("norm_local"), Recipe("clusters"))):
+        for site, recipe in itertools.product(
+            ("a", "c", "new"), (RECIPE, Recipe("norm_local"), Recipe("clusters"))
+        ):
             ours, theirs = found.coefficients(site, recipe), other.coefficients(site, recipe)
             assert ours == theirs
             assert_equal(found.model(ours), other.model(theirs))
         assert found.matrix(NAME) == other.matrix(NAME)
-    assert not torch.equal(found.model(found.coefficients("new", RECIPE))["conv.weight"], before["conv.weight"])
+    assert not torch.equal(
+        found.model(found.coefficients("new", RECIPE))["conv.weight"], before["conv.weight"]
+    )
     contribute(ledger, tmp_path, "b", 1.0)  # and it comes back, with the same
     assert_equal(found.model(found.coefficients("new", RECIPE)), before)
 
@@ -173,7 +204,10 @@ def test_everybodys_coefficients_at_once_are_those_of_each(ledger: Ledger) -> No
     found, own = refiner(ledger), Recipe("norm_local")
     found.describe("new", newcomer(ledger, 3.0))
     together = found.all_coefficients(RECIPE, own)
-    assert together == [*(found.coefficients(site, own) for site in "abc"), found.coefficients("new", RECIPE)]
+    assert together == [
+        *(found.coefficients(site, own) for site in "abc"),
+        found.coefficients("new", RECIPE),
+    ]
 
 
 def test_left_out_a_contributor_is_a_newcomer(ledger: Ledger) -> None:
@@ -208,7 +242,9 @@ def test_a_name_that_leads_elsewhere_is_refused(ledger: Ledger, name: str) -> No
     assert not (ledger.folder / "descriptions").exists()
 
 
-@pytest.mark.parametrize("metadata", [{}, {"polyclinic": "{"}, {"polyclinic": '{"base": "b"}'}, {"polyclinic": "[1]"}])
+@pytest.mark.parametrize(
+    "metadata", [{}, {"polyclinic": "{"}, {"polyclinic": '{"base": "b"}'}, {"polyclinic": "[1]"}]
+)
 def test_a_damaged_description_is_named(ledger: Ledger, metadata: dict[str, str]) -> None:
     refiner(ledger).describe("new", newcomer(ledger, 1.0))
     path = ledger.folder / "descriptions" / "new.safetensors"

@@ -10,13 +10,23 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from polyclinic.errors import ModelInvalid
-from polyclinic.networks.encoders import ConvolutionalEncoder, VitEncoder, embed
-from polyclinic.networks.universal import UniversalNetwork
-from polyclinic.state_dict import StateDict
-from strategies.universal.distillation import Distillation, distil
-from strategies.universal.teachers import COVARIANCE, MEAN, Teacher
+from polyclinic.learning.networks.encoders import ConvolutionalEncoder, VitEncoder, embed
+from polyclinic.learning.networks.universal import UniversalNetwork
+from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.universal.distillation import Distillation, distil
+from polyclinic_strategies.universal.teachers import COVARIANCE, MEAN, Teacher
 
-SETTINGS = Distillation(steps=24, batch_size=16, learning_rate=0.003, mim=0.0, old=0.0, views=1, hidden=32, gate=False, mask_size=8)
+SETTINGS = Distillation(
+    steps=24,
+    batch_size=16,
+    learning_rate=0.003,
+    mim=0.0,
+    old=0.0,
+    views=1,
+    hidden=32,
+    gate=False,
+    mask_size=8,
+)
 
 
 def make(seed: int, kind: str = "convolution") -> UniversalNetwork:
@@ -30,12 +40,20 @@ def encoder(network: UniversalNetwork) -> StateDict:
     return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
 
-def teacher(network: UniversalNetwork, site: str = "st-john", seen: Tensor | None = None) -> Teacher:
+def teacher(
+    network: UniversalNetwork, site: str = "st-john", seen: Tensor | None = None
+) -> Teacher:
     numbers = sum(network.encoder.widths)
-    rows = torch.randn(64, numbers) if seen is None else embed(network.maps(seen))[:, :numbers].detach()
+    rows = (
+        torch.randn(64, numbers)
+        if seen is None
+        else embed(network.maps(seen))[:, :numbers].detach()
+    )
     centred = rows - rows.mean(0)
     statistics = {MEAN: rows.mean(0), COVARIANCE: centred.T @ centred / (len(rows) - 1)}
-    return Teacher(site, encoder(network), statistics, 64, "classification, 2 classes, 1 channel, 2-D")
+    return Teacher(
+        site, encoder(network), statistics, 64, "classification, 2 classes, 1 channel, 2-D"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +70,9 @@ def test_the_loss_falls_and_only_the_encoder_comes_back(images: Tensor, kind: st
     distilled = distil(student, [teacher(one)], images, SETTINGS, 0)
     assert len(distilled.losses) == 24
     assert sum(distilled.losses[-5:]) < 0.8 * sum(distilled.losses[:5])
-    assert set(distilled.state) == set(before) and all(name.startswith("encoder.") for name in distilled.state)
+    assert set(distilled.state) == set(before) and all(
+        name.startswith("encoder.") for name in distilled.state
+    )
     assert any(not torch.equal(distilled.state[name], before[name]) for name in before)
 
 
@@ -68,7 +88,9 @@ def test_the_weight_of_the_old_features_holds_the_student_back(images: Tensor) -
 
 def test_same_seed_same_student_and_another_seed_another(images: Tensor) -> None:
     def state(seed: int) -> StateDict:
-        return distil(make(0), [teacher_fixed], images, replace(SETTINGS, steps=4, mim=1.0), seed).state
+        return distil(
+            make(0), [teacher_fixed], images, replace(SETTINGS, steps=4, mim=1.0), seed
+        ).state
 
     teacher_fixed = teacher(make(1), seen=images)
     first, again, other = state(0), state(0), state(1)
@@ -76,13 +98,19 @@ def test_same_seed_same_student_and_another_seed_another(images: Tensor) -> None
     assert any(not torch.equal(first[name], other[name]) for name in first)
 
 
-def test_an_interrupted_distillation_goes_on_to_the_same_student(images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.universal.distillation.KEEP_EVERY", 2)
+def test_an_interrupted_distillation_goes_on_to_the_same_student(
+    images: Tensor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polyclinic_strategies.universal.distillation.KEEP_EVERY", 2)
     one = teacher(make(1), seen=images)
     settings = replace(SETTINGS, steps=6, mim=1.0, old=0.5)
 
-    def run(checkpoint: Path | None, on_step: Callable[[int, int, float], None] | None = None) -> StateDict:
-        return distil(make(0), [one], images, settings, 0, checkpoint=checkpoint, on_step=on_step).state
+    def run(
+        checkpoint: Path | None, on_step: Callable[[int, int, float], None] | None = None
+    ) -> StateDict:
+        return distil(
+            make(0), [one], images, settings, 0, checkpoint=checkpoint, on_step=on_step
+        ).state
 
     def stop(step: int, _steps: int, _loss: float) -> None:
         if step == 5:
@@ -117,7 +145,9 @@ def test_without_a_teacher_that_can_be_believed_nothing_changes(images: Tensor) 
 def test_a_hostile_teacher_changes_no_bit_of_the_student(images: Tensor) -> None:
     base = make(0)
     honest = teacher(base, "honest", images)
-    honest = replace(honest, encoder={name: tensor * 1.05 for name, tensor in honest.encoder.items()})
+    honest = replace(
+        honest, encoder={name: tensor * 1.05 for name, tensor in honest.encoder.items()}
+    )
     settings = replace(SETTINGS, steps=3, gate=True)
     alone = distil(make(0), [honest], images, settings, 0)
     together = distil(make(0), [honest, teacher(make(1), "random")], images, settings, 0)
@@ -133,5 +163,7 @@ def test_a_student_starts_from_the_average_of_those_who_are_believed(images: Ten
     state = distil(make(0), near, images, replace(SETTINGS, steps=0, gate=True), 0).state
     for name, tensor in base.items():
         assert_close(state[name], 1.04 * tensor)
-    state = distil(make(0), near, images, replace(SETTINGS, steps=0, gate=True, start="before"), 0).state
+    state = distil(
+        make(0), near, images, replace(SETTINGS, steps=0, gate=True, start="before"), 0
+    ).state
     assert all(torch.equal(state[name], tensor) for name, tensor in base.items())

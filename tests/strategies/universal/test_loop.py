@@ -8,22 +8,22 @@ from typing import Any
 import pytest
 import torch
 
-from polyclinic.contribution import Contribution, write_contribution
-from polyclinic.ledger import Ledger
-from polyclinic.networks.universal import Task
-from polyclinic.state_dict import StateDict
-from strategies.merging.messages import Assignment, Handover
-from strategies.merging.strategy import Merging
-from strategies.records import Order
-from strategies.universal.exchange import EMBEDDING, TASK, declare_in_numbers
-from strategies.universal.loop import Stage, UniversalLoop
+from polyclinic.federation.records import Order
+from polyclinic.learning.networks.universal import Task
+from polyclinic.learning.state_dict import StateDict
+from polyclinic.store.contribution import Contribution, write_contribution
+from polyclinic.store.ledger import Ledger
+from polyclinic_strategies.merging.messages import Assignment, Handover
+from polyclinic_strategies.merging.strategy import Merging
+from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, declare_in_numbers
+from polyclinic_strategies.universal.loop import Stage, UniversalLoop
 from tests.fakes import FakeGrid
 
 BASE: StateDict = {"encoder.w": torch.zeros(2, 3)}
 DECLARED = declare_in_numbers(Task("segmentation", 2, 1, 2))
 STATISTICS = {"embedding.mean": torch.zeros(4), "embedding.covariance": torch.eye(4)}
 ORDER = Order("run", "universal", 0, 1, "none", "1", {}, {}, {})
-RULE = {"_target_": "strategies.merging.rules.mean.Mean"}
+RULE = {"_target_": "polyclinic_strategies.merging.rules.mean.Mean"}
 
 
 class Nobody:
@@ -48,13 +48,37 @@ class World:
         merging = Merging("t", RULE, poll_s=0.0, **strategy)
         names = list(BASE)
         stage = Stage(1, 2, 0, 4)
-        self.loop = UniversalLoop(merging, FakeGrid([]), Nobody(), self.ledger, assignment, names, stage, self.events.append)  # type: ignore[arg-type]
+        self.loop = UniversalLoop(
+            merging,
+            FakeGrid([]),
+            Nobody(),
+            self.ledger,
+            assignment,
+            names,
+            stage,
+            self.events.append,
+        )  # type: ignore[arg-type]
 
-    def hand_over(self, site: str, statistics: StateDict = STATISTICS, metrics: Mapping[str, float] = DECLARED, **changes: Any) -> Any:
-        said = Contribution(site, changes.get("base", self.base), changes.get("task", TASK), 4, metrics, 1.0, "1")
-        path = write_contribution(self.folder / "out", said, changes.get("vector", {"encoder.w": torch.ones(2, 3)}), statistics)
+    def hand_over(
+        self,
+        site: str,
+        statistics: StateDict = STATISTICS,
+        metrics: Mapping[str, float] = DECLARED,
+        **changes: Any,
+    ) -> Any:
+        said = Contribution(
+            site, changes.get("base", self.base), changes.get("task", TASK), 4, metrics, 1.0, "1"
+        )
+        path = write_contribution(
+            self.folder / "out",
+            said,
+            changes.get("vector", {"encoder.w": torch.ones(2, 3)}),
+            statistics,
+        )
         content = path.read_bytes()
-        return self.loop.receive(site, Handover(False, "", hashlib.sha256(content).hexdigest(), content))
+        return self.loop.receive(
+            site, Handover(False, "", hashlib.sha256(content).hexdigest(), content)
+        )
 
 
 def test_a_contribution_is_kept_told_and_not_published(tmp_path: Path) -> None:
@@ -72,7 +96,10 @@ def test_a_contribution_is_kept_told_and_not_published(tmp_path: Path) -> None:
     ("changes", "sentence"),
     [
         ({"statistics": {}}, "statistics are not those"),
-        ({"statistics": {**STATISTICS, "embedding.mean": torch.zeros(3)}}, "statistics are not those"),
+        (
+            {"statistics": {**STATISTICS, "embedding.mean": torch.zeros(3)}},
+            "statistics are not those",
+        ),
         ({"statistics": {**STATISTICS, "head.weight": torch.zeros(3)}}, "statistics are not those"),
         ({"metrics": {"loss": 1.0}}, "what kind of task"),
         ({"vector": {"encoder.w": torch.ones(2, 3), "head.weight": torch.ones(2)}}, "head.weight"),
@@ -80,7 +107,9 @@ def test_a_contribution_is_kept_told_and_not_published(tmp_path: Path) -> None:
         ({"task": "segmentation"}, "task"),
     ],
 )
-def test_what_nobody_could_learn_from_is_refused_with_its_reason(tmp_path: Path, changes: dict[str, Any], sentence: str) -> None:
+def test_what_nobody_could_learn_from_is_refused_with_its_reason(
+    tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
     world = World(tmp_path)
     verdict = world.hand_over("a", **changes)
     assert not verdict.accepted and sentence in verdict.reason
@@ -90,7 +119,9 @@ def test_what_nobody_could_learn_from_is_refused_with_its_reason(tmp_path: Path,
 
 def test_what_is_no_contribution_at_all_is_refused_by_the_ledger(tmp_path: Path) -> None:
     world = World(tmp_path)
-    verdict = world.loop.receive("a", Handover(False, "", hashlib.sha256(b"nothing").hexdigest(), b"nothing"))
+    verdict = world.loop.receive(
+        "a", Handover(False, "", hashlib.sha256(b"nothing").hexdigest(), b"nothing")
+    )
     assert not verdict.accepted
     assert [line.kind for line in world.ledger.history()][-1] == "refused"
 

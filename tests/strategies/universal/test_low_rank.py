@@ -8,22 +8,31 @@ import torch
 from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
-from polyclinic.config import instantiate, load_config
-from polyclinic.networks.universal import UniversalNetwork
-from polyclinic.state_dict import StateDict, shared_names
-from strategies.universal import exchange
-from strategies.universal.low_rank import attach, expand, factors, is_factored, layout
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.learning.networks.universal import UniversalNetwork
+from polyclinic.learning.state_dict import StateDict, shared_names
+from polyclinic_strategies.universal import exchange
+from polyclinic_strategies.universal.low_rank import attach, expand, factors, is_factored, layout
 
 MODELS = {
     "universal": ["model=universal", "model.encoder.widths=[8,16,32,64]"],
-    "universal_vit": ["model=universal_vit", "model.encoder.width=32", "model.encoder.layers=2", "model.encoder.heads=2"],
+    "universal_vit": [
+        "model=universal_vit",
+        "model.encoder.width=32",
+        "model.encoder.layers=2",
+        "model.encoder.heads=2",
+    ],
     "universal in 3-D": ["model=universal", "model.encoder.widths=[8,16]", "data.patch=[16,16,16]"],
 }
 
 
 def network(model: str) -> UniversalNetwork:
     torch.manual_seed(0)
-    made = instantiate(load_config(["data=universal", "training=universal", "data.patch=[32,32]", *MODELS[model]]).model)
+    made = instantiate(
+        load_config(
+            ["data=universal", "training=universal", "data.patch=[32,32]", *MODELS[model]]
+        ).model
+    )
     assert isinstance(made, UniversalNetwork)
     return made
 
@@ -37,10 +46,17 @@ def shapes_of(state: StateDict) -> dict[str, tuple[int, ...]]:
 
 
 def train(one: UniversalNetwork, steps: int = 3) -> None:
-    optimizer = torch.optim.AdamW([weight for weight in one.parameters() if weight.requires_grad], 0.01)
+    optimizer = torch.optim.AdamW(
+        [weight for weight in one.parameters() if weight.requires_grad], 0.01
+    )
     for step in range(steps):
         optimizer.zero_grad()
-        images = torch.rand(2, one.encoder.in_channels, *one.encoder.size, generator=torch.Generator().manual_seed(step))
+        images = torch.rand(
+            2,
+            one.encoder.in_channels,
+            *one.encoder.size,
+            generator=torch.Generator().manual_seed(step),
+        )
         one(images).square().mean().backward()
         optimizer.step()
 
@@ -62,7 +78,9 @@ def test_factors_expand_to_what_was_trained(model: str) -> None:
     train(one)
     travelled = factors(one, base)
     assert shapes_of(travelled) == layout(shapes_of(base), 2)
-    assert all(tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in travelled.values())
+    assert all(
+        tensor.dtype == torch.float32 and tensor.is_contiguous() for tensor in travelled.values()
+    )
     tuned, vector = merged(one), expand(travelled, shapes_of(base))
     assert set(vector) == set(base) == set(tuned)
     for name, tensor in base.items():
@@ -85,11 +103,18 @@ def test_at_first_the_encoder_computes_what_it_did_and_frozen_weights_stay(model
     frozen = [name for name in state if name.endswith("parametrizations.weight.original")]
     assert frozen
     for name in frozen:
-        assert torch.equal(state[name], base[name.replace("parametrizations.weight.original", "weight")])
+        assert torch.equal(
+            state[name], base[name.replace("parametrizations.weight.original", "weight")]
+        )
 
 
 def test_the_layout_is_of_factors_vectors_and_what_would_not_become_smaller() -> None:
-    shapes = {"encoder.c.weight": (16, 8, 3, 3), "encoder.c.bias": (16,), "encoder.s.weight": (4, 2, 1, 1), "encoder.places": (1, 64, 32)}
+    shapes = {
+        "encoder.c.weight": (16, 8, 3, 3),
+        "encoder.c.bias": (16,),
+        "encoder.s.weight": (4, 2, 1, 1),
+        "encoder.places": (1, 64, 32),
+    }
     assert layout(shapes, 2) == {
         "encoder.c.weight.up": (16, 2), "encoder.c.weight.down": (2, 72), "encoder.c.bias": (16,),
         "encoder.s.weight": (4, 2, 1, 1), "encoder.places": (1, 64, 32),
@@ -121,4 +146,6 @@ def test_the_random_factors_are_the_same_everywhere() -> None:
     attach(one.encoder, 2)
     torch.manual_seed(6)
     attach(other.encoder, 2)
-    assert all(torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items())
+    assert all(
+        torch.equal(tensor, other.state_dict()[name]) for name, tensor in one.state_dict().items()
+    )

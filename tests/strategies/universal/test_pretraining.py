@@ -9,10 +9,17 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from polyclinic.errors import ConfigError
-from polyclinic.networks.encoders import ConvolutionalEncoder, VitEncoder
-from polyclinic.networks.universal import UniversalNetwork
-from polyclinic.rates import set_rate
-from strategies.universal.pretraining import Painter, Pretraining, finite, hide, masked_loss, pretrain
+from polyclinic.learning.networks.encoders import ConvolutionalEncoder, VitEncoder
+from polyclinic.learning.networks.universal import UniversalNetwork
+from polyclinic.learning.schedules import set_rate
+from polyclinic_strategies.universal.pretraining import (
+    Painter,
+    Pretraining,
+    finite,
+    hide,
+    masked_loss,
+    pretrain,
+)
 
 SMALL = Pretraining(steps=6, batch_size=4, learning_rate=0.003, mask_size=4)
 
@@ -32,7 +39,9 @@ def pictures(count: int = 12) -> Tensor:
 
 @pytest.mark.parametrize("ratio", [0.25, 0.5, 0.6])
 @pytest.mark.parametrize("size", [(16, 16), (16, 8, 8)])
-def test_of_every_image_the_same_share_of_squares_is_hidden(ratio: float, size: tuple[int, ...]) -> None:
+def test_of_every_image_the_same_share_of_squares_is_hidden(
+    ratio: float, size: tuple[int, ...]
+) -> None:
     settings = Pretraining(mask_ratio=ratio, mask_size=4)
     hidden = hide(5, size, settings, torch.Generator().manual_seed(0))
     squares = math.prod(length // 4 for length in size)
@@ -50,7 +59,14 @@ def test_squares_that_do_not_fit_are_refused() -> None:
         hide(1, (16, 16), Pretraining(mask_size=5), torch.Generator())
 
 
-@pytest.mark.parametrize("one", [network(), network(dims=3, channels=1), UniversalNetwork(VitEncoder(2, 3, [16, 16], 8, 16, 2, 2))])
+@pytest.mark.parametrize(
+    "one",
+    [
+        network(),
+        network(dims=3, channels=1),
+        UniversalNetwork(VitEncoder(2, 3, [16, 16], 8, 16, 2, 2)),
+    ],
+)
 def test_the_painter_paints_an_image_of_the_same_shape(one: UniversalNetwork) -> None:
     image = torch.rand(2, one.encoder.in_channels, *one.encoder.size)
     hidden = hide(2, one.encoder.size, SMALL, torch.Generator().manual_seed(0))
@@ -86,8 +102,10 @@ def test_the_loss_falls() -> None:
     assert len(losses) == 60 and sum(losses[-10:]) < 0.7 * sum(losses[:10])
 
 
-def test_an_interrupted_training_is_the_same_as_an_uninterrupted_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("strategies.universal.pretraining.KEEP_EVERY", 2)
+def test_an_interrupted_training_is_the_same_as_an_uninterrupted_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("polyclinic_strategies.universal.pretraining.KEEP_EVERY", 2)
     whole, broken = network(), network()
     torch.manual_seed(1)
     losses = pretrain(whole, pictures(), SMALL, 7)
@@ -100,9 +118,18 @@ def test_an_interrupted_training_is_the_same_as_an_uninterrupted_one(tmp_path: P
     with pytest.raises(KeyboardInterrupt):
         pretrain(broken, pictures(), SMALL, 7, checkpoint=tmp_path / "c.pt", on_step=die)
     again, steps = network(seed=3), []
-    found = pretrain(again, pictures(), SMALL, 7, checkpoint=tmp_path / "c.pt", on_step=lambda step, *_: steps.append(step))
+    found = pretrain(
+        again,
+        pictures(),
+        SMALL,
+        7,
+        checkpoint=tmp_path / "c.pt",
+        on_step=lambda step, *_: steps.append(step),
+    )
     assert steps == [5, 6] and found == losses
-    assert all(torch.equal(tensor, whole.state_dict()[name]) for name, tensor in again.state_dict().items())
+    assert all(
+        torch.equal(tensor, whole.state_dict()[name]) for name, tensor in again.state_dict().items()
+    )
 
 
 def test_a_checkpoint_of_another_training_begins_anew(tmp_path: Path) -> None:

@@ -3,8 +3,16 @@
 import numpy as np
 import pytest
 
-from strategies.proxy.wire import segmentation_pb2 as wire
-from strategies.proxy.wire.arrays import PART_BYTES, Assembly, PartsInvalid, answer_parts, answer_shape, cut, volume_parts
+from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
+from polyclinic_strategies.proxy.wire.arrays import (
+    PART_BYTES,
+    Assembly,
+    PartsInvalid,
+    answer_parts,
+    answer_shape,
+    cut,
+    volume_parts,
+)
 
 SHAPE = (128, 96, 100)  # more than one part
 
@@ -20,14 +28,22 @@ def put_together(parts: list[wire.VolumePart] | list[wire.AnswerPart], dtype: ty
 def test_a_volume_is_the_same_on_the_other_side(dtype: type, code: int) -> None:
     volume = np.random.default_rng(0).integers(0, 256, SHAPE).astype(dtype)
     parts = list(volume_parts(volume, wire.LABELS, bytes(range(16))))
-    assert (parts[0].header.dtype, parts[0].header.answer, parts[0].header.request_id) == (code, wire.LABELS, bytes(range(16)))
+    assert (parts[0].header.dtype, parts[0].header.answer, parts[0].header.request_id) == (
+        code,
+        wire.LABELS,
+        bytes(range(16)),
+    )
     assert all(len(part.data) <= PART_BYTES for part in parts[1:])
     np.testing.assert_array_equal(put_together(parts, dtype), volume)
 
 
 def test_an_answer_is_the_same_on_the_other_side_in_whatever_order_its_memory_is() -> None:
-    answer = np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8).transpose(0, 3, 1, 2)
-    np.testing.assert_array_equal(put_together(list(answer_parts(answer, wire.PROBABILITIES, b"")), np.uint8), answer)
+    answer = (
+        np.random.default_rng(0).integers(0, 256, (2, *SHAPE), dtype=np.uint8).transpose(0, 3, 1, 2)
+    )
+    np.testing.assert_array_equal(
+        put_together(list(answer_parts(answer, wire.PROBABILITIES, b"")), np.uint8), answer
+    )
 
 
 def test_the_shape_of_an_answer() -> None:
@@ -36,7 +52,11 @@ def test_the_shape_of_an_answer() -> None:
 
 
 def test_parts_are_as_large_as_allowed_and_no_larger() -> None:
-    assert [len(part) for part in cut(np.zeros(2 * PART_BYTES + 1, np.uint8))] == [PART_BYTES, PART_BYTES, 1]
+    assert [len(part) for part in cut(np.zeros(2 * PART_BYTES + 1, np.uint8))] == [
+        PART_BYTES,
+        PART_BYTES,
+        1,
+    ]
 
 
 @pytest.mark.parametrize(

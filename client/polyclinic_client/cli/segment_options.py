@@ -1,0 +1,52 @@
+"""What the options of `polyclinic-client segment` leave to be understood."""
+
+from pathlib import Path
+
+from polyclinic.errors import ConfigError
+from polyclinic.security.kit import Kit
+from polyclinic_client.fleet.connection import Connection, make_connection
+
+PORT = 9443
+GENERATOR = "generator.safetensors"
+NAME = "this-machine"  # without keys nobody's name is known
+
+
+def service_connection(
+    server: str | None, kit: Path | None, key: Path | None, *, insecure: bool
+) -> Connection:
+    """The segmentation service's address, and how it is trusted.
+
+    Raises:
+        ConfigError: Options that contradict each other, or something is missing.
+        AddressInvalid, KitInvalid, KeyInvalid: As for `make_connection`.
+    """
+    if insecure and not server:
+        raise ConfigError(
+            "--insecure needs --server 127.0.0.1:PORT, as the service said it at its start."
+        )
+    if kit is None and not insecure:
+        raise ConfigError(
+            "Ask with the kit that the coordinator sent: --kit FILE. To try it on one machine without keys: --insecure --server "
+            f"127.0.0.1:{PORT}."
+        )
+    if kit is not None and server is None:
+        server = f"{Kit.read(kit).server.rpartition(':')[0]}:{PORT}"
+    return make_connection(server, NAME if insecure else None, kit, key, insecure=insecure)
+
+
+def choose_generator(generator: Path | None, kit: Path | None) -> Path:
+    """The generator's file.
+
+    Raises:
+        ConfigError: None is named, or there is none.
+    """
+    if generator is None and kit is None:
+        raise ConfigError(
+            "Name the generator that was trained with the service's model: --generator FILE."
+        )
+    path = generator or (kit or Path()).parent / GENERATOR
+    if not path.is_file():
+        raise ConfigError(
+            f"{path}: there is no generator here. Ask whoever runs the service for it, and name it with --generator FILE."
+        )
+    return path

@@ -1,0 +1,1 @@
+"""The hospital's connection to its coordinator, and the processes behind it."""

@@ -1,0 +1,1 @@
+"""The client of a segmentation service: warp, send, unwarp."""

@@ -1,0 +1,209 @@
+"""A hospital's outbox: what it was asked for, and what it hands over, on its own disk.
+
+    STATE/assignment.json            what the coordinator wants, as it last said
+    STATE/bases/DIGEST.safetensors   the model to start from
+    STATE/outbox/DIGEST.safetensors  a finished contribution, waiting to be handed over ...
+    STATE/outbox/DIGEST.json         ... and which assignment it answers; without it the file does not count
+    STATE/settled/DIGEST.json        what the coordinator said of it: accepted, or refused and why; of the newest the file too, in
+                                     case another coordinator, with a ledger of its own, asks for the same
+    STATE/failure.json               why training for an assignment failed; not tried again until something changes
+
+Training writes here whenever it is done, the coordinator's question empties it, and neither waits for the other. A contribution is
+forgotten only once the coordinator has said what became of it, which it does after its ledger has it for good: so whatever dies in
+between, it arrives, and it counts once.
+"""
+
+import json
+import os
+import shutil
+import time
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from polyclinic.errors import DatasetInvalid
+
+REFINED = "refined.safetensors"  # in the state folder: the model that the coordinator made for this hospital
+TRAINING_STATUS = "fine_tuning.json"  # what fine-tuning, a process of its own, says of itself
+
+
+@dataclass(frozen=True)
+class Ready:
+    """A contribution that waits to be handed over."""
+
+    digest: str
+    path: Path
+
+
+class Outbox:
+    """The outbox in a hospital's state folder.
+
+    Args:
+        state: The hospital's state folder.
+        data: The folder with dataset.json: when that file changes, the hospital has something new to contribute.
+    """
+
+    def __init__(self, state: Path, data: Path) -> None:
+        self.state = state
+        self.data = data
+        self.folder = state / "outbox"
+
+    def assign(self, assignment: dict[str, Any]) -> None:
+        """Remember what the coordinator wants, and when it last said so."""
+        path = self.state / "assignment.json"
+        if assignment != self.assignment():
+            _write(path, assignment)
+            self._offer_again(assignment)
+        path.touch()
+
+    def assignment(self) -> dict[str, Any] | None:
+        """What the coordinator wants, as it last said."""
+        assignment: dict[str, Any] | None = _read(self.state / "assignment.json")
+        return assignment
+
+    def asked_at(self) -> float | None:
+        """When the coordinator last asked, in seconds since 1970."""
+        path = self.state / "assignment.json"
+        return path.stat().st_mtime if path.exists() else None
+
+    def base_path(self, digest: str) -> Path:
+        """Where a base model is kept."""
+        return self.state / "bases" / f"{digest}.safetensors"
+
+    def key(self, assignment: dict[str, Any]) -> str:
+        """Names one piece of work: the same assignment on the same list of cases.
+
+        Raises:
+            DatasetInvalid: dataset.json cannot be read.
+        """
+        path = self.data / "dataset.json"
+        try:
+            listed = path.read_bytes()
+        except OSError as error:
+            raise DatasetInvalid(
+                path, f"cannot be read ({error.strerror})", "Restore it."
+            ) from error
+        # names of run, arm and ledger do not matter: the same work for another run is the same contribution
+        order = {
+            key: value
+            for key, value in assignment["order"].items()
+            if key not in ("run", "arm", "offset", "round", "version")
+        }
+        wanted = {
+            **{key: value for key, value in assignment.items() if key != "ledger"},
+            "order": order,
+        }
+        return sha256(json.dumps(wanted, sort_keys=True).encode() + listed).hexdigest()
+
+    def todo(self) -> str | None:
+        """The key of the work that is asked for and not yet done; None when there is none or its base has not arrived."""
+        assignment = self.assignment()
+        if assignment is None or not self.base_path(assignment["base"]).exists():
+            return None
+        key = self.key(assignment)
+        waiting = any(_read(path, {}).get("key") == key for path in self.folder.glob("*.json"))
+        return (
+            None
+            if waiting or self.outcome(key) or (self.failure() or {}).get("key") == key
+            else key
+        )
+
+    def put(self, path: Path, key: str) -> None:
+        """Declare a contribution that lies in the outbox as ready; removes what a crash left half-done."""
+        for other in self.folder.glob("*.safetensors"):
+            if other != path and not other.with_suffix(".json").exists():
+                other.unlink()
+        _write(path.with_suffix(".json"), {"key": key, "time": time.time()})
+
+    def ready(self) -> Ready | None:
+        """The oldest contribution that waits to be handed over."""
+        waiting = [(_read(path, {}).get("time", 0.0), path) for path in self.folder.glob("*.json")]
+        paths = [path.with_suffix(".safetensors") for _, path in sorted(waiting)]
+        return next((Ready(path.stem, path) for path in paths if path.exists()), None)
+
+    def settle(self, digest: str, accepted: bool, reason: str) -> None:
+        """Keep the coordinator's word on a contribution and forget the contribution; safe to repeat."""
+        note = self.folder / f"{digest}.json"
+        known = _read(note)
+        if known is not None:
+            ledger = (self.assignment() or {}).get("ledger")
+            said = {
+                **known,
+                "ledger": ledger,
+                "accepted": accepted,
+                "reason": reason,
+                "settled": time.time(),
+            }
+            _write(self._settled / note.name, said)
+            note.unlink(missing_ok=True)
+            for older in self._settled.glob("*.safetensors"):
+                older.unlink()
+            path = self.folder / f"{digest}.safetensors"
+            if path.exists():
+                path.replace(self._settled / path.name)
+
+    def outcome(self, key: str) -> dict[str, Any] | None:
+        """What the ledger that asks now said of the contribution that did this work; None while it has not."""
+        ledger = (self.assignment() or {}).get("ledger")
+        notes = [_read(path, {}) for path in self._settled.glob("*.json")]
+        return next(
+            (note for note in notes if note.get("key") == key and note.get("ledger") == ledger),
+            None,
+        )
+
+    def progress(self) -> str:
+        """What fine-tuning says that it does."""
+        status = _read(self.state / TRAINING_STATUS)
+        if status is None:
+            return ""
+        steps = f" {100 * status['step'] // status['steps']} %" if status.get("steps") else ""
+        return f"{status['doing']}{steps}"
+
+    def fail(self, key: str, reason: str) -> None:
+        """Remember that training for this assignment failed, so that it is not tried in circles."""
+        _write(self.state / "failure.json", {"key": key, "reason": reason, "time": time.time()})
+
+    def failure(self) -> dict[str, Any] | None:
+        """Why training failed, if it did."""
+        failure: dict[str, Any] | None = _read(self.state / "failure.json")
+        return failure
+
+    def forget_failure(self) -> None:
+        """Try again: the client was started anew, so somebody may have mended something."""
+        (self.state / "failure.json").unlink(missing_ok=True)
+
+    def _offer_again(self, assignment: dict[str, Any]) -> None:
+        """What another ledger got already is handed over to this one too, without training again."""
+        key = self.key(assignment)
+        if self.outcome(key) is not None:
+            return
+        for kept in self._settled.glob("*.safetensors"):
+            note = _read(kept.with_suffix(".json"), {})
+            if note.get("key") == key and not (self.folder / f"{kept.stem}.json").exists():
+                self.folder.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(kept, self.folder / kept.name)
+                self.put(self.folder / kept.name, key)
+
+    @property
+    def _settled(self) -> Path:
+        return self.state / "settled"
+
+
+def _write(path: Path, values: dict[str, Any]) -> None:
+    """All of it or nothing, also through a power cut."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    with partial.open("w") as file:
+        json.dump(values, file)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def _read(path: Path, default: dict[str, Any] | None = None) -> Any:
+    """The values in a file; the default where there are none."""
+    try:
+        return json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return default

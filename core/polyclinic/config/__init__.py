@@ -1,0 +1,1 @@
+"""Configuration: what `conf/` names, and the frozen dataclasses that it becomes."""

@@ -1,0 +1,157 @@
+"""What a configuration holds: frozen dataclasses whose values are checked when they are made.
+
+How they are composed from `conf/` is in `polyclinic.config.compose`.
+"""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
+from typing_extensions import TypedDict
+
+from polyclinic.config.release import Release
+
+Scalar = bool | int | float | str
+Setting = Scalar | list[Scalar]
+Part = Mapping[str, Any]  # a node with `_target_`: something that `instantiate` makes
+
+STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
+Count = Annotated[int, Field(ge=1, le=1_000_000)]
+Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
+Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0, le=366 * 86400.0, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    """What a case is, and the grid on which the network sees it."""
+
+    task: Literal[
+        "segmentation", "classification", "own"
+    ]  # own: every hospital's; `labels` is empty until it is known
+    channels: Count
+    labels: tuple[str, ...]  # name of class 0, 1, ...; class 0 of a segmentation is the background
+    orientation: Annotated[str, Field(pattern="^[RLAPSI]{2,3}$")]
+    spacing_mm: tuple[Positive, ...] | None  # None: images are resized to the patch
+    patch: tuple[Count, ...]  # voxels of one training sample; two numbers make the task 2-D
+    samples_per_case: Count
+    cache_gb: Annotated[float, Field(ge=0, le=4096)]
+    intensity: tuple[dict[str, Any], ...]
+    augment: tuple[dict[str, Any], ...]
+
+    @property
+    def spatial_dims(self) -> int:
+        """2 or 3."""
+        return len(self.patch)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ShiftsConfig:
+    """Domain shifts that are generated while training: the chance that a sample, or a stage of the network, is shifted so."""
+
+    gamma: Chance = 0.0
+    inversion: Chance = 0.0
+    bias_field: Chance = 0.0
+    noise: Chance = 0.0
+    blur: Chance = 0.0
+    resolution: Chance = 0.0
+    feature: Literal["none", "fedfa", "mixstyle"] = "none"
+    feature_probability: Chance = 0.5
+
+
+@dataclass(frozen=True, config=STRICT)
+class ProxyConfig:
+    """How the deformation proxy is trained; the last five are what each part of the generator's loss counts."""
+
+    steps: Count = 600
+    more_segmentation: Annotated[int, Field(ge=0, le=1_000_000)] = 300
+    polish: Annotated[int, Field(ge=0, le=1_000_000)] = 600
+    people: Annotated[int, Field(ge=2, le=1000)] = 4
+    patch: tuple[Count, Count, Count] = (48, 48, 48)
+    invented_mm: Annotated[float, Field(ge=0, le=50)] = 6.0
+    adversarial: Annotated[float, Field(ge=0, le=1e6)] = 1.0
+    stranger: Annotated[float, Field(ge=0, le=1e6)] = 100.0
+    smoothness: Annotated[float, Field(ge=0, le=1e6)] = 0.3
+    diversity: Annotated[float, Field(ge=0, le=1e6)] = 0.2
+    unfolded: Annotated[float, Field(ge=0, le=1e6)] = 10.0
+
+
+@dataclass(frozen=True, config=STRICT)
+class UniversalConfig:
+    """What a hospital learns in a stage of the universal model, and how much of it travels."""
+
+    learn: Literal["task", "mim"] = (
+        "task"  # its own task; or masked image modelling, which needs no label and no public images
+    )
+    rank: Annotated[int, Field(ge=0, le=1024)] = (
+        0  # of the low-rank updates that travel; 0: the whole encoder's
+    )
+    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.6  # of masked image modelling
+    mask_size: Count = 8  # voxels of a masked cube or square along each axis
+
+
+@dataclass(frozen=True, config=STRICT)
+class TrainingConfig:
+    """What a hospital does in one round."""
+
+    epochs: Count
+    batch_size: Count
+    learning_rate: Positive
+    optimizer: dict[str, Any]
+    loss: dict[str, Any]
+    shifts: ShiftsConfig = ShiftsConfig()
+    proxy: ProxyConfig | None = None
+    universal: UniversalConfig | None = None
+
+
+@dataclass(frozen=True, config=STRICT)
+class DeploymentConfig:
+    """Where the coordinator listens, and how patient it is."""
+
+    host: str | None  # None: everywhere with TLS, 127.0.0.1 without
+    port: Annotated[int, Field(ge=0, le=65535)] | None  # None: as `init` was told, 9092 without TLS
+    security: str
+    insecure: bool
+    min_hospitals: Count
+    hospitals: Annotated[int, Field(ge=0, le=1_000_000)]
+    wait_s: Seconds
+    round_timeout_s: Seconds
+    grace_s: Seconds
+    runs: str
+
+
+class PrivacyConfig(TypedDict):
+    """What protects a hospital; every other key is a setting of `_target_`, which wraps a strategy of averaging."""
+
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+
+    _target_: str | None
+    release: Release  # of statistics, asked of every hospital
+
+
+@dataclass(frozen=True, config=STRICT)
+class Config:
+    """One run of a federation."""
+
+    strategy: dict[str, Any]
+    model: dict[str, Any]
+    data: DataConfig
+    training: TrainingConfig
+    privacy: PrivacyConfig
+    deployment: DeploymentConfig
+    rounds: Count
+    base: (
+        str | None
+    )  # at the coordinator: the weights that every strategy starts from; None: as the seed makes them
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    choices: dict[str, str]  # group -> name, as composed
+
+
+@dataclass(frozen=True, config=STRICT)
+class JobConfig:
+    """The part of a configuration that a hospital acts on."""
+
+    model: dict[str, Any]
+    data: DataConfig
+    training: TrainingConfig

@@ -1,0 +1,36 @@
+"""Where in an image the patient is, so that images of different hospitals can be laid over each other roughly."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polyclinic.imaging.foreground import foreground
+
+
+def crop_to_patient(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "channels _ _ _"]:
+    """The smallest box around the patient: the same organ in the same place, as well as that goes without registration."""
+    found = foreground(image)
+    box = []
+    for axis in range(3):
+        along = found.movedim(axis, 0).flatten(1).any(1).nonzero().flatten()
+        box.append(slice(int(along[0]), int(along[-1]) + 1))
+    return image[(slice(None), *box)]
+
+
+def standardize(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "channels x y z"]:
+    """Mean 0 and standard deviation 1 inside the patient in each channel, 0 outside; a channel that is constant inside becomes 0."""
+    found = foreground(image)
+    values = image[:, found].double()  # the float32 mean of a constant need not be that constant
+    least = (1e-6 * values.abs().amax(1, keepdim=True)).clamp_min(1e-30)
+    scaled = (values - values.mean(1, keepdim=True)) / values.std(
+        1, unbiased=False, keepdim=True
+    ).clamp_min(least)
+    made = torch.zeros_like(image)
+    made[:, found] = scaled.to(image.dtype)
+    return made
+
+
+def places(image: Float[Tensor, "channels x y z"], size: int) -> tuple[int, int, int]:
+    """`size` along each axis, but 1 along the axis that a photograph does not have."""
+    x, y, z = (size if length > 1 else 1 for length in image.shape[1:])
+    return x, y, z

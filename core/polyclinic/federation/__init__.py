@@ -1,0 +1,1 @@
+"""What every federation needs: orders, messages, attendance, run folders."""

@@ -1,0 +1,224 @@
+"""Which hospitals are here: greets every node that appears, and keeps site, node and what it said of itself."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from flwr.serverapp import Grid
+
+from polyclinic.errors import TooFewHospitals
+from polyclinic.federation.records import Hello, Order, greeting, hello_from_reply
+from polyclinic.system.processes import pause_s
+
+Event = dict[str, object]
+Listener = Callable[[Event], None]
+
+SURELY_ONLINE_S = 15.0  # a node whose lease ends sooner is not asked for its reply: asking an absent node destroys the message
+GREETING_TTL_S = 600.0
+
+
+class Node(Protocol):
+    """What Flower tells about a SuperNode that is online."""
+
+    node_id: int
+    online_until: float  # seconds since 1970; moves with every heartbeat
+    last_activated_at: str
+    name: str  # the site whose key it showed; empty without keys
+
+
+@dataclass(frozen=True)
+class Member:
+    """A hospital that takes part."""
+
+    node: int
+    activated: str  # when its SuperNode last came online; another time means that it was gone
+    hello: Hello
+
+    @property
+    def describes(self) -> bool:
+        """Whether it only describes itself, and never trains or scores."""
+        return self.hello.mode == "describe"
+
+
+class Attendance:
+    """The hospitals of one run.
+
+    A SuperNode that is started again may come back as a new node: the site's newest node counts. With keys a node's site is the one whose
+    key it showed; what it calls itself must agree.
+
+    Args:
+        grid: Flower's grid.
+        order: What every hospital must be able to do; sent with the greeting.
+        on_event: Told who joined, left, or was refused.
+    """
+
+    def __init__(self, grid: Grid, order: Order, on_event: Listener) -> None:
+        self._grid = grid
+        self._order = order
+        self._on_event = on_event
+        self._greeted: dict[int, str] = {}  # node -> when it had come online
+        self._pending: dict[str, int] = {}  # greeting's id -> node
+        self._members: dict[str, Member] = {}
+        self._refused: dict[str, str] = {}
+        self._online: dict[int, Node] = {}
+        self._absent_since: dict[str, float] = {}
+
+    @property
+    def refused(self) -> dict[str, str]:
+        """Sites that may not take part, with the reason."""
+        return dict(self._refused)
+
+    def describe(self) -> dict[str, dict[str, object]]:
+        """Everybody who takes part, with modality and numbers of cases, and the task where it is the hospital's own."""
+        return {site: _describe(member) for site, member in sorted(self._members.items())}
+
+    def refresh(self) -> dict[str, Member]:
+        """Look who is there, greet newcomers, take in their answers; returns the members that are online and train, by name."""
+        return {site: member for site, member in self.refresh_all().items() if not member.describes}
+
+    def refresh_all(self) -> dict[str, Member]:
+        """The same with the hospitals that only describe themselves."""
+        self._online = {node.node_id: node for node in self._grid.get_nodes()}
+        self._greet()
+        self._hear()
+        self._note_absences()
+        return {
+            site: member for site, member in sorted(self._members.items()) if self.is_online(member)
+        }
+
+    def is_online(self, member: Member) -> bool:
+        """Whether its SuperNode's lease lasts for a while yet."""
+        node = self._online.get(member.node)
+        return node is not None and node.online_until - time.time() > SURELY_ONLINE_S
+
+    def current(self, site: str) -> Member | None:
+        """A site's newest node, online or not, with the moment at which it last came online."""
+        member = self._members.get(site)
+        if member and (node := self._online.get(member.node)):
+            return Member(member.node, node.last_activated_at, member.hello)
+        return member
+
+    def absent_s(self, site: str) -> float:
+        """For how long a site has been offline; 0 while it is online."""
+        since = self._absent_since.get(site)
+        return time.monotonic() - since if since is not None else 0.0
+
+    def site_of(self, node: int) -> str:
+        """The site behind a node."""
+        return next(
+            (site for site, member in self._members.items() if member.node == node), f"node {node}"
+        )
+
+    def wait_for(self, wanted: int, minimum: int, wait_s: float) -> dict[str, Member]:
+        """Wait for so many hospitals, then for at least the minimum.
+
+        Raises:
+            TooFewHospitals: Fewer than the minimum came in time.
+        """
+        start, poll = time.monotonic(), time.monotonic()
+        seen = -1
+        while True:
+            members = self.refresh()
+            if len(members) != seen:
+                seen, poll = len(members), time.monotonic()
+                if seen < wanted:
+                    self._on_event(
+                        {"kind": "waiting", "present": sorted(members), "wanted": wanted}
+                    )
+            if len(members) >= wanted:
+                return members
+            waited_s = time.monotonic() - start
+            if waited_s > wait_s:
+                break
+            time.sleep(pause_s(time.monotonic() - poll, 0.05, 1.0))
+        if len(members) >= minimum:
+            return members
+        raise TooFewHospitals(
+            self._describe_wait(),
+            sorted(members),
+            sorted(set(self._members) - set(members)),
+            minimum,
+            wait_s,
+        )
+
+    def _describe_wait(self) -> str:
+        refused = "; ".join(
+            f"{site} was refused: {reason}" for site, reason in sorted(self._refused.items())
+        )
+        return f"Waiting for hospitals ({refused})" if refused else "Waiting for hospitals"
+
+    def _greet(self) -> None:
+        for node, info in self._online.items():
+            if (
+                self._greeted.get(node) != info.last_activated_at
+                and info.online_until - time.time() > SURELY_ONLINE_S
+            ):
+                (identifier,) = self._grid.push_messages(
+                    [greeting(self._order, node, GREETING_TTL_S)]
+                )
+                if identifier:
+                    self._greeted[node] = info.last_activated_at
+                    self._pending = {
+                        key: value for key, value in self._pending.items() if value != node
+                    } | {identifier: node}
+
+    def _hear(self) -> None:
+        answerable = [key for key, node in self._pending.items() if node in self._online]
+        if not answerable:
+            return
+        for reply in self._grid.pull_messages(answerable):
+            node = self._pending.pop(reply.metadata.reply_to_message_id)
+            if reply.has_error():
+                self._refuse(f"node {node}", str(reply.error.reason))
+                continue
+            hello = hello_from_reply(reply)
+            enrolled = self._online[node].name if node in self._online else ""
+            if enrolled and hello.site != enrolled:
+                self._refuse(
+                    enrolled,
+                    f"it calls itself {hello.site[:80]}, which is not the name that its key is enrolled with",
+                )
+            elif hello.refusal:
+                self._refuse(hello.site, hello.refusal)
+            elif node in self._online:
+                self._admit(node, hello)
+
+    def _admit(self, node: int, hello: Hello) -> None:
+        returned = hello.site in self._members
+        self._members[hello.site] = Member(node, self._online[node].last_activated_at, hello)
+        self._refused.pop(hello.site, None)
+        self._absent_since.pop(hello.site, None)
+        self._on_event(
+            {
+                "kind": "returned" if returned else "joined",
+                "site": hello.site,
+                "modality": hello.modality,
+                "mode": hello.mode,
+                "version": hello.version,
+                **({"task": hello.task} if hello.task else {}),
+                **hello.counts,
+            }
+        )
+
+    def _refuse(self, site: str, reason: str) -> None:
+        self._refused[site] = reason
+        self._on_event({"kind": "refused", "site": site, "reason": reason})
+
+    def _note_absences(self) -> None:
+        for site, member in self._members.items():
+            online = self.is_online(member)
+            if online:
+                self._absent_since.pop(site, None)
+            elif site not in self._absent_since:
+                self._absent_since[site] = time.monotonic()
+                self._on_event({"kind": "left", "site": site})
+
+
+def _describe(member: Member) -> dict[str, object]:
+    hello = member.hello
+    extra = {
+        **({"describes": True} if member.describes else {}),
+        **({"task": hello.task} if hello.task else {}),
+    }
+    return {"modality": hello.modality, **hello.counts, **extra}

@@ -1,0 +1,96 @@
+"""What the strategies without rounds share within a run: how they begin, where their ledger lies, what they are for, and final figures."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from flwr.serverapp import Grid
+from torch import Tensor
+
+from polyclinic.config.schemas import Config, DeploymentConfig
+from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.records import Order, test_order
+from polyclinic.federation.reliable_grid import PatientGrid
+from polyclinic.federation.run_folder import RunFolder, read_lines
+
+RETURN_S = 10.0  # how long a coordinator that is started again waits for hospitals to come back
+
+
+class FinalTest:
+    """Test figures of models at the hospitals that are here; what was tested before a restart is not tested again.
+
+    Args:
+        folder: The run's.
+        grid: Flower's grid.
+        attendance: Who takes part.
+        deployment: Time-outs; figures are taken from whoever is here, the report says who is missing.
+    """
+
+    def __init__(
+        self, folder: RunFolder, grid: Grid, attendance: Attendance, deployment: DeploymentConfig
+    ) -> None:
+        self._folder = folder
+        self._grid = grid
+        self._attendance = attendance
+        self._deployment = replace(deployment, min_hospitals=1)
+
+    def is_done(self, name: str) -> bool:
+        """Whether an arm was tested."""
+        return self._marker(name).exists()
+
+    def run(self, order: Order, weights_for: Callable[[str], Tensor | None]) -> None:
+        """Test an arm, unless that is done.
+
+        Args:
+            order: Of the arm that it names.
+            weights_for: A site's model; None: that site has none to test.
+        """
+        if self.is_done(order.arm):
+            return
+        messages = []
+        for site, member in self._attendance.refresh().items():
+            weights = weights_for(site)
+            if weights is not None:
+                messages.append(test_order(order, weights, member.node))
+        PatientGrid(
+            self._grid, self._attendance, self._deployment, record_as(self._folder, order.arm)
+        ).send_and_receive(messages)
+        self._marker(order.arm).parent.mkdir(parents=True, exist_ok=True)
+        self._marker(order.arm).touch()
+
+    def _marker(self, name: str) -> Path:
+        return self._folder.path / "arms" / name / "tested"
+
+
+def announce(folder: RunFolder, order: Order, title: str, expected: int) -> None:
+    """Say that a strategy begins, or that it goes on after a restart."""
+    earlier = any(
+        event["kind"] == "arm_start" and event["arm"] == order.arm
+        for event in read_lines(folder.path / "events.jsonl")
+    )
+    details = {"title": title, "rounds": order.rounds, "offset": 0, "expected": expected}
+    folder.record({"kind": "arm_start", "arm": order.arm, **details})
+    if earlier:
+        folder.record({"kind": "resumed"})
+
+
+def list_before(folder: RunFolder, arm: str, other: Mapping[str, str]) -> None:
+    """List in run.json, before an arm, another model that it is compared with."""
+    arms = [each for each in folder.describe()["arms"] if each["name"] != other["name"]]
+    place = next((number for number, each in enumerate(arms) if each["name"] == arm), len(arms))
+    folder.update(arms=[*arms[:place], dict(other), *arms[place:]])
+
+
+def task_of(config: Config) -> str:
+    """What a contribution must be for: two tasks never mix."""
+    return f"{config.data.task}: {', '.join(config.data.labels)}"
+
+
+def record_as(folder: RunFolder, name: str) -> Callable[[Mapping[str, Any]], None]:
+    """Records events as another arm's: a model that is compared with."""
+
+    def tell(event: Mapping[str, Any]) -> None:
+        folder.record({**event, "arm": name})
+
+    return tell

@@ -1,0 +1,93 @@
+"""What a run asks of everybody: the network it starts from, and the order that every hospital is given."""
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from polyclinic.config.compose import instantiate, job_digests, job_settings
+from polyclinic.config.schemas import Config, JobConfig
+from polyclinic.errors import ConfigError
+from polyclinic.federation.records import Order
+from polyclinic.federation.run_folder import RunFolder, versions
+from polyclinic.learning.state_dict import layout_digest, load_state, shared_names
+
+
+def build_network(config: Config) -> nn.Module:
+    """The network with its initial weights: the same seed gives the same on both sides."""
+    torch.manual_seed(config.seed)
+    network = instantiate(config.model)
+    assert isinstance(network, nn.Module)
+    return network
+
+
+def start_network(config: Config) -> nn.Module:
+    """The network with the weights that every strategy starts from.
+
+    Raises:
+        ConfigError: `base` is of another network.
+        ModelInvalid: `base` is missing or damaged.
+    """
+    network = build_network(config)
+    if config.base is not None:
+        given, state = load_state(Path(config.base))[0], network.state_dict()
+        names = shared_names(network, "none")
+        if any(name not in given or given[name].shape != state[name].shape for name in names):
+            raise ConfigError(
+                f"base={config.base} is of another network than model={config.choices['model']}."
+            )
+        network.load_state_dict({**state, **{name: given[name] for name in names}})
+    return network
+
+
+def check_network(network: nn.Module, config: Config) -> None:
+    """Try the network on an empty sample, before any hospital is asked to.
+
+    Raises:
+        ConfigError: It cannot take a patch of this size, or its answer is not what the task needs.
+    """
+    classes = len(config.data.labels)
+    wanted: tuple[int, ...] = (
+        (1, classes) if config.data.task == "classification" else (1, classes, *config.data.patch)
+    )
+    network.eval()
+    try:
+        with torch.inference_mode():
+            shape = tuple(network(torch.zeros(1, config.data.channels, *config.data.patch)).shape)
+    except (RuntimeError, ValueError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(
+            f"The model cannot take a patch of {list(config.data.patch)} voxels ({reason}): change data.patch."
+        ) from error
+    finally:
+        network.train()
+    if shape != wanted and config.data.task != "own":  # heads are the hospitals'
+        raise ConfigError(
+            f"The model answers with shape {shape}, a {config.data.task} into {classes} classes needs {wanted}: choose another model."
+        )
+
+
+def arm_name(config: Config) -> str:
+    """The strategy's name in folders: `fedavg` for `averaging/fedavg`, `merging-ties` for `merging/ties`, `refinement` for itself."""
+    group, _, name = config.choices["strategy"].rpartition("/")
+    return name if group in ("averaging", "") else f"{group}-{name}"
+
+
+def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:
+    """What every hospital is told about a strategy."""
+    names, settings = job_settings(config)
+    personal = str(config.strategy.get("personal", "none"))
+    digests = job_digests(JobConfig(config.model, config.data, config.training))
+    digests["layout"] = layout_digest(network.state_dict(), shared_names(network, "none"))
+    return Order(
+        run=folder.name, arm=arm_name(config), seed=config.seed, rounds=config.rounds, personal=personal,
+        version=versions()["polyclinic"], names=names, settings=settings, digests=digests,
+    )  # fmt: skip
+
+
+def describe_model(order: Order, number: int, tested: bool) -> dict[str, object]:
+    """What a file of weights says about itself: enough to build its network again."""
+    return {
+        "names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": number,
+        "seed": order.seed, "personal": order.personal, "version": order.version, "tested": tested,
+    }  # fmt: skip

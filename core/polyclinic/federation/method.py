@@ -1,0 +1,129 @@
+"""A method of federated learning: one object that tells both sides what to do.
+
+A method is one folder and one `Method`, offered by the entry point `polyclinic.methods`; it may live
+in anybody's package. What only one side needs is a lazy reference, `package.module:name`, so that
+a hospital neither imports nor needs what only a coordinator does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+from polyclinic.errors import UnknownName
+from polyclinic.system.plugins import METHODS, offered, provider, resolve
+
+if TYPE_CHECKING:
+    from polyclinic.config.schemas import Config
+    from polyclinic.federation.attendance import Attendance
+    from polyclinic.federation.run_folder import RunFolder
+    from polyclinic.federation.traffic import CountingGrid
+
+Pace = Literal["rounds", "arrivals", "stages"]
+Reference = str  # "package.module:name", imported when it is needed
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method of federated learning.
+
+    Attributes:
+        name: Of the entry point and of the settings: `conf/strategy/NAME.yaml` or `conf/strategy/NAME/`.
+        pace: Whether hospitals work in rounds, hand in whenever they like, or hand in by stages.
+        coordinator: Callable that makes a `Coordinator` of a `Config`.
+        hospital: A `polyclinic.federation.hospital.Hospital`.
+        events: A tuple of `Event` classes besides those that every run has.
+        section: Callable that makes the method's `Section` of a run's `Results`; None if it has none.
+        commands: A `typer.Typer` whose commands join `polyclinic-server`.
+        hospital_commands: The same for `polyclinic-client`.
+        settings: A pydantic dataclass for the node `training.NAME` of the configuration.
+    """
+
+    name: str
+    pace: Pace
+    coordinator: Reference
+    hospital: Reference
+    events: Reference | None = None
+    section: Reference | None = None
+    commands: Reference | None = None
+    hospital_commands: Reference | None = None
+    settings: Reference | None = None
+
+    def load(self, part: str) -> Any:
+        """Import one of the parts; None where the method has none."""
+        reference = getattr(self, part)
+        return None if reference is None else resolve(reference)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What a coordinator's part works with.
+
+    Attributes:
+        grid: Flower's grid to the hospitals; it counts bytes.
+        attendance: Which hospitals take part.
+        folder: The run's folder.
+        config: The strategy's configuration.
+        overrides: The settings that it was composed from.
+    """
+
+    grid: CountingGrid
+    attendance: Attendance
+    folder: RunFolder
+    config: Config
+    overrides: tuple[str, ...]
+
+
+class Coordinator(Protocol):
+    """A method's part at the coordinator, for one strategy of a run."""
+
+    @property
+    def title(self) -> str:
+        """Name of the strategy in tables."""
+        ...
+
+    def check(self) -> None:
+        """Refuse what no hospital need be asked for.
+
+        Raises:
+            ConfigError: Settings that do not fit together, or something is missing.
+        """
+        ...
+
+    def run(self, context: RunContext) -> None:
+        """Run the strategy to its final figures; what an earlier attempt completed is not repeated.
+
+        Raises:
+            PolyclinicError: The strategy cannot go on.
+        """
+        ...
+
+
+@cache
+def methods() -> Mapping[str, Method]:
+    """All installed methods by name."""
+    return {name: entry.load() for name, entry in offered(METHODS).items()}
+
+
+def method_named(name: str) -> Method:
+    """Find a method that is installed here.
+
+    Raises:
+        UnknownName: There is none of that name.
+    """
+    try:
+        return methods()[name]
+    except KeyError:
+        raise UnknownName("method", name, sorted(methods())) from None
+
+
+def method_of(config: Config) -> Method:
+    """Find the method that a configuration's strategy belongs to."""
+    return method_named(config.choices["strategy"].partition("/")[0])
+
+
+def provider_of(method: Method) -> str:
+    """Name the installed package that brings a method."""
+    return provider(offered(METHODS)[method.name])

@@ -1,0 +1,207 @@
+"""A run's folder: everything that a run leaves behind, and where a report, an export or a resumption finds it.
+
+runs/NAME/run.json         what, when, with which versions, how it ended
+          config.yaml      the resolved configuration of each strategy
+          overrides.json   what was asked on the command line
+          events.jsonl     everything that happened, a line each
+          metrics.jsonl    every figure, a line each
+          arms/ARM/model.safetensors, tensorboard/
+          pictures/SITE/   only in a demo: in a federation pictures stay at the hospital
+          report.html
+"""
+
+import importlib.metadata
+import json
+import math
+import os
+import platform
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from polyclinic.errors import RunError, RunNotFound
+
+PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
+PHASES = {"train": "train", "evaluate": "validate", "evaluate.test": "test"}
+
+
+class RunFolder:
+    """One run's folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._arm = ""
+        self._boards: dict[str, Any] = {}
+        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+
+    @property
+    def name(self) -> str:
+        """The run's name."""
+        return self.path.name
+
+    def describe(self) -> dict[str, Any]:
+        """The content of run.json.
+
+        Raises:
+            RunError: Missing or damaged.
+        """
+        try:
+            described = json.loads((self.path / "run.json").read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise RunError(
+                f"{self.path}: holds no readable run.json, so it is not a run."
+            ) from error
+        assert isinstance(described, dict)
+        return described
+
+    def update(self, **changes: object) -> None:
+        """Change run.json."""
+        described = self.describe() if (self.path / "run.json").exists() else {}
+        write_whole(self.path / "run.json", json.dumps({**described, **changes}, indent=1))
+
+    def record(self, event: Mapping[str, object]) -> None:
+        """Append an event; figures also go to metrics.jsonl and TensorBoard."""
+        line = {"time": time.time(), "arm": self._arm, **event}
+        if line["kind"] == "arm_start":
+            self._arm = line["arm"] = str(line["arm"])
+        _append(self.path / "events.jsonl", line)
+        if line["kind"] in ("answered", "missing", "failed") and line.get("phase") in PHASES:
+            self._record_figures(line)
+        for listener in self.listeners:
+            listener(line)
+
+    def add_metrics(self, line: Mapping[str, object]) -> None:
+        """Append one figure that was not obtained by a message."""
+        _append(self.path / "metrics.jsonl", {"time": time.time(), **line})
+
+    def _record_figures(self, event: dict[str, Any]) -> None:
+        kept = {key: value for key, value in event.items() if key not in ("kind", "reason")}
+        kept["phase"] = PHASES[event["phase"]]
+        if event["kind"] != "answered":
+            kept["missing"] = event["reason"]
+        _append(self.path / "metrics.jsonl", kept)
+        board = self._board(event["arm"])
+        for key in ("loss", "score"):
+            value = event.get(key)
+            if isinstance(value, int | float) and math.isfinite(value):
+                board.add_scalar(f"{kept['phase']}/{key}/{event['site']}", value, event["round"])
+        board.flush()
+
+    def _board(self, arm: str) -> Any:
+        if arm not in self._boards:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._boards[arm] = SummaryWriter(str(self.path / "arms" / arm / "tensorboard"))
+        return self._boards[arm]
+
+    def close(self) -> None:
+        """Close the TensorBoard files."""
+        for board in self._boards.values():
+            board.close()
+        self._boards.clear()
+
+
+def new_run(runs: Path, name: str | None = None) -> RunFolder:
+    """A fresh folder, named by the time unless a name is given.
+
+    Raises:
+        RunError: The name is taken, or the folder cannot be made.
+    """
+    path = runs / (name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    try:
+        path.mkdir(parents=True)
+    except FileExistsError as error:
+        raise RunError(
+            f"{path} exists: choose another --name, or resume it with --resume {path.name}."
+        ) from error
+    except OSError as error:
+        raise RunError(
+            f"{path} cannot be made ({error.strerror}): choose another folder with deployment.runs=FOLDER."
+        ) from error
+    return RunFolder(path)
+
+
+def find_run(runs: Path, name: str) -> RunFolder:
+    """An existing run; `latest` is the newest.
+
+    Raises:
+        RunNotFound: There is none of that name.
+    """
+    known = list_runs(runs)
+    if name == "latest" and known:
+        return known[-1]
+    for run in known:
+        if run.name == name:
+            return run
+    raise RunNotFound(name, runs, [run.name for run in known])
+
+
+def list_runs(runs: Path) -> list[RunFolder]:
+    """All runs, oldest first."""
+    found = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
+    return sorted(found, key=lambda run: str(run.describe().get("started", "")))
+
+
+def versions() -> dict[str, str]:
+    """Versions of what figures depend on."""
+    found = {package: importlib.metadata.version(package) for package in PACKAGES}
+    return {**found, "python": platform.python_version()}
+
+
+def now() -> str:
+    """This moment, as it is written in run.json."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a file completely or not at all."""
+    temporary = path.with_name(f".{path.name}.partial")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
+def read_lines(path: Path) -> Iterable[dict[str, Any]]:
+    """The complete lines of a JSON-lines file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text().split("\n")[:-1] if line.strip()]
+
+
+class LineReader:
+    """The new complete lines of a JSON-lines file that another process writes, each time it is asked."""
+
+    def __init__(self, path: Path, *, from_end: bool = False) -> None:
+        self._path = path
+        self._position = path.stat().st_size if from_end and path.exists() else 0
+
+    def read(self) -> list[dict[str, Any]]:
+        """What was appended since the last call."""
+        if not self._path.exists():
+            return []
+        with self._path.open() as file:
+            file.seek(self._position)
+            text = file.read()
+        complete = text[: text.rfind("\n") + 1]
+        self._position += len(complete.encode())
+        return [json.loads(line) for line in complete.splitlines()]
+
+
+def _append(path: Path, line: Mapping[str, object]) -> None:
+    data = json.dumps(_plain(line), allow_nan=False) + "\n"
+    with path.open("a") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _plain(value: Any) -> Any:
+    """JSON has no NaN: a figure that does not exist is null."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value

@@ -1,0 +1,83 @@
+"""What run.json says: one typed model, by which it is written and read."""
+
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+from polyclinic.federation.events import Word
+
+Part = TypeVar("Part", bound=BaseModel)
+Count = Annotated[
+    int | None, BeforeValidator(lambda value: value if isinstance(value, int) else None)
+]
+
+
+class _State(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class ArmState(_State):
+    """One way to train; `kind` is the name of its method, empty for rounds of averaging."""
+
+    name: Word
+    title: Word = ""
+    note: Word = ""
+    kind: Word = ""
+
+
+class HospitalState(_State):
+    """One hospital: its counts of cases, its own task where tasks differ, whether it only describes itself."""
+
+    modality: Word = ""
+    training: Count = None
+    validation: Count = None
+    test: Count = None
+    task: Word = ""
+    describes: bool = False
+
+
+class OpponentState(_State):
+    """A model that an arm is compared with; `group` is rule, single, control or restored."""
+
+    name: Word = ""
+    title: Word = ""
+    group: Word = ""
+    note: Word = ""
+
+
+class ComparisonState(_State):
+    """What an arm is compared with."""
+
+    arm: Word
+    entries: tuple[OpponentState, ...] = ()
+
+
+class RunState(BaseModel):
+    """run.json: what, when, with which versions, and how it ended; methods keep parts of their own beside it."""
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    state: Word
+    arms: tuple[ArmState, ...]
+    name: Word = ""
+    reason: Word = ""
+    started: Word = ""
+    finished: Word = ""
+    versions: Mapping[Word, Word] = {}
+    seed: Count = None
+    rounds: Count = None
+    task: Word = "segmentation"
+    score_name: Word = "score"
+    labels: tuple[Word, ...] = ()
+    hospitals: Mapping[Word, HospitalState] = {}
+    comparison: ComparisonState | None = None
+
+    def part(self, name: str, model: type[Part]) -> Part | None:
+        """Read what a method keeps in run.json under its name; None if it keeps nothing.
+
+        Raises:
+            pydantic.ValidationError: It is damaged.
+        """
+        found: Any = (self.model_extra or {}).get(name)
+        return model.model_validate(found) if found else None

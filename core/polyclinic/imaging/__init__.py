@@ -1,0 +1,1 @@
+"""Medical images: volumes, headers, grids, data sets, pictures, deformations."""

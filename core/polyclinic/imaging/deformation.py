@@ -1,0 +1,305 @@
+"""Smooth, invertible deformations of images and volumes: velocity -> displacement -> warped volume.
+
+One convention everywhere, that of MONAI and VoxelMorph: a displacement field (`ddf`) is counted in voxels, one channel
+per axis in the order of the volume's axes, and *pulls back*:
+
+    warp(volume, ddf)(x) = volume(x + ddf(x))
+
+so a ddf of +1 along an axis moves the content by one voxel towards lower indices of that axis. Every function takes
+images (BCHW, fields B2HW) and volumes (BCHWD, fields B3HWD); integers are voxel centres. Fields and volumes go on beyond
+their outermost voxel centres with the value they have there. What is to be smoothed is a displacement or a velocity,
+never x + ddf(x): smoothing coordinates bends them at the border.
+
+Grids of different size over the same box share the box's faces, not its outermost centres (`align_corners=False`): voxel
+i of n covers [i/n, (i+1)/n] of the box. See `upsample` and `resample_through`.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Mode = Literal["bilinear", "nearest"]
+
+_SLAB = 2_000_000  # points read at a time through a finer grid, so that their coordinates take little memory
+
+
+def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
+    """Follow a stationary velocity for one unit of time, by scaling and squaring.
+
+    The field is divided by 2^steps and composed with itself `steps` times. What results is a diffeomorphism when the
+    velocity is smooth; `exponentiate(-velocity)` is its inverse, both up to interpolation.
+
+    Args:
+        velocity: (B, 3, H, W, D) or (B, 2, H, W), voxels per unit of time.
+        steps: Number of squarings, at least 0.
+
+    Returns:
+        The displacement, a ddf of the same shape in voxels.
+
+    Raises:
+        ValueError: `velocity` has another shape, or `steps` is negative.
+
+    A log-Euclidean framework for statistics on diffeomorphisms, Arsigny et al. 2006, https://doi.org/10.1007/11866565_113.
+    """
+    _check_field(velocity, "velocity")
+    if steps < 0:
+        raise ValueError(f"steps is {steps}, it must be at least 0")
+    ddf = velocity / 2.0**steps
+    for _ in range(steps):
+        ddf = compose(ddf, ddf)
+    return ddf
+
+
+def compose(first: Tensor, second: Tensor) -> Tensor:
+    """Return the one ddf that does what warping by `first` and then warping the result by `second` does.
+
+    warp(warp(volume, first), second)(x) = volume(y + first(y)) at y = x + second(x): in all second(x) + first(y).
+
+    Args:
+        first: (B, 3, H, W, D) or (B, 2, H, W), voxels.
+        second: Of the same shape, voxels.
+
+    Raises:
+        ValueError: A field has another shape.
+    """
+    _check_field(first, "first")
+    return second + warp(first, second)
+
+
+def invert(ddf: Tensor, iterations: int = 30) -> Tensor:
+    """Find the displacement that undoes `ddf`, for a field of which no velocity is known.
+
+    The fixed point of u(x) = -ddf(x + u(x)). Every step goes half of the way, so that it is found wherever the map
+    stretches lengths less than fourfold, and does not fold. Of a velocity v, `exponentiate(-v)` is quicker.
+
+    Args:
+        ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
+        iterations: At least 1; where ddf is smooth, each halves the error.
+
+    Returns:
+        The inverse, of the same shape.
+
+    Raises:
+        ValueError: `ddf` has another shape, or `iterations` is below 1.
+
+    A simple fixed-point approach to invert a deformation field, Chen et al. 2008, https://doi.org/10.1118/1.2816107.
+    """
+    _check_field(ddf, "ddf")
+    if iterations < 1:
+        raise ValueError(f"iterations is {iterations}, it must be at least 1")
+    inverse = -ddf / 2
+    for _ in range(iterations - 1):
+        inverse = (inverse - warp(ddf, inverse)) / 2
+    return inverse
+
+
+def round_trip_error(ddf: Tensor, inverse: Tensor) -> Tensor:
+    """How far from its place a voxel is read after a warp by `ddf` and then one by `inverse`.
+
+    Args:
+        ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
+        inverse: What should undo it, of the same shape.
+
+    Returns:
+        (B, H, W, D) or (B, H, W), voxels: take the mean or the maximum, inside the object if the fields reach the border.
+
+    Raises:
+        ValueError: A field has another shape.
+    """
+    length: Tensor = torch.linalg.vector_norm(compose(ddf, inverse), dim=1)
+    return length
+
+
+def jacobian_determinant(ddf: Tensor) -> Tensor:
+    """Return det d(x + ddf(x))/dx: the volume that a voxel is read from. Above 0 everywhere, nothing is folded.
+
+    Derivatives are central differences inside, (ddf(x + 1) - ddf(x - 1)) / 2, and one-sided ones at the border,
+    ddf(x + 1) - ddf(x); along an axis of one voxel they are 0.
+
+    Args:
+        ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
+
+    Returns:
+        (B, H, W, D) or (B, H, W).
+
+    Raises:
+        ValueError: `ddf` has another shape.
+    """
+    _check_field(ddf, "ddf")
+    columns = []
+    for axis in range(2, ddf.ndim):
+        change = torch.gradient(ddf, dim=axis)[0] if ddf.shape[axis] > 1 else torch.zeros_like(ddf)
+        own = torch.zeros(ddf.shape[1], dtype=ddf.dtype, device=ddf.device)
+        own[axis - 2] = 1
+        columns.append(change + own.view(1, -1, *(1,) * (ddf.ndim - 2)))
+    if len(columns) == 2:
+        (a, c), (b, d) = (column.unbind(1) for column in columns)
+        return a * d - b * c
+    first, second, third = columns
+    determinant: Tensor = (first * torch.linalg.cross(second, third, dim=1)).sum(1)
+    return determinant
+
+
+def warp(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Tensor:
+    """Resample a volume at x + ddf(x).
+
+    Args:
+        volume: (B, C, H, W, D) or (B, C, H, W).
+        ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
+        mode: "bilinear" for images and probabilities (trilinear in three dimensions), "nearest" for label maps.
+
+    Returns:
+        Of the volume's shape. Points outside the volume take the value of its nearest face.
+
+    Raises:
+        ValueError: `ddf` is not a field on the volume's grid.
+    """
+    _check_pair(volume, ddf)
+    if volume.shape[2:] != ddf.shape[2:]:
+        raise ValueError(
+            f"a ddf of shape {tuple(ddf.shape)} cannot warp a volume of shape {tuple(volume.shape)}"
+        )
+    return sample(volume, ddf + identity(ddf.shape[2:], ddf), mode)
+
+
+def resample_through(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Tensor:
+    """Warp a volume onto the grid of `ddf`, which covers the same box with more voxels: one interpolation for both.
+
+    The voxel p = x + ddf(x) of N on the fine grid lies at (p + 1/2) n/N - 1/2 on the volume's n. A round trip through a
+    grid twice as fine loses much less than one on the volume's own.
+
+    Args:
+        volume: (B, C, h, w, d) or (B, C, h, w).
+        ddf: (B, 3, H, W, D) or (B, 2, H, W), in voxels of its own, fine grid.
+        mode: "bilinear" or "nearest".
+
+    Returns:
+        (B, C, H, W, D) or (B, C, H, W). Points outside the volume take the value of its nearest face.
+
+    Raises:
+        ValueError: `ddf` is not a field, or not of the volume's batch and dimensions.
+    """
+    _check_pair(volume, ddf)
+    ratio = torch.tensor(
+        [n / m for n, m in zip(volume.shape[2:], ddf.shape[2:], strict=True)],
+        dtype=ddf.dtype,
+        device=ddf.device,
+    )
+    ratio = ratio.view(1, -1, *(1,) * (ddf.ndim - 2))
+    thickness = max(1, _SLAB // math.prod(ddf.shape[3:]))
+    slabs = []
+    for start in range(0, ddf.shape[2], thickness):
+        part = ddf[:, :, start : start + thickness]
+        points = part + identity(part.shape[2:], ddf)
+        points[:, 0] += start
+        slabs.append(sample(volume, (points + 0.5) * ratio - 0.5, mode))
+    return torch.cat(slabs, dim=2)
+
+
+def upsample(ddf: Tensor, shape: Sequence[int]) -> Tensor:
+    """Give a field on a finer grid over the same box, in the finer grid's voxels.
+
+    Linear between voxel centres, and linear too in the half voxel between the outermost centres and the faces: a field
+    that is affine stays exactly the same map.
+
+    Args:
+        ddf: (B, 3, h, w, d) or (B, 2, h, w), a displacement or a velocity in voxels.
+        shape: (H, W, D) or (H, W), along no axis smaller.
+
+    Returns:
+        (B, 3, H, W, D) or (B, 2, H, W): an axis with m voxels for n has its channel multiplied by m/n.
+
+    Raises:
+        ValueError: `ddf` or `shape` is none, or `shape` is coarser.
+    """
+    _check_field(ddf, "ddf")
+    if len(shape) != ddf.ndim - 2 or any(
+        wanted < size for wanted, size in zip(shape, ddf.shape[2:], strict=True)
+    ):
+        raise ValueError(
+            f"a field of shape {tuple(ddf.shape)} cannot be brought to the finer grid {tuple(shape)}"
+        )
+    factors = [wanted / size for wanted, size in zip(shape, ddf.shape[2:], strict=True)]
+    fine = ddf * torch.tensor(factors, dtype=ddf.dtype, device=ddf.device).view(
+        1, -1, *(1,) * (ddf.ndim - 2)
+    )
+    for axis, wanted in enumerate(shape, start=2):
+        fine = _refine(fine, axis, wanted)
+    return fine
+
+
+def _refine(field: Tensor, axis: int, wanted: int) -> Tensor:
+    """Interpolate along one axis, and extrapolate by up to half a voxel."""
+    size = field.shape[axis]
+    if wanted == size:
+        return field
+    if size == 1:
+        return field.expand([wanted if at == axis else n for at, n in enumerate(field.shape)])
+    places = (torch.arange(wanted, dtype=field.dtype, device=field.device) + 0.5) * (
+        size / wanted
+    ) - 0.5
+    low = places.floor().clamp(0, size - 2).long()
+    weight = (places - low).view(-1, *(1,) * (field.ndim - 1 - axis))
+    return torch.lerp(field.index_select(axis, low), field.index_select(axis, low + 1), weight)
+
+
+def sample(volume: Tensor, points: Tensor, mode: Mode = "bilinear") -> Tensor:
+    """Read a volume at any points, which may lie on a grid of another size.
+
+    Args:
+        volume: (B, C, H, W, D) or (B, C, H, W).
+        points: (B, 3, h, w, d) or (B, 2, h, w), voxel coordinates in `volume`; integers are voxel centres.
+        mode: "bilinear" or "nearest".
+
+    Returns:
+        (B, C, h, w, d) or (B, C, h, w). Points outside the volume take the value of its nearest face.
+
+    Raises:
+        ValueError: `points` has another shape, or `volume` another number of axes.
+    """
+    _check_field(points, "points")
+    _check_pair(volume, points)
+    sizes = torch.tensor(volume.shape[2:], dtype=points.dtype, device=points.device).view(
+        1, -1, *(1,) * (points.ndim - 2)
+    )
+    unit = (
+        points * (2 / (sizes - 1).clamp(min=1)) - 1
+    )  # -1 and 1 are the centres of the outermost voxels
+    unit = torch.where(sizes > 1, unit, torch.zeros_like(unit))
+    grid = unit.flip(1).movedim(1, -1)  # grid_sample counts axes from the last
+    read: Tensor = functional.grid_sample(
+        volume, grid, mode=mode, padding_mode="border", align_corners=True
+    )
+    return read
+
+
+def identity(shape: Sequence[int], like: Tensor | None = None) -> Tensor:
+    """Return every voxel's own coordinates, (1, 3, H, W, D) or (1, 2, H, W).
+
+    Args:
+        shape: (H, W, D) or (H, W).
+        like: A tensor whose type and device the coordinates get; float32 in main memory without it.
+    """
+    chosen = torch.empty(0) if like is None else like
+    axes = [torch.arange(size, dtype=chosen.dtype, device=chosen.device) for size in shape]
+    return torch.stack(torch.meshgrid(*axes, indexing="ij"))[None]
+
+
+def _check_pair(volume: Tensor, field: Tensor) -> None:
+    """A field and what is read through it."""
+    _check_field(field, "ddf")
+    if volume.ndim != field.ndim or volume.shape[0] != field.shape[0]:
+        raise ValueError(
+            f"a ddf of shape {tuple(field.shape)} cannot warp a volume of shape {tuple(volume.shape)}"
+        )
+
+
+def _check_field(field: Tensor, name: str) -> None:
+    if field.ndim not in {4, 5} or field.shape[1] != field.ndim - 2:
+        raise ValueError(
+            f"{name} must have the shape (B, 3, H, W, D) or (B, 2, H, W), it has {tuple(field.shape)}"
+        )

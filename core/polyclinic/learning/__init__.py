@@ -1,0 +1,1 @@
+"""Training, evaluation, preparation, networks and model files."""

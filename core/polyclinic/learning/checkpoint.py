@@ -1,0 +1,65 @@
+"""What a long training keeps, so that a crash costs little, and the result is the same, bit for bit, as without."""
+
+import copy
+import io
+import logging
+import pickle
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from polyclinic.system.durable import write_durably
+
+log = logging.getLogger("polyclinic.learning.checkpoint")
+
+
+class Checkpoint:
+    """Networks, optimizer and losses in one file.
+
+    Args:
+        path: The file; None keeps nothing.
+        trained: All that is trained.
+        optimizer: What trains it.
+        every: Losses between two times that it is kept.
+    """
+
+    def __init__(
+        self, path: Path | None, trained: nn.Module, optimizer: torch.optim.Optimizer, *, every: int
+    ) -> None:
+        self._path, self._trained, self._optimizer, self._every = path, trained, optimizer, every
+
+    def resume(self) -> list[float]:
+        """Take up what was kept, and return the losses so far; a file that does not fit or cannot be read counts as none."""
+        if self._path is None or not self._path.exists():
+            return []
+        before = copy.deepcopy(self._trained.state_dict())
+        try:
+            kept = torch.load(self._path, weights_only=True)
+            self._trained.load_state_dict(kept["trained"])
+            self._optimizer.load_state_dict(kept["optimizer"])
+        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+            self._trained.load_state_dict(before)  # what fitted of it is taken back
+            log.warning(
+                "%s is of another training and begins anew: %s",
+                self._path,
+                str(error).splitlines()[0],
+            )
+            return []
+        log.info("going on after %d losses", len(kept["losses"]))
+        return list(kept["losses"])
+
+    def keep(self, losses: list[float], wanted: int) -> None:
+        """Keep what there is, every so many losses and when there are as many as are wanted."""
+        if self._path is None or (len(losses) % self._every and len(losses) != wanted):
+            return
+        content = io.BytesIO()
+        torch.save(
+            {
+                "trained": self._trained.state_dict(),
+                "optimizer": self._optimizer.state_dict(),
+                "losses": losses,
+            },
+            content,
+        )
+        write_durably(self._path, content.getvalue())

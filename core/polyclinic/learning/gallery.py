@@ -1,0 +1,42 @@
+"""Pictures of what a model answers, for the people at the hospital; they stay in the hospital's own folder."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from polyclinic.config.schemas import DataConfig
+from polyclinic.imaging.datasets import Case
+from polyclinic.imaging.pictures import write_slice_pictures
+from polyclinic.imaging.volumes import read_image, read_label
+
+OnCase = Callable[[Case, NDArray[np.uint8] | int], None]
+
+
+def draw_first(folder: Path, data: DataConfig, name: str) -> OnCase:
+    """What `training.test` may call with each case: draws image, truth and prediction of the first segmented one.
+
+    Args:
+        folder: Gets `image.png`, `truth.png` and `<name>.png`.
+        data: What the network was trained on.
+        name: Of the model.
+    """
+    drawn = False
+
+    def draw(case: Case, predicted: NDArray[np.uint8] | int) -> None:
+        nonlocal drawn
+        if drawn or isinstance(predicted, int) or not isinstance(case.label, Path):
+            return
+        drawn = True
+        image = read_image(case.image, data.channels, data.spatial_dims)
+        truth = read_label(case.label).numpy()[0]
+        write_slice_pictures(
+            folder,
+            image.as_tensor(),
+            np.asarray(image.affine),
+            truth,
+            {name: predicted.reshape(truth.shape)},
+        )
+
+    return draw

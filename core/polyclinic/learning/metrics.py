@@ -1,0 +1,106 @@
+"""How good a model is: Dice of label maps, recall of classes.
+
+A class that occurs nowhere has no score: it is NaN, and left out of means.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one model scored on one split."""
+
+    loss: float | None  # None where no loss was asked for
+    scores: dict[
+        str, float
+    ]  # class name -> Dice (foreground classes) or recall; NaN if the class never occurs
+    score: float  # mean of the scores that are not NaN: mean Dice, or balanced accuracy; NaN if there are none
+    num_examples: int  # cases
+
+
+def count_pairs(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """The confusion matrix.
+
+    Args:
+        prediction: Classes, any shape, whole numbers.
+        truth: The same shape.
+        classes: How many there are.
+
+    Returns:
+        int64, shape (classes, classes): how many elements of class `row` were predicted as class `column`.
+
+    Raises:
+        ValueError: The shapes differ, or a number lies outside 0 .. classes - 1.
+    """
+    if prediction.shape != truth.shape:
+        raise ValueError(
+            f"prediction {tuple(prediction.shape)} and truth {tuple(truth.shape)} differ in shape"
+        )
+    for values in (prediction, truth):
+        if values.numel() and not 0 <= int(values.min()) <= int(values.max()) < classes:
+            raise ValueError(
+                f"classes {int(values.min())} .. {int(values.max())}, expected 0 .. {classes - 1}"
+            )
+    kind = torch.int16 if classes <= 181 else torch.int64  # the pair's number must fit
+    pairs = truth.flatten().to(kind) * classes + prediction.flatten().to(kind)
+    return torch.bincount(pairs, minlength=classes * classes).view(classes, classes)
+
+
+def dice_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Overlap 2 |P and T| / (|P| + |T|) of every foreground class.
+
+    Args:
+        prediction: Label map, any shape, whole numbers.
+        truth: The same shape.
+        classes: How many there are, the background included.
+
+    Returns:
+        float64, shape (classes - 1,): classes 1, 2, ...; NaN where a class is in neither map.
+
+    Raises:
+        ValueError: As for `count_pairs`.
+
+    Dice 1945, https://doi.org/10.2307/1932409. Equals `monai.metrics.compute_dice` without one-hot maps.
+    """
+    pairs = count_pairs(prediction, truth, classes).double()
+    return (2 * pairs.diagonal() / (pairs.sum(0) + pairs.sum(1)))[1:]
+
+
+def recall_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
+    """Share of each class's cases that were recognized.
+
+    Args:
+        prediction: Classes, shape (cases,), whole numbers.
+        truth: The same shape.
+        classes: How many there are.
+
+    Returns:
+        float64, shape (classes,): NaN where no case has that class.
+
+    Raises:
+        ValueError: As for `count_pairs`.
+    """
+    pairs = count_pairs(prediction, truth, classes).double()
+    return pairs.diagonal() / pairs.sum(1)
+
+
+def summarize(
+    per_case: Sequence[Tensor], names: Sequence[str], loss: float | None, num_examples: int
+) -> Evaluation:
+    """Mean over cases, then over classes, each time without the NaNs.
+
+    Args:
+        per_case: One row of scores, shape (names,), for each case; or a single row for all of them.
+        names: What the entries of a row are called.
+        loss: The mean loss, if there is one.
+        num_examples: How many cases there were.
+    """
+    means = torch.stack(list(per_case)).nanmean(0).tolist() if per_case else [math.nan] * len(names)
+    seen = [value for value in means if not math.isnan(value)]
+    score = sum(seen) / len(seen) if seen else math.nan
+    return Evaluation(loss, dict(zip(names, means, strict=True)), score, num_examples)

@@ -1,0 +1,49 @@
+"""A trained model's file: the network with its weights, and the job that it was trained for."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from polyclinic.config.compose import instantiate, load_job
+from polyclinic.config.schemas import JobConfig
+from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.learning.networks.universal import Task, UniversalNetwork
+from polyclinic.learning.state_dict import load_metadata, load_state
+
+
+def load_model(path: Path) -> tuple[nn.Module, JobConfig]:
+    """A network with its weights, in eval mode, and what it was trained for.
+
+    Raises:
+        ModelInvalid: The file is damaged, not ours, or does not fit this machine's conf/.
+    """
+    state, metadata = load_state(path)
+    described = load_metadata(metadata, path)
+    try:
+        job = load_job(described["names"], described["settings"])  # type: ignore[arg-type]
+        network: nn.Module = instantiate(job.model)
+        if "task" in described and isinstance(network, UniversalNetwork):
+            job = _attach_own_head(network, job, described)
+        network.load_state_dict(state)
+    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+        raise ModelInvalid(
+            f"{path}: does not fit this machine's conf/ ({str(error).splitlines()[0]}). Install the version that wrote it."
+        ) from error
+    return network.eval(), job
+
+
+def _attach_own_head(
+    network: UniversalNetwork, job: JobConfig, described: Mapping[str, Any]
+) -> JobConfig:
+    """The head of the task that was the hospital's own; returns the job with it."""
+    task = Task(**described["task"])
+    network.attach_head(task)
+    return replace(
+        job,
+        data=replace(
+            job.data, task=task.kind, labels=tuple(described["labels"]), channels=task.channels
+        ),
+    )

@@ -1,0 +1,313 @@
+"""A site's cases -> samples: preprocessed once, cropped and augmented anew.
+
+Method of preprocessing: orientation and voxel size of `conf/data`, then its intensity transforms, once for each case;
+a crop or slice, generated shifts and the augmentation are drawn anew for every sample.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import overload
+
+import torch
+from monai.transforms import Compose
+from torch import Generator, Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from polyclinic.config.compose import instantiate
+from polyclinic.config.schemas import DataConfig, ShiftsConfig, TrainingConfig
+from polyclinic.imaging.datasets import Case, SiteDataset, check_agreement, check_grids
+from polyclinic.imaging.grids import network_grid, resample
+from polyclinic.imaging.headers import Grid
+from polyclinic.imaging.volumes import read_image, read_label
+from polyclinic.learning.augmentation import ImageShifts
+
+FOREGROUND_SHARE = 0.75  # of the slices drawn for a 2-D segmentation
+
+
+@dataclass(frozen=True, eq=False)
+class Sample:
+    """One case on the network's grid."""
+
+    case: Case
+    image: Tensor  # float32, CXYZ
+    label: Tensor | int | None  # uint8, 1XYZ; or the class
+    slices: Tensor  # int64: the axial slices worth drawing in a 2-D task
+
+    @property
+    def bytes(self) -> int:
+        """In memory."""
+        return self.image.nbytes + (self.label.nbytes if isinstance(self.label, Tensor) else 0)
+
+
+class PreparedCases(Sequence[Sample]):
+    """Preprocessed cases; as many as fit are kept in memory, the others are read again when asked for."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        data: DataConfig,
+        room_bytes: float,
+        on_case: Callable[[], None],
+    ) -> None:
+        self.data, self.cases, self.bytes = data, tuple(cases), 0
+        self._kept: dict[int, Sample] = {}
+        self._last: tuple[int, Sample] | None = None
+        for index, case in enumerate(self.cases):
+            if self.bytes < room_bytes:
+                sample = prepare_case(case, data)
+                if self.bytes + sample.bytes <= room_bytes:
+                    self._kept[index], self.bytes = sample, self.bytes + sample.bytes
+                else:
+                    room_bytes = self.bytes  # full: do not try the rest
+            on_case()
+
+    @property
+    def complete(self) -> bool:
+        """Whether every case is in memory."""
+        return len(self._kept) == len(self.cases)
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    @overload
+    def __getitem__(self, index: int) -> Sample: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[Sample]: ...
+    def __getitem__(self, index: int | slice) -> Sample | list[Sample]:
+        if isinstance(index, slice):
+            return [self[each] for each in range(*index.indices(len(self)))]
+        index = range(len(self))[index]
+        if index in self._kept:
+            return self._kept[index]
+        if self._last is None or self._last[0] != index:
+            self._last = (index, prepare_case(self.cases[index], self.data))
+        return self._last[1]
+
+
+@dataclass(frozen=True, eq=False)
+class PreparedSite:
+    """A hospital's cases, preprocessed once in a process and used in every round."""
+
+    dataset: SiteDataset
+    data: DataConfig
+    training: PreparedCases
+    validation: PreparedCases
+
+
+def prepare_image(image: Sequence[Path], data: DataConfig) -> tuple[Tensor, Grid, Grid]:
+    """Read one image and bring it onto the network's grid.
+
+    Returns:
+        float32 CXYZ after the intensity transforms, its grid, and the file's own grid.
+
+    Raises:
+        DataError: The typed fault of the file.
+    """
+    raw = read_image(image, data.channels, data.spatial_dims)
+    x, y, z = raw.shape[1:]
+    native = Grid((x, y, z), raw.affine.numpy())
+    grid = network_grid(native, data)
+    volume = resample(raw.as_tensor(), native, grid)
+    for part in data.intensity:
+        volume = instantiate(part)({"image": volume})["image"]
+    return (
+        torch.as_tensor(volume.as_tensor() if hasattr(volume, "as_tensor") else volume).float(),
+        grid,
+        native,
+    )
+
+
+def prepare_case(case: Case, data: DataConfig) -> Sample:
+    """One case on the network's grid, ready to be cropped.
+
+    Raises:
+        DataError: The typed fault of a file.
+    """
+    check_grids(case)
+    image, grid, native = prepare_image(case.image, data)
+    label: Tensor | int | None = None
+    worth = image.flatten(1, 2).amax((0, 1)) > image.flatten(1, 2).amin((0, 1))
+    if isinstance(case.label, Path):
+        drawn = read_label(case.label, len(data.labels)).as_tensor().to(torch.uint8)
+        label = resample(drawn, native, grid, nearest=True)
+        worth = label.flatten(0, 2).any(0)
+    else:
+        label = case.label
+    slices = worth.nonzero().flatten()
+    return Sample(case, image, label, slices if len(slices) else torch.arange(image.shape[-1]))
+
+
+def prepare(
+    dataset: SiteDataset, data: DataConfig, on_progress: Callable[[int, int], None] | None = None
+) -> PreparedSite:
+    """Preprocess the training and validation cases, once for all rounds; up to `data.cache_gb` stay in memory.
+
+    Args:
+        dataset: From `read_dataset`.
+        data: What the network wants to see.
+        on_progress: Called with (cases done, cases).
+
+    Raises:
+        DatasetInvalid: The data set does not fit `data`.
+        DataError: The typed fault of the first faulty file.
+    """
+    check_agreement(dataset, data)
+    total, done = len(dataset.training) + len(dataset.validation), 0
+
+    def step() -> None:
+        nonlocal done
+        done += 1
+        if on_progress is not None:
+            on_progress(done, total)
+
+    room = data.cache_gb * 2**30
+    training = PreparedCases(dataset.training, data, room, step)
+    validation = PreparedCases(dataset.validation, data, room - training.bytes, step)
+    return PreparedSite(dataset, data, training, validation)
+
+
+def training_loader(
+    prepared: PreparedSite, training: TrainingConfig, seed: int
+) -> DataLoader[dict[str, Tensor]]:
+    """Batches of random samples: `data.samples_per_case` of each training case in one pass.
+
+    Args:
+        prepared: From `prepare`.
+        training: For the batch size and the generated shifts.
+        seed: Equal seeds draw equal samples in equal order.
+
+    Returns:
+        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW; classes: B).
+    """
+    generator = Generator().manual_seed(seed)
+    samples = TrainingSamples(prepared.training, prepared.data, seed, training.shifts)
+    order = _CaseOrder(prepared.training, prepared.data.samples_per_case, generator)
+    return DataLoader(
+        samples, batch_size=training.batch_size, sampler=order, num_workers=0, generator=generator
+    )
+
+
+class _CaseOrder(Sampler[int]):
+    """All samples in random order; those of one case in a row if cases must be read again from the disk."""
+
+    def __init__(self, cases: PreparedCases, each: int, generator: Generator) -> None:
+        self.cases, self.each, self.generator = cases, each, generator
+
+    def __len__(self) -> int:
+        return len(self.cases) * self.each
+
+    def __iter__(self) -> Iterator[int]:
+        if self.cases.complete:
+            yield from torch.randperm(len(self), generator=self.generator).tolist()
+            return
+        for case in torch.randperm(len(self.cases), generator=self.generator).tolist():
+            yield from range(case * self.each, (case + 1) * self.each)
+
+
+class TrainingSamples(Dataset[dict[str, Tensor]]):
+    """Random crops (3-D) or axial slices (2-D) of the cases, shifted while air is still exactly 0, then augmented."""
+
+    def __init__(
+        self, cases: PreparedCases, data: DataConfig, seed: int, shifts: ShiftsConfig
+    ) -> None:
+        self.cases, self.data = cases, data
+        self.generator = Generator().manual_seed(seed + 1)
+        self.augment = Compose([instantiate(part) for part in data.augment]).set_random_state(
+            seed=seed
+        )
+        self.shift = ImageShifts(shifts, data.spatial_dims, seed + 2)
+
+    def __len__(self) -> int:
+        return len(self.cases) * self.data.samples_per_case
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        sample = self.cases[index // self.data.samples_per_case]
+        fields = {"image": sample.image}
+        if isinstance(sample.label, Tensor):
+            fields["label"] = sample.label
+        if self.data.spatial_dims == 2:
+            chosen = self._choose_slice(sample)
+            fields = {key: volume[..., chosen] for key, volume in fields.items()}
+        places = [
+            self._draw(size - wanted + 1)
+            for size, wanted in zip(fields["image"].shape[1:], self.data.patch, strict=True)
+        ]
+        fields = {
+            key: crop(volume, places, self.data.patch).float() for key, volume in fields.items()
+        }
+        fields["image"] = self.shift(fields["image"])
+        fields = {
+            key: torch.as_tensor(value)
+            for key, value in self.augment(fields).items()
+            if key in fields
+        }
+        image = _plain(fields["image"]).float()
+        label = (
+            _plain(fields["label"]).round().long()
+            if "label" in fields
+            else torch.tensor(sample.label)
+        )
+        return {"image": image, "label": label}
+
+    def _draw(self, count: int) -> int:
+        """A whole number in 0 .. count - 1; 0 if there is no choice."""
+        return int(torch.randint(count, (1,), generator=self.generator)) if count > 1 else 0
+
+    def _choose_slice(self, sample: Sample) -> int:
+        """Slices with foreground are preferred; in a classification those that are not constant."""
+        only = not isinstance(sample.label, Tensor)
+        if only or float(torch.rand(1, generator=self.generator)) < FOREGROUND_SHARE:
+            return int(sample.slices[self._draw(len(sample.slices))])
+        return self._draw(sample.image.shape[-1])
+
+
+def as_batch(volume: Tensor, data: DataConfig, slices: int = 0) -> Tensor:
+    """A prepared image as a batch for a network: cut to the patch about its middle; slice by slice if the network is 2-D.
+
+    Args:
+        volume: float32, CXYZ, from `prepare_image`.
+        data: Patch.
+        slices: At most so many slices, evenly spread over the middle two thirds; 0: all.
+
+    Returns:
+        Shape (images, C, *patch).
+    """
+    batch = volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)
+    if 0 < slices < len(batch):
+        batch = batch[
+            torch.linspace(len(batch) // 6, len(batch) - 1 - len(batch) // 6, slices).round().long()
+        ]
+    places = [
+        max(0, (size - wanted) // 2)
+        for size, wanted in zip(batch.shape[2:], data.patch, strict=True)
+    ]
+    return torch.stack([crop(each, places, data.patch) for each in batch])
+
+
+def crop(volume: Tensor, places: Sequence[int], patch: Sequence[int]) -> Tensor:
+    """Cut a patch, and surround with zeros what is smaller than it.
+
+    Args:
+        volume: Shape C, then as many axes as the patch.
+        places: First voxel along each axis.
+        patch: Voxels along each axis.
+
+    Returns:
+        A copy of shape (C, *patch).
+    """
+    cut = volume[
+        (
+            slice(None),
+            *(slice(place, place + size) for place, size in zip(places, patch, strict=True)),
+        )
+    ]
+    around: list[int] = []
+    for size, wanted in zip(reversed(cut.shape[1:]), reversed(patch), strict=True):
+        around += [(wanted - size) // 2, wanted - size - (wanted - size) // 2]
+    return torch.nn.functional.pad(cut, around).clone()
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Without MONAI's record of what was done to it."""
+    return value.as_subclass(Tensor)

@@ -1,0 +1,1 @@
+"""What reports are made of: figures, tables, charts and the page that shows them."""

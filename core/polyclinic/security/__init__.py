@@ -1,0 +1,1 @@
+"""Keys, kits, and the reasons why a hospital is turned away."""

@@ -1,0 +1,140 @@
+"""Hospitals' keys: ECDSA on P-384 in OpenSSH's formats, which is what Flower's node authentication takes.
+
+`ssh-keygen -t ecdsa -b 384` makes the same files, and `ssh-keygen -lf hospital.pub` shows the same fingerprint.
+"""
+
+import base64
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+)
+
+from polyclinic.errors import KeyInvalid
+from polyclinic.system.durable import write_durably
+
+PRIVATE, PUBLIC = "hospital.key", "hospital.pub"
+MAX_KEY_BYTES = 10_000
+OTHERS = 0o007  # what anybody on the machine may do with a private key: nothing; its group may read it, as mounted secrets need
+PrivateKey = ec.EllipticCurvePrivateKey
+PublicKey = ec.EllipticCurvePublicKey
+
+
+def make_key(folder: Path, comment: str = "polyclinic") -> PublicKey:
+    """Write a new pair, `hospital.key` (only its owner can read it) and `hospital.pub`; returns the public half.
+
+    Raises:
+        KeyInvalid: There is a key already; it is never overwritten.
+    """
+    if (folder / PRIVATE).exists():
+        raise KeyInvalid(
+            f"{folder / PRIVATE}: there is a key already, and it is not overwritten. Use it, or choose another folder with --folder."
+        )
+    key = ec.generate_private_key(ec.SECP384R1())
+    write_durably(
+        folder / PRIVATE, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
+    )
+    write_durably(folder / PUBLIC, f"{public_text(key.public_key())} {comment}\n".encode())
+    (folder / PUBLIC).chmod(0o644)
+    return key.public_key()
+
+
+def load_private_key(path: Path) -> PrivateKey:
+    """A hospital's private key.
+
+    Raises:
+        KeyInvalid: None there, readable by others, protected by a password, or of another kind.
+    """
+    content = _read(path, "`polyclinic-client keygen` makes one")
+    if path.stat().st_mode & OTHERS and os.name == "posix":
+        raise KeyInvalid(
+            f"{path}: anybody on this machine can read this private key. Run: chmod 600 {path}"
+        )
+    try:
+        key = serialization.load_ssh_private_key(content, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise KeyInvalid(
+            f"{path}: not an OpenSSH private key without a password. `polyclinic-client keygen` makes one."
+        ) from error
+    if not isinstance(key, PrivateKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise KeyInvalid(
+            f"{path}: not an ECDSA key on P-384. `polyclinic-client keygen` makes one."
+        )
+    return key
+
+
+def load_public_key(path: Path) -> PublicKey:
+    """A hospital's public key.
+
+    Raises:
+        KeyInvalid: Not a file, or not such a key; a private key that was sent by mistake is named as that.
+    """
+    content = _read(
+        path, "the hospital's `polyclinic-client keygen` writes hospital.pub; have it sent"
+    )
+    if b"PRIVATE KEY" in content:
+        raise KeyInvalid(
+            f"{path}: this is a private key, which must never leave its hospital. Delete it here, have the hospital make a new pair, "
+            "and enrol the file hospital.pub."
+        )
+    try:
+        return parse_public_key(content)
+    except ValueError as error:
+        raise KeyInvalid(
+            f"{path}: not an ECDSA public key on P-384. `polyclinic-client keygen` writes one, hospital.pub."
+        ) from error
+
+
+def parse_public_key(content: bytes) -> PublicKey:
+    """A public key in OpenSSH's one-line format, or in PEM as Flower sends it.
+
+    Raises:
+        ValueError: Anything else.
+    """
+    try:
+        pem = content.startswith(b"-----BEGIN")
+        key = (
+            serialization.load_pem_public_key(content)
+            if pem
+            else serialization.load_ssh_public_key(content)
+        )
+    except UnsupportedAlgorithm as error:
+        raise ValueError("unsupported") from error
+    if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP384R1):
+        raise ValueError("not ECDSA on P-384")
+    return key
+
+
+def public_text(key: PublicKey) -> str:
+    """OpenSSH's one line, without a comment."""
+    return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
+
+
+def public_pem(key: PublicKey) -> bytes:
+    """PEM, as Flower sends it with every call."""
+    return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+
+
+def fingerprint(key: PublicKey) -> str:
+    """SHA256:..., the same as `ssh-keygen -l` shows."""
+    blob = base64.b64decode(public_text(key).split()[1])
+    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+
+
+def _read(path: Path, remedy: str) -> bytes:
+    try:
+        if path.stat().st_size > MAX_KEY_BYTES:
+            raise KeyInvalid(f"{path}: too large for a key. {remedy[0].upper()}{remedy[1:]}.")
+        return path.read_bytes()
+    except OSError as error:
+        raise KeyInvalid(
+            f"{path}: there is no key that could be read here ({error.strerror}); {remedy}."
+        ) from error

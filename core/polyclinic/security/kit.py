@@ -1,0 +1,72 @@
+"""The kit: what a coordinator sends back to a hospital that it enrolled. Nothing in it is secret."""
+
+import json
+import re
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from polyclinic.errors import AddressInvalid, ConfigError, KitInvalid
+from polyclinic.system.durable import write_durably
+from polyclinic.system.processes import parse_address
+
+FORMAT = 1
+MAX_KIT_BYTES = 100_000
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Kit:
+    """Where the coordinator is, how it is recognized, and what it calls the hospital."""
+
+    site: str
+    server: str  # HOST:PORT
+    ca: str  # PEM of the coordinator's certificate authority
+    key: str  # fingerprint of the hospital's enrolled key
+
+    def write(self, path: Path) -> None:
+        """Write the file that is sent to the hospital."""
+        write_durably(
+            path, json.dumps({"format": FORMAT, **asdict(self)}, indent=2).encode() + b"\n"
+        )
+        path.chmod(0o644)
+
+    @classmethod
+    def read(cls, path: Path) -> "Kit":
+        """A kit's file.
+
+        Raises:
+            KitInvalid: Not a kit, or of a newer polyclinic.
+        """
+        try:
+            if path.stat().st_size > MAX_KIT_BYTES:
+                raise KitInvalid(path, "it is too large")
+            content = json.loads(path.read_text())
+            written = int(content.pop("format"))
+            kit = cls(**content)
+        except OSError as error:
+            raise KitInvalid(path, error.strerror or "it cannot be read") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise KitInvalid(path, "it is not what `polyclinic-server enrol` writes") from error
+        if written > FORMAT:
+            raise KitInvalid(path, "it was made by a newer polyclinic; update this one")
+        kit._check(path)
+        return kit
+
+    def _check(self, path: Path) -> None:
+        if (
+            not all(isinstance(value, str) for value in asdict(self).values())
+            or "BEGIN CERTIFICATE" not in self.ca
+        ):
+            raise KitInvalid(path, "it is not what `polyclinic-server enrol` writes")
+        if not SITE_NAME.fullmatch(self.site):
+            raise KitInvalid(path, f"'{self.site[:80]}' is not a hospital's name")
+        try:
+            parse_address(self.server)
+        except AddressInvalid as error:
+            raise KitInvalid(path, f"its address is of no use: {error}") from error
+
+
+def check_site_name(name: str, option: str = "--name") -> None:
+    """Raise `ConfigError` if a hospital cannot be called that."""
+    if not SITE_NAME.fullmatch(name):
+        raise ConfigError(f"{option} '{name}': letters, digits, dots and hyphens only, at most 63.")

@@ -1,0 +1,1 @@
+"""The durable store of contributions: ledger, journal, verification, refusals."""

@@ -1,0 +1,189 @@
+"""What a ledger's tables say: lines, publications, contributions, and which of those are active.
+
+A site's active contribution is the one with the greatest (created, digest) of those that no withdrawal covers, so the order of arrival
+does not matter. A withdrawal covers what the site had handed over before it.
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Row, RowMapping, Subquery, case, func, select
+
+from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL
+
+State = Literal["active", "superseded", "withdrawn"]
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """What became of a contribution: whether it is new, and whether it is the one of its site that counts."""
+
+    digest: str
+    sequence: int
+    new: bool
+    active: bool
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A contribution in the ledger; `received` and `created` in seconds since 1970, by the coordinator's and the hospital's clock."""
+
+    digest: str
+    sequence: int
+    site: str
+    base: str
+    task: str
+    num_examples: int
+    metrics: Mapping[str, float]
+    created: float
+    version: str
+    bytes: int
+    norm: float
+    staleness: int
+    state: State
+    received: float
+    path: Path
+
+
+@dataclass(frozen=True)
+class Publication:
+    """A published model: its digest, and how and from which contributions it was made."""
+
+    number: int
+    time: float
+    digest: str
+    recipe: Mapping[str, Any]
+    contributions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of the journal."""
+
+    sequence: int
+    time: float
+    kind: str
+    site: str
+    subject: str
+    body: Mapping[str, Any]
+    previous: str
+    hash: str
+
+
+def read_lines(
+    connection: Connection, kinds: Sequence[str] = (), limit: int | None = None
+) -> list[Line]:
+    """Lines of the journal, oldest first; the last `limit` of them."""
+    chosen = select(JOURNAL).order_by(JOURNAL.c.sequence.desc()).limit(limit)
+    if kinds:
+        chosen = chosen.where(JOURNAL.c.kind.in_(kinds))
+    return [as_line(row) for row in connection.execute(chosen).mappings()][::-1]
+
+
+def as_line(row: RowMapping) -> Line:
+    """A row of the journal, its body parsed."""
+    return Line(**{**row, "body": json.loads(row["body"])})
+
+
+def note_of(line: Line) -> dict[str, Any]:
+    """What a `base` line notes, if it is a JSON object; else an empty one."""
+    try:
+        note = json.loads(str(line.body.get("note")))
+    except json.JSONDecodeError:
+        return {}
+    return note if isinstance(note, dict) else {}
+
+
+def as_publication(line: Line) -> Publication:
+    """What a `published` line says."""
+    return Publication(
+        line.body["number"],
+        line.time,
+        line.subject,
+        line.body["recipe"],
+        tuple(line.body["contributions"]),
+    )
+
+
+def first_row(connection: Connection) -> Mapping[str, Any]:
+    """The line that opened the journal; empty if there is none."""
+    return dict(
+        connection.execute(select(JOURNAL).order_by(JOURNAL.c.sequence).limit(1)).mappings().first()
+        or {}
+    )
+
+
+def base_digests(connection: Connection) -> list[str]:
+    """Digests of all bases, oldest first."""
+    return list(
+        connection.scalars(
+            select(JOURNAL.c.subject).where(JOURNAL.c.kind == "base").order_by(JOURNAL.c.sequence)
+        )
+    )
+
+
+def is_active(connection: Connection, site: str, digest: str) -> bool:
+    """Whether a contribution is the one of its site that counts."""
+    newest = active_rows(connection, site).get(site)
+    return newest is not None and newest.digest == digest
+
+
+def active_rows(connection: Connection, site: str | None = None) -> dict[str, Row[Any]]:
+    """Digest, site and norm of every active contribution, by site; of one site alone, if it is given."""
+    return {row.site: row for row in connection.execute(select(_active(site)))}
+
+
+def read_entries(connection: Connection, *, only_active: bool) -> list[dict[str, Any]]:
+    """Contributions as the fields of an `Entry` but its path, oldest first.
+
+    Raises:
+        ValueError: A row's metrics are not JSON.
+    """
+    active, withdrawals = _active(), _withdrawals()
+    standing = case(
+        (active.c.digest.is_not(None), "active"),
+        (CONTRIBUTIONS.c.sequence < withdrawals.c.sequence, "withdrawn"),
+        else_="superseded",
+    )
+    chosen = (
+        select(CONTRIBUTIONS, JOURNAL.c.time.label("received"), standing.label("state"))
+        .join(JOURNAL, JOURNAL.c.sequence == CONTRIBUTIONS.c.sequence)
+        .join(active, active.c.digest == CONTRIBUTIONS.c.digest, isouter=not only_active)
+        .join(withdrawals, withdrawals.c.site == CONTRIBUTIONS.c.site, isouter=True)
+        .order_by(CONTRIBUTIONS.c.sequence)
+    )
+    rows = connection.execute(chosen)
+    names = list(rows.keys())
+    found = [dict(zip(names, row, strict=True)) for row in rows.all()]
+    return [{**fields, "metrics": json.loads(fields["metrics"])} for fields in found]
+
+
+def _withdrawals() -> Subquery:
+    """The newest withdrawal of every site that has one."""
+    newest = func.max(JOURNAL.c.sequence).label("sequence")
+    return (
+        select(JOURNAL.c.site, newest)
+        .where(JOURNAL.c.kind == "withdrawn")
+        .group_by(JOURNAL.c.site)
+        .subquery()
+    )
+
+
+def _active(site: str | None = None) -> Subquery:
+    """Of every site the greatest (created, digest) that no withdrawal covers."""
+    columns, withdrawals = CONTRIBUTIONS.c, _withdrawals()
+    rank = func.row_number().over(
+        partition_by=columns.site, order_by=(columns.created.desc(), columns.digest.desc())
+    )
+    ranked = (
+        select(columns.digest, columns.site, columns.norm, rank.label("rank"))
+        .join(withdrawals, withdrawals.c.site == columns.site, isouter=True)
+        .where(columns.sequence > func.coalesce(withdrawals.c.sequence, 0))
+    )
+    if site is not None:
+        ranked = ranked.where(columns.site == site)
+    found = ranked.subquery()
+    return select(found.c.digest, found.c.site, found.c.norm).where(found.c.rank == 1).subquery()

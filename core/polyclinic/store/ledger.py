@@ -1,0 +1,365 @@
+"""The durable store of contributions, and of the models that are made of them.
+
+    FOLDER/ledger.sqlite                          two tables, see `polyclinic.store.journal`; or database.url, the address of a PostgreSQL
+           contributions/ab/DIGEST.safetensors    named by the SHA-256 of the file
+           models/DIGEST.safetensors              bases and published models, named by `state_digest`
+
+Nothing is ever changed or removed: a newer contribution of a site supersedes the older one, a withdrawal covers all that the site has
+handed over so far. Which contributions are active follows from the tables alone, and what is published follows from the active ones. A file
+reaches the disk before the row that names it, so whatever is acknowledged is there; a crash between the two leaves a file that no row
+names, which does no harm and is used when the same contribution comes again.
+"""
+
+import json
+import re
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Connection, insert, select
+
+from polyclinic.errors import (
+    LedgerDamaged,
+    LedgerError,
+    LedgerNotFound,
+    ModelInvalid,
+    NothingToWithdraw,
+)
+from polyclinic.learning.state_dict import StateDict, load_state, save_state, state_digest
+from polyclinic.store.contribution import Requirements, check_contribution, staleness_of
+from polyclinic.store.entries import (
+    Entry,
+    Line,
+    Publication,
+    Receipt,
+    active_rows,
+    as_line,
+    as_publication,
+    base_digests,
+    first_row,
+    is_active,
+    note_of,
+    read_entries,
+    read_lines,
+)
+from polyclinic.store.journal import (
+    CONTRIBUTIONS,
+    FILE,
+    FORMAT,
+    JOURNAL,
+    Database,
+    append,
+    canonical,
+    database_of,
+    sqlite_url,
+)
+from polyclinic.store.refusals import ContributionDamaged, ContributionRefused
+from polyclinic.store.verification import Fault, Progress, body_of, find_fault, holds_model
+from polyclinic.system.durable import (
+    copy_durably,
+    file_digest,
+    make_folder,
+    remove_leftovers,
+    sync_folder,
+)
+
+__all__ = ["Entry", "Fault", "Ledger", "Line", "Publication", "Receipt"]
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+class Ledger:
+    """The ledger of one federation; any number of processes may have it open."""
+
+    def __init__(self, folder: Path, database: Database) -> None:
+        self.folder = folder
+        self._database = database
+
+    @classmethod
+    def open(cls, folder: Path, *, create: bool = True) -> "Ledger":
+        """The ledger of a folder, made if there is none.
+
+        Raises:
+            LedgerNotFound: There is none and `create` is false.
+            LedgerError: The database cannot be reached, or was made by a newer polyclinic.
+        """
+        found = database_of(folder)
+        if found is None and not create:
+            raise LedgerNotFound(folder)
+        make_folder(folder)
+        database = Database(*(found or (sqlite_url(folder / FILE), str(folder / FILE))))
+        ledger = cls(folder, database)
+        try:
+            if not database.has_tables():
+                if not create:
+                    raise LedgerNotFound(folder)
+                database.create_tables()
+                sync_folder(folder)
+            ledger._check_format()
+            for name in ("contributions", "models"):
+                make_folder(folder / name)
+                remove_leftovers(folder / name)
+        except BaseException:
+            database.close()
+            raise
+        return ledger
+
+    def __enter__(self) -> "Ledger":
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the database."""
+        self._database.close()
+
+    def identity(self) -> str:
+        """What tells this ledger from every other: the hash of its first line."""
+        with self._database.reading() as connection:
+            return str(first_row(connection)["hash"])
+
+    def add_base(self, state: StateDict, note: str = "") -> str:
+        """Make a model the current base; returns its digest. The newest base again changes nothing."""
+        digest = self._store_model(state)
+        with self._database.writing() as connection:
+            if base_digests(connection)[-1:] != [digest]:
+                append(connection, "base", "", digest, {"note": note})
+        return digest
+
+    def bases(self) -> list[str]:
+        """Digests of all bases, oldest first; the last one is current."""
+        with self._database.reading() as connection:
+            return base_digests(connection)
+
+    def base_notes(self) -> list[tuple[str, dict[str, Any]]]:
+        """Every base's digest and what was noted with it as a JSON object, oldest first; an empty object if it was something else."""
+        with self._database.reading() as connection:
+            return [(line.subject, note_of(line)) for line in read_lines(connection, ("base",))]
+
+    def model_path(self, digest: str) -> Path:
+        """The file of a base or of a published model.
+
+        Raises:
+            ModelInvalid: The ledger has none of that digest.
+        """
+        path = self._path_of("models", digest)
+        if not DIGEST.fullmatch(digest) or not path.is_file():
+            raise ModelInvalid(
+                f"{self.folder}: has no model {digest[:12]}. `polyclinic-server models list` shows those it has."
+            )
+        return path
+
+    def contribution_path(self, digest: str) -> Path:
+        """The file of a contribution, whether it counts or not."""
+        return self._path_of("contributions", digest)
+
+    def load_model(self, digest: str) -> StateDict:
+        """A base or a published model.
+
+        Raises:
+            ModelInvalid: The ledger has none of that digest, or its file is damaged.
+        """
+        state, _ = load_state(self.model_path(digest))
+        if (found := state_digest(state)) != digest:
+            raise ModelInvalid(
+                f"{self.model_path(digest)}: was changed, it is {found[:12]} now. Restore it from a backup."
+            )
+        return state
+
+    def receive(self, source: Path, sender: str, requirements: Requirements) -> Receipt:
+        """Check a contribution and keep it; once this returns, it outlasts a crash and a power cut.
+
+        Args:
+            source: The file as it arrived; it stays where it is.
+            sender: The site that really sent it.
+            requirements: What is accepted.
+
+        The same contribution again is acknowledged again and changes nothing.
+
+        Raises:
+            ContributionRefused: Why it was not taken; the journal keeps that too, once for each file and reason.
+            DiskFull: No room.
+        """
+        digest = file_digest(source)
+        with self._database.reading() as connection:
+            known = self._receipt(connection, digest, sender)
+        if known:
+            return known
+        try:
+            norms = self._norms(sender) if requirements.max_norm_ratio else []
+            contribution, norm = check_contribution(source, sender, requirements, norms)
+            self._store_contribution(source, digest, sender)
+        except ContributionRefused as refusal:
+            self._note_refusal(sender, digest, refusal)
+            raise
+        row: dict[str, Any] = {
+            **asdict(contribution),
+            "metrics": canonical(contribution.metrics),
+            "digest": digest,
+            "norm": norm,
+        }
+        row |= {
+            "bytes": source.stat().st_size,
+            "staleness": staleness_of(contribution.base, requirements),
+        }
+        with self._database.writing() as connection:
+            known = self._receipt(
+                connection, digest, sender
+            )  # another process may have been faster
+            if known:
+                return known
+            line = append(connection, "contribution", sender, digest, body_of(row))
+            connection.execute(insert(CONTRIBUTIONS).values(**row, sequence=line["sequence"]))
+            return Receipt(digest, line["sequence"], True, is_active(connection, sender, digest))
+
+    def active(self, base: str | None = None) -> list[Entry]:
+        """The contribution of every site that counts, sorted by site; only those made on `base`, if it is given."""
+        return sorted(
+            (entry for entry in self._entries(only_active=True) if base in (None, entry.base)),
+            key=lambda entry: entry.site,
+        )
+
+    def entries(self) -> list[Entry]:
+        """All contributions ever received, oldest first."""
+        return self._entries(only_active=False)
+
+    def withdraw(self, site: str, reason: str) -> None:
+        """From now on nothing counts that a site has handed over so far; what it hands over later does.
+
+        Raises:
+            NothingToWithdraw: It has no active contribution.
+        """
+        with self._database.writing() as connection:
+            active = active_rows(connection)
+            if site not in active:
+                raise NothingToWithdraw(site, sorted(active))
+            append(connection, "withdrawn", site, active[site].digest, {"reason": reason})
+
+    def publish(
+        self, state: StateDict, recipe: Mapping[str, object], contributions: Sequence[str]
+    ) -> Publication:
+        """Keep a model with how it was made; exactly the newest publication again is that publication.
+
+        Args:
+            state: The model.
+            recipe: How it was made; must be JSON.
+            contributions: Digests of what it was made from.
+
+        Raises:
+            LedgerError: A contribution that the ledger has not.
+            DiskFull: No room.
+        """
+        digest = self._store_model(state)
+        made: dict[str, Any] = {
+            "recipe": json.loads(canonical(recipe)),
+            "contributions": list(contributions),
+            "digest": digest,
+        }
+        with self._database.writing() as connection:
+            known = set(connection.scalars(select(CONTRIBUTIONS.c.digest)))
+            if unknown := [name for name in contributions if name not in known]:
+                raise LedgerError(
+                    f"{self.folder}: has no contribution {unknown[0][:12]}. Publish what was made from this ledger's."
+                )
+            newest = read_lines(connection, ("published",), limit=1)
+            if newest and newest[-1].body == {**made, "number": newest[-1].body["number"]}:
+                return as_publication(newest[-1])
+            number = newest[-1].body["number"] + 1 if newest else 1
+            return as_publication(
+                as_line(append(connection, "published", "", digest, {**made, "number": number}))
+            )
+
+    def publications(self) -> list[Publication]:
+        """All published models, oldest first."""
+        with self._database.reading() as connection:
+            return [as_publication(line) for line in read_lines(connection, ("published",))]
+
+    def history(self, limit: int | None = None) -> list[Line]:
+        """The journal, oldest line first; only its last `limit` lines, if that is given."""
+        with self._database.reading() as connection:
+            return read_lines(connection, (), limit)
+
+    def verify(self, on_progress: Progress | None = None) -> Fault | None:
+        """Check the chain, the rows, and every file; returns the first fault. See `find_fault`."""
+        with self._database.reading() as connection:
+            return find_fault(connection, self._path_of, on_progress)
+
+    def _entries(self, *, only_active: bool) -> list[Entry]:
+        with self._database.reading() as connection:
+            try:
+                rows = read_entries(connection, only_active=only_active)
+            except (ValueError, TypeError) as error:
+                raise LedgerDamaged(
+                    self._database.where, f"a row of its tables was changed ({error})"
+                ) from error
+        return [Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows]
+
+    def _path_of(self, kind: str, digest: str) -> Path:
+        """Where a file of `contributions` or `models` lies, whether or not it is there."""
+        parts = (kind, digest[:2]) if kind == "contributions" else (kind,)
+        return self.folder.joinpath(*parts, f"{digest}.safetensors")
+
+    def _store_contribution(self, source: Path, digest: str, sender: str) -> None:
+        path = self._path_of("contributions", digest)
+        if path.is_file() and file_digest(path) == digest:  # its row was never written
+            sync_folder(path.parent)
+        elif copy_durably(source, path) != digest:
+            raise ContributionDamaged(sender, "it changed while it was read")
+
+    def _store_model(self, state: StateDict) -> str:
+        digest = state_digest(state)
+        path = self._path_of("models", digest)
+        if not holds_model(path, digest):
+            temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
+            save_state(state, temporary, {})
+            temporary.replace(path)
+        sync_folder(path.parent)
+        return digest
+
+    def _receipt(self, connection: Connection, digest: str, sender: str) -> Receipt | None:
+        """Of a contribution that its own site handed over before."""
+        columns = CONTRIBUTIONS.c
+        sequence = connection.scalar(
+            select(columns.sequence).where(columns.digest == digest, columns.site == sender)
+        )
+        return (
+            None
+            if sequence is None
+            else Receipt(digest, sequence, False, is_active(connection, sender, digest))
+        )
+
+    def _norms(self, sender: str) -> list[float]:
+        with self._database.reading() as connection:
+            return [row.norm for site, row in active_rows(connection).items() if site != sender]
+
+    def _note_refusal(self, sender: str, digest: str, refusal: ContributionRefused) -> None:
+        body = {"type": type(refusal).__name__, "sentence": str(refusal)}
+        chosen = select(JOURNAL).where(
+            JOURNAL.c.kind == "refused", JOURNAL.c.subject == digest, JOURNAL.c.site == sender
+        )
+        with self._database.writing() as connection:
+            noted = {as_line(row).body["type"] for row in connection.execute(chosen).mappings()}
+            if body["type"] not in noted:
+                append(connection, "refused", sender, digest, body)
+
+    def _check_format(self) -> None:
+        try:
+            with self._database.reading() as connection:
+                written = int(json.loads(first_row(connection)["body"])["format"])
+        except (ValueError, TypeError, KeyError) as error:
+            raise LedgerDamaged(
+                self._database.where, "the first line of its journal is not as it was written"
+            ) from error
+        if written > FORMAT:
+            raise LedgerError(
+                f"{self._database.where}: was made by a newer polyclinic. Install that version."
+            )

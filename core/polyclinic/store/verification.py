@@ -1,0 +1,223 @@
+"""Whether a ledger still holds what was written: the chain, the rows, the contributions' files and the models' files."""
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from sqlalchemy import Connection, RowMapping, select
+from torch import Tensor
+
+from polyclinic.learning.state_dict import state_digest
+from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL, START, canonical, line_hash
+from polyclinic.system.durable import file_digest
+
+OPEN: Any = safe_open  # safetensors has only part of its types
+Progress = Callable[[str, int], None]
+
+
+@dataclass(frozen=True)
+class Fault:
+    """The first thing that is not as it was written, in words."""
+
+    what: str
+    where: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"{self.what} ({self.where}): expected {self.expected}, found {self.found}"
+
+
+class StoredModel(Mapping[str, Tensor]):
+    """A model's tensors, read from its file one at a time."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = OPEN(path, framework="pt")
+        self._names = sorted(self._file.keys())
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._file.get_tensor(name)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
+
+
+def find_fault(
+    connection: Connection, path_of: Callable[[str, str], Path], on_progress: Progress | None = None
+) -> Fault | None:
+    """The first fault, or None.
+
+    Args:
+        connection: One unchanging view of the tables.
+        path_of: Where the file of a digest lies; the first argument is `contributions` or `models`.
+        on_progress: Told after each `line`, `file` and `model` how many of them have been checked.
+    """
+    told = on_progress or (lambda _what, _count: None)
+    fault = _check_chain(connection, told)
+    if fault:
+        return fault
+    try:
+        lines = _bodies(connection)
+    except ValueError as error:
+        return Fault("a journal line's body is not JSON", "journal", "JSON", str(error))
+    return (
+        _check_rows(connection, lines)
+        or _check_files(connection, path_of, told)
+        or _check_models(lines, path_of, told)
+    )
+
+
+def _check_chain(connection: Connection, told: Progress) -> Fault | None:
+    previous, count = START, 0
+    for line in connection.execute(select(JOURNAL).order_by(JOURNAL.c.sequence)).mappings():
+        count += 1
+        where = f"journal line {line['sequence']}"
+        if line["sequence"] != count:
+            return Fault(
+                "a journal line is missing",
+                f"before {where}",
+                f"line {count}",
+                f"line {line['sequence']}",
+            )
+        if line["previous"] != previous:
+            return Fault(
+                "the chain is broken", where, f"previous hash {previous}", str(line["previous"])
+            )
+        if line["hash"] != (hashed := line_hash(dict(line))):
+            return Fault("a journal line was changed", where, f"hash {line['hash']}", hashed)
+        previous = str(line["hash"])
+        told("line", count)
+    return (
+        None
+        if count
+        else Fault("the journal is empty", "journal", "at least the line that opened it", "no line")
+    )
+
+
+def _bodies(connection: Connection) -> dict[int, dict[str, Any]]:
+    """What the lines that files and rows answer to say, by sequence."""
+    chosen = (
+        select(JOURNAL)
+        .where(JOURNAL.c.kind.in_(("base", "contribution", "published")))
+        .order_by(JOURNAL.c.sequence)
+    )
+    return {
+        line["sequence"]: {**line, "body": json.loads(line["body"])}
+        for line in connection.execute(chosen).mappings()
+    }
+
+
+def _check_rows(connection: Connection, lines: Mapping[int, Mapping[str, Any]]) -> Fault | None:
+    """Every row has a line that says the same, and the other way round."""
+    announced = {
+        sequence: line for sequence, line in lines.items() if line["kind"] == "contribution"
+    }
+    for row in connection.execute(
+        select(CONTRIBUTIONS).order_by(CONTRIBUTIONS.c.sequence)
+    ).mappings():
+        where = f"contribution {row['digest'][:12]} of {row['site']}"
+        line = announced.pop(row["sequence"], None)
+        if line is None:
+            return Fault(
+                "a contribution has no journal line",
+                where,
+                f"journal line {row['sequence']}",
+                "none for it",
+            )
+        said = {**line["body"], "site": line["site"], "digest": line["subject"]}
+        for key, value in body_of(row).items():
+            if said.get(key) != value:
+                return Fault(
+                    f"a contribution's {key} was changed", where, str(said.get(key)), str(value)
+                )
+    for sequence, line in announced.items():
+        where = f"contribution {line['subject'][:12]} of {line['site']}"
+        return Fault(
+            "a contribution is missing from its table",
+            where,
+            f"the row of journal line {sequence}",
+            "no row",
+        )
+    return None
+
+
+def body_of(row: RowMapping | Mapping[str, Any]) -> dict[str, Any]:
+    """What a contribution's journal line says about it: its row."""
+    return {key: row[key] for key in CONTRIBUTIONS.columns.keys() if key != "sequence"}  # noqa: SIM118
+
+
+def _check_files(
+    connection: Connection, path_of: Callable[[str, str], Path], told: Progress
+) -> Fault | None:
+    chosen = select(CONTRIBUTIONS.c.digest, CONTRIBUTIONS.c.site).order_by(CONTRIBUTIONS.c.sequence)
+    for count, row in enumerate(connection.execute(chosen), start=1):
+        path = path_of("contributions", row.digest)
+        where = f"contribution of {row.site}, {path}"
+        if not path.is_file():
+            return Fault("a contribution's file is missing", where, "a file", "none")
+        if (found := file_digest(path)) != row.digest:
+            return Fault("a contribution's file was changed", where, f"SHA-256 {row.digest}", found)
+        told("file", count)
+    return None
+
+
+def _check_models(
+    lines: Mapping[int, Mapping[str, Any]], path_of: Callable[[str, str], Path], told: Progress
+) -> Fault | None:
+    received = {line["subject"] for line in lines.values() if line["kind"] == "contribution"}
+    checked: set[str] = set()
+    number = 0
+    for sequence, line in lines.items():
+        if line["kind"] == "contribution":
+            continue
+        if line["kind"] == "published":
+            number += 1
+            where = f"journal line {sequence}"
+            if line["body"]["number"] != number:
+                return Fault(
+                    "publications are not numbered in order",
+                    where,
+                    str(number),
+                    canonical({"number": line["body"]["number"]}),
+                )
+            if unknown := [
+                digest for digest in line["body"]["contributions"] if digest not in received
+            ]:
+                return Fault(
+                    "a model was made from an unknown contribution",
+                    where,
+                    "a contribution of this ledger",
+                    unknown[0],
+                )
+        if line["subject"] not in checked:
+            if fault := _check_model(line["subject"], path_of("models", line["subject"])):
+                return fault
+            checked.add(line["subject"])
+            told("model", len(checked))
+    return None
+
+
+def holds_model(path: Path, digest: str) -> bool:
+    """Whether a model's file is there and whole."""
+    return _check_model(digest, path) is None
+
+
+def _check_model(digest: str, path: Path) -> Fault | None:
+    if not path.is_file():
+        return Fault("a model's file is missing", str(path), "a file", "none")
+    try:
+        found = state_digest(StoredModel(path))
+    except (OSError, SafetensorError) as error:
+        found = str(error).split("\n", maxsplit=1)[0]
+    return (
+        None
+        if found == digest
+        else Fault("a model's file was changed", str(path), f"digest {digest}", found)
+    )

@@ -1,0 +1,1 @@
+"""Files that survive a power cut, child processes, exit codes."""

@@ -1,0 +1,224 @@
+"""Child processes that end with their parent, and the pace at which one process asks another for news.
+
+The one place below `server` and `client` that starts processes: both need it (docs/decisions/child-processes.md).
+"""
+
+import faulthandler
+import fcntl
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
+
+PARENT = "POLYCLINIC_PARENT"  # the process id of who started this one
+GOODBYE_S = 5.0  # for a process to end in order after its parent is gone
+SHARE = 0.05  # of the time already waited, how long the next pause may be
+QUIET = {
+    "FLWR_TELEMETRY_ENABLED": "0",
+    "FLWR_DISABLE_UPDATE_CHECK": "1",
+}  # Flower sends nothing to its makers
+
+# Flower reads a message before all its parts have arrived, and then waits 1 s, 2 s, 4 s ... for each. These keyword defaults of its
+# `pull_objects` and `pull_and_inflate_object_from_tree` make it ask again at our pace, for as long (two hours) as before.
+PROMPT = {"initial_backoff": 0.02, "backoff_cap": 2.0, "max_tries_per_object": None}
+
+
+def pause_s(waited_s: float, shortest_s: float = 0.02, longest_s: float = 3.0) -> float:
+    """How long to sleep before asking again, after waiting so long for an answer.
+
+    Five percent of the time waited: quick while an answer is expected at once, gentle when nothing has happened for long, and never
+    more than five percent late.
+    """
+    return min(longest_s, max(shortest_s, SHARE * waited_s))
+
+
+class Child:
+    """A process of ours in a session of its own, with its output in a file.
+
+    A terminal's Ctrl-C does not reach it: the parent ends its children itself, in order.
+    """
+
+    def __init__(
+        self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+    ) -> None:
+        self.name = name
+        self.command = list(command)
+        self.log = log
+        self._env = {**os.environ, **QUIET, **(env or {})}
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        """Start it; its output is appended to the log."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("ab") as log:
+            environment = {**self._env, PARENT: str(os.getpid())}
+            self._process = subprocess.Popen(
+                self.command,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+    @property
+    def pid(self) -> int:
+        """Its process id; 0 before it is started."""
+        return self._process.pid if self._process else 0
+
+    def status(self) -> int | None:
+        """Its exit status; None while it runs."""
+        return self._process.poll() if self._process else None
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Its exit status; None when it still runs after the time."""
+        try:
+            return self._process.wait(timeout_s) if self._process else None
+        except subprocess.TimeoutExpired:
+            return None
+
+    def check(self) -> None:
+        """Raise `ProcessDied` with the last words of its log if it has ended."""
+        status = self.status()
+        if status is not None:
+            raise ProcessDied(self.name, status, self.last_words())
+
+    def last_words(self) -> str:
+        """The last line of its log that says something."""
+        lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
+        words = [line.strip() for line in lines if any(map(str.isalnum, line))]
+        return (
+            f"{words[-1][:400]} (more in {self.log})"
+            if words
+            else f"it said nothing (see {self.log})"
+        )
+
+    def stop(self, patience_s: float = 5.0) -> None:
+        """Ask it to end, then insist; safe to repeat."""
+        stop_all([self], patience_s)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Signal the whole session, so that nothing that it started is left."""
+        try:
+            os.killpg(self.pid, number)
+        except ProcessLookupError:
+            return
+
+
+def stop_all(children: Sequence[Child], patience_s: float = 5.0) -> None:
+    """Ask all of them to end at once, then insist; safe to repeat."""
+    alive = [child for child in children if child.pid and child.status() is None]
+    deadline = time.monotonic() + patience_s
+    for child in alive:
+        child.signal(signal.SIGTERM)
+    for child in alive:
+        if child.wait(max(0.0, deadline - time.monotonic())) is None:
+            child.signal(signal.SIGKILL)
+            child.wait(5.0)
+
+
+def end_with_parent() -> None:
+    """Let this process end when its parent is gone, even by SIGKILL, and even if it was gone before this was called."""
+    parent = os.getppid()
+    starter = int(os.environ.get(PARENT) or parent)
+    if starter != parent and not Path(f"/proc/{starter}").exists():
+        parent = starter  # it died while this process was still importing; somebody else is the parent now
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        # gRPC can hang while the interpreter shuts down, when Python threads no longer run: this watchdog is not one
+        faulthandler.dump_traceback_later(GOODBYE_S, exit=True)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+@contextmanager
+def lock_file(path: Path) -> Iterator[bool]:
+    """Hold a lock on a file for a while, if nobody else does; yields whether it is ours. It ends with the process, however that ends."""
+    with path.open("a") as file:
+        yield try_lock(file)
+
+
+def try_lock(file: IO[str]) -> bool:
+    """Take the lock on an open file, if nobody else has it; closing the file gives it back."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def python_module(module: str, *arguments: str) -> list[str]:
+    """The command that runs a module of ours with this interpreter."""
+    return [sys.executable, "-m", module, *arguments]
+
+
+def parse_address(address: str) -> tuple[str, int]:
+    """HOST:PORT as a pair.
+
+    Raises:
+        AddressInvalid: Not of that form.
+    """
+    host, colon, port = address.rpartition(":")
+    if not colon or not host:
+        raise AddressInvalid(address, "no port" if not colon else "no host")
+    if not port.isdigit() or not 0 < int(port) < 65536:
+        raise AddressInvalid(address, f"'{port}' is not a port number")
+    return host.strip("[]"), int(port)
+
+
+def free_port(host: str = "127.0.0.1") -> int:
+    """A TCP port that nobody listens on at this moment."""
+    with socket.socket() as probe:
+        probe.bind((host, 0))
+        return int(probe.getsockname()[1])
+
+
+def claim_port(host: str, port: int, setting: str) -> int:
+    """The port itself if it is free, a free one for 0.
+
+    Raises:
+        PortTaken: Another program listens there.
+    """
+    if port == 0:
+        return free_port(host)
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PortTaken(host, port, setting) from error
+    return port
+
+
+def wait_for_port(address: str, timeout_s: float, child: Child | None = None) -> None:
+    """Return once something accepts connections there.
+
+    Raises:
+        ServerUnreachable: Nothing did in time.
+        ProcessDied: The child that should have listened ended.
+    """
+    host, port = parse_address(address)
+    start = time.monotonic()
+    while True:
+        try:
+            with socket.create_connection((host, port), timeout=5.0):
+                return
+        except OSError as error:
+            if child is not None:
+                child.check()
+            waited_s = time.monotonic() - start
+            if waited_s >= timeout_s:
+                raise ServerUnreachable(address, error.strerror or str(error)) from error
+            time.sleep(min(pause_s(waited_s, 0.05, 1.0), max(timeout_s - waited_s, 0.0)))

@@ -1,0 +1,1 @@
+"""Simulated hospitals, and demos that run on one machine."""

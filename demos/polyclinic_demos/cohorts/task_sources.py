@@ -1,0 +1,292 @@
+"""Tasks on real images, from the folder `POLYCLINIC_DATA`: white blood cells, chest radiographs, and the structures of real brains.
+
+Cells and chests are divided by image, brains by person. What a task does not take goes, unlabelled, to the public images.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from polyclinic.errors import ConfigError
+from polyclinic_demos.cohorts.anatomy import TISSUES
+from polyclinic_demos.cohorts.hospitals import stable_seed
+from polyclinic_demos.cohorts.laboratories import Photograph, find_photographs
+from polyclinic_demos.cohorts.slices import (
+    FINE,
+    Grey,
+    View,
+    develop,
+    draw_exposure,
+    label_map,
+    plane_axes,
+    pool,
+)
+from polyclinic_demos.cohorts.task_images import Drawn
+from polyclinic_strategies.proxy.frame.icbm152 import read_volume
+
+CELLS = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
+CHEST = ("normal", "pneumonia")
+STRUCTURES = {  # as numbered in FreeSurfer's colour table, left and right
+    "ventricles": (4, 5, 14, 15, 43, 44),
+    "deep grey matter": (10, 11, 12, 13, 26, 49, 50, 51, 52, 58),
+    "hippocampus and amygdala": (17, 18, 53, 54),
+    "cerebellum": (7, 8, 46, 47),
+    "brainstem": (16,),
+}
+_CODES = 1024
+_PUBLIC_SHARE = 0.25  # of a laboratory's images
+_SHARES = {"training": 0.6, "validation": 0.15, "test": 0.25}  # of the others
+_PEOPLE = {"training": (0, 10), "validation": (10, 12), "test": (12, 16)}
+_SHOWN_PIXELS = 8  # a slice shows a structure with at least so many
+_TRIES = 50
+
+
+def draw_cells(laboratory: str, seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
+    """Take a laboratory's images of one split: all there are, or as many of each class as possible."""
+    pools = [pool[split] for pool in _divide_cells(seed, laboratory).values()]
+    for each in _in_turn(pools)[:count]:
+        yield Drawn(_name(each), _shrunk(each, size), CELLS.index(each.label))
+
+
+def draw_public_cells(seed: int, count: int, size: int) -> Iterator[Drawn]:
+    """Take what the laboratories give away unlabelled; the label is 0."""
+    given = [
+        each
+        for laboratory in "abc"
+        for pool in _divide_cells(seed, f"laboratory-{laboratory}").values()
+        for each in pool["public"]
+    ]
+    for each in sorted(given, key=lambda each: stable_seed(seed, _name(each)))[:count]:
+        yield Drawn(_name(each), _shrunk(each, size), 0)
+
+
+def draw_chest(seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
+    """Take radiographs of one split of the file, as many of one class as of the other."""
+    for number, label in _choose_chest(seed, split, count):
+        yield Drawn(f"{split}-{number}", _enlarged(_chest()[split][0][number], size), label)
+
+
+def draw_public_chest(seed: int, taken: int, count: int, size: int) -> Iterator[Drawn]:
+    """Take training radiographs other than the first `taken`, which the hospital has; the label is 0."""
+    hospital = {number for number, _ in _choose_chest(seed, "training", taken)}
+    images = _chest()["training"][0]
+    others = sorted(
+        {*range(len(images))} - hospital, key=lambda number: stable_seed(seed, "public", number)
+    )
+    for number in others[:count]:
+        yield Drawn(f"training-{number}", _enlarged(images[number], size), 0)
+
+
+def draw_structures(seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
+    """Draw slices of real people on a simulated scanner, each with two structures at least."""
+    people = sorted(_people(), key=lambda path: stable_seed(seed, path.name))[
+        slice(*_PEOPLE[split])
+    ]
+    found: dict[int, Drawn] = {}
+    for place, person in enumerate(
+        people
+    ):  # one person after the other: a brain takes long to read
+        for index in range(place, count, len(people)):
+            rng = np.random.default_rng(stable_seed(seed, "structures", split, "image", index))
+            found[index] = _draw_structures(person, size, rng)
+    yield from (found[index] for index in range(count))
+
+
+def _divide_cells(seed: int, laboratory: str) -> dict[str, dict[str, list[Photograph]]]:
+    """Each class of a laboratory by the shares, in an order that hangs on the seed and the image's name alone."""
+    divided = {}
+    for label in CELLS:
+        mine = [
+            each
+            for each in _photographs(os.environ.get("POLYCLINIC_DATA"))
+            if (each.laboratory, each.label) == (laboratory, label)
+        ]
+        mine.sort(key=lambda each: stable_seed(seed, _name(each)))
+        public = round(_PUBLIC_SHARE * len(mine))
+        rest = mine[public:]
+        test, validation = (round(_SHARES[split] * len(rest)) for split in ("test", "validation"))
+        cut = len(rest) - test - validation
+        divided[label] = {
+            "public": mine[:public],
+            "training": rest[:cut],
+            "validation": rest[cut : cut + validation],
+            "test": rest[cut + validation :],
+        }
+    return divided
+
+
+@lru_cache(maxsize=1)
+def _photographs(_root: str | None) -> list[Photograph]:
+    return find_photographs()
+
+
+def _in_turn(pools: Sequence[Sequence[Photograph]]) -> list[Photograph]:
+    """The first of every class, then the second of every class, and so on."""
+    return [
+        pool[place] for place in range(max(map(len, pools))) for pool in pools if place < len(pool)
+    ]
+
+
+def _choose_chest(seed: int, split: str, count: int) -> list[tuple[int, int]]:
+    """Number and class of the radiographs of a split, of both classes as many as the rarer has at most."""
+    labels = _chest()[split][1]
+    ranked = [
+        sorted(np.flatnonzero(labels == label).tolist(), key=lambda n: stable_seed(seed, split, n))
+        for label in range(len(CHEST))
+    ]
+    return [
+        (pair[label], label) for pair in zip(*ranked, strict=False) for label in range(len(CHEST))
+    ][:count]
+
+
+def _chest() -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    return _read_chest(_root() / "pneumoniamnist.npz")
+
+
+@lru_cache(maxsize=1)
+def _read_chest(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
+    """Images and classes of each split, each image once: a copy could be in training and in test."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            raw = {
+                split: (file[f"{short}_images"], file[f"{short}_labels"].ravel())
+                for split, short in _short_names()
+            }
+    except (OSError, ValueError, KeyError) as error:
+        raise ConfigError(
+            f"{path}: cannot be read as MedMNIST's pneumonia: point POLYCLINIC_DATA to the folder that holds it."
+        ) from error
+    seen: set[bytes] = set()
+    distinct = {}
+    for split, (images, labels) in raw.items():
+        digests = [sha256(image.tobytes()).digest() for image in images]
+        fresh = []
+        for number, digest in enumerate(digests):
+            if digest not in seen:
+                seen.add(digest)
+                fresh.append(number)
+        distinct[split] = (np.asarray(images[fresh], np.uint8), np.asarray(labels[fresh], np.int64))
+    return distinct
+
+
+def _short_names() -> tuple[tuple[str, str], ...]:
+    return (("test", "test"), ("validation", "val"), ("training", "train"))
+
+
+def _draw_structures(person: Path, size: int, rng: np.random.Generator) -> Drawn:
+    codes, affine = _read_structures(person)
+    centre = affine[:3, :3] @ _middle(person) + affine[:3, 3]
+    for _ in range(_TRIES):
+        plane = str(rng.choice(["axial", "coronal"]))
+        offset = (
+            np.array([0, 0, rng.uniform(-45, 30)])
+            if plane == "axial"
+            else np.array([0, rng.uniform(-50, 30), 0])
+        )
+        x, y, z = (float(value) for value in centre + offset + rng.normal(0, 2, 3))
+        view = View(plane, (x, y, z), rng.uniform(176, 198))
+        shown = _slice(codes, affine, view, size, rng)
+        names = np.stack(
+            [pool(np.isin(shown, wanted).astype(np.float32)) for wanted in STRUCTURES.values()]
+        )
+        labels = label_map(names)
+        if (
+            np.bincount(labels.ravel(), minlength=len(STRUCTURES) + 1)[1:] >= _SHOWN_PIXELS
+        ).sum() >= 2:
+            break
+    exposure = draw_exposure(rng)
+    intensity = np.zeros(_CODES, np.float32)
+    for value, tissue in zip(exposure.contrast, TISSUES, strict=True):
+        intensity[list(tissue)] = value * np.exp(rng.normal(0, 0.06, len(tissue)))
+    return Drawn(
+        person.name.removesuffix(".nii.gz"),
+        develop(pool(intensity[shown]), exposure, view.extent_mm / size, rng),
+        labels,
+    )
+
+
+def _slice(
+    codes: NDArray[np.int16],
+    affine: NDArray[np.float64],
+    view: View,
+    size: int,
+    rng: np.random.Generator,
+) -> NDArray[np.int16]:
+    """The nearest label at every fine point of a slice; 0 outside of the volume."""
+    fine = FINE * size
+    down, right = (axis * view.extent_mm / fine for axis in plane_axes(view, rng).T[:2])
+    rows, columns = np.indices((fine, fine)) - (fine - 1) / 2
+    world = (
+        np.array(view.centre_mm)[:, None, None]
+        + down[:, None, None] * rows
+        + right[:, None, None] * columns
+    )
+    index = (
+        np.einsum(
+            "ij,jhw->ihw", np.linalg.inv(affine[:3, :3]), world - affine[:3, 3][:, None, None]
+        )
+        .round()
+        .astype(np.int64)
+    )
+    last = np.array(codes.shape)[:, None, None] - 1
+    inside = ((index >= 0) & (index <= last)).all(0)
+    found: NDArray[np.int16] = codes[tuple(index.clip(0, last))]
+    return np.where(inside, found, np.int16(0))
+
+
+def _people() -> list[Path]:
+    found = list((_root() / "brain_label_maps").glob("training_seg_*.nii.gz"))
+    wanted = _PEOPLE["test"][1]
+    if len(found) < wanted:
+        raise ConfigError(
+            f"{_root()} has {len(found)} label maps in brain_label_maps/, the structures need {wanted}: get the folder again."
+        )
+    return found
+
+
+@lru_cache(maxsize=1)
+def _read_structures(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]]:
+    codes, affine = read_volume(path)
+    return np.where((codes >= 0) & (codes < _CODES), codes, 0).astype(np.int16), affine
+
+
+@lru_cache(maxsize=1)
+def _middle(path: Path) -> NDArray[np.float64]:
+    """The middle of the brain, in voxels."""
+    brain = np.isin(
+        _read_structures(path)[0][::2, ::2, ::2], [code for tissue in TISSUES for code in tissue]
+    )
+    ends = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
+    return np.array([float(low + high) for low, high in ends])
+
+
+def _shrunk(photograph: Photograph, size: int) -> Grey:
+    with Image.open(photograph.source) as picture:
+        return np.asarray(
+            picture.convert("RGB").resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8
+        )
+
+
+def _enlarged(pixels: Grey, size: int) -> Grey:
+    return np.asarray(
+        Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC), dtype=np.uint8
+    )
+
+
+def _name(photograph: Photograph) -> str:
+    return f"{photograph.laboratory}/{photograph.source.stem}"
+
+
+def _root() -> Path:
+    root = os.environ.get("POLYCLINIC_DATA")
+    if not root:
+        raise ConfigError(
+            "Real images need POLYCLINIC_DATA, the folder that holds them: set it, or do without."
+        )
+    return Path(root).resolve()

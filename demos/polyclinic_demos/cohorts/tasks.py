@@ -1,0 +1,334 @@
+"""Hospitals with different tasks, which teach one encoder, and a coordinator with unlabelled public images.
+
+`write_tasks(folder)` writes:
+
+    folder/hospitals/<task>/dataset.json    what a hospital has: training, validation and test, and whose each image is
+    folder/hospitals/<task>/images/001.png  with labels/001.png where the task is a segmentation
+    folder/held-out/<task>/...              tasks that nobody trains on
+    folder/public/0001.png                  just images, shuffled
+    folder/tasks.json                       which settings made which folder, to reuse what is complete
+
+No person, and no real image, is in two splits, in two hospitals, or in a hospital and the public images.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from io import BytesIO
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from polyclinic.errors import ConfigError
+from polyclinic_demos.cohorts.hospitals import SPLITS, Progress, stable_seed
+from polyclinic_demos.cohorts.slices import Grey
+from polyclinic_demos.cohorts.task_images import BRAIN_TASKS, Drawn, draw_brains, draw_public_brains
+from polyclinic_demos.cohorts.task_sources import (
+    CELLS,
+    CHEST,
+    STRUCTURES,
+    draw_cells,
+    draw_chest,
+    draw_public_cells,
+    draw_public_chest,
+    draw_structures,
+)
+from polyclinic_demos.cohorts.writing import replace_file, write_json
+
+Images = tuple[int, int, int]  # training, validation, test
+
+_FORMAT = 1  # to be raised when the same settings would give other images
+_RECORD = "tasks.json"
+_LEAST_SIZE = 16
+_GREY, _COLOURS = ("MR",), ("red", "green", "blue")
+
+
+@dataclass(frozen=True)
+class TaskCohort:
+    """Where everything lies.
+
+    Attributes:
+        hospitals: One folder for each task that takes part.
+        held_out: One folder for each task that nobody trains on.
+        public: The coordinator's images.
+    """
+
+    hospitals: tuple[Path, ...]
+    held_out: tuple[Path, ...]
+    public: Path
+
+
+@dataclass(frozen=True)
+class _Task:
+    name: str
+    description: str
+    labels: tuple[str, ...]
+    channels: tuple[str, ...]
+    draw: Callable[[int, str, int, int], Iterator[Drawn]]  # seed, split, count, size
+    held_out: bool = False
+
+    @property
+    def place(self) -> str:
+        """Where it lies in the cohort's folder."""
+        return f"{'held-out' if self.held_out else 'hospitals'}/{self.name}"
+
+
+def write_tasks(
+    folder: Path,
+    *,
+    seed: int = 0,
+    size: int = 64,
+    images: Images = (160, 48, 200),
+    public: int = 1600,
+    real: bool | None = None,
+    names: Sequence[str] | None = None,
+    on_progress: Progress | None = None,
+) -> TaskCohort:
+    """Write one folder per task and the public images; what is complete with the same settings is reused.
+
+    Args:
+        folder: Where everything goes; made if it does not exist.
+        seed: Another seed gives other people, another choice of real images and other noise.
+        size: Height and width of every image.
+        images: Training, validation and test images of each task; of real images there may be fewer.
+        public: Number of public images.
+        real: Whether tasks on real images, from the folder `POLYCLINIC_DATA`, take part; by default if that is set.
+        names: Only these tasks; by default all.
+        on_progress: Called with (images done, images in all, what was just done).
+
+    Raises:
+        ConfigError: A setting is impossible, real data is missing, or a folder holds files that are not ours.
+        DiskFull: There is too little room.
+    """
+    real = bool(os.environ.get("POLYCLINIC_DATA")) if real is None else real
+    _check(seed, size, images, public)
+    tasks = _choose(names, _find_tasks(real))
+    folder = Path(folder).resolve()
+    common = {"format": _FORMAT, "seed": seed, "size": size, "images": list(images)}
+    wanted = {task.place: common for task in tasks} | {
+        "public": {**common, "public": public, "real": real}
+    }
+    record = _read_record(folder)
+    todo = [
+        place for place in wanted if not _complete(folder / place, record.get(place), wanted[place])
+    ]
+    _claim(folder, todo, record, wanted)
+    total = len(tasks) * sum(images) + public
+    report = _Report(
+        on_progress,
+        total,
+        total - sum(public if place == "public" else sum(images) for place in todo),
+    )
+    for task in tasks:
+        if task.place in todo:
+            count = _write_task(folder / task.place, task, seed, size, images, report)
+            _conclude(folder, record, task.place, count)
+    if "public" in todo:
+        _write_public(
+            folder / "public",
+            _draw_public(seed, size, images[0], public, real),
+            public,
+            seed,
+            report,
+        )
+        _conclude(folder, record, "public", public)
+    places = {
+        held: tuple(folder / task.place for task in tasks if task.held_out is held)
+        for held in (False, True)
+    }
+    return TaskCohort(places[False], places[True], folder / "public")
+
+
+def _find_tasks(real: bool) -> list[_Task]:
+    tasks = [
+        _Task(name, task.description, task.labels, _GREY, partial(draw_brains, name), task.held_out)
+        for name, task in BRAIN_TASKS.items()
+    ]
+    if not real:
+        return tasks
+    if not os.environ.get("POLYCLINIC_DATA"):
+        raise ConfigError(
+            "Tasks on real images need POLYCLINIC_DATA, the folder that holds them: set it, or choose real=False."
+        )
+    cells = "Which white blood cell a photograph shows."
+    tasks += [
+        _Task(
+            f"cells-{lab}",
+            cells,
+            CELLS,
+            _COLOURS,
+            partial(draw_cells, f"laboratory-{lab}"),
+            lab == "b",
+        )
+        for lab in "acb"
+    ]
+    tasks.append(
+        _Task("chest", "Whether a radiograph shows pneumonia.", CHEST, ("X-ray",), draw_chest)
+    )
+    structures = ("background", *STRUCTURES)
+    tasks.append(
+        _Task(
+            "structures",
+            "Structures of real brains on a simulated scanner.",
+            structures,
+            _GREY,
+            draw_structures,
+        )
+    )
+    return tasks
+
+
+def _choose(names: Sequence[str] | None, tasks: Sequence[_Task]) -> list[_Task]:
+    if unknown := set(names or ()) - {task.name for task in tasks}:
+        known = ", ".join(task.name for task in tasks)
+        raise ConfigError(
+            f"There is no task {', '.join(sorted(unknown))}; with these settings there are {known}."
+        )
+    return [task for task in tasks if names is None or task.name in names]
+
+
+def _check(seed: int, size: int, images: Images, public: int) -> None:
+    if seed < 0 or public < 0:
+        raise ConfigError(
+            f"Seed and number of public images must be at least 0, they are {seed} and {public}."
+        )
+    if len(images) != len(SPLITS) or min(images) < 0 or min(images[:2]) < 1:
+        raise ConfigError(
+            f"Tasks need three numbers of images (training and validation at least 1, test at least 0), {tuple(images)} were given."
+        )
+    if size < _LEAST_SIZE:
+        raise ConfigError(
+            f"Images must have at least {_LEAST_SIZE} pixels along each side, {size} were asked for."
+        )
+
+
+class _Report:
+    """Counts the images that are done."""
+
+    def __init__(self, on_progress: Progress | None, total: int, done: int) -> None:
+        self._on_progress, self._total, self._done = on_progress, total, done
+        if done and on_progress is not None:
+            on_progress(done, total, "already there")
+
+    def __call__(self, count: int, text: str) -> None:
+        self._done += count
+        if self._on_progress is not None:
+            self._on_progress(self._done, self._total, text)
+
+
+def _write_task(
+    folder: Path, task: _Task, seed: int, size: int, images: Images, report: _Report
+) -> int:
+    """Write a task's images, then its dataset.json; return how many there are."""
+    splits: dict[str, list[dict[str, str | int]]] = {split: [] for split in SPLITS}
+    number = 0
+    for split, count in zip(SPLITS, images, strict=True):
+        for drawn in task.draw(seed, split, count, size):
+            number += 1
+            name = f"{number:03d}.png"
+            replace_file(folder / "images" / name, _png(drawn.pixels))
+            label: str | int = drawn.label if isinstance(drawn.label, int) else f"labels/{name}"
+            if not isinstance(drawn.label, int):
+                replace_file(folder / "labels" / name, _png(drawn.label))
+            splits[split].append(
+                {"image": f"images/{name}", "label": label, "subject": drawn.subject}
+            )
+            report(1, f"{task.name}/{name}")
+        report(count - len(splits[split]), f"{task.name}: {split}")
+    write_json(folder / "dataset.json", {**_describe(task), **splits})
+    return number
+
+
+def _draw_public(seed: int, size: int, taken: int, public: int, real: bool) -> Iterator[Drawn]:
+    """Brains, half of the images at least; with real data chests, up to a third, and cells."""
+    if not real:
+        yield from draw_public_brains(seed, public, size)
+        return
+    others = list(draw_public_chest(seed, taken, public // 3, size))
+    others += draw_public_cells(seed, public // 2 - len(others), size)
+    yield from chain(others, draw_public_brains(seed, public - len(others), size))
+
+
+def _write_public(
+    folder: Path, images: Iterator[Drawn], count: int, seed: int, report: _Report
+) -> None:
+    order = np.random.default_rng(stable_seed(seed, "public", "order")).permutation(count)
+    folder.mkdir(parents=True, exist_ok=True)
+    for place, drawn in zip(order, images, strict=True):
+        name = f"{place + 1:04d}.png"
+        replace_file(folder / name, _png(drawn.pixels))
+        report(1, f"public/{name}")
+
+
+def _png(pixels: Grey) -> bytes:
+    stream = BytesIO()
+    Image.fromarray(pixels).save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _describe(task: _Task) -> dict[str, Any]:
+    return {
+        "name": task.name,
+        "description": task.description,
+        "modality": {str(number): name for number, name in enumerate(task.channels)},
+        "labels": {str(number): name for number, name in enumerate(task.labels)},
+        "tensorImageSize": "2D",
+    }
+
+
+def _complete(folder: Path, recorded: object, wanted: Mapping[str, Any]) -> bool:
+    """Whether the record says so, and the files are there."""
+    if (
+        not isinstance(recorded, dict)
+        or recorded != {**wanted, "complete": recorded.get("complete")}
+        or not recorded["complete"]
+    ):
+        return False
+    images = "*.png" if folder.name == "public" else "images/*.png"
+    described = folder.name == "public" or (folder / "dataset.json").is_file()
+    return described and len(list(folder.glob(images))) == int(recorded["complete"])
+
+
+def _claim(
+    folder: Path, todo: Sequence[str], record: dict[str, Any], wanted: Mapping[str, dict[str, Any]]
+) -> None:
+    """Remove what an earlier call left, and say that these folders are ours; never touch a folder that is not."""
+    for place in todo:
+        if place not in record and (folder / place).exists():
+            raise ConfigError(
+                f"{folder / place} was not written by this program: choose another folder, or remove it."
+            )
+    for place in todo:
+        record[place] = {**wanted[place], "complete": 0}
+    if todo:
+        write_json(folder / _RECORD, {"folders": record})
+    for place in todo:
+        (folder / place / "dataset.json").unlink(missing_ok=True)
+        for leftover in (folder / place).glob("*.png"):
+            leftover.unlink()
+        for name in ("images", "labels"):
+            shutil.rmtree(folder / place / name, ignore_errors=True)
+
+
+def _conclude(folder: Path, record: dict[str, Any], place: str, count: int) -> None:
+    record[place] = {**record[place], "complete": count}
+    write_json(folder / _RECORD, {"folders": record})
+
+
+def _read_record(folder: Path) -> dict[str, Any]:
+    path = folder / _RECORD
+    try:
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return dict(record["folders"])
+    except FileNotFoundError:
+        return {}
+    except (ValueError, KeyError, TypeError) as error:
+        raise ConfigError(
+            f"{path} was not written by this program: choose another folder, or remove it."
+        ) from error

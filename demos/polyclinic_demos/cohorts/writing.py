@@ -1,0 +1,163 @@
+"""Scans to disk: each complete or absent, on two cores where there are two, and no process that outlives its parent."""
+
+import errno
+import gzip
+import json
+import os
+import shutil
+import signal
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from pathlib import Path
+from threading import Thread
+from typing import Any
+
+import nibabel
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from polyclinic.errors import DiskFull, RunError
+from polyclinic_demos.cohorts.anatomy import real_person, revisit, subject, with_lesions
+from polyclinic_demos.cohorts.scanner import Scanner, acquire
+from polyclinic_strategies.proxy.frame.icbm152 import icbm152
+
+_WORKERS = 2
+_WORTH_A_PROCESS = (
+    3  # up to this many scans are faster written here than by processes that first have to start
+)
+
+
+@dataclass(frozen=True)
+class ScanOrder:
+    """One scan to be made.
+
+    Attributes:
+        site: The hospital's folder.
+        stem: The files' name without ".nii.gz".
+        split: "training", "validation" or "test".
+        scanner: What it is scanned with.
+        seed: Decides the person's shape and the scan's noise.
+        person: A label map to start from, or None for ICBM152.
+        visit: Which of the person's visits; 0 is the first.
+        lesions: How many the person has.
+    """
+
+    site: Path
+    stem: str
+    split: str
+    scanner: Scanner
+    seed: int
+    person: Path | None
+    visit: int = 0
+    lesions: int = 0
+
+    @property
+    def files(self) -> dict[str, Path]:
+        """Where "image" and "label" go."""
+        part = "Ts" if self.split == "test" else "Tr"
+        return {
+            kind: self.site / f"{kind}s{part}" / f"{self.stem}.nii.gz"
+            for kind in ("image", "label")
+        }
+
+
+def write_scans(orders: Sequence[ScanOrder]) -> Iterator[ScanOrder]:
+    """Write every scan and yield each order once its files are there, in the order of completion.
+
+    Raises:
+        DiskFull: No room is left.
+        RunError: A worker process died.
+    """
+    workers = min(_WORKERS, os.cpu_count() or 1)
+    if workers == 1 or len(orders) <= _WORTH_A_PROCESS:
+        for order in orders:
+            yield write_scan(order)
+        return
+    pool = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_start_worker)
+    try:
+        for future in as_completed([pool.submit(write_scan, order) for order in orders]):
+            yield future.result()
+    except BrokenProcessPool as error:
+        raise RunError(
+            "A process that writes the demo cohort died: memory ran out, or a script calls write_cohort outside of "
+            'if __name__ == "__main__".'
+        ) from error
+    finally:
+        pool.shutdown(
+            wait=True, cancel_futures=True
+        )  # after Ctrl-C: the scans at work end, no further one starts
+
+
+def write_scan(order: ScanOrder) -> ScanOrder:
+    """Make one scan and write its image and its label map.
+
+    Raises:
+        DiskFull: No room is left.
+    """
+    maps = real_person(order.person) if order.person else icbm152()
+    if order.lesions:
+        maps = with_lesions(maps, order.seed, order.lesions)
+    scan = acquire(
+        revisit(subject(order.seed, maps), order.visit, order.seed),
+        order.scanner,
+        order.seed + 1 + order.visit,
+    )
+    for kind, voxels in (("image", scan.image), ("label", scan.label_map)):
+        replace_file(order.files[kind], _nifti(voxels, scan.affine))
+    return order
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Write a file under another name and rename it, so that it is there as a whole or not at all.
+
+    Raises:
+        DiskFull: No room is left.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        partial.write_bytes(content)
+        partial.replace(path)
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise DiskFull(
+                path.parent, shutil.disk_usage(path.parent).free, len(content)
+            ) from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: object) -> None:
+    """Write a file of JSON, as a whole or not at all.
+
+    Raises:
+        DiskFull: No room is left.
+    """
+    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+
+
+def _nifti(voxels: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
+    image = nibabel.Nifti1Image(voxels, affine)
+    image.header.set_xyzt_units("mm")
+    image.set_sform(affine, code="scanner")
+    image.set_qform(affine, code="scanner")
+    return gzip.compress(image.to_bytes(), compresslevel=1, mtime=0)
+
+
+def _start_worker() -> None:
+    """Make a worker quiet on Ctrl-C, which its parent handles, and let it end when its parent is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    torch.set_num_threads(1)
+    Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)

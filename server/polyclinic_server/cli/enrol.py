@@ -1,0 +1,169 @@
+"""`polyclinic-server init` and `polyclinic-server enrol`: keys, certificates, and who may join."""
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Column, Table
+from typer.core import TyperGroup
+
+console = Console(highlight=False)
+ADD = "add"
+Security = Annotated[
+    Path,
+    typer.Option(
+        "--security", metavar="FOLDER", help="The folder that `polyclinic-server init` made."
+    ),
+]
+
+
+class NamesFirst(TyperGroup):
+    """`enrol NAME KEY.pub` is `enrol add NAME KEY.pub`."""
+
+    def resolve_command(self, context: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        """Take what is no subcommand for a hospital's name."""
+        return super().resolve_command(context, args if args[0] in self.commands else [ADD, *args])
+
+    def format_usage(self, _context: Any, formatter: click.HelpFormatter) -> None:
+        """Show both ways to call it."""
+        formatter.write_usage("polyclinic-server enrol", "NAME KEY.pub | list | revoke NAME")
+
+
+enrol_app = typer.Typer(
+    cls=NamesFirst,
+    help="Let hospitals in by their keys: enrol NAME KEY.pub, enrol list, enrol revoke NAME --reason TEXT.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+
+def init(
+    host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name or IP address by which hospitals reach this machine; several times for several."
+        ),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(min=1, max=65535, help="The one port that hospitals dial. Default: 9092."),
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option(help="Where keys and certificates go; only this user can read it.")
+    ] = Path("security"),
+    renew: Annotated[
+        bool,
+        typer.Option(
+            "--renew", help="A new server certificate by the same authority; kits stay good."
+        ),
+    ] = False,
+) -> None:
+    """Make the coordinator's certificate authority and server certificate, once.
+
+    Example: [bold]polyclinic-server init --host coordinator.example.org[/bold]
+
+    Example: [bold]polyclinic-server init --renew[/bold] (once a year; a running coordinator takes the new certificate at once)
+    """
+    from polyclinic_server.enrolment.authority import Authority
+    from polyclinic_server.enrolment.endpoint import PORT
+    from polyclinic_server.enrolment.registry import Registry
+
+    if renew:
+        authority = Authority.open(folder).renew(host or (), port)
+    else:
+        authority = Authority.create(folder, host or (), port or PORT)
+        Registry(folder).close()
+    names = ", ".join(authority.hosts)
+    console.print(
+        f"{folder}: certificate for {names}, port {authority.port}, until {authority.expires():%Y-%m-%d}",
+        markup=False,
+    )
+    if not renew:
+        console.print(
+            "Back this folder up where nobody else can read it. Next: polyclinic-server enrol NAME hospital.pub",
+            markup=False,
+        )
+
+
+@enrol_app.command(ADD, hidden=True)
+def add(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="What the hospital is called from now on: letters, digits, dots and hyphens."
+        ),
+    ],
+    key: Annotated[
+        Path,
+        typer.Argument(
+            metavar="KEY.pub", help="The public half of the key that the hospital made."
+        ),
+    ],
+    security: Security = Path("security"),
+    to: Annotated[
+        Path | None, typer.Option(help="Where the kit goes. Default: FOLDER/kits/NAME.kit.json.")
+    ] = None,
+) -> None:
+    """Enrol a hospital's key and write the kit that is sent back to it; nothing in a kit is secret.
+
+    Compare the fingerprint with the hospital's by telephone: who can swap the file on its way can join in the hospital's name.
+    """
+    from polyclinic.security.keys import load_public_key
+    from polyclinic_server.enrolment.authority import Authority
+    from polyclinic_server.enrolment.registry import enrol_with_kit
+
+    path = to or security / "kits" / f"{name}.kit.json"
+    enrolled = enrol_with_kit(Authority.open(security), name, load_public_key(key), path)
+    console.print(f"{name} is enrolled with {enrolled.fingerprint}", markup=False, soft_wrap=True)
+    console.print(f"Send it this kit: {path}", markup=False, soft_wrap=True)
+
+
+@enrol_app.command("list")
+def list_keys(security: Security = Path("security")) -> None:
+    """List every key ever enrolled."""
+    from polyclinic_server.enrolment.authority import Authority
+    from polyclinic_server.enrolment.registry import Registry
+
+    authority = Authority.open(security)
+    table = Table("hospital", Column("key", overflow="fold"), "enrolled", "state", show_edge=False)
+    for key in Registry(security).everybody():
+        state = "active" if key.active else f"revoked {_date(key.revoked or 0.0)}: {key.reason}"
+        table.add_row(key.site, key.fingerprint, _date(key.since), state)
+    console.print(table)
+    console.print(
+        authority.warning() or f"server certificate until {authority.expires():%Y-%m-%d}",
+        markup=False,
+    )
+
+
+@enrol_app.command()
+def revoke(
+    name: Annotated[str, typer.Argument(help="The hospital.")],
+    reason: Annotated[
+        str,
+        typer.Option(
+            help="Why; kept in the journal, and told to the hospital only as that its key was revoked."
+        ),
+    ],
+    security: Security = Path("security"),
+) -> None:
+    """From now on the hospital's key opens nothing, a running client is cut off; what it has contributed stays.
+
+    `polyclinic-server ledger withdraw` takes back what it has contributed. To come back, the hospital makes a new key.
+    """
+    from polyclinic_server.enrolment.authority import Authority
+    from polyclinic_server.enrolment.registry import Registry
+
+    Authority.open(security)
+    revoked = Registry(security).revoke(name, reason)
+    console.print(
+        f"{name}'s key {revoked.fingerprint} is revoked. Its contributions stay: see `polyclinic-server ledger withdraw`.",
+        markup=False,
+    )
+
+
+def _date(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d")

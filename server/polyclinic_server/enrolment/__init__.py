@@ -1,0 +1,1 @@
+"""Certificates, enrolled keys, and who is let in."""

@@ -1,0 +1,237 @@
+"""The coordinator's certificate authority and its server certificate: one folder, made once, readable by its owner alone.
+
+FOLDER/ca.key, ca.crt          the authority, ten years; hospitals have ca.crt in their kit
+       server.key, server.crt  what hospitals meet, 397 days; renewed by the same authority, so kits stay good
+       address.json            names and port that hospitals dial
+       kits/NAME.kit.json      what was made for every hospital; nothing secret
+       journal/                who was enrolled, revoked, turned away (polyclinic_server.enrolment.registry)
+"""
+
+import ipaddress
+import json
+import re
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from polyclinic.errors import ConfigError
+from polyclinic.system.durable import make_folder, write_durably
+
+AUTHORITY_DAYS = 3650
+SERVER_DAYS = 397
+WARN_DAYS = 30
+HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+
+
+@dataclass(frozen=True)
+class Authority:
+    """A security folder that `polyclinic-server init` has made."""
+
+    folder: Path
+    hosts: tuple[str, ...]
+    port: int
+
+    @classmethod
+    def create(cls, folder: Path, hosts: Sequence[str], port: int) -> "Authority":
+        """Make the authority and the server's certificate.
+
+        Args:
+            folder: Where; must not hold one yet.
+            hosts: Names and IP addresses by which hospitals dial the coordinator; the first goes into the kits.
+            port: The fleet's port.
+
+        Raises:
+            ConfigError: There is one already, or a name that cannot be in a certificate.
+        """
+        if (folder / "ca.key").exists():
+            raise ConfigError(
+                f"{folder}: was made before. Use --renew for a new server certificate, or choose another --folder."
+            )
+        names = _names(hosts)
+        make_folder(folder)
+        folder.chmod(0o700)
+        key = ec.generate_private_key(ec.SECP384R1())
+        subject = _subject(f"polyclinic authority {x509.random_serial_number() % 16**8:08x}")
+        certificate = (
+            _certificate(subject, subject, key.public_key(), AUTHORITY_DAYS)
+            .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
+            .add_extension(_usage(authority=True), critical=True)
+            .sign(key, hashes.SHA256())
+        )
+        write_durably(folder / "ca.crt", certificate.public_bytes(Encoding.PEM))
+        write_durably(folder / "ca.key", _pem(key))
+        authority = cls(folder, tuple(hosts), port)
+        authority._issue(names, SERVER_DAYS)
+        return authority
+
+    @classmethod
+    def open(cls, folder: Path) -> "Authority":
+        """The authority of a folder.
+
+        Raises:
+            ConfigError: There is none.
+        """
+        try:
+            address = json.loads((folder / "address.json").read_text())
+            authority = cls(folder, tuple(address["hosts"]), int(address["port"]))
+            authority.expires()
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ConfigError(
+                f"{folder}: no keys and certificates are here. Make them with `polyclinic-server init --host NAME`, or serve this machine "
+                "alone with `polyclinic-server run --insecure`."
+            ) from error
+        return authority
+
+    def renew(
+        self, hosts: Sequence[str] = (), port: int | None = None, days: int = SERVER_DAYS
+    ) -> "Authority":
+        """A new server certificate by the same authority; a running coordinator takes it at once. Other names and port, if given.
+
+        Raises:
+            ConfigError: A name that cannot be in a certificate, or the authority itself ends before.
+        """
+        left = (self.authority_expires() - datetime.now(UTC)).days
+        if left < days:
+            raise ConfigError(
+                f"{self.folder}: the authority itself ends in {left} days. Make a new one in another folder with `polyclinic-server init` "
+                "and send every hospital a new kit."
+            )
+        renewed = Authority(self.folder, tuple(hosts) or self.hosts, port or self.port)
+        renewed._issue(_names(renewed.hosts), days)
+        return renewed
+
+    @property
+    def address(self) -> str:
+        """HOST:PORT as it is in the kits."""
+        return (
+            f"[{self.hosts[0]}]:{self.port}"
+            if ":" in self.hosts[0]
+            else f"{self.hosts[0]}:{self.port}"
+        )
+
+    def ca(self) -> str:
+        """PEM of the authority's certificate."""
+        return (self.folder / "ca.crt").read_text()
+
+    def expires(self) -> datetime:
+        """When the server's certificate ends."""
+        return _load(self.folder / "server.crt").not_valid_after_utc
+
+    def authority_expires(self) -> datetime:
+        """When the authority's own certificate ends."""
+        return _load(self.folder / "ca.crt").not_valid_after_utc
+
+    def warning(self) -> str | None:
+        """A sentence once the server's certificate is near its end, or past it."""
+        left = self.expires() - datetime.now(UTC)
+        if left > timedelta(days=WARN_DAYS):
+            return None
+        when = "has expired" if left < timedelta(0) else f"expires in {left.days} days"
+        return f"The server's certificate {when} ({self.expires():%Y-%m-%d}). Run: polyclinic-server init --renew --folder {self.folder}"
+
+    def context(self) -> ssl.SSLContext:
+        """TLS 1.2 or newer with the server's certificate, for gRPC (HTTP/2)."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["h2"])
+        self.load_into(context)
+        return context
+
+    def load_into(self, context: ssl.SSLContext) -> None:
+        """Take the newest certificate for connections to come."""
+        context.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
+
+    def _issue(self, names: Sequence[x509.GeneralName], days: int) -> None:
+        authority_key = serialization.load_pem_private_key(
+            (self.folder / "ca.key").read_bytes(), password=None
+        )
+        assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
+        authority = _load(self.folder / "ca.crt")
+        key = ec.generate_private_key(ec.SECP256R1())
+        identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        certificate = (
+            _certificate(
+                _subject(str(names[0].value)[:64]), authority.subject, key.public_key(), days
+            )
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(authority=False), critical=True)
+            .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+            .add_extension(x509.SubjectAlternativeName(names), critical=False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
+                critical=False,
+            )
+            .sign(authority_key, hashes.SHA256())
+        )
+        # a running coordinator reads the pair when the certificate's file changes, so the key goes first
+        write_durably(self.folder / "server.key", _pem(key))
+        write_durably(self.folder / "server.crt", certificate.public_bytes(Encoding.PEM))
+        write_durably(
+            self.folder / "address.json",
+            json.dumps({"hosts": list(self.hosts), "port": self.port}).encode(),
+        )
+
+
+def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
+    """Subject alternative names."""
+    found: list[x509.GeneralName] = []
+    for host in hosts:
+        try:
+            found.append(x509.IPAddress(ipaddress.ip_address(host.strip("[]"))))
+        except ValueError:
+            if len(host) > 253 or not HOST_NAME.fullmatch(host):
+                raise ConfigError(
+                    f"--host '{host}': neither a host's name nor an IP address. Write it without port or scheme."
+                ) from None
+            found.append(x509.DNSName(host))
+    if not found:
+        raise ConfigError(
+            "--host: say by which name or IP address hospitals reach this machine, for example --host coordinator.example.org."
+        )
+    return found
+
+
+def _certificate(
+    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
+) -> x509.CertificateBuilder:
+    moment = datetime.now(UTC)
+    start = min(moment, moment + timedelta(days=days)) - timedelta(
+        hours=1
+    )  # hospitals' clocks may be a little behind
+    return (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key)
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(moment + timedelta(days=days))
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+    )
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, content_commitment=False, key_encipherment=False,
+        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
+    )  # fmt: skip
+
+
+def _subject(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:
+    return key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _load(path: Path) -> x509.Certificate:
+    return x509.load_pem_x509_certificate(path.read_bytes())

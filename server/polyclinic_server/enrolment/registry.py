@@ -1,0 +1,215 @@
+"""Who may join: hospitals' public keys, kept as lines of a hash-chained journal in the security folder.
+
+The journal is a ledger's (`polyclinic.store.journal`), so `polyclinic-server ledger history|verify --ledger security/journal` reads it. There is
+no second list: who is enrolled follows from the lines `enrolled` and `revoked`. Lines `refused` say who was turned away, and why.
+"""
+
+import json
+import threading
+import time
+from collections import OrderedDict, deque
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import select
+
+from polyclinic.errors import ConfigError
+from polyclinic.security.admission_errors import AdmissionRefused
+from polyclinic.security.keys import PublicKey, fingerprint, public_text
+from polyclinic.security.kit import Kit, check_site_name
+from polyclinic.store.journal import FILE, JOURNAL, Database, append, database_of, sqlite_url
+from polyclinic.system.durable import make_folder
+from polyclinic_server.enrolment.authority import Authority
+
+FRESH_S = 1.0  # how old what is known of the journal may be
+SOON_S = 0.05  # the same, where a key is not in it: strangers must not make us read it for each of their attempts
+QUIET_S = 60.0  # the same refusal of the same client is one line in so long
+MAX_REMEMBERED = 1000
+MOST_A_MINUTE = 100  # refusals of all clients together: a flood of strangers does not fill the disk
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """A hospital's key."""
+
+    site: str
+    fingerprint: str
+    since: float  # seconds since 1970
+    revoked: float | None = None
+    reason: str = ""
+
+    @property
+    def active(self) -> bool:
+        """Whether it opens the door."""
+        return self.revoked is None
+
+
+def enrol_with_kit(authority: Authority, site: str, key: PublicKey, path: Path) -> Enrolled:
+    """Enrol a hospital's key, and write the kit that is sent back to it.
+
+    Raises:
+        ConfigError: The name, or the key, is taken.
+    """
+    registry = Registry(authority.folder)
+    try:
+        enrolled = registry.enrol(site, key)
+    finally:
+        registry.close()
+    Kit(site, authority.address, authority.ca(), enrolled.fingerprint).write(path)
+    return enrolled
+
+
+class Registry:
+    """The enrolled keys of a security folder; any number of processes and threads may use it.
+
+    Args:
+        folder: The security folder.
+
+    Raises:
+        LedgerError: The journal cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        place = folder / "journal"
+        make_folder(place)
+        self._database = Database(
+            *(database_of(place) or (sqlite_url(place / FILE), str(place / FILE)))
+        )
+        if not self._database.has_tables():
+            self._database.create_tables()
+        self._lock = threading.Lock()
+        self._keys: dict[str, Enrolled] = {}
+        self._read_to, self._looked = 0, -FRESH_S
+        self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
+        self._written: deque[float] = deque(maxlen=MOST_A_MINUTE)
+
+    def close(self) -> None:
+        """Close the journal."""
+        self._database.close()
+
+    def enrol(self, site: str, key: PublicKey) -> Enrolled:
+        """Let a hospital in by its key. The same pair again changes nothing.
+
+        Raises:
+            ConfigError: The name, or the key, is taken; a revoked key does not come back.
+        """
+        check_site_name(site, "NAME")
+        mark = fingerprint(key)
+        with self._lock, self._database.writing() as connection:
+            self._read(connection)
+            known = self._keys.get(mark)
+            if known and known.active and known.site == site:
+                return known
+            if known:
+                problem = (
+                    f"was revoked ({known.reason})"
+                    if not known.active
+                    else f"is the key of {known.site}"
+                )
+                raise ConfigError(
+                    f"{mark}: {problem}. Have {site} make a new key with `polyclinic-client keygen`."
+                )
+            if (other := self._active_key(site)) is not None:
+                raise ConfigError(
+                    f"{site} is enrolled with another key ({other.fingerprint}). Revoke that first: "
+                    f"polyclinic-server enrol revoke {site} --reason TEXT"
+                )
+            append(connection, "enrolled", site, mark, {"key": public_text(key)})
+            self._read(connection)
+            return self._keys[mark]
+
+    def revoke(self, site: str, reason: str) -> Enrolled:
+        """From now on the site's key opens nothing; a hospital that is connected is cut off at its next call.
+
+        Raises:
+            ConfigError: It has no active key.
+        """
+        with self._lock, self._database.writing() as connection:
+            self._read(connection)
+            known = self._active_key(site)
+            if known is None:
+                names = (
+                    ", ".join(sorted(key.site for key in self._keys.values() if key.active))
+                    or "nobody"
+                )
+                raise ConfigError(f"{site} has no key that could be revoked. Enrolled: {names}.")
+            append(connection, "revoked", site, known.fingerprint, {"reason": reason})
+            self._read(connection)
+            return self._keys[known.fingerprint]
+
+    def everybody(self) -> list[Enrolled]:
+        """Every key ever enrolled, by site and time."""
+        with self._lock:
+            self._refresh(0.0)
+            return sorted(self._keys.values(), key=lambda key: (key.site, key.since))
+
+    def find(self, mark: str) -> Enrolled | None:
+        """The key of that fingerprint; what is known of it may be a second old, and that there is none a twentieth."""
+        with self._lock:
+            self._refresh(FRESH_S if mark in self._keys else SOON_S)
+            return self._keys.get(mark)
+
+    def note(self, refusal: AdmissionRefused, who: str, site: str = "") -> None:
+        """Keep a line of a refusal; the same of the same client at most once a minute, and of a flood the first hundred a minute."""
+        key, moment = (refusal.code, who), time.monotonic()
+        with self._lock:
+            flooded = len(self._written) == MOST_A_MINUTE and moment - self._written[0] < QUIET_S
+            if flooded or moment - self._noted.get(key, -QUIET_S) < QUIET_S:
+                return
+            self._written.append(moment)
+            self._noted[key] = moment
+            self._noted.move_to_end(key)
+            while len(self._noted) > MAX_REMEMBERED:
+                self._noted.popitem(last=False)
+        with self._database.writing() as connection:
+            append(
+                connection,
+                "refused",
+                site,
+                who,
+                {"type": type(refusal).__name__, "sentence": refusal.told()},
+            )
+
+    def refusals(self, after: int) -> tuple[int, list[str]]:
+        """Sentences of the refusals after a line of the journal, and the number of its last line."""
+        with self._database.reading() as connection:
+            rows = connection.execute(
+                select(JOURNAL.c.sequence, JOURNAL.c.kind, JOURNAL.c.body)
+                .where(JOURNAL.c.sequence > after)
+                .order_by(JOURNAL.c.sequence)
+            ).all()
+        return max([after, *(row.sequence for row in rows)]), [
+            json.loads(row.body)["sentence"] for row in rows if row.kind == "refused"
+        ]
+
+    def _active_key(self, site: str) -> Enrolled | None:
+        return next((key for key in self._keys.values() if key.site == site and key.active), None)
+
+    def _refresh(self, age_s: float) -> None:
+        if time.monotonic() - self._looked < age_s:
+            return
+        with self._database.reading() as connection:
+            self._read(connection)
+        self._looked = time.monotonic()
+
+    def _read(self, connection: Any) -> None:
+        """Take in the lines that came since."""
+        rows = (
+            connection.execute(
+                select(JOURNAL)
+                .where(JOURNAL.c.sequence > self._read_to)
+                .order_by(JOURNAL.c.sequence)
+            )
+            .mappings()
+            .all()
+        )
+        for row in rows:
+            mark, body = row["subject"], json.loads(row["body"])
+            if row["kind"] == "enrolled":
+                self._keys[mark] = Enrolled(row["site"], mark, row["time"])
+            elif row["kind"] == "revoked" and mark in self._keys:
+                self._keys[mark] = replace(
+                    self._keys[mark], revoked=row["time"], reason=body["reason"]
+                )
+            self._read_to = row["sequence"]

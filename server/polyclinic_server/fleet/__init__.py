@@ -1,0 +1,1 @@
+"""The port that faces hospitals, and Flower's SuperLink behind it."""

@@ -1,0 +1,1 @@
+"""Runs: from the first setting to the report."""

@@ -1,0 +1,232 @@
+"""`polyclinic-server run`: SuperLink and run, from the first setting to the report."""
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+from rich.console import Console
+
+from polyclinic.config.compose import as_yaml, expand_strategies, load_config
+from polyclinic.config.schemas import Config
+from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
+from polyclinic.federation.run_folder import (
+    RunFolder,
+    find_run,
+    new_run,
+    now,
+    versions,
+    write_whole,
+)
+from polyclinic.reporting.results import read_results
+from polyclinic.system.processes import lock_file
+from polyclinic_server.enrolment.endpoint import announced, listening
+from polyclinic_server.reports.page import terminal_table, write_report
+from polyclinic_server.runs.live_table import Board, show
+from polyclinic_strategies.merging.report.section import terminal_merging_table
+from polyclinic_strategies.refinement.report.table import terminal_refinement_table
+
+if TYPE_CHECKING:
+    from polyclinic_server.fleet.superlink import SuperLink
+
+SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "own": "score"}
+NEEDED_DISK = 2**29
+
+
+def run(
+    overrides: Sequence[str], name: str | None, resume: str | None, console: Console
+) -> RunFolder:
+    """Run a federation to its end.
+
+    Args:
+        overrides: Hydra's; `strategy=a,b` runs several strategies one after another.
+        name: Of the run's folder; the time if None.
+        resume: Name of a run to take up where it stopped; it keeps its own configuration.
+        console: Where progress is shown.
+
+    Raises:
+        ConfigError: A wrong setting, or no keys and certificates.
+        PortTaken: The hospitals' port is in use.
+        RunError: The run could not go on; it can be resumed.
+    """
+    folder, configs = _resume(resume, overrides) if resume else _create(overrides, name)
+    first = configs[0]
+    place = listening(first.deployment)
+    console.print(f"run {folder.name} in {folder.path}", markup=False)
+    with console.status("loading torch, MONAI and Flower"):
+        from polyclinic.federation.jobs import arm_name
+        from polyclinic_server.fleet.superlink import SuperLink
+        from polyclinic_server.runs.app import is_merging, is_refinement, is_universal
+    titles = {
+        arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs
+    }
+    merging = {
+        arm_name(config)
+        for config in configs
+        if is_merging(config) or is_refinement(config) or is_universal(config)
+    }
+    board = Board(titles, first.rounds, SCORE_NAMES[first.data.task], merging=merging)
+    _describe_run(folder, configs, titles)
+    runs = Path(first.deployment.runs)
+    try:
+        with _alone(runs / ".superlink"), show(board, console) as handle, _logged(folder):
+            folder.listeners.append(handle)
+
+            def tell(kind: str, text: str) -> None:
+                folder.record({"kind": kind, "text": text})
+
+            security = place.authority.folder if place.authority else None
+            with (
+                announced(place.authority, lambda text: tell("note", text)),
+                SuperLink(runs / ".superlink", place.host, place.port, tell, security) as link,
+            ):
+                console.print(place.invitation(link.address), markup=False)
+                _execute(link, folder)
+    except BaseException as error:
+        _end(folder, error)
+        raise
+    _end(folder, None)
+    return folder
+
+
+def finish(folder: RunFolder, console: Console) -> None:
+    """Write the report and show the table."""
+    report = write_report(folder.path)
+    results = read_results(folder.path)
+    console.print()
+    refined = terminal_refinement_table(results)
+    console.print(terminal_table(results) if refined is None else refined)
+    if (table := terminal_merging_table(results)) is not None:
+        console.print(table)
+    console.print(f"report: {report}", markup=False, soft_wrap=True)
+
+
+def _execute(link: "SuperLink", folder: RunFolder) -> None:
+    """The run, in this process, against the SuperLink; taken up again after its last round when the SuperLink dies."""
+    from polyclinic_server.fleet.superlink import SuperLinkLost
+    from polyclinic_server.runs.app import coordinate
+
+    folder.update(address=link.address)
+    while True:
+        try:
+            with link.open_run() as grid:
+                coordinate(grid, folder)
+            return
+        except SuperLinkLost:
+            folder.record(
+                {
+                    "kind": "superlink",
+                    "text": "a new SuperLink runs; waiting for the hospitals to come back to it",
+                }
+            )
+
+
+def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
+    """A fresh folder, once every setting is known to be right."""
+    expanded = expand_strategies(overrides)
+    configs = [load_config(each) for each in expanded]
+    folder = new_run(Path(configs[0].deployment.runs), name)
+    free = psutil.disk_usage(str(folder.path)).free
+    if free < NEEDED_DISK:
+        folder.path.rmdir()
+        raise DiskFull(folder.path, free, NEEDED_DISK)
+    write_whole(folder.path / "overrides.json", json.dumps([list(each) for each in expanded]))
+    write_whole(folder.path / "config.yaml", "---\n".join(as_yaml(config) for config in configs))
+    return folder, configs
+
+
+def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config]]:
+    """An unfinished run, as it was configured; only the deployment may be another."""
+    runs = Path(
+        load_config([text for text in overrides if text.startswith("deployment")]).deployment.runs
+    )
+    folder = find_run(runs, name)
+    if folder.describe().get("state") == "finished":
+        raise RunError(
+            f"Run {folder.name} is finished: there is nothing to resume. `polyclinic-server report {folder.name}` shows it."
+        )
+    others = [text for text in overrides if not text.startswith("deployment")]
+    if others:
+        raise ConfigError(
+            f"A run resumes with its own settings; {others[0]} would change them. Start a new run instead."
+        )
+    kept = json.loads((folder.path / "overrides.json").read_text())
+    expanded = [[*each, *overrides] for each in kept]
+    write_whole(folder.path / "overrides.json", json.dumps(expanded))
+    return folder, [load_config(each) for each in expanded]
+
+
+def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, str]) -> None:
+    from polyclinic.federation.jobs import arm_name
+    from polyclinic_server.runs.app import is_merging, is_universal
+
+    first = configs[0]
+    named = {
+        arm_name(config): "merging"
+        if is_merging(config)
+        else "universal"
+        if is_universal(config)
+        else ""
+        for config in configs
+    }
+    kinds = {arm: {"kind": kind} if kind else {} for arm, kind in named.items()}
+    arms = [{"name": arm, "title": title, **kinds[arm]} for arm, title in titles.items()]
+    folder.update(
+        name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed,
+        rounds=first.rounds, arms=arms, task=first.data.task,
+        score_name=SCORE_NAMES[first.data.task], labels=list(first.data.labels), hospitals={},
+    )  # fmt: skip
+    if "started" not in folder.describe():
+        folder.update(started=now())
+
+
+def _end(folder: RunFolder, error: BaseException | None) -> None:
+    """Every run reaches a terminal state, and says why."""
+    folder.close()
+    if error is None:
+        folder.update(state="finished", finished=now())
+    elif isinstance(error, KeyboardInterrupt):
+        folder.update(
+            state="interrupted",
+            finished=now(),
+            reason=f"interrupted; resume with --resume {folder.name}",
+        )
+    else:
+        reason = (
+            str(error) if isinstance(error, PolyclinicError) else f"{type(error).__name__}: {error}"
+        )
+        folder.update(state="failed", finished=now(), reason=reason)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One coordinator for one folder of runs."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_file(folder / "lock") as mine:
+        if not mine:
+            raise RunError(
+                f"Another coordinator works in {folder.parent}. End it, or choose another folder with deployment.runs=FOLDER."
+            )
+        yield
+
+
+@contextmanager
+def _logged(folder: RunFolder) -> Iterator[None]:
+    """Flower's and Python's own chatter goes to a file, not between the lines of the table."""
+    handler = logging.FileHandler(folder.path / "coordinator.log")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+    flower = logging.getLogger("flwr")
+    before, propagate = list(flower.handlers), flower.propagate
+    flower.handlers, flower.propagate = [handler], False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            yield
+        finally:
+            flower.handlers, flower.propagate = before, propagate
+            handler.close()

@@ -1,1 +1,0 @@
-"""Synchronous rounds with Flower's own averaging strategies."""

@@ -1,0 +1,104 @@
+"""Synchronous rounds with Flower's own strategies, named in `conf/strategy/averaging/`.
+
+Flower's classes do the sampling and the aggregation, unchanged; here they are given one flat vector of the shared tensors, told who
+is asked, and watched after every round. FedBN and `local only` are not other aggregations: they share fewer tensors.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from flwr.app import ArrayRecord
+from flwr.serverapp import Grid
+from flwr.serverapp.strategy import Strategy
+from torch import Tensor
+
+from polyclinic.config.compose import instantiate
+from polyclinic.config.schemas import Part
+from polyclinic.errors import ConfigError
+from polyclinic.federation.records import (
+    Order,
+    order_to_config,
+    test_order,
+    weights_from_record,
+    weights_to_record,
+)
+
+ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
+OnRound = Callable[[int, Tensor], None]
+
+
+class Averaging:
+    """One way of averaging, as a node of `conf/strategy/averaging/` describes it.
+
+    Args:
+        title: Its name in tables.
+        personal: What stays at the hospital: none, norm, all.
+        aggregation: A strategy of Flower's, with its own settings.
+    """
+
+    def __init__(self, title: str, personal: str, aggregation: Mapping[str, Any]) -> None:
+        self.title = title
+        self.personal = personal
+        self.aggregation = dict(aggregation)
+
+    def build(self, privacy: Part, shared: list[str]) -> Strategy:
+        """Flower's strategy, wrapped for differential privacy if that is configured.
+
+        Args:
+            privacy: A node of `conf/privacy/`; no `_target_`, no wrapping. Its `release` is for statistics, which no averaging asks for.
+            shared: Names of the tensors that are averaged.
+
+        Raises:
+            ConfigError: An adaptive server optimizer would average running variances, which it can make negative.
+        """
+        target = str(self.aggregation.get("_target_", "")).rpartition(".")[2]
+        if target in ADAPTIVE and any(name.endswith("running_var") for name in shared):
+            raise ConfigError(
+                f"{target} can make the running variances of batch normalization negative: choose a model with instance or group "
+                "normalization (model=unet), or keep normalization at the hospital (strategy.personal=norm)."
+            )
+        strategy = instantiate(
+            self.aggregation, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1
+        )
+        if privacy.get("_target_"):
+            wrapper = {key: value for key, value in privacy.items() if key != "release"}
+            strategy = instantiate({**wrapper, "_partial_": True})(strategy)
+        assert isinstance(strategy, Strategy)
+        return strategy
+
+    def run(
+        self, grid: Grid, strategy: Strategy, order: Order, weights: Tensor, on_round: OnRound
+    ) -> Tensor:
+        """Train for `order.rounds - order.offset` rounds.
+
+        Args:
+            grid: Asks the hospitals; see `polyclinic.federation.reliable_grid.PatientGrid`.
+            strategy: What `build` made.
+            order: What every hospital is told.
+            weights: Initial shared weights, (parameters,).
+            on_round: Called after every round with its number and the shared weights.
+
+        Returns:
+            The shared weights after the last round.
+        """
+        latest = weights
+
+        def watch(server_round: int, arrays: ArrayRecord) -> None:
+            nonlocal latest
+            latest = weights_from_record(arrays)
+            if server_round:
+                on_round(order.offset + server_round, latest)
+
+        strategy.start(
+            grid=grid,
+            initial_arrays=weights_to_record(weights),
+            num_rounds=order.rounds - order.offset,
+            train_config=order_to_config(order),
+            evaluate_config=order_to_config(order),
+            evaluate_fn=watch,
+        )
+        return latest
+
+    def test(self, grid: Grid, order: Order, weights: Tensor) -> None:
+        """Ask every hospital for its final figures; they reach the run by the grid's events."""
+        grid.send_and_receive([test_order(order, weights, node) for node in grid.get_node_ids()])

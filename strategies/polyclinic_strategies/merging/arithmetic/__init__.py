@@ -1,0 +1,1 @@
+"""Arithmetic with task vectors: exact sums, streams from disk, linear algebra."""

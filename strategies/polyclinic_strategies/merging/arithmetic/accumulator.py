@@ -1,0 +1,236 @@
+"""A running sum of task vectors: a site joins or leaves for the work of one task vector, whatever the number of sites.
+
+The sum is kept in whole numbers (`fixed_point`), so it holds no trace of a site that left, and what it yields has the same bits as
+`merge` over the same contributions.
+"""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from polyclinic.errors import ModelInvalid
+from polyclinic.learning.state_dict import StateDict, load_metadata
+from polyclinic_strategies.merging.arithmetic.fixed_point import (
+    add_fixed,
+    check_bound,
+    from_fixed,
+    largest,
+)
+from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic, require
+from polyclinic_strategies.merging.arithmetic.merge import (
+    STATISTICS_RULE,
+    Vectors,
+    add_to_base,
+    read_task_vector,
+)
+from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
+from polyclinic_strategies.merging.arithmetic.streams import (
+    Layout,
+    StoredState,
+    file_order,
+    write_stream,
+)
+from polyclinic_strategies.merging.rules.mean import Mean
+from polyclinic_strategies.merging.rules.sum import Sum
+from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
+
+RULES = {rule.__name__: rule for rule in (Sum, Mean, WeightedMean)}
+AdditiveRule = Sum | Mean | WeightedMean
+
+
+@dataclass(frozen=True)
+class Member:
+    """A contribution in the sum; the largest values, in fixed point, bound what the sum can reach."""
+
+    weight: int
+    largest: int
+    largest_statistic: int
+
+
+@dataclass(frozen=True)
+class Accumulator:
+    """The sum of some contributions' task vectors, in a file. A change returns the new state and replaces the file, whole or not at all.
+
+    Args:
+        path: A safetensors file of int64 tensors; its header says which contributions it holds.
+        rule: What `result` makes of the sum.
+        members: Digest of a contribution to its part in the sum.
+    """
+
+    path: Path
+    rule: AdditiveRule
+    members: Mapping[str, Member] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, path: Path, base: Mapping[str, Tensor], rule: AdditiveRule) -> Self:
+        """An empty sum for the floating tensors of a base model.
+
+        Raises:
+            DiskFull: No room.
+        """
+        made = cls(path, rule)
+        shapes = {name: base[name].shape for name in base if base[name].is_floating_point()}
+        layout = {name: (torch.int64, tuple(shape)) for name, shape in shapes.items()}
+        made._write(
+            layout,
+            ((name, torch.zeros(shapes[name], dtype=torch.int64)) for name in file_order(layout)),
+        )
+        return made
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """A sum that was kept.
+
+        Raises:
+            ModelInvalid: Missing, damaged, or not an accumulator.
+        """
+        with StoredState(path) as file:
+            header = load_metadata(file.metadata, path)
+        try:
+            rule = RULES[header["rule"]](**header["parameters"])  # type: ignore[index, arg-type]
+            listed = header["members"].items()  # type: ignore[attr-defined]
+            return cls(path, rule, {digest: Member(*values) for digest, values in listed})
+        except (KeyError, TypeError) as error:
+            raise ModelInvalid(
+                f"{path}: not a sum of contributions. Delete it; it is made again from the ledger."
+            ) from error
+
+    def add(self, file: Vectors, digest: str, weight: int) -> Self:
+        """The sum with one more contribution.
+
+        Args:
+            file: The contribution.
+            digest: Its digest, by which it can be removed.
+            weight: Its number of examples.
+
+        Raises:
+            ValueError: It is in the sum already, or the weight is not positive.
+            ConfigError: The sum could leave 64 bits. It is left as it was.
+            ModelInvalid: Another network's, or NaN or Inf inside.
+            DiskFull: No room.
+        """
+        require(digest not in self.members, f"{digest}: in the sum already.")
+        require(weight > 0, f"{digest}: {weight} examples.")
+        return self._changed(self._joined(file, digest, weight), file, digest, weight)
+
+    def remove(self, file: Vectors, digest: str) -> Self:
+        """The sum without a contribution: bit for bit what it was if that had never been added.
+
+        Cannot overflow: the bound that was checked when members joined covers every selection of them.
+
+        Raises:
+            ValueError: It is not in the sum.
+            DiskFull: No room.
+        """
+        require(digest in self.members, f"{digest}: not in the sum.")
+        members = {key: member for key, member in self.members.items() if key != digest}
+        return self._changed(members, file, digest, -self.members[digest].weight)
+
+    def result(self, base: Mapping[str, Tensor]) -> StateDict:
+        """The merged model in memory; the base itself while the sum is empty."""
+        with StoredState(self.path) as totals:
+            return dict(self._merged(base, list(base), totals))
+
+    def write_result(self, base_path: Path, out: Path) -> None:
+        """The merged model from file to file, with the base's metadata, one tensor in memory at a time.
+
+        Raises:
+            ModelInvalid: The base cannot be read.
+            DiskFull: No room.
+        """
+        with StoredState(base_path) as base, StoredState(self.path) as totals:
+            layout = base.layout()
+            write_stream(out, layout, self._merged(base, file_order(layout), totals), base.metadata)
+
+    def _merged(
+        self, base: Mapping[str, Tensor], names: list[str], totals: StoredState
+    ) -> Iterator[tuple[str, Tensor]]:
+        examples, count = sum(member.weight for member in self.members.values()), len(self.members)
+        for name in names:
+            if not count or name not in totals:
+                yield name, base[name]
+                continue
+            rule = self._rule(name)
+            denominator = (
+                examples
+                if isinstance(rule, WeightedMean)
+                else count
+                if isinstance(rule, Mean)
+                else 1
+            )
+            yield (
+                name,
+                add_to_base(
+                    name,
+                    base[name],
+                    from_fixed(totals[name], denominator, rule.scale, rule.fraction_bits),
+                ),
+            )
+
+    def _joined(self, file: Vectors, digest: str, weight: int) -> dict[str, Member]:
+        """The members with a new one, after a first reading of its tensors: does the sum still fit?"""
+        peaks = {True: 0, False: 0}
+        with StoredState(self.path) as totals:
+            for name, (_, shape) in totals.layout().items():
+                vector = read_task_vector(file, digest, name, torch.Size(shape))
+                statistic = is_normalization_statistic(name)
+                peaks[statistic] = max(
+                    peaks[statistic],
+                    largest(vector, self._rule(name).fraction_bits, f"{digest}: {name}"),
+                )
+        members = {**self.members, digest: Member(weight, peaks[False], peaks[True])}
+        weighted = isinstance(self.rule, WeightedMean)
+        parameters = {
+            key: (member.weight if weighted else 1) * member.largest
+            for key, member in members.items()
+        }
+        statistics = {
+            key: member.weight * member.largest_statistic for key, member in members.items()
+        }
+        check_bound(parameters, self.rule.fraction_bits, "sum of contributions")
+        check_bound(
+            statistics, STATISTICS_RULE.fraction_bits, "sum of running statistics", adjustable=False
+        )
+        return members
+
+    def _changed(self, members: dict[str, Member], file: Vectors, digest: str, factor: int) -> Self:
+        """A second reading, and the file in its place."""
+        changed = replace(self, members=members)
+        with StoredState(self.path) as totals:
+            layout = totals.layout()
+
+            def summed() -> Iterator[tuple[str, Tensor]]:
+                for name in file_order(layout):
+                    rule, total = self._rule(name), totals[name].clone()
+                    vector = read_task_vector(file, digest, name, total.shape)
+                    times = (
+                        factor if isinstance(rule, WeightedMean) else (factor > 0) - (factor < 0)
+                    )
+                    _add(total.view(-1), vector.reshape(-1), times, rule.fraction_bits)
+                    yield name, total
+
+            changed._write(layout, summed())
+        return changed
+
+    def _rule(self, name: str) -> AdditiveRule:
+        return STATISTICS_RULE if is_normalization_statistic(name) else self.rule
+
+    def _write(self, layout: Layout, totals: Iterator[tuple[str, Tensor]]) -> None:
+        members = {digest: list(asdict(member).values()) for digest, member in self.members.items()}
+        header = {
+            "rule": type(self.rule).__name__,
+            "parameters": asdict(self.rule),
+            "members": members,
+        }
+        write_stream(self.path, layout, totals, {"polyclinic": json.dumps(header, sort_keys=True)})
+
+
+def _add(total: Tensor, vector: Tensor, factor: int, fraction_bits: int) -> None:
+    in_pieces(
+        lambda piece: add_fixed(total[piece], vector[piece], factor, fraction_bits), total.numel()
+    )

@@ -1,0 +1,162 @@
+"""Sums of task vectors in whole numbers, so that their order does not matter and what was added can be taken out again.
+
+A value t becomes q = round(t · 2^fraction_bits), an int64; sums of q are exact, so any order of sites gives the same bits and removing a
+site is the inverse of adding it. Only the last step, back to float32, rounds again. With 40 bits a value is kept within 2^-41 (4.5e-13).
+"""
+
+from collections.abc import Mapping, Sequence
+from math import isfinite, sqrt
+
+import torch
+from jaxtyping import Float32, Int64
+from torch import Tensor
+
+from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic_strategies.merging.arithmetic.layer import Layer, is_normalization_statistic
+from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
+
+FRACTION_BITS = 40
+LARGEST = 2**63 - 1
+
+
+def largest(values: Float32[Tensor, "..."], fraction_bits: int, where: str) -> int:
+    """The largest absolute value in fixed point, rounded up.
+
+    Raises:
+        ModelInvalid: NaN or Inf inside.
+    """
+    if not values.numel():
+        return 0
+    low, high = (float(value) for value in torch.aminmax(values))
+    if not (isfinite(low) and isfinite(high)):
+        raise ModelInvalid(
+            f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's contribution."
+        )
+    return int(max(abs(low), abs(high)) * 2.0**fraction_bits) + 1
+
+
+def check_bound(
+    bounds: Mapping[str, int], fraction_bits: int, name: str, *, adjustable: bool = True
+) -> None:
+    """Refuse a sum that could leave 64 bits.
+
+    Args:
+        bounds: Each site's factor times its largest value, whole numbers of any size.
+        fraction_bits: What they were made with.
+        name: The parameter.
+        adjustable: Whether the bits are a setting; those of running statistics are not.
+
+    Raises:
+        ConfigError: It could; names the number of bits that would do, and whose values are the largest.
+    """
+    bound = sum(bounds.values())
+    if bound > LARGEST:
+        site = max(sorted(bounds), key=lambda key: bounds[key])
+        enough = fraction_bits - (bound // LARGEST).bit_length()
+        lower = (
+            f"Set strategy.rule.fraction_bits={enough} (now {fraction_bits}), or withdraw"
+            if adjustable and enough >= 0
+            else "Withdraw"
+        )
+        raise ConfigError(
+            f"{name}: the values are too large to be summed exactly in 64 bits, most of all those of {site}. {lower} that contribution."
+        )
+
+
+def check_layer(
+    layer: Layer, factors: Sequence[int], norms: Sequence[Sequence[float]], fraction_bits: int
+) -> None:
+    """Refuse a layer whose sum Σ factor_i τ_i could have left 64 bits.
+
+    Args:
+        layer: The layer.
+        factors: One per site.
+        norms: Per piece, each site's `norm`: mostly enough to know that the sum fits, without looking for the largest value.
+        fraction_bits: Binary places.
+
+    Raises:
+        ConfigError: It could.
+        ModelInvalid: NaN or Inf inside.
+    """
+    finite = isfinite(sum(map(sum, norms)))  # not left to max(), which overlooks NaN
+    columns = zip(*norms, strict=True)
+    bound = sum(factor * max(column) for factor, column in zip(factors, columns, strict=False))
+    if finite and bound * 2.0**fraction_bits < LARGEST / 2:
+        return
+    parts = zip(layer.keys, factors, layer.vectors, strict=True)
+    bounds = {
+        key: factor * largest(vector, fraction_bits, f"{key}: {layer.name}")
+        for key, factor, vector in parts
+    }
+    check_bound(
+        bounds, fraction_bits, layer.name, adjustable=not is_normalization_statistic(layer.name)
+    )
+
+
+def norm(values: Float32[Tensor, " n"]) -> float:
+    """Not below the largest absolute value; the quickest such number there is. NaN or Inf if there is one."""
+    return (
+        sqrt(float(torch.dot(values, values))) * 1.01 + 1e-18
+    )  # float32's rounding, and squares too small for it
+
+
+def sum_fixed(
+    rows: Sequence[Float32[Tensor, " n"]], factors: Sequence[int], fraction_bits: int
+) -> tuple[Tensor, list[float]]:
+    """Σ factor_i · round(row_i · 2^fraction_bits), and the rows' `norm`.
+
+    The sum is int64; or float64 where that holds every partial sum exactly (below 2^53) and can round: what is added to
+    1.5 · 2^(52 - fraction_bits) and taken off again is a multiple of 2^-fraction_bits. Both are the same whole numbers.
+    Wraps around where 64 bits are too few: `check_layer` tells.
+    """
+    norms = [norm(row) for row in rows]
+    bound = (
+        sum(factor * length for factor, length in zip(factors, norms, strict=True))
+        * 2.0**fraction_bits
+    )
+    if bound < 2.0**51 and max(norms) * 2.0**fraction_bits < 2.0**51:
+        exact, rounder = (
+            torch.zeros(rows[0].numel(), dtype=torch.float64),
+            1.5 * 2.0 ** (52 - fraction_bits),
+        )
+        whole = torch.empty_like(exact)
+        for row, factor in zip(rows, factors, strict=True):
+            exact.add_(whole.copy_(row).add_(rounder).sub_(rounder), alpha=factor)
+        return exact.mul_(2.0**fraction_bits), norms
+    total = torch.zeros(rows[0].numel(), dtype=torch.int64)
+    for row, factor in zip(rows, factors, strict=True):
+        add_fixed(total, row, factor, fraction_bits)
+    return total, norms
+
+
+def add_fixed(
+    total: Int64[Tensor, " n"], values: Float32[Tensor, " n"], factor: int, fraction_bits: int
+) -> None:
+    """total += factor · round(values · 2^fraction_bits), in place; wraps around where 64 bits are too few."""
+    total.add_(values.mul(2.0**fraction_bits).round_().to(torch.int64), alpha=factor)
+
+
+def from_fixed(total: Tensor, denominator: int, scale: float, fraction_bits: int) -> Tensor:
+    """scale · total / (denominator · 2^fraction_bits), rounded from float64 to float32."""
+    return total.double().div_(float(denominator << fraction_bits)).mul_(scale).float()
+
+
+def merge_fixed(
+    layer: Layer, factors: Sequence[int], denominator: int, scale: float, fraction_bits: int
+) -> Float32[Tensor, "*shape"]:
+    """scale · Σ factor_i τ_i / denominator, exact up to the rounding of each τ_i and of the result.
+
+    Raises:
+        ConfigError: The sum could leave 64 bits.
+        ModelInvalid: NaN or Inf inside.
+    """
+    rows = layer.rows
+    merged = torch.empty(rows[0].numel())
+
+    def merge_piece(piece: slice) -> list[float]:
+        total, norms = sum_fixed([row[piece] for row in rows], factors, fraction_bits)
+        merged[piece] = from_fixed(total, denominator, scale, fraction_bits)
+        return norms
+
+    check_layer(layer, factors, in_pieces(merge_piece, merged.numel()), fraction_bits)
+    return merged.reshape(layer.base.shape)

@@ -1,0 +1,232 @@
+"""The merged model, tensor by tensor from files: memory is one parameter times the number of sites, however large the model.
+
+θ = θ0 + rule(τ_1 ... τ_N), a pure function of the base, the contributions and the rule. Sites are taken in the order of their names, so the
+order of arrival cannot matter. Running statistics of normalization layers take the mean weighted by examples, whatever the rule: they
+describe images and are no directions of learning.
+"""
+
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from jaxtyping import Float, Float64
+from safetensors import SafetensorError
+from torch import Tensor
+
+from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.learning.state_dict import StateDict
+from polyclinic.store.contribution import TensorFile
+from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule, is_normalization_statistic
+from polyclinic_strategies.merging.arithmetic.streams import StoredState, file_order, write_stream
+from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
+
+STATISTICS_RULE = WeightedMean(
+    fraction_bits=32
+)  # running statistics are larger than task vectors and need fewer binary places
+PIECE = 1 << 20  # numbers of all sites that are compared at a time
+
+
+class Vectors(Protocol):
+    """What the merge asks of a contribution: a `TensorFile`, or something that stands for one."""
+
+    @property
+    def statistics(self) -> Collection[str]:
+        """Names of its statistics, such as `gram/PARAMETER`."""
+        ...
+
+    def task_vector(self, name: str) -> Tensor:
+        """A parameter's task vector, float32."""
+        ...
+
+    def statistic(self, name: str) -> Tensor:
+        """One of `statistics`, float32."""
+        ...
+
+
+def merge(
+    base: Mapping[str, Tensor],
+    files: Mapping[str, Vectors],
+    weights: Mapping[str, int],
+    rule: Rule,
+    *,
+    on_layer: Callable[[str], None] | None = None,
+) -> StateDict:
+    """The merged model in memory.
+
+    Args:
+        base: The base model, a state dict or a `StoredState`. What is not of a floating type is copied.
+        files: Each site's opened contribution, in any order.
+        weights: Each site's number of examples.
+        rule: Any rule of `polyclinic_strategies.merging.rules`.
+        on_layer: Told each parameter's name once it is merged.
+
+    Without sites the merged model is the base.
+
+    Raises:
+        ConfigError: A contribution lacks statistics that the rule needs, or the rule's parameters do not suit so many sites.
+        ModelInvalid: A contribution belongs to another network, or holds NaN or Inf.
+    """
+    return dict(_stream(base, list(base), _Sites(files, weights), rule, on_layer))
+
+
+def merge_to_file(
+    base_path: Path,
+    paths: Sequence[Path],
+    rule: Rule,
+    out: Path,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    on_layer: Callable[[str], None] | None = None,
+) -> None:
+    """The merged model from files to a file, with one parameter of all sites in memory at a time.
+
+    Args:
+        base_path: A safetensors file, the base model.
+        paths: Contributions, one per site; names and weights are read from their headers.
+        rule: Any rule of `polyclinic_strategies.merging.rules`.
+        out: The merged model, written complete or not at all.
+        metadata: Of the written file; by default the base's.
+        on_layer: Told each parameter's name once it is merged.
+
+    Raises:
+        ConfigError: Two contributions are of one site, or see `merge`.
+        ModelInvalid: See `merge`.
+        ContributionDamaged: A contribution cannot be read.
+        DiskFull: No room.
+    """
+    with ExitStack() as stack:
+        base = stack.enter_context(StoredState(base_path))
+        files = [stack.enter_context(TensorFile(path)) for path in paths]
+        parts = {file.contribution.site: file for file in files}
+        if len(parts) < len(files):
+            raise ConfigError(
+                "Two of the contributions are from the same site: merge the newest of each site."
+            )
+        sites = _Sites(
+            parts, {site: file.contribution.num_examples for site, file in parts.items()}
+        )
+        layout = base.layout()
+        merged = _stream(base, file_order(layout), sites, rule, on_layer)
+        write_stream(out, layout, merged, base.metadata if metadata is None else metadata)
+
+
+def add_to_base(name: str, base: Tensor, vector: Tensor) -> Tensor:
+    """θ0 + Δ in the base's type; a variance stays at or above zero."""
+    merged = base.float() + vector
+    if name.endswith("running_var"):
+        merged.clamp_min_(0.0)
+    return merged.to(base.dtype)
+
+
+def _stream(
+    base: Mapping[str, Tensor],
+    names: Sequence[str],
+    sites: "_Sites",
+    rule: Rule,
+    on_layer: Callable[[str], None] | None,
+) -> Iterator[tuple[str, Tensor]]:
+    """Name and merged tensor, in the order of `names`."""
+    for kind in sorted(rule.needs):
+        _check_statistics(sites.files, kind)
+    if sites.files and "distances" in rule.global_statistics:
+        sites.distances = _distances(
+            sites, base, [name for name in names if not is_normalization_statistic(name)]
+        )
+    for name in names:
+        before = base[name]
+        if not sites.files or not before.is_floating_point():
+            yield name, before
+        elif is_normalization_statistic(name):
+            yield (
+                name,
+                add_to_base(name, before, STATISTICS_RULE(sites.layer(name, before, frozenset()))),
+            )
+        else:
+            yield name, add_to_base(name, before, rule(sites.layer(name, before, rule.needs)))
+        if on_layer:
+            on_layer(name)
+
+
+class _Sites:
+    """Reads one parameter of all sites at a time."""
+
+    def __init__(self, files: Mapping[str, Vectors], weights: Mapping[str, int]) -> None:
+        self.files = dict(sorted(files.items()))
+        self.weights = tuple(weights[site] for site in self.files)
+        self.distances: Tensor | None = None
+
+    def layer(self, name: str, base: Tensor, needs: frozenset[str]) -> Layer:
+        """The parameter, with the statistics that the rule needs where sites have them."""
+        statistics = {
+            kind: rows for kind in needs if (rows := self._statistic(kind, name)) is not None
+        }
+        if self.distances is not None:
+            statistics["distances"] = self.distances
+        vectors = tuple(
+            read_task_vector(file, site, name, base.shape) for site, file in self.files.items()
+        )
+        return Layer(name, base, vectors, self.weights, tuple(self.files), statistics)
+
+    def _statistic(self, kind: str, name: str) -> Float[Tensor, "sites *rest"] | None:
+        """(sites, ...), or None where no site has it: a layer to which the statistic does not apply."""
+        key = f"{kind}/{name}"
+        lacking = [site for site, file in self.files.items() if key not in file.statistics]
+        if len(lacking) == len(self.files):
+            return None
+        if lacking:
+            raise ConfigError(
+                f"{lacking[0]}: the contribution has no statistic '{key}', others have. {_remedy(kind)}"
+            )
+        return torch.stack([file.statistic(key) for file in self.files.values()])
+
+
+def read_task_vector(file: Vectors, site: str, name: str, shape: torch.Size) -> Tensor:
+    """One tensor of a contribution.
+
+    Raises:
+        ModelInvalid: It is missing, or has another shape.
+    """
+    try:
+        vector: Tensor = file.task_vector(name)
+    except (KeyError, SafetensorError) as error:
+        raise ModelInvalid(
+            f"{site}: the contribution lacks the tensor {name}, so it belongs to another network."
+        ) from error
+    if vector.shape != shape:
+        raise ModelInvalid(
+            f"{site}: {name} has the shape {tuple(vector.shape)}, the base's is {tuple(shape)}."
+        )
+    return vector
+
+
+def _check_statistics(files: Mapping[str, Vectors], kind: str) -> None:
+    for site, file in files.items():
+        if not any(name.startswith(f"{kind}/") for name in file.statistics):
+            raise ConfigError(
+                f"{site}: the contribution holds no {kind} statistics, which this rule needs. {_remedy(kind)}"
+            )
+
+
+def _remedy(kind: str) -> str:
+    return f"Set strategy.statistics=[{kind}] and let the site contribute again, or choose another rule."
+
+
+def _distances(
+    sites: _Sites, base: Mapping[str, Tensor], names: Sequence[str]
+) -> Float64[Tensor, "sites sites"]:
+    """Squared Euclidean distances between the whole task vectors, from their inner products in float64."""
+    count = len(sites.files)
+    products = torch.zeros(count, count, dtype=torch.float64)
+    for name in names:
+        if base[name].is_floating_point():
+            rows = [
+                torch.split(row, PIECE // count + 1)
+                for row in sites.layer(name, base[name], frozenset()).rows
+            ]
+            for pieces in zip(*rows, strict=True):
+                exact = torch.stack(pieces).double()
+                products.addmm_(exact, exact.T)
+    squares = products.diagonal()
+    return (squares[:, None] + squares[None, :] - 2 * products).clamp_min_(0.0)

@@ -1,0 +1,205 @@
+"""What coordinator and hospital say to each other about contributions, as Flower's messages.
+
+A ClientApp can only answer, and a hospital trains for as long as it likes: so the coordinator asks now and then (`query.collect`), and
+the hospital answers at once with what its outbox holds. Between two such questions both sides may die and nothing is lost.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from torch import Tensor
+
+from polyclinic.errors import ConfigError
+from polyclinic.federation.records import (
+    ARRAYS,
+    CONFIG,
+    INLINE_BYTES,
+    Order,
+    order_from_message,
+    order_to_config,
+    unpack_content,
+    weights_to_record,
+)
+
+FILE = "file"
+SHORT_S, LONG_S = (
+    600.0,
+    86400.0,
+)  # how long a question waits for its hospital: a poll is asked again, a model is worth the wait
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of a contribution that a hospital handed over."""
+
+    digest: str
+    accepted: bool
+    reason: str = ""  # why not
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a hospital is asked to contribute to."""
+
+    order: Order
+    base: str  # digest of the model that it starts from
+    task: str
+    ledger: str  # identity of the ledger that keeps it
+    statistics: tuple[
+        str, ...
+    ] = ()  # what is needed besides the task vector: gram, fisher, and names of what describes a hospital
+    min_subjects: int = 3  # of a description, see `polyclinic.config.release`
+    noise_multiplier: float = 0.0
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, for the hospital's disk."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Assignment":
+        """The inverse of `to_json`."""
+        return cls(
+            **{
+                **values,
+                "order": Order(**values["order"]),
+                "statistics": tuple(values["statistics"]),
+            }
+        )
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A hospital's answer to `query.collect`."""
+
+    needs_base: bool = False
+    doing: str = ""
+    digest: str = ""  # of the contribution that comes along; empty if none is ready
+    content: bytes = field(default=b"", repr=False)
+
+
+def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: int) -> Message:
+    """`query.collect`: what is wanted, and what became of what was handed over before."""
+    config = order_to_config(assignment.order)
+    config["base"], config["task"], config["ledger"] = (
+        assignment.base,
+        assignment.task,
+        assignment.ledger,
+    )
+    config["statistics"] = list(assignment.statistics)
+    config["min-subjects"], config["noise-multiplier"] = (
+        assignment.min_subjects,
+        assignment.noise_multiplier,
+    )
+    config["verdict.digests"] = [verdict.digest for verdict in verdicts]
+    config["verdict.accepted"] = [verdict.accepted for verdict in verdicts]
+    config["verdict.reasons"] = [verdict.reason for verdict in verdicts]
+    return Message(
+        RecordDict({CONFIG: config}), dst_node_id=node, message_type="query.collect", ttl=SHORT_S
+    )
+
+
+def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
+    """The inverse of `ask_for_contribution`.
+
+    Raises:
+        ConfigError: Something is missing or of another kind.
+    """
+    order = order_from_message(message)
+    flat: dict[str, Any] = dict(message.content[CONFIG])
+    try:
+        triples = zip(
+            flat["verdict.digests"], flat["verdict.accepted"], flat["verdict.reasons"], strict=True
+        )
+        verdicts = [
+            Verdict(_digest(digest), bool(accepted), str(reason))
+            for digest, accepted, reason in triples
+        ]
+        assignment = Assignment(
+            order, _digest(flat["base"]), str(flat["task"]), _digest(flat["ledger"]), tuple(str(name) for name in flat["statistics"]),
+            int(flat["min-subjects"]), float(flat["noise-multiplier"]),
+        )  # fmt: skip
+        return assignment, verdicts
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"The coordinator's message lacks {error}: it runs another version of polyclinic."
+        ) from error
+
+
+def hand_over(message: Message, handover: Handover) -> Message:
+    """The answer to `query.collect`; a small contribution travels among the scalars, which is half as many calls."""
+    flat: dict[str, Any] = {
+        "needs-base": handover.needs_base,
+        "doing": handover.doing,
+        "digest": handover.digest,
+    }
+    if 0 < len(handover.content) <= INLINE_BYTES:
+        flat[FILE] = handover.content
+    content = RecordDict({CONFIG: ConfigRecord(flat)})
+    if len(handover.content) > INLINE_BYTES:
+        content[ARRAYS] = ArrayRecord(
+            {FILE: Array(np.frombuffer(handover.content, dtype=np.uint8))}
+        )
+    return Message(content, reply_to=message)
+
+
+def read_handover(message: Message) -> Handover:
+    """The inverse of `hand_over`.
+
+    Raises:
+        ConfigError: Not an answer to `query.collect`.
+    """
+    try:
+        flat: dict[str, Any] = dict(message.content[CONFIG])
+        content = flat.get(FILE, b"")
+        if ARRAYS in message.content:
+            record = message.content[ARRAYS]
+            assert isinstance(record, ArrayRecord)
+            content = record[FILE].numpy().tobytes()
+        digest = _digest(flat["digest"]) if flat["digest"] else ""
+        return Handover(bool(flat["needs-base"]), str(flat["doing"])[:200], digest, bytes(content))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(
+            f"A hospital's answer lacks {error}: it runs another version of polyclinic."
+        ) from error
+
+
+def send_base(assignment: Assignment, weights: Tensor, node: int) -> Message:
+    """`query.base`: the model that the hospital starts from."""
+    config = order_to_config(assignment.order)
+    config["base"] = assignment.base
+    return Message(
+        RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config}),
+        dst_node_id=node,
+        message_type="query.base",
+        ttl=LONG_S,
+    )
+
+
+def read_base(message: Message) -> tuple[Order, str]:
+    """Order and digest of a `query.base`; its weights are read by `records.weights_from_message`."""
+    flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
+    return order_from_message(message), str(flat.get("base"))
+
+
+def confirm(message: Message) -> Message:
+    """An answer without content but that it was understood."""
+    return Message(RecordDict({CONFIG: ConfigRecord({"understood": True})}), reply_to=message)
+
+
+def ask_for_score(order: Order, weights: Tensor, node: int) -> Message:
+    """`evaluate.score`: how good a candidate is on the hospital's validation cases."""
+    content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: order_to_config(order)})
+    return Message(content, dst_node_id=node, message_type="evaluate.score", ttl=LONG_S)
+
+
+def _digest(value: object) -> str:
+    """A SHA-256 in hexadecimal."""
+    text = str(value)
+    if len(text) != 64 or set(text) - set("0123456789abcdef"):
+        raise ValueError(f"a digest instead of {text[:80]!r}")
+    return text

@@ -1,0 +1,186 @@
+"""From a ledger to published models: everything here is a function of what the ledger holds.
+
+No Flower, no network: the event loop uses it, and so does `polyclinic-server merge`, without any hospital.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from polyclinic.config.compose import instantiate
+from polyclinic.config.schemas import Part
+from polyclinic.errors import ConfigError, LedgerError
+from polyclinic.learning.state_dict import StateDict
+from polyclinic.store.contribution import TensorFile
+from polyclinic.store.ledger import Entry, Ledger, Publication
+from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
+from polyclinic_strategies.merging.arithmetic.merge import merge
+from polyclinic_strategies.merging.arithmetic.running_sum import ADDITIVE, merge_by_sum
+
+
+class Discounted(TensorFile):
+    """A contribution made on an older base: its task vector counts for less.
+
+    Args:
+        path: The contribution.
+        factor: What the task vector is multiplied with, 0 .. 1.
+    """
+
+    def __init__(self, path: Path, factor: float) -> None:
+        super().__init__(path)
+        self._factor = factor
+
+    def task_vector(self, name: str) -> Tensor:
+        """The task vector of one tensor, discounted."""
+        return super().task_vector(name) * self._factor
+
+
+class Publisher:
+    """Merges what a ledger holds.
+
+    Args:
+        ledger: Where contributions are, and where models go.
+        max_staleness: Contributions to so many bases before the current one still count.
+        discount: Factor for each base that a contribution is behind, 0 .. 1.
+        sums: Folder for running sums of the rules that allow them; None reads every contribution each time. The bits are the same.
+    """
+
+    def __init__(
+        self, ledger: Ledger, max_staleness: int, discount: float, sums: Path | None = None
+    ) -> None:
+        self.ledger = ledger
+        self._max_staleness = max_staleness
+        self._discount = discount
+        self._sums = sums
+
+    def older_bases(self) -> dict[str, int]:
+        """Earlier bases, with how many bases they are behind the current one."""
+        *earlier, current = self.ledger.bases()
+        return {
+            base: behind
+            for behind, base in reversed(list(enumerate(reversed(earlier), start=1)))
+            if base != current
+        }
+
+    def entries(self) -> list[Entry]:
+        """The contributions that count, sorted by site."""
+        ages = self._ages()
+        return [
+            entry
+            for entry in self.ledger.active()
+            if ages.get(entry.base, 2**31) <= self._max_staleness
+        ]
+
+    def merge(self, rule: Rule, entries: Sequence[Entry] | None = None) -> StateDict:
+        """The model that a rule makes of the contributions.
+
+        Args:
+            rule: One of `rules/`.
+            entries: Which contributions; all that count if None.
+
+        Raises:
+            LedgerError: There is none.
+            ConfigError: The rule needs statistics that a contribution lacks.
+        """
+        chosen = self.entries() if entries is None else list(entries)
+        if not chosen:
+            raise LedgerError(
+                "The ledger holds no contribution to its current base: there is nothing to merge yet."
+            )
+        digest = self.ledger.bases()[-1]
+        base = self.ledger.load_model(digest)
+        if self._sums is not None and entries is None and isinstance(rule, ADDITIVE):
+            ages = self._ages()
+            wanted = {f"{entry.digest}/{ages[entry.base]}": entry for entry in chosen}
+            return merge_by_sum(self._sums, {digest: base}, wanted, rule, self._open_key)
+        with self._open_all(chosen) as files:
+            return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)
+
+    def publish(self, rule: Rule, state: StateDict) -> Publication:
+        """Keep what `merge` made with how it came about; the newest again is the newest."""
+        return self.ledger.publish(
+            state, describe_rule(rule), [entry.digest for entry in self.entries()]
+        )
+
+    def base(self) -> StateDict:
+        """Where everybody starts."""
+        return self.ledger.load_model(self.ledger.bases()[-1])
+
+    def single(self, entry: Entry) -> StateDict:
+        """The model of one hospital alone: base plus its task vector, undiscounted."""
+        base = self.base()
+        with TensorFile(entry.path) as file:
+            return {name: tensor + file.task_vector(name) for name, tensor in base.items()}
+
+    def random(self, merged: StateDict, seed: int) -> StateDict:
+        """A control: as far from the base as the merged model in every tensor, in a random direction.
+
+        Normalization statistics are the merged model's: noise there would be no honest opponent.
+        """
+        base = self.base()
+        generator = torch.Generator().manual_seed(seed)
+        made = {}
+        for name, tensor in sorted(base.items()):
+            direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
+            length = (merged[name].double() - tensor.double()).norm() / direction.norm().clamp_min(
+                1e-300
+            )
+            noisy = (tensor.double() + direction * length).float()
+            made[name] = merged[name] if is_normalization_statistic(name) else noisy
+        return made
+
+    def open(self, entry: Entry) -> TensorFile:
+        """A contribution as it counts: discounted, if its base is an older one."""
+        return self._file(entry.path, self._ages()[entry.base])
+
+    def _ages(self) -> dict[str, int]:
+        """How many bases each is behind the current one, which is 0."""
+        return {**self.older_bases(), self.ledger.bases()[-1]: 0}
+
+    def _file(self, path: Path, behind: int) -> TensorFile:
+        return Discounted(path, self._discount**behind) if behind else TensorFile(path)
+
+    def _open_key(self, key: str) -> TensorFile:
+        digest, _, behind = key.partition("/")
+        return self._file(self.ledger.contribution_path(digest), int(behind))
+
+    @contextmanager
+    def _open_all(self, entries: Sequence[Entry]) -> Iterator[dict[str, TensorFile]]:
+        ages = self._ages()
+        with ExitStack() as stack:
+            yield {
+                entry.site: stack.enter_context(self._file(entry.path, ages[entry.base]))
+                for entry in entries
+            }
+
+
+def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Rule]:
+    """The rule as configured, then its other candidates: every combination of the values given for its parameters.
+
+    Args:
+        rule: A node with `_target_` in `polyclinic_strategies.merging.rules`.
+        candidates: Parameter of the rule to values.
+
+    Raises:
+        ConfigError: The rule has no such parameter, or a value is impossible.
+    """
+    try:
+        configured: Rule = instantiate(rule)
+        grid = itertools.product(
+            *([(name, value) for value in values] for name, values in sorted(candidates.items()))
+        )
+        others = [instantiate({**rule, **dict(choice)}) for choice in grid] if candidates else []
+    except ValueError as error:
+        raise ConfigError(f"strategy.rule: {error}.") from error
+    return [configured, *(other for other in others if other != configured)]
+
+
+def describe_rule(rule: Rule) -> dict[str, Any]:
+    """A rule's name and parameters, as a publication keeps them."""
+    return {"rule": type(rule).__name__, "parameters": asdict(rule)}  # type: ignore[call-overload]

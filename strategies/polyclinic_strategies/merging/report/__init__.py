@@ -1,0 +1,1 @@
+"""Merging's part of a report."""

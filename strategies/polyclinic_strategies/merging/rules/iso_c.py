@@ -1,0 +1,40 @@
+"""Isotropic merging in a common space: Marczak et al. 2025, https://arxiv.org/abs/2502.04959."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require_scale
+from polyclinic_strategies.merging.arithmetic.matrices import as_matrices, is_matrix, polar
+from polyclinic_strategies.merging.rules.mean import Mean
+
+
+@dataclass(frozen=True)
+class IsoC:
+    """The sum of all task vectors with its singular values flattened to their mean: Σ_i τ_i = U S V^T, Δ = λ mean(S) U V^T.
+
+    τ_i is a weight as a matrix (out, in), a convolution unfolded; S has min(out, in) values. Directions that the sum does not have at all
+    stay zero. Tensors of one dimension: λ times the plain mean, as in the paper's code.
+
+    Args:
+        scale: λ. The paper chooses it on validation data, for different tasks; sites of one task push the same way, so that the sum grows
+            with them, and the default is that of `Sum`.
+
+    Raises:
+        ValueError: A parameter outside its range.
+    """
+
+    scale: float = 0.3
+    needs: ClassVar[frozenset[str]] = frozenset()
+    global_statistics: ClassVar[frozenset[str]] = frozenset()
+
+    def __post_init__(self) -> None:
+        require_scale(self.scale)
+
+    def __call__(self, layer: Layer) -> Tensor:
+        """(sites, *shape) -> (*shape)."""
+        if not is_matrix(layer):
+            return Mean(self.scale)(layer)
+        factor, lengths = polar(as_matrices(layer).sum(0))
+        return (factor * (self.scale * lengths.mean())).float().reshape(layer.base.shape)

@@ -1,0 +1,107 @@
+"""Asynchronous task-vector merging: how contributions are merged, and what a contribution must be.
+
+Task vectors: Ilharco et al. 2023, https://arxiv.org/abs/2212.04089; of hospitals: Tian et al. 2024, https://arxiv.org/abs/2408.13038.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from polyclinic.config.schemas import DeploymentConfig, Part
+from polyclinic.errors import ConfigError
+from polyclinic.learning.state_dict import StateDict
+from polyclinic.store.contribution import Requirements
+from polyclinic_strategies.merging.publisher import Publisher, make_rules
+
+RESTORATIONS = ("none", "statistics", "steps")
+
+
+@dataclass(frozen=True)
+class End:
+    """When a run is over: as soon as one of these holds; never if none is set."""
+
+    sites: tuple[str, ...] = ()  # all of these have contributed
+    contributions: int = 0  # so many sites have contributed; 0: does not count
+    seconds: float = 0.0  # so long after the start; 0: does not count
+
+
+@dataclass(frozen=True)
+class Merging:
+    """How contributions are merged, as a node of `conf/strategy/merging/` describes it.
+
+    Args:
+        title: Its name in tables.
+        rule: A node that names one of `rules/`, with its parameters.
+        candidates: Parameter of the rule -> values, which the hospitals score on their validation cases; the best is published.
+        statistics: What hospitals send besides the task vector: gram, fisher.
+        restoration: What a hospital does to a merged model before it scores it: none, statistics (normalization statistics from its
+            own unlabelled images), steps (a few labelled ones).
+        restoration_steps: How many.
+        ledger: Folder of the ledger; None keeps one in the run's folder.
+        sites: Who may contribute; nobody named: anybody.
+        max_staleness: A contribution to so many bases before the current one still counts.
+        staleness_discount: What it is multiplied with for each of them.
+        max_norm_ratio: A task vector longer than so many times the others' median is refused; 0 takes any.
+        max_mb: A larger contribution is refused.
+        poll_s: The longest time between two questions to a hospital; with many hospitals it is longer.
+        end: When the run is over: sites, contributions (None: as many as the deployment has hospitals), seconds.
+        compare: Other names of `conf/strategy/merging/`, merged from the same contributions at the end.
+        controls: Also test single hospitals and a random vector, with and without restoration, at the end.
+    """
+
+    title: str
+    rule: Part
+    candidates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    statistics: Sequence[str] = ()
+    restoration: str = "none"
+    restoration_steps: int = 0
+    ledger: str | None = None
+    sites: Sequence[str] = ()
+    max_staleness: int = 0
+    staleness_discount: float = 0.5
+    max_norm_ratio: float = 10.0
+    max_mb: float = 4096.0
+    poll_s: float = 5.0
+    end: Mapping[str, Any] = field(default_factory=dict)
+    compare: Sequence[str] = ()
+    controls: bool = False
+
+    def __post_init__(self) -> None:
+        if self.restoration not in RESTORATIONS:
+            raise ConfigError(
+                f"strategy.restoration={self.restoration}: one of {', '.join(RESTORATIONS)}."
+            )
+        if not 0.0 <= self.staleness_discount <= 1.0:
+            raise ConfigError(
+                f"strategy.staleness_discount={self.staleness_discount}: from 0 to 1."
+            )
+        if unknown := set(self.statistics) - {"gram", "fisher"}:
+            raise ConfigError(f"strategy.statistics={sorted(unknown)}: only gram and fisher exist.")
+        make_rules(self.rule, self.candidates)
+
+    def make_end(self, expected: int) -> End:
+        """When a run is over, where `expected` sites contribute."""
+        contributions = self.end.get("contributions")
+        sites = tuple(self.end.get("sites") or ())
+        return End(
+            sites,
+            expected if contributions is None else int(contributions),
+            float(self.end.get("seconds") or 0.0),
+        )
+
+    def expected_contributions(self, deployment: DeploymentConfig) -> int:
+        """After how many contributions the first phase is over."""
+        return self.make_end(max(deployment.hospitals, deployment.min_hospitals)).contributions
+
+    def ledger_folder(self, run: Path) -> Path:
+        """The configured ledger, or the run's own."""
+        return Path(self.ledger) if self.ledger else run / "ledger"
+
+    def requirements(self, publisher: Publisher, base: StateDict, task: str) -> Requirements:
+        """What a contribution must be to be taken."""
+        return Requirements(
+            base=publisher.ledger.bases()[-1], layout={name: tuple(tensor.shape) for name, tensor in base.items()}, task=task,
+            sites=frozenset(self.sites) or None, max_bytes=int(self.max_mb * 2**20), max_norm_ratio=self.max_norm_ratio,
+            older_bases=publisher.older_bases(), max_staleness=self.max_staleness,
+        )  # fmt: skip

@@ -1,0 +1,13 @@
+"""The deformation proxy: a hospital sends a warped volume, has it segmented elsewhere, and unwarps the answer."""
+
+from polyclinic.federation.method import Method
+
+PACKAGE = "polyclinic_strategies.proxy"
+METHOD = Method(
+    name="proxy",
+    pace="rounds",
+    coordinator=f"{PACKAGE}.coordinator:ProxyCoordinator",
+    hospital=f"{PACKAGE}.hospital:HOSPITAL",
+    commands=f"{PACKAGE}.commands:app",
+    settings=f"{PACKAGE}.settings:ProxyConfig",
+)

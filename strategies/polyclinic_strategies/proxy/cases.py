@@ -1,0 +1,151 @@
+"""Scans in the canonical frame, as training and attackers need them: at three resolutions, with labels, by subject.
+
+Registering and resampling a scan takes seconds, so what comes out is kept on disk and taken up again.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from polyclinic.config.compose import digest
+from polyclinic.errors import DatasetInvalid
+from polyclinic.imaging.datasets import Case
+from polyclinic.imaging.deformation import identity, sample
+from polyclinic.imaging.volumes import read_image, read_label
+from polyclinic.learning.state_dict import load_state, save_state
+from polyclinic_strategies.proxy.frame.atlas import Reference
+from polyclinic_strategies.proxy.frame.canonical import canonicalize
+from polyclinic_strategies.proxy.frame.frames import slabs_of, transform
+from polyclinic_strategies.proxy.generator import IMAGE_MM, shrink
+from polyclinic_strategies.proxy.protection import FINEST_MM, quantize
+
+Progress = Callable[[int, int, str], None]
+_FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class CanonicalCase:
+    """One scan of one person.
+
+    Attributes:
+        subject: Who.
+        middle: (1, h, w, d), float16, every 2 mm.
+        fine: (H, W, D), uint8, on the reference's grid; None where only people are told apart.
+        labels: (H, W, D), uint8, likewise.
+    """
+
+    subject: str
+    middle: Tensor
+    fine: Tensor | None = None
+    labels: Tensor | None = None
+
+    @property
+    def digest(self) -> str:
+        """Names the person and the voxels."""
+        return hashlib.sha256(self.subject.encode() + self.middle.numpy().tobytes()).hexdigest()
+
+    @property
+    def coarse(self) -> Tensor:
+        """(1, h, w, d), float32, every `IMAGE_MM`."""
+        return shrink(self.middle.float()[None], round(IMAGE_MM / FINEST_MM))[0]
+
+
+def group(cases: Sequence[CanonicalCase]) -> list[list[CanonicalCase]]:
+    """Each subject's visits; who came once is left out."""
+    people: dict[str, list[CanonicalCase]] = {}
+    for case in cases:
+        people.setdefault(case.subject, []).append(case)
+    return [visits for visits in people.values() if len(visits) > 1]
+
+
+def check_people(cases: Sequence[Case], path: Path, split: str) -> None:
+    """See that recognizing people can be learned from these cases.
+
+    Raises:
+        DatasetInvalid: Fewer than two people came more than once.
+    """
+    visits = Counter(case.subject for case in cases if case.subject)
+    if sum(number > 1 for number in visits.values()) < 2:
+        raise DatasetInvalid(
+            path,
+            f"fewer than two people under '{split}' came more than once",
+            'Name who is who: {"image": "a_2.nii.gz", "label": ..., "subject": "a"}, two visits at least of everybody.',
+        )
+
+
+def prepare_cases(
+    cases: Sequence[Case],
+    reference: Reference,
+    kept: Path,
+    classes: int,
+    *,
+    fine: bool,
+    on_progress: Progress | None = None,
+) -> list[CanonicalCase]:
+    """Bring scans into the canonical frame.
+
+    Args:
+        cases: From a dataset.json that names each case's subject; a case without one is a person of its own.
+        reference: The frame.
+        kept: Folder that keeps what was made before.
+        classes: How many the labels have.
+        fine: Whether the finest resolution and the labels are wanted.
+        on_progress: Called with the cases done, all of them, and the last one's name.
+
+    Raises:
+        ScanNotRecognized: The reference does not fit a scan.
+        DataError: The typed fault of a file.
+    """
+    prepared = []
+    for number, case in enumerate(cases, start=1):
+        path = kept / f"{_name(case, reference, fine)}.safetensors"
+        state = load_state(path)[0] if path.is_file() else None
+        if state is None:
+            state = _prepare(case, reference, classes, fine)
+            save_state(state, path, {})
+        prepared.append(
+            CanonicalCase(
+                case.subject or case.name, state["middle"], state.get("fine"), state.get("labels")
+            )
+        )
+        if on_progress is not None:
+            on_progress(number, len(cases), case.name)
+    return prepared
+
+
+def _prepare(case: Case, reference: Reference, classes: int, fine: bool) -> dict[str, Tensor]:
+    canonical = canonicalize(read_image(case.image, 1, 3), reference)
+    spacing = float(np.linalg.norm(reference.affine[:3, 0]))
+    shape = [round(size * spacing / FINEST_MM) for size in reference.shape]
+    state = {"middle": canonical.image(torch.zeros(1, 3, *shape))[None].half()}
+    if fine:
+        if not isinstance(case.label, Path):
+            raise DatasetInvalid(
+                case.image[0], "has no label map", "List it with one, or under 'test'."
+            )
+        native = read_label(case.label, classes).as_tensor()[None].float()
+        slabs = []
+        for rows in slabs_of(reference.shape):
+            points = identity((rows.stop - rows.start, *reference.shape[1:]))
+            points[:, 0] += rows.start
+            slabs.append(
+                sample(native, transform(canonical.to_native, points), "nearest")[0, 0].to(
+                    torch.uint8
+                )
+            )
+        state["labels"] = torch.cat(slabs)
+        state["fine"] = torch.from_numpy(quantize(canonical.image()))
+    return state
+
+
+def _name(case: Case, reference: Reference, fine: bool) -> str:
+    """Names what is kept by everything that decides it."""
+    files = [*case.image, *([case.label] if isinstance(case.label, Path) else [])]
+    facts = [[str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size] for path in files]
+    return digest([_FORMAT, reference.digest, fine, facts])[:32]

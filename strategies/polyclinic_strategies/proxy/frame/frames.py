@@ -1,0 +1,54 @@
+"""Points of one frame in another: affine maps, boxes cut into other numbers of voxels, and slabs that keep memory small."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+SLAB = 1_000_000  # places read at a time
+
+
+def transform(matrix: NDArray[np.floating[Any]], points: Tensor) -> Tensor:
+    """Apply an affine map.
+
+    Args:
+        matrix: (4, 4).
+        points: (B, 3, *places).
+
+    Returns:
+        Of the same shape and type.
+    """
+    linear = torch.from_numpy(np.ascontiguousarray(matrix)).to(points.dtype)
+    return torch.einsum("ij,bj...->bi...", linear[:3, :3], points) + linear[:3, 3].view(
+        1, 3, *(1,) * (points.ndim - 2)
+    )
+
+
+def within(points: Tensor, shape: Sequence[int]) -> Tensor:
+    """Tell which points lie in a grid's voxels.
+
+    Args:
+        points: (1, 3, *places), voxel coordinates.
+        shape: The grid's.
+
+    Returns:
+        (*places,), 1 or 0 in the points' type.
+    """
+    faces = torch.tensor(shape, dtype=points.dtype).view(1, 3, *(1,) * (points.ndim - 2)) - 0.5
+    return ((points >= -0.5) & (points <= faces)).all(1)[0].to(points.dtype)
+
+
+def ratio_of(own: Sequence[int], other: Sequence[int]) -> Tensor:
+    """How many voxels of `own` one of `other` is wide along each axis, both over the same box: (1, 3, 1, 1, 1)."""
+    return torch.tensor([n / m for n, m in zip(own, other, strict=True)]).view(1, 3, 1, 1, 1)
+
+
+def slabs_of(shape: Sequence[int]) -> Iterator[slice]:
+    """Cut a grid along its first axis into slabs of about `SLAB` voxels."""
+    thickness = max(1, SLAB // math.prod(shape[1:]))
+    for start in range(0, shape[0], thickness):
+        yield slice(start, min(start + thickness, shape[0]))

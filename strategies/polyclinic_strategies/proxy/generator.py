@@ -1,0 +1,136 @@
+"""Fields that hide who a patient is: from an image and a key to a velocity.
+
+Three behind one interface: `LearnedField` (a network), `RandomField` (the key alone, the baseline) and `NoField` (the original).
+They see an image every 4 mm and answer with a velocity every 8 mm: the shapes by which people differ are that coarse.
+
+A **key** is a smooth random velocity, white noise under a Gaussian of one voxel. A learned field is trained (`training.py`) so that
+the proxy looks like the reference warped by the key: like a stranger whom the key makes up. It therefore has to take away what is
+the patient's own before it adds what is the key's; a random field only adds. That goal is ours; the adversary is that of Kim et al.
+2020, https://arxiv.org/abs/2011.12835.
+"""
+
+import secrets
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from polyclinic.imaging.deformation import exponentiate, upsample, warp
+from polyclinic.imaging.smoothing import smooth
+from polyclinic.learning.networks.flow_generator import FlowGenerator
+
+IMAGE_MM, VELOCITY_MM = 4.0, 8.0
+KEY_SMOOTHNESS = 1.0  # sigma in voxels of the velocity's grid
+STRANGER_MM = 6.0  # root mean square of a key's velocity; people's brains differ by 3 to 5 mm after an affine registration
+SQUARINGS = 6
+
+Shape = tuple[int, int, int]
+
+
+class Field(Protocol):
+    """What turns an image and a key into a velocity."""
+
+    def __call__(self, image: Tensor, key: Tensor) -> Tensor:
+        """Give the velocity.
+
+        Args:
+            image: (B, 1, h, w, d), canonical, every `IMAGE_MM`.
+            key: (B, 3, h/2, w/2, d/2), from `draw_keys`.
+
+        Returns:
+            (B, 3, h/2, w/2, d/2), in voxels of `VELOCITY_MM`.
+        """
+
+
+class LearnedField(nn.Module):
+    """A trained generator, which also sees the reference that images are aligned to.
+
+    Args:
+        reference: (h, w, d), every `IMAGE_MM`.
+        network: Its settings are `FlowGenerator`'s own.
+    """
+
+    def __init__(self, reference: Tensor, network: FlowGenerator | None = None) -> None:
+        super().__init__()
+        self.network = network or FlowGenerator()
+        self.reference: Tensor
+        self.register_buffer("reference", reference[None, None].float(), persistent=False)
+
+    def forward(self, image: Tensor, key: Tensor) -> Tensor:
+        """As `Field`."""
+        velocity: Tensor = self.network(torch.cat([image, self.reference.expand_as(image)], 1), key)
+        return velocity
+
+
+class RandomField(nn.Module):
+    """The key itself, whoever the patient is.
+
+    Args:
+        strength_mm: Root mean square of the velocity; that of the displacement on a finer grid is a tenth to a sixth less.
+        smoothness: Sigma of a further Gaussian, in voxels of the velocity's grid.
+    """
+
+    def __init__(self, strength_mm: float, smoothness: float = 0.0) -> None:
+        super().__init__()
+        self.strength_mm, self.smoothness = strength_mm, smoothness
+
+    def forward(self, _image: Tensor, key: Tensor) -> Tensor:
+        """As `Field`."""
+        return _scale(smooth(key, self.smoothness), self.strength_mm)
+
+
+class NoField(nn.Module):
+    """Nothing moves."""
+
+    def forward(self, _image: Tensor, key: Tensor) -> Tensor:
+        """As `Field`."""
+        return torch.zeros_like(key)
+
+
+def draw_seed() -> int:
+    """What decides a key, from the operating system's source of randomness: 63 bits, for one image, never kept."""
+    return secrets.randbits(63)
+
+
+def draw_keys(number: int, shape: Shape, generator: torch.Generator) -> Tensor:
+    """Draw keys.
+
+    Args:
+        number: How many.
+        shape: Of the velocity's grid.
+        generator: Decides them.
+
+    Returns:
+        (number, 3, *shape), in voxels of `VELOCITY_MM`, of `STRANGER_MM` root mean square each.
+    """
+    noise = torch.randn((number, 3, *shape), generator=generator)
+    return _scale(smooth(noise, KEY_SMOOTHNESS), STRANGER_MM)
+
+
+def displace(velocity: Tensor, shape: Shape | None = None) -> Tensor:
+    """Follow a velocity on a finer grid of the same box.
+
+    Args:
+        velocity: (B, 3, h, w, d), in voxels of its grid. Its negative gives the inverse.
+        shape: The grid on which it is followed; its own if not given.
+
+    Returns:
+        (B, 3, *shape), a ddf in voxels of that grid.
+    """
+    return exponentiate(velocity if shape is None else upsample(velocity, shape), SQUARINGS)
+
+
+def warp_coarsely(volumes: Tensor, velocity: Tensor) -> Tensor:
+    """Warp volumes whose grid is finer than the velocity's: quick, and differentiable in both."""
+    return warp(volumes, upsample(displace(velocity), volumes.shape[2:]))
+
+
+def shrink(volumes: Tensor, times: int) -> Tensor:
+    """Average blocks of voxels: (B, C, H, W, D) -> (B, C, H/times, ...)."""
+    return functional.avg_pool3d(volumes, times)
+
+
+def _scale(velocity: Tensor, strength_mm: float) -> Tensor:
+    rms = velocity.square().sum(1, keepdim=True).mean((2, 3, 4), keepdim=True).sqrt()
+    return velocity * (strength_mm / VELOCITY_MM / rms)

@@ -1,0 +1,46 @@
+"""A trained system taken apart: what goes to the hospitals, and what stays with the segmentation service."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from polyclinic.config.schemas import Setting
+from polyclinic.learning.state_dict import save_state
+from polyclinic_strategies.proxy.protection import Protection
+from polyclinic_strategies.proxy.system import ProxySystem
+
+OWN = "model.segmenter."  # settings of the segmenter within the system's
+GENERATOR, SEGMENTER = "generator.safetensors", "segmenter.safetensors"
+
+
+def write_parts(
+    system: ProxySystem, labels: tuple[str, ...], settings: Mapping[str, Setting], folder: Path
+) -> Protection:
+    """Write the generator's and the segmenter's files.
+
+    Args:
+        system: A trained one.
+        labels: Of the classes.
+        settings: What differs from `conf/` as it is; what concerns the segmenter's data is kept in its file.
+        folder: Where.
+
+    Raises:
+        DiskFull: No room.
+    """
+    protection = system.protection(labels)
+    protection.save(folder / GENERATOR)
+    names = {"model": "unet", "data": "proxy_brain", "training": "default"}
+    kept = {
+        name.replace(OWN, "model."): value
+        for name, value in settings.items()
+        if name.startswith(("data.", OWN))
+    }
+    described = {
+        "names": names,
+        "settings": kept,
+        "proxy": {"shape": list(protection.shape), "digest": protection.digest},
+    }
+    save_state(
+        system.segmenter.state_dict(), folder / SEGMENTER, {"polyclinic": json.dumps(described)}
+    )
+    return protection

@@ -1,0 +1,214 @@
+"""What a hospital holds to hide its patients: the generator and the reference, in one file; and how both are used on a scan.
+
+The key is drawn for one scan, never leaves and is not kept. Two scans never share one.
+"""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+from torch import Tensor
+
+from polyclinic.errors import ModelInvalid, RunError
+from polyclinic.imaging.deformation import jacobian_determinant, upsample
+from polyclinic.learning.networks.flow_generator import FlowGenerator
+from polyclinic.learning.state_dict import load_state, save_state, state_digest
+from polyclinic_strategies.proxy.frame.atlas import Reference
+from polyclinic_strategies.proxy.frame.canonical import Canonical, canonicalize
+from polyclinic_strategies.proxy.generator import (
+    IMAGE_MM,
+    Field,
+    LearnedField,
+    Shape,
+    displace,
+    draw_keys,
+    draw_seed,
+    shrink,
+)
+
+FINEST_MM = 2.0  # on which a scan is read before it is averaged to `IMAGE_MM`
+TOP = 255  # stands for an intensity, and for a probability, of 1
+TRIES = 5
+REFERENCE, AFFINE, NETWORK = "reference.image", "reference.affine", "generator."
+
+
+@dataclass(frozen=True, eq=False)
+class Protected:
+    """A scan's proxy, and the way back.
+
+    Attributes:
+        canonical: The scan; stays here.
+        proxy: (H, W, D), uint8; what travels.
+        ddf: (1, 3, h, w, d), what was done to the scan, in voxels of its own grid over the reference's box.
+        inverse: What undoes it.
+    """
+
+    canonical: Canonical
+    proxy: NDArray[np.uint8]
+    ddf: Tensor
+    inverse: Tensor
+
+    def reveal(self, answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Bring an answer back to the scan's own grid.
+
+        Args:
+            answer: (H, W, D), labels; or (classes - 1, H, W, D), foreground probabilities times 255.
+
+        Returns:
+            (X, Y, Z), labels.
+        """
+        return self.canonical.label_map(torch.from_numpy(answer), self.inverse, TOP)
+
+
+class Protection:
+    """Generator and reference.
+
+    Args:
+        field: The generator.
+        reference: The frame that scans are brought to; the proxy has its shape.
+        labels: What the service answers with.
+    """
+
+    def __init__(self, field: LearnedField, reference: Reference, labels: tuple[str, ...]) -> None:
+        self.field = field.eval()
+        self.reference = reference
+        self.labels = labels
+        weights = state_digest(field.network.state_dict())
+        settings = field.network.smoothness, field.network.bound
+        self.digest = hashlib.sha256(
+            f"{reference.digest} {weights} {settings} {labels}".encode()
+        ).hexdigest()
+
+    @property
+    def shape(self) -> Shape:
+        """Of the proxy."""
+        return self.reference.shape
+
+    @property
+    def coarse(self) -> Tensor:
+        """The reference every `IMAGE_MM`: (h, w, d)."""
+        return coarse_reference(self.reference)
+
+    @classmethod
+    def load(cls, path: Path) -> "Protection":
+        """Read what `save` wrote.
+
+        Raises:
+            ModelInvalid: The file is damaged, or another's.
+        """
+        state, metadata = load_state(path)
+        try:
+            described = json.loads(metadata["polyclinic"])["protection"]
+            reference = Reference(
+                state.pop(REFERENCE).float() / 65535, state.pop(AFFINE).double().numpy()
+            )
+            network = FlowGenerator(
+                tuple(described["channels"]),
+                float(described["smoothness"]),
+                float(described["bound"]),
+            )
+            network.load_state_dict(
+                {name.removeprefix(NETWORK): tensor for name, tensor in state.items()}
+            )
+            return cls(
+                LearnedField(coarse_reference(reference), network),
+                reference,
+                tuple(described["labels"]),
+            )
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise ModelInvalid(
+                f"{path}: is not a generator ({str(error).splitlines()[0][:100]}). Use the generator.safetensors that `polyclinic-server "
+                "train-proxy` wrote and the coordinator sent."
+            ) from error
+
+    def save(self, path: Path) -> None:
+        """Write one safetensors file.
+
+        Raises:
+            DiskFull: No room.
+        """
+        network = self.field.network
+        described = {
+            "channels": network.channels,
+            "smoothness": network.smoothness,
+            "bound": network.bound,
+            "labels": self.labels,
+        }
+        state = {f"{NETWORK}{name}": tensor for name, tensor in network.state_dict().items()}
+        state[REFERENCE] = (self.reference.image * 65535).round().to(torch.int32)
+        state[AFFINE] = torch.from_numpy(self.reference.affine.copy())
+        save_state(
+            state,
+            path,
+            {"polyclinic": json.dumps({"protection": described, "digest": self.digest})},
+        )
+
+    def protect(self, volume: MetaTensor) -> Protected:
+        """Warp a scan with a key that nobody else ever gets.
+
+        Args:
+            volume: (1, X, Y, Z), a brain without skull, with its affine.
+
+        Raises:
+            ScanNotRecognized: The reference does not fit the scan.
+            RunError: Five keys in a row would have folded the image.
+        """
+        canonical = canonicalize(volume, self.reference)
+        image = coarse_image(canonical)
+        for _ in range(TRIES):
+            ddf, inverse = draw_deformation(self.field, image, draw_seed())
+            if float(jacobian_determinant(ddf).min()) > 0:
+                proxy = canonical.image(upsample(ddf, self.shape))
+                return Protected(canonical, quantize(proxy), ddf, inverse)
+        raise RunError(
+            "Every deformation that was drawn folds the image: the generator is not fit for use. Train it with more smoothness."
+        )
+
+
+def draw_deformation(field: Field, image: Tensor, seed: int) -> tuple[Tensor, Tensor]:
+    """Make the deformation that a key gives.
+
+    Args:
+        field: The generator.
+        image: (1, 1, h, w, d), canonical, every `IMAGE_MM`.
+        seed: The key.
+
+    Returns:
+        The ddf and what undoes it, each (1, 3, h, w, d) in voxels of the image's grid.
+    """
+    height, width, depth = image.shape[2:]
+    half: Shape = (height // 2, width // 2, depth // 2)
+    with torch.inference_mode():
+        velocity = field(image, draw_keys(1, half, torch.Generator().manual_seed(seed)))
+        return displace(velocity, (height, width, depth)), displace(
+            -velocity, (height, width, depth)
+        )
+
+
+def coarse_image(canonical: Canonical) -> Tensor:
+    """Read a scan every `IMAGE_MM`: (1, 1, h, w, d)."""
+    fine = [
+        round(size * _spacing(canonical.reference) / FINEST_MM)
+        for size in canonical.reference.shape
+    ]
+    read = canonical.image(torch.zeros(1, 3, *fine))
+    return shrink(read[None, None], round(IMAGE_MM / FINEST_MM))
+
+
+def coarse_reference(reference: Reference) -> Tensor:
+    """The reference every `IMAGE_MM`: (h, w, d)."""
+    return shrink(reference.image[None, None], round(IMAGE_MM / _spacing(reference)))[0, 0]
+
+
+def quantize(image: Tensor) -> NDArray[np.uint8]:
+    """[0, 1] to 0 .. 255."""
+    return np.asarray((image.clamp(0, 1) * TOP).round().to(torch.uint8).numpy())
+
+
+def _spacing(reference: Reference) -> float:
+    return float(np.linalg.norm(reference.affine[:3, 0]))

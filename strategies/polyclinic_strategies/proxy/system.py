@@ -1,0 +1,73 @@
+"""The three networks of the deformation proxy as one module, so that they are trained, averaged and saved together."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from polyclinic.learning.networks.flow_generator import FlowGenerator
+from polyclinic.learning.networks.identity import IdentityNetwork
+from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.generator import Field, LearnedField, Shape
+from polyclinic_strategies.proxy.protection import Protection, coarse_reference
+
+
+class ProxySystem(nn.Module):
+    """Generator, segmenter and adversary over the ICBM152 reference.
+
+    Args:
+        segmenter: One channel in, a class each out.
+        classes: How many, the background included.
+        channels, smoothness, bound: The generator's, see `FlowGenerator`.
+        spacing_mm: Of the reference, and so of proxies.
+        field: Another generator, for comparison; it is not trained.
+    """
+
+    def __init__(
+        self,
+        segmenter: nn.Module,
+        classes: int,
+        channels: Sequence[int] = (24, 32, 48),
+        smoothness: float = 0.8,
+        bound: float = 4.0,
+        spacing_mm: float = 1.0,
+        field: Field | None = None,
+    ) -> None:
+        super().__init__()
+        first, second, third = channels
+        self.spacing_mm = spacing_mm
+        self.classes = classes
+        coarse = coarse_reference(icbm152_reference(spacing_mm))
+        height, width, depth = coarse.shape
+        self.coarse: Shape = (height, width, depth)
+        self.field: Field = field or LearnedField(
+            coarse, FlowGenerator((first, second, third), smoothness, bound)
+        )
+        self.segmenter = segmenter
+        self.adversary = IdentityNetwork(
+            self.coarse, inputs=classes
+        )  # the proxy, and the foreground of its segmentation
+
+    @property
+    def reference(self) -> Tensor:
+        """(1, 1, h, w, d), every 4 mm."""
+        return coarse_reference(icbm152_reference(self.spacing_mm))[None, None]
+
+    def forward(self, proxy: Tensor) -> Tensor:
+        """Segment proxies: (B, 1, H, W, D) in [0, 1] to logits (B, classes, H, W, D)."""
+        logits: Tensor = self.segmenter(proxy)
+        return logits
+
+    def protection(self, labels: tuple[str, ...]) -> Protection:
+        """What clients get: the generator and the reference.
+
+        Raises:
+            TypeError: The field is not a learned one.
+        """
+        if not isinstance(self.field, LearnedField):
+            raise TypeError("only a learned field is given to clients")
+        return Protection(self.field, icbm152_reference(self.spacing_mm), labels)
+
+
+def generator_parameters(system: ProxySystem) -> list[nn.Parameter]:
+    """What the generator's optimizer moves."""
+    return list(system.field.parameters()) if isinstance(system.field, nn.Module) else []

@@ -1,0 +1,209 @@
+"""How much of each hospital's task vector goes into a hospital's refined model, and the model that comes of it.
+
+    θ_i = θ0 + Σ_j w_ij τ_j,    Σ_j w_ij = 1
+
+Kitrungrotsakul et al. leave open how a refined model follows from a distribution; the coefficients here are our reading. Everything is a
+function of the descriptions and of the contributions that count, so whoever comes, changes or goes costs nobody else anything.
+"""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from heapq import nsmallest
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from polyclinic.errors import ConfigError
+from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.merging.arithmetic.merge import add_to_base
+from polyclinic_strategies.refinement.distribution import Neighbourhood
+
+RULES = ("softmax", "nearest", "clusters", "uniform", "norm_local")
+NEGLIGIBLE = 1e-6  # of the nearest one's share: not worth reading a contribution
+
+
+class Vectors(Protocol):
+    """A contribution, opened."""
+
+    def task_vector(self, name: str) -> Tensor:
+        """One parameter's task vector, float32."""
+        ...
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How coefficients follow from distances, which are counted in medians of those among the hospitals that contributed.
+
+    Args:
+        rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters: the mean of all that hang together with
+            the nearest one, in steps of at most `sharpness`; uniform: the mean of all; norm_local: the mean of all, but a contributor's own
+            normalization layers, as FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623) keeps them.
+        statistic: One of `polyclinic.describing.describing.STATISTICS`.
+        sharpness: The smaller, the more the nearest counts.
+        reach: Who is farther than this from everybody gets the uniform mean.
+        neighbours: Of softmax: at most so many hospitals' vectors make one model.
+    """
+
+    rule: str = "softmax"
+    statistic: str = "average_image"
+    sharpness: float = 0.2
+    reach: float = 3.0
+    neighbours: int = 8
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise ConfigError(f"refinement rule {self.rule}: one of {', '.join(RULES)}.")
+        if not (self.sharpness > 0 and self.reach > 0 and self.neighbours >= 1):
+            raise ConfigError("refinement: sharpness and reach are above 0, neighbours at least 1.")
+
+    def __str__(self) -> str:
+        if self.rule in ("uniform", "norm_local"):
+            return (
+                "uniform mean"
+                if self.rule == "uniform"
+                else "uniform mean with the own normalization"
+            )
+        sharp = f", sharpness {self.sharpness:g}" if self.rule in ("softmax", "clusters") else ""
+        return f"{self.rule} by {self.statistic.replace('_', ' ')}{sharp}"
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Why a hospital's refined model is what it is.
+
+    Attributes:
+        site: Whose model.
+        recipe: How it was made.
+        coefficients: Contributing hospital to w; those with 0 are left out. Adds up to 1.
+        distances: Contributing hospital to distance, in medians; empty where no distance was asked for.
+        fallback: Why the uniform mean was taken instead; empty if it was not.
+        normalization: Other coefficients for normalization layers; empty if they are mixed like all else.
+    """
+
+    site: str
+    recipe: Recipe
+    coefficients: Mapping[str, float]
+    distances: Mapping[str, float]
+    fallback: str = ""
+    normalization: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def sources(self) -> list[str]:
+        """Whose vectors are needed."""
+        return sorted({*self.coefficients, *self.normalization})
+
+    @property
+    def nearest(self) -> str:
+        """The nearest hospital; empty where no distance was asked for."""
+        return min(self.distances, key=lambda site: (self.distances[site], site), default="")
+
+
+def choose_coefficients(
+    site: str, neighbourhood: Neighbourhood, contributors: Sequence[str], recipe: Recipe
+) -> Refinement:
+    """The coefficients of a hospital's refined model.
+
+    Args:
+        site: Any hospital; one that contributed is at distance 0 from its own vector.
+        neighbourhood: By the recipe's statistic.
+        contributors: Whose vectors may be used. Leave `site` out to see what it would get if it had not contributed.
+        recipe: How.
+
+    Raises:
+        ConfigError: Nobody has contributed.
+    """
+    known = [each for each in sorted(contributors) if neighbourhood.knows(each)]
+    if not contributors:
+        raise ConfigError("Nobody has contributed yet: there is nothing to refine.")
+    if recipe.rule in ("uniform", "norm_local"):
+        own = {site: 1.0} if recipe.rule == "norm_local" and site in contributors else {}
+        return Refinement(site, recipe, _uniform(contributors), {}, normalization=own)
+    if not neighbourhood.knows(site) or not known:
+        return Refinement(
+            site,
+            recipe,
+            _uniform(contributors),
+            {},
+            f"nobody described {site} by {recipe.statistic.replace('_', ' ')}",
+        )
+    unit = neighbourhood.unit(known)
+    distances = {each: neighbourhood.distance(site, each) / unit for each in known}
+    if min(distances.values()) > recipe.reach:
+        nearest = min(distances, key=lambda each: (distances[each], each))
+        reason = f"nobody is near: {nearest}, the nearest, is {distances[nearest]:.1f} medians away, the limit is {recipe.reach:g}"
+        return Refinement(site, recipe, _uniform(contributors), distances, reason)
+    return Refinement(site, recipe, _weigh(distances, neighbourhood, unit, recipe), distances)
+
+
+def combine(
+    base: StateDict,
+    files: Mapping[str, Vectors],
+    refinement: Refinement,
+    normalization: Collection[str] = (),
+) -> StateDict:
+    """θ0 + Σ w_j τ_j, one parameter at a time, added up in float64 in the order of the names.
+
+    Running statistics of normalization layers are mixed like all else: they describe the images of the hospitals that count.
+
+    Args:
+        base: θ0; what is not of a floating type is copied.
+        files: Opened contributions; those of all `refinement.sources`.
+        refinement: The coefficients.
+        normalization: Names of the tensors of normalization layers.
+    """
+    made: StateDict = {}
+    for name, tensor in base.items():
+        if not tensor.is_floating_point():
+            made[name] = tensor.clone()
+            continue
+        own = refinement.normalization if name in normalization else {}
+        coefficients, total = (
+            own or refinement.coefficients,
+            torch.zeros(tensor.shape, dtype=torch.float64),
+        )
+        for site in sorted(coefficients):
+            total.add_(files[site].task_vector(name), alpha=coefficients[site])
+        made[name] = add_to_base(name, tensor, total.float())
+    return made
+
+
+def _uniform(contributors: Sequence[str]) -> dict[str, float]:
+    return {site: 1.0 / len(contributors) for site in sorted(contributors)}
+
+
+def _weigh(
+    distances: Mapping[str, float], neighbourhood: Neighbourhood, unit: float, recipe: Recipe
+) -> dict[str, float]:
+    chosen = nsmallest(recipe.neighbours, distances, key=lambda site: (distances[site], site))
+    if recipe.rule == "nearest":
+        return {chosen[0]: 1.0}
+    if recipe.rule == "clusters":
+        return _uniform(
+            _cluster(chosen[0], list(distances), neighbourhood, unit * recipe.sharpness)
+        )
+    shares = {
+        site: math.exp((distances[chosen[0]] - distances[site]) / recipe.sharpness)
+        for site in chosen
+    }
+    counted = {site: share for site, share in shares.items() if share > NEGLIGIBLE}
+    total = math.fsum(counted.values())
+    return {site: counted[site] / total for site in sorted(counted)}
+
+
+def _cluster(
+    start: str, sites: Sequence[str], neighbourhood: Neighbourhood, step: float
+) -> list[str]:
+    """Everybody who can be reached from `start` in steps no longer than `step`: single linkage."""
+    found, edge = {start}, [start]
+    while edge:
+        here = edge.pop()
+        near = [
+            site
+            for site in sites
+            if site not in found and neighbourhood.distance(here, site) <= step
+        ]
+        found.update(near)
+        edge += near
+    return sorted(found)

@@ -1,0 +1,219 @@
+"""From a ledger and the descriptions beside it to refined models: no Flower, no network.
+
+    LEDGER/descriptions/SITE.safetensors    what a hospital told of itself that has not contributed, or not yet
+
+Hospitals that contributed describe themselves inside their contribution (`statistics/site/NAME`).
+"""
+
+import json
+import re
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from polyclinic.errors import ModelInvalid, UnknownName
+from polyclinic.learning.state_dict import StateDict, load_state, save_state
+from polyclinic.store.contribution import TensorFile
+from polyclinic.store.ledger import Entry
+from polyclinic.system.durable import make_folder
+from polyclinic_strategies.merging.publisher import Publisher
+from polyclinic_strategies.refinement.distribution import Neighbourhood
+from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
+
+DESCRIPTION = "site/"  # before a statistic's name among a contribution's statistics
+NOTICED = 0.001
+_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a hospital told of itself."""
+
+    base: str  # digest of the model that features were taken from
+    subjects: int
+    means: StateDict  # statistic -> mean over the subjects
+
+
+class Refiner:
+    """Makes refined models of what a ledger holds.
+
+    Args:
+        publisher: Knows which contributions count.
+        normalization: Names of the tensors of normalization layers, for recipes that treat them apart.
+    """
+
+    def __init__(self, publisher: Publisher, normalization: Collection[str] = ()) -> None:
+        self._publisher = publisher
+        self._normalization = frozenset(normalization)
+        self._folder = publisher.ledger.folder / "descriptions"
+        self._of_contribution: dict[
+            str, StateDict
+        ] = {}  # digest -> description; contributions never change
+        self._of_newcomer: tuple[int, dict[str, Description]] = (
+            -1,
+            {},
+        )  # when the folder last changed, and what it held
+        self._neighbourhoods: dict[str, Neighbourhood] = {}
+        self._read: tuple[int, dict[str, Entry]] | None = (
+            None  # last line of the journal, and what counted then
+        )
+
+    def contributors(self) -> list[str]:
+        """Sites whose vectors count, by name."""
+        return list(self._entries())
+
+    def newcomers(self) -> dict[str, Description]:
+        """Hospitals that described themselves; a description of features of an older base does not count."""
+        changed = self._folder.stat().st_mtime_ns if self._folder.is_dir() else 0
+        if self._of_newcomer[0] != changed:
+            self._of_newcomer = (
+                changed,
+                {path.stem: _read(path) for path in sorted(self._folder.glob("*.safetensors"))},
+            )
+        base = self._publisher.ledger.bases()[-1]
+        return {site: found for site, found in self._of_newcomer[1].items() if found.base == base}
+
+    def describe(self, site: str, description: Description) -> None:
+        """Keep what a hospital told of itself, instead of what it told before."""
+        if not _SITE.fullmatch(site):
+            raise ModelInvalid(f"{site[:80]!r} is not a hospital's name.")
+        make_folder(self._folder)
+        path = self._folder / f"{site}.safetensors"
+        temporary = path.with_name(f".{site}.partial")
+        save_state(
+            description.means,
+            temporary,
+            {
+                "polyclinic": json.dumps(
+                    {"base": description.base, "subjects": description.subjects}
+                )
+            },
+        )
+        temporary.replace(path)
+
+    def forget(self, site: str) -> None:
+        """A hospital that only described itself leaves."""
+        (self._folder / f"{site}.safetensors").unlink(missing_ok=True)
+
+    def statistics(self) -> list[str]:
+        """Statistics by which every contributor is described."""
+        found = [set(description) for description in self._contributed().values()]
+        return sorted(set.intersection(*found)) if found else []
+
+    def neighbourhood(self, statistic: str) -> Neighbourhood:
+        """Distances by one statistic as things are now."""
+        if statistic not in self._neighbourhoods:
+            self._neighbourhoods[statistic] = Neighbourhood(statistic)
+        found = self._neighbourhoods[statistic]
+        found.update(
+            {**{site: each.means for site, each in self.newcomers().items()}, **self._contributed()}
+        )
+        return found
+
+    def coefficients(self, site: str, recipe: Recipe, *, leave_out: bool = False) -> Refinement:
+        """Whose vectors make a hospital's model.
+
+        Args:
+            site: Any hospital that is described.
+            recipe: How.
+            leave_out: As if `site` had not contributed.
+
+        Raises:
+            UnknownName: Nobody of that name has contributed or described itself.
+            ConfigError: Nobody (else) has contributed.
+        """
+        contributors = self.contributors()
+        if site not in contributors and site not in self.newcomers():
+            raise UnknownName("hospital", site, sorted({*contributors, *self.newcomers()}))
+        among = [each for each in contributors if not (leave_out and each == site)]
+        return choose_coefficients(site, self.neighbourhood(recipe.statistic), among, recipe)
+
+    def all_coefficients(self, recipe: Recipe, own_recipe: Recipe) -> list[Refinement]:
+        """Everybody's, sorted by name: by one recipe for those that contributed, by the other for newcomers."""
+        contributors, newcomers = self.contributors(), self.newcomers()
+        near = {each.statistic: self.neighbourhood(each.statistic) for each in (recipe, own_recipe)}
+        chosen = {
+            site: own_recipe if site in contributors else recipe
+            for site in sorted({*contributors, *newcomers})
+        }
+        return [
+            choose_coefficients(site, near[each.statistic], contributors, each)
+            for site, each in chosen.items()
+        ]
+
+    def model(self, refinement: Refinement) -> StateDict:
+        """The refined model itself; only the contributions that take part are read."""
+        entries = self._entries()
+        with ExitStack() as stack:
+            files = {
+                site: stack.enter_context(self._publisher.open(entries[site]))
+                for site in refinement.sources
+            }
+            return combine(self._publisher.base(), files, refinement, self._normalization)
+
+    def matrix(self, statistic: str) -> tuple[list[str], list[list[float]]]:
+        """Everybody's distances to everybody, in medians of those among contributors; contributors come first."""
+        neighbourhood = self.neighbourhood(statistic)
+        among = [site for site in self.contributors() if site in neighbourhood.sites]
+        sites = [*among, *(site for site in neighbourhood.sites if site not in among)]
+        unit = neighbourhood.unit(among)
+        return sites, [
+            [neighbourhood.distance(one, other) / unit for other in sites] for one in sites
+        ]
+
+    def _entries(self) -> dict[str, Entry]:
+        """The contributions that count, by site; read anew whenever the ledger has a new line."""
+        head = self._publisher.ledger.history(limit=1)[-1].sequence
+        if self._read is None or self._read[0] != head:
+            self._read = head, {entry.site: entry for entry in self._publisher.entries()}
+        return self._read[1]
+
+    def _contributed(self) -> dict[str, StateDict]:
+        entries = self._entries()
+        known = self._of_contribution
+        self._of_contribution = {
+            entry.digest: known.get(entry.digest) or _read_contribution(entry)
+            for entry in entries.values()
+        }
+        return {entry.site: self._of_contribution[entry.digest] for entry in entries.values()}
+
+
+def affected(before: Sequence[Refinement], after: Sequence[Refinement]) -> list[str]:
+    """Hospitals that are new, or whose coefficients changed by more than `NOTICED`."""
+    known = {each.site: each for each in before}
+    return [
+        each.site
+        for each in after
+        if each.site not in known or _difference(known[each.site], each) > NOTICED
+    ]
+
+
+def _difference(one: Refinement, other: Refinement) -> float:
+    """The largest change of a coefficient."""
+    pairs = [(one.coefficients, other.coefficients), (one.normalization, other.normalization)]
+    return max(
+        (
+            abs(first.get(site, 0.0) - second.get(site, 0.0))
+            for first, second in pairs
+            for site in {*first, *second}
+        ),
+        default=0.0,
+    )
+
+
+def _read_contribution(entry: Entry) -> StateDict:
+    with TensorFile(entry.path) as file:
+        names = [name for name in file.statistics if name.startswith(DESCRIPTION)]
+        return {name.removeprefix(DESCRIPTION): file.statistic(name) for name in names}
+
+
+def _read(path: Path) -> Description:
+    means, metadata = load_state(path)
+    try:
+        described = json.loads(metadata["polyclinic"])
+        return Description(str(described["base"]), int(described["subjects"]), means)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ModelInvalid(
+            f"{path}: is not a hospital's description. Remove it; the hospital describes itself again."
+        ) from error

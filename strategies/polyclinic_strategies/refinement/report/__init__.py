@@ -1,0 +1,1 @@
+"""Refinement's part of a report."""

@@ -1,0 +1,213 @@
+"""`polyclinic-client adapt`: a universal encoder, taken home for the hospital's own task."""
+
+import json
+import math
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+from rich.text import Text
+
+from polyclinic.config.schemas import JobConfig
+from polyclinic.errors import ConfigError
+from polyclinic.imaging.datasets import check_dataset, read_dataset
+from polyclinic.learning import training
+from polyclinic.learning.fine_tuning import Course, fit_passes
+from polyclinic.learning.metrics import Evaluation
+from polyclinic.learning.model_file import load_model
+from polyclinic.learning.networks.universal import UniversalNetwork
+from polyclinic.learning.preparation import PreparedSite, prepare
+from polyclinic.learning.site_tasks import own_job
+from polyclinic.learning.state_dict import load_metadata, load_state, save_state
+from polyclinic_strategies.universal.hospital import fit_head
+
+MODES = ("probe", "full")
+DASH = "\N{EN DASH}"
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """How an encoder is adapted.
+
+    Attributes:
+        mode: probe fits a head to the encoder as it is; full trains encoder and head after that.
+        epochs: Passes over the training cases, for full; None: as many as in a stage.
+        learning_rate: Of the first pass, for full; None: that of a stage.
+        seed: Of the head and of the order of the cases.
+    """
+
+    mode: str = "full"
+    epochs: int | None = None
+    learning_rate: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(f"--mode {self.mode}: {' or '.join(MODES)}.")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise ConfigError(f"--learning-rate {self.learning_rate:g}: a number above 0.")
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What came of it.
+
+    Attributes:
+        kept: Which mode.
+        tried: Every mode's score on the validation cases.
+        validation, test: Figures of the one that was kept.
+        tested: Which cases: the validation cases where those for the test have no labels.
+        measure: What a score is.
+    """
+
+    kept: str
+    tried: dict[str, float]
+    validation: Evaluation
+    test: Evaluation
+    tested: str
+    measure: str
+
+
+def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) -> Adapted:
+    """Fit, choose, test, and write the model.
+
+    Raises:
+        ModelInvalid: The file is damaged, or not of polyclinic's.
+        ConfigError: It is no universal encoder, or training diverged.
+        DataError: The typed fault of a file.
+    """
+    network, job = load_encoder(model)
+    dataset = read_dataset(data)
+    for warning in check_dataset(dataset):
+        console.print(f"warning: {warning}", style="yellow", markup=False)
+    job = own_job(job, dataset)
+    network.to("cuda" if torch.cuda.is_available() else "cpu")
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("reading images")
+        prepared = prepare(
+            dataset, job.data, lambda done, of: bar.update(task, completed=done, total=of)
+        )
+    with console.status("fitting a head"):
+        described = fit_head(network, prepared, wishes.seed)
+    tried = {"probe": _score(network, prepared)}
+    console.print(f"probe: {tried['probe']:.3f} on the validation cases", markup=False)
+    kept = "probe"
+    if wishes.mode == "full":
+        tuned = _tune(network, prepared, job, wishes, console)
+        tried["full"] = _score(tuned, prepared)
+        console.print(f"full: {tried['full']:.3f} on the validation cases", markup=False)
+        if tried["full"] > tried["probe"]:
+            kept, network = "full", tuned
+    network.eval()
+    validation = training.evaluate(network, prepared.validation, job.data)
+    test, cases = training.test(network, dataset, job.data)
+    _save(network, model, out, {**described, "adapted": kept, "version": version("polyclinic")})
+    return Adapted(
+        kept,
+        tried,
+        validation,
+        test,
+        cases[0].split,
+        "Dice" if job.data.task == "segmentation" else "Recall",
+    )
+
+
+def load_encoder(path: Path) -> tuple[UniversalNetwork, JobConfig]:
+    """A universal encoder, and the job that it is for.
+
+    Raises:
+        ModelInvalid: The file is damaged, or not of polyclinic's.
+        ConfigError: It is another kind of model.
+    """
+    network, job = load_model(path)
+    if not isinstance(network, UniversalNetwork) or network.head is not None:
+        what = (
+            "has the head of a task already"
+            if isinstance(network, UniversalNetwork)
+            else "is a model for one task"
+        )
+        raise ConfigError(
+            f"{path}: no universal encoder, it {what}. Take what `polyclinic-server pretrain`, or `export` of a run with "
+            "strategy=universal, wrote."
+        )
+    return network, job
+
+
+def tell_choice(adapted: Adapted) -> str:
+    """Which was kept, and why."""
+    if len(adapted.tried) == 1:
+        return "kept: the head on the encoder as it was (probe)"
+    others = f"{adapted.tried['full']:.3f} against {adapted.tried['probe']:.3f} of the probe"
+    if adapted.kept == "full":
+        return f"kept: encoder and head trained together (full), {others} on the validation cases"
+    return f"kept: the head on the encoder as it was (probe); training both was no better on the validation cases, {others}"
+
+
+def make_table(adapted: Adapted) -> Table:
+    """Scores of every class."""
+    table = Table(title=Text(f"{adapted.measure} of each class ({adapted.kept})"))
+    table.add_column("class", overflow="fold")
+    table.add_column("validation", justify="right")
+    table.add_column(
+        "test" if adapted.tested == "test" else "validation, own grids", justify="right"
+    )
+    for name in adapted.validation.scores:
+        table.add_row(
+            Text(name),
+            _show(adapted.validation.scores[name]),
+            _show(adapted.test.scores.get(name, math.nan)),
+        )
+    table.add_section()
+    table.add_row(
+        Text("mean", style="bold"), _show(adapted.validation.score), _show(adapted.test.score)
+    )
+    return table
+
+
+def _tune(
+    network: UniversalNetwork,
+    prepared: PreparedSite,
+    job: JobConfig,
+    wishes: Wishes,
+    console: Console,
+) -> UniversalNetwork:
+    """Encoder and head together, as in a stage of a federation; the network that is given stays as it is."""
+    tuned = deepcopy(network)
+    rate = wishes.learning_rate or job.training.learning_rate
+    asked = replace(job.training, learning_rate=rate)
+    course = Course(
+        wishes.epochs or job.training.epochs,
+        lambda number: wishes.seed * 100_003 + number,
+        falling=True,
+    )
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("training encoder and head")
+        fit_passes(
+            tuned,
+            prepared,
+            asked,
+            course,
+            on_step=lambda step, steps, _loss: bar.update(task, completed=step, total=steps),
+        )
+    return tuned
+
+
+def _score(network: UniversalNetwork, prepared: PreparedSite) -> float:
+    return training.evaluate(network, prepared.validation, prepared.data).score
+
+
+def _save(network: UniversalNetwork, source: Path, out: Path, own: dict[str, Any]) -> None:
+    """The network, with what is needed to build it again: names and settings are the encoder's."""
+    described = load_metadata(load_state(source)[1], source)
+    kept = {key: described[key] for key in ("names", "settings")}
+    save_state(network.state_dict(), out, {"polyclinic": json.dumps({**kept, **own})})
+
+
+def _show(score: float) -> str:
+    return DASH if math.isnan(score) else f"{score:.3f}"

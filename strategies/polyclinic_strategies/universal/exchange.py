@@ -1,0 +1,86 @@
+"""What hospital and coordinator exchange for the universal model: the encoder's task vector, and a declaration in numbers.
+
+Whole, or as factors of low rank: both sides ask here which.
+"""
+
+from collections.abc import Mapping
+
+from polyclinic.learning.networks.universal import Task, UniversalNetwork
+from polyclinic.learning.state_dict import StateDict, subtract
+from polyclinic.store.contribution import TensorFile
+from polyclinic.store.entries import Entry
+from polyclinic_strategies.universal import low_rank
+from polyclinic_strategies.universal.teachers import Teacher
+
+TASK = "universal encoder"  # what every contribution is for, whatever its hospital's own task
+EMBEDDING = (
+    "embedding"  # statistics that an assignment asks for: of the embeddings of the training images
+)
+
+
+def layout_of(base: StateDict, rank: int) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what travels.
+
+    Args:
+        base: The encoder's tensors, `encoder.*`.
+        rank: 0 for the whole encoder.
+    """
+    shapes = {name: tuple(tensor.shape) for name, tensor in base.items()}
+    return low_rank.layout(shapes, rank) if rank else shapes
+
+
+def prepare_tuning(network: UniversalNetwork, rank: int) -> None:
+    """Leave to be trained what travels (and the hospital's own part)."""
+    if rank:
+        low_rank.attach(network.encoder, rank)
+
+
+def task_vector(network: UniversalNetwork, base: StateDict, rank: int) -> StateDict:
+    """What travels of a trained network: of its encoder alone."""
+    if rank:
+        return low_rank.factors(network, base)
+    state = network.state_dict()
+    return subtract({name: state[name].detach().cpu() for name in base}, base)
+
+
+def declare_in_numbers(task: Task) -> dict[str, float]:
+    """A declaration as a contribution's metrics keep it."""
+    numbers = {"classes": task.classes, "channels": task.channels, "dimensions": task.dimensions}
+    return {
+        name: float(value)
+        for name, value in {**numbers, "segmentation": task.kind == "segmentation"}.items()
+    }
+
+
+def read_declaration(metrics: Mapping[str, float]) -> Task | None:
+    """The inverse of `declare_in_numbers`; None where there is no declaration."""
+    try:
+        kind = "segmentation" if metrics["segmentation"] else "classification"
+        return Task(kind, *(int(metrics[key]) for key in ("classes", "channels", "dimensions")))  # type: ignore[arg-type]
+    except KeyError:
+        return None
+
+
+def make_teacher(entry: Entry, base: StateDict, rank: int) -> Teacher:
+    """A contribution as a teacher: the base plus the task vector that came.
+
+    Args:
+        entry: Of the ledger.
+        base: That the contribution was made on.
+        rank: Of what travelled.
+    """
+    with TensorFile(entry.path) as file:
+        vector = {name: file.task_vector(name) for name in file.names}
+        statistics = {name: file.statistic(name) for name in file.statistics}
+    if rank:
+        vector = low_rank.expand(
+            vector, {name: tuple(tensor.shape) for name, tensor in base.items()}
+        )
+    encoder = {name: tensor + vector[name] for name, tensor in base.items()}
+    return Teacher(
+        entry.site,
+        encoder,
+        statistics,
+        entry.num_examples,
+        str(read_declaration(entry.metrics) or ""),
+    )

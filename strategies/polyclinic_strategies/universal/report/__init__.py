@@ -1,0 +1,1 @@
+"""The universal model's part of a report, and the report of masked image modelling."""

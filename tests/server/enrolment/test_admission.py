@@ -1,0 +1,250 @@
+"""Everybody who should be turned away is, with a plain message on both sides and a line in the journal."""
+
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import grpc
+import pytest
+
+from polyclinic.errors import ServerUnreachable
+from polyclinic.security import admission_errors as admission
+from polyclinic.security.admission_errors import (
+    KNOCK,
+    REASONS,
+    AdmissionRefused,
+    AuthorityUnknown,
+    CertificateExpired,
+    ClockWrong,
+    HostNameWrong,
+    KeyMissing,
+    KeyOfAnother,
+    KeyRevoked,
+    KeyUnknown,
+    PlaintextRefused,
+    SignatureInvalid,
+    TlsMissing,
+    credentials,
+    unpack_refusal,
+)
+from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key, make_key
+from polyclinic.security.kit import Kit
+from polyclinic_client.fleet.connection import Connection
+from polyclinic_demos.local_pki import kit_for, rehearse
+from tests.server.fleet.coordinators import Coordinator, coordinator, open_coordinator
+
+Metadata = list[tuple[str, str | bytes]]
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Iterator[Coordinator]:
+    with coordinator(tmp_path / "lab") as running:
+        yield running
+
+
+def refused(kind: type[AdmissionRefused], connection: Connection) -> str:
+    with pytest.raises(kind) as raised:
+        connection.knock(5.0)
+    assert type(raised.value) is kind
+    return str(raised.value)
+
+
+def journaled(lab: Coordinator, *words: str) -> None:
+    """The journal's only refusal, after a while: failed handshakes are written down by a thread."""
+    deadline = time.monotonic() + 5.0
+    while not lab.sentences() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    (sentence,) = lab.sentences()
+    assert all(word in sentence for word in words), sentence
+
+
+def knock_with(lab: Coordinator, metadata: Metadata) -> AdmissionRefused:
+    """A knock by somebody who does not use our client."""
+    channel = grpc.secure_channel(
+        lab.address, grpc.ssl_channel_credentials(lab.authority.ca().encode())
+    )
+    with pytest.raises(grpc.RpcError) as raised:
+        channel.unary_unary(KNOCK)(b"", metadata=metadata, timeout=5.0)
+    channel.close()
+    assert raised.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    refusal = unpack_refusal(raised.value.details())
+    assert refusal is not None
+    return refusal
+
+
+def test_an_enrolled_hospital_is_welcome_by_the_name_of_its_key(lab: Coordinator) -> None:
+    welcome = lab.hospital("st-mary").knock()
+    assert welcome.site == "st-mary"
+    assert abs(welcome.ahead_s) < 5.0
+    assert welcome.days_left is not None and welcome.days_left > 390
+    assert lab.sentences() == []
+
+
+def test_no_key(lab: Coordinator) -> None:
+    assert type(knock_with(lab, [])) is KeyMissing
+    journaled(lab, "showed no key")
+
+
+def test_an_unknown_key(lab: Coordinator, tmp_path: Path) -> None:
+    known = lab.hospital("st-mary")
+    mark = fingerprint(make_key(tmp_path / "other"))
+    said = refused(KeyUnknown, replace(known, key=tmp_path / "other" / PRIVATE))
+    assert mark in said and "hospital.pub" in said
+    journaled(lab, mark, "not enrolled", "enrol NAME hospital.pub")
+
+
+def test_a_revoked_key(lab: Coordinator) -> None:
+    hospital = lab.hospital("st-mary")
+    hospital.knock()
+    lab.registry.revoke("st-mary", "left")
+    time.sleep(1.1)  # what the gate knows may be a second old
+    assert "revoked" in refused(KeyRevoked, hospital)
+    journaled(lab, "st-mary", "revoked key")
+
+
+def test_another_sites_key(lab: Coordinator) -> None:
+    mary, john = lab.hospital("st-mary"), lab.hospital("st-john")
+    said = refused(KeyOfAnother, replace(mary, key=john.key))
+    assert "st-mary" in said and "st-john" not in said  # whose key it is, is nobody's business
+    journaled(lab, "st-john called itself st-mary")
+
+
+def test_a_public_key_without_its_private_half(lab: Coordinator, tmp_path: Path) -> None:
+    mine = lab.hospital("st-mary")
+    make_key(tmp_path / "other")
+    assert mine.key is not None
+    forged = dict(credentials(load_private_key(tmp_path / "other" / PRIVATE)))
+    forged["flwr-public-key-bin"] = dict(credentials(load_private_key(mine.key)))[
+        "flwr-public-key-bin"
+    ]
+    assert type(knock_with(lab, list(forged.items()))) is SignatureInvalid
+    journaled(lab, "without being able to sign")
+
+
+def test_a_clock_that_is_far_off(lab: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Tomorrow(admission.datetime):
+        @classmethod
+        def now(cls, tz: object = None) -> "Tomorrow":
+            return cls.fromtimestamp(time.time() + 3600, admission.UTC)
+
+    monkeypatch.setattr(admission, "datetime", Tomorrow)
+    assert "3600 s" in refused(ClockWrong, lab.hospital("st-mary"))
+    journaled(lab, "3600 s off", "NTP")
+
+
+def test_a_kit_of_another_coordinator(lab: Coordinator, tmp_path: Path) -> None:
+    hospital = lab.hospital("st-mary")
+    assert hospital.kit is not None
+    other = rehearse(tmp_path / "other", 1).ca()
+    said = refused(AuthorityUnknown, replace(hospital, kit=replace(hospital.kit, ca=other)))
+    assert "ask for a new one" in said
+    journaled(lab, "127.0.0.1 does not trust this coordinator's certificate authority")
+
+
+def test_an_expired_certificate(tmp_path: Path) -> None:
+    with coordinator(tmp_path / "lab", days=-1) as lab:
+        said = refused(CertificateExpired, lab.hospital("st-mary"))
+        assert "init --renew" in said
+        journaled(lab, "expired", "init --renew")
+
+
+def test_a_wrong_host_name(tmp_path: Path) -> None:
+    with coordinator(tmp_path / "lab", host="coordinator.example.org") as lab:
+        said = refused(HostNameWrong, lab.hospital("st-mary"))
+        assert "init --renew --host NAME" in said
+        journaled(lab, "not for the name it dialled")
+
+
+def test_plain_text_to_the_tls_port(lab: Coordinator) -> None:
+    assert "--kit" in refused(PlaintextRefused, Connection(lab.address, "st-mary"))
+    journaled(lab, "127.0.0.1 spoke plain text")
+
+
+def test_tls_to_a_plain_port(lab: Coordinator) -> None:
+    hospital = lab.hospital("st-mary")
+    with open_coordinator() as address:
+        assert "does not speak TLS" in refused(TlsMissing, replace(hospital, server=address))
+        assert Connection(address, "st-mary").knock().site == ""
+
+
+def test_the_same_refusal_is_one_line_a_minute(lab: Coordinator) -> None:
+    for _ in range(5):
+        knock_with(lab, [])
+    assert len(lab.sentences()) == 1
+
+
+def test_looking_whether_the_port_is_open_is_no_refusal(lab: Coordinator) -> None:
+    host, port = lab.address.split(":")
+    for _ in range(3):
+        socket.create_connection((host, int(port))).close()
+    time.sleep(0.3)
+    assert lab.sentences() == []
+
+
+def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> None:
+    with coordinator(tmp_path / "lab", days=-1) as lab:
+        hospital = lab.hospital("st-mary")
+        refused(CertificateExpired, hospital)
+        lab.authority.renew(("127.0.0.1",))
+        welcome = hospital.knock()
+        assert welcome.site == "st-mary" and welcome.days_left and welcome.days_left > 390
+
+
+def test_nobody_answers() -> None:
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        with pytest.raises(ServerUnreachable):
+            Connection(f"127.0.0.1:{closed.getsockname()[1]}", "st-mary").knock(2.0)
+
+
+def test_every_reason_survives_the_wire() -> None:
+    facts = {
+        "who": "192.0.2.7",
+        "key": "SHA256:x",
+        "site": "a",
+        "claimed": "b",
+        "server": "h:1",
+        "seconds": "9",
+    }
+    for kind in REASONS.values():
+        found = unpack_refusal(kind(**facts).pack())
+        assert (
+            type(found) is kind
+            and str(found) == str(kind(**facts))
+            and found.told() == kind(**facts).told()
+        )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "null",
+        "[]",
+        '{"polyclinic": "no-such"}',
+        '{"polyclinic": "unknown-key"}',
+        "Missing metadata",
+    ],
+)
+def test_what_is_no_refusal_is_none(text: str) -> None:
+    assert unpack_refusal(text) is None
+
+
+def test_a_kit_says_whose_it_is(lab: Coordinator) -> None:
+    kit = Kit.read(kit_for(lab.authority, "st-mary"))
+    assert (kit.site, kit.server) == ("st-mary", lab.address)
+    assert "PRIVATE" not in kit.ca
+
+
+def test_a_stranger_s_request_is_refused_before_it_is_read(lab: Coordinator) -> None:
+    channel = grpc.secure_channel(
+        lab.address, grpc.ssl_channel_credentials(lab.authority.ca().encode())
+    )
+    with pytest.raises(grpc.RpcError) as raised:
+        channel.unary_unary("/flwr.proto.Fleet/PushObject")(bytes(30_000_000), timeout=20.0)
+    channel.close()
+    assert (
+        raised.value.code() == grpc.StatusCode.UNAUTHENTICATED
+    )  # an answer to its size would be RESOURCE_EXHAUSTED

@@ -1,0 +1,200 @@
+"""A whole merging run in memory: the real ServerApp, ClientApp, fine-tuning and ledger, nothing started."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from flwr.app import Message
+
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.errors import ConfigError, RunError
+from polyclinic.federation.run_folder import RunFolder
+from polyclinic.learning.state_dict import load_state
+from polyclinic.reporting.results import read_results
+from polyclinic.store.ledger import Ledger
+from polyclinic_client.fleet.app import app as client_app
+from polyclinic_client.site.fine_tuning import work
+from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
+from polyclinic_server.reports.page import write_report
+from polyclinic_server.runs.app import coordinate
+from polyclinic_strategies.merging.offline import merge_offline
+from polyclinic_strategies.merging.report.section import terminal_merging_table
+from tests.fakes import FakeGrid, FakeNode, serve
+from tests.server.runs.test_app import SMALL
+
+OTHERS = (
+    "ties",
+    "regmean",
+    "fisher",
+)  # with candidates, and with statistics of both kinds; tests/strategies/merging/ has them all
+QUICK = ["rounds=1", "strategy.poll_s=0.01", "deployment.hospitals=3", "deployment.min_hospitals=2"]
+
+
+@pytest.fixture(scope="module")
+def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    coarse = [replace(scanner, voxel_mm=(9.0, 9.0, 9.0)) for scanner in HOSPITALS[:3]]
+    return write_cohort(
+        tmp_path_factory.mktemp("cohort"), sites=3, subjects=(1, 1, 1), scanners=coarse
+    )
+
+
+def hospital(config: dict[str, Any]) -> Callable[[Message], Message | None]:
+    """A hospital that fine-tunes between two messages."""
+    answer = serve(client_app, config)
+
+    def reply(message: Message) -> Message | None:
+        answered = answer(message)
+        work(config["site"], Path(config["data"]), Path(config["state"]))
+        return answered
+
+    return reply
+
+
+def run(folder: Path, sites: list[Path], *overrides: str) -> RunFolder:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "overrides.json").write_text(json.dumps([[*SMALL, *QUICK, *overrides]]))
+    nodes = []
+    for number, site in enumerate(sites):
+        nodes.append(
+            FakeNode(
+                number + 1,
+                hospital(
+                    {
+                        "site": site.name,
+                        "data": str(site),
+                        "state": str(folder / "state" / site.name),
+                    }
+                ),
+            )
+        )
+    made = RunFolder(folder)
+    made.update(
+        name="run",
+        state="running",
+        arms=[{"name": "merging-mean", "title": "Merging (mean)", "kind": "merging"}],
+        task="segmentation",
+    )
+    coordinate(FakeGrid(nodes), made)  # type: ignore[arg-type]
+    made.close()
+    return made
+
+
+def lines(folder: RunFolder, name: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder.path / name).read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> RunFolder:
+    """Three hospitals, other rules, every control."""
+    folder = tmp_path_factory.mktemp("compared") / "run"
+    return run(
+        folder,
+        sites,
+        "strategy=merging/mean",
+        f"strategy.compare=[{','.join(OTHERS)}]",
+        "strategy.controls=true",
+    )
+
+
+def test_every_opponent_is_tested_at_every_hospital(compared: RunFolder) -> None:
+    tested = [
+        (line["arm"], line["site"])
+        for line in lines(compared, "metrics.jsonl")
+        if line["phase"] == "test"
+    ]
+    arms = {f"merging-{rule}" for rule in ("mean", *OTHERS)} | {
+        "local",
+        "random",
+        "random.restored",
+        "merging-mean.restored",
+    }
+    assert arms <= {arm for arm, _ in tested}
+    assert len(tested) == len(set(tested)) and len({site for _, site in tested}) == 3
+
+
+def test_every_publication_was_scored_by_every_hospital(compared: RunFolder) -> None:
+    published = {
+        line["number"] for line in lines(compared, "events.jsonl") if line["kind"] == "published"
+    }
+    scored = {
+        (line["round"], line["site"])
+        for line in lines(compared, "metrics.jsonl")
+        if line["phase"] == "validate"
+    }
+    assert published == {1, 2, 3}
+    assert len(scored) == 9
+
+
+def test_the_report_and_the_table_can_be_made_of_it(compared: RunFolder) -> None:
+    assert terminal_merging_table(read_results(compared.path)) is not None
+    assert "random vector" in write_report(compared.path).read_text()
+
+
+def test_merging_offline_gives_the_published_bits_and_leaves_the_ledger_alone(
+    compared: RunFolder, tmp_path: Path
+) -> None:
+    with Ledger.open(compared.path / "ledger") as ledger:
+        before = [line.hash for line in ledger.history()]
+    words, entries = merge_offline(
+        ["rule=mean"], compared.path / "ledger", tmp_path / "mean.safetensors"
+    )
+    assert words.startswith("Mean") and len(entries) == 3
+    ours, _ = load_state(tmp_path / "mean.safetensors")
+    theirs, _ = load_state(compared.path / "arms" / "merging-mean" / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    with Ledger.open(compared.path / "ledger") as ledger:
+        assert [line.hash for line in ledger.history()] == before
+        assert ledger.verify() is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        (["rule=tias"], "Did you mean ties"),
+        (["rule=ties", "keep=2"], "keep"),
+        (["ties"], "SETTING"),
+    ],
+)
+def test_a_wrong_setting_of_an_offline_merge_is_named(
+    compared: RunFolder, tmp_path: Path, settings: list[str], said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said):
+        merge_offline(settings, compared.path / "ledger", tmp_path / "out.safetensors")
+
+
+def test_after_a_withdrawal_the_model_has_the_bits_as_if_the_hospital_had_never_come(
+    sites: list[Path], tmp_path: Path
+) -> None:
+    without = run(tmp_path / "two", sites[:2], "strategy=merging/mean", "deployment.hospitals=2")
+    three = run(tmp_path / "three", sites, "strategy=merging/mean")
+    with Ledger.open(three.path / "ledger") as ledger:
+        ledger.withdraw(sites[2].name, "asked for it")
+    merge_offline(["rule=mean"], three.path / "ledger", tmp_path / "withdrawn.safetensors")
+    ours, _ = load_state(tmp_path / "withdrawn.safetensors")
+    theirs, _ = load_state(without.path / "arms" / "merging-mean" / "model.safetensors")
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_a_run_in_which_everybody_is_refused_says_so(sites: list[Path], tmp_path: Path) -> None:
+    with pytest.raises(RunError, match="refusals"):
+        run(
+            tmp_path / "run",
+            sites[:2],
+            "strategy=merging/mean",
+            "strategy.sites=[nobody]",
+            "strategy.end.seconds=2",
+        )
+
+
+def test_an_impossible_setting_is_refused_before_anybody_is_asked() -> None:
+    for override, said in (
+        ("strategy.restoration=magic", "restoration"),
+        ("strategy.rule.scale=nan", "scale"),
+        ("strategy.statistics=[x]", "gram"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            instantiate(load_config(["strategy=merging/sum", override]).strategy, _recursive_=False)

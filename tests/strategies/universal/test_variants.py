@@ -1,0 +1,93 @@
+"""Runs with another encoder, and in which only updates of low rank travel."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from flwr.app import Message
+
+from polyclinic.config.compose import load_config
+from polyclinic.errors import ConfigError
+from polyclinic.federation.run_folder import read_lines
+from polyclinic.learning.state_dict import load_state
+from polyclinic.store.ledger import Ledger
+from polyclinic_strategies.universal.coordinator import check_universal
+from polyclinic_strategies.universal.exchange import layout_of, make_teacher
+from tests.strategies.universal.test_coordinator import SMALL, run
+from tests.task_cohort import write_public, write_tasks
+
+
+def test_factors_travel_are_taken_into_the_ledger_and_teach(tmp_path: Path) -> None:
+    sites, public = (
+        write_tasks(tmp_path / "tasks"),
+        write_public(tmp_path / "coordinator" / "public", 8),
+    )
+    kept: list[Message] = []
+    settings = (
+        "training.universal.rank=1",
+        "strategy.stages=1",
+        "model.encoder.widths=[8,16,32,32]",
+    )
+    made = run(tmp_path / "run", sites, f"strategy.public={public}", *settings, kept=kept)
+    (stage,) = made.describe()["universal"]["stages"]
+    assert set(stage["weights"]) == {site.name for site in sites}
+    with Ledger.open(made.path / "ledger", create=False) as ledger:
+        base = ledger.load_model(ledger.bases()[0])
+        whole = sum(tensor.numel() for tensor in base.values())
+        for entry in ledger.active():
+            sent = {
+                name.removeprefix("task_vector/"): tensor
+                for name, tensor in load_state(entry.path)[0].items()
+            }
+            vector = {
+                name: tensor for name, tensor in sent.items() if not name.startswith("statistics/")
+            }
+            assert {name: tuple(tensor.shape) for name, tensor in vector.items()} == layout_of(
+                base, 1
+            )
+            assert sum(tensor.numel() for tensor in vector.values()) < whole / 3
+            teacher = make_teacher(entry, base, 1)
+            assert set(teacher.encoder) == set(base)
+            assert any(
+                not torch.equal(teacher.encoder[name], base[name])
+                for name in base
+                if name.endswith("weight")
+            )
+
+
+def test_factors_are_not_merged() -> None:
+    with pytest.raises(ConfigError, match="rank"):
+        check_universal(load_config([*SMALL, "training.universal.rank=2", "strategy.combine=mean"]))
+
+
+def test_a_vision_transformer_is_taught_by_three_tasks(tmp_path: Path) -> None:
+    sites, public = (
+        write_tasks(tmp_path / "tasks"),
+        write_public(tmp_path / "coordinator" / "public", 8),
+    )
+    small = [each for each in SMALL if not each.startswith(("model=", "model.encoder"))]
+    small += [
+        "model=universal_vit",
+        "model.encoder.width=16",
+        "model.encoder.layers=2",
+        "model.encoder.heads=2",
+        "strategy.stages=1",
+    ]
+    made = run(tmp_path / "run", sites, f"strategy.public={public}", settings=small)
+    (stage,) = made.describe()["universal"]["stages"]
+    assert set(stage["weights"]) == {site.name for site in sites} and set(
+        stage["trust"].values()
+    ) == {1.0}
+    tested = [
+        line
+        for line in read_lines(made.path / "metrics.jsonl")
+        if line["phase"] == "test" and line["arm"] == "universal"
+    ]
+    assert {line["site"] for line in tested} == {site.name for site in sites} and all(
+        line["score"] is not None for line in tested
+    )
+    with Ledger.open(made.path / "ledger", create=False) as ledger:
+        before, after = (ledger.load_model(digest) for digest in ledger.bases())
+    assert {name for name in before if not torch.equal(before[name], after[name])} >= {
+        name for name in before if ".attn." in name
+    }
