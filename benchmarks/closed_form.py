@@ -2,8 +2,9 @@
 
     POLYCLINIC_DATA=... python benchmarks/closed_form.py
 
-Features of the ImageNet EfficientNet-Lite0, frozen. Each laboratory in turn is the newcomer, in three splits; figures are balanced accuracy
-on its test images. The ridge is chosen on validation images of those laboratories whose labels made the head.
+Features of the ImageNet EfficientNet-Lite0, frozen. Each laboratory in turn is the newcomer, in
+three splits; figures are balanced accuracy on its test images. The ridge is chosen on validation
+images of those laboratories whose labels made the head.
 """
 
 import json

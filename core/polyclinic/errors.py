@@ -51,8 +51,8 @@ One sentence each: what is wrong, where, and what to do about it.
     └── ResourceError               the machine                                  exit code 6
         └── DiskFull
 
-An error is `shareable` when its text says nothing about a hospital's files, so that it may travel to the coordinator;
-of every other error only the type's name leaves the hospital.
+An error is `shareable` when its text says nothing about a hospital's files, so that it may travel
+to the coordinator; of every other error only the type's name leaves the hospital.
 """
 
 from collections.abc import Sequence
@@ -92,7 +92,8 @@ class KitInvalid(ConfigError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"{path}: not a coordinator's kit ({problem}). Ask the coordinator to send the kit again."
+            f"{path}: not a coordinator's kit ({problem}). Ask the coordinator to send the kit "
+            "again."
         )
 
 
@@ -101,7 +102,8 @@ class ConfigMismatch(ConfigError):
 
     def __init__(self, group: str, name: str, ours: str, theirs: str) -> None:
         super().__init__(
-            f"conf/{group}/{name}.yaml differs between the hospital (polyclinic {ours}) and the coordinator "
+            f"conf/{group}/{name}.yaml differs between the hospital (polyclinic {ours}) and the "
+            "coordinator "
             f"(polyclinic {theirs}): install the same version, with the same conf/, on both sides."
         )
 
@@ -124,7 +126,8 @@ class FileMissing(DataError):
 
     def __init__(self, path: Path, split: str) -> None:
         super().__init__(
-            f"{path}: dataset.json lists this file under '{split}', but it does not exist. Restore it or remove the entry."
+            f"{path}: dataset.json lists this file under '{split}', but it does not exist. Restore "
+            "it or remove the entry."
         )
 
 
@@ -133,7 +136,8 @@ class ImageUnreadable(DataError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"{path}: cannot be read as an image ({problem}). Export it again or remove it from dataset.json."
+            f"{path}: cannot be read as an image ({problem}). Export it again or remove it from "
+            "dataset.json."
         )
 
 
@@ -143,7 +147,8 @@ class ImageTooLarge(DataError):
     def __init__(self, path: Path, claimed_bytes: int, limit_bytes: int) -> None:
         super().__init__(
             f"{path}: its header claims {claimed_bytes / 2**30:,.1f} GiB of voxels, the limit is "
-            f"{limit_bytes / 2**30:,.1f} GiB. The file is damaged, or needs to be cropped or resampled first."
+            f"{limit_bytes / 2**30:,.1f} GiB. The file is damaged, or needs to be cropped or "
+            "resampled first."
         )
 
 
@@ -161,7 +166,8 @@ class LabelInvalid(DataError):
         values = ", ".join(f"{value:g}" for value in found)
         known = ", ".join(map(str, declared)) or "whole numbers"
         super().__init__(
-            f"{path}: has label {values}, but dataset.json declares {known}. Correct the label map, or add the class to 'labels'."
+            f"{path}: has label {values}, but dataset.json declares {known}. Correct the label "
+            "map, or add the class to 'labels'."
         )
 
 
@@ -170,7 +176,8 @@ class ShapeMismatch(DataError):
 
     def __init__(self, image: Path, image_grid: str, label: Path, label_grid: str) -> None:
         super().__init__(
-            f"{label}: its grid is {label_grid}, but its image {image.name} has {image_grid}. Resample the label onto its image."
+            f"{label}: its grid is {label_grid}, but its image {image.name} has {image_grid}. "
+            "Resample the label onto its image."
         )
 
 
@@ -181,8 +188,10 @@ class TooFewSubjects(DataError):
 
     def __init__(self, subjects: int, minimum: int) -> None:
         super().__init__(
-            f"The hospital has {subjects} subjects to describe itself with, at least {minimum} are needed so that no one of them shows: "
-            "add cases to 'training' or 'test', or ask the coordinator for a lower privacy.release.min_subjects."
+            f"The hospital has {subjects} subjects to describe itself with, at least {minimum} are "
+            "needed so that no one of them shows: "
+            "add cases to 'training' or 'test', or ask the coordinator for a lower "
+            "privacy.release.min_subjects."
         )
 
 
@@ -203,7 +212,8 @@ class AddressInvalid(LinkError):
 
     def __init__(self, address: str, problem: str) -> None:
         super().__init__(
-            f"'{address}' is not an address ({problem}). Write HOST:PORT, for example 127.0.0.1:9092."
+            f"'{address}' is not an address ({problem}). Write HOST:PORT, for example "
+            "127.0.0.1:9092."
         )
 
 
@@ -212,7 +222,8 @@ class PortTaken(LinkError):
 
     def __init__(self, host: str, port: int, setting: str) -> None:
         super().__init__(
-            f"Port {port} on {host} is taken by another program. Stop it, or choose another port with {setting}."
+            f"Port {port} on {host} is taken by another program. Stop it, or choose another port "
+            f"with {setting}."
         )
 
 
@@ -222,7 +233,8 @@ class ServerUnreachable(LinkError):
     def __init__(self, address: str, problem: str) -> None:
         self.problem = problem
         super().__init__(
-            f"No coordinator answers at {address} ({problem}). Check the address, that `polyclinic-server run` is up, "
+            f"No coordinator answers at {address} ({problem}). Check the address, that "
+            "`polyclinic-server run` is up, "
             "and that the firewall lets this machine dial out to that port."
         )
 
@@ -260,7 +272,8 @@ class TooFewHospitals(RunError):
         present = ", ".join(answered) or "nobody"
         absent = f" Missing: {', '.join(missing)}." if missing else ""
         super().__init__(
-            f"{what}: {present} answered within {waited_s:.0f} s, the minimum is {minimum}.{absent} "
+            f"{what}: {present} answered within {waited_s:.0f} s, the minimum is "
+            f"{minimum}.{absent} "
             "Start the missing hospitals and resume, or lower deployment.min_hospitals."
         )
 
@@ -284,7 +297,8 @@ class LedgerNotFound(LedgerError):
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
-            f"{folder}: there is no ledger here. Name its folder with --ledger; a run with strategy=merging/mean makes one."
+            f"{folder}: there is no ledger here. Name its folder with --ledger; a run with "
+            "strategy=merging/mean makes one."
         )
 
 
@@ -302,7 +316,8 @@ class LedgerDamaged(LedgerError):
 
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(
-            f"{where}: {problem}. Stop the coordinator, keep this folder as it is, and restore it from a backup."
+            f"{where}: {problem}. Stop the coordinator, keep this folder as it is, and restore it "
+            "from a backup."
         )
 
 
@@ -318,6 +333,7 @@ class DiskFull(ResourceError):
 
     def __init__(self, folder: Path, free_bytes: int, needed_bytes: int) -> None:
         super().__init__(
-            f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB are needed. "
+            f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB "
+            "are needed. "
             "Free some space, or choose another folder."
         )

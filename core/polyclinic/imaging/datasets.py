@@ -5,9 +5,9 @@
      "validation": [{"image": ["images/b_T1.nii.gz", "images/b_T2.nii.gz"], "label": "labels/b.nii.gz"}],
      "test":       [{"image": "images/c.nii.gz", "label": "labels/c.nii.gz"}, "images/d.nii.gz"]}
 
-A list of images is one file for each channel; in a classification `label` is the number of the class. A patient with several cases is
-named in each: `"subject": "a"`. `test` may be
-missing, or be without labels: a test then takes the validation cases instead (`evaluation_cases`).
+A list of images is one file for each channel; in a classification `label` is the number of the
+class. A patient with several cases is named in each: `"subject": "a"`. `test` may be missing, or be
+without labels: a test then takes the validation cases instead (`evaluation_cases`).
 """
 
 import json
@@ -68,8 +68,8 @@ def read_dataset(folder: Path, *, labelled: bool = True) -> SiteDataset:
 
     Args:
         folder: Where it lies.
-        labelled: Whether there must be labelled cases to train and validate with. A hospital that only describes itself needs none: it
-            may list its images under 'test', without labels.
+        labelled: Whether there must be labelled cases to train and validate with. A hospital that
+            only describes itself needs none: it may list its images under 'test', without labels.
 
     Raises:
         DatasetInvalid: It is missing, is not JSON, or lacks something.
@@ -345,8 +345,7 @@ def check_grids(case: Case) -> None:
     if not isinstance(case.label, Path):
         return
     image, label = check_header(case.image[0]), check_header(case.label)
-    mixed = (label.nifti is None) != (
-        image.nifti is None
-    )  # a picture's affine means nothing to a NIfTI
+    # a picture's affine means nothing to a NIfTI
+    mixed = (label.nifti is None) != (image.nifti is None)
     if not (label.grid.shape == image.grid.shape if mixed else label.grid.matches(image.grid)):
         raise ShapeMismatch(case.image[0], str(image.grid), case.label, str(label.grid))

@@ -14,11 +14,13 @@ CLOSED = 2  # voxels: holes up to twice as wide are the patient's, a dark ventri
 def foreground(image: Float[Tensor, "channels *places"]) -> Bool[Tensor, "*places"]:
     """Where the patient is.
 
-    Masked images are exactly 0 around the patient. A scanner's own images hold noise there: if the border of the image is dark, whatever is
-    clearly brighter counts, with the holes in it. An image without a dark border, a photograph for instance, is all foreground.
+    Masked images are exactly 0 around the patient. A scanner's own images hold noise there: if the
+    border of the image is dark, whatever is clearly brighter counts, with the holes in it. An image
+    without a dark border, a photograph for instance, is all foreground.
 
     Args:
-        image: Two or three axes of places; of one slice or one photograph, the last may be of length 1.
+        image: Two or three axes of places; of one slice or one photograph, the last may be of
+            length 1.
     """
     lit = (image != 0).any(0)
     if not bool(lit.any()):

@@ -59,10 +59,12 @@ def _interpolate(volume: Tensor, axis: int, places: Tensor, nearest: bool) -> Te
 def network_grid(native: Grid, data: DataConfig) -> Grid:
     """The grid on which the network sees an image: `data.orientation`, then `data.spacing_mm` about the same centre.
 
-    Without a spacing the image is resized to the patch. A single slice keeps its axes and stays one.
+    Without a spacing the image is resized to the patch. A single slice keeps its axes and stays
+    one.
 
     Raises:
-        ConfigError: An orientation that is none, or a spacing that would make volumes beyond the limit.
+        ConfigError: An orientation that is none, or a spacing that would make volumes beyond the
+            limit.
     """
     single = data.spatial_dims == 2 and native.shape[2] == 1
     codes = _three_codes(data.orientation)
@@ -84,7 +86,8 @@ def network_grid(native: Grid, data: DataConfig) -> Grid:
         wanted = np.maximum(1, np.round(sizes / scale))
     if float(np.prod(wanted)) * data.channels * 4 > LIMIT_BYTES:
         raise ConfigError(
-            f"data.spacing_mm={data.spacing_mm}: an image would have {'x'.join(f'{n:g}' for n in wanted)} voxels."
+            f"data.spacing_mm={data.spacing_mm}: an image would have "
+            f"{'x'.join(f'{n:g}' for n in wanted)} voxels."
         )
     shift = np.eye(4)
     shift[:3, :3] = np.diag(scale)

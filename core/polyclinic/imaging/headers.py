@@ -1,7 +1,7 @@
 """What an image file says about itself, checked before its voxels are read: shape, affine, type, memory.
 
-An affine maps a voxel's index to millimetres in RAS+ (right, anterior, superior), as NIfTI defines it.
-Without torch: a process that only watches others may look at headers too.
+An affine maps a voxel's index to millimetres in RAS+ (right, anterior, superior), as NIfTI defines
+it. Without torch: a process that only watches others may look at headers too.
 """
 
 import gzip
@@ -26,9 +26,8 @@ LIMIT_BYTES = 2 * 2**30
 SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg")
 MAX_EXTENT_MM = 1e5  # an affine that claims a patient of more than 100 m is damaged
 DEFLATE_RATIO = 1032  # the most that a gzip stream can expand
-PICTURE_AFFINE = np.diag(
-    [-1.0, -1.0, 1.0, 1.0]
-)  # columns run to the patient's left, rows to the back, as on a screen
+# columns run to the patient's left, rows to the back, as on a screen
+PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
 MALFORMED: tuple[type[Exception], ...] = (
     OSError,
     EOFError,

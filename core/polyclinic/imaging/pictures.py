@@ -1,6 +1,7 @@
 """Small pictures of one axial slice: the image in grey, and label maps as colours upon it.
 
-Anterior is up and, as in radiology, the patient's right is on the viewer's left. Pixels are square in mm.
+Anterior is up and, as in radiology, the patient's right is on the viewer's left. Pixels are square
+in mm.
 """
 
 from collections.abc import Mapping
@@ -93,9 +94,8 @@ def slice_grid(grid: Grid, labels: Tensor | None, longest: int = LONGEST_PIXELS)
         nib.io_orientation(grid.affine), nib.orientations.axcodes2ornt("LPS")
     )
     if grid.shape[2] == 1 and turn[2, 0] != 2:
-        turn = np.array(
-            [[0, 1], [1, 1], [2, 1]]
-        )  # a single slice of another direction is shown as it is
+        # a single slice of another direction is shown as it is
+        turn = np.array([[0, 1], [1, 1], [2, 1]])
     source = np.argsort(turn[:, 0])
     sizes = np.array(grid.shape)[source]
     affine = grid.affine @ nib.orientations.inv_ornt_aff(turn, grid.shape)

@@ -19,7 +19,8 @@ def smooth(field: Tensor, sigma: float) -> Tensor:
     """
     if sigma < 0 or field.ndim != 5:
         raise ValueError(
-            f"sigma {sigma} of a field of shape {tuple(field.shape)}: it must be at least 0, and the shape (B, C, H, W, D)"
+            f"sigma {sigma} of a field of shape {tuple(field.shape)}: it must be at least 0, and "
+            "the shape (B, C, H, W, D)"
         )
     if sigma == 0:
         return field

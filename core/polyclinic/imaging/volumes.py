@@ -1,7 +1,8 @@
 """NIfTI, PNG and JPEG <-> tensors that know where their voxels lie, checked before the voxels are read.
 
-Every image is a volume of shape CXYZ (channels, then three axes as in the file); a 2-D image has one slice, Z = 1.
-An affine maps a voxel's index to millimetres in RAS+ (right, anterior, superior), as NIfTI defines it.
+Every image is a volume of shape CXYZ (channels, then three axes as in the file); a 2-D image has
+one slice, Z = 1. An affine maps a voxel's index to millimetres in RAS+ (right, anterior, superior),
+as NIfTI defines it.
 """
 
 import errno
@@ -47,7 +48,8 @@ def read_image(
     Args:
         path: One file (a fourth NIfTI dimension holds channels), or one file for each channel.
         channels: How many channels there must be. Pictures are turned into grey (1) or RGB (3).
-        spatial_dims: 3 refuses 2-D images; 2 takes both 2-D images and volumes, whose slices are chosen later.
+        spatial_dims: 3 refuses 2-D images; 2 takes both 2-D images and volumes, whose slices are
+            chosen later.
         limit_bytes: The most memory that one file may take.
 
     Returns:
@@ -129,7 +131,8 @@ def write_label_map(path: Path, labels: NDArray[np.uint8], header: Header) -> No
     shape = header.shape[:3]
     if labels.shape != shape or not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(
-            f"{path.name}: {labels.shape} labels for an input of shape {shape}, in a .nii or .nii.gz file"
+            f"{path.name}: {labels.shape} labels for an input of shape {shape}, in a .nii or "
+            ".nii.gz file"
         )
     if header.nifti is None:
         image = nib.Nifti1Image(labels.astype(np.uint8), header.affine)

@@ -1,7 +1,8 @@
 """Why a hospital and a coordinator do not come together: one class for each reason, with a sentence for either side.
 
-A hospital knocks before it joins: it checks the coordinator's certificate, then shows its key and says which site it is. Whoever
-refuses says why; the coordinator keeps a line of every refusal in its journal.
+A hospital knocks before it joins: it checks the coordinator's certificate, then shows its key and
+says which site it is. Whoever refuses says why; the coordinator keeps a line of every refusal in
+its journal.
 """
 
 import json
@@ -15,11 +16,12 @@ from polyclinic.security.keys import PrivateKey, public_pem
 
 KNOCK = "/polyclinic.Door/Knock"
 SITE_HEADER = "polyclinic-site"
+# Flower's
 PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER = (
     "flwr-public-key-bin",
     "flwr-signature-bin",
     "flwr-timestamp",
-)  # Flower's
+)
 MAX_FACT = 200  # characters of one fact that travels
 
 
@@ -58,7 +60,8 @@ class KeyUnknown(AdmissionRefused):
 
     code = "unknown-key"
     hospital = (
-        "The coordinator does not know the key {key}. Send it hospital.pub (the public half), have it enrolled, and use the kit that "
+        "The coordinator does not know the key {key}. Send it hospital.pub (the public half), have "
+        "it enrolled, and use the kit that "
         "comes back."
     )
     coordinator = "A client showed the key {key}, which is not enrolled, and was turned away. Enrol it: polyclinic-server enrol NAME hospital.pub"
@@ -69,7 +72,8 @@ class KeyRevoked(AdmissionRefused):
 
     code = "revoked-key"
     hospital = (
-        "The coordinator has revoked the key of {site} ({key}). Ask it why; to come back, make a new key "
+        "The coordinator has revoked the key of {site} ({key}). Ask it why; to come back, make a "
+        "new key "
         "(polyclinic-client keygen --folder NEW) and have it enrolled."
     )
     coordinator = "{site} showed its revoked key {key} and was turned away. A new key of that hospital can be enrolled."
@@ -108,7 +112,8 @@ class AuthorityUnknown(AdmissionRefused):
 
     code = "wrong-ca"
     hospital = (
-        "The certificate of {server} was not made by the coordinator that the kit belongs to. The kit may be old or of another federation: "
+        "The certificate of {server} was not made by the coordinator that the kit belongs to. The "
+        "kit may be old or of another federation: "
         "ask for a new one. If it is not, somebody else may be answering there: do not go on."
     )
     coordinator = "{who} does not trust this coordinator's certificate authority and left. Its kit is old or of another coordinator."
@@ -127,7 +132,8 @@ class HostNameWrong(AdmissionRefused):
 
     code = "wrong-host"
     hospital = (
-        "The certificate of {server} is not for that name. Use the address in the kit, or ask the coordinator to add this name: "
+        "The certificate of {server} is not for that name. Use the address in the kit, or ask the "
+        "coordinator to add this name: "
         "polyclinic-server init --renew --host NAME"
     )
     coordinator = "{who} left because the server's certificate is not for the name it dialled. Add it: polyclinic-server init --renew --host NAME"

@@ -1,6 +1,7 @@
 """Hospitals' keys: ECDSA on P-384 in OpenSSH's formats, which is what Flower's node authentication takes.
 
-`ssh-keygen -t ecdsa -b 384` makes the same files, and `ssh-keygen -lf hospital.pub` shows the same fingerprint.
+`ssh-keygen -t ecdsa -b 384` makes the same files, and `ssh-keygen -lf hospital.pub` shows the same
+fingerprint.
 """
 
 import base64
@@ -23,7 +24,9 @@ from polyclinic.system.durable import write_durably
 
 PRIVATE, PUBLIC = "hospital.key", "hospital.pub"
 MAX_KEY_BYTES = 10_000
-OTHERS = 0o007  # what anybody on the machine may do with a private key: nothing; its group may read it, as mounted secrets need
+# what anybody on the machine may do with a private key: nothing; its group may read it, as mounted
+# secrets need
+OTHERS = 0o007
 PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
 
@@ -36,7 +39,8 @@ def make_key(folder: Path, comment: str = "polyclinic") -> PublicKey:
     """
     if (folder / PRIVATE).exists():
         raise KeyInvalid(
-            f"{folder / PRIVATE}: there is a key already, and it is not overwritten. Use it, or choose another folder with --folder."
+            f"{folder / PRIVATE}: there is a key already, and it is not overwritten. Use it, or "
+            "choose another folder with --folder."
         )
     key = ec.generate_private_key(ec.SECP384R1())
     write_durably(
@@ -62,7 +66,8 @@ def load_private_key(path: Path) -> PrivateKey:
         key = serialization.load_ssh_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyInvalid(
-            f"{path}: not an OpenSSH private key without a password. `polyclinic-client keygen` makes one."
+            f"{path}: not an OpenSSH private key without a password. `polyclinic-client keygen` "
+            "makes one."
         ) from error
     if not isinstance(key, PrivateKey) or not isinstance(key.curve, ec.SECP384R1):
         raise KeyInvalid(
@@ -75,21 +80,24 @@ def load_public_key(path: Path) -> PublicKey:
     """A hospital's public key.
 
     Raises:
-        KeyInvalid: Not a file, or not such a key; a private key that was sent by mistake is named as that.
+        KeyInvalid: Not a file, or not such a key; a private key that was sent by mistake is named
+            as that.
     """
     content = _read(
         path, "the hospital's `polyclinic-client keygen` writes hospital.pub; have it sent"
     )
     if b"PRIVATE KEY" in content:
         raise KeyInvalid(
-            f"{path}: this is a private key, which must never leave its hospital. Delete it here, have the hospital make a new pair, "
+            f"{path}: this is a private key, which must never leave its hospital. Delete it here, "
+            "have the hospital make a new pair, "
             "and enrol the file hospital.pub."
         )
     try:
         return parse_public_key(content)
     except ValueError as error:
         raise KeyInvalid(
-            f"{path}: not an ECDSA public key on P-384. `polyclinic-client keygen` writes one, hospital.pub."
+            f"{path}: not an ECDSA public key on P-384. `polyclinic-client keygen` writes one, "
+            "hospital.pub."
         ) from error
 
 

@@ -1,7 +1,8 @@
 """What a hospital hands over: a task vector, statistics of its features, and where they come from.
 
-One safetensors file. Its tensors are called `task_vector/NAME` and `statistics/NAME`; its only metadata is `polyclinic`, the provenance as
-JSON with sorted keys, so that the same contribution is the same bytes. It is named by the SHA-256 of those bytes.
+One safetensors file. Its tensors are called `task_vector/NAME` and `statistics/NAME`; its only
+metadata is `polyclinic`, the provenance as JSON with sorted keys, so that the same contribution is
+the same bytes. It is named by the SHA-256 of those bytes.
 """
 
 import json
@@ -89,7 +90,8 @@ class Requirements:
         sites: Its hospitals; None for anybody.
         max_bytes: The largest file.
         max_norm_ratio: The longest task vector, in medians of the others'; 0 for no limit.
-        older_bases: Digests of earlier bases, and how many bases each is behind; 1 is the one before the newest.
+        older_bases: Digests of earlier bases, and how many bases each is behind; 1 is the one
+            before the newest.
         max_staleness: How many bases a contribution may be behind.
     """
 
@@ -163,7 +165,8 @@ def write_contribution(
     """Write FOLDER/DIGEST.safetensors; it is whole, and on the disk, once this returns.
 
     Raises:
-        ValueError: The provenance is not as `Contribution` describes it, for example a metric that is not finite.
+        ValueError: The provenance is not as `Contribution` describes it, for example a metric that
+            is not finite.
         DiskFull: No room.
     """
     text = json.dumps(

@@ -1,7 +1,8 @@
 """What a ledger's tables say: lines, publications, contributions, and which of those are active.
 
-A site's active contribution is the one with the greatest (created, digest) of those that no withdrawal covers, so the order of arrival
-does not matter. A withdrawal covers what the site had handed over before it.
+A site's active contribution is the one with the greatest (created, digest) of those that no
+withdrawal covers, so the order of arrival does not matter. A withdrawal covers what the site had
+handed over before it.
 """
 
 import json

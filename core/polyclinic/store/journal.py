@@ -1,7 +1,8 @@
 """The ledger's database: two tables that only grow, one hash chain through them, and what SQLite and PostgreSQL each need for that.
 
-Every line of the journal carries the hash of the line before, so that a line that was changed, removed or moved breaks the chain from there
-on. Only the removal of the last lines leaves a sound, shorter chain: keep the newest hash elsewhere to notice that too.
+Every line of the journal carries the hash of the line before, so that a line that was changed,
+removed or moved breaks the chain from there on. Only the removal of the last lines leaves a sound,
+shorter chain: keep the newest hash elsewhere to notice that too.
 """
 
 import json
@@ -96,7 +97,8 @@ class Database:
             self._engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
         except ModuleNotFoundError as error:
             raise LedgerError(
-                f"{where}: {error.name} is not installed. Install polyclinic with its extra 'postgresql'."
+                f"{where}: {error.name} is not installed. Install polyclinic with its extra "
+                "'postgresql'."
             ) from error
         self._postgresql = url.get_backend_name() == "postgresql"
         if not self._postgresql:
@@ -157,7 +159,8 @@ class Database:
             yield
         except OperationalError as error:
             raise LedgerError(
-                f"{self.where}: the database does not answer ({_first_line(error)}). Check it, then try again."
+                f"{self.where}: the database does not answer ({_first_line(error)}). Check it, "
+                "then try again."
             ) from error
         except DatabaseError as error:
             if GROWS_ONLY in str(error.orig):
@@ -199,11 +202,13 @@ def parse_url(text: str) -> URL:
         kind = url.get_backend_name()
     except (ArgumentError, ValueError) as error:
         raise LedgerError(
-            "The database's address cannot be read. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+            "The database's address cannot be read. Write "
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
         ) from error
     if kind not in ("sqlite", "postgresql"):
         raise LedgerError(
-            f"A ledger lives in SQLite or PostgreSQL, not in {kind}. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+            f"A ledger lives in SQLite or PostgreSQL, not in {kind}. Write "
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
         )
     return url.set(drivername="postgresql+psycopg") if kind == "postgresql" else url
 
@@ -310,7 +315,8 @@ def _postgresql_triggers() -> list[str]:
     return [
         function,
         *(
-            f"CREATE TRIGGER {table}_grows_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} {call}"
+            f"CREATE TRIGGER {table}_grows_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            f"{call}"
             for table in KEYS
         ),
     ]

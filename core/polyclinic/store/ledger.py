@@ -4,10 +4,11 @@
            contributions/ab/DIGEST.safetensors    named by the SHA-256 of the file
            models/DIGEST.safetensors              bases and published models, named by `state_digest`
 
-Nothing is ever changed or removed: a newer contribution of a site supersedes the older one, a withdrawal covers all that the site has
-handed over so far. Which contributions are active follows from the tables alone, and what is published follows from the active ones. A file
-reaches the disk before the row that names it, so whatever is acknowledged is there; a crash between the two leaves a file that no row
-names, which does no harm and is used when the same contribution comes again.
+Nothing is ever changed or removed: a newer contribution of a site supersedes the older one, a
+withdrawal covers all that the site has handed over so far. Which contributions are active follows
+from the tables alone, and what is published follows from the active ones. A file reaches the disk
+before the row that names it, so whatever is acknowledged is there; a crash between the two leaves a
+file that no row names, which does no harm and is used when the same contribution comes again.
 """
 
 import json
@@ -154,7 +155,8 @@ class Ledger:
         path = self._path_of("models", digest)
         if not DIGEST.fullmatch(digest) or not path.is_file():
             raise ModelInvalid(
-                f"{self.folder}: has no model {digest[:12]}. `polyclinic-server models list` shows those it has."
+                f"{self.folder}: has no model {digest[:12]}. `polyclinic-server models list` shows "
+                "those it has."
             )
         return path
 
@@ -171,7 +173,8 @@ class Ledger:
         state, _ = load_state(self.model_path(digest))
         if (found := state_digest(state)) != digest:
             raise ModelInvalid(
-                f"{self.model_path(digest)}: was changed, it is {found[:12]} now. Restore it from a backup."
+                f"{self.model_path(digest)}: was changed, it is {found[:12]} now. Restore it from "
+                "a backup."
             )
         return state
 
@@ -186,7 +189,8 @@ class Ledger:
         The same contribution again is acknowledged again and changes nothing.
 
         Raises:
-            ContributionRefused: Why it was not taken; the journal keeps that too, once for each file and reason.
+            ContributionRefused: Why it was not taken; the journal keeps that too, once for each
+                file and reason.
             DiskFull: No room.
         """
         digest = file_digest(source)
@@ -212,9 +216,8 @@ class Ledger:
             "staleness": staleness_of(contribution.base, requirements),
         }
         with self._database.writing() as connection:
-            known = self._receipt(
-                connection, digest, sender
-            )  # another process may have been faster
+            # another process may have been faster
+            known = self._receipt(connection, digest, sender)
             if known:
                 return known
             line = append(connection, "contribution", sender, digest, body_of(row))
@@ -268,7 +271,8 @@ class Ledger:
             known = set(connection.scalars(select(CONTRIBUTIONS.c.digest)))
             if unknown := [name for name in contributions if name not in known]:
                 raise LedgerError(
-                    f"{self.folder}: has no contribution {unknown[0][:12]}. Publish what was made from this ledger's."
+                    f"{self.folder}: has no contribution {unknown[0][:12]}. Publish what was made "
+                    "from this ledger's."
                 )
             newest = read_lines(connection, ("published",), limit=1)
             if newest and newest[-1].body == {**made, "number": newest[-1].body["number"]}:

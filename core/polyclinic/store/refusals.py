@@ -1,7 +1,8 @@
 """Why a contribution was not accepted: one type for each reason.
 
-The tree is drawn in `polyclinic.errors`. Every sentence is made of what the hospital itself sent and of what the coordinator asks for, so
-it may travel back to the hospital; names that a hospital chose are shortened, and shown without control characters.
+The tree is drawn in `polyclinic.errors`. Every sentence is made of what the hospital itself sent
+and of what the coordinator asks for, so it may travel back to the hospital; names that a hospital
+chose are shortened, and shown without control characters.
 """
 
 from collections.abc import Sequence
@@ -24,7 +25,8 @@ class BaseMismatch(ContributionRefused):
 
     def __init__(self, site: str, expected: str, received: str) -> None:
         super().__init__(
-            f"{site}: the task vector is relative to base {shown(received[:12])}, the federation's base is {expected[:12]}. "
+            f"{site}: the task vector is relative to base {shown(received[:12])}, the federation's "
+            f"base is {expected[:12]}. "
             "Fetch the federation's base and train from it."
         )
 
@@ -34,7 +36,8 @@ class StaleBase(ContributionRefused):
 
     def __init__(self, site: str, staleness: int, limit: int) -> None:
         super().__init__(
-            f"{site}: its base was replaced {staleness} times since, the limit is {limit}. Train again from the newest base."
+            f"{site}: its base was replaced {staleness} times since, the limit is {limit}. Train "
+            "again from the newest base."
         )
 
 
@@ -52,7 +55,8 @@ class TensorsExtra(ContributionRefused):
 
     def __init__(self, site: str, names: Sequence[str]) -> None:
         super().__init__(
-            f"{site}: the contribution holds {listed(names)}, which the base has not. Use the same conf/model on both sides."
+            f"{site}: the contribution holds {listed(names)}, which the base has not. Use the same "
+            "conf/model on both sides."
         )
 
 
@@ -61,7 +65,8 @@ class ShapeRefused(ContributionRefused):
 
     def __init__(self, site: str, name: str, expected: Sequence[int], found: Sequence[int]) -> None:
         super().__init__(
-            f"{site}: {shown(name)} has the shape {tuple(found)}, the base's is {tuple(expected)}. Use the same conf/model on both sides."
+            f"{site}: {shown(name)} has the shape {tuple(found)}, the base's is {tuple(expected)}. "
+            "Use the same conf/model on both sides."
         )
 
 
@@ -79,7 +84,8 @@ class NotFinite(ContributionRefused):
 
     def __init__(self, site: str, name: str) -> None:
         super().__init__(
-            f"{site}: {shown(name)} contains NaN or Inf: training diverged. Lower training.learning_rate and train again."
+            f"{site}: {shown(name)} contains NaN or Inf: training diverged. Lower "
+            "training.learning_rate and train again."
         )
 
 
@@ -88,7 +94,8 @@ class NormTooLarge(ContributionRefused):
 
     def __init__(self, site: str, norm: float, median: float, ratio: float) -> None:
         super().__init__(
-            f"{site}: the task vector's norm is {norm:.4g}, more than {ratio:g} times the other hospitals' median of {median:.4g}. "
+            f"{site}: the task vector's norm is {norm:.4g}, more than {ratio:g} times the other "
+            f"hospitals' median of {median:.4g}. "
             "Check the labels and the learning rate, then train again."
         )
 
@@ -98,7 +105,8 @@ class ContributionTooLarge(ContributionRefused):
 
     def __init__(self, site: str, size: int, limit: int) -> None:
         super().__init__(
-            f"{site}: the contribution has {size} bytes, the limit is {limit}. Use the same conf/model on both sides."
+            f"{site}: the contribution has {size} bytes, the limit is {limit}. Use the same "
+            "conf/model on both sides."
         )
 
 
@@ -116,7 +124,8 @@ class SiteMismatch(ContributionRefused):
 
     def __init__(self, sender: str, claimed: str) -> None:
         super().__init__(
-            f"{sender}: the contribution says that it is from {shown(claimed)}. A hospital hands over only its own."
+            f"{sender}: the contribution says that it is from {shown(claimed)}. A hospital hands "
+            "over only its own."
         )
 
 
@@ -125,7 +134,8 @@ class TaskMismatch(ContributionRefused):
 
     def __init__(self, site: str, expected: str, found: str) -> None:
         super().__init__(
-            f"{site}: the contribution is for the task {shown(found)}, the federation's is {shown(expected)}. Train for that."
+            f"{site}: the contribution is for the task {shown(found)}, the federation's is "
+            f"{shown(expected)}. Train for that."
         )
 
 
@@ -134,7 +144,8 @@ class ContributionDamaged(ContributionRefused):
 
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(
-            f"{shown(where)}: not a readable contribution ({problem}). Make it again with `contribute` and send it again."
+            f"{shown(where)}: not a readable contribution ({problem}). Make it again with "
+            "`contribute` and send it again."
         )
 
 

@@ -1,6 +1,7 @@
 """Files that are complete, and still there after a power cut, once a function here has returned.
 
-A file is written under a temporary name, its bytes are flushed to the disk, it is renamed, and the rename is flushed too.
+A file is written under a temporary name, its bytes are flushed to the disk, it is renamed, and the
+rename is flushed too.
 """
 
 import errno

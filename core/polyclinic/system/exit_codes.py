@@ -1,7 +1,7 @@
 """What both command lines share: how they end.
 
-Exit codes: 0 done; 1 unexpected; 2 wrong usage or setting; 3 data or model files; 4 network; 5 a run that could not go on;
-6 disk or memory; 130 interrupted.
+Exit codes: 0 done; 1 unexpected; 2 wrong usage or setting; 3 data or model files; 4 network; 5 a
+run that could not go on; 6 disk or memory; 130 interrupted.
 """
 
 import errno
@@ -19,7 +19,8 @@ import typer
 from polyclinic.errors import DiskFull, PolyclinicError
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 2 wrong usage or setting, 3 data or model files, 4 network, 5 a run that could not go on, "
+    "Exit codes: 0 done, 2 wrong usage or setting, 3 data or model files, 4 network, 5 a run that "
+    "could not go on, "
     "6 disk or memory, 130 interrupted."
 )
 
@@ -64,7 +65,8 @@ def _unexpected(error: Exception) -> None:
     ) as file:
         traceback.print_exception(error, file=file)
     _say(
-        f"error: something went wrong inside polyclinic ({type(error).__name__}). Please report it with {file.name}."
+        f"error: something went wrong inside polyclinic ({type(error).__name__}). Please report it "
+        f"with {file.name}."
     )
     sys.exit(1)
 

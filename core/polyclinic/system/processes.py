@@ -1,6 +1,7 @@
 """Child processes that end with their parent, and the pace at which one process asks another for news.
 
-The one place below `server` and `client` that starts processes: both need it (docs/decisions/child-processes.md).
+The one place below `server` and `client` that starts processes: both need it
+(docs/decisions/child-processes.md).
 """
 
 import faulthandler
@@ -22,21 +23,20 @@ from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnre
 PARENT = "POLYCLINIC_PARENT"  # the process id of who started this one
 GOODBYE_S = 5.0  # for a process to end in order after its parent is gone
 SHARE = 0.05  # of the time already waited, how long the next pause may be
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-}  # Flower sends nothing to its makers
+# Flower sends nothing to its makers
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
-# Flower reads a message before all its parts have arrived, and then waits 1 s, 2 s, 4 s ... for each. These keyword defaults of its
-# `pull_objects` and `pull_and_inflate_object_from_tree` make it ask again at our pace, for as long (two hours) as before.
+# Flower reads a message before all its parts have arrived, and then waits 1 s, 2 s, 4 s ... for
+# each. These keyword defaults of its `pull_objects` and `pull_and_inflate_object_from_tree` make it
+# ask again at our pace, for as long (two hours) as before.
 PROMPT = {"initial_backoff": 0.02, "backoff_cap": 2.0, "max_tries_per_object": None}
 
 
 def pause_s(waited_s: float, shortest_s: float = 0.02, longest_s: float = 3.0) -> float:
     """How long to sleep before asking again, after waiting so long for an answer.
 
-    Five percent of the time waited: quick while an answer is expected at once, gentle when nothing has happened for long, and never
-    more than five percent late.
+    Five percent of the time waited: quick while an answer is expected at once, gentle when nothing
+    has happened for long, and never more than five percent late.
     """
     return min(longest_s, max(shortest_s, SHARE * waited_s))
 
@@ -131,12 +131,14 @@ def end_with_parent() -> None:
     parent = os.getppid()
     starter = int(os.environ.get(PARENT) or parent)
     if starter != parent and not Path(f"/proc/{starter}").exists():
-        parent = starter  # it died while this process was still importing; somebody else is the parent now
+        # it died while this process was still importing; somebody else is the parent now
+        parent = starter
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        # gRPC can hang while the interpreter shuts down, when Python threads no longer run: this watchdog is not one
+        # gRPC can hang while the interpreter shuts down, when Python threads no longer run: this
+        # watchdog is not one
         faulthandler.dump_traceback_later(GOODBYE_S, exit=True)
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -1,8 +1,9 @@
 """Brains for the demo hospitals: where fluid, grey and white matter lie, and how people's brains differ.
 
-Two sources. `icbm152()` is the average brain that nilearn ships, so it needs no download. `real_person()` reads one of
-the real people under `POLYCLINIC_DATA`. `subject()` makes an individual of either by a random smooth deformation.
-World coordinates are millimetres in RAS: x to the right, y to the front, z up.
+Two sources. `icbm152()` is the average brain that nilearn ships, so it needs no download.
+`real_person()` reads one of the real people under `POLYCLINIC_DATA`. `subject()` makes an
+individual of either by a random smooth deformation. World coordinates are millimetres in RAS: x to
+the right, y to the front, z up.
 """
 
 from dataclasses import dataclass
@@ -40,7 +41,9 @@ SCALE = 0.04
 _STEPS = 4  # squarings: the first step is then well below a voxel of the coarse grid
 _REACH_MM = 20.0  # how far from the brain, at most, a deformed and turned brain is looked for
 
-TISSUES = (  # CSF, grey, white matter, as FreeSurfer numbers structures; head, and sulcal fluid that is drawn unevenly, are left out
+# CSF, grey, white matter, as FreeSurfer numbers structures; head, and sulcal fluid that is drawn
+# unevenly, are left out
+TISSUES = (
     (4, 5, 14, 15, 43, 44, 72),
     (3, 8, 10, 11, 12, 13, 17, 18, 26, 42, 47, 49, 50, 51, 52, 53, 54, 58),
     (2, 7, 16, 28, 41, 46, 60, 77, 85, 251, 252, 253, 254, 255),
@@ -86,8 +89,8 @@ def real_person(path: Path) -> TissueMaps:
 def subject(seed: int, maps: TissueMaps | None = None) -> Subject:
     """Make a person: a random diffeomorphism and a random small affine of a brain, the same for the same seed.
 
-    The velocity is white noise smoothed with `SMOOTHNESS_MM`, its root mean square (and, to a few percent, that of the
-    displacement) drawn in `DISPLACEMENT_MM`.
+    The velocity is white noise smoothed with `SMOOTHNESS_MM`, its root mean square (and, to a few
+    percent, that of the displacement) drawn in `DISPLACEMENT_MM`.
 
     Args:
         seed: Any non-negative integer below 2^63.
@@ -117,7 +120,8 @@ def revisit(person: Subject, visit: int, seed: int) -> Subject:
     Args:
         person: From `subject`.
         visit: Which one; 0 is the first, and changes nothing.
-        seed: The person's: the visit is drawn from it, as the voxels' last bits depend on the number of threads.
+        seed: The person's: the visit is drawn from it, as the voxels' last bits depend on the
+            number of threads.
     """
     if visit == 0:
         return person
@@ -128,9 +132,8 @@ def revisit(person: Subject, visit: int, seed: int) -> Subject:
         person.displacement_mm.shape, generator=generator, dtype=torch.float64
     ).numpy()
     change = _smoothed(noise)
-    change = deformation.exponentiate(
-        change * (CHANGE_MM / COARSE_MM / _rms(change)), _STEPS
-    )  # smooth_displacement rounds otherwise
+    # smooth_displacement rounds otherwise
+    change = deformation.exponentiate(change * (CHANGE_MM / COARSE_MM / _rms(change)), _STEPS)
     shape = deformation.compose(person.displacement_mm[None] / COARSE_MM, change)[0] * COARSE_MM
     return Subject(person.maps, _pose(_centre(person.maps), generator), shape, person.grid)
 
@@ -184,7 +187,8 @@ def sample(person: Subject, affine: NDArray[np.float64], shape: tuple[int, int, 
     lookup = _transform(np.linalg.inv(person.grid), world)
     world = world + deformation.sample(person.displacement_mm[None], lookup)
     coarse = _transform(np.linalg.inv(person.maps.affine), world)
-    # the map is smooth: computed every few millimetres and interpolated, many times faster than voxel by voxel
+    # the map is smooth: computed every few millimetres and interpolated, many times faster than
+    # voxel by voxel
     points = functional.interpolate(coarse, size=shape, mode="trilinear", align_corners=True)[
         0
     ].flatten(1)

@@ -30,12 +30,13 @@ HOSPITALS = (
     Scanner("t2w", "T2", (1.0, 0.62, 0.42), 0.20, 0.03, (1.0, 1.0, 2.0), 0.5, 0.03, "RAS"),
     Scanner("flair", "FLAIR", (0.15, 0.95, 0.75), 0.25, 0.04, (1.0, 1.0, 2.0), 0.5, 0.03, "PSR"),
 )
-NEWCOMERS = (  # who joins later: a relative of the T1 hospitals, one of the T2 hospital, and a contrast that nobody has
+# who joins later: a relative of the T1 hospitals, one of the T2 hospital, and a contrast that
+# nobody has
+NEWCOMERS = (
     Scanner("t1-new", "T1", (0.26, 0.66, 0.97), 0.25, 0.03, (1.0, 1.0, 1.2), 0.5, 0.03, "LAS"),
     Scanner("t2-new", "T2", (0.95, 0.58, 0.45), 0.25, 0.04, (1.0, 1.0, 2.5), 0.5, 0.03, "LPS"),
-    Scanner(
-        "dir-new", "DIR", (0.20, 1.0, 0.35), 0.20, 0.04, (1.0, 1.0, 2.0), 0.5, 0.03, "RAS"
-    ),  # double inversion recovery
+    # double inversion recovery
+    Scanner("dir-new", "DIR", (0.20, 1.0, 0.35), 0.20, 0.04, (1.0, 1.0, 2.0), 0.5, 0.03, "RAS"),
 )
 SPLITS = ("training", "validation", "test")
 LABELS = {"0": "background", "1": "CSF", "2": "grey matter", "3": "white matter"}
@@ -61,15 +62,17 @@ def write_cohort(
 ) -> list[Path]:
     """Write one folder per hospital and return the folders; what is complete with the same settings is reused.
 
-    A script that calls this keeps its own code below `if __name__ == "__main__":`, as it starts processes.
+    A script that calls this keeps its own code below `if __name__ == "__main__":`, as it starts
+    processes.
 
     Args:
         folder: Where the hospitals' folders go; made if it does not exist.
         sites: Number of hospitals, the first ones of `scanners`.
         subjects: People for training, validation and test of each hospital.
         seed: Another seed gives other people and other noise.
-        anatomy: "icbm152", an average brain that is installed along, or "real": the label maps of real people in
-            the folder `POLYCLINIC_DATA`, dealt so that no two hospitals, and no training and test, share a person.
+        anatomy: "icbm152", an average brain that is installed along, or "real": the label maps of
+            real people in the folder `POLYCLINIC_DATA`, dealt so that no two hospitals, and no
+            training and test, share a person.
         on_progress: Called after every scan.
         scanners: The hospitals to choose from.
 
@@ -144,7 +147,8 @@ def _check(sites: int, subjects: Subjects, seed: int, scanners: Sequence[Scanner
         )
     if len(subjects) != len(SPLITS) or min(subjects) < 0 or subjects[0] < 1:
         raise ConfigError(
-            "The demo cohort needs three numbers of subjects (training at least 1, validation and test at least 0), "
+            "The demo cohort needs three numbers of subjects (training at least 1, validation and "
+            "test at least 0), "
             f"{tuple(subjects)} were given."
         )
     if seed < 0:
@@ -177,12 +181,14 @@ def _real_people(sites: int, seed: int) -> list[tuple[Path, ...]]:
     root = os.environ.get("POLYCLINIC_DATA")
     if not root:
         raise ConfigError(
-            "Real anatomies need POLYCLINIC_DATA, the folder that holds brain_label_maps/: set it, or choose icbm152."
+            "Real anatomies need POLYCLINIC_DATA, the folder that holds brain_label_maps/: set it, "
+            "or choose icbm152."
         )
     maps = sorted((Path(root).resolve() / "brain_label_maps").glob("training_seg_*.nii.gz"))
     if len(maps) < 2 * sites:
         raise ConfigError(
-            f"{root} has {len(maps)} label maps in brain_label_maps/, {sites} hospitals need at least {2 * sites}: "
+            f"{root} has {len(maps)} label maps in brain_label_maps/, {sites} hospitals need at "
+            f"least {2 * sites}: "
             "choose fewer hospitals, or icbm152."
         )
     maps.sort(key=lambda path: stable_seed(seed, path.name))
@@ -244,7 +250,8 @@ def _make_room(folder: Path, todo: Sequence[Scanner], record: dict[str, Any], sc
         site = folder / scanner.name
         if site.exists() and scanner.name not in record and any(site.iterdir()):
             raise ConfigError(
-                f"{site} holds files that are not of a demo cohort: choose another folder, or remove it."
+                f"{site} holds files that are not of a demo cohort: choose another folder, or "
+                "remove it."
             )
     for scanner in todo:
         (folder / scanner.name / "dataset.json").unlink(missing_ok=True)

@@ -1,7 +1,7 @@
 """Three real laboratories: photographs of white blood cells, each laboratory with its own stain and camera.
 
-`write_laboratories(folder)` copies from the folder `white_blood_cells` in `POLYCLINIC_DATA`, whose `labels.csv` has the columns site, image
-and label, and writes what a laboratory would have:
+`write_laboratories(folder)` copies from the folder `white_blood_cells` in `POLYCLINIC_DATA`, whose
+`labels.csv` has the columns site, image and label, and writes what a laboratory would have:
 
     folder/laboratory-a/dataset.json       the classes as numbers; training, validation and test are 60, 20 and 20 of 100 of each class
     folder/laboratory-a/images/001.png
@@ -44,12 +44,14 @@ def write_laboratories(
     """Write one folder per laboratory and return the folders, in the order of their names.
 
     Args:
-        folder: Where the laboratories' folders go; made if it does not exist. What an earlier call left there is written anew.
+        folder: Where the laboratories' folders go; made if it does not exist. What an earlier call
+            left there is written anew.
         seed: Another seed divides the images into other splits; the images stay the same.
         on_progress: Called after every image.
 
     Raises:
-        ConfigError: `POLYCLINIC_DATA` is unset or has no such images, or a laboratory's folder holds files that are not ours.
+        ConfigError: `POLYCLINIC_DATA` is unset or has no such images, or a laboratory's folder
+            holds files that are not ours.
         DiskFull: There is too little room.
     """
     photographs = find_photographs()
@@ -82,7 +84,8 @@ def find_photographs() -> list[Photograph]:
     root = os.environ.get("POLYCLINIC_DATA")
     if not root:
         raise ConfigError(
-            "The laboratories need POLYCLINIC_DATA, the folder that holds white_blood_cells/: set it."
+            "The laboratories need POLYCLINIC_DATA, the folder that holds white_blood_cells/: set "
+            "it."
         )
     home = Path(root).resolve() / "white_blood_cells"
     try:
@@ -90,7 +93,8 @@ def find_photographs() -> list[Photograph]:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
-            f"{home}: has no labels.csv that can be read: point POLYCLINIC_DATA to the folder that holds it."
+            f"{home}: has no labels.csv that can be read: point POLYCLINIC_DATA to the folder that "
+            "holds it."
         ) from error
     if not rows or not all(row.get(column) for row in rows for column in COLUMNS):
         raise ConfigError(
@@ -102,7 +106,8 @@ def find_photographs() -> list[Photograph]:
     ]
     if missing := [each.source for each in found if not each.source.is_file()]:
         raise ConfigError(
-            f"{missing[0]}: labels.csv lists this image, but it does not exist: get the folder again."
+            f"{missing[0]}: labels.csv lists this image, but it does not exist: get the folder "
+            "again."
         )
     distinct: dict[bytes, Photograph] = {}
     for each in found:
@@ -116,7 +121,8 @@ def _claim(folder: Path, names: Sequence[str]) -> None:
     for name in names:
         if name not in ours and (folder / name).exists():
             raise ConfigError(
-                f"{folder / name} was not written by this program: choose another folder, or remove it."
+                f"{folder / name} was not written by this program: choose another folder, or "
+                "remove it."
             )
     write_json(folder / _RECORD, {"laboratories": sorted({*ours, *names})})
     for name in names:

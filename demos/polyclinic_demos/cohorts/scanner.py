@@ -12,10 +12,8 @@ from torch.nn import functional
 from polyclinic_demos.cohorts.anatomy import Subject, field_of_view, sample
 
 MARGIN_MM = 3.0  # air kept around the brain
-_GAIN = (
-    300.0,
-    700.0,
-)  # scanners count in arbitrary units: white matter in T1 lies at about this many
+# scanners count in arbitrary units: white matter in T1 lies at about this many
+_GAIN = (300.0, 700.0)
 _TEXTURE_MM = 2.0
 _SLAB = 1_000_000  # points sampled at a time: what fits in the cache is fastest
 _WAVES = 3  # bias field: cosines of order 0 to 2 along each axis
@@ -36,9 +34,12 @@ class Scanner:
     Attributes:
         name: The hospital's name, also its folder's.
         modality: As `dataset.json` names it, for example "T1".
-        contrast: Intensity of pure CSF, grey matter and white matter; the brightest is about 1. Air is 0.
-        bias: Strength of the smooth shading: intensities are multiplied by exp(u), u within about -bias to bias.
-        noise: Standard deviation of the noise in each of the receiver's two channels (Rician in the image).
+        contrast: Intensity of pure CSF, grey matter and white matter; the brightest is about 1. Air
+            is 0.
+        bias: Strength of the smooth shading: intensities are multiplied by exp(u), u within about
+            -bias to bias.
+        noise: Standard deviation of the noise in each of the receiver's two channels (Rician in the
+            image).
         voxel_mm: Voxel size along the stored axes, the third is across the slices.
         blur_mm: Sigma of the point spread within a slice and across.
         texture: Standard deviation of the tissue's own variation, relative.
@@ -133,9 +134,8 @@ def _average_in_voxels(
 ) -> Tensor:
     """Sample every 1 to 2 mm, at most 3 times an axis, and average: thick slices mix tissues. (3, H, W, D)."""
     factors = np.clip(np.array(voxel_mm).astype(int), 1, 3)
-    offset = np.append(
-        (1 - factors) / (2 * factors), 1
-    )  # of the first sample from its voxel's centre, in voxels
+    # of the first sample from its voxel's centre, in voxels
+    offset = np.append((1 - factors) / (2 * factors), 1)
     fine = affine @ np.diag([*(1 / factors), 1])
     fine[:3, 3] = (affine @ offset)[:3]
     tissues = torch.zeros(3, *shape)

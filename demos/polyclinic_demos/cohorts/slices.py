@@ -1,6 +1,7 @@
 """Slices of a brain on a simulated scanner, in 2-D alone: where the slice lies, what it shows, how it was exposed.
 
-The same chain as in `scanner`, without ever making a volume: contrast, texture, shading, ghosts, point spread, Rician noise, 8 bits.
+The same chain as in `scanner`, without ever making a volume: contrast, texture, shading, ghosts,
+point spread, Rician noise, 8 bits.
 """
 
 from dataclasses import dataclass
@@ -11,7 +12,8 @@ from scipy.ndimage import gaussian_filter
 
 from polyclinic_demos.cohorts.anatomy import Subject, sample
 
-CONTRASTS = {  # CSF, grey matter and white matter: about those of the demo hospitals, and proton density
+# CSF, grey matter and white matter: about those of the demo hospitals, and proton density
+CONTRASTS = {
     "T1": (0.28, 0.68, 0.95),
     "T2": (1.00, 0.60, 0.43),
     "FLAIR": (0.16, 0.95, 0.70),

@@ -1,6 +1,7 @@
 """How an image of each task of the brain is drawn: what is asked about it, and everything else at random.
 
-People come before images: a person is drawn from the seed, the task and the split, so none is in two of them.
+People come before images: a person is drawn from the seed, the task and the split, so none is in
+two of them.
 """
 
 from collections.abc import Callable, Iterator
@@ -42,15 +43,10 @@ PLACES_MM = {  # ICBM152's world; x is drawn to either side
     "parietal cortex": (34.0, -54.0, 50.0),
 }
 _JITTER_MM = 6.0
-_BRAIN_MM = (
-    (0.0, -18.0, 8.0),
-    (42.0, 55.0, 42.0),
-)  # centre and half axes of an ellipsoid well inside the brain
-_WHOLE_MM = {
-    "axial": (186.0, 198.0),
-    "coronal": (168.0, 192.0),
-    "sagittal": (188.0, 200.0),
-}  # the brain fits
+# centre and half axes of an ellipsoid well inside the brain
+_BRAIN_MM = ((0.0, -18.0, 8.0), (42.0, 55.0, 42.0))
+# the brain fits
+_WHOLE_MM = {"axial": (186.0, 198.0), "coronal": (168.0, 192.0), "sagittal": (188.0, 200.0)}
 _ARTEFACTS = ("none", "motion", "noise", "shading")
 _CLEAR_FAMILIES = ("T1", "T2", "FLAIR")  # those in which a lesion stands out
 
@@ -279,9 +275,8 @@ def _lesioned(person: Subject, number: int, size: int, rng: Rng) -> tuple[Grey, 
         _axial(rng.uniform(5, 45), rng),
         draw_exposure(rng, str(rng.choice(_CLEAR_FAMILIES))),
     )
-    exposure = replace(
-        exposure, noise=exposure.noise / 2, blur_mm=exposure.blur_mm / 2
-    )  # a lesion is two to four pixels wide
+    # a lesion is two to four pixels wide
+    exposure = replace(exposure, noise=exposure.noise / 2, blur_mm=exposure.blur_mm / 2)
     tissues = look(person, view, size, rng)
     lesions = _draw_lesions(tissues, view, number, rng)
     signal = _with_lesion(signal_of(tissues, exposure), lesions, exposure, rng)

@@ -1,6 +1,7 @@
 """Tasks on real images, from the folder `POLYCLINIC_DATA`: white blood cells, chest radiographs, and the structures of real brains.
 
-Cells and chests are divided by image, brains by person. What a task does not take goes, unlabelled, to the public images.
+Cells and chests are divided by image, brains by person. What a task does not take goes, unlabelled,
+to the public images.
 """
 
 import os
@@ -160,7 +161,8 @@ def _read_chest(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int
             }
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{path}: cannot be read as MedMNIST's pneumonia: point POLYCLINIC_DATA to the folder that holds it."
+            f"{path}: cannot be read as MedMNIST's pneumonia: point POLYCLINIC_DATA to the folder "
+            "that holds it."
         ) from error
     seen: set[bytes] = set()
     distinct = {}
@@ -245,7 +247,8 @@ def _people() -> list[Path]:
     wanted = _PEOPLE["test"][1]
     if len(found) < wanted:
         raise ConfigError(
-            f"{_root()} has {len(found)} label maps in brain_label_maps/, the structures need {wanted}: get the folder again."
+            f"{_root()} has {len(found)} label maps in brain_label_maps/, the structures need "
+            f"{wanted}: get the folder again."
         )
     return found
 

@@ -8,7 +8,8 @@
     folder/public/0001.png                  just images, shuffled
     folder/tasks.json                       which settings made which folder, to reuse what is complete
 
-No person, and no real image, is in two splits, in two hospitals, or in a hospital and the public images.
+No person, and no real image, is in two splits, in two hospitals, or in a hospital and the public
+images.
 """
 
 import json
@@ -96,14 +97,17 @@ def write_tasks(
         folder: Where everything goes; made if it does not exist.
         seed: Another seed gives other people, another choice of real images and other noise.
         size: Height and width of every image.
-        images: Training, validation and test images of each task; of real images there may be fewer.
+        images: Training, validation and test images of each task; of real images there may be
+            fewer.
         public: Number of public images.
-        real: Whether tasks on real images, from the folder `POLYCLINIC_DATA`, take part; by default if that is set.
+        real: Whether tasks on real images, from the folder `POLYCLINIC_DATA`, take part; by default
+            if that is set.
         names: Only these tasks; by default all.
         on_progress: Called with (images done, images in all, what was just done).
 
     Raises:
-        ConfigError: A setting is impossible, real data is missing, or a folder holds files that are not ours.
+        ConfigError: A setting is impossible, real data is missing, or a folder holds files that are
+            not ours.
         DiskFull: There is too little room.
     """
     real = bool(os.environ.get("POLYCLINIC_DATA")) if real is None else real
@@ -154,7 +158,8 @@ def _find_tasks(real: bool) -> list[_Task]:
         return tasks
     if not os.environ.get("POLYCLINIC_DATA"):
         raise ConfigError(
-            "Tasks on real images need POLYCLINIC_DATA, the folder that holds them: set it, or choose real=False."
+            "Tasks on real images need POLYCLINIC_DATA, the folder that holds them: set it, or "
+            "choose real=False."
         )
     cells = "Which white blood cell a photograph shows."
     tasks += [
@@ -200,11 +205,13 @@ def _check(seed: int, size: int, images: Images, public: int) -> None:
         )
     if len(images) != len(SPLITS) or min(images) < 0 or min(images[:2]) < 1:
         raise ConfigError(
-            f"Tasks need three numbers of images (training and validation at least 1, test at least 0), {tuple(images)} were given."
+            "Tasks need three numbers of images (training and validation at least 1, test at "
+            f"least 0), {tuple(images)} were given."
         )
     if size < _LEAST_SIZE:
         raise ConfigError(
-            f"Images must have at least {_LEAST_SIZE} pixels along each side, {size} were asked for."
+            f"Images must have at least {_LEAST_SIZE} pixels along each side, {size} were asked "
+            "for."
         )
 
 
@@ -302,7 +309,8 @@ def _claim(
     for place in todo:
         if place not in record and (folder / place).exists():
             raise ConfigError(
-                f"{folder / place} was not written by this program: choose another folder, or remove it."
+                f"{folder / place} was not written by this program: choose another folder, or "
+                "remove it."
             )
     for place in todo:
         record[place] = {**wanted[place], "complete": 0}

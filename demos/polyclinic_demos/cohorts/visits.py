@@ -1,8 +1,8 @@
 """A hospital whose patients come more than once: what recognizing people, and hiding them, is trained and measured on.
 
-folder/dataset.json            each entry names its "subject"; a subject's visits are all in one split
-folder/imagesTr/007_1.nii.gz   the second visit of the eighth subject; labelsTr/ has the same names, imagesTs/ and labelsTs/ hold the test
-folder/visits.json             which settings made it
+folder/dataset.json            each entry names its "subject"; a subject's visits are all in one
+split folder/imagesTr/007_1.nii.gz   the second visit of the eighth subject; labelsTr/ has the same
+names, imagesTs/ and labelsTs/ hold the test folder/visits.json             which settings made it
 """
 
 import json
@@ -32,7 +32,8 @@ class Visits:
         subjects: People for training, validation and test.
         visits: Of every person.
         lesions: Of every person, at places that are the person's own.
-        people: Label maps of real people to start from, one for each subject in the order of the splits; none: deformed copies of ICBM152.
+        people: Label maps of real people to start from, one for each subject in the order of the
+            splits; none: deformed copies of ICBM152.
     """
 
     subjects: Subjects
@@ -47,7 +48,8 @@ class Visits:
             )
         if self.people and len(self.people) != sum(self.subjects):
             raise ConfigError(
-                f"{len(self.people)} label maps for {sum(self.subjects)} subjects: one for each is needed."
+                f"{len(self.people)} label maps for {sum(self.subjects)} subjects: one for each is "
+                "needed."
             )
 
 
@@ -56,7 +58,8 @@ def write_visits(
 ) -> Path:
     """Write a hospital's folder; scans that are there already, of the same settings, are left alone.
 
-    A script that calls this keeps its own code below `if __name__ == "__main__":`, as it starts processes.
+    A script that calls this keeps its own code below `if __name__ == "__main__":`, as it starts
+    processes.
 
     Args:
         folder: Where; made if need be.
@@ -135,6 +138,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
-            f"{folder} holds files that are not of a demo cohort: choose another folder, or remove it."
+            f"{folder} holds files that are not of a demo cohort: choose another folder, or remove "
+            "it."
         )
     write_json(record, settings)

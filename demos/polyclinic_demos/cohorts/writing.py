@@ -26,9 +26,8 @@ from polyclinic_demos.cohorts.scanner import Scanner, acquire
 from polyclinic_strategies.proxy.frame.icbm152 import icbm152
 
 _WORKERS = 2
-_WORTH_A_PROCESS = (
-    3  # up to this many scans are faster written here than by processes that first have to start
-)
+# up to this many scans are faster written here than by processes that first have to start
+_WORTH_A_PROCESS = 3
 
 
 @dataclass(frozen=True)
@@ -83,13 +82,13 @@ def write_scans(orders: Sequence[ScanOrder]) -> Iterator[ScanOrder]:
             yield future.result()
     except BrokenProcessPool as error:
         raise RunError(
-            "A process that writes the demo cohort died: memory ran out, or a script calls write_cohort outside of "
+            "A process that writes the demo cohort died: memory ran out, or a script calls "
+            "write_cohort outside of "
             'if __name__ == "__main__".'
         ) from error
     finally:
-        pool.shutdown(
-            wait=True, cancel_futures=True
-        )  # after Ctrl-C: the scans at work end, no further one starts
+        # after Ctrl-C: the scans at work end, no further one starts
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def write_scan(order: ScanOrder) -> ScanOrder:

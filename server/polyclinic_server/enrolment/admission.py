@@ -27,10 +27,8 @@ from polyclinic.security.admission_errors import (
 from polyclinic.security.keys import fingerprint, parse_public_key
 from polyclinic_server.enrolment.registry import Enrolled, Registry
 
-EARLY_S, LATE_S = (
-    300.0,
-    300.0,
-)  # how far a hospital's clock may differ; a call that waits on a slow link grows old, too
+# how far a hospital's clock may differ; a call that waits on a slow link grows old, too
+EARLY_S, LATE_S = (300.0, 300.0)
 
 
 def admit(registry: Registry, metadata: Mapping[str, Any]) -> Enrolled:

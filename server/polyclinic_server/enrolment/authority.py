@@ -45,7 +45,8 @@ class Authority:
 
         Args:
             folder: Where; must not hold one yet.
-            hosts: Names and IP addresses by which hospitals dial the coordinator; the first goes into the kits.
+            hosts: Names and IP addresses by which hospitals dial the coordinator; the first goes
+                into the kits.
             port: The fleet's port.
 
         Raises:
@@ -53,7 +54,8 @@ class Authority:
         """
         if (folder / "ca.key").exists():
             raise ConfigError(
-                f"{folder}: was made before. Use --renew for a new server certificate, or choose another --folder."
+                f"{folder}: was made before. Use --renew for a new server certificate, or choose "
+                "another --folder."
             )
         names = _names(hosts)
         make_folder(folder)
@@ -85,7 +87,8 @@ class Authority:
             authority.expires()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{folder}: no keys and certificates are here. Make them with `polyclinic-server init --host NAME`, or serve this machine "
+                f"{folder}: no keys and certificates are here. Make them with `polyclinic-server "
+                "init --host NAME`, or serve this machine "
                 "alone with `polyclinic-server run --insecure`."
             ) from error
         return authority
@@ -96,12 +99,14 @@ class Authority:
         """A new server certificate by the same authority; a running coordinator takes it at once. Other names and port, if given.
 
         Raises:
-            ConfigError: A name that cannot be in a certificate, or the authority itself ends before.
+            ConfigError: A name that cannot be in a certificate, or the authority itself ends
+                before.
         """
         left = (self.authority_expires() - datetime.now(UTC)).days
         if left < days:
             raise ConfigError(
-                f"{self.folder}: the authority itself ends in {left} days. Make a new one in another folder with `polyclinic-server init` "
+                f"{self.folder}: the authority itself ends in {left} days. Make a new one in "
+                "another folder with `polyclinic-server init` "
                 "and send every hospital a new kit."
             )
         renewed = Authority(self.folder, tuple(hosts) or self.hosts, port or self.port)
@@ -171,7 +176,8 @@ class Authority:
             )
             .sign(authority_key, hashes.SHA256())
         )
-        # a running coordinator reads the pair when the certificate's file changes, so the key goes first
+        # a running coordinator reads the pair when the certificate's file changes, so the key goes
+        # first
         write_durably(self.folder / "server.key", _pem(key))
         write_durably(self.folder / "server.crt", certificate.public_bytes(Encoding.PEM))
         write_durably(
@@ -189,12 +195,14 @@ def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
         except ValueError:
             if len(host) > 253 or not HOST_NAME.fullmatch(host):
                 raise ConfigError(
-                    f"--host '{host}': neither a host's name nor an IP address. Write it without port or scheme."
+                    f"--host '{host}': neither a host's name nor an IP address. Write it without "
+                    "port or scheme."
                 ) from None
             found.append(x509.DNSName(host))
     if not found:
         raise ConfigError(
-            "--host: say by which name or IP address hospitals reach this machine, for example --host coordinator.example.org."
+            "--host: say by which name or IP address hospitals reach this machine, for example "
+            "--host coordinator.example.org."
         )
     return found
 
@@ -203,9 +211,8 @@ def _certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
     moment = datetime.now(UTC)
-    start = min(moment, moment + timedelta(days=days)) - timedelta(
-        hours=1
-    )  # hospitals' clocks may be a little behind
+    # hospitals' clocks may be a little behind
+    start = min(moment, moment + timedelta(days=days)) - timedelta(hours=1)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)

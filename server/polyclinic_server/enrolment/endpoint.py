@@ -14,7 +14,9 @@ from polyclinic_server.enrolment.registry import Registry
 
 PORT = 9092
 EVERYWHERE, LOOPBACK = "0.0.0.0", "127.0.0.1"  # hospitals come from outside; the door asks for keys
-CHANNEL_OPTIONS = [  # of a gRPC server that hospitals reach: a quiet connection stays, and may ask whether it still lives
+# of a gRPC server that hospitals reach: a quiet connection stays, and may ask whether it still
+# lives
+CHANNEL_OPTIONS = [
     ("grpc.max_concurrent_streams", 100),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 60_000),
@@ -46,7 +48,8 @@ def listening(deployment: DeploymentConfig) -> Listening:
     """What a configuration says, or leaves to be understood.
 
     Raises:
-        ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate past its time.
+        ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate
+            past its time.
     """
     return listening_at(
         deployment.host, deployment.port, Path(deployment.security), insecure=deployment.insecure
@@ -71,13 +74,15 @@ def listening_at(
         option: How a host is given, for the error's text.
 
     Raises:
-        ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate past its time.
+        ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate
+            past its time.
     """
     if insecure:
         host = host or LOOPBACK
         if not is_loopback(host):
             raise ConfigError(
-                f"--insecure with {option}{host}: without TLS and keys only this machine is served. Leave --insecure away, or use "
+                f"--insecure with {option}{host}: without TLS and keys only this machine is "
+                "served. Leave --insecure away, or use "
                 f"{option}{LOOPBACK}."
             )
         return Listening(host, PORT if port is None else port, None)

@@ -1,7 +1,8 @@
 """Who may join: hospitals' public keys, kept as lines of a hash-chained journal in the security folder.
 
-The journal is a ledger's (`polyclinic.store.journal`), so `polyclinic-server ledger history|verify --ledger security/journal` reads it. There is
-no second list: who is enrolled follows from the lines `enrolled` and `revoked`. Lines `refused` say who was turned away, and why.
+The journal is a ledger's (`polyclinic.store.journal`), so `polyclinic-server ledger history|verify
+--ledger security/journal` reads it. There is no second list: who is enrolled follows from the lines
+`enrolled` and `revoked`. Lines `refused` say who was turned away, and why.
 """
 
 import json
@@ -23,7 +24,8 @@ from polyclinic.system.durable import make_folder
 from polyclinic_server.enrolment.authority import Authority
 
 FRESH_S = 1.0  # how old what is known of the journal may be
-SOON_S = 0.05  # the same, where a key is not in it: strangers must not make us read it for each of their attempts
+# the same, where a key is not in it: strangers must not make us read it for each of their attempts
+SOON_S = 0.05
 QUIET_S = 60.0  # the same refusal of the same client is one line in so long
 MAX_REMEMBERED = 1000
 MOST_A_MINUTE = 100  # refusals of all clients together: a flood of strangers does not fill the disk
@@ -108,11 +110,13 @@ class Registry:
                     else f"is the key of {known.site}"
                 )
                 raise ConfigError(
-                    f"{mark}: {problem}. Have {site} make a new key with `polyclinic-client keygen`."
+                    f"{mark}: {problem}. Have {site} make a new key with `polyclinic-client "
+                    "keygen`."
                 )
             if (other := self._active_key(site)) is not None:
                 raise ConfigError(
-                    f"{site} is enrolled with another key ({other.fingerprint}). Revoke that first: "
+                    f"{site} is enrolled with another key ({other.fingerprint}). Revoke that "
+                    "first: "
                     f"polyclinic-server enrol revoke {site} --reason TEXT"
                 )
             append(connection, "enrolled", site, mark, {"key": public_text(key)})

@@ -1,8 +1,10 @@
 """The network behind a segmentation service: a proxy in, labels or probabilities out.
 
-Volumes are computed one after another: two in one batch take as much processor time each as one alone (within 20 % either way, on two
-cores, U-Net of 16, 32 and 64 channels, 160 x 192 x 160), twice the memory, and the first answer comes only with the second
-(`benchmarks/proxy_service.py` measures it). The windows of one volume are read two at a time anyhow (`polyclinic.learning.training.infer`).
+Volumes are computed one after another: two in one batch take as much processor time each as one
+alone (within 20 % either way, on two cores, U-Net of 16, 32 and 64 channels, 160 x 192 x 160),
+twice the memory, and the first answer comes only with the second (`benchmarks/proxy_service.py`
+measures it). The windows of one volume are read two at a time anyhow
+(`polyclinic.learning.training.infer`).
 """
 
 import json
@@ -71,7 +73,8 @@ class SegmentationModel:
         _, metadata = load_state(path)
         if '"protection"' in metadata.get("polyclinic", ""):
             raise ModelInvalid(
-                f"{path}: is the generator, which goes to the hospitals. Give the service segmenter.safetensors."
+                f"{path}: is the generator, which goes to the hospitals. Give the service "
+                "segmenter.safetensors."
             )
         network, job = load_model(path)
         try:
@@ -86,12 +89,14 @@ class SegmentationModel:
                 raise ValueError("no such shape or digest")
         except (KeyError, TypeError, ValueError) as error:
             raise ModelInvalid(
-                f"{path}: was not trained on proxies: it names no shape and digest of theirs. Use the file that the training of a "
+                f"{path}: was not trained on proxies: it names no shape and digest of theirs. Use "
+                "the file that the training of a "
                 "deformation proxy wrote for the service."
             ) from error
         if job.data.task != "segmentation" or job.data.channels != 1 or job.data.spatial_dims != 3:
             raise ModelInvalid(
-                f"{path}: a proxy is one channel in three dimensions, and is segmented; this network was made for another task."
+                f"{path}: a proxy is one channel in three dimensions, and is segmented; this "
+                "network was made for another task."
             )
         model = cls(network, job.data, shape, digest)
         model._try(path)
@@ -106,7 +111,8 @@ class SegmentationModel:
         """The answer for one proxy.
 
         Args:
-            volume: uint8 or float16 on the scale 0..255, of the model's shape; the network reads it divided by 255.
+            volume: uint8 or float16 on the scale 0..255, of the model's shape; the network reads it
+                divided by 255.
             kind: An `AnswerKind`.
             gone: Set when nobody waits for the answer any more.
 
@@ -134,5 +140,6 @@ class SegmentationModel:
             ) from error
         if found != (1, len(self.labels), *self.data.patch):
             raise ModelInvalid(
-                f"{path}: its network answers {tuple(found)} for a patch of {self.data.patch}. Train it again."
+                f"{path}: its network answers {tuple(found)} for a patch of {self.data.patch}. "
+                "Train it again."
             )

@@ -20,7 +20,8 @@ class SegmentationGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
     """Lets calls of enrolled keys through, as their sites.
 
     Args:
-        registry: Whose keys are enrolled; None lets everybody in (loopback), by the name that they say.
+        registry: Whose keys are enrolled; None lets everybody in (loopback), by the name that they
+            say.
         instance: What tells this service from the one before it.
     """
 

@@ -1,9 +1,10 @@
 """Who is next: the requests of a segmentation service, from their header to their answer.
 
-A request holds a place from its header on, and with it the bytes of its volume and of its answer. Within a site the first that is complete
-is the first that is computed; among sites it is the turn of the one that has waited longest since its last turn. When no place is left, the
-site that holds most of them gives up its newest one, if it holds more than the newcomer's site: thirty requests of one hospital do not shut
-another one out.
+A request holds a place from its header on, and with it the bytes of its volume and of its answer.
+Within a site the first that is complete is the first that is computed; among sites it is the turn
+of the one that has waited longest since its last turn. When no place is left, the site that holds
+most of them gives up its newest one, if it holds more than the newcomer's site: thirty requests of
+one hospital do not shut another one out.
 """
 
 import asyncio
@@ -44,9 +45,8 @@ class Place:
     size: int  # bytes reserved
     owner: asyncio.Task[Any]  # who is told when the place is lost
     answer: asyncio.Future[NDArray[np.uint8]]
-    gone: threading.Event = field(
-        default_factory=threading.Event
-    )  # nobody waits for the answer any more
+    # nobody waits for the answer any more
+    gone: threading.Event = field(default_factory=threading.Event)
     volume: NDArray[Any] | None = None
     refusal: Refusal | None = None  # set when the place is lost
     complete_at: float = 0.0
@@ -93,7 +93,8 @@ class Queue:
         if size > self._memory:
             raise Refusal(
                 "RESOURCE_EXHAUSTED",
-                f"A request needs {size / 2**20:,.1f} MiB, this service has {self._memory / 2**20:,.1f} MiB for all. Have it started with "
+                f"A request needs {size / 2**20:,.1f} MiB, this service has "
+                f"{self._memory / 2**20:,.1f} MiB for all. Have it started with "
                 "a larger --memory-gb.",
             )
         while len(self._waiting) >= self._places or self.reserved + size > self._memory:
@@ -192,6 +193,7 @@ class Queue:
         retry_s = max(1.0, self.mean_s * (1 + len(self._waiting) / (2 * self._workers)))
         return Refusal(
             "RESOURCE_EXHAUSTED",
-            f"{len(self._waiting)} requests wait already, and no place is left. Ask again in {retry_s:.0f} s.",
+            f"{len(self._waiting)} requests wait already, and no place is left. Ask again in "
+            f"{retry_s:.0f} s.",
             retry_s,
         )

@@ -32,9 +32,8 @@ from polyclinic_strategies.proxy.wire.segmentation_pb2_grpc import (
 NAME = DESCRIPTOR.services_by_name["Segmentation"].full_name
 CALLS = 512  # at the same time, the waiting ones included
 LAST_WORDS_S = 5.0  # for answers that are on their way when the service stops
-UNCOMPRESSED = (
-    1  # of gRPC's bits of algorithms: a message of a megabyte must not unfold into a gigabyte
-)
+# of gRPC's bits of algorithms: a message of a megabyte must not unfold into a gigabyte
+UNCOMPRESSED = 1
 OPTIONS = [
     ("grpc.max_send_message_length", MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -98,9 +97,10 @@ class SegmentationServer:
                 self._grpc.add_insecure_port(f"{place.host}:{port}")
                 await self._grpc.start()
             else:
+                # only this user can enter
                 folder = self._stack.enter_context(
                     tempfile.TemporaryDirectory(prefix="polyclinic-")
-                )  # only this user can enter
+                )
                 inner = Path(folder) / "segmentation"
                 self._grpc.add_insecure_port(f"unix:{inner}")
                 await self._grpc.start()
@@ -154,7 +154,8 @@ def _reflect(server: Any) -> None:
         reflection = import_module("grpc_reflection.v1alpha.reflection")
     except ImportError as error:
         raise ConfigError(
-            "--reflection needs the package grpcio-reflection: pip install 'polyclinic[reflection]'."
+            "--reflection needs the package grpcio-reflection: pip install "
+            "'polyclinic[reflection]'."
         ) from error
     reflection.enable_server_reflection(
         (NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),

@@ -1,8 +1,9 @@
 """The gRPC service of the deformation proxy: takes warped volumes, answers their segmentation, and keeps nothing.
 
-A request goes through three steps, each of them bounded: its parts are read, never beyond what its header announced; it waits for its turn
-(`polyclinic_server.segmentation.queue`); it is computed, one volume after another. Nothing is written to the disk, and what is told of a request is
-who, how many bytes, how long, and how it ended.
+A request goes through three steps, each of them bounded: its parts are read, never beyond what its
+header announced; it waits for its turn (`polyclinic_server.segmentation.queue`); it is computed,
+one volume after another. Nothing is written to the disk, and what is told of a request is who, how
+many bytes, how long, and how it ended.
 """
 
 import asyncio
@@ -77,7 +78,8 @@ class Record:
     def line(self) -> str:
         """One line, without anything of the volume."""
         return (
-            f"{self.site}: request {self.number}, {self.received:,} bytes, waited {self.waited_s:.2f} s, "
+            f"{self.site}: request {self.number}, {self.received:,} bytes, waited "
+            f"{self.waited_s:.2f} s, "
             f"computed in {self.computed_s:.2f} s, {self.status}"
         )
 
@@ -150,7 +152,8 @@ class SegmentationService(SegmentationServicer):
         if self._calls[record.site] > CALLS_OF_A_SITE:
             raise Refusal(
                 EXHAUSTED,
-                f"{CALLS_OF_A_SITE} calls of this site are open already. Ask again when some have ended.",
+                f"{CALLS_OF_A_SITE} calls of this site are open already. Ask again when some have "
+                "ended.",
                 5.0,
             )
         async with _within(
@@ -260,7 +263,8 @@ def _checked(part: wire.VolumePart | None, shape: tuple[int, int, int]) -> wire.
         found = " x ".join(map(str, header.shape[:4])) or "nothing"
         raise Refusal(
             INVALID,
-            f"The volume's shape is {found}, this service segments {' x '.join(map(str, shape))}. Use its generator.",
+            f"The volume's shape is {found}, this service segments {' x '.join(map(str, shape))}. "
+            "Use its generator.",
         )
     if header.dtype not in DTYPES:
         raise Refusal(INVALID, "The volume's type is not one of UINT8, FLOAT16.")
@@ -269,7 +273,8 @@ def _checked(part: wire.VolumePart | None, shape: tuple[int, int, int]) -> wire.
     if len(header.request_id) != REQUEST_ID_BYTES:
         raise Refusal(
             INVALID,
-            f"The request's id has {len(header.request_id)} bytes. Draw {REQUEST_ID_BYTES} random ones for every request.",
+            f"The request's id has {len(header.request_id)} bytes. Draw {REQUEST_ID_BYTES} random "
+            "ones for every request.",
         )
     return header
 

@@ -1,7 +1,8 @@
 """Synchronous rounds with Flower's own strategies, named in `conf/strategy/averaging/`.
 
-Flower's classes do the sampling and the aggregation, unchanged; here they are given one flat vector of the shared tensors, told who
-is asked, and watched after every round. FedBN and `local only` are not other aggregations: they share fewer tensors.
+Flower's classes do the sampling and the aggregation, unchanged; here they are given one flat vector
+of the shared tensors, told who is asked, and watched after every round. FedBN and `local only` are
+not other aggregations: they share fewer tensors.
 """
 
 from collections.abc import Callable, Mapping
@@ -45,17 +46,21 @@ class Averaging:
         """Flower's strategy, wrapped for differential privacy if that is configured.
 
         Args:
-            privacy: A node of `conf/privacy/`; no `_target_`, no wrapping. Its `release` is for statistics, which no averaging asks for.
+            privacy: A node of `conf/privacy/`; no `_target_`, no wrapping. Its `release` is for
+                statistics, which no averaging asks for.
             shared: Names of the tensors that are averaged.
 
         Raises:
-            ConfigError: An adaptive server optimizer would average running variances, which it can make negative.
+            ConfigError: An adaptive server optimizer would average running variances, which it can
+                make negative.
         """
         target = str(self.aggregation.get("_target_", "")).rpartition(".")[2]
         if target in ADAPTIVE and any(name.endswith("running_var") for name in shared):
             raise ConfigError(
-                f"{target} can make the running variances of batch normalization negative: choose a model with instance or group "
-                "normalization (model=unet), or keep normalization at the hospital (strategy.personal=norm)."
+                f"{target} can make the running variances of batch normalization negative: choose "
+                "a model with instance or group "
+                "normalization (model=unet), or keep normalization at the hospital "
+                "(strategy.personal=norm)."
             )
         strategy = instantiate(
             self.aggregation, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1

@@ -1,6 +1,7 @@
 """From a ledger to published models: everything here is a function of what the ledger holds.
 
-No Flower, no network: the event loop uses it, and so does `polyclinic-server merge`, without any hospital.
+No Flower, no network: the event loop uses it, and so does `polyclinic-server merge`, without any
+hospital.
 """
 
 import itertools
@@ -48,7 +49,8 @@ class Publisher:
         ledger: Where contributions are, and where models go.
         max_staleness: Contributions to so many bases before the current one still count.
         discount: Factor for each base that a contribution is behind, 0 .. 1.
-        sums: Folder for running sums of the rules that allow them; None reads every contribution each time. The bits are the same.
+        sums: Folder for running sums of the rules that allow them; None reads every contribution
+            each time. The bits are the same.
     """
 
     def __init__(
@@ -91,7 +93,8 @@ class Publisher:
         chosen = self.entries() if entries is None else list(entries)
         if not chosen:
             raise LedgerError(
-                "The ledger holds no contribution to its current base: there is nothing to merge yet."
+                "The ledger holds no contribution to its current base: there is nothing to merge "
+                "yet."
             )
         digest = self.ledger.bases()[-1]
         base = self.ledger.load_model(digest)

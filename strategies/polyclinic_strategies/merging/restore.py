@@ -1,8 +1,9 @@
 """Restoration: what a merged model still needs, at whoever holds images.
 
-The sum of task vectors is a point at which no network was ever trained, so the statistics that normalization layers keep do not fit
-what now enters them. Either they are estimated anew from images without labels, or the model takes a few labelled steps; a comparison
-is fair only if single hospitals' models get the same.
+The sum of task vectors is a point at which no network was ever trained, so the statistics that
+normalization layers keep do not fit what now enters them. Either they are estimated anew from
+images without labels, or the model takes a few labelled steps; a comparison is fair only if single
+hospitals' models get the same.
 
 The restoration step of task-vector merging, Tian et al. 2024, https://arxiv.org/abs/2408.13038.
 """
@@ -28,17 +29,18 @@ def recalibrate(
 ) -> int:
     """Replace the running statistics of batch normalization by the mean and variance over all these images.
 
-    The old statistics play no part. While the images pass, layers normalize by each batch as they do in training, so batches should be
-    about as large as in training; every batch counts as many times as it has values, so the order and a smaller last batch do not matter.
+    The old statistics play no part. While the images pass, layers normalize by each batch as they
+    do in training, so batches should be about as large as in training; every batch counts as many
+    times as it has values, so the order and a smaller last batch do not matter.
 
     Args:
-        network: Changed in place: `running_mean`, `running_var` (unbiased) and `num_batches_tracked`, nothing else. Left as it was
-            if a batch fails.
+        network: Changed in place: `running_mean`, `running_var` (unbiased) and
+            `num_batches_tracked`, nothing else. Left as it was if a batch fails.
         images: Batches as the network takes them, without labels.
 
     Returns:
-        How many layers have new statistics. 0 if there are no images, or no batch normalization with statistics: instance and group
-        normalization have nothing to recalibrate.
+        How many layers have new statistics. 0 if there are no images, or no batch normalization
+            with statistics: instance and group normalization have nothing to recalibrate.
 
     Raises:
         ValueError: A layer sees a single value per channel in a batch; torch's own message.
@@ -75,7 +77,8 @@ def fine_tune(
 
     Args:
         network: Changed in place.
-        loader: From `preparation.training_loader`; read again from the start if it has fewer batches.
+        loader: From `preparation.training_loader`; read again from the start if it has fewer
+            batches.
         training: Optimizer and loss.
         data: For the number of samples drawn from one case.
         steps: 0 leaves the network as it is.

@@ -1,6 +1,7 @@
 """Asynchronous task-vector merging: how contributions are merged, and what a contribution must be.
 
-Task vectors: Ilharco et al. 2023, https://arxiv.org/abs/2212.04089; of hospitals: Tian et al. 2024, https://arxiv.org/abs/2408.13038.
+Task vectors: Ilharco et al. 2023, https://arxiv.org/abs/2212.04089; of hospitals: Tian et al. 2024,
+https://arxiv.org/abs/2408.13038.
 """
 
 from collections.abc import Mapping, Sequence
@@ -33,21 +34,27 @@ class Merging:
     Args:
         title: Its name in tables.
         rule: A node that names one of `rules/`, with its parameters.
-        candidates: Parameter of the rule -> values, which the hospitals score on their validation cases; the best is published.
+        candidates: Parameter of the rule -> values, which the hospitals score on their validation
+            cases; the best is published.
         statistics: What hospitals send besides the task vector: gram, fisher.
-        restoration: What a hospital does to a merged model before it scores it: none, statistics (normalization statistics from its
-            own unlabelled images), steps (a few labelled ones).
+        restoration: What a hospital does to a merged model before it scores it: none, statistics
+            (normalization statistics from its own unlabelled images), steps (a few labelled ones).
         restoration_steps: How many.
         ledger: Folder of the ledger; None keeps one in the run's folder.
         sites: Who may contribute; nobody named: anybody.
         max_staleness: A contribution to so many bases before the current one still counts.
         staleness_discount: What it is multiplied with for each of them.
-        max_norm_ratio: A task vector longer than so many times the others' median is refused; 0 takes any.
+        max_norm_ratio: A task vector longer than so many times the others' median is refused; 0
+            takes any.
         max_mb: A larger contribution is refused.
-        poll_s: The longest time between two questions to a hospital; with many hospitals it is longer.
-        end: When the run is over: sites, contributions (None: as many as the deployment has hospitals), seconds.
-        compare: Other names of `conf/strategy/merging/`, merged from the same contributions at the end.
-        controls: Also test single hospitals and a random vector, with and without restoration, at the end.
+        poll_s: The longest time between two questions to a hospital; with many hospitals it is
+            longer.
+        end: When the run is over: sites, contributions (None: as many as the deployment has
+            hospitals), seconds.
+        compare: Other names of `conf/strategy/merging/`, merged from the same contributions at the
+            end.
+        controls: Also test single hospitals and a random vector, with and without restoration, at
+            the end.
     """
 
     title: str

@@ -1,6 +1,7 @@
 """Scans in the canonical frame, as training and attackers need them: at three resolutions, with labels, by subject.
 
-Registering and resampling a scan takes seconds, so what comes out is kept on disk and taken up again.
+Registering and resampling a scan takes seconds, so what comes out is kept on disk and taken up
+again.
 """
 
 import hashlib
@@ -91,7 +92,8 @@ def prepare_cases(
     """Bring scans into the canonical frame.
 
     Args:
-        cases: From a dataset.json that names each case's subject; a case without one is a person of its own.
+        cases: From a dataset.json that names each case's subject; a case without one is a person of
+            its own.
         reference: The frame.
         kept: Folder that keeps what was made before.
         classes: How many the labels have.

@@ -1,12 +1,14 @@
 """Fields that hide who a patient is: from an image and a key to a velocity.
 
-Three behind one interface: `LearnedField` (a network), `RandomField` (the key alone, the baseline) and `NoField` (the original).
-They see an image every 4 mm and answer with a velocity every 8 mm: the shapes by which people differ are that coarse.
+Three behind one interface: `LearnedField` (a network), `RandomField` (the key alone, the baseline)
+and `NoField` (the original). They see an image every 4 mm and answer with a velocity every 8 mm:
+the shapes by which people differ are that coarse.
 
-A **key** is a smooth random velocity, white noise under a Gaussian of one voxel. A learned field is trained (`training.py`) so that
-the proxy looks like the reference warped by the key: like a stranger whom the key makes up. It therefore has to take away what is
-the patient's own before it adds what is the key's; a random field only adds. That goal is ours; the adversary is that of Kim et al.
-2020, https://arxiv.org/abs/2011.12835.
+A **key** is a smooth random velocity, white noise under a Gaussian of one voxel. A learned field is
+trained (`training.py`) so that the proxy looks like the reference warped by the key: like a
+stranger whom the key makes up. It therefore has to take away what is the patient's own before it
+adds what is the key's; a random field only adds. That goal is ours; the adversary is that of Kim et
+al. 2020, https://arxiv.org/abs/2011.12835.
 """
 
 import secrets
@@ -22,7 +24,9 @@ from polyclinic.learning.networks.flow_generator import FlowGenerator
 
 IMAGE_MM, VELOCITY_MM = 4.0, 8.0
 KEY_SMOOTHNESS = 1.0  # sigma in voxels of the velocity's grid
-STRANGER_MM = 6.0  # root mean square of a key's velocity; people's brains differ by 3 to 5 mm after an affine registration
+# root mean square of a key's velocity; people's brains differ by 3 to 5 mm after an affine
+# registration
+STRANGER_MM = 6.0
 SQUARINGS = 6
 
 Shape = tuple[int, int, int]
@@ -67,7 +71,8 @@ class RandomField(nn.Module):
     """The key itself, whoever the patient is.
 
     Args:
-        strength_mm: Root mean square of the velocity; that of the displacement on a finer grid is a tenth to a sixth less.
+        strength_mm: Root mean square of the velocity; that of the displacement on a finer grid is a
+            tenth to a sixth less.
         smoothness: Sigma of a further Gaussian, in voxels of the velocity's grid.
     """
 

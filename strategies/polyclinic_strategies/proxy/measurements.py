@@ -98,7 +98,8 @@ def dice_through(
     for row in scores_through(system, protection, cases, data):
         rows.append(row)
         say(
-            f"test scan {len(rows)} of {len(cases)}, through its proxy: Dice {float(row.nanmean()):.3f}"
+            f"test scan {len(rows)} of {len(cases)}, through its proxy: Dice "
+            f"{float(row.nanmean()):.3f}"
         )
     return _measured(rows, data)
 

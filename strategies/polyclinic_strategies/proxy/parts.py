@@ -21,7 +21,8 @@ def write_parts(
     Args:
         system: A trained one.
         labels: Of the classes.
-        settings: What differs from `conf/` as it is; what concerns the segmenter's data is kept in its file.
+        settings: What differs from `conf/` as it is; what concerns the segmenter's data is kept in
+            its file.
         folder: Where.
 
     Raises:

@@ -52,10 +52,12 @@ def write_preview(
         volume: CXYZ, the original, of which the first channel is drawn.
         affine: (4, 4), the original's voxel index to mm in RAS+.
         proxy: (H, W, D), what was sent; its axes run to the right, the front and up.
-        answer: (H, W, D), labels; or (classes - 1, H, W, D), probabilities of all but the background, 255 for 1.
+        answer: (H, W, D), labels; or (classes - 1, H, W, D), probabilities of all but the
+            background, 255 for 1.
         label_map: XYZ, the answer brought back.
         labels: The classes' names, the background first.
-        canonical: (H, W, D), the proxy before it was warped; without it there is no picture of the change.
+        canonical: (H, W, D), the proxy before it was warped; without it there is no picture of the
+            change.
 
     Raises:
         ValueError: Two of the arrays do not belong together.
@@ -70,7 +72,8 @@ def write_preview(
     if label_map.shape != native.shape or any(each.shape != frame.shape for each in others):
         shapes = ", ".join(str(each.shape) for each in (proxy, *others, label_map))
         raise ValueError(
-            f"a preview needs arrays on the proxy's and on the original's grid ({native.shape}), these have {shapes}"
+            f"a preview needs arrays on the proxy's and on the original's grid ({native.shape}), "
+            f"these have {shapes}"
         )
     found, warped = (
         torch.from_numpy(np.ascontiguousarray(each[None], dtype=np.int32))

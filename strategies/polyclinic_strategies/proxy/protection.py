@@ -44,7 +44,8 @@ class Protected:
     Attributes:
         canonical: The scan; stays here.
         proxy: (H, W, D), uint8; what travels.
-        ddf: (1, 3, h, w, d), what was done to the scan, in voxels of its own grid over the reference's box.
+        ddf: (1, 3, h, w, d), what was done to the scan, in voxels of its own grid over the
+            reference's box.
         inverse: What undoes it.
     """
 
@@ -57,7 +58,8 @@ class Protected:
         """Bring an answer back to the scan's own grid.
 
         Args:
-            answer: (H, W, D), labels; or (classes - 1, H, W, D), foreground probabilities times 255.
+            answer: (H, W, D), labels; or (classes - 1, H, W, D), foreground probabilities times
+                255.
 
         Returns:
             (X, Y, Z), labels.
@@ -122,7 +124,8 @@ class Protection:
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelInvalid(
-                f"{path}: is not a generator ({str(error).splitlines()[0][:100]}). Use the generator.safetensors that `polyclinic-server "
+                f"{path}: is not a generator ({str(error).splitlines()[0][:100]}). Use the "
+                "generator.safetensors that `polyclinic-server "
                 "train-proxy` wrote and the coordinator sent."
             ) from error
 
@@ -166,7 +169,8 @@ class Protection:
                 proxy = canonical.image(upsample(ddf, self.shape))
                 return Protected(canonical, quantize(proxy), ddf, inverse)
         raise RunError(
-            "Every deformation that was drawn folds the image: the generator is not fit for use. Train it with more smoothness."
+            "Every deformation that was drawn folds the image: the generator is not fit for use. "
+            "Train it with more smoothness."
         )
 
 

@@ -43,9 +43,8 @@ class ProxySystem(nn.Module):
             coarse, FlowGenerator((first, second, third), smoothness, bound)
         )
         self.segmenter = segmenter
-        self.adversary = IdentityNetwork(
-            self.coarse, inputs=classes
-        )  # the proxy, and the foreground of its segmentation
+        # the proxy, and the foreground of its segmentation
+        self.adversary = IdentityNetwork(self.coarse, inputs=classes)
 
     @property
     def reference(self) -> Tensor:

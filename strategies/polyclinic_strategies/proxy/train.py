@@ -1,9 +1,8 @@
 """`polyclinic-server train-proxy`: from a cohort with several visits of everybody to a generator, a segmenter and an honest report.
 
-OUT/generator.safetensors   goes to the hospitals
-OUT/segmenter.safetensors   stays with the segmentation service
-OUT/proxy.json, report.html what it is worth
-OUT/work/                   what is taken up again if it is interrupted: canonical scans, finished trainings, attackers' results
+OUT/generator.safetensors   goes to the hospitals OUT/segmenter.safetensors   stays with the
+segmentation service OUT/proxy.json, report.html what it is worth OUT/work/                   what
+is taken up again if it is interrupted: canonical scans, finished trainings, attackers' results
 """
 
 import json
@@ -58,9 +57,11 @@ class Orders:
     """What a call asks for.
 
     Attributes:
-        folders: Hospitals' folders; their dataset.json name each case's subject. Training cases train, validation cases are the people
-            that attackers know, test cases the people whom they try to recognize.
-        others: People of another kind, to attack as well: only known ones and such as are to be recognized.
+        folders: Hospitals' folders; their dataset.json name each case's subject. Training cases
+            train, validation cases are the people that attackers know, test cases the people whom
+            they try to recognize.
+        others: People of another kind, to attack as well: only known ones and such as are to be
+            recognized.
         out: Where everything goes.
         overrides: Settings.
         restarts: Of every attacker.
@@ -104,7 +105,8 @@ def train_proxy(orders: Orders, console: Console) -> Path:
         check_agreement(site, config.data)
     if len({site.folder.resolve().name for site in sites}) < len(sites):
         raise ConfigError(
-            "Two of the data folders have the same name, their people would be mixed up: rename one."
+            "Two of the data folders have the same name, their people would be mixed up: rename "
+            "one."
         )
     say: Say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     work = orders.out / "work"

@@ -7,8 +7,9 @@ A step takes two visits of each of a few people, warps both with keys of their o
     generator + segmenter  on  segmentation + adversarial * betrayal + stranger * |proxy - stranger|^2 + smoothness * roughness
                                + diversity * sameness + unfolded * folding
 
-where the stranger is the reference warped by the key. Kim et al. 2020, https://arxiv.org/abs/2011.12835, have the segmentation, the
-adversary, the smoothness and a diversity term; the stranger is ours, see `generator.py`. The segmentation's loss is taken after
+where the stranger is the reference warped by the key. Kim et al. 2020,
+https://arxiv.org/abs/2011.12835, have the segmentation, the adversary, the smoothness and a
+diversity term; the stranger is ours, see `generator.py`. The segmentation's loss is taken after
 unwarping, on a patch: there lies what the hospital gets.
 """
 

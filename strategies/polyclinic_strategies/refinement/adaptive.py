@@ -1,8 +1,9 @@
 """Coefficients that the hospital finds itself, on images without labels: then not even a statistic leaves it, but vectors reach it.
 
-AdaMerging, Yang et al. 2024, https://arxiv.org/abs/2310.02575, found one coefficient for every layer and task by making the merged model
-sure of itself (entropy). Here the coefficients of a layer add up to 1, so that the model stays between those of the hospitals; and beside
-entropy there is consistency: the answer must not change when the image is mirrored and its intensities are bent.
+AdaMerging, Yang et al. 2024, https://arxiv.org/abs/2310.02575, found one coefficient for every
+layer and task by making the merged model sure of itself (entropy). Here the coefficients of a layer
+add up to 1, so that the model stays between those of the hospitals; and beside entropy there is
+consistency: the answer must not change when the image is mirrored and its intensities are bent.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -31,7 +32,8 @@ class Adapted:
 
     Attributes:
         state: Its model.
-        coefficients: Parameter to site to coefficient; equal for all parameters if the search was not layer-wise.
+        coefficients: Parameter to site to coefficient; equal for all parameters if the search was
+            not layer-wise.
         losses: One for every step.
     """
 
@@ -59,9 +61,11 @@ def adapt(
         vectors: Contributions by site.
         start: Coefficients to start from, positive for at least one site.
         batches: Images without labels.
-        objective: entropy: the mean entropy of the answers; consistency: cross entropy between the answer to an image and that to the
-            same image mirrored and bent, minus the entropy of the mean answer, so that one answer for everything is no way out.
-        layer_wise: One set of coefficients for every parameter, or one for all. Running statistics of batch normalization have no
+        objective: entropy: the mean entropy of the answers; consistency: cross entropy between the
+            answer to an image and that to the same image mirrored and bent, minus the entropy of
+            the mean answer, so that one answer for everything is no way out.
+        layer_wise: One set of coefficients for every parameter, or one for all. Running statistics
+            of batch normalization have no
             gradient: layer-wise they keep the coefficients of the start.
         learning_rate: Of Adam, on the logits of the coefficients.
 
@@ -70,7 +74,8 @@ def adapt(
     """
     if objective not in OBJECTIVES or not any(start.get(site, 0.0) > 0 for site in vectors):
         raise ValueError(
-            f"objective {objective}: one of {', '.join(OBJECTIVES)}; and a site with a positive coefficient to start from"
+            f"objective {objective}: one of {', '.join(OBJECTIVES)}; and a site with a positive "
+            "coefficient to start from"
         )
     sites, device = sorted(vectors), device_of(network)
     stacks = {

@@ -1,7 +1,8 @@
 """Which statistic, rule and sharpness: whatever serves best those hospitals that are left out in turn.
 
-A hospital that takes part plays the newcomer: its own vector is left out, a refined model is made for it by each recipe, and it scores that
-on its validation cases. Hospitals that really are new have no say, as nobody could ask them.
+A hospital that takes part plays the newcomer: its own vector is left out, a refined model is made
+for it by each recipe, and it scores that on its validation cases. Hospitals that really are new
+have no say, as nobody could ask them.
 """
 
 import math

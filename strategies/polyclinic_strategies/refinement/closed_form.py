@@ -1,8 +1,9 @@
 """Heads and layers in closed form from sums over hospitals: joining, updating and withdrawing are an addition and a subtraction.
 
-With frozen features the ridge regression of the pooled data follows from sums, whatever the partition: AFL, He et al. 2024,
-https://arxiv.org/abs/2405.16240, and Fed3R, Fani et al. 2024, https://arxiv.org/abs/2406.01116. RegMean, Jin et al. 2023,
-https://arxiv.org/abs/2212.09849, does the same for layers whose weights every hospital trained itself.
+With frozen features the ridge regression of the pooled data follows from sums, whatever the
+partition: AFL, He et al. 2024, https://arxiv.org/abs/2405.16240, and Fed3R, Fani et al. 2024,
+https://arxiv.org/abs/2406.01116. RegMean, Jin et al. 2023, https://arxiv.org/abs/2212.09849, does
+the same for layers whose weights every hospital trained itself.
 """
 
 from collections.abc import Mapping, Sequence
@@ -130,7 +131,8 @@ def regmean_layer(
     Args:
         grams: G_i, (inputs, inputs), as `gram_matrices` makes them.
         weights: W_i, (outputs, ...), of a linear layer or a convolution without groups.
-        off_diagonal: What off-diagonal entries of each G_i are multiplied with; the paper's is 0.9 to 0.95.
+        off_diagonal: What off-diagonal entries of each G_i are multiplied with; the paper's is 0.9
+            to 0.95.
 
     Returns:
         float64, in the weights' shape, the same bits for any order of hospitals.
@@ -158,15 +160,18 @@ def ridge_head(
 ) -> Head:
     """The head that regresses classes, one-hot, on features: W = (G + ridge I)^-1 B.
 
-    Its answers are about 0 to 1, and not logits: their order is what counts. A class that nobody told of answers 0.
+    Its answers are about 0 to 1, and not logits: their order is what counts. A class that nobody
+    told of answers 0.
 
     Args:
-        gram: Sum of hospitals' G; the last of its inputs is the constant 1, which is regularized as the others are.
+        gram: Sum of hospitals' G; the last of its inputs is the constant 1, which is regularized as
+            the others are.
         cross: Sum of their B.
         ridge: At least 0.
-        balanced: Every class counts as if it had as many examples as the others: each mean m_c with weight n / C instead of n_c. That is
-            dividing each example's weight by its class's count, exactly so where classes scatter alike (weighting in general would need
-            a G of each class).
+        balanced: Every class counts as if it had as many examples as the others: each mean m_c with
+            weight n / C instead of n_c. That is dividing each example's weight by its class's
+            count, exactly so where classes scatter alike (weighting in general would need a G of
+            each class).
 
     Returns:
         Weight (classes, features) and bias (classes,).
@@ -175,7 +180,8 @@ def ridge_head(
         ConfigError: G + ridge I is not positive definite.
         ValueError: Shapes that do not belong together, a negative `ridge`, or no example.
 
-    AFL, He et al. 2024, https://arxiv.org/abs/2405.16240; Fed3R, Fani et al. 2024, https://arxiv.org/abs/2406.01116.
+    AFL, He et al. 2024, https://arxiv.org/abs/2405.16240; Fed3R, Fani et al. 2024,
+    https://arxiv.org/abs/2406.01116.
     """
     require(ridge >= 0, f"ridge={ridge}: at least 0.")
     counts = HeadMoments(gram, cross).counts
@@ -194,7 +200,8 @@ def uncentred(head: Head, mean: Float64[Tensor, " features"]) -> Head:
 
     Args:
         head: Weight and bias.
-        mean: Of that hospital's features; no labels are needed for it, so that it serves a hospital that has none.
+        mean: Of that hospital's features; no labels are needed for it, so that it serves a hospital
+            that has none.
     """
     weight, bias = head
     return weight, bias - weight @ mean
@@ -250,6 +257,7 @@ def _solve(matrix: Tensor, right: Tensor, ridge: float, setting: str) -> Tensor:
     factor, failed = torch.linalg.cholesky_ex(shifted)
     if int(failed):
         raise ConfigError(
-            f"{setting}={ridge:g}: too small, fewer examples than features leave the head undetermined. Set a larger one."
+            f"{setting}={ridge:g}: too small, fewer examples than features leave the head "
+            "undetermined. Set a larger one."
         )
     return torch.cholesky_solve(right, factor)

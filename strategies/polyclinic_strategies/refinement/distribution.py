@@ -28,7 +28,8 @@ class Neighbourhood:
     def update(self, descriptions: Mapping[str, StateDict]) -> None:
         """Take in who is there now, and how each describes itself; only what is new or changed is measured.
 
-        A description of another length than most others have cannot be compared: its hospital counts as not described.
+        A description of another length than most others have cannot be compared: its hospital
+        counts as not described.
         """
         means = {
             site: found[self.statistic]

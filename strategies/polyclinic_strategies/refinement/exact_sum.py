@@ -16,9 +16,10 @@ COARSE_BITS, FINE_BITS = 12, 40  # binary places of the first limb, and how many
 class ExactSum:
     """Sum of one float64 vector of each hospital, as two whole numbers for each entry.
 
-    A value x becomes a = round(x 2^12) and b = round((x - a 2^-12) 2^52), both int64, which are summed by themselves: x is kept within
-    2^-53 (1.1e-16), whatever its size. What the sums hold follows from the set of hospitals alone. There is room for hospitals whose
-    largest values add up to 2^51 (2.3e15), and for 16 million hospitals; more is refused.
+    A value x becomes a = round(x 2^12) and b = round((x - a 2^-12) 2^52), both int64, which are
+    summed by themselves: x is kept within 2^-53 (1.1e-16), whatever its size. What the sums hold
+    follows from the set of hospitals alone. There is room for hospitals whose largest values add up
+    to 2^51 (2.3e15), and for 16 million hospitals; more is refused.
 
     Args:
         size: Entries of a vector.
@@ -86,7 +87,8 @@ class ExactSum:
         """Not below the largest of both limbs."""
         if vector.shape != self._limbs[0].shape or vector.dtype != torch.float64:
             raise ValueError(
-                f"{vector.dtype} of shape {tuple(vector.shape)}, expected {self._limbs.shape[1]} float64 numbers"
+                f"{vector.dtype} of shape {tuple(vector.shape)}, expected {self._limbs.shape[1]} "
+                "float64 numbers"
             )
         largest = float(vector.abs().max()) if len(vector) else 0.0
         if not isfinite(largest):

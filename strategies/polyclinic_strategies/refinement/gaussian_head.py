@@ -14,9 +14,8 @@ from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.arithmetic.layer import require
 
 SHARES = tuple(number / 10 for number in range(11))
-SHRINKAGE = (
-    0.5  # chosen on validation images of three laboratories, 1,280 features of 59 to 202 cases
-)
+# chosen on validation images of three laboratories, 1,280 features of 59 to 202 cases
+SHRINKAGE = 0.5
 ABSENT = -1e9  # bias of a class that nobody told of: never the largest, and float32 holds it
 Head = tuple[Float64[Tensor, "classes features"], Float64[Tensor, " classes"]]  # weight and bias
 
@@ -31,16 +30,20 @@ def refined_head(
 ) -> Head:
     """The Bayes-optimal head if each class's features are Gaussian with one covariance, means and covariance between own and others'.
 
-    m_c = share m_c(own) + (1 - share) m_c(others), C likewise, shrunk to (1 - shrinkage) C + shrinkage tr(C)/d I; then
-    logits_c = m_c C^-1 x - m_c C^-1 m_c / 2 + log prior_c. A class that only one side tells of has that side's mean. The paper averages the
-    hospitals' covariances; a sum of moments also holds how far hospitals' means lie apart, directions that then count for less.
+    m_c = share m_c(own) + (1 - share) m_c(others), C likewise, shrunk to (1 - shrinkage) C +
+    shrinkage tr(C)/d I; then logits_c = m_c C^-1 x - m_c C^-1 m_c / 2 + log prior_c. A class that
+    only one side tells of has that side's mean. The paper averages the hospitals' covariances; a
+    sum of moments also holds how far hospitals' means lie apart, directions that then count for
+    less.
 
     Args:
         own: The hospital's moments.
         others: The sum of the others'.
-        share: In [0, 1]; 0 is the others' head, 1 the own. The paper calls it beta; `choose_share` finds it.
+        share: In [0, 1]; 0 is the others' head, 1 the own. The paper calls it beta; `choose_share`
+            finds it.
         shrinkage: In [0, 1]; above 0 where there are fewer examples than features.
-        own_priors: A class is as frequent as at this hospital, (n_c + 1) / (n + C); else all are equally frequent.
+        own_priors: A class is as frequent as at this hospital, (n_c + 1) / (n + C); else all are
+            equally frequent.
 
     Returns:
         Weight (classes, features) and bias (classes,).
@@ -70,7 +73,8 @@ def refined_head(
     )
     if int(failed):
         raise ConfigError(
-            f"shrinkage={shrinkage:g}: too small, fewer examples than features. Set a larger one, up to 1."
+            f"shrinkage={shrinkage:g}: too small, fewer examples than features. Set a larger one, "
+            "up to 1."
         )
     weight = torch.cholesky_solve(means.T, factor).T
     counts = own.counts if own_priors else torch.zeros_like(own.counts)

@@ -2,8 +2,9 @@
 
     θ_i = θ0 + Σ_j w_ij τ_j,    Σ_j w_ij = 1
 
-Kitrungrotsakul et al. leave open how a refined model follows from a distribution; the coefficients here are our reading. Everything is a
-function of the descriptions and of the contributions that count, so whoever comes, changes or goes costs nobody else anything.
+Kitrungrotsakul et al. leave open how a refined model follows from a distribution; the coefficients
+here are our reading. Everything is a function of the descriptions and of the contributions that
+count, so whoever comes, changes or goes costs nobody else anything.
 """
 
 import math
@@ -37,9 +38,11 @@ class Recipe:
     """How coefficients follow from distances, which are counted in medians of those among the hospitals that contributed.
 
     Args:
-        rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters: the mean of all that hang together with
-            the nearest one, in steps of at most `sharpness`; uniform: the mean of all; norm_local: the mean of all, but a contributor's own
-            normalization layers, as FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623) keeps them.
+        rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters:
+            the mean of all that hang together with the nearest one, in steps of at most
+            `sharpness`; uniform: the mean of all; norm_local: the mean of all, but a contributor's
+            own normalization layers, as FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623)
+            keeps them.
         statistic: One of `polyclinic.describing.describing.STATISTICS`.
         sharpness: The smaller, the more the nearest counts.
         reach: Who is farther than this from everybody gets the uniform mean.
@@ -77,9 +80,11 @@ class Refinement:
         site: Whose model.
         recipe: How it was made.
         coefficients: Contributing hospital to w; those with 0 are left out. Adds up to 1.
-        distances: Contributing hospital to distance, in medians; empty where no distance was asked for.
+        distances: Contributing hospital to distance, in medians; empty where no distance was asked
+            for.
         fallback: Why the uniform mean was taken instead; empty if it was not.
-        normalization: Other coefficients for normalization layers; empty if they are mixed like all else.
+        normalization: Other coefficients for normalization layers; empty if they are mixed like all
+            else.
     """
 
     site: str
@@ -108,7 +113,8 @@ def choose_coefficients(
     Args:
         site: Any hospital; one that contributed is at distance 0 from its own vector.
         neighbourhood: By the recipe's statistic.
-        contributors: Whose vectors may be used. Leave `site` out to see what it would get if it had not contributed.
+        contributors: Whose vectors may be used. Leave `site` out to see what it would get if it had
+            not contributed.
         recipe: How.
 
     Raises:
@@ -145,7 +151,8 @@ def combine(
 ) -> StateDict:
     """θ0 + Σ w_j τ_j, one parameter at a time, added up in float64 in the order of the names.
 
-    Running statistics of normalization layers are mixed like all else: they describe the images of the hospitals that count.
+    Running statistics of normalization layers are mixed like all else: they describe the images of
+    the hospitals that count.
 
     Args:
         base: θ0; what is not of a floating type is copied.

@@ -40,7 +40,8 @@ class Refiner:
 
     Args:
         publisher: Knows which contributions count.
-        normalization: Names of the tensors of normalization layers, for recipes that treat them apart.
+        normalization: Names of the tensors of normalization layers, for recipes that treat them
+            apart.
     """
 
     def __init__(self, publisher: Publisher, normalization: Collection[str] = ()) -> None:
@@ -50,14 +51,11 @@ class Refiner:
         self._of_contribution: dict[
             str, StateDict
         ] = {}  # digest -> description; contributions never change
-        self._of_newcomer: tuple[int, dict[str, Description]] = (
-            -1,
-            {},
-        )  # when the folder last changed, and what it held
+        # when the folder last changed, and what it held
+        self._of_newcomer: tuple[int, dict[str, Description]] = (-1, {})
         self._neighbourhoods: dict[str, Neighbourhood] = {}
-        self._read: tuple[int, dict[str, Entry]] | None = (
-            None  # last line of the journal, and what counted then
-        )
+        # last line of the journal, and what counted then
+        self._read: tuple[int, dict[str, Entry]] | None = None
 
     def contributors(self) -> list[str]:
         """Sites whose vectors count, by name."""
@@ -215,5 +213,6 @@ def _read(path: Path) -> Description:
         return Description(str(described["base"]), int(described["subjects"]), means)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelInvalid(
-            f"{path}: is not a hospital's description. Remove it; the hospital describes itself again."
+            f"{path}: is not a hospital's description. Remove it; the hospital describes itself "
+            "again."
         ) from error

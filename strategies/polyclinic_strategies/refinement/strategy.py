@@ -14,16 +14,17 @@ from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.refinement.refine import Recipe
 
-GENTLE = 0.8  # the sharpness that is tried for contributors beside the others: their own vector and a little of the neighbours'
+# the sharpness that is tried for contributors beside the others: their own vector and a little of
+# the neighbours'
+GENTLE = 0.8
 
 
 @dataclass(frozen=True)
 class Stay:
     """How long hospitals may come, change and go after the first refined models: until one of these holds."""
 
-    newcomers: int = (
-        0  # so many hospitals got a model for their description alone; 0: does not count
-    )
+    # so many hospitals got a model for their description alone; 0: does not count
+    newcomers: int = 0
     departures: int = 0  # and so many have been withdrawn
     seconds: float = 0.0  # so long after the first refined models; 0: does not count
 
@@ -39,9 +40,11 @@ class Refining:
 
     Args:
         title: Its name in tables.
-        base_rounds: Synchronous rounds of averaging that make the base; what is left of `rounds` every hospital fine-tunes in its own time.
+        base_rounds: Synchronous rounds of averaging that make the base; what is left of `rounds`
+            every hospital fine-tunes in its own time.
             0: the base is `base`, or the network as the seed makes it.
-        contributions: How hospitals contribute: a node of `conf/strategy/merging/`, whose rule makes the centre.
+        contributions: How hospitals contribute: a node of `conf/strategy/merging/`, whose rule
+            makes the centre.
         statistics: What hospitals describe themselves by.
         rules: Rules that are tried.
         sharpness: Values that are tried.

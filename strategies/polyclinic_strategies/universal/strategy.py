@@ -26,7 +26,8 @@ class Universal:
         stages: In each, hospitals fine-tune the newest encoder, and the next one is made of theirs.
         public: Folder of the coordinator's unlabelled images, for distillation.
         combine: distillation; or a name of conf/strategy/merging/, whose rule merges the encoders.
-        contributions: How hospitals contribute: a node of conf/strategy/merging/; its `end` is that of a stage.
+        contributions: How hospitals contribute: a node of conf/strategy/merging/; its `end` is that
+            of a stage.
         distillation: A node that names `polyclinic_strategies.universal.distillation.Distillation`.
     """
 
@@ -58,12 +59,15 @@ class Universal:
             or merging.controls
         ):
             raise ConfigError(
-                "strategy.contributions: the universal model takes no contribution to an older encoder and has nothing that hospitals "
-                "could score, restore or compare. Leave max_staleness, candidates, restoration, compare and controls as they are."
+                "strategy.contributions: the universal model takes no contribution to an older "
+                "encoder and has nothing that hospitals "
+                "could score, restore or compare. Leave max_staleness, candidates, restoration, "
+                "compare and controls as they are."
             )
         if needs := make_rules(merging.rule, {})[0].needs:
             raise ConfigError(
-                f"strategy.combine={self.combine}: it needs statistics ({', '.join(needs)}) that only hospitals of one task can send. "
+                f"strategy.combine={self.combine}: it needs statistics ({', '.join(needs)}) that "
+                "only hospitals of one task can send. "
                 "Choose another rule, or distillation."
             )
 
@@ -95,10 +99,13 @@ class Universal:
         """
         if self.distils and self.public is None:
             raise ConfigError(
-                "Distillation needs the coordinator's own unlabelled images: strategy.public=FOLDER. Without any, let hospitals learn from "
-                "images alone and merge their encoders: training.universal.learn=mim strategy.combine=mean."
+                "Distillation needs the coordinator's own unlabelled images: "
+                "strategy.public=FOLDER. Without any, let hospitals learn from "
+                "images alone and merge their encoders: training.universal.learn=mim "
+                "strategy.combine=mean."
             )
         if learning.rank and not self.distils:
             raise ConfigError(
-                f"training.universal.rank={learning.rank}: updates of low rank are only distilled. Set rank=0 to merge them."
+                f"training.universal.rank={learning.rank}: updates of low rank are only distilled. "
+                "Set rank=0 to merge them."
             )

@@ -251,9 +251,8 @@ def a_model_that_is_not_there_is_named(place: Path) -> None:
         flip(path)
         with pytest.raises(ModelInvalid, match="was changed"):
             ledger.load_model(digest)
-        assert (
-            ledger.add_base(model()) == digest
-        )  # a damaged file is written again by who has the model
+        # a damaged file is written again by who has the model
+        assert ledger.add_base(model()) == digest
         assert sound(ledger)
 
 
@@ -326,9 +325,8 @@ def two_processes_keep_one_chain(place: Path) -> None:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
     with Ledger.open(place, create=False) as ledger:
-        assert (
-            kinds(ledger).count("contribution") == 3 * count
-        )  # each its own, and those of "both" once
+        # each its own, and those of "both" once
+        assert kinds(ledger).count("contribution") == 3 * count
         assert kinds(ledger).count("opened") == 1
         assert [entry.site for entry in ledger.active()] == ["both", "site-0", "site-1"]
         assert sound(ledger)

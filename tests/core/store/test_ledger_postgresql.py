@@ -108,7 +108,8 @@ def test_a_connection_that_was_cut_is_made_anew(place: Path) -> None:
         hand_over(ledger, "north")
         execute(
             place,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ledger' AND pid <> pg_backend_pid()",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ledger' AND "
+            "pid <> pg_backend_pid()",
         )
         assert hand_over(ledger, "south").new
         assert sound(ledger)

@@ -82,9 +82,8 @@ def test_original_and_proxy_are_seen_from_the_same_side(tmp_path: Path) -> None:
         ).nonzero()[0]
         for grey, colour in zip((180, 180), label_colours(LABELS).values(), strict=True)
     )
-    assert (
-        len(fluid) and len(tissue) and fluid.mean() < tissue.mean()
-    )  # the patient's right is on the left
+    # the patient's right is on the left
+    assert len(fluid) and len(tissue) and fluid.mean() < tissue.mean()
     colours = (half.max(-1) - half.min(-1)) > 20
     assert colours[: shown.shape[1] // 2].sum() == 0 and colours[shown.shape[1] // 2 :].sum() > 200
 

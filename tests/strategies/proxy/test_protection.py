@@ -165,9 +165,8 @@ def test_a_file_is_as_good_as_what_it_was_written_from(tmp_path: Path) -> None:
         draw_deformation(written.field, image, 7),
         strict=True,
     ):
-        torch.testing.assert_close(
-            one, other, atol=1e-3, rtol=0
-        )  # the reference is stored in 16 bits
+        # the reference is stored in 16 bits
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
     read.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (
         tmp_path / "generator.safetensors"

@@ -71,9 +71,8 @@ def tiny() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(proxy_campaign, "attack", attack)
         patch.setattr(proxy_campaign, "STRENGTHS_MM", (4.0,))
-        patch.setattr(
-            registration, "TILTS", registration.TILTS[:1]
-        )  # nobody tilts the head, and all affines are right
+        # nobody tilts the head, and all affines are right
+        patch.setattr(registration, "TILTS", registration.TILTS[:1])
         patch.setattr(registration, "TURNS", registration.TURNS[:1])
         yield
 
@@ -193,9 +192,8 @@ def test_a_second_call_takes_everything_up(
     assert ((out / GENERATOR).read_bytes(), (out / SEGMENTER).read_bytes()) == weights
     assert "trained before" in console.file.getvalue()  # type: ignore[attr-defined]
     with pytest.raises(AssertionError, match=NEVER):
-        train_proxy(
-            order(cohorts, out, "training.learning_rate=0.001"), quiet()
-        )  # other settings are trained anew
+        # other settings are trained anew
+        train_proxy(order(cohorts, out, "training.learning_rate=0.001"), quiet())
 
 
 def test_people_who_came_once_are_refused(tmp_path: Path, cohorts: tuple[Path, Path]) -> None:

@@ -239,9 +239,8 @@ def test_an_answer_is_judged_where_it_is_unwarped_to(finer: int) -> None:
     still, warped = (float(trainer._segment(person, each)) for each in (0 * velocity, velocity))
     assert still < 0.01 and warped < 0.3  # the edges of coarse labels blur
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            training, "displace", lambda given: displace(velocity)
-        )  # there and there again
+        # there and there again
+        patch.setattr(training, "displace", lambda given: displace(velocity))
         assert float(trainer._segment(person, velocity)) > 1.5 * warped
 
 

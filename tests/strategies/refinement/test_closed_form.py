@@ -186,9 +186,8 @@ def test_a_ridge_on_paper() -> None:
     weight, bias = ridge_head(moments.gram, moments.cross, 0.0)
     assert_close(weight, torch.tensor([[-0.5], [0.5]]).double())
     assert_close(bias, torch.tensor([1.5, -0.5]).double())
-    weight, bias = ridge_head(
-        moments.gram, moments.cross, 1.0
-    )  # (G + I)^-1 = [[3, -4], [-4, 11]] / 17
+    # (G + I)^-1 = [[3, -4], [-4, 11]] / 17
+    weight, bias = ridge_head(moments.gram, moments.cross, 1.0)
     assert_close(weight, torch.tensor([[-1.0], [5.0]]).double() / 17)
     assert_close(bias, torch.tensor([7.0, -1.0]).double() / 17)
 

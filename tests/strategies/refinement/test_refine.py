@@ -19,12 +19,8 @@ from polyclinic_strategies.refinement.refine import (
     combine,
 )
 
-LINE = {
-    "a": 0.0,
-    "b": 1.0,
-    "c": 2.0,
-    "d": 10.0,
-}  # six distances: 1, 1, 2, 8, 9, 10; the median is 5
+# six distances: 1, 1, 2, 8, 9, 10; the median is 5
+LINE = {"a": 0.0, "b": 1.0, "c": 2.0, "d": 10.0}
 UNIT = 5.0
 
 
@@ -96,9 +92,8 @@ def test_beyond_reach_the_mean_is_used_and_it_says_whom_and_how_far() -> None:
     assert found.coefficients == dict.fromkeys("abcd", 0.25)
     assert found.fallback == "nobody is near: a, the nearest, is 4.0 medians away, the limit is 3"
     assert found.distances["d"] == pytest.approx(30 / UNIT)
-    assert (
-        choose("newcomer", {**LINE, "newcomer": -20.0}, reach=4.0).fallback == ""
-    )  # the limit itself is within reach
+    # the limit itself is within reach
+    assert choose("newcomer", {**LINE, "newcomer": -20.0}, reach=4.0).fallback == ""
 
 
 def test_a_hospital_that_is_not_described_gets_the_mean_with_a_reason() -> None:

@@ -71,9 +71,8 @@ def test_contributors_describe_themselves_inside_their_contribution(ledger: Ledg
     found = refiner(ledger)
     assert found.contributors() == ["a", "b", "c"] and found.statistics() == [NAME]
     near_b = found.coefficients("b", RECIPE)
-    assert near_b.distances == pytest.approx(
-        {"a": 1 / 3, "b": 0.0, "c": 1.0}
-    )  # the median of 1, 3 and 4
+    # the median of 1, 3 and 4
+    assert near_b.distances == pytest.approx({"a": 1 / 3, "b": 0.0, "c": 1.0})
     assert near_b.nearest == "b"
 
 

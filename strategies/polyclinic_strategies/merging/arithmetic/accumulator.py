@@ -1,7 +1,7 @@
 """A running sum of task vectors: a site joins or leaves for the work of one task vector, whatever the number of sites.
 
-The sum is kept in whole numbers (`fixed_point`), so it holds no trace of a site that left, and what it yields has the same bits as
-`merge` over the same contributions.
+The sum is kept in whole numbers (`fixed_point`), so it holds no trace of a site that left, and what
+it yields has the same bits as `merge` over the same contributions.
 """
 
 import json
@@ -121,7 +121,8 @@ class Accumulator:
     def remove(self, file: Vectors, digest: str) -> Self:
         """The sum without a contribution: bit for bit what it was if that had never been added.
 
-        Cannot overflow: the bound that was checked when members joined covers every selection of them.
+        Cannot overflow: the bound that was checked when members joined covers every selection of
+        them.
 
         Raises:
             ValueError: It is not in the sum.

@@ -1,7 +1,8 @@
 """Sums of task vectors in whole numbers, so that their order does not matter and what was added can be taken out again.
 
-A value t becomes q = round(t · 2^fraction_bits), an int64; sums of q are exact, so any order of sites gives the same bits and removing a
-site is the inverse of adding it. Only the last step, back to float32, rounds again. With 40 bits a value is kept within 2^-41 (4.5e-13).
+A value t becomes q = round(t · 2^fraction_bits), an int64; sums of q are exact, so any order of
+sites gives the same bits and removing a site is the inverse of adding it. Only the last step, back
+to float32, rounds again. With 40 bits a value is kept within 2^-41 (4.5e-13).
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ def largest(values: Float32[Tensor, "..."], fraction_bits: int, where: str) -> i
     low, high = (float(value) for value in torch.aminmax(values))
     if not (isfinite(low) and isfinite(high)):
         raise ModelInvalid(
-            f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's contribution."
+            f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's "
+            "contribution."
         )
     return int(max(abs(low), abs(high)) * 2.0**fraction_bits) + 1
 
@@ -47,7 +49,8 @@ def check_bound(
         adjustable: Whether the bits are a setting; those of running statistics are not.
 
     Raises:
-        ConfigError: It could; names the number of bits that would do, and whose values are the largest.
+        ConfigError: It could; names the number of bits that would do, and whose values are the
+            largest.
     """
     bound = sum(bounds.values())
     if bound > LARGEST:
@@ -59,7 +62,8 @@ def check_bound(
             else "Withdraw"
         )
         raise ConfigError(
-            f"{name}: the values are too large to be summed exactly in 64 bits, most of all those of {site}. {lower} that contribution."
+            f"{name}: the values are too large to be summed exactly in 64 bits, most of all those "
+            f"of {site}. {lower} that contribution."
         )
 
 
@@ -71,7 +75,8 @@ def check_layer(
     Args:
         layer: The layer.
         factors: One per site.
-        norms: Per piece, each site's `norm`: mostly enough to know that the sum fits, without looking for the largest value.
+        norms: Per piece, each site's `norm`: mostly enough to know that the sum fits, without
+            looking for the largest value.
         fraction_bits: Binary places.
 
     Raises:
@@ -95,9 +100,8 @@ def check_layer(
 
 def norm(values: Float32[Tensor, " n"]) -> float:
     """Not below the largest absolute value; the quickest such number there is. NaN or Inf if there is one."""
-    return (
-        sqrt(float(torch.dot(values, values))) * 1.01 + 1e-18
-    )  # float32's rounding, and squares too small for it
+    # float32's rounding, and squares too small for it
+    return sqrt(float(torch.dot(values, values))) * 1.01 + 1e-18
 
 
 def sum_fixed(
@@ -105,9 +109,10 @@ def sum_fixed(
 ) -> tuple[Tensor, list[float]]:
     """Σ factor_i · round(row_i · 2^fraction_bits), and the rows' `norm`.
 
-    The sum is int64; or float64 where that holds every partial sum exactly (below 2^53) and can round: what is added to
-    1.5 · 2^(52 - fraction_bits) and taken off again is a multiple of 2^-fraction_bits. Both are the same whole numbers.
-    Wraps around where 64 bits are too few: `check_layer` tells.
+    The sum is int64; or float64 where that holds every partial sum exactly (below 2^53) and can
+    round: what is added to 1.5 · 2^(52 - fraction_bits) and taken off again is a multiple of
+    2^-fraction_bits. Both are the same whole numbers. Wraps around where 64 bits are too few:
+    `check_layer` tells.
     """
     norms = [norm(row) for row in rows]
     bound = (

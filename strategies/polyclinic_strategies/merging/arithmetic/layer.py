@@ -20,11 +20,14 @@ class Layer:
     Args:
         name: The parameter's name in the network.
         base: The parameter in the base model, of any floating type.
-        vectors: Task vectors, one per site, float32, of the parameter's shape. They may lie in mapped files: a rule does not change them.
+        vectors: Task vectors, one per site, float32, of the parameter's shape. They may lie in
+            mapped files: a rule does not change them.
         weights: Examples that each site trained on.
-        keys: The sites' names: what randomness is drawn from, so that a site's mask depends on nobody else.
-        statistics: What a rule asked for in `needs`, one row per site and absent where no site has it ("gram": (sites, in, in),
-            "fisher": (sites, *shape)), or in `global_statistics` ("distances": (sites, sites)).
+        keys: The sites' names: what randomness is drawn from, so that a site's mask depends on
+            nobody else.
+        statistics: What a rule asked for in `needs`, one row per site and absent where no site has
+            it ("gram": (sites, in, in), "fisher": (sites, *shape)), or in `global_statistics`
+            ("distances": (sites, sites)).
     """
 
     name: str
@@ -53,9 +56,8 @@ class Rule(Protocol):
     """A merging rule: a frozen dataclass, called once per parameter."""
 
     needs: ClassVar[frozenset[str]]  # of "gram", "fisher": what every contribution must hold
-    global_statistics: ClassVar[
-        frozenset[str]
-    ]  # of "distances": what a first pass over the whole vectors finds out
+    # of "distances": what a first pass over the whole vectors finds out
+    global_statistics: ClassVar[frozenset[str]]
 
     @property
     def scale(self) -> float:

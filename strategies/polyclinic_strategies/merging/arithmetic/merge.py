@@ -1,8 +1,9 @@
 """The merged model, tensor by tensor from files: memory is one parameter times the number of sites, however large the model.
 
-θ = θ0 + rule(τ_1 ... τ_N), a pure function of the base, the contributions and the rule. Sites are taken in the order of their names, so the
-order of arrival cannot matter. Running statistics of normalization layers take the mean weighted by examples, whatever the rule: they
-describe images and are no directions of learning.
+θ = θ0 + rule(τ_1 ... τ_N), a pure function of the base, the contributions and the rule. Sites are
+taken in the order of their names, so the order of arrival cannot matter. Running statistics of
+normalization layers take the mean weighted by examples, whatever the rule: they describe images and
+are no directions of learning.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -22,9 +23,8 @@ from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule, is_norma
 from polyclinic_strategies.merging.arithmetic.streams import StoredState, file_order, write_stream
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
 
-STATISTICS_RULE = WeightedMean(
-    fraction_bits=32
-)  # running statistics are larger than task vectors and need fewer binary places
+# running statistics are larger than task vectors and need fewer binary places
+STATISTICS_RULE = WeightedMean(fraction_bits=32)
 PIECE = 1 << 20  # numbers of all sites that are compared at a time
 
 
@@ -56,7 +56,8 @@ def merge(
     """The merged model in memory.
 
     Args:
-        base: The base model, a state dict or a `StoredState`. What is not of a floating type is copied.
+        base: The base model, a state dict or a `StoredState`. What is not of a floating type is
+            copied.
         files: Each site's opened contribution, in any order.
         weights: Each site's number of examples.
         rule: Any rule of `polyclinic_strategies.merging.rules`.
@@ -65,7 +66,8 @@ def merge(
     Without sites the merged model is the base.
 
     Raises:
-        ConfigError: A contribution lacks statistics that the rule needs, or the rule's parameters do not suit so many sites.
+        ConfigError: A contribution lacks statistics that the rule needs, or the rule's parameters
+            do not suit so many sites.
         ModelInvalid: A contribution belongs to another network, or holds NaN or Inf.
     """
     return dict(_stream(base, list(base), _Sites(files, weights), rule, on_layer))
@@ -177,7 +179,8 @@ class _Sites:
             return None
         if lacking:
             raise ConfigError(
-                f"{lacking[0]}: the contribution has no statistic '{key}', others have. {_remedy(kind)}"
+                f"{lacking[0]}: the contribution has no statistic '{key}', others have. "
+                f"{_remedy(kind)}"
             )
         return torch.stack([file.statistic(key) for file in self.files.values()])
 
@@ -205,7 +208,8 @@ def _check_statistics(files: Mapping[str, Vectors], kind: str) -> None:
     for site, file in files.items():
         if not any(name.startswith(f"{kind}/") for name in file.statistics):
             raise ConfigError(
-                f"{site}: the contribution holds no {kind} statistics, which this rule needs. {_remedy(kind)}"
+                f"{site}: the contribution holds no {kind} statistics, which this rule needs. "
+                f"{_remedy(kind)}"
             )
 
 

@@ -1,7 +1,8 @@
 """Large tensors worked on piece by piece, several pieces at a time.
 
-A piece of all operands stays in a core's cache, and torch computes it on the calling thread, since it is smaller than what torch splits
-among threads: so pieces never wait for each other, and rounding does not depend on how many there are at a time.
+A piece of all operands stays in a core's cache, and torch computes it on the calling thread, since
+it is smaller than what torch splits among threads: so pieces never wait for each other, and
+rounding does not depend on how many there are at a time.
 """
 
 from collections.abc import Callable, Iterable
@@ -10,9 +11,9 @@ from typing import TypeVar
 
 import torch
 
-PIECE = (
-    31 * 1024
-)  # numbers; torch splits from 32 * 1024 on. DARE's masks are drawn per piece: another value draws others
+# numbers; torch splits from 32 * 1024 on. DARE's masks are drawn per piece: another value draws
+# others
+PIECE = 31 * 1024
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 

@@ -1,6 +1,7 @@
 """The sums that a coordinator keeps beside its ledger, so that an arrival costs one task vector and not all of them.
 
-They are a convenience: whatever is missing, damaged or of another base is made again from the ledger.
+They are a convenience: whatever is missing, damaged or of another base is made again from the
+ledger.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,7 +33,8 @@ def merge_by_sum(
     Args:
         folder: Keeps the sums.
         base: The base model, under its digest.
-        wanted: The contributions that count, by a key that stands for the contribution and its discount.
+        wanted: The contributions that count, by a key that stands for the contribution and its
+            discount.
         rule: One of `ADDITIVE`; a sum serves every `scale`.
         opened: Opens the contribution of a key, also of one that no longer counts.
 

@@ -14,7 +14,8 @@ from torch import Tensor
 from polyclinic.errors import DiskFull, ModelInvalid
 from polyclinic.system.durable import sync_folder
 
-# What safetensors calls each type; the order is the order of its files: larger codes first, then by name.
+# What safetensors calls each type; the order is the order of its files: larger codes first, then by
+# name.
 TYPES = {
     torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.float16: "F16", torch.bfloat16: "BF16",
     torch.int32: "I32", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64",

@@ -28,8 +28,8 @@ class Dare:
         seed: Another seed draws other masks.
         fraction_bits: Binary places of the exact sum (`fixed_point`).
 
-    A mask follows from the parameter's name, the site's name and the seed: it does not change when another site joins or leaves, and any
-    order of sites gives the same bits.
+    A mask follows from the parameter's name, the site's name and the seed: it does not change when
+    another site joins or leaves, and any order of sites gives the same bits.
 
     Raises:
         ValueError: A parameter outside its range.

@@ -15,14 +15,16 @@ from polyclinic_strategies.merging.rules.mean import Mean
 class Fisher:
     """A mean per entry, weighted by how much each site's answers hang on that entry: Δ = λ Σ_i F_i ⊙ τ_i / Σ_i F_i.
 
-    F_i is the diagonal of the Fisher information, of τ_i's shape, from `Layer.statistics["fisher"]`. As all sites share θ0 this is the
-    paper's mean of weights. Where every F_i is zero, and for parameters without F: the plain mean.
+    F_i is the diagonal of the Fisher information, of τ_i's shape, from
+    `Layer.statistics["fisher"]`. As all sites share θ0 this is the paper's mean of weights. Where
+    every F_i is zero, and for parameters without F: the plain mean.
 
     Args:
         scale: λ, 1 for the paper's rule.
 
     Raises:
-        ValueError: A parameter outside its range, or a Fisher weight below zero or of another shape.
+        ValueError: A parameter outside its range, or a Fisher weight below zero or of another
+            shape.
     """
 
     scale: float = 1.0

@@ -14,12 +14,13 @@ from polyclinic_strategies.merging.rules.mean import Mean
 class IsoC:
     """The sum of all task vectors with its singular values flattened to their mean: Σ_i τ_i = U S V^T, Δ = λ mean(S) U V^T.
 
-    τ_i is a weight as a matrix (out, in), a convolution unfolded; S has min(out, in) values. Directions that the sum does not have at all
-    stay zero. Tensors of one dimension: λ times the plain mean, as in the paper's code.
+    τ_i is a weight as a matrix (out, in), a convolution unfolded; S has min(out, in) values.
+    Directions that the sum does not have at all stay zero. Tensors of one dimension: λ times the
+    plain mean, as in the paper's code.
 
     Args:
-        scale: λ. The paper chooses it on validation data, for different tasks; sites of one task push the same way, so that the sum grows
-            with them, and the default is that of `Sum`.
+        scale: λ. The paper chooses it on validation data, for different tasks; sites of one task
+            push the same way, so that the sum grows with them, and the default is that of `Sum`.
 
     Raises:
         ValueError: A parameter outside its range.

@@ -14,8 +14,8 @@ from polyclinic_strategies.merging.arithmetic.layer import Layer, require, requi
 class Krum:
     """The task vector of one site, the one with the nearest neighbours: Δ = λ τ_k, k = argmin_i Σ_{j near i} ‖τ_i - τ_j‖².
 
-    The sum runs over the N - f - 2 other sites nearest to i, by distances between whole task vectors, running statistics left out. Equal
-    scores: the first name wins.
+    The sum runs over the N - f - 2 other sites nearest to i, by distances between whole task
+    vectors, running statistics left out. Equal scores: the first name wins.
 
     Args:
         byzantine: f, how many sites may send anything at all; needs N >= 2 f + 3 sites.
@@ -52,7 +52,8 @@ def krum_scores(
     sites = len(distances)
     if sites < 2 * byzantine + 3:
         raise ConfigError(
-            f"Krum with byzantine={byzantine} needs {2 * byzantine + 3} hospitals' contributions, there are {sites}. "
+            f"Krum with byzantine={byzantine} needs {2 * byzantine + 3} hospitals' contributions, "
+            f"there are {sites}. "
             "Wait for more of them, or lower strategy.rule.byzantine."
         )
     ordered = distances.sort(dim=1).values  # the first is the site itself

@@ -42,7 +42,8 @@ class MultiKrum:
         count = self.selected or len(scores) - self.byzantine - 2
         if count > len(scores):
             raise ConfigError(
-                f"strategy.rule.selected={count}: there are only {len(scores)} hospitals' contributions. Lower it."
+                f"strategy.rule.selected={count}: there are only {len(scores)} hospitals' "
+                "contributions. Lower it."
             )
         chosen = scores.argsort(stable=True)[:count].sort().values.tolist()
         total = torch.zeros(layer.base.shape, dtype=torch.float64)

@@ -14,8 +14,9 @@ class Sum:
     """The scaled sum of all task vectors: Δ = λ Σ_i τ_i.
 
     Args:
-        scale: λ. The sum overshoots as sites join, so λ = 1 is right for one site only; 1 / N is the mean. The paper finds λ = 0.3 to 0.4
-            good over many sets of tasks; best is to let the hospitals score a few.
+        scale: λ. The sum overshoots as sites join, so λ = 1 is right for one site only; 1 / N is
+            the mean. The paper finds λ = 0.3 to 0.4 good over many sets of tasks; best is to let
+            the hospitals score a few.
         fraction_bits: Binary places of the exact sum (`fixed_point`).
 
     Any order of sites gives the same bits.

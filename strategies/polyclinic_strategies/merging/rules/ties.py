@@ -19,11 +19,13 @@ class Ties:
 
     1. Of each τ_i keep the fraction `keep` of largest magnitude; everything else becomes zero.
     2. s = sign(Σ_i τ_i), per entry.
-    3. Δ = λ · mean of the τ_i that are not zero and have the sign s, per entry; zero where there is none, or where the sum is exactly zero.
+    3. Δ = λ · mean of the τ_i that are not zero and have the sign s, per entry; zero where there is
+    none, or where the sum is exactly zero.
 
     Args:
-        keep: Fraction kept, in (0, 1], of each tensor: ⌊keep · entries⌋ but at least one, and all that equal the smallest kept. The paper
-            trims the whole vector at once; per tensor needs no pass over the whole model first, and no layer is trimmed away entirely.
+        keep: Fraction kept, in (0, 1], of each tensor: ⌊keep · entries⌋ but at least one, and all
+            that equal the smallest kept. The paper trims the whole vector at once; per tensor needs
+            no pass over the whole model first, and no layer is trimmed away entirely.
         scale: λ; the paper's value without validation data is 1.
 
     Raises:

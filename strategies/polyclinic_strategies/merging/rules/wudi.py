@@ -19,11 +19,13 @@ from polyclinic_strategies.merging.rules.mean import Mean
 class Wudi:
     """The weight that interferes least with every site's task, found without data.
 
-    A site's task vector spans the inputs its layer was trained on, so the interference at site i is (Δ - τ_i) τ_i^T, and
-    Δ = λ argmin_X Σ_i ‖(X - τ_i) τ_i^T‖² / ‖τ_i‖², τ_i a weight as a matrix (out, in), a convolution unfolded.
-    The paper runs Adam for some hundred steps from Σ_i τ_i, which stops near the minimum and depends on the learning rate. The problem is
-    quadratic: here it is solved exactly, X = S + (Σ_i (τ_i - S) C_i)(Σ_i C_i)^+ with C_i = τ_i^T τ_i / ‖τ_i‖² and S = Σ_i τ_i. That is the
-    minimum nearest to S, the one that gradient descent from S converges to. Tensors of one dimension: λ times the plain mean.
+    A site's task vector spans the inputs its layer was trained on, so the interference at site i is
+    (Δ - τ_i) τ_i^T, and Δ = λ argmin_X Σ_i ‖(X - τ_i) τ_i^T‖² / ‖τ_i‖², τ_i a weight as a matrix
+    (out, in), a convolution unfolded. The paper runs Adam for some hundred steps from Σ_i τ_i,
+    which stops near the minimum and depends on the learning rate. The problem is quadratic: here it
+    is solved exactly, X = S + (Σ_i (τ_i - S) C_i)(Σ_i C_i)^+ with C_i = τ_i^T τ_i / ‖τ_i‖² and S =
+    Σ_i τ_i. That is the minimum nearest to S, the one that gradient descent from S converges to.
+    Tensors of one dimension: λ times the plain mean.
 
     Args:
         scale: λ, 1 for the paper's rule.

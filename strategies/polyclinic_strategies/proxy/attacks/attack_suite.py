@@ -23,11 +23,8 @@ from polyclinic_strategies.proxy.generator import Field, NoField, RandomField
 from polyclinic_strategies.proxy.measurements import measure_field, round_trips
 from polyclinic_strategies.proxy.protection import Protection
 
-STRENGTHS_MM = (
-    2.0,
-    4.0,
-    8.0,
-)  # of random fields, for the curve; the last one folds space here and there
+# of random fields, for the curve; the last one folds space here and there
+STRENGTHS_MM = (2.0, 4.0, 8.0)
 Say = Callable[[str], None]
 Results = dict[str, list[dict[str, float]]]
 
@@ -39,7 +36,8 @@ class Campaign:
         known: People whose names the attackers know.
         test: People to be recognized.
         protection: The learned generator.
-        restarts: Of every attacker; originals, where all succeed, and other kinds of people are attacked once.
+        restarts: Of every attacker; originals, where all succeed, and other kinds of people are
+            attacked once.
         keys: Proxies of every visit.
         kept: Folder of what is finished.
         say: Told of progress.
@@ -130,7 +128,8 @@ class Campaign:
         if path.is_file():
             return dict(json.loads(path.read_text()))
         self._say(
-            f"attackers, {title}: making proxies of {len(known) + len(test)} scans, {self._keys} keys each"
+            f"attackers, {title}: making proxies of {len(known) + len(test)} scans, {self._keys} "
+            "keys each"
         )
         training, wanted = (
             collect(field, cases, self._keys, seed) for cases, seed in ((known, 1), (test, 2))
@@ -138,7 +137,8 @@ class Campaign:
 
         def tell(name: str, seed: int, result: Recognition) -> None:
             self._say(
-                f"attackers, {title}: {name}, restart {seed + 1}: AUC {result.auc:.3f}, rank 1 {result.rank1:.3f}"
+                f"attackers, {title}: {name}, restart {seed + 1}: AUC {result.auc:.3f}, rank 1 "
+                f"{result.rank1:.3f}"
             )
 
         atlas = self._protection.coarse[None, None]

@@ -1,8 +1,9 @@
 """Who tries to recognize people by their proxies. All are trained on proxies, which anybody with the generator can make.
 
-An attacker is told who is who among the people of `training`, and then says of `test`, whom it never saw, which visits are of the
-same person. `attack` runs them all, several times with other seeds, and the strongest restart counts: an attacker that was not
-retrained on proxies, or only once, says little.
+An attacker is told who is who among the people of `training`, and then says of `test`, whom it
+never saw, which visits are of the same person. `attack` runs them all, several times with other
+seeds, and the strongest restart counts: an attacker that was not retrained on proxies, or only
+once, says little.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -252,7 +253,8 @@ def _whitened(describe: Describe, images: Tensor) -> Describe:
 def _whitening(described: Tensor) -> Describe:
     """Principal components, then whitening by the spread within a person: (people, visits, keys, features).
 
-    Hatch et al. 2006 (within-class covariance normalization), https://doi.org/10.21437/Interspeech.2006-183.
+    Hatch et al. 2006 (within-class covariance normalization),
+    https://doi.org/10.21437/Interspeech.2006-183.
     """
     people = described.shape[0]
     rows = described.flatten(1, 2).double()

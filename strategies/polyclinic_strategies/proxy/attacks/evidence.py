@@ -11,9 +11,8 @@ from polyclinic_strategies.proxy.cases import CanonicalCase, group
 from polyclinic_strategies.proxy.generator import Field, shrink
 from polyclinic_strategies.proxy.protection import TOP, draw_deformation
 
-TEXTURES = (
-    2  # keys of each visit whose texture is described: it hardly depends on the key, and takes long
-)
+# keys of each visit whose texture is described: it hardly depends on the key, and takes long
+TEXTURES = 2
 
 
 @dataclass(frozen=True, eq=False)

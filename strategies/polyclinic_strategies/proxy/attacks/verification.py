@@ -18,7 +18,8 @@ class Recognition:
     Attributes:
         auc: Area under the ROC curve of same against different; 0.5 is chance.
         tpr: Share of same pairs found where 1 % of different pairs are mistaken for the same.
-        rank1: Share of probes whose likest gallery image is the same person's; chance is 1 / people.
+        rank1: Share of probes whose likest gallery image is the same person's; chance is 1 /
+            people.
         low, high: 95 % interval of the AUC, people drawn anew.
         people: How many there were.
     """
@@ -35,8 +36,8 @@ def score(likeness: Tensor, seed: int = 0) -> Recognition:
     """Score an attacker.
 
     Args:
-        likeness: (comparisons, people, people): entry (c, i, j) says how alike probe i and gallery image j are, the same person where
-            i = j; the comparisons are of other visits or keys.
+        likeness: (comparisons, people, people): entry (c, i, j) says how alike probe i and gallery
+            image j are, the same person where i = j; the comparisons are of other visits or keys.
         seed: Of the bootstrap.
 
     Raises:
@@ -44,7 +45,8 @@ def score(likeness: Tensor, seed: int = 0) -> Recognition:
     """
     if likeness.ndim != 3 or likeness.shape[1] != likeness.shape[2] or likeness.shape[1] < 2:
         raise ValueError(
-            f"likenesses of shape {tuple(likeness.shape)}: (comparisons, people, people) are needed, at least two people"
+            f"likenesses of shape {tuple(likeness.shape)}: (comparisons, people, people) are "
+            "needed, at least two people"
         )
     values = likeness.double().numpy()
     people = values.shape[1]

@@ -1,12 +1,13 @@
 """Bring every brain to one place, pose, size and histogram before it is warped: the canonical frame, and the way back.
 
-What a hospital's scan has of its own besides the anatomy (orientation, voxel size, field of view, the head's pose and
-size, the scanner's units) stays at the hospital: it is in `Canonical`, which never leaves it. An image is read at any
-canonical place with a single interpolation of the scan, and an answer on any native voxel with a single interpolation of
-the answer, however many maps lie between.
+What a hospital's scan has of its own besides the anatomy (orientation, voxel size, field of view,
+the head's pose and size, the scanner's units) stays at the hospital: it is in `Canonical`, which
+never leaves it. An image is read at any canonical place with a single interpolation of the scan,
+and an answer on any native voxel with a single interpolation of the answer, however many maps lie
+between.
 
-Grids over the reference's box share its faces (see `polyclinic.imaging.deformation`); a finer grid's voxel p of N is at
-(p + 1/2) n/N - 1/2 on the reference's n.
+Grids over the reference's box share its faces (see `polyclinic.imaging.deformation`); a finer
+grid's voxel p of N is at (p + 1/2) n/N - 1/2 on the reference's n.
 """
 
 import math
@@ -29,7 +30,9 @@ from polyclinic_strategies.proxy.frame.intensities import Intensities, air_level
 from polyclinic_strategies.proxy.frame.registration import Fit, register
 
 CORRELATION = 0.88  # a brain laid over the average one reaches 0.89 and more, one with skull 0.87
-DETAIL = 0.22  # within the brain: 0.24 and more in T1 even of the old; with skull and in FLAIR up to 0.21, in T2 below 0
+# within the brain: 0.24 and more in T1 even of the old; with skull and in FLAIR up to 0.21, in T2
+# below 0
+DETAIL = 0.22
 SIZES = (0.65, 1.5)  # a head's, relative to the reference along any direction
 SEEN = 0.5  # of the reference's brain
 _SHELL_MM = 8.0  # around the reference's brain there may be brain, beyond it is air
@@ -41,8 +44,10 @@ class ScanNotRecognized(DataError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"The scan does not look like the reference brain ({problem}). Is it a T1 scan of a brain without skull, and is its "
-            "header right about where the front and the top are? Remove the skull, or correct the header."
+            f"The scan does not look like the reference brain ({problem}). Is it a T1 scan of a "
+            "brain without skull, and is its "
+            "header right about where the front and the top are? Remove the skull, or correct the "
+            "header."
         )
 
 
@@ -53,7 +58,8 @@ class Canonical:
     Attributes:
         reference: The frame.
         volume: (X, Y, Z), float32, the scan as it was read.
-        to_native: (4, 4), canonical voxel index to native voxel index: pose, scales and shears included.
+        to_native: (4, 4), canonical voxel index to native voxel index: pose, scales and shears
+            included.
         intensities: The scan's units to the reference's.
         fit: How well the reference lies over the scan.
     """
@@ -81,7 +87,8 @@ class Canonical:
         """Give the canonical image, or the image warped by a ddf: the scan at to_native (x + ddf(x)), slab by slab.
 
         Args:
-            ddf: (1, 3, H, W, D), in voxels of its own grid, any grid over the reference's box; without it nothing moves.
+            ddf: (1, 3, H, W, D), in voxels of its own grid, any grid over the reference's box;
+                without it nothing moves.
 
         Returns:
             (H, W, D) on the ddf's grid, or on the reference's; float32 in [0, 1].
@@ -115,8 +122,10 @@ class Canonical:
         """Read an answer on the native voxels, slab by slab, with one linear interpolation.
 
         Args:
-            answer: (C, h, w, d), of any type, on any grid over the reference's box: what was said of `image(ddf)`.
-            inverse: (1, 3, H, W, D), what undoes the ddf, in voxels of its own grid over the box; None if nothing moved.
+            answer: (C, h, w, d), of any type, on any grid over the reference's box: what was said
+                of `image(ddf)`.
+            inverse: (1, 3, H, W, D), what undoes the ddf, in voxels of its own grid over the box;
+                None if nothing moved.
 
         Yields:
             Rows of the native first axis and their (C, rows, Y, Z), float32; 0 beyond the box.
@@ -129,8 +138,8 @@ class Canonical:
         """Bring an answer back and decide on a label for every native voxel.
 
         Args:
-            answer: (classes - 1, h, w, d), probabilities of all but the background; or (h, w, d), a label map, of which
-                every label's mask is interpolated.
+            answer: (classes - 1, h, w, d), probabilities of all but the background; or (h, w, d), a
+                label map, of which every label's mask is interpolated.
             inverse: As for `bring_back`.
             whole: What stands for a probability of 1, for instance 255.
 

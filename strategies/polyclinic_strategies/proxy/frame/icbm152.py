@@ -42,7 +42,8 @@ def icbm152() -> TissueMaps:
     Raises:
         FileMissing: nilearn is not installed, or no longer ships the files.
 
-    Unbiased nonlinear average age-appropriate brain templates, Fonov et al. 2009, https://doi.org/10.1016/S1053-8119(09)70884-5.
+    Unbiased nonlinear average age-appropriate brain templates, Fonov et al. 2009,
+    https://doi.org/10.1016/S1053-8119(09)70884-5.
     """
     package = find_spec("nilearn")  # located, not imported: importing nilearn takes seconds
     locations = package.submodule_search_locations if package else None
@@ -76,9 +77,8 @@ def cropped(probabilities: NDArray[np.float32], affine: NDArray[np.float64]) -> 
     low, high = support(probabilities.max(0) > 1e-3)
     inside = probabilities[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]]
     padded = np.pad(inside, [(0, 0), (1, 1), (1, 1), (1, 1)])
-    interleaved = np.ascontiguousarray(
-        np.moveaxis(padded, 0, -1)
-    )  # a voxel's tissues side by side are read faster
+    # a voxel's tissues side by side are read faster
+    interleaved = np.ascontiguousarray(np.moveaxis(padded, 0, -1))
     return TissueMaps(torch.from_numpy(interleaved).movedim(-1, 0), affine @ shift(low - 1))
 
 

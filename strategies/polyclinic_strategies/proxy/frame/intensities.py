@@ -46,9 +46,8 @@ def air_level(air: Tensor, bright: float) -> float:
     if air.numel() == 0:
         return _AIR_SHARE * bright
     middle = air.median()
-    spread = (
-        1.4826 * (air - middle).abs().median()
-    )  # of a normal distribution, this is its standard deviation
+    # of a normal distribution, this is its standard deviation
+    spread = 1.4826 * (air - middle).abs().median()
     return max(float(middle + _AIR_DEVIATIONS * spread), _AIR_SHARE * bright)
 
 
@@ -63,7 +62,9 @@ def match_histogram(foreground: Tensor, reference: Tensor, air: float) -> Intens
     Raises:
         ValueError: A side has no voxel.
 
-    Nyul and Udupa 1999, https://doi.org/10.1002/(SICI)1522-2594(199912)42:6<1072::AID-MRM11>3.0.CO;2-M, with every percentile a landmark.
+    Nyul and Udupa 1999,
+    https://doi.org/10.1002/(SICI)1522-2594(199912)42:6<1072::AID-MRM11>3.0.CO;2-M, with every
+    percentile a landmark.
     """
     if foreground.numel() == 0 or reference.numel() == 0:
         raise ValueError("a histogram of no voxels cannot be matched")

@@ -4,11 +4,13 @@ What is fitted, over places x of the reference r (mm about its centre) and a sca
 
     minimize over M, a:   sum_x w(x) (r(x) - a_0 - a_1 f(Mx) - a_2 f(Mx)^2 - a_3 f(Mx)^3)^2
 
-With a straight line in place of the cubic this is the largest normalized cross-correlation. The cubic lets contrasts differ
-too: in a T2 scan fluid is bright. w is 0 where Mx lies beyond the scan's field of view. Gauss-Newton steps with
-Levenberg's damping on M and a together, the start from centres of mass and sizes, and from a few tilts of the head.
+With a straight line in place of the cubic this is the largest normalized cross-correlation. The
+cubic lets contrasts differ too: in a T2 scan fluid is bright. w is 0 where Mx lies beyond the
+scan's field of view. Gauss-Newton steps with Levenberg's damping on M and a together, the start
+from centres of mass and sizes, and from a few tilts of the head.
 
-The role of registration with adaptive intensities: Guimond et al. 2001, https://doi.org/10.1109/42.906425.
+The role of registration with adaptive intensities: Guimond et al. 2001,
+https://doi.org/10.1109/42.906425.
 """
 
 from dataclasses import dataclass
@@ -26,10 +28,8 @@ from polyclinic.imaging.headers import spacing_of
 from polyclinic_strategies.proxy.frame.frames import transform, within
 
 LEVELS_MM = (8.0, 4.0)
-TILTS = (
-    (0, 0.0),
-    *((axis, degrees) for axis in range(3) for degrees in (-20.0, 20.0)),
-)  # axis, degrees
+# axis, degrees
+TILTS = ((0, 0.0), *((axis, degrees) for axis in range(3) for degrees in (-20.0, 20.0)))
 TURNS = tuple((axis, 180.0) for axis in range(3))
 REACH_MM = 12.0  # how far around the reference's brain places count: its outline must show
 RADIUS_MM = 70.0  # of a brain: entries of the matrix are scaled so that each moves its edge alike
@@ -48,10 +48,11 @@ class Fit:
     Attributes:
         matrix: (4, 4), the reference's world to the scan's world, mm.
         correlation: Between the reference and the scan's cubic, over the places seen, in [0, 1].
-        detail: Between the reference and the scan itself, over the brain without its outermost layer, in [-1, 1]: 0 for a
-            filled outline, below 0 where fluid is bright.
+        detail: Between the reference and the scan itself, over the brain without its outermost
+            layer, in [-1, 1]: 0 for a filled outline, below 0 where fluid is bright.
         seen: Share of the reference's brain that lies within the scan's field of view.
-        turned: Whether the reference fits better with the back to the front, or upside down: the scan's affine is wrong.
+        turned: Whether the reference fits better with the back to the front, or upside down: the
+            scan's affine is wrong.
     """
 
     matrix: NDArray[np.float64]

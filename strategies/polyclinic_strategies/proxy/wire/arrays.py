@@ -13,9 +13,8 @@ PART_BYTES = 2**20  # of one message's data
 MESSAGE_BYTES = PART_BYTES + 4096  # of one message
 REQUEST_ID_BYTES = 16
 TOP = 255.0  # of the scale on which a proxy's intensities and an answer's probabilities lie
-RETRY_HEADER = (
-    "polyclinic-retry-s"  # trailing metadata of a refusal that will not last: when to ask again
-)
+# trailing metadata of a refusal that will not last: when to ask again
+RETRY_HEADER = "polyclinic-retry-s"
 DTYPES: dict[int, np.dtype[Any]] = {wire.UINT8: np.dtype(np.uint8), wire.FLOAT16: np.dtype("<f2")}
 
 

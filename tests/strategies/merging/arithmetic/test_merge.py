@@ -141,13 +141,10 @@ def test_one_layer_at_a_time(rule: Rule) -> None:
     done: list[int] = []
     merge(base(), in_memory(SITES, log), WEIGHTS, rule, on_layer=lambda _: done.append(len(log)))
     passes = 2 if rule.global_statistics else 1
-    assert len([name for name in log if "/" not in name]) == 5 * (
-        4 * passes + 2
-    )  # four parameters, two running statistics
-    starts = [
-        done[0] - 5 * (1 + len(rule.needs)),
-        *done,
-    ]  # whatever came before the first layer was the first pass
+    # four parameters, two running statistics
+    assert len([name for name in log if "/" not in name]) == 5 * (4 * passes + 2)
+    # whatever came before the first layer was the first pass
+    starts = [done[0] - 5 * (1 + len(rule.needs)), *done]
     for before, after in itertools.pairwise(starts):
         assert len({name.partition("/")[2] or name for name in log[before:after]}) <= 1
 

@@ -80,7 +80,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """What mergekit makes of every case: CASE/TENSOR."""
     if not PYTHON.exists():
         pytest.skip(
-            f"{PYTHON} does not exist: run `make mergekit`, or set POLYCLINIC_MERGEKIT to a python that has mergekit"
+            f"{PYTHON} does not exist: run `make mergekit`, or set POLYCLINIC_MERGEKIT to a python "
+            "that has mergekit"
         )
     folder = tmp_path_factory.mktemp("mergekit")
     save_file(tensors(), folder / "in.safetensors")

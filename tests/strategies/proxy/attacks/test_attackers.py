@@ -124,9 +124,8 @@ def test_whitening_makes_changes_within_a_person_small_and_round() -> None:
     turned = torch.stack(
         [_whitening(described @ turn)((person @ turn)[:, 0]) for person in described]
     )
-    assert torch.allclose(
-        turned @ turned.mT, told @ told.mT, rtol=0.05, atol=0.5
-    )  # the axes do not matter
+    # the axes do not matter
+    assert torch.allclose(turned @ turned.mT, told @ told.mT, rtol=0.05, atol=0.5)
 
 
 def test_people_who_are_all_the_same_give_nothing_away() -> None:

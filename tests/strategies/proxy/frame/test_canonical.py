@@ -106,9 +106,10 @@ def test_a_cut_field_of_view_changes_little() -> None:
     found = canonicalize(volume_of(cut), REFERENCE)
     assert found.fit.seen < 0.9
     assert apart_mm(whole.affine @ canonical(0).to_native, cut.affine @ found.to_native) < 3.0
+    # air where nothing was seen
     assert float((found.image() == 0).float().mean()) > float(
         (canonical(0).image() == 0).float().mean()
-    )  # air where nothing was seen
+    )
 
 
 def test_the_histogram_is_the_references() -> None:
