@@ -158,7 +158,7 @@ def lock_file(path: Path) -> Iterator[bool]:
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Lock an open file if nobody else has; returns whether it worked. Closing the file unlocks it."""
+    """Lock an open file unless another process has; return success. Closing it unlocks it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

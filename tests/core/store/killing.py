@@ -93,7 +93,7 @@ def kill_repeatedly(folder: Path, kills: int, seed: int) -> Tally:
 def _one_life(
     ledger: Path, left: Sequence[Path], moments: random.Random, pace_s: float
 ) -> tuple[set[str], float]:
-    """What one child acknowledged before it was killed, and the seconds that it took for each line.
+    """Return what one child acknowledged before it was killed, and its seconds for each line.
 
     It begins with what interrupted the last one: a contribution that may be in the ledger already.
     """
@@ -123,7 +123,7 @@ def _one_life(
 
 
 def _submit(folder: Path, left: Sequence[Path], writing: int | None) -> None:
-    """Hand over what is left, acknowledging each; then wait for the kill. Without a pipe, once and for all."""
+    """Hand over what is left and acknowledge each; then wait for the kill, if there is a pipe."""
     with Ledger.open(folder) as ledger:
         if writing is not None:
             os.write(writing, b"open\n")

@@ -37,7 +37,7 @@ def account() -> str | None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The address of a running PostgreSQL, without a database's name."""
+    """Return the address of a running PostgreSQL, without the name of a database."""
     initdb, pg_ctl = find_program("initdb"), find_program("pg_ctl")
     if not initdb or not pg_ctl:
         pytest.skip("PostgreSQL's programs initdb and pg_ctl are not installed")
@@ -79,7 +79,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def place(server: str, tmp_path: Path) -> Iterator[Path]:
-    """A ledger folder with a database of its own."""
+    """Make a ledger folder with a database of its own."""
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS ledger WITH (FORCE)")
         connection.execute("CREATE DATABASE ledger")
