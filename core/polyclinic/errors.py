@@ -6,7 +6,7 @@ One sentence each: what is wrong, where, and what to do about it.
     ├── ConfigError                 a setting                                    exit code 2
     │   ├── UnknownName             a name that conf/ does not have
     │   ├── KeyInvalid              a key's file
-    │   ├── KitInvalid              what a coordinator sent at enrolment
+    │   ├── KitInvalid              the kit from a coordinator
     │   ├── ServiceMismatch         a generator and a segmentation service (service_errors.py)
     │   └── ConfigMismatch          the two sides would build different things
     ├── DataError                   a hospital's files                           exit code 3
@@ -17,18 +17,18 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ImageInvalid            readable, but NaN or Inf inside
     │   ├── LabelInvalid            a label outside the declared classes
     │   ├── ShapeMismatch           image and label on different grids
-    │   ├── ScanNotRecognized       not what the deformation proxy knows (polyclinic_strategies.proxy.frame.canonical)
-    │   └── TooFewSubjects          a statistic over so few subjects that it would show them
+    │   ├── ScanNotRecognized       not what the deformation proxy knows (its frame.canonical)
+    │   └── TooFewSubjects          a statistic over so few subjects that it would reveal them
     ├── ModelInvalid                a weights file that does not fit             exit code 3
-    ├── ContributionRefused         what a hospital handed over (refusals.py)    exit code 3
-    │   ├── BaseMismatch            made on a base the federation never had
-    │   ├── StaleBase               made on a base replaced too often since
+    ├── ContributionRefused         a hospital's contribution (refusals.py)      exit code 3
+    │   ├── BaseMismatch            made on a base that the federation never had
+    │   ├── StaleBase               made on a base that was replaced too often since
     │   ├── TensorsMissing          tensors of the base that it lacks
-    │   ├── TensorsExtra            tensors that the base has not
+    │   ├── TensorsExtra            tensors that the base does not have
     │   ├── ShapeRefused            a tensor of another shape
     │   ├── TypeRefused             a tensor that is not float32
     │   ├── NotFinite               NaN or Inf inside
-    │   ├── NormTooLarge            much longer than everybody else's
+    │   ├── NormTooLarge            norm much larger than the others'
     │   ├── ContributionTooLarge    more bytes than the limit
     │   ├── UnknownSite             not one of the federation's hospitals
     │   ├── SiteMismatch            sent in another hospital's name
@@ -61,7 +61,7 @@ from pathlib import Path
 
 
 class PolyclinicError(Exception):
-    """The root of the tree: a plain sentence, and the exit code of the command that meets it."""
+    """Root of the tree: a plain sentence, and the exit code of the command that ends with it."""
 
     exit_code = 1
     shareable = False
@@ -75,7 +75,7 @@ class ConfigError(PolyclinicError):
 
 
 class UnknownName(ConfigError):
-    """A name that `conf/` does not have; lists those it has."""
+    """A name that `conf/` does not have; the message lists the known names."""
 
     def __init__(self, group: str, name: str, known: Sequence[str]) -> None:
         close = get_close_matches(name, known, n=1)
@@ -84,16 +84,16 @@ class UnknownName(ConfigError):
 
 
 class KeyInvalid(ConfigError):
-    """A key's file is of no use."""
+    """A key file cannot be used."""
 
 
 class KitInvalid(ConfigError):
-    """Not a coordinator's kit."""
+    """A file is not a coordinator's kit."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"{path}: not a coordinator's kit ({problem}). Ask the coordinator to send the kit "
-            "again."
+            f"{path}: not a coordinator's kit ({problem}). "
+            "Ask the coordinator to send the kit again."
         )
 
 
@@ -109,20 +109,20 @@ class ConfigMismatch(ConfigError):
 
 
 class DataError(PolyclinicError):
-    """A hospital's files are not as dataset.json promises."""
+    """A hospital's files are not as `dataset.json` promises."""
 
     exit_code = 3
 
 
 class DatasetInvalid(DataError):
-    """dataset.json is missing, is not JSON, or lacks something."""
+    """`dataset.json` is missing, is not JSON, or lacks something."""
 
     def __init__(self, path: Path, problem: str, remedy: str) -> None:
         super().__init__(f"{path}: {problem}. {remedy}")
 
 
 class FileMissing(DataError):
-    """dataset.json names a file that is not there."""
+    """`dataset.json` names a file that does not exist."""
 
     def __init__(self, path: Path, split: str) -> None:
         super().__init__(
@@ -132,7 +132,7 @@ class FileMissing(DataError):
 
 
 class ImageUnreadable(DataError):
-    """A file is not an image that can be read."""
+    """A file cannot be read as an image."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
@@ -160,7 +160,7 @@ class ImageInvalid(DataError):
 
 
 class LabelInvalid(DataError):
-    """A label outside the declared classes."""
+    """A label map holds a value outside the declared classes."""
 
     def __init__(self, path: Path, found: Sequence[int | float], declared: Sequence[int]) -> None:
         values = ", ".join(f"{value:g}" for value in found)
@@ -172,7 +172,7 @@ class LabelInvalid(DataError):
 
 
 class ShapeMismatch(DataError):
-    """Image and label do not lie on the same grid."""
+    """Image and label map do not lie on the same grid."""
 
     def __init__(self, image: Path, image_grid: str, label: Path, label_grid: str) -> None:
         super().__init__(
@@ -182,7 +182,7 @@ class ShapeMismatch(DataError):
 
 
 class TooFewSubjects(DataError):
-    """A statistic over so few subjects that it would show them."""
+    """A statistic would be taken over so few subjects that it would reveal them."""
 
     shareable = True
 
@@ -202,13 +202,13 @@ class ModelInvalid(PolyclinicError):
 
 
 class LinkError(PolyclinicError):
-    """Something about the network."""
+    """A fault of the network."""
 
     exit_code = 4
 
 
 class AddressInvalid(LinkError):
-    """Not of the form HOST:PORT."""
+    """An address is not of the form HOST:PORT."""
 
     def __init__(self, address: str, problem: str) -> None:
         super().__init__(
@@ -218,7 +218,7 @@ class AddressInvalid(LinkError):
 
 
 class PortTaken(LinkError):
-    """Another program listens where we wanted to."""
+    """Another program listens on the port."""
 
     def __init__(self, host: str, port: int, setting: str) -> None:
         super().__init__(
@@ -228,7 +228,7 @@ class PortTaken(LinkError):
 
 
 class ServerUnreachable(LinkError):
-    """Nobody answers at the coordinator's address."""
+    """Nothing answers at the coordinator's address."""
 
     def __init__(self, address: str, problem: str) -> None:
         self.problem = problem
@@ -247,7 +247,7 @@ class RunError(PolyclinicError):
 
 
 class RunNotFound(RunError):
-    """No run of that name."""
+    """There is no run of that name."""
 
     def __init__(self, name: str, folder: Path, known: Sequence[str]) -> None:
         listed = (
@@ -279,21 +279,21 @@ class TooFewHospitals(RunError):
 
 
 class ProcessDied(RunError):
-    """A process of ours ended when it should have gone on."""
+    """A child process ended when it should have gone on."""
 
     def __init__(self, what: str, status: int, reason: str) -> None:
         super().__init__(f"{what} ended with status {status}: {reason}")
 
 
 class LedgerError(PolyclinicError):
-    """The ledger cannot do what it was asked."""
+    """The ledger cannot do what it was asked to."""
 
     exit_code = 5
     shareable = True
 
 
 class LedgerNotFound(LedgerError):
-    """No ledger in that folder."""
+    """There is no ledger in that folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
@@ -303,7 +303,7 @@ class LedgerNotFound(LedgerError):
 
 
 class NothingToWithdraw(LedgerError):
-    """A site without an active contribution."""
+    """A site has no active contribution."""
 
     def __init__(self, site: str, known: Sequence[str]) -> None:
         super().__init__(
@@ -312,7 +312,7 @@ class NothingToWithdraw(LedgerError):
 
 
 class LedgerDamaged(LedgerError):
-    """What the ledger holds is not what was written."""
+    """The ledger does not hold what was written."""
 
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(
@@ -322,14 +322,14 @@ class LedgerDamaged(LedgerError):
 
 
 class ResourceError(PolyclinicError):
-    """The machine has too little of something."""
+    """The machine lacks memory, disk or a permission."""
 
     exit_code = 6
     shareable = True
 
 
 class DiskFull(ResourceError):
-    """No room left to write."""
+    """There is no room left to write."""
 
     def __init__(self, folder: Path, free_bytes: int, needed_bytes: int) -> None:
         super().__init__(

@@ -1,4 +1,4 @@
-"""Hospitals' keys: ECDSA on P-384 in OpenSSH's formats, which is what Flower's node authentication takes.
+"""Hospitals' keys: ECDSA on P-384 in OpenSSH's formats, as Flower's node authentication needs them.
 
 `ssh-keygen -t ecdsa -b 384` makes the same files, and `ssh-keygen -lf hospital.pub` shows the same
 fingerprint.
@@ -32,7 +32,9 @@ PublicKey = ec.EllipticCurvePublicKey
 
 
 def make_key(folder: Path, comment: str = "polyclinic") -> PublicKey:
-    """Write a new pair, `hospital.key` (only its owner can read it) and `hospital.pub`; returns the public half.
+    """Write a new key pair and return its public half.
+
+    The files are `hospital.key`, which only its owner can read, and `hospital.pub`.
 
     Raises:
         KeyInvalid: There is a key already; it is never overwritten.
@@ -52,10 +54,11 @@ def make_key(folder: Path, comment: str = "polyclinic") -> PublicKey:
 
 
 def load_private_key(path: Path) -> PrivateKey:
-    """A hospital's private key.
+    """Load a hospital's private key.
 
     Raises:
-        KeyInvalid: None there, readable by others, protected by a password, or of another kind.
+        KeyInvalid: There is no key, others can read it, it has a password, or it is of another
+            kind.
     """
     content = _read(path, "`polyclinic-client keygen` makes one")
     if path.stat().st_mode & OTHERS and os.name == "posix":
@@ -77,11 +80,11 @@ def load_private_key(path: Path) -> PrivateKey:
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """A hospital's public key.
+    """Load a hospital's public key.
 
     Raises:
-        KeyInvalid: Not a file, or not such a key; a private key that was sent by mistake is named
-            as that.
+        KeyInvalid: There is no such file, or it is not such a key. A private key that was sent by
+            mistake is named as one.
     """
     content = _read(
         path, "the hospital's `polyclinic-client keygen` writes hospital.pub; have it sent"
@@ -102,10 +105,10 @@ def load_public_key(path: Path) -> PublicKey:
 
 
 def parse_public_key(content: bytes) -> PublicKey:
-    """A public key in OpenSSH's one-line format, or in PEM as Flower sends it.
+    """Parse a public key in OpenSSH's one-line format, or in PEM as Flower sends it.
 
     Raises:
-        ValueError: Anything else.
+        ValueError: The bytes are neither.
     """
     try:
         pem = content.startswith(b"-----BEGIN")
@@ -122,17 +125,17 @@ def parse_public_key(content: bytes) -> PublicKey:
 
 
 def public_text(key: PublicKey) -> str:
-    """OpenSSH's one line, without a comment."""
+    """Return the key in OpenSSH's one-line format, without a comment."""
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def public_pem(key: PublicKey) -> bytes:
-    """PEM, as Flower sends it with every call."""
+    """Return the key in PEM, as Flower sends it with every call."""
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def fingerprint(key: PublicKey) -> str:
-    """SHA256:..., the same as `ssh-keygen -l` shows."""
+    """Return the fingerprint SHA256:..., as `ssh-keygen -l` shows it."""
     blob = base64.b64decode(public_text(key).split()[1])
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 
