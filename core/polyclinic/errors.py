@@ -103,8 +103,8 @@ class ConfigMismatch(ConfigError):
     def __init__(self, group: str, name: str, ours: str, theirs: str) -> None:
         super().__init__(
             f"conf/{group}/{name}.yaml differs between the hospital (polyclinic {ours}) and the "
-            "coordinator "
-            f"(polyclinic {theirs}): install the same version, with the same conf/, on both sides."
+            f"coordinator (polyclinic {theirs}): install the same version, with the same conf/, "
+            "on both sides."
         )
 
 
@@ -188,8 +188,8 @@ class TooFewSubjects(DataError):
 
     def __init__(self, subjects: int, minimum: int) -> None:
         super().__init__(
-            f"The hospital has {subjects} subjects to describe itself with, at least {minimum} are "
-            "needed so that no one of them shows: "
+            f"The hospital has {subjects} subjects to describe itself with, "
+            f"at least {minimum} are needed so that no one of them shows: "
             "add cases to 'training' or 'test', or ask the coordinator for a lower "
             "privacy.release.min_subjects."
         )
@@ -233,9 +233,9 @@ class ServerUnreachable(LinkError):
     def __init__(self, address: str, problem: str) -> None:
         self.problem = problem
         super().__init__(
-            f"No coordinator answers at {address} ({problem}). Check the address, that "
-            "`polyclinic-server run` is up, "
-            "and that the firewall lets this machine dial out to that port."
+            f"No coordinator answers at {address} ({problem}). Check the address, "
+            "that `polyclinic-server run` is up, and that the firewall lets this machine dial out "
+            "to that port."
         )
 
 
@@ -273,8 +273,8 @@ class TooFewHospitals(RunError):
         absent = f" Missing: {', '.join(missing)}." if missing else ""
         super().__init__(
             f"{what}: {present} answered within {waited_s:.0f} s, the minimum is "
-            f"{minimum}.{absent} "
-            "Start the missing hospitals and resume, or lower deployment.min_hospitals."
+            f"{minimum}.{absent} Start the missing hospitals and resume, "
+            "or lower deployment.min_hospitals."
         )
 
 
@@ -334,6 +334,5 @@ class DiskFull(ResourceError):
     def __init__(self, folder: Path, free_bytes: int, needed_bytes: int) -> None:
         super().__init__(
             f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB "
-            "are needed. "
-            "Free some space, or choose another folder."
+            "are needed. Free some space, or choose another folder."
         )

@@ -92,8 +92,7 @@ def load_public_key(path: Path) -> PublicKey:
     if b"PRIVATE KEY" in content:
         raise KeyInvalid(
             f"{path}: this is a private key, which must never leave its hospital. Delete it here, "
-            "have the hospital make a new pair, "
-            "and enrol the file hospital.pub."
+            "have the hospital make a new pair, and enrol the file hospital.pub."
         )
     try:
         return parse_public_key(content)

@@ -26,8 +26,8 @@ class BaseMismatch(ContributionRefused):
     def __init__(self, site: str, expected: str, received: str) -> None:
         super().__init__(
             f"{site}: the task vector is relative to base {shown(received[:12])}, "
-            f"the federation's base is {expected[:12]}. "
-            "Fetch the federation's base and train from it."
+            f"the federation's base is {expected[:12]}. Fetch the federation's base and train from "
+            "it."
         )
 
 

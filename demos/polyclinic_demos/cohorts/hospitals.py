@@ -147,9 +147,8 @@ def _check(sites: int, subjects: Subjects, seed: int, scanners: Sequence[Scanner
         )
     if len(subjects) != len(SPLITS) or min(subjects) < 0 or subjects[0] < 1:
         raise ConfigError(
-            "The demo cohort needs three numbers of subjects (training at least 1, validation and "
-            "test at least 0), "
-            f"{tuple(subjects)} were given."
+            "The demo cohort needs three numbers of subjects (training at least 1, "
+            f"validation and test at least 0), {tuple(subjects)} were given."
         )
     if seed < 0:
         raise ConfigError(f"The demo cohort's seed must be at least 0, it is {seed}.")
@@ -187,9 +186,8 @@ def _real_people(sites: int, seed: int) -> list[tuple[Path, ...]]:
     maps = sorted((Path(root).resolve() / "brain_label_maps").glob("training_seg_*.nii.gz"))
     if len(maps) < 2 * sites:
         raise ConfigError(
-            f"{root} has {len(maps)} label maps in brain_label_maps/, {sites} hospitals need at "
-            f"least {2 * sites}: "
-            "choose fewer hospitals, or icbm152."
+            f"{root} has {len(maps)} label maps in brain_label_maps/, "
+            f"{sites} hospitals need at least {2 * sites}: choose fewer hospitals, or icbm152."
         )
     maps.sort(key=lambda path: stable_seed(seed, path.name))
     return [tuple(maps[site::sites]) for site in range(sites)]

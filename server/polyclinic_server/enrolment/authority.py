@@ -88,8 +88,8 @@ class Authority:
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
                 f"{folder}: no keys and certificates are here. Make them with `polyclinic-server "
-                "init --host NAME`, or serve this machine "
-                "alone with `polyclinic-server run --insecure`."
+                "init --host NAME`, or serve this machine alone with `polyclinic-server run "
+                "--insecure`."
             ) from error
         return authority
 
@@ -105,9 +105,9 @@ class Authority:
         left = (self.authority_expires() - datetime.now(UTC)).days
         if left < days:
             raise ConfigError(
-                f"{self.folder}: the authority itself ends in {left} days. Make a new one in "
-                "another folder with `polyclinic-server init` "
-                "and send every hospital a new kit."
+                f"{self.folder}: the authority itself ends in {left} days. "
+                "Make a new one in another folder with `polyclinic-server init` and send every "
+                "hospital a new kit."
             )
         renewed = Authority(self.folder, tuple(hosts) or self.hosts, port or self.port)
         renewed._issue(_names(renewed.hosts), days)

@@ -82,8 +82,7 @@ def listening_at(
         if not is_loopback(host):
             raise ConfigError(
                 f"--insecure with {option}{host}: without TLS and keys only this machine is "
-                "served. Leave --insecure away, or use "
-                f"{option}{LOOPBACK}."
+                f"served. Leave --insecure away, or use {option}{LOOPBACK}."
             )
         return Listening(host, PORT if port is None else port, None)
     authority = Authority.open(security)

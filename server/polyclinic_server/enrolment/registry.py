@@ -115,9 +115,8 @@ class Registry:
                 )
             if (other := self._active_key(site)) is not None:
                 raise ConfigError(
-                    f"{site} is enrolled with another key ({other.fingerprint}). Revoke that "
-                    "first: "
-                    f"polyclinic-server enrol revoke {site} --reason TEXT"
+                    f"{site} is enrolled with another key ({other.fingerprint}). "
+                    f"Revoke that first: polyclinic-server enrol revoke {site} --reason TEXT"
                 )
             append(connection, "enrolled", site, mark, {"key": public_text(key)})
             self._read(connection)

@@ -89,9 +89,8 @@ class SegmentationModel:
                 raise ValueError("no such shape or digest")
         except (KeyError, TypeError, ValueError) as error:
             raise ModelInvalid(
-                f"{path}: was not trained on proxies: it names no shape and digest of theirs. Use "
-                "the file that the training of a "
-                "deformation proxy wrote for the service."
+                f"{path}: was not trained on proxies: it names no shape and digest of theirs. "
+                "Use the file that the training of a deformation proxy wrote for the service."
             ) from error
         if job.data.task != "segmentation" or job.data.channels != 1 or job.data.spatial_dims != 3:
             raise ModelInvalid(

@@ -78,9 +78,8 @@ class Record:
     def line(self) -> str:
         """One line, without anything of the volume."""
         return (
-            f"{self.site}: request {self.number}, {self.received:,} bytes, waited "
-            f"{self.waited_s:.2f} s, "
-            f"computed in {self.computed_s:.2f} s, {self.status}"
+            f"{self.site}: request {self.number}, {self.received:,} bytes, "
+            f"waited {self.waited_s:.2f} s, computed in {self.computed_s:.2f} s, {self.status}"
         )
 
 

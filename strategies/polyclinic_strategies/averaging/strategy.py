@@ -57,10 +57,9 @@ class Averaging:
         target = str(self.aggregation.get("_target_", "")).rpartition(".")[2]
         if target in ADAPTIVE and any(name.endswith("running_var") for name in shared):
             raise ConfigError(
-                f"{target} can make the running variances of batch normalization negative: choose "
-                "a model with instance or group "
-                "normalization (model=unet), or keep normalization at the hospital "
-                "(strategy.personal=norm)."
+                f"{target} can make the running variances of batch normalization negative: "
+                "choose a model with instance or group normalization (model=unet), "
+                "or keep normalization at the hospital (strategy.personal=norm)."
             )
         strategy = instantiate(
             self.aggregation, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1

@@ -124,9 +124,9 @@ class Protection:
             )
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelInvalid(
-                f"{path}: is not a generator ({str(error).splitlines()[0][:100]}). Use the "
-                "generator.safetensors that `polyclinic-server "
-                "train-proxy` wrote and the coordinator sent."
+                f"{path}: is not a generator ({str(error).splitlines()[0][:100]}). "
+                "Use the generator.safetensors that `polyclinic-server train-proxy` wrote and the "
+                "coordinator sent."
             ) from error
 
     def save(self, path: Path) -> None:

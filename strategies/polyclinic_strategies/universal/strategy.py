@@ -60,15 +60,14 @@ class Universal:
         ):
             raise ConfigError(
                 "strategy.contributions: the universal model takes no contribution to an older "
-                "encoder and has nothing that hospitals "
-                "could score, restore or compare. Leave max_staleness, candidates, restoration, "
+                "encoder and has nothing that hospitals could score, "
+                "restore or compare. Leave max_staleness, candidates, restoration, "
                 "compare and controls as they are."
             )
         if needs := make_rules(merging.rule, {})[0].needs:
             raise ConfigError(
                 f"strategy.combine={self.combine}: it needs statistics ({', '.join(needs)}) that "
-                "only hospitals of one task can send. "
-                "Choose another rule, or distillation."
+                "only hospitals of one task can send. Choose another rule, or distillation."
             )
 
     @property

@@ -70,8 +70,7 @@ def test_a_child_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> No
 def test_a_child_is_ended_with_everything_that_it_started(tmp_path: Path) -> None:
     code = (
         "import subprocess, sys, time; grandchild = subprocess.Popen([sys.executable, '-c', "
-        "'import time; time.sleep(60)']);"
-        "print(grandchild.pid, flush=True); time.sleep(60)"
+        "'import time; time.sleep(60)']);print(grandchild.pid, flush=True); time.sleep(60)"
     )
     one = child(tmp_path, code)
     one.start()

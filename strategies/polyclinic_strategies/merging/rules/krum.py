@@ -53,8 +53,7 @@ def krum_scores(
     if sites < 2 * byzantine + 3:
         raise ConfigError(
             f"Krum with byzantine={byzantine} needs {2 * byzantine + 3} hospitals' contributions, "
-            f"there are {sites}. "
-            "Wait for more of them, or lower strategy.rule.byzantine."
+            f"there are {sites}. Wait for more of them, or lower strategy.rule.byzantine."
         )
     ordered = distances.sort(dim=1).values  # the first is the site itself
     return ordered[:, 1 : sites - byzantine - 1].sum(1)

@@ -44,10 +44,9 @@ class ScanNotRecognized(DataError):
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"The scan does not look like the reference brain ({problem}). Is it a T1 scan of a "
-            "brain without skull, and is its "
-            "header right about where the front and the top are? Remove the skull, or correct the "
-            "header."
+            f"The scan does not look like the reference brain ({problem}). "
+            "Is it a T1 scan of a brain without skull, and is its header right about where the "
+            "front and the top are? Remove the skull, or correct the header."
         )
 
 
