@@ -167,9 +167,10 @@ def _adapt(hospitals, coordinator, site: str, objective: str) -> float:  # type:
     """A newcomer finds its own coefficients, starting from the uniform ones: no statistic, no label."""
     from dataclasses import replace
 
+    from closed_form_heads.adaptive import adapt
+
     from polyclinic.config.schemas import ShiftsConfig
     from polyclinic.learning.preparation import training_loader
-    from polyclinic_strategies.refinement.adaptive import adapt
 
     plain = replace(hospitals.config.training, shifts=ShiftsConfig())
     loader = training_loader(hospitals.sites[site], plain, hospitals.config.seed)

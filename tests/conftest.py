@@ -1,10 +1,22 @@
-"""Shapes and types of the ground floor are checked while tests run: documentation that can fail."""
+"""Check shapes and types while tests run, in every module that declares them with jaxtyping."""
+
+from pathlib import Path
 
 from jaxtyping import install_import_hook
 
-GROUND = ("augmentation", "deformation", "foreground", "metrics", "state_dict", "statistics")
-SHAPED = [
-    *(f"polyclinic.{name}" for name in GROUND),
-    "polyclinic_strategies.refinement.gaussian_head",
-]
-install_import_hook(SHAPED, "beartype.beartype")
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("core", "strategies", "server", "client", "demos")
+
+
+def shaped_modules() -> list[str]:
+    """Return the modules, of the packages and of the benchmarks' package, that import jaxtyping."""
+    files = [(ROOT / folder, path) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
+    files += [(ROOT, path) for path in (ROOT / "benchmarks" / "closed_form_heads").glob("*.py")]
+    return sorted(
+        ".".join(path.relative_to(root).with_suffix("").parts)
+        for root, path in files
+        if "from jaxtyping import" in path.read_text(encoding="utf-8")
+    )
+
+
+install_import_hook(shaped_modules(), "beartype.beartype")

@@ -1,4 +1,7 @@
-"""A person's visits and lesions: closer to each other than to other people, and at places of the person's own."""
+"""A person's visits and lesions.
+
+Closer to each other than to other people, and at places of the person's own.
+"""
 
 from functools import lru_cache
 
@@ -91,7 +94,10 @@ def test_no_lesions_change_nothing() -> None:
 
 
 def test_lesions_stay_where_they_are_from_visit_to_visit() -> None:
-    """Seen on a grid of the anatomy, not of the scanner: both visits are read back through their own pose and shape."""
+    """Seen on a grid of the anatomy, not of the scanner.
+
+    Both visits are read back through their own pose and shape.
+    """
     marked = with_lesions(icbm152(), 5, 2)
     affine = icbm152().affine @ np.diag([3.0, 3.0, 3.0, 1.0])
     shape = tuple(size // 3 for size in icbm152().probabilities.shape[1:])

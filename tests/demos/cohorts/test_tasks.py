@@ -1,4 +1,7 @@
-"""Hospitals with different tasks: what is on disk, who is in it, and that nobody is in two places."""
+"""Hospitals with different tasks.
+
+What is on disk, who is in it, and that nobody is in two places.
+"""
 
 import json
 from collections import Counter

@@ -1,4 +1,7 @@
-"""People who come more than once: what is taken up again, what is refused, and that a person stays that person."""
+"""People who come more than once.
+
+What is taken up again, what is refused, and that a person stays that person.
+"""
 
 import gzip
 import json

@@ -1,4 +1,6 @@
-"""Everybody who should be turned away is, with a plain message on both sides and a line in the journal."""
+"""Everybody who should be turned away is, with a plain message on both sides and a line in the
+journal.
+"""
 
 import socket
 import time

@@ -1,4 +1,7 @@
-"""The segmentation service: who is answered, who is refused and how, and that it stays bounded, fair and alive."""
+"""The segmentation service.
+
+Who is answered, who is refused and how, and that it stays bounded, fair and alive.
+"""
 
 import contextlib
 import threading

@@ -1,4 +1,7 @@
-"""Scans from a folder into the canonical frame and through a generator: what is kept, what is measured, what is drawn."""
+"""Scans from a folder into the canonical frame and through a generator.
+
+What is kept, what is measured, what is drawn.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace

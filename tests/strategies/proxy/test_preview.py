@@ -14,7 +14,10 @@ LABELS = ("background", "fluid", "tissue")
 
 
 def scene() -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A ball, of which label 2 is the left half; the original is stored front to back, in slices of 3 mm."""
+    """A ball, of which label 2 is the left half.
+
+    The original is stored front to back, in slices of 3 mm.
+    """
     places = np.indices((24, 28, 24)) - np.array([12, 14, 12]).reshape(3, 1, 1, 1)
     ball = (places**2).sum(0) < 100
     proxy = np.where(ball, 180, 0).astype(np.uint8)

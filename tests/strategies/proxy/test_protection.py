@@ -1,4 +1,7 @@
-"""A hospital's generator: no proxy twice, labels come back, no key leaves, and a file is as good as what it was written from."""
+"""A hospital's generator.
+
+No proxy twice, labels come back, no key leaves, and a file is as good as what it was written from.
+"""
 
 import json
 from dataclasses import fields, replace

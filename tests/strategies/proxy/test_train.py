@@ -1,4 +1,7 @@
-"""`train-proxy` from a cohort to its files: once in full with tiny settings, then taken up again, and what it refuses."""
+"""`train-proxy` from a cohort to its files.
+
+Once in full with tiny settings, then taken up again, and what it refuses.
+"""
 
 import io
 import json
@@ -41,7 +44,10 @@ NEVER = "must not be called again"
 
 @pytest.fixture(scope="module")
 def cohorts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two people each to train with, whom attackers know, and to be recognized; and such people with lesions."""
+    """Two people each to train with, whom attackers know, and to be recognized.
+
+    And such people with lesions.
+    """
     folder = tmp_path_factory.mktemp("cohorts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "_WORTH_A_PROCESS", 99)
@@ -53,7 +59,9 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[None]:
-    """Attackers of a few steps, all of them at the first attack alone, one strength for the curve, and a quick registration."""
+    """Attackers of a few steps, all of them at the first attack alone, one strength for the curve,
+    and a quick registration.
+    """
     real, made = proxy_campaign.attack, []
 
     def attack(

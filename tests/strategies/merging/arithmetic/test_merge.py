@@ -193,7 +193,7 @@ def test_running_statistics_that_do_not_fit_are_named() -> None:
     }
     with pytest.raises(
         ConfigError,
-        match=r"^norm.running_var: .* most of all those of b\. Withdraw that contribution\.$",
+        match=r"^norm.running_var: .* of b\. Withdraw",
     ):
         merge({"norm.running_var": torch.ones(2)}, files, {"a": 1, "b": 10_000}, Sum())
 
@@ -227,9 +227,7 @@ def test_a_contribution_without_the_statistics_is_named_with_the_remedy(
 ) -> None:
     files = in_memory(SITES)
     files["bravo"] = InMemory(vectors_of("bravo"), {}, [])
-    with pytest.raises(
-        ConfigError, match=rf"^bravo: .* no {kind} statistics.*strategy.statistics=\[{kind}\]"
-    ):
+    with pytest.raises(ConfigError, match=rf"^bravo: .*strategy.statistics=\[{kind}\]"):
         merge(base(), files, WEIGHTS, rule)
     partial = {
         name: tensor
@@ -237,7 +235,7 @@ def test_a_contribution_without_the_statistics_is_named_with_the_remedy(
         if "conv.weight" not in name or not name.startswith(kind)
     }
     files["bravo"] = InMemory(vectors_of("bravo"), partial | {f"{kind}/other": torch.zeros(1)}, [])
-    with pytest.raises(ConfigError, match=rf"^bravo: .* '{kind}/conv.weight', others have"):
+    with pytest.raises(ConfigError, match=rf"^bravo: .*{kind}/conv.weight"):
         merge(base(), files, WEIGHTS, rule)
 
 
@@ -246,12 +244,10 @@ def test_another_network_s_contribution_is_named() -> None:
     files["alpha"]._vectors = {
         name: tensor for name, tensor in vectors_of("alpha").items() if name != "conv.bias"
     }
-    with pytest.raises(ModelInvalid, match=r"^alpha: the contribution lacks the tensor conv.bias"):
+    with pytest.raises(ModelInvalid, match=r"^alpha: .* conv\.bias"):
         merge(base(), files, WEIGHTS, Mean())
     files["alpha"]._vectors = vectors_of("alpha") | {"conv.bias": torch.zeros(5)}
-    with pytest.raises(
-        ModelInvalid, match=r"^alpha: conv.bias has the shape \(5,\), the base's is \(4,\)"
-    ):
+    with pytest.raises(ModelInvalid, match=r"^alpha: conv\.bias .*\(5,\).*\(4,\)"):
         merge(base(), files, WEIGHTS, Mean())
 
 
@@ -263,7 +259,7 @@ def test_files_that_cannot_be_merged_leave_nothing_behind(tmp_path: Path) -> Non
     with pytest.raises(ContributionDamaged):
         merge_to_file(tmp_path / "base.safetensors", [tmp_path / "base.safetensors"], Mean(), out)
     save_state({"other": torch.zeros(2)}, tmp_path / "another.safetensors", {})
-    with pytest.raises(ModelInvalid, match="alpha: the contribution lacks the tensor other"):
+    with pytest.raises(ModelInvalid, match=r"^alpha: .*\bother\b"):
         merge_to_file(tmp_path / "another.safetensors", [path], Mean(), out)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))

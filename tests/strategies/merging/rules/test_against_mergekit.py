@@ -1,4 +1,7 @@
-"""Our rules and mergekit's on the same tensors. mergekit lives in an environment of its own: `make mergekit`, or name a python."""
+"""Our rules and mergekit's on the same tensors.
+
+mergekit lives in an environment of its own: `make mergekit`, or name a python.
+"""
 
 import json
 import os

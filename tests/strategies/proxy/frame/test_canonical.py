@@ -1,4 +1,7 @@
-"""One person in two scanners becomes one image; labels go there and back; what is no brain is refused."""
+"""One person in two scanners becomes one image; labels go there and back.
+
+What is no brain is refused.
+"""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -57,7 +60,9 @@ def dice(one: np.ndarray, other: np.ndarray, number: int) -> float:
 
 
 def apart_mm(one: np.ndarray, other: np.ndarray) -> float:
-    """How far apart two ways from the canonical frame into the world lie at most, over the reference's brain."""
+    """How far apart two ways from the canonical frame into the world lie at most, over the
+    reference's brain.
+    """
     places = identity(REFERENCE.shape)[:, :, REFERENCE.brain]
     return float((transform(one, places) - transform(other, places)).norm(dim=1).max())
 
