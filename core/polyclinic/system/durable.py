@@ -50,7 +50,10 @@ def replacing(
         DiskFull: No room.
     """
     try:
-        make_folder(target.parent)
+        if durable:
+            make_folder(target.parent)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
         with temporary_file(target.parent, target.name, private=private) as unfinished:
             yield unfinished
             put_in_place(unfinished, target, durable=durable)

@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 from polyclinic_strategies.proxy.losses import (
     TEMPERATURE,
-    betrayal,
     focal_tversky,
     folding,
+    identity_leak,
     recognition,
     roughness,
     sameness,
@@ -108,13 +108,13 @@ def test_recognition_of_orthogonal_people() -> None:
 
 def test_nothing_is_betrayed_where_nothing_is_told() -> None:
     people = torch.eye(4)
-    assert float(betrayal(people, people)) == 1
-    assert float(betrayal(people[:1].expand(4, -1), people[:1].expand(4, -1))) == 0
+    assert float(identity_leak(people, people)) == 1
+    assert float(identity_leak(people[:1].expand(4, -1), people[:1].expand(4, -1))) == 0
     # to look less alike than strangers is no gain
-    assert float(betrayal(people, people.roll(1, 0))) == 0
+    assert float(identity_leak(people, people.roll(1, 0))) == 0
 
 
-@pytest.mark.parametrize("loss", [recognition, betrayal])
+@pytest.mark.parametrize("loss", [recognition, identity_leak])
 def test_features_of_other_lengths_are_refused(loss) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RuntimeError):
         loss(torch.eye(4), torch.eye(5))

@@ -21,7 +21,7 @@ from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
 from polyclinic_server.cli import proxy as proxy_cli
 from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_strategies.proxy import train as proxy_training
-from polyclinic_strategies.proxy.attacks import attack_suite as proxy_campaign
+from polyclinic_strategies.proxy.attacks import attack_suite
 from polyclinic_strategies.proxy.attacks.attackers import SIAMESE, AttackTraining
 from polyclinic_strategies.proxy.frame import registration
 from polyclinic_strategies.proxy.generator import NoField, RandomField
@@ -62,7 +62,7 @@ def tiny() -> Iterator[None]:
     """Attackers of a few steps, all of them at the first attack alone, one strength for the curve,
     and a quick registration.
     """
-    real, made = proxy_campaign.attack, []
+    real, made = attack_suite.attack, []
 
     def attack(
         training: Any, test: Any, atlas: Any, settings: AttackTraining, on_attack: Any
@@ -77,8 +77,8 @@ def tiny() -> Iterator[None]:
         return real(training, test, atlas, brief, on_attack)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proxy_campaign, "attack", attack)
-        patch.setattr(proxy_campaign, "STRENGTHS_MM", (4.0,))
+        patch.setattr(attack_suite, "attack", attack)
+        patch.setattr(attack_suite, "STRENGTHS_MM", (4.0,))
         # nobody tilts the head, and all affines are right
         patch.setattr(registration, "TILTS", registration.TILTS[:1])
         patch.setattr(registration, "TURNS", registration.TURNS[:1])
@@ -302,15 +302,15 @@ def test_attacks_are_named_by_what_decides_them(
     out: Path, cohorts: tuple[Path, Path], tmp_path: Path
 ) -> None:
     protection = Protection.load(out / GENERATOR)
-    campaign = proxy_campaign.Campaign(cases(2), cases(2), protection, 1, 2, tmp_path, print)
+    suite = attack_suite.AttackSuite(cases(2), cases(2), protection, 1, 2, tmp_path, print)
     once, twice = AttackTraining(restarts=1), AttackTraining(restarts=2)
     given = [
         (NoField(), cases(2), once), (RandomField(1.0), cases(2), once), (RandomField(2.0), cases(2), once),
         (protection.field, cases(2), once), (NoField(), cases(3), once), (NoField(), cases(2, apart=0.5), once),
         (NoField(), cases(2), twice),
     ]  # fmt: skip
-    marks = [campaign._mark(field, known, cases(2), settings) for field, known, settings in given]
+    marks = [suite._mark(field, known, cases(2), settings) for field, known, settings in given]
     assert (
         len(set(marks)) == len(marks)
-        and campaign._mark(NoField(), cases(2), cases(2), once) == marks[0]
+        and suite._mark(NoField(), cases(2), cases(2), once) == marks[0]
     )
