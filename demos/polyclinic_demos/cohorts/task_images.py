@@ -1,4 +1,4 @@
-"""Images for each task on brains: the property that the task asks for, and everything else at random.
+"""Images for each task on brains: what the task asks for, and everything else at random.
 
 People are drawn first, from the seed, the task and the split, so nobody is in two splits.
 """

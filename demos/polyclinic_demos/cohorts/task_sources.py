@@ -50,7 +50,7 @@ _TRIES = 50
 
 
 def draw_cells(laboratory: str, seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
-    """Take a laboratory's images of one split: all, or the same number of each class if possible."""
+    """Take a laboratory's images of one split, the same number of each class if possible."""
     pools = [pool[split] for pool in _divide_cells(seed, laboratory).values()]
     for each in _in_turn(pools)[:count]:
         yield Drawn(_name(each), _shrunk(each, size), CELLS.index(each.label))
