@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from polyclinic.federation.hospital import CommonTask
+
 from polyclinic.learning.metrics import Evaluation
 
 
