@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import Config, DataConfig
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import STATISTICS
 from polyclinic.imaging.grids import network_grid, resample
 from polyclinic.imaging.headers import Grid
 from polyclinic_demos.cohorts.anatomy import Subject, subject

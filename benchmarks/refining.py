@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.release import Release
-from polyclinic.describing.describing import describe
+from polyclinic.describing.statistics import describe
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader

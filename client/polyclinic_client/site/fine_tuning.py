@@ -16,12 +16,10 @@ from torch import nn
 
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig, ShiftsConfig
-from polyclinic.describing.describing import STATISTICS, describe
-from polyclinic.describing.layers import fisher_diagonal, gram_matrices
+from polyclinic.describing.statistics import STATISTICS, describe
 from polyclinic.errors import ModelInvalid, PolyclinicError
 from polyclinic.learning import training
 from polyclinic.learning.fine_tuning import Course, fit_passes
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.preparation import PreparedSite, training_loader
 from polyclinic.learning.state_dict import StateDict, load_state, shared_names, subtract
 from polyclinic.store.contribution import Contribution, write_contribution
@@ -30,10 +28,12 @@ from polyclinic_client.site.compute_slots import compute_slot
 from polyclinic_client.site.outbox import TRAINING_STATUS, Outbox
 from polyclinic_client.site.release_policy import own_release
 from polyclinic_client.site.site import Site
+from polyclinic_strategies.merging.layer_statistics import fisher_diagonal, gram_matrices
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.refinement.refiner import DESCRIPTION
 from polyclinic_strategies.universal import hospital as universal_work
 from polyclinic_strategies.universal.hospital import Learned
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 STEP_PAUSE = "POLYCLINIC_STEP_PAUSE_S"  # rests so long after every step: a demo's hospitals are not equally fast
 STATISTICS_BATCHES = 8

@@ -26,9 +26,8 @@ from polyclinic.imaging.datasets import SiteDataset, evaluation_cases, read_data
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.metrics import Evaluation
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.preparation import PreparedSite, prepare, prepare_image, training_loader
-from polyclinic.learning.site_tasks import declare, own_job
+from polyclinic.learning.site_tasks import declare_task, site_job
 from polyclinic.learning.state_dict import (
     StateDict,
     layout_digest,
@@ -47,6 +46,7 @@ from polyclinic_strategies.proxy.cases import CanonicalCase
 from polyclinic_strategies.proxy.parts import write_parts
 from polyclinic_strategies.proxy.system import ProxySystem
 from polyclinic_strategies.universal import hospital as universal_work
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 STATUS_EVERY_S = 0.25
 
@@ -104,7 +104,9 @@ class Site:
                 else:
                     self.prepared(order, job)
                     task = (
-                        str(declare(self.dataset)) if isinstance(network, UniversalNetwork) else ""
+                        str(declare_task(self.dataset))
+                        if isinstance(network, UniversalNetwork)
+                        else ""
                     )
         except PolyclinicError as error:
             refusal = (
@@ -242,7 +244,7 @@ class Site:
                 raise ConfigMismatch(
                     group, order.names[group], version("polyclinic"), order.version
                 )
-        return own_job(job, self.dataset)
+        return site_job(job, self.dataset)
 
     def build_network(self, order: Order, job: JobConfig) -> nn.Module:
         """The network with the initial weights that the coordinator has too."""

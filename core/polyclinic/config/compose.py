@@ -285,8 +285,8 @@ def _check_own(model: Part, data: DataConfig, training: TrainingConfig) -> None:
             f"data.labels={list(data.labels)}: with data.task=own every hospital names its classes in its dataset.json."
         )
     homes = (
-        (model, "polyclinic.learning.networks.universal."),
-        (training.loss, "polyclinic.learning.losses."),
+        (model, "polyclinic_strategies.universal.networks.network."),
+        (training.loss, "polyclinic_strategies.universal.networks.task_loss."),
     )
     if not all(str(part.get("_target_")).startswith(home) for part, home in homes):
         raise ConfigError(

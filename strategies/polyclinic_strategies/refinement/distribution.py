@@ -7,7 +7,7 @@ from statistics import median
 
 from torch import Tensor
 
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import STATISTICS
 from polyclinic.learning.state_dict import StateDict
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from torch import Tensor
 
 from polyclinic.config.release import Release
-from polyclinic.describing.describing import STATISTICS, describe
+from polyclinic.describing.statistics import STATISTICS, describe
 from polyclinic.errors import ConfigError, PolyclinicError
 from polyclinic.federation.records import Order
 from polyclinic.learning.preparation import prepare_image

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flwr.app import Message
 
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import STATISTICS
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.federation.events import Failed
 from polyclinic.federation.traffic import Count, CountingGrid

@@ -9,7 +9,7 @@ from typing import Any
 
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Part
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import STATISTICS
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.refinement.refine import Recipe

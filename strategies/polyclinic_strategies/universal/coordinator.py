@@ -17,16 +17,16 @@ from polyclinic.federation.events import ArmEnd, Note, Progress
 from polyclinic.federation.final_test import RETURN_S, FinalTest, announce, list_before
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.method import RunContext
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
-from polyclinic.learning.unlabelled import find_images, read_images
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 from polyclinic_strategies.universal.distillation import distil
 from polyclinic_strategies.universal.events import StageBegins
 from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, make_teacher
+from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.loop import Stage, UniversalLoop
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.report.record import BEFORE
 from polyclinic_strategies.universal.stage_log import StageBook
 from polyclinic_strategies.universal.strategy import Universal

@@ -16,12 +16,9 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.learning import training
 from polyclinic.learning.metrics import Evaluation
-from polyclinic.learning.networks.universal import ENCODER, UniversalNetwork
 from polyclinic.learning.preparation import PreparedSite, as_batch, prepare_image
-from polyclinic.learning.probing import probe
-from polyclinic.learning.site_tasks import declare
+from polyclinic.learning.site_tasks import declare_task
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
-from polyclinic.learning.unlabelled import SLICES
 from polyclinic_client.site.compute_slots import compute_slot
 from polyclinic_client.site.release_policy import own_release
 from polyclinic_strategies.merging.messages import Assignment
@@ -31,8 +28,11 @@ from polyclinic_strategies.universal.exchange import (
     prepare_tuning,
     task_vector,
 )
+from polyclinic_strategies.universal.images.unlabelled import SLICES
+from polyclinic_strategies.universal.networks.network import ENCODER, UniversalNetwork
+from polyclinic_strategies.universal.networks.probing import probe
 from polyclinic_strategies.universal.pretraining import Pretraining, pretrain
-from polyclinic_strategies.universal.teachers import feature_statistics
+from polyclinic_strategies.universal.teaching.teachers import feature_statistics
 
 if TYPE_CHECKING:
     from polyclinic_client.site.site import Site
@@ -88,7 +88,7 @@ def learn(
         }
         _keep_head(site, network, assignment)
         images = (sample.image for sample in prepared.training)
-    metrics |= declare_in_numbers(declare(site.dataset))
+    metrics |= declare_in_numbers(declare_task(site.dataset))
     known = {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
     statistics = (
         _describe(site, network, assignment, images) if EMBEDDING in assignment.statistics else {}
@@ -164,7 +164,7 @@ def _images(dataset: SiteDataset, data: DataConfig, network: UniversalNetwork) -
 
 def _attach(network: UniversalNetwork, dataset: SiteDataset, seed: int) -> None:
     torch.manual_seed(seed)
-    network.attach_head(declare(dataset))
+    network.attach_head(declare_task(dataset))
 
 
 def _take_head(site: "Site", network: UniversalNetwork, assignment: Assignment) -> None:

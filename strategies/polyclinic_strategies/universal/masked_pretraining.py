@@ -22,10 +22,10 @@ from polyclinic.config.schemas import Config, UniversalConfig
 from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network
 from polyclinic.learning.modes import quick, training_mode
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import save_state, shared_names, state_digest
-from polyclinic.learning.unlabelled import find_images, read_images
 from polyclinic.system.durable import file_digest, write_durably
+from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.pretraining import (
     Painter,
     Pretraining,

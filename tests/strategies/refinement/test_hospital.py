@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from polyclinic.config.release import Release
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import STATISTICS
 from polyclinic.errors import (
     ConfigError,
     ConfigMismatch,

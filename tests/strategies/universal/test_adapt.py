@@ -13,7 +13,6 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic_client.cli.main import app
 from polyclinic_client.cli.predict import predict_files
@@ -25,6 +24,7 @@ from polyclinic_strategies.universal.adapt import (
     make_table,
     tell_choice,
 )
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from tests.task_cohort import SECRETS, write_tasks
 
 UNIVERSAL = [

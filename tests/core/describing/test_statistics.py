@@ -12,10 +12,10 @@ from polyclinic.config.release import Release
 from polyclinic.describing.average_image import AverageImage
 from polyclinic.describing.channel_gaussians import ChannelGaussians
 from polyclinic.describing.correlation import Correlation
-from polyclinic.describing.describing import STATISTICS, describe
 from polyclinic.describing.early_features import EarlyFeatures
 from polyclinic.describing.histogram import Histogram
 from polyclinic.describing.regions import crop_to_patient, standardize
+from polyclinic.describing.statistics import STATISTICS, describe
 from polyclinic.errors import TooFewSubjects
 from polyclinic.imaging.foreground import foreground
 

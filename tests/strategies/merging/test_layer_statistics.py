@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from polyclinic.config.schemas import TrainingConfig
 from polyclinic.describing import layers as statistics
-from polyclinic.describing.layers import fisher_diagonal, gram_matrices
+from polyclinic_strategies.merging.layer_statistics import fisher_diagonal, gram_matrices
 
 TRAINING = TrainingConfig(
     epochs=1,
