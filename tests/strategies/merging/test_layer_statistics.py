@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from polyclinic.config.schemas import TrainingConfig
-from polyclinic.describing import layers as statistics
+from polyclinic_strategies.merging import layer_statistics as statistics
 from polyclinic_strategies.merging.layer_statistics import fisher_diagonal, gram_matrices
 
 TRAINING = TrainingConfig(
