@@ -5,13 +5,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from polyclinic.config.schemas import JobConfig
-from polyclinic.errors import ConfigError
 from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.learning.metrics import Evaluation, summarize
 from polyclinic.learning.training import FitResult
 from polyclinic_strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.measurements import scores_through
+from polyclinic_strategies.proxy.settings import proxy_settings
 from polyclinic_strategies.proxy.system import ProxySystem
 from polyclinic_strategies.proxy.training import Trainer
 
@@ -47,10 +47,8 @@ def fit(
     Raises:
         ConfigError: The training has no part `proxy`.
     """
-    if job.training.proxy is None:
-        raise ConfigError("A proxy is trained with training=proxy.")
     settings = replace(
-        job.training.proxy, steps=job.training.epochs * len(cases), more_segmentation=0
+        proxy_settings(job.training), steps=job.training.epochs * len(cases), more_segmentation=0
     )
     losses = Trainer(system, cases, settings, job.training.learning_rate, seed).train(
         lambda step, steps, running: tell(step, steps, running["segmentation"])

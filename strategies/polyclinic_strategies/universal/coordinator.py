@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.schemas import Config, UniversalConfig
+from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.events import ArmEnd, Note, Progress
 from polyclinic.federation.final_test import RETURN_S, FinalTest, announce, list_before
@@ -28,6 +28,11 @@ from polyclinic_strategies.universal.images.unlabelled import find_images, read_
 from polyclinic_strategies.universal.loop import Stage, UniversalLoop
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.report.record import BEFORE
+from polyclinic_strategies.universal.settings import (
+    UniversalConfig,
+    check_parts,
+    universal_settings,
+)
 from polyclinic_strategies.universal.stage_log import StageBook
 from polyclinic_strategies.universal.strategy import Universal
 
@@ -294,8 +299,9 @@ def check_universal(config: Config) -> tuple[Universal, UniversalConfig]:
         raise ConfigError(
             "strategy=universal is for hospitals with tasks of their own: model=universal data=universal training=universal."
         )
+    check_parts(config.model, config.training)
     universal: Universal = instantiate(config.strategy, _recursive_=False)
-    learning = config.training.universal or UniversalConfig()
+    learning = universal_settings(config.training)
     universal.check(learning)
     if universal.distils:
         universal.make_distillation()

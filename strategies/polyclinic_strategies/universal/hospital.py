@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from polyclinic.config.release import Release
-from polyclinic.config.schemas import DataConfig, UniversalConfig
+from polyclinic.config.schemas import DataConfig
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.learning import training
@@ -32,6 +32,7 @@ from polyclinic_strategies.universal.images.unlabelled import SLICES
 from polyclinic_strategies.universal.networks.network import ENCODER, UniversalNetwork
 from polyclinic_strategies.universal.networks.probing import probe
 from polyclinic_strategies.universal.pretraining import Pretraining, pretrain
+from polyclinic_strategies.universal.settings import universal_settings
 from polyclinic_strategies.universal.teaching.teachers import feature_statistics
 
 if TYPE_CHECKING:
@@ -72,7 +73,7 @@ def learn(
         ConfigError: The hospital demands noise on statistics, which these have not.
     """
     job = site.job(assignment.order)
-    settings = job.training.universal or UniversalConfig()
+    settings = universal_settings(job.training)
     if settings.learn == "mim":
         prepare_tuning(network, settings.rank)
         metrics = {"loss": _imagine(site, network, assignment, checkpoint)}
@@ -129,7 +130,7 @@ def _imagine(
 ) -> float:
     """Masked image modelling on the training images; reads no label. The mean loss of the last pass."""
     order, job = assignment.order, site.job(assignment.order)
-    settings, each = job.training.universal or UniversalConfig(), job.training
+    settings, each = universal_settings(job.training), job.training
     images = torch.cat(
         [as_batch(image, job.data, SLICES) for image in _images(site.dataset, job.data, network)]
     )
