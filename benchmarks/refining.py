@@ -136,7 +136,9 @@ class Hospitals:
     def test(self, state: StateDict, site: str) -> float:
         """Score on the test cases, on their own grids."""
         self.network.load_state_dict(state)
-        return training.test(self.network, self.sites[site].dataset, self.config.data)[0].score
+        return training.evaluate_natively(self.network, self.sites[site].dataset, self.config.data)[
+            0
+        ].score
 
     def _state(self) -> StateDict:
         return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}

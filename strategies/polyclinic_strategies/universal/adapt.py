@@ -106,7 +106,7 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
             kept, network = "full", tuned
     network.eval()
     validation = training.evaluate(network, prepared.validation, job.data)
-    test, cases = training.test(network, dataset, job.data)
+    test, cases = training.evaluate_natively(network, dataset, job.data)
     _save(network, model, out, {**described, "adapted": kept, "version": version("polyclinic")})
     return Adapted(
         kept,

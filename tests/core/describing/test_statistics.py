@@ -15,11 +15,12 @@ from polyclinic.describing.correlation import Correlation
 from polyclinic.describing.early_features import EarlyFeatures
 from polyclinic.describing.histogram import Histogram
 from polyclinic.describing.regions import crop_to_patient, standardize
-from polyclinic.describing.statistics import STATISTICS, describe
+from polyclinic.describing.statistics import describe, statistics
 from polyclinic.errors import TooFewSubjects
 from polyclinic.imaging.foreground import foreground
 
 NOTHING = nn.Identity()  # the network of statistics that need none
+STATISTICS = statistics()
 ALONE = [name for name, statistic in STATISTICS.items() if not statistic.needs_network]
 CUT = [
     "average_image",

@@ -70,7 +70,7 @@ def test_a_probe_leaves_the_encoder_as_it_is_and_predict_takes_the_model(
     before = load_state(encoder)[0]
     assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in before.items())
     assert job.data.labels == tuple(SECRETS[name])
-    again, _ = training.test(network, read_dataset(sites[name]), job.data)
+    again, _ = training.evaluate_natively(network, read_dataset(sites[name]), job.data)
     assert again.score == adapted.test.score
     predict_files(out, [sites[name] / "test-0.png"], tmp_path / "labels", QUIET)
     written = {path.name for path in (tmp_path / "labels").iterdir()}
