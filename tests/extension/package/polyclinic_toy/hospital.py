@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 from polyclinic.federation.hospital import CommonTask
-
 from polyclinic.learning.metrics import Evaluation
 
 
