@@ -14,16 +14,12 @@ ALIASES = {  # dotted beginning in 0.1.0 -> dotted beginning now; the longest th
     "strategies.merging.accumulator.": "polyclinic_strategies.merging.arithmetic.accumulator.",
     "strategies.merging.layer.": "polyclinic_strategies.merging.arithmetic.layer.",
     "strategies.merging.merge.": "polyclinic_strategies.merging.arithmetic.merge.",
-    "strategies.proxy.atlas.": "polyclinic_strategies.proxy.frame.atlas.",
     "strategies.proxy.attackers.": "polyclinic_strategies.proxy.attacks.attackers.",
     "strategies.proxy.canonical.": "polyclinic_strategies.proxy.frame.canonical.",
     "strategies.proxy.evidence.": "polyclinic_strategies.proxy.attacks.evidence.",
-    "strategies.proxy.frames.": "polyclinic_strategies.proxy.frame.frames.",
-    "strategies.proxy.registration.": "polyclinic_strategies.proxy.frame.registration.",
     "strategies.universal.gating.": "polyclinic_strategies.universal.teaching.gating.",
     "strategies.universal.low_rank.": "polyclinic_strategies.universal.networks.low_rank.",
     "strategies.universal.teachers.": "polyclinic_strategies.universal.teaching.teachers.",
-    "strategies.universal.views.": "polyclinic_strategies.universal.images.views.",
 }
 
 

@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 
 from polyclinic.config.aliases import with_current_names
-from polyclinic.config.folders import CONF, conf_folders, list_names, targets_in
+from polyclinic.config.folders import CONF, conf_folders, find_names, list_names, targets_in
 from polyclinic.config.method_settings import flatten, nest
 from polyclinic.config.schemas import Config, JobConfig, Part, Setting
 from polyclinic.config.targets import check_targets
@@ -210,8 +210,7 @@ def _compose(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str
     """Compose with Hydra, and turn its errors into plain sentences."""
     for text in overrides:
         _check_override(text, conf)
-    others = ",".join(json.dumps(f"file://{folder.path}") for folder in conf_folders(conf)[1:])
-    asked = [*overrides, f"hydra.searchpath=[{others}]"]
+    asked = [*overrides, f"hydra.searchpath=[{','.join(_other_folders(conf))}]"]
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             node = compose("config", overrides=asked, return_hydra_config=True)
@@ -224,6 +223,14 @@ def _compose(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
     return node, choices
+
+
+def _other_folders(conf: Path) -> list[str]:
+    """Return the folders of installed packages, in Hydra's words; they may not repeat a name."""
+    found = [json.dumps(f"file://{folder.path}") for folder in conf_folders(conf)[1:]]
+    for group in GROUPS if found else ():
+        find_names(group, conf)
+    return found
 
 
 def _check_override(text: str, conf: Path) -> None:
