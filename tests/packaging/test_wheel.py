@@ -7,10 +7,12 @@ so the editable installation stays out of sight.
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from tests.core.config.test_compose import EVERY, PARTNERS
 from tests.packaging.layout import PACKAGES, ROOT, package_files
 
 SITE_PACKAGES = Path("lib", f"python{sys.version_info[0]}.{sys.version_info[1]}", "site-packages")
+ENTRY_POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["entry-points"]
 COMPOSE = """
 import json, sys
 from polyclinic.config.compose import CONF, load_config
@@ -41,6 +44,17 @@ coarse = [replace(scanner, voxel_mm=(6.0, 6.0, 6.0)) for scanner in HOSPITALS[:2
 for path in write_cohort(Path(sys.argv[1]), sites=2, subjects=(2, 1, 1), scanners=coarse):
     print(path)
 """
+OFFERED = """
+import json, sys
+from importlib.metadata import entry_points
+from importlib.util import find_spec
+groups = ("polyclinic.methods", "polyclinic.statistics")
+print(json.dumps({
+    "packages": [name for name in sys.argv[1:] if find_spec(name)],
+    **{group: sorted(e.name for e in entry_points(group=group) if e.load()) for group in groups},
+}))
+"""
+SIDES = {"server": "polyclinic_server", "client": "polyclinic_client"}
 TINY = (
     "model=unet_2d",
     "data=brain_tissue_slices",
@@ -165,6 +179,25 @@ def test_both_commands_answer_there(installed: Installed) -> None:
     told = installed.run("polyclinic-server", "settings", "strategy=merging/ties")
     assert "averaging/fedavg" in told and "unet_2d" in told
     assert "join" in installed.run("polyclinic-client", "--help")
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_a_side_works_without_the_other_and_without_the_demos(side: str, tmp_path: Path) -> None:
+    # what the container images are made of (docker/*.Dockerfile)
+    source = tmp_path / "source"
+    for name in ("core", "strategies", "conf", side):
+        shutil.copytree(ROOT / name, source / name, symlinks=True)
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    wheel = build("wheel", tmp_path / "wheel", source)
+    expected = ["polyclinic", "polyclinic_strategies", SIDES[side]]
+    assert {path.partition("/")[0] for path in contents(wheel)} == set(expected)
+    installed = Installed(tmp_path, wheel)
+    found = json.loads(installed.run("python", "-c", OFFERED, *PACKAGES))
+    assert found["packages"] == expected
+    assert found["polyclinic.methods"] == sorted(ENTRY_POINTS["polyclinic.methods"])
+    assert found["polyclinic.statistics"] == sorted(ENTRY_POINTS["polyclinic.statistics"])
+    assert "--help" in installed.run(f"polyclinic-{side}", "--help")
 
 
 @pytest.mark.e2e
