@@ -60,7 +60,10 @@ def test_it_has_no_compiler_no_installer_and_no_cache(image: str) -> None:
         )
         == ""
     )
-    code = "from importlib.util import find_spec; print([n for n in ('pip', 'setuptools', 'ensurepip') if find_spec(n)])"
+    code = (
+        "from importlib.util import find_spec;"
+        " print([n for n in ('pip', 'setuptools', 'ensurepip') if find_spec(n)])"
+    )
     assert (
         docker("run", *CONFINED, "--entrypoint", "python", image, "-c", code).stdout.strip() == "[]"
     )
