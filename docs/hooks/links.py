@@ -1,6 +1,7 @@
 """Pages that live outside `docs/`, and links that lead there.
 
-`<!-- include: CHANGELOG.md -->` on a line of its own is replaced by that file of the repository.
+`<!-- include: CHANGELOG.md -->` on a line of its own is replaced by that file of the repository,
+together with the line before it, which tells readers of the repository where that file is.
 A link to a file outside `docs/` leads to the page that includes it; if no page does, its text stays
 and the link goes, so that the site never points to a file that it does not hold.
 """
@@ -11,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-INCLUDE = re.compile(r"^<!-- include: (\S+) -->$", re.MULTILINE)
+INCLUDE = re.compile(r"^(?:[^#\n][^\n]*\n\n)?<!-- include: (\S+) -->$", re.MULTILINE)
 LINK = re.compile(r"(?P<image>!?)\[(?P<text>[^\]]*)\]\((?P<target>[^)#\s]*)(?P<anchor>#[^)\s]*)?\)")
 PAGES = {
     "README.md": "index.md",
