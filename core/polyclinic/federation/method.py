@@ -39,6 +39,7 @@ class Method:
         commands: A `typer.Typer` whose commands join `polyclinic-server`.
         hospital_commands: The same for `polyclinic-client`.
         settings: A pydantic dataclass for the node `training.NAME` of the configuration.
+        site_tasks: Whether every hospital may have a task of its own (`data.task=own`).
     """
 
     name: str
@@ -50,6 +51,7 @@ class Method:
     commands: Reference | None = None
     hospital_commands: Reference | None = None
     settings: Reference | None = None
+    site_tasks: bool = False
 
     def load(self, part: str) -> Any:
         """Import one of the parts; None where the method has none."""

@@ -72,7 +72,7 @@ class Averaging:
         """Train for `order.rounds - order.offset` rounds.
 
         Args:
-            grid: Asks the hospitals; see `polyclinic.federation.reliable_grid.PatientGrid`.
+            grid: Asks the hospitals; see `polyclinic.federation.reliable_grid.ReliableGrid`.
             strategy: What `build` made.
             order: What every hospital is told.
             weights: Initial shared weights, (parameters,).

@@ -6,6 +6,7 @@ PACKAGE = "polyclinic_strategies.universal"
 METHOD = Method(
     name="universal",
     pace="stages",
+    site_tasks=True,
     coordinator=f"{PACKAGE}.coordinator:UniversalCoordinator",
     hospital=f"{PACKAGE}.hospital:HOSPITAL",
     events=f"{PACKAGE}.events:EVENTS",

@@ -20,7 +20,7 @@ from polyclinic.federation.records import (
     order_to_config,
     weights_to_record,
 )
-from polyclinic.federation.reliable_grid import PatientGrid
+from polyclinic.federation.reliable_grid import ReliableGrid
 from tests.fakes import FakeGrid, FakeNode, make_error, make_reply
 
 ORDER = Order("run", "arm", 0, 3, "none", "0", {"model": "unet"})
@@ -53,7 +53,7 @@ class Federation:
         self.events: list[dict[str, Any]] = []
         self.inner = FakeGrid(nodes)
         self.attendance = Attendance(self.inner, ORDER, self.events.append)  # type: ignore[arg-type]
-        self.grid = PatientGrid(self.inner, self.attendance, deployment, self.events.append)  # type: ignore[arg-type]
+        self.grid = ReliableGrid(self.inner, self.attendance, deployment, self.events.append)  # type: ignore[arg-type]
 
     def train(self) -> list[Message]:
         config = order_to_config(ORDER)
