@@ -117,9 +117,11 @@ def test_a_hospital_contributes_by_hand_and_anybody_merges_offline(
     merged = run_cli(
         "polyclinic_server.cli.main",
         "merge",
-        "rule=ties",
+        "--rule",
+        "ties",
         "keep=0.5",
-        f"ledger={calm.runs / 'run' / 'ledger'}",
+        "--ledger",
+        str(calm.runs / "run" / "ledger"),
         "--to",
         str(target),
     )

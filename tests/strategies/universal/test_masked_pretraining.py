@@ -49,7 +49,7 @@ def test_the_command_ends_with_an_encoder_that_a_run_starts_from_and_a_report(
     out = tmp_path / "out"
     done = CliRunner().invoke(
         app,
-        ["pretrain", f"data={public}", *SMALL, "--steps", "4", "--out", str(out)],
+        ["pretrain", "--data", str(public), *SMALL, "--steps", "4", "--out", str(out)],
         catch_exceptions=False,
     )
     assert done.exit_code == 0, done.output
@@ -81,7 +81,8 @@ def test_the_command_ends_with_an_encoder_that_a_run_starts_from_and_a_report(
 def test_a_file_may_be_named_instead_of_a_folder(public: Path, tmp_path: Path) -> None:
     arguments = [
         "pretrain",
-        f"data={public}",
+        "--data",
+        str(public),
         *SMALL,
         "--steps",
         "1",
