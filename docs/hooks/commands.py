@@ -40,13 +40,14 @@ def commands(program: str) -> Iterator[tuple[str, click.Command]]:
 
 
 def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
-    """List a command and those below it; hidden ones are left out."""
-    children = getattr(command, "commands", None)
-    if children is None:
+    """List a command and those below it, in the order of its help; hidden ones are left out."""
+    if not isinstance(command, click.Group):
         yield name, command
         return
-    for child, below in children.items():
-        if not below.hidden:
+    context = click.Context(command)
+    for child in command.list_commands(context):
+        below = command.get_command(context, child)
+        if below is not None and not below.hidden:
             yield from walk(below, f"{name} {child}".strip())
 
 
