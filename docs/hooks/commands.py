@@ -40,14 +40,14 @@ def commands(program: str) -> Iterator[tuple[str, click.Command]]:
 
 
 def walk(command: click.Command, name: str) -> Iterator[tuple[str, click.Command]]:
-    """List a command and those below it, in the order of its help; hidden ones are left out."""
+    """List a command and those below it, in the order of its help."""
     if not isinstance(command, click.Group):
         yield name, command
         return
     context = click.Context(command)
     for child in command.list_commands(context):
         below = command.get_command(context, child)
-        if below is not None and not below.hidden:
+        if below is not None:
             yield from walk(below, f"{name} {child}".strip())
 
 
