@@ -18,7 +18,7 @@ from polyclinic.federation.records import Order
 from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.system.processes import Child, free_port, stop_all
 from polyclinic_client.fleet.connection import Connection
-from polyclinic_client.fleet.join import supernode
+from polyclinic_client.fleet.pair import supernode
 from polyclinic_server.fleet.superlink import SuperLink
 from polyclinic_strategies.averaging.strategy import Averaging
 

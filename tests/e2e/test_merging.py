@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from polyclinic.store.ledger import Ledger
-from polyclinic_client.site.outbox import TRAINING_STATUS
+from polyclinic_client.site.status import FINE_TUNING
 from tests.e2e.federation import Federation, descendants, kill, run_cli
 
 pytestmark = pytest.mark.e2e
@@ -81,7 +81,7 @@ def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(
     first, late = one.sites
     one.coordinator.start()
     one.join(first)
-    status = one.folder / "state" / first / TRAINING_STATUS
+    status = one.folder / "state" / first / FINE_TUNING
     one.wait_until(
         lambda: status.exists() and '"training"' in status.read_text(), f"{first} trains"
     )

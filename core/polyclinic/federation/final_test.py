@@ -10,7 +10,7 @@ from torch import Tensor
 from polyclinic.config.schemas import Config, DeploymentConfig
 from polyclinic.federation.attendance import Attendance
 from polyclinic.federation.events import ArmStart, Event, Resumed
-from polyclinic.federation.records import Order, test_order
+from polyclinic.federation.records import Order, ask_for_test
 from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.federation.run_folder import RunFolder
 
@@ -52,7 +52,7 @@ class FinalTest:
         for site, member in self._attendance.refresh().items():
             weights = weights_for(site)
             if weights is not None:
-                messages.append(test_order(order, weights, member.node))
+                messages.append(ask_for_test(order, weights, member.node))
         ReliableGrid(
             self._grid, self._attendance, self._deployment, record_as(self._folder, order.arm)
         ).send_and_receive(messages)

@@ -17,8 +17,8 @@ from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError
 from polyclinic.federation.records import (
     Order,
+    ask_for_test,
     order_to_config,
-    test_order,
     weights_from_record,
     weights_to_record,
 )
@@ -101,4 +101,4 @@ class Averaging:
 
     def test(self, grid: Grid, order: Order, weights: Tensor) -> None:
         """Ask every hospital for its final figures; they reach the run by the grid's events."""
-        grid.send_and_receive([test_order(order, weights, node) for node in grid.get_node_ids()])
+        grid.send_and_receive([ask_for_test(order, weights, node) for node in grid.get_node_ids()])

@@ -27,8 +27,10 @@ from polyclinic.system.durable import write_durably
 from polyclinic_strategies.proxy.attacks.attack_suite import Campaign
 from polyclinic_strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.generator import NoField
 from polyclinic_strategies.proxy.measurements import dice_directly, dice_through, draw_pictures
 from polyclinic_strategies.proxy.parts import write_parts
+from polyclinic_strategies.proxy.settings import NAME, proxy_settings
 from polyclinic_strategies.proxy.system import ProxySystem
 from polyclinic_strategies.proxy.training import OnStep, Trainer
 
@@ -96,8 +98,7 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     """
     start = time.time()
     config = load_config([*DEFAULTS, *orders.overrides])
-    if config.training.proxy is None:
-        raise ConfigError("train-proxy needs a training that has a part 'proxy': training=proxy.")
+    proxy_settings(config.training)  # refuses another training before anything is read
     sites = [read_dataset(folder) for folder in orders.folders]
     others = [(other, read_dataset(other.folder, labelled=False)) for other in orders.others]
     for site in (*sites, *(site for _, site in others)):
@@ -116,9 +117,7 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     _, settings = job_settings(config)
     protection = write_parts(learned, config.data.labels, settings, orders.out)
     torch.manual_seed(config.seed)
-    direct: ProxySystem = instantiate(
-        {**config.model, "field": {"_target_": "polyclinic_strategies.proxy.generator.NoField"}}
-    )
+    direct: ProxySystem = instantiate(config.model, field=NoField())
     _train(direct, people.training, config, work / "direct", say)
     cases = [case for site in sites for case in site.test if isinstance(case.label, Path)][
         : orders.scored
@@ -226,17 +225,16 @@ def _train(
     system: ProxySystem, cases: Sequence[CanonicalCase], config: Config, kept: Path, say: Say
 ) -> list[dict[str, float]]:
     """Train, unless a former call has with the same settings and scans; returns the course of the joint training's losses."""
-    assert config.training.proxy is not None
     people = [case.digest for case in cases]
     training = asdict(config.training)
-    polish = training["proxy"].pop("polish")
+    polish = training["methods"][NAME].pop("polish")
     facts = [config.model, training, config.seed, people, version("polyclinic"), torch.__version__]
     trainer = cache(
         partial(
             Trainer,
             system,
             cases,
-            config.training.proxy,
+            proxy_settings(config.training),
             config.training.learning_rate,
             config.seed,
         )

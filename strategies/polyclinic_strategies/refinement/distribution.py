@@ -7,7 +7,7 @@ from statistics import median
 
 from torch import Tensor
 
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import statistic_named
 from polyclinic.learning.state_dict import StateDict
 
 
@@ -15,12 +15,12 @@ class Neighbourhood:
     """Distances by one statistic between the hospitals that contributed, and to those that only described themselves.
 
     Args:
-        statistic: One of `STATISTICS`.
+        statistic: Name of an installed statistic.
     """
 
     def __init__(self, statistic: str) -> None:
         self.statistic = statistic
-        self._measure = STATISTICS[statistic].distance
+        self._measure = statistic_named(statistic).distance
         self._means: dict[str, Tensor] = {}
         self._known: dict[str, dict[str, float]] = {}  # site -> other -> distance, both ways
         self._units: dict[tuple[str, ...], float] = {}

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from flwr.app import Message
 
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import statistic_named
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.federation.events import Failed
 from polyclinic.federation.traffic import Count, CountingGrid
@@ -183,7 +183,7 @@ class RefinementLoop(EventLoop):
         return any(site in self.talk.online for site in asked.union(self._ready))
 
     def _ask_newcomer(self, site: str, statistic: str) -> None:
-        weights = pack(self.base, self.names) if STATISTICS[statistic].needs_network else None
+        weights = pack(self.base, self.names) if statistic_named(statistic).needs_network else None
         self.talk.ask(
             site,
             lambda node: ask_for_description(self.assignment, [statistic], weights, node),

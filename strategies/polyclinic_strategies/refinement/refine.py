@@ -40,7 +40,7 @@ class Recipe:
         rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters: the mean of all that hang together with
             the nearest one, in steps of at most `sharpness`; uniform: the mean of all; norm_local: the mean of all, but a contributor's own
             normalization layers, as FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623) keeps them.
-        statistic: One of `polyclinic.describing.describing.STATISTICS`.
+        statistic: Name of an installed statistic.
         sharpness: The smaller, the more the nearest counts.
         reach: Who is farther than this from everybody gets the uniform mean.
         neighbours: Of softmax: at most so many hospitals' vectors make one model.

@@ -11,23 +11,28 @@ from typing import Any
 import torch
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.schemas import Config, UniversalConfig
+from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.events import ArmEnd, Note, Progress
 from polyclinic.federation.final_test import RETURN_S, FinalTest, announce, list_before
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.method import RunContext
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
-from polyclinic.learning.unlabelled import find_images, read_images
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 from polyclinic_strategies.universal.distillation import distil
 from polyclinic_strategies.universal.events import StageBegins
 from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, make_teacher
+from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.loop import Stage, UniversalLoop
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.report.record import BEFORE
+from polyclinic_strategies.universal.settings import (
+    UniversalConfig,
+    check_parts,
+    universal_settings,
+)
 from polyclinic_strategies.universal.stage_log import StageBook
 from polyclinic_strategies.universal.strategy import Universal
 
@@ -294,8 +299,9 @@ def check_universal(config: Config) -> tuple[Universal, UniversalConfig]:
         raise ConfigError(
             "strategy=universal is for hospitals with tasks of their own: model=universal data=universal training=universal."
         )
+    check_parts(config.model, config.training)
     universal: Universal = instantiate(config.strategy, _recursive_=False)
-    learning = config.training.universal or UniversalConfig()
+    learning = universal_settings(config.training)
     universal.check(learning)
     if universal.distils:
         universal.make_distillation()

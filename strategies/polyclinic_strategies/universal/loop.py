@@ -15,7 +15,7 @@ from polyclinic_strategies.merging.events import Withdrawn
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.exchange import EMBEDDING, layout_of, read_declaration
-from polyclinic_strategies.universal.teachers import COVARIANCE, MEAN
+from polyclinic_strategies.universal.teaching.teachers import COVARIANCE, MEAN
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import torch
 
 from polyclinic.federation.events import Event
 from polyclinic.federation.records import Order
-from polyclinic.learning.networks.universal import Task
+from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
@@ -21,7 +21,7 @@ from polyclinic_strategies.universal.loop import Stage, UniversalLoop
 from tests.fakes import FakeGrid
 
 BASE: StateDict = {"encoder.w": torch.zeros(2, 3)}
-DECLARED = declare_in_numbers(Task("segmentation", 2, 1, 2))
+DECLARED = declare_in_numbers(SiteTask("segmentation", 2, 1, 2))
 STATISTICS = {"embedding.mean": torch.zeros(4), "embedding.covariance": torch.eye(4)}
 ORDER = Order("run", "universal", 0, 1, "none", "1", {}, {}, {})
 RULE = {"_target_": "polyclinic_strategies.merging.rules.mean.Mean"}

@@ -14,7 +14,6 @@ from polyclinic.config.compose import load_config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic_server.cli.main import app
 from polyclinic_strategies.universal import masked_pretraining
@@ -24,6 +23,7 @@ from polyclinic_strategies.universal.masked_pretraining import (
     pretrain_encoder,
     split_files,
 )
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.report.masked_report import draw_losses, render, tell_result
 from tests.task_cohort import write_public
 

@@ -10,22 +10,23 @@ from torch.testing import assert_close
 
 from polyclinic.config.schemas import DataConfig
 from polyclinic.imaging.datasets import Case, SiteDataset
-from polyclinic.learning.networks.encoders import ConvolutionalEncoder, average
-from polyclinic.learning.networks.universal import Task, UniversalNetwork
 from polyclinic.learning.preparation import PreparedSite, Sample
-from polyclinic.learning.probing import embeddings, fit_logistic, probe
+from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.training import evaluate
+from polyclinic_strategies.universal.networks.encoders import ConvolutionalEncoder, average
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
+from polyclinic_strategies.universal.networks.probing import embeddings, fit_logistic, probe
 
-CLASSES = Task("classification", 3, 1, 2)
-DENSE = Task("segmentation", 2, 1, 2)
+CLASSES = SiteTask("classification", 3, 1, 2)
+DENSE = SiteTask("segmentation", 2, 1, 2)
 
 
-def data(task: Task) -> DataConfig:
+def data(task: SiteTask) -> DataConfig:
     labels = tuple(f"class {number}" for number in range(task.classes))
     return DataConfig(task.kind, task.channels, labels, "LPS", None, (16, 16), 1, 1.0, (), ())  # type: ignore[arg-type]
 
 
-def network(task: Task | None, seed: int = 0) -> UniversalNetwork:
+def network(task: SiteTask | None, seed: int = 0) -> UniversalNetwork:
     torch.manual_seed(seed)
     one = UniversalNetwork(ConvolutionalEncoder(2, 3, [16, 16], [8, 16]))
     if task is not None:
@@ -61,7 +62,7 @@ def square(rng: torch.Generator) -> tuple[Tensor, Tensor]:
     ]
 
 
-def prepared(task: Task) -> PreparedSite:
+def prepared(task: SiteTask) -> PreparedSite:
     rng = torch.Generator().manual_seed(0)
     if task.kind == "classification":
         samples = [sample(number, stripes(number % 3, rng), number % 3) for number in range(45)]
@@ -73,7 +74,9 @@ def prepared(task: Task) -> PreparedSite:
 
 
 @pytest.mark.parametrize(("task", "least"), [(CLASSES, 0.9), (DENSE, 0.65)])
-def test_what_can_be_separated_is_separated_and_the_encoder_stays(task: Task, least: float) -> None:
+def test_what_can_be_separated_is_separated_and_the_encoder_stays(
+    task: SiteTask, least: float
+) -> None:
     one, site = network(task), prepared(task)
     before = {name: tensor.clone() for name, tensor in one.encoder.state_dict().items()}
     score = probe(one, site)
@@ -86,7 +89,7 @@ def test_what_can_be_separated_is_separated_and_the_encoder_stays(task: Task, le
 
 @pytest.mark.parametrize("task", [CLASSES, DENSE])
 def test_a_probe_is_the_same_every_time_whatever_the_head_was_and_the_world_s_randomness(
-    task: Task,
+    task: SiteTask,
 ) -> None:
     one, other, site = network(task), network(None), prepared(task)
     torch.manual_seed(99)

@@ -6,14 +6,15 @@ from torch import nn
 from torch.nn import functional
 from torch.testing import assert_close
 
-from polyclinic.learning.networks.encoders import (
+from polyclinic.learning.site_tasks import SiteTask
+from polyclinic_strategies.universal.networks.encoders import (
     ConvolutionalEncoder,
     VitEncoder,
     average,
     embed,
     read_at,
 )
-from polyclinic.learning.networks.universal import Head, Task, UniversalNetwork
+from polyclinic_strategies.universal.networks.network import Head, UniversalNetwork
 
 
 def network(channels: int = 3, dims: int = 2) -> UniversalNetwork:
@@ -42,7 +43,7 @@ def test_maps_have_the_promised_channels_and_sizes(
 def test_volumes_are_read_and_segmented_too(one: UniversalNetwork) -> None:
     image = torch.rand(2, 1, 16, 16, 16)
     assert one(image).shape == (2, 2 * sum(one.encoder.widths))
-    one.attach_head(Task("segmentation", 3, 1, 3))
+    one.attach_head(SiteTask("segmentation", 3, 1, 3))
     assert one(image).shape == (2, 3, 16, 16, 16)
 
 
@@ -90,15 +91,17 @@ def test_an_image_of_one_channel_is_repeated() -> None:
 
 def test_other_channels_get_a_stem_that_is_not_shared() -> None:
     one = network()
-    one.attach_head(Task("classification", 2, 1, 2))
+    one.attach_head(SiteTask("classification", 2, 1, 2))
     assert isinstance(one.stem, nn.Identity)
-    one.attach_head(Task("classification", 2, 2, 2))
+    one.attach_head(SiteTask("classification", 2, 2, 2))
     assert isinstance(one.stem, nn.Conv2d) and one(torch.rand(2, 2, 16, 16)).shape == (2, 2)
     assert {name.split(".")[0] for name in one.state_dict()} == {"encoder", "stem", "head"}
 
 
-@pytest.mark.parametrize("task", [Task("classification", 3, 3, 2), Task("segmentation", 3, 3, 2)])
-def test_a_batch_of_one_can_be_trained_on(task: Task) -> None:
+@pytest.mark.parametrize(
+    "task", [SiteTask("classification", 3, 3, 2), SiteTask("segmentation", 3, 3, 2)]
+)
+def test_a_batch_of_one_can_be_trained_on(task: SiteTask) -> None:
     one = network()
     one.attach_head(task)
     logits = one.train()(torch.rand(1, 3, 16, 16))
@@ -112,7 +115,7 @@ def test_a_batch_of_one_can_be_trained_on(task: Task) -> None:
 def test_a_dense_head_is_a_linear_layer_on_the_upsampled_standardized_maps_together() -> None:
     torch.manual_seed(0)
     maps = [torch.randn(2, 8, 8, 8) * 3 + 1, torch.randn(2, 16, 4, 4)]
-    head = Head(Task("segmentation", 3, 3, 2), [8, 16], 2).eval()
+    head = Head(SiteTask("segmentation", 3, 3, 2), [8, 16], 2).eval()
     rows = torch.cat(
         [
             functional.interpolate(each, size=(16, 16), mode="bilinear", align_corners=False)
@@ -129,7 +132,7 @@ def test_a_dense_head_is_a_linear_layer_on_the_upsampled_standardized_maps_toget
 
 def test_calibrating_returns_standardized_rows_and_in_training_the_batch_is_the_measure() -> None:
     torch.manual_seed(0)
-    head = Head(Task("classification", 2, 3, 2), [8], 2).eval()
+    head = Head(SiteTask("classification", 2, 3, 2), [8], 2).eval()
     rows = head.calibrate(torch.randn(50, 16) * 4 - 2)
     assert_close(rows.mean(0), torch.zeros(16), atol=1e-5, rtol=0)
     assert_close(rows.std(0, correction=0), torch.ones(16), atol=1e-3, rtol=0)
@@ -143,4 +146,4 @@ def test_calibrating_returns_standardized_rows_and_in_training_the_batch_is_the_
 
 
 def test_a_task_says_what_it_is() -> None:
-    assert str(Task("segmentation", 4, 1, 3)) == "segmentation, 4 classes, 1 channel, 3-D"
+    assert str(SiteTask("segmentation", 4, 1, 3)) == "segmentation, 4 classes, 1 channel, 3-D"

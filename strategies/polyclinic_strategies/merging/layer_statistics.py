@@ -6,6 +6,7 @@ samples: they tell a coordinator which directions of the weights matter there, a
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
+from dataclasses import replace
 from itertools import islice
 
 import torch
@@ -13,17 +14,34 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.schemas import TrainingConfig
+from polyclinic.config.schemas import ShiftsConfig, TrainingConfig
+from polyclinic.federation.hospital import LayerStatistic
 from polyclinic.learning.modes import training_mode
+from polyclinic.learning.preparation import PreparedSite, training_loader
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.learning.training import device_of
 
 GRAM, FISHER = "gram", "fisher"
+BATCHES = 8  # of a contribution
 INPUTS = 4096  # a layer with more inputs has a Gram matrix of more than 64 MiB
 _AT_ONCE = 2**22  # unfolded numbers in memory, in float64
 
 Batches = Iterable[Mapping[str, Tensor]]  # as `preparation.training_loader` yields them
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
+
+
+def measure_gram(
+    network: nn.Module, prepared: PreparedSite, training: TrainingConfig, seed: int
+) -> StateDict:
+    """Compute `gram_matrices` over a few batches of a hospital's training cases, without shifts."""
+    return gram_matrices(network, _batches(prepared, training, seed), BATCHES)
+
+
+def measure_fisher(
+    network: nn.Module, prepared: PreparedSite, training: TrainingConfig, seed: int
+) -> StateDict:
+    """Compute `fisher_diagonal` over a few batches of a hospital's training cases, without shifts."""
+    return fisher_diagonal(network, _batches(prepared, training, seed), training, BATCHES)
 
 
 def gram_matrices(
@@ -162,3 +180,12 @@ def _first(loader: Batches, batches: int) -> Iterator[Mapping[str, Tensor]]:
     if batches < 1:
         raise ValueError(f"{batches} batches: at least one is needed")
     return islice(iter(loader), batches)
+
+
+def _batches(prepared: PreparedSite, training: TrainingConfig, seed: int) -> Batches:
+    """Return batches of the images as they are."""
+    return training_loader(prepared, replace(training, shifts=ShiftsConfig()), seed)
+
+
+# what a rule may ask for in its `needs`
+LAYER_STATISTICS: Mapping[str, LayerStatistic] = {GRAM: measure_gram, FISHER: measure_fisher}

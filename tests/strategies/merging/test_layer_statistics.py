@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from torch.testing import assert_close
 
 from polyclinic.config.schemas import TrainingConfig
-from polyclinic.describing import layers as statistics
-from polyclinic.describing.layers import fisher_diagonal, gram_matrices
+from polyclinic_strategies.merging import layer_statistics as statistics
+from polyclinic_strategies.merging.layer_statistics import fisher_diagonal, gram_matrices
 
 TRAINING = TrainingConfig(
     epochs=1,

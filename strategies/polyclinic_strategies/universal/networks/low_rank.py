@@ -12,8 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from polyclinic.learning.networks.universal import ENCODER, UniversalNetwork
 from polyclinic.learning.state_dict import StateDict, subtract
+from polyclinic_strategies.universal.networks.network import ENCODER, UniversalNetwork
 
 UP, DOWN = ".up", ".down"
 WEIGHT = "weight"

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from polyclinic.learning.state_dict import StateDict
-from polyclinic_strategies.universal.teachers import Teacher, distances
+from polyclinic_strategies.universal.teaching.teachers import Teacher, distances
 
 FADE = 2.0  # a teacher counts 1/e as much on an image whose squared distance is so much more than that of its own images, which is 1
 FULL, NONE = (

@@ -1,8 +1,7 @@
 """The universal model's network: an encoder that all hospitals share, and a head that is each hospital's own."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -11,30 +10,10 @@ from torch.nn import functional
 
 from polyclinic.config.compose import instantiate
 from polyclinic.learning.modes import quick
-from polyclinic.learning.networks.encoders import Encoder, embed
+from polyclinic.learning.site_tasks import SiteTask
+from polyclinic_strategies.universal.networks.encoders import Encoder, embed
 
 ENCODER = "encoder."  # what travels is called so
-
-
-@dataclass(frozen=True)
-class Task:
-    """What a hospital declares of its task: nothing about its classes but how many there are.
-
-    Attributes:
-        kind: segmentation or classification.
-        classes: How many, at least 2; of a segmentation the background is one.
-        channels: Of its images.
-        dimensions: 2 or 3, of its images; a 2-D encoder reads volumes slice by slice.
-    """
-
-    kind: Literal["segmentation", "classification"]
-    classes: int
-    channels: int
-    dimensions: int
-
-    def __str__(self) -> str:
-        channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
-        return f"{self.kind}, {self.classes} classes, {channels}, {self.dimensions}-D"
 
 
 class Head(nn.Module):
@@ -44,7 +23,7 @@ class Head(nn.Module):
     appendix A.1): maps whose numbers are small count like others, also while the encoder changes.
     """
 
-    def __init__(self, task: Task, widths: Sequence[int], spatial_dims: int) -> None:
+    def __init__(self, task: SiteTask, widths: Sequence[int], spatial_dims: int) -> None:
         """Build it with small random weights.
 
         Args:
@@ -116,11 +95,11 @@ class UniversalNetwork(nn.Module):
         """Build it without a head.
 
         Args:
-            encoder: One of `polyclinic.learning.networks.encoders`, or a node of conf/ that names it.
+            encoder: One of `polyclinic_strategies.universal.networks.encoders`, or a node of conf/ that names it.
         """
         super().__init__()
         self.encoder: Encoder = instantiate(encoder) if isinstance(encoder, dict) else encoder
-        self.task: Task | None = None
+        self.task: SiteTask | None = None
         self.stem: nn.Module = nn.Identity()
         self.head: Head | None = None
 
@@ -129,7 +108,7 @@ class UniversalNetwork(nn.Module):
         """2 or 3."""
         return len(self.encoder.size)
 
-    def attach_head(self, task: Task) -> None:
+    def attach_head(self, task: SiteTask) -> None:
         """Give it the head of a task, with random weights, and where its images have other channels than the encoder a stem too."""
         convolution = nn.Conv2d if self.spatial_dims == 2 else nn.Conv3d
         wanted = self.encoder.in_channels

@@ -9,10 +9,16 @@ from torch.nn.utils import parametrize
 from torch.testing import assert_close
 
 from polyclinic.config.compose import instantiate, load_config
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import StateDict, shared_names
 from polyclinic_strategies.universal import exchange
-from polyclinic_strategies.universal.low_rank import attach, expand, factors, is_factored, layout
+from polyclinic_strategies.universal.networks.low_rank import (
+    attach,
+    expand,
+    factors,
+    is_factored,
+    layout,
+)
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 MODELS = {
     "universal": ["model=universal", "model.encoder.widths=[8,16,32,64]"],

@@ -3,7 +3,7 @@ import torch
 from torch.nn import functional
 from torch.testing import assert_close
 
-from polyclinic.learning.networks.identity import IdentityNetwork
+from polyclinic_strategies.proxy.networks.identity import IdentityNetwork
 
 SHAPE = (16, 24, 16)
 

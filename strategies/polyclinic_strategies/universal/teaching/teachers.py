@@ -9,10 +9,10 @@ from torch import Tensor
 
 from polyclinic.config.schemas import DataConfig
 from polyclinic.errors import ModelInvalid, TooFewSubjects
-from polyclinic.learning.networks.encoders import average
-from polyclinic.learning.networks.universal import UniversalNetwork
-from polyclinic.learning.probing import embeddings
 from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.universal.networks.encoders import average
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
+from polyclinic_strategies.universal.networks.probing import embeddings
 
 MEAN, COVARIANCE = "embedding.mean", "embedding.covariance"
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from polyclinic_strategies.universal.teachers import COVARIANCE, MEAN, Teacher, distances
+from polyclinic_strategies.universal.teaching.teachers import COVARIANCE, MEAN, Teacher, distances
 
 
 def gaussian(rows: torch.Tensor) -> Teacher:

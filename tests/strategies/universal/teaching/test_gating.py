@@ -5,8 +5,8 @@ import torch
 from torch.testing import assert_close
 
 from polyclinic.learning.state_dict import StateDict
-from polyclinic_strategies.universal.gating import gate_teachers, trust
-from polyclinic_strategies.universal.teachers import COVARIANCE, MEAN, Teacher
+from polyclinic_strategies.universal.teaching.gating import gate_teachers, trust
+from polyclinic_strategies.universal.teaching.teachers import COVARIANCE, MEAN, Teacher
 
 
 def weights(seed: int) -> StateDict:

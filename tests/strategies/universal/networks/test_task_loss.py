@@ -5,7 +5,7 @@ from monai.losses import DiceCELoss
 from torch.nn import functional
 from torch.testing import assert_close
 
-from polyclinic.learning.losses import TaskLoss
+from polyclinic_strategies.universal.networks.task_loss import TaskLoss
 
 
 def test_classes_have_cross_entropy_with_smoothing() -> None:

@@ -3,7 +3,7 @@ import torch
 from torch import Tensor, nn
 
 from polyclinic.imaging.deformation import exponentiate, jacobian_determinant
-from polyclinic.learning.networks.flow_generator import FlowGenerator
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
 CHANNELS = (4, 4, 4)
 

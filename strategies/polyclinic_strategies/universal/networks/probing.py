@@ -13,10 +13,10 @@ from torch.nn import functional
 from polyclinic.config.schemas import DataConfig
 from polyclinic.learning.metrics import recall_per_class, summarize
 from polyclinic.learning.modes import training_mode
-from polyclinic.learning.networks.encoders import embed, read_at
-from polyclinic.learning.networks.universal import Head, UniversalNetwork
 from polyclinic.learning.preparation import PreparedSite, Sample, as_batch
 from polyclinic.learning.training import device_of, evaluate
+from polyclinic_strategies.universal.networks.encoders import embed, read_at
+from polyclinic_strategies.universal.networks.network import Head, UniversalNetwork
 
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on the squared weights
 ITERATIONS = 100

@@ -12,14 +12,15 @@ from polyclinic.config.release import Release
 from polyclinic.describing.average_image import AverageImage
 from polyclinic.describing.channel_gaussians import ChannelGaussians
 from polyclinic.describing.correlation import Correlation
-from polyclinic.describing.describing import STATISTICS, describe
 from polyclinic.describing.early_features import EarlyFeatures
 from polyclinic.describing.histogram import Histogram
 from polyclinic.describing.regions import crop_to_patient, standardize
+from polyclinic.describing.statistics import describe, statistics
 from polyclinic.errors import TooFewSubjects
 from polyclinic.imaging.foreground import foreground
 
 NOTHING = nn.Identity()  # the network of statistics that need none
+STATISTICS = statistics()
 ALONE = [name for name, statistic in STATISTICS.items() if not statistic.needs_network]
 CUT = [
     "average_image",
