@@ -15,7 +15,7 @@ PROGRAM = re.compile(r"^(?:\w+=\S+ )*polyclinic(-server|-client)?$")
 INLINE = re.compile(r"`([^`\n]+)`")
 CHOICE = re.compile(rf"(?:^|[\s'\"`(])({'|'.join(GROUPS)})=([a-z][\w,/]*)(?=$|[\s'\"`),.;:])")
 HISTORY = "CHANGELOG.md"  # what older versions had is named there
-OWN = {"median", "trimmed_rounds", "quantiles"}  # what the tutorials add
+OWN = {"median", "clipping"}  # what the tutorials add
 
 
 def lines_of_code() -> Iterator[tuple[str, str]]:

@@ -81,9 +81,9 @@ def test_settings_show_the_rule(tmp_path: Path) -> None:
 def test_settings_show_the_strategy(tmp_path: Path) -> None:
     environment = install("own-strategy", tmp_path)
     printed = run(
-        environment, tmp_path, "-m", "polyclinic_server.cli.main", "settings", "strategy=robust"
+        environment, tmp_path, "-m", "polyclinic_server.cli.main", "settings", "strategy=clipping"
     )
-    assert "strategy: robust" in printed
+    assert "strategy: clipping" in printed
 
 
 def test_the_readme_shows_the_rule_of_the_tutorial() -> None:
