@@ -26,6 +26,7 @@ from polyclinic_strategies.universal.events import StageBegins
 from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, make_teacher
 from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.loop import Stage, UniversalLoop
+<<<<<<< HEAD
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.report.record import BEFORE
 from polyclinic_strategies.universal.settings import (
@@ -33,6 +34,9 @@ from polyclinic_strategies.universal.settings import (
     check_parts,
     universal_settings,
 )
+=======
+from polyclinic_strategies.universal.report.state import BEFORE
+>>>>>>> d4acd9b (Reports: methods contribute sections, runs are read into typed models, one implementation of axes and formats)
 from polyclinic_strategies.universal.stage_log import StageBook
 from polyclinic_strategies.universal.strategy import Universal
 

@@ -1,31 +1,29 @@
 """What a deformation proxy's figures mean for a hospital, and what they do not: two lists of sentences."""
 
-from polyclinic.reporting.summary import show
+from polyclinic.reporting.formats import show_interval, show_score, show_share, subtract
 from polyclinic_strategies.proxy.report.narrative import (
     AUC_LIMIT,
     GUESSING,
     SHARP,
     find_proxy,
     hides,
-    show_interval,
-    show_share,
     tell_best,
 )
-from polyclinic_strategies.proxy.report.record import (
+from polyclinic_strategies.proxy.report.state import (
     MEAN,
     ORIGINALS,
-    Arm,
     Attack,
     Attempt,
-    ProxyRun,
+    ProxyState,
+    WarpState,
     highest,
     strongest,
 )
 
 
-def tell_meaning(run: ProxyRun) -> list[str]:
+def tell_meaning(state: ProxyState) -> list[str]:
     """What was reached."""
-    proxy, originals = find_proxy(run), run.arm(ORIGINALS)
+    proxy, originals = find_proxy(state), state.warp(ORIGINALS)
     words = [_what_travels(proxy)]
     if proxy is None or not proxy.attacks:
         return words
@@ -37,37 +35,37 @@ def tell_meaning(run: ProxyRun) -> list[str]:
         "Guessing gives 50."
     )
     words += _naming(top, before)
-    through, direct = proxy.dice.get(MEAN), run.direct.get(MEAN)
+    through, direct = proxy.dice.get(MEAN), state.direct.dice.get(MEAN)
     if through is not None and direct is not None:
-        loss = round(direct, 3) - round(through, 3)
+        loss = subtract(direct, through)
         price = f"costs {loss:.3f} of Dice" if loss > 0 else "costs no Dice"
         words.append(
-            f"The way through the proxy {price}: {show(through)} instead of {show(direct)} (1 is perfect)."
+            f"The way through the proxy {price}: {show_score(through)} instead of {show_score(direct)} (1 is perfect)."
         )
     return words
 
 
-def tell_limits(run: ProxyRun) -> list[str]:
+def tell_limits(state: ProxyState) -> list[str]:
     """What is not reached, and what was not shown."""
-    proxy = find_proxy(run)
+    proxy = find_proxy(state)
     found = highest(proxy.attacks) if proxy else None
     words = []
     if found is not None:
         attack, best = found
         if best.auc > AUC_LIMIT:
             words.append(
-                f"The target was missed: {attack.name} reaches an AUC of {show(best.auc)}, and no attacker should exceed "
+                f"The target was missed: {attack.name} reaches an AUC of {show_score(best.auc)}, and no attacker should exceed "
                 f"{AUC_LIMIT:.2f}. Do not send proxies to whoever may not know the patients."
             )
-        words.append(_not_anonymous(best, hides(run)))
-        words.append(_few(run, best))
+        words.append(_not_anonymous(best, hides(state)))
+        words.append(_few(state, best))
     else:
         words.append("Nothing was measured of what proxies hide: treat them as patients' images.")
-    words += _weak(run)
+    words += _weak(state)
     words.append(
         "The answer is as private as the proxy: the segmentation of a warped brain shows the same shapes to the same people."
     )
-    words.append(_kept(run))
+    words.append(_kept(state))
     words.append(
         "Several proxies of one patient say more than one: an attacker may average over the keys, which some of the attackers below do. "
         "Every further scan that is sent adds to it."
@@ -78,7 +76,7 @@ def tell_limits(run: ProxyRun) -> list[str]:
     return words
 
 
-def _what_travels(proxy: Arm | None) -> str:
+def _what_travels(proxy: WarpState | None) -> str:
     moved = ""
     if proxy is not None and proxy.strength_mm is not None:
         at_most = f", at most {proxy.largest_mm:.1f} mm" if proxy.largest_mm is not None else ""
@@ -111,13 +109,13 @@ def _not_anonymous(best: Attempt, hidden: bool) -> str:
             "better. Treat proxies as patients' data."
         )
     return (
-        f"{said}: an AUC of {show(best.auc)} is more than guessing, so proxies still say something of who a patient is. Treat them as "
+        f"{said}: an AUC of {show_score(best.auc)} is more than guessing, so proxies still say something of who a patient is. Treat them as "
         "patients' data."
     )
 
 
-def _few(run: ProxyRun, best: Attempt) -> str:
-    tested = best.people or run.people.get("test")
+def _few(state: ProxyState, best: Attempt) -> str:
+    tested = best.people or state.people.get("test")
     among = f", tried on {tested} people of one data set" if tested else ""
     known = ""
     if best.low is not None and best.high is not None:
@@ -131,8 +129,8 @@ def _few(run: ProxyRun, best: Attempt) -> str:
     return f"These are the attackers that we could think of{among}. {more}{known}"
 
 
-def _weak(run: ProxyRun) -> list[str]:
-    originals = run.arm(ORIGINALS)
+def _weak(state: ProxyState) -> list[str]:
+    originals = state.warp(ORIGINALS)
     top = strongest(originals.attacks) if originals else None
     if top is None:
         return [
@@ -140,15 +138,15 @@ def _weak(run: ProxyRun) -> list[str]:
         ]
     if top.auc < SHARP:
         return [
-            f"The attackers are not sharp: on original images the strongest reaches {show(top.auc)}. A low AUC on proxies says less then."
+            f"The attackers are not sharp: on original images the strongest reaches {show_score(top.auc)}. A low AUC on proxies says less then."
         ]
     return []
 
 
-def _kept(run: ProxyRun) -> str:
+def _kept(state: ProxyState) -> str:
     """What a warp leaves where it was; with figures where they were measured."""
     told = [
-        f"{extra.title}: {found}" for extra in run.extras if (found := tell_best(extra.attacks))
+        f"{extra.title}: {found}" for extra in state.extras if (found := tell_best(extra.attacks))
     ]
     general = (
         "A warp moves what is there and takes nothing away: texture, lesions, and anything that is there in one person and not in another "

@@ -3,7 +3,6 @@
 The page loads nothing and runs nothing, as that of `polyclinic_server.reports.page`, whose look it has.
 """
 
-from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -14,9 +13,10 @@ import torch
 from torch import Tensor
 
 from polyclinic.imaging.pictures import encode_png
+from polyclinic.reporting.chart import MOST_POINTS, Chart, draw_series
+from polyclinic.reporting.formats import MINUS, plural, show_date
 from polyclinic.reporting.page import make_environment, write_page
-from polyclinic.reporting.summary import MINUS, plural, show_date
-from polyclinic_strategies.proxy.report.charts import MOST_POINTS, Plot, draw_series
+from polyclinic.reporting.pictures import as_uri
 from polyclinic_strategies.universal.masked_pretraining import Pretrained, Reconstruction
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -56,7 +56,7 @@ def render(name: str, found: Pretrained) -> str:
             learned=learned(found),
             tiles=_tiles(found),
             strips=[draw_strip(each) for each in found.pictures],
-            plot=draw_losses(found.losses),
+            chart=draw_losses(found.losses),
             version=version("polyclinic"),
         )
     )
@@ -76,7 +76,7 @@ def tell_result(found: Pretrained) -> str:
     return f"On {many} that it was not trained on, the encoder misses what is hidden by {share:.0f} % less than each image's mean colour does."
 
 
-def draw_losses(losses: Sequence[float]) -> Plot:
+def draw_losses(losses: Sequence[float]) -> Chart:
     """The loss over the steps; of many steps, means of neighbours."""
     every = -(-len(losses) // MOST_POINTS)
     groups = [losses[start : start + every] for start in range(0, len(losses), every)]
@@ -102,7 +102,7 @@ def draw_strip(found: Reconstruction) -> Strip:
         return shown if len(shown) == 3 else shown[:1].expand(3, -1, -1)
 
     def source(picture: Tensor) -> str:
-        return f"data:image/png;base64,{b64encode(encode_png(picture)).decode()}"
+        return as_uri(encode_png(picture))
 
     seen = torch.where(
         plane(found.hidden), torch.tensor(HIDDEN).view(3, 1, 1), grey(found.original)
