@@ -52,9 +52,10 @@ def find_best(results: Results, table: ScoreTable) -> tuple[Arm, float] | None:
 
 def tell_verdict(gain: float) -> str:
     """Say whether something helped, of a difference of scores."""
+    made = "helped" if gain > 0 else "did not help"
     if abs(gain) < NO_CLEAR_DIFFERENCE:
-        return "made no clear difference"
-    return f"{'helped' if gain > 0 else 'did not help'} in this run ({show_difference(gain)})"
+        made = "made no clear difference"
+    return f"{made} in this run ({show_difference(gain)})"
 
 
 def _tell_lead(results: Results, table: ScoreTable, notes: Mapping[str, ArmNote]) -> str:

@@ -21,6 +21,12 @@ LOCAL, POOLED = "local", "pooled"  # every hospital alone; all images in one pla
 REFERENCES = frozenset({LOCAL, POOLED})
 State = TypeVar("State", bound=BaseModel)
 Found = TypeVar("Found")
+EXPECTED = {
+    "model_type": "an object was expected",
+    "dict_type": "an object was expected",
+    "mapping_type": "an object was expected",
+    "tuple_type": "a list was expected",
+}
 
 
 @dataclass(frozen=True)
@@ -139,13 +145,13 @@ def read_results(run_folder: Path) -> Results:
     Raises:
         RunError: The folder has no run.json, or a damaged one.
     """
-    run = read_state(run_folder)
+    run = _without_own_opponents(read_state(run_folder))
     metrics, skipped = read_metrics(run_folder / "metrics.jsonl")
     arms = tuple(
         Arm(arm.name, arm.title or arm.name, arm.note, arm.kind, arm.name in REFERENCES)
         for arm in run.arms
     )
-    opponents = _opponents(run, {arm.name for arm in arms})
+    opponents = {each.name for each in run.comparison.entries} if run.comparison else set()
     config = run_folder / "config.yaml"
     results = Results(
         folder=run_folder,
@@ -210,14 +216,19 @@ def describe_damage(error: ValidationError, inside: str = "") -> str:
     where = (inside + ".".join(map(str, first["loc"]))).rstrip(".")
     if first["type"] == "missing":
         return f"'{where}' is missing"
-    message = first["msg"].removeprefix("Value error, ")
+    message = EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
     return f"'{where}': {message}" if where else message
 
 
-def _opponents(run: RunState, arms: Collection[str]) -> frozenset[str]:
-    """Name the models that an arm is compared with; what is an arm itself stays one."""
-    entries = run.comparison.entries if run.comparison else ()
-    return frozenset(entry.name for entry in entries if entry.name and entry.name not in arms)
+def _without_own_opponents(run: RunState) -> RunState:
+    """Leave out of what an arm is compared with what is an arm itself, or has no name."""
+    if run.comparison is None:
+        return run
+    arms = {arm.name for arm in run.arms}
+    named = {each.name: each for each in run.comparison.entries if each.name}
+    entries = tuple(each for name, each in named.items() if name not in arms)
+    comparison = run.comparison.model_copy(update={"entries": entries})
+    return run.model_copy(update={"comparison": comparison})
 
 
 def _hospitals(run: RunState, metrics: Sequence[Metric]) -> tuple[Hospital, ...]:

@@ -15,13 +15,28 @@ WIDTH = 100  # columns: what any terminal shows
 WIDE = 1000  # columns: more than a table ever needs
 
 
-def make_table(title: str, names: Iterable[str], figures: Iterable[str], caption: str = "") -> Table:
-    """Make an empty table with some columns of names and some of figures."""
+def make_table(
+    title: str,
+    names: Iterable[str],
+    figures: Iterable[str],
+    *,
+    caption: str = "",
+    fold: bool = False,
+) -> Table:
+    """Make an empty table with some columns of names and some of figures.
+
+    Args:
+        title: Above it.
+        names: Heads of the columns of names.
+        figures: Heads of the columns of figures.
+        caption: Under it.
+        fold: Whether figures that do not fit are folded; else their end is left out.
+    """
     table = Table(title=Text(title), caption=Text(caption) if caption else None)
     for head in names:
         table.add_column(Text(head), overflow="fold")
     for head in figures:
-        table.add_column(Text(head), justify="right", overflow="fold")
+        table.add_column(Text(head), justify="right", overflow="fold" if fold else "ellipsis")
     return table
 
 

@@ -78,6 +78,7 @@ def _attackers_table(state: ProxyState) -> Table:
         f"AUC of each attacker, mean and in brackets the highest restart; {GUESSING} is guessing, {AUC_LIMIT:.2f} the limit",
         ["attacker"],
         [warp.title for warp in tested],
+        fold=True,
     )
     for row in compare_attackers([warp.attacks for warp in tested]):
         cells = [
@@ -93,6 +94,7 @@ def _dice_table(state: ProxyState) -> Table:
         "Dice of each class; in brackets the difference to that without a proxy",
         ["class"],
         ["without a proxy", *(warp.title for warp in find_scored(state))],
+        fold=True,
     )
     for row in compare_dice(state):
         cells = [
