@@ -92,15 +92,19 @@ def show_span(seconds: float) -> str:
     return " ".join(f"{count} {unit}" for count, unit in parts[first : first + 2] if count)
 
 
-def show_seconds(seconds: float) -> str:
-    """Write a short time exactly, a long one in its two largest units."""
+def show_seconds(seconds: float | None) -> str:
+    """Write a short time exactly, a long one in its two largest units; a dash where there is none."""
+    if seconds is None:
+        return EN_DASH
     if seconds < 1:
         return f"{seconds:.2f} s"
     return f"{seconds:.1f} s" if seconds < 60 else show_span(seconds)
 
 
-def show_bytes(count: int) -> str:
-    """Write a number of bytes with three digits and a unit."""
+def show_bytes(count: int | None) -> str:
+    """Write a number of bytes with three digits and a unit; a dash where there is none."""
+    if count is None:
+        return EN_DASH
     if count < 1000:
         return f"{count} B" if count else "0"
     unit, factor = next(

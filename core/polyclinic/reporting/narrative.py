@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from polyclinic.reporting.formats import (
     compare_scores,
+    join_words,
     plural,
     show_difference,
     show_score,
@@ -14,16 +15,23 @@ from polyclinic.reporting.scores import ScoreTable, headline
 from polyclinic.reporting.section import ArmNote, Section, Summary, Tile
 
 NO_CLEAR_DIFFERENCE = 0.005  # a gain smaller than this is reported as none
-NO_TEST_YET = "These are scores on validation images: no test result is in yet."
-ONE_RUN = "This is one run with one split of the subjects: small differences may be chance."
+NO_TEST_YET = "These are scores on validation images. No test result is in yet."
+ONE_RUN = "This is one run with one split of the subjects: small differences may be due to chance."
 TOGETHER = ArmNote("Training together")
 REFERENCES = {LOCAL: "every hospital alone", POOLED: "all images in one place"}
 SCORES = {
-    "Dice": "Dice is the overlap of the model's outlines with the reference outlines: 0 is none, 1 is perfect.",
-    "balanced accuracy": "Balanced accuracy is the share of images recognised correctly, averaged over the classes "
-    "so that a rare class counts as much as a common one: 1 is perfect.",
-    "score": "The score of a segmentation is Dice (overlap with the reference outlines), that of a classification balanced accuracy: "
-    "1 is perfect.",
+    "Dice": (
+        "Dice is the overlap between the model's outlines and the reference outlines: 0 is no "
+        "overlap, 1 is perfect."
+    ),
+    "balanced accuracy": (
+        "Balanced accuracy is the share of images recognised correctly, averaged over the classes. "
+        "A rare class counts as much as a common one. 1 is perfect."
+    ),
+    "score": (
+        "The score of a segmentation is Dice, the overlap with the reference outlines. The score of "
+        "a classification is balanced accuracy. 1 is perfect."
+    ),
 }
 
 
@@ -60,23 +68,22 @@ def tell_verdict(gain: float) -> str:
 
 def _tell_lead(results: Results, table: ScoreTable, notes: Mapping[str, ArmNote]) -> str:
     over = f"averaged over {plural(len(table.averaged), 'hospital')}"
-    name = results.run.score_name
+    measure = results.run.score_name
     best = find_best(results, table)
     if best is None:
         means = ((arm, table.mean_score(arm.name)) for arm in results.arms)
         arm, score = max(((a, s) for a, s in means if s is not None), key=lambda pair: pair[1])
-        reached = f"{arm.title} reaches a {name} of {show_score(score)}"
+        reached = f"{arm.title} reaches a {measure} of {show_score(score)}"
         return f"No federated model has a score; {over}, {reached}."
     arm, score = best
     note = notes.get(arm.name, TOGETHER)
-    reached = f"{over}, {arm.title} reaches a {name} of {show_score(score)}"
+    reached = f"{over}, {arm.title} reaches a {measure} of {show_score(score)}"
     local = table.mean_score(LOCAL)
     if local is not None:
         verdict = f"{note.subject} {tell_verdict(subtract(score, local))}"
-        return f"{verdict}: {reached}, against {show_score(local)} for hospitals that trained alone."
-    return note.lead or (
-        f"{reached[0].upper()}{reached[1:]}; this run has no model trained by a hospital alone to compare it with."
-    )
+        return f"{verdict}: {reached}. Hospitals that trained alone reach {show_score(local)}."
+    alone = "No hospital trained a model alone in this run, so there is no comparison with that."
+    return note.lead or f"{reached[0].upper()}{reached[1:]}. {alone}"
 
 
 def _tell_proportion(results: Results, table: ScoreTable, notes: Mapping[str, ArmNote]) -> str:
@@ -87,9 +94,8 @@ def _tell_proportion(results: Results, table: ScoreTable, notes: Mapping[str, Ar
         words.append(_tell_gains(best[0], find_gains(table, best[0])))
         pooled = table.mean_score(POOLED)
         if pooled is not None:
-            gap = show_score(abs(subtract(pooled, best[1])))
-            side = "below" if best[1] < pooled else "above"
-            words.append(f"Its mean is {gap} {side} that of one model trained on all images in one place.")
+            place = compare_scores(best[1], pooled)
+            words.append(f"Its mean is {place} that of one model trained on all images in one place.")
     words += [notes[arm.name].support for arm in results.arms if arm.name in notes]
     words.append(NO_TEST_YET if table.source == "validate" else "")
     return " ".join(filter(None, [*words, ONE_RUN]))
@@ -105,9 +111,9 @@ def _tell_gains(arm: Arm, gains: Mapping[str, float]) -> str:
     if not gains:
         return ""
     worse = [f"{site} ({show_difference(gain)})" for site, gain in gains.items() if gain < 0]
-    losers = f"; it did worse at {', '.join(worse)}" if worse else ""
+    losers = f" It does worse at {join_words(worse)}." if worse else ""
     share = f"{sum(gain > 0 for gain in gains.values())} of {plural(len(gains), 'hospital')}"
-    return f"{arm.title} did better than the hospital alone at {share}{losers}."
+    return f"{arm.title} does better than the hospital's own model at {share}.{losers}"
 
 
 def _find_tiles(
@@ -119,10 +125,11 @@ def _find_tiles(
     for arm in results.arms:
         score = table.mean_score(arm.name)
         if arm.reference and score is not None:
-            found.append((show_score(score), f"{arm.title}: {REFERENCES.get(arm.name, 'reference')}"))
+            meaning = REFERENCES.get(arm.name, "reference")
+            found.append((show_score(score), f"{arm.title}: {meaning}"))
     gains = find_gains(table, best[0]) if best else {}
     if gains:
         better = sum(gain > 0 for gain in gains.values())
-        found.append((f"{better} of {len(gains)}", "hospitals better off with it than alone"))
+        found.append((f"{better} of {len(gains)}", "hospitals do better with it than alone"))
     tiles = [tile for arm in results.arms if arm.name in notes for tile in notes[arm.name].tiles]
     return (*found, *tiles)

@@ -58,5 +58,9 @@ def make_environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
     )
     environment.filters |= FILTERS
-    environment.globals |= {"interval": formats.show_interval, "plural": formats.plural}
+    environment.globals |= {
+        "interval": formats.show_interval,
+        "plural": formats.plural,
+        "were": formats.were,
+    }
     return environment

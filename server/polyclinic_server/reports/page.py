@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polyclinic.reporting.chart import Chart
 from polyclinic.reporting.curves import curves, draw_curves, styles
-from polyclinic.reporting.formats import show_duration
+from polyclinic.reporting.formats import plural, show_date, show_duration
 from polyclinic.reporting.narrative import SCORES, summarize
 from polyclinic.reporting.page import make_environment, write_page
 from polyclinic.reporting.pictures import read_legend, read_pictures
@@ -20,6 +20,8 @@ from polyclinic_server.reports.participation import find_absences, find_particip
 
 TEMPLATES = Path(__file__).parent / "templates"
 LOSS_TITLE = "Training loss, lower is better"
+TASKS = {"own": "Tasks of their own"}
+PHASES = {"train": "training", "validate": "validation", "test": "test"}
 PACES = {"rounds": "federated", "arrivals": "on arrival", "stages": "in stages"}
 
 
@@ -42,7 +44,6 @@ def render(results: Results) -> str:
     title = f"{results.run.score_name} on validation images, higher is better"
     scores = draw_curves(title, curves(results, "validate", "score"), results.arms)
     gallery = read_pictures(results)
-    trained = [hospital for hospital in results.hospitals if not hospital.describes]
     return (
         make_environment(TEMPLATES)
         .get_template("report.html.j2")
@@ -61,6 +62,9 @@ def render(results: Results) -> str:
             plots=[(title, scores), (LOSS_TITLE, _draw_losses(results))],
             styles=styles(results.arms),
             kinds={arm.name: _name_kind(arm) for arm in results.arms},
+            noted=[arm for arm in results.arms if arm.note],
+            facts=_list_facts(results),
+            phases=PHASES,
             gallery=gallery,
             colours=read_legend(results) if gallery else {},
             participation=find_participation(results),
@@ -68,8 +72,6 @@ def render(results: Results) -> str:
             in_rounds=has_rounds(results),
             without_rounds=[arm for arm in results.arms if not arm.has_rounds],
             pooled=next((arm for arm in results.arms if arm.name == POOLED), None),
-            duration=show_duration(results.run.started, results.run.finished),
-            test_images=sum(hospital.test or 0 for hospital in trained),
         )
     )
 
@@ -99,3 +101,19 @@ def _draw_losses(results: Results) -> Chart | None:
 def _name_kind(arm: Arm) -> str:
     """Say in a word how an arm's model is made."""
     return "reference" if arm.reference else PACES.get(arm.pace or "", "without rounds")
+
+
+def _list_facts(results: Results) -> list[str]:
+    """List what stands under the title."""
+    run = results.run
+    tested = sum(hospital.test or 0 for hospital in results.hospitals if not hospital.describes)
+    duration = show_duration(run.started, run.finished)
+    facts = (
+        TASKS.get(run.task, run.task.capitalize()),
+        plural(len(results.hospitals), "hospital"),
+        plural(results.rounds, "round") if has_rounds(results) else "",
+        plural(tested, "test image") if tested else "",
+        f"started {show_date(run.started)}" if run.started else "",
+        f"took {duration}" if duration else "",
+    )
+    return [fact for fact in facts if fact]

@@ -32,13 +32,13 @@ REFUSED = {
     "BaseMismatch": "it was not trained from the federation's starting model",
     "StaleBase": "it was trained from a starting model that is too old",
     "TensorsMissing": "parts of the network are missing in it",
-    "TensorsExtra": "it has parts that the network has not",
+    "TensorsExtra": "it has parts that the network does not have",
     "ShapeRefused": "it is of another network",
     "TypeRefused": "its numbers are in another format",
-    "NotFinite": "it holds values that are not numbers, as after a training that failed",
+    "NotFinite": "it holds values that are not numbers, as a failed training leaves them",
     "NormTooLarge": "it is far larger than the others' contributions",
     "ContributionTooLarge": "its file is too large",
-    "UnknownSite": "the hospital is not one of the federation's",
+    "UnknownSite": "the hospital does not belong to the federation",
     "SiteMismatch": "it was sent in another hospital's name",
     "TaskMismatch": "it was made for another task",
     "ContributionDamaged": "its file is damaged",
@@ -48,7 +48,12 @@ NAMED_TIMES = 3
 
 @dataclass(frozen=True)
 class Notice:
-    """Something about one hospital that a reader should know; `reason` is the coordinator's own sentence."""
+    """Something about one hospital that a reader should know.
+
+    Attributes:
+        text: Follows the hospital's name.
+        reason: The coordinator's own sentence; may be empty.
+    """
 
     site: str
     text: str
@@ -60,9 +65,11 @@ def tell_result(figures: MergingFigures) -> str:
     ours, best = figures.published, figures.best
     if ours.mean is None or best is None or best.mean is None or ours.difference is None:
         return ""
+    over = f"averaged over {plural(len(figures.averaged), 'hospital')}"
     return (
-        f"{SUBJECT} {tell_verdict(ours.difference)}: averaged over {plural(len(figures.averaged), 'hospital')}, {ours.title} scores "
-        f"{show_score(ours.mean)}, against {show_score(best.mean)} for the best single hospital's model ({best.title}), used everywhere."
+        f"{SUBJECT} {tell_verdict(ours.difference)}: {over}, {ours.title} scores "
+        f"{show_score(ours.mean)}. The best single hospital's model ({best.title}), used everywhere, "
+        f"scores {show_score(best.mean)}."
     )
 
 
@@ -71,19 +78,23 @@ def tell_place(figures: MergingFigures) -> str:
     ours, best = figures.published, figures.best
     if ours.mean is None or best is None or best.mean is None:
         return ""
+    place = compare_scores(ours.mean, best.mean)
     return (
-        f"{ours.title} is {compare_scores(ours.mean, best.mean)} the best single hospital's model ({best.title}, used at every hospital)"
-        f"{tell_recovery(ours.recovery)}."
+        f"{ours.title} is {place} the best single hospital's model ({best.title}, used at every "
+        f"hospital).{tell_recovery(ours.recovery)}"
     )
 
 
 def tell_recovery(recovery: float | None) -> str:
-    """Say what a recovery means, after what was compared; nothing where it is undefined."""
+    """Say what a recovery means, after the sentence with the comparison; nothing if undefined."""
     if recovery is None or recovery <= 0:
         return ""
     if recovery >= 1:
-        return ", and at least as good as the model trained on all images in one place"
-    return f", which closes {show_percent(recovery)} of the gap between that and the model trained on all images in one place"
+        return " It is at least as good as the model trained on all images in one place."
+    return (
+        f" This closes {show_percent(recovery)} of the gap between that and the model trained on all "
+        "images in one place."
+    )
 
 
 def tell_arrivals(story: Story) -> str:
@@ -97,16 +108,17 @@ def tell_arrivals(story: Story) -> str:
         who = f"{len(story.sites('contribution'))} of {plural(everybody, 'hospital')}"
         words = [f"{who} contributed, the first after {show_span(arrivals[0])}{last}."]
     if 0 < story.most_present < everybody:
-        words.append(f"Never were all there at once: at most {story.most_present} of {everybody}.")
+        most = f"At most {story.most_present} of {everybody} hospitals were online at once"
+        words.append(f"{most}.")
     if models:
         made = len(story.publications[-1].sites)
-        of = f"; the last is made of {plural(made, 'contribution')}" if made else ""
-        words.append(f"{plural(models, 'model')} {were(models)} published{of}.")
+        words.append(f"{plural(models, 'model')} {were(models)} published.")
+        words += [f"The last is made of {plural(made, 'contribution')}."] if made else []
     if refused:
-        words.append(f"{plural(refused, 'contribution')} {were(refused)} refused, for the reasons below.")
+        words.append(f"{plural(refused, 'contribution')} {were(refused)} refused; see below why.")
     if story.restarts:
         times = "once" if len(story.restarts) == 1 else f"{len(story.restarts)} times"
-        words.append(f"The coordinator was started again {times} and went on with what it had received.")
+        words.append(f"The coordinator was started again {times} and kept what it had received.")
     return " ".join(words)
 
 
@@ -119,14 +131,16 @@ def tell_development(steps: Sequence[Step], levels: Sequence[Level]) -> str:
         return "Too few models were scored by every hospital to compare them with each other."
     first, last = complete[0], complete[-1]
     gain = subtract(last.mean, first.mean)
-    went = "stayed about the same" if abs(gain) < NO_CLEAR_DIFFERENCE else "rose" if gain > 0 else "fell"
+    went = "rose" if gain > 0 else "fell"
+    if abs(gain) < NO_CLEAR_DIFFERENCE:
+        went = "stayed about the same"
     words = [
-        f"From model {first.number} to model {last.number} the mean {went}, from {show_score(first.mean)} to "
-        f"{show_score(last.mean)} ({show_difference(gain)})."
+        f"From model {first.number} to model {last.number} the mean {went}, from "
+        f"{show_score(first.mean)} to {show_score(last.mean)} ({show_difference(gain)})."
     ]
     best = max(complete, key=lambda step: step.mean)
     if subtract(best.mean, last.mean) > 0:
-        words.append(f"The highest was model {best.number} with {show_score(best.mean)}.")
+        words.append(f"Model {best.number} had the highest mean, {show_score(best.mean)}.")
     lost = [
         site
         for site, score in last.scores.items()
@@ -135,7 +149,8 @@ def tell_development(steps: Sequence[Step], levels: Sequence[Level]) -> str:
     if lost:
         words.append(f"At {join_words(lost)} the last model scores lower than the first.")
     if levels:
-        words.append(f"The last model is {join_words([_place(last.mean, level) for level in levels])}.")
+        places = [_place(last.mean, level) for level in levels]
+        words.append(f"The last model is {join_words(places)}.")
     return " ".join(words)
 
 
@@ -147,17 +162,18 @@ def tell_worth(figures: MergingFigures, score_name: str) -> tuple[str, ...]:
     """Compare the published model with the best single hospital's, the references and the controls."""
     ours, best = figures.published, figures.best
     if ours.mean is None:
-        return ("The merged model was not tested at the hospitals that the others were tested at.",)
-    lead = f"{ours.title} reaches a mean {score_name} of {show_score(ours.mean)}"
+        return ("The merged model was not tested at the hospitals where the others were tested.",)
+    lead = f"{ours.title} reaches a mean {score_name} of {show_score(ours.mean)}."
     if best is not None and best.mean is not None:
-        beside = f"the best single hospital's model ({best.title}, {show_score(best.mean)})"
-        lead += f", {compare_scores(ours.mean, best.mean)} {beside}{tell_recovery(ours.recovery)}"
+        place = compare_scores(ours.mean, best.mean)
+        single = f"the best single hospital's model ({best.title}, {show_score(best.mean)})"
+        lead = f"{lead[:-1]}, {place} {single}.{tell_recovery(ours.recovery)}"
     others = [
         f"{compare_scores(ours.mean, row.mean)} {row.title}"
         for row in figures.standings
         if row.role == "reference" and row.mean is not None
     ]
-    words = [f"{lead}.", *([f"It is {join_words(others)}."] if others else [])]
+    words = [lead, *([f"It is {join_words(others)}."] if others else [])]
     for row in figures.standings:
         if row.role == "control" and row.mean is not None:
             words.append(_tell_control(row.title, row.mean, subtract(ours.mean, row.mean)))
@@ -165,10 +181,10 @@ def tell_worth(figures: MergingFigures, score_name: str) -> tuple[str, ...]:
 
 
 def _tell_control(title: str, mean: float, gain: float) -> str:
-    counts = "so what counts is what the hospitals learned"
+    meaning = "So it matters what the hospitals learned."
     if gain < NO_CLEAR_DIFFERENCE:
-        counts = "so the score says nothing about what the hospitals learned"
-    return f"The {title} reaches {show_score(mean)}, {counts}."
+        meaning = "So the score says nothing about what the hospitals learned."
+    return f"The {title} reaches {show_score(mean)}. {meaning}"
 
 
 def _tell_better_rule(figures: MergingFigures, ours: float) -> list[str]:
@@ -180,9 +196,7 @@ def _tell_better_rule(figures: MergingFigures, ours: float) -> list[str]:
     mean, title = max(rules, key=lambda pair: pair[0], default=(ours, ""))
     if subtract(mean, ours) <= 0:
         return []
-    return [
-        f"Of the rules, {title} has the highest score ({show_score(mean)}); it was not the one that was published."
-    ]
+    return [f"Of the rules, {title} has the highest score ({show_score(mean)}). It was not published."]
 
 
 def tell_restoration(found: Sequence[Restoration]) -> str:
@@ -195,9 +209,10 @@ def tell_restoration(found: Sequence[Restoration]) -> str:
     singles = [each for each in found if each.role == "single"]
     single = max(singles, key=lambda each: each.restored, default=None)
     if ours and single:
+        place = compare_scores(ours.restored, single.restored)
         text += (
-            f" With restoration for both, merging ({show_score(ours.restored)}) is {compare_scores(ours.restored, single.restored)} "
-            f"the best single hospital's model ({single.title}, {show_score(single.restored)})."
+            f" With restoration for both, merging ({show_score(ours.restored)}) is {place} the best "
+            f"single hospital's model ({single.title}, {show_score(single.restored)})."
         )
     return text
 
@@ -221,9 +236,11 @@ def tell_travels(results: Results, travels: Sequence[Travel]) -> str:
     if not home or not away:
         return ""
     worst, whose, where = min(away)
+    elsewhere = show_score(fmean(score for score, *_ in away))
     text = (
-        f"On average a hospital's model scores {show_score(fmean(home))} at its own hospital and {show_score(fmean(score for score, *_ in away))} "
-        f"at others; lowest is {show_score(worst)}, the model of {whose} at {where}."
+        f"On average a hospital's model scores {show_score(fmean(home))} at its own hospital and "
+        f"{elsewhere} at others. The lowest score is {show_score(worst)}: the model of {whose} at "
+        f"{where}."
     )
     if not merged:
         return text
@@ -238,7 +255,7 @@ def find_notices(marks: Iterable[Mark]) -> tuple[Notice, ...]:
         if mark.kind != "contribution":
             grouped.setdefault((mark.site, mark.kind, mark.error, mark.reason), []).append(mark.at)
     return tuple(
-        Notice(site, _tell_mark(kind, error, _list_times(times)), reason if kind != "duplicate" else "")
+        Notice(site, _tell_mark(kind, error, _list_times(times)), reason)
         for (site, kind, error, reason), times in grouped.items()
     )
 
@@ -253,8 +270,11 @@ def _tell_mark(kind: str, error: str, when: str) -> str:
         why = REFUSED.get(error, "the contribution does not meet the requirements")
         return f"was refused after {when}: {why}."
     if kind == "withdrawn":
-        return f"was withdrawn after {when}. The model published then is the one that never had its contribution."
-    return f"handed in a contribution again after {when} that was there already; it counts once."
+        return (
+            f"was withdrawn after {when}. The model that was published then is the same as one made "
+            "without its contribution."
+        )
+    return f"sent a contribution again after {when}. It counts once."
 
 
 def find_missing(results: Results, arm: Arm) -> tuple[Notice, ...]:

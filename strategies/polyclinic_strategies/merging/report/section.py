@@ -49,7 +49,9 @@ ROLES = {
     "reference": "reference",
 }
 PROCEDURE = (
-    "In a merging arm every hospital trains by itself, from the same starting model, for as long as the configuration says, and sends once how its model differs from the start. The coordinator adds these differences up by a rule. Images do not move, and nobody waits for anybody.",
+    "For merging every hospital trains by itself, from the same starting model, for as long as the "
+    "configuration says. It sends once how its model differs from the start. The coordinator combines "
+    "these differences by a rule. Images do not move, and no hospital waits for another.",
 )
 
 TintedRow = tuple[Travel, tuple[tuple[float | None, str], ...]]
@@ -91,7 +93,8 @@ def make_section(results: Results) -> Section | None:
         ),
         participation=tuple(
             Pointer(
-                f"{report.arm.title} has no rounds: who was there when, and when each contribution arrived, is in its timeline.",
+                f"{report.arm.title} has no rounds. Its timeline shows who was online and when "
+                "contributions arrived.",
                 f"arrivals-{number}",
             )
             for number, report in enumerate(reports, start=1)

@@ -62,7 +62,7 @@ class Timeline:
         restarts: Lines as pixel and words.
         cuts: What is left out, as first and last pixel and words.
         axis: Title of the axis.
-        kinds: Kinds of marks that are drawn.
+        kinds: Kinds of marks that are drawn, with their meaning.
     """
 
     frame: Frame
@@ -72,7 +72,7 @@ class Timeline:
     ticks: tuple[Tick, ...]
     cuts: tuple[tuple[float, float, str], ...]
     axis: str
-    kinds: tuple[str, ...]
+    kinds: tuple[tuple[str, str], ...]
 
 
 class TimeAxis:
@@ -148,9 +148,9 @@ def draw_timeline(story: Story) -> Timeline:
             (x(at), f"coordinator started again, {show_span(at)}") for at in story.restarts
         ),
         ticks=tuple(x.ticks()),
-        cuts=tuple((x(a), x(b), f"{show_span(b - a)} without news") for a, b in x.cuts),
+        cuts=tuple((x(a), x(b), f"{show_span(b - a)} without events") for a, b in x.cuts),
         axis="time since the run began" if story.first else "time since merging began",
-        kinds=tuple(kind for kind in MEANINGS if any(mark.kind == kind for mark in story.marks)),
+        kinds=tuple((kind, words) for kind, words in MEANINGS.items() if story.sites(kind)),
     )
 
 

@@ -1,7 +1,8 @@
-"""Each time that a hospital joined, changed or left in a refinement run: what it got, how fast, and who had to send or receive for it.
+"""Each time that a hospital joined, changed or left in a refinement run.
 
-The coordinator counts the bytes that messages hold. It asks hospitals for contributions now and then, and greets them when they come
-online, whatever happens: these bytes are counted apart.
+What it got, how fast, and which hospitals had to send or receive for it. The coordinator counts the bytes
+that messages hold. It asks hospitals for contributions now and then, and greets them when they come online,
+whatever happens: these bytes are counted apart.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -139,7 +140,7 @@ class _Course:
         elif event.why == UPDATE:
             cases = _count(self.cases.get(event.site), "training case")
             first = self.contributions.get(event.site, 0) <= 1
-            how = "joined with" if first else "changed: handed in"
+            how = "joined with" if first else "changed: sent"
             known = _recalculation(self.arrival) if self.arrival else {}
             self._add(event, event.site, UPDATE, f"{how} a contribution from {cases}", **known)
             self.arrival = None

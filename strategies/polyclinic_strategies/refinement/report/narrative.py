@@ -1,7 +1,4 @@
-"""A refinement run in words: what a physician reads first, whose vectors a model is made of, and what others noticed of it.
-
-Every sentence is computed from the figures, also when refinement did not help.
-"""
+"""A refinement run in words, computed from the figures, also when refinement did not help."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -65,17 +62,20 @@ def tell_lead(
     """
     if after is None or not joined + trained:
         return "There are no scores of refined models yet."
-    count, later = joined or trained, ", without labels and without training," if joined else ""
-    who = f"{_number(count)} hospital{'' if count == 1 else 's'} that {'joined later' if joined else 'took part'}{later}"
-    got = f"{who} got a model of {'its' if count == 1 else 'their'} own"
+    count = joined or trained
+    which = "joined later, without labels and without training," if joined else "took part"
+    whose = "a model of its own" if count == 1 else "models of their own"
+    got = f"{_number(count)} hospital{'' if count == 1 else 's'} that {which} got {whose}"
+    score = f"{measure} {show_score(after)}"
     if before is None:
-        return f"{got}: {measure} {show_score(after)}; there is nothing to compare it with."
+        return f"{got}: {score}. There is nothing to compare it with."
     gain = subtract(after, before)
+    compared = f"{score}, and {show_score(before)} with {baseline}."
     if abs(gain) < NO_CLEAR_DIFFERENCE:
-        return f"{got}, but that made no clear difference: {measure} {show_score(after)}, and {show_score(before)} with {baseline}."
+        return f"{got}. That made no clear difference: {compared}"
     if gain < 0:
-        return f"{got}, but that did not help: {measure} {show_score(after)}, against {show_score(before)} with {baseline}."
-    return f"{got}: {measure} {show_score(after)} instead of {show_score(before)} with {baseline}."
+        return f"{got}. That did not help: {compared}"
+    return f"{got}: {score} instead of {show_score(before)} with {baseline}."
 
 
 def tell_gains(gains: Sequence[Gain], baseline: str) -> str:
@@ -85,9 +85,10 @@ def tell_gains(gains: Sequence[Gain], baseline: str) -> str:
     worse = [
         f"{gain.site} ({show_difference(gain.difference)})" for gain in gains if gain.difference < 0
     ]
-    losers = f"; it did worse at {join_words(worse)}" if worse else ""
     better = sum(gain.difference > 0 for gain in gains)
-    return f"The refined model did better than {baseline} at {better} of {plural(len(gains), 'hospital')} that joined later{losers}."
+    where = f"{better} of {plural(len(gains), 'hospital')} that joined later"
+    losers = f" It does worse at {join_words(worse)}." if worse else ""
+    return f"The refined model does better than {baseline} at {where}.{losers}"
 
 
 def tell_shares(shares: Mapping[str, float]) -> str:
@@ -118,24 +119,27 @@ def tell_distance(distance: float | None, fallback: str) -> str:
 
 
 def tell_membership(found: Sequence[MembershipEvent]) -> str:
-    """Tell what came out of the table: who else noticed, and how fast it was."""
+    """Tell what the table shows: which other hospitals noticed, and how long it took."""
     counted = [(each, each.moved.others) for each in found if each.moved is not None]
     if not counted:
         return ""
     noticed = [(each, others) for each, others in counted if others]
-    at = f"at any of these {len(counted)} occasions" if len(counted) > 1 else "at this occasion"
-    words = [] if noticed else [f"Nobody else sent or received a byte for it {at}."]
+    times = "any of these times" if len(counted) > 1 else "this time"
+    words = [] if noticed else [f"No other hospital sent or received a byte {times}."]
     for each, others in noticed:
-        words.append(f"When {each.site} {each.what}, others sent or received too: {list_bytes(others)}.")
-    times = [each.seconds for each in found if each.seconds is not None]
-    if times:
-        most = " at most" if len(times) > 1 else ""
-        words.append(f"From the first question to the model's arrival it took {show_seconds(max(times))}{most}.")
+        moved = list_bytes(others)
+        words.append(f"When {each.site} {each.what}, other hospitals sent or received: {moved}.")
+    seconds = [each.seconds for each in found if each.seconds is not None]
+    if seconds:
+        most = " at most" if len(seconds) > 1 else ""
+        took = show_seconds(max(seconds))
+        words.append(f"From the first question to the arrival of the model it took {took}{most}.")
     for each in found:
         if each.why == WITHDRAWAL and each.recalculated is not None:
+            models = f"{plural(each.recalculated, 'model')} {were(each.recalculated)}"
             words.append(
-                f"After {each.site} left, {plural(each.recalculated, 'model')} {were(each.recalculated)} recalculated "
-                "without it; a hospital keeps the model that it has until it hands in or joins again."
+                f"After {each.site} left, {models} recalculated without it. A hospital keeps its model "
+                "until it sends a new contribution or joins again."
             )
     return " ".join(words)
 
@@ -146,11 +150,12 @@ def tell_choice(state: RefinementState, measure: str) -> str:
     if not tried:
         return ""
     recipe, best = tried[0]
-    words = f"For hospitals that join later it is “{recipe}” ({measure} {show_score(best)})"
+    words = f"Hospitals that join later get “{recipe}” ({measure} {show_score(best)})."
     uniform = next((mean for recipe, mean in tried[1:] if recipe == UNIFORM), None)
     if uniform is not None:
-        words += f", {show_difference(subtract(best, uniform))} beside the same share of everybody"
-    return f"{words}."
+        gain = show_difference(subtract(best, uniform))
+        words += f" The difference from the uniform mean is {gain}."
+    return words
 
 
 def _number(count: int) -> str:

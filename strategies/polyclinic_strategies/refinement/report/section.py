@@ -1,6 +1,8 @@
-"""The part of a report that leads where a run refined: what hospitals that joined later got, who is like whom, and who noticed.
+"""The part of a report about refinement; it leads the page.
 
-Hospitals that took part and hospitals that joined later with a description alone are never averaged together.
+It shows what hospitals that joined later got, which hospitals are alike, and what other hospitals had to
+send or receive. Hospitals that took part and hospitals that joined later with a description alone are
+never averaged together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -55,10 +57,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_TRIALS = 6
 SHAPES = {AVERAGED: "square", CENTRE: "diamond", REFINED: "circle"}
 PROCEDURE = (
-    "For refinement every hospital fine-tunes a common base once, in its own time, and sends how its model differs from it, with a few numbers that describe its images. A refined model is the base plus a mixture of these differences, more of those from hospitals whose images are alike. A hospital that joins later describes its unlabelled images and trains nothing.",
+    "For refinement every hospital fine-tunes a common base once, at a time of its own. It sends how its "
+    "model differs from the base, and a few numbers that describe its images. A refined model is the base "
+    "plus a weighted sum of these differences; hospitals with similar images get more weight. A hospital "
+    "that joins later describes its unlabelled images and trains nothing.",
 )
 PARTICIPATION = (
-    Pointer("Contributing and refining have no rounds: who came, changed or left when is in the table above."),
+    Pointer(
+        "Contributing and refining have no rounds. The table above shows which hospitals joined, changed "
+        "or left, and when.",
+        "membership",
+    ),
 )
 
 
@@ -175,9 +184,9 @@ def choose_portrait(
     chosen = shown[(len(shown) - 1) // 2]
     which = "that joined later" if chosen.site in results.later else "that took part"
     some = " and have pictures" if len(shown) < len(gains) else ""
-    why = f"the one hospital {which}{some}"
+    why = f"the only hospital {which}{some}"
     if len(shown) > 1:
-        why = f"of the {len(shown)} hospitals {which}{some} it is the one with the median gain"
+        why = f"of the {len(shown)} hospitals {which}{some}, it has the median gain"
     return Portrait(
         chosen.site,
         tuple((named[chosen.site][name], caption) for name, caption in captions.items()),
@@ -195,11 +204,10 @@ def _tell_support(results: Results, baseline: str, models: Mapping[str, Refined]
     ]
     unscored = [site for site in results.later if table.score(site, REFINED) is None]
     if unscored:
-        whose = "its model" if len(unscored) == 1 else "their models"
-        words.append(f"{join_words(unscored)} joined later; there is no score of {whose}.")
+        words.append(f"There is no score yet with refined models at {join_words(unscored)}.")
     far = [site for site in results.later if site in models and models[site].fallback]
     if far:
-        words.append(f"For {join_words(far)} nobody was near enough: the model there is the average of all.")
+        words.append(f"No hospital is near enough to {join_words(far)}: the average of all is used.")
     words += [NO_TEST_YET] if table.source == "validate" else []
     return " ".join(filter(None, [*words, ONE_RUN]))
 

@@ -1,6 +1,7 @@
 """Scores of a refinement run.
 
-Hospitals that took part and hospitals that joined later with a description alone are never averaged together.
+Hospitals that took part and hospitals that joined later with a description alone are never averaged
+together.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -30,7 +31,10 @@ TOOK_PART, JOINED_LATER = "took part", "joined later with a description alone"
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """One hospital of the table, or a mean; the refined model's cell has the difference to the baseline."""
+    """One hospital of the table, or a mean.
+
+    The refined model's cell has the difference from the baseline.
+    """
 
     name: str
     note: str

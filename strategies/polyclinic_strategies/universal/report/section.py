@@ -1,4 +1,7 @@
-"""The part of a report about the universal model: who taught it in which stage, what it is worth to each hospital, how it learned."""
+"""The part of a report about the universal model.
+
+It shows which hospital taught it in which stage, what it is worth to each hospital, and how it learned.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -31,12 +34,19 @@ from polyclinic_strategies.universal.report.state import (
 
 TEMPLATES = Path(__file__).parent / "templates"
 DISTILLATION = "distillation"
-PROCEDURE = (
-    "An encoder's score at a hospital is that of a linear head, fitted there to the encoder as it is: on the training images, with the penalty that is best on the validation images, in the same way for every encoder.",
+MEANING_OF_MEAN = (
+    "Scores of different tasks mean different things: use the mean to compare encoders only."
 )
-PARTICIPATION = (Pointer("The universal model has no rounds: who taught it in which stage is above."),)
+PROCEDURE = (
+    "An encoder's score at a hospital is the score of a linear head that was fitted there to the encoder, "
+    "which stays as it is. The head is fitted on the training images, with the penalty that is best on the "
+    "validation images. This is the same for every encoder.",
+)
+PARTICIPATION = (
+    Pointer("The universal model has no rounds. The stages show which hospital taught it when.", "stages"),
+)
 
-Pairs = Mapping[str, tuple[float, float]]  # scores before the first stage and after the last, by hospital
+Pairs = Mapping[str, tuple[float, float]]  # scores before the first and after the last stage, by site
 
 
 @dataclass(frozen=True)
@@ -155,14 +165,13 @@ def draw_losses(stages: tuple[StageState, ...]) -> Chart | None:
 def _tell_lead(pairs: Pairs) -> str:
     """Tell what came out, also when it did not help."""
     if not pairs:
-        return "There are no scores yet of the universal model and of the encoder that it started from."
+        return "There are no scores yet of the universal model and of the encoder that it began as."
     before, after = (fmean(pair[side] for pair in pairs.values()) for side in (0, 1))
-    gain = subtract(after, before)
-    made = tell_verdict(gain)
+    over = f"averaged over {plural(len(pairs), 'hospital')}, each with a task of its own"
     return (
-        f"Sharing one encoder {made}: averaged over {plural(len(pairs), 'hospital')}, each with a "
-        f"task of its own, it scores {show_score(after)}, against {show_score(before)} for the encoder that it started from. It scores higher at "
-        f"{_count_better(pairs)} of {len(pairs)}."
+        f"Sharing one encoder {tell_verdict(subtract(after, before))}: {over}, it scores "
+        f"{show_score(after)}. The encoder that it began as scores {show_score(before)}. It scores higher "
+        f"at {_count_better(pairs)} of {len(pairs)}."
     )
 
 
@@ -176,11 +185,9 @@ def _tell_support(state: UniversalState, pairs: Pairs, validated: bool) -> str:
     worse = [f"{site} ({show_difference(gain)})" for site, gain in differences.items() if gain < 0]
     done = sum(stage.seconds is not None or not stage.contributions for stage in state.stages)
     words = [
-        f"It did worse at {join_words(worse)}." if worse else "",
+        f"It does worse at {join_words(worse)}." if worse else "",
         f"{done} of {state.planned} stages are done." if done < state.planned else "",
-        "Scores of different tasks mean different things, so that the mean is only good for comparing encoders."
-        if pairs
-        else "",
+        MEANING_OF_MEAN if pairs else "",
         NO_TEST_YET if pairs and validated else "",
         ONE_RUN,
     ]
@@ -192,29 +199,30 @@ def _find_tiles(state: UniversalState, pairs: Pairs) -> tuple[Tile, ...]:
     taught = [each for stage in state.stages for each in stage.contributions]
     teachers, tasks = {each.site for each in taught}, {each.task for each in taught}
     caption = f"hospitals taught it, with {plural(len(tasks), 'kind')} of task"
-    better = (f"{_count_better(pairs)} of {len(pairs)}", "hospitals better off than with the encoder before")
+    better = (f"{_count_better(pairs)} of {len(pairs)}", "hospitals do better than with the encoder before")
     return ((str(len(teachers)), caption), *([better] if pairs else []))
 
 
 def tell_how(state: UniversalState) -> str:
     """Tell how hospitals' encoders became one."""
     if state.combine != DISTILLATION:
-        return f"After each stage the hospitals' encoders were merged into one by the rule {state.combine}; no public images were needed."
+        merged = f"After each stage the rule {state.combine} merges the hospitals' encoders into one."
+        return f"{merged} No public images are needed."
     count = f"{state.public_images} " if state.public_images is not None else ""
     return (
-        f"After each stage one encoder learned, on {count}unlabelled images of the coordinator's, what the hospitals' encoders say of them. "
-        "Weight is how much a hospital's encoder counted on these images on average (those unlike its own count less), trust how much it "
-        "counted at all."
+        f"After each stage one encoder learns from the hospitals' encoders, on {count}unlabelled images of "
+        "the coordinator. Weight is how much a hospital's encoder counted on these images on average; it "
+        "counts less on images that are unlike the hospital's own. Trust is how much it counted at all."
     )
 
 
 def tell_stage(state: UniversalState, stage: StageState) -> str:
     """Tell who contributed to a stage, and what came of it."""
     if not stage.contributions:
-        return "Nobody contributed, and the encoder stayed as it was."
+        return "No hospital contributed. The encoder stayed as it was."
     waited = f" in {show_seconds(stage.waited_s)}" if stage.waited_s is not None else ""
-    how = "distilling" if state.combine == DISTILLATION else "merging"
-    made = "no encoder has come of it yet"
+    how = "Distilling" if state.combine == DISTILLATION else "Merging"
+    made = "The stage has made no encoder yet."
     if stage.seconds is not None:
-        made = f"{how} took {show_seconds(stage.seconds)}"
-    return f"{plural(len(stage.contributions), 'hospital')} contributed{waited}; {made}."
+        made = f"{how} took {show_seconds(stage.seconds)}."
+    return f"{plural(len(stage.contributions), 'hospital')} contributed{waited}. {made}"
