@@ -1,6 +1,7 @@
 """Figures of a run: one model for every line of metrics.jsonl, by which it is written and read.
 
-A value of the wrong kind is read as None, for one damaged figure need not cost the others of its line.
+A value of the wrong kind is read as None, for one damaged figure need not cost the others of its
+line.
 """
 
 import json
@@ -40,7 +41,8 @@ class Metric(BaseModel):
 
     Attributes:
         arm: Name of the strategy's run, or of a model that it is compared with.
-        round: Round, counted over all attempts; number of a published model where there are no rounds.
+        round: Round, counted over all attempts; number of a published model where there are no
+            rounds.
         scores: Score of each label.
         missing: Why the hospital reported nothing.
         time: Seconds since 1970.

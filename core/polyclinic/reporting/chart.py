@@ -100,13 +100,12 @@ def draw_series(
     frame = make_frame(width, height)
     x_steps, y_steps = enclose(x for x, _ in shown), enclose(y for _, y in shown)
     plane = Plane(frame.x(x_steps[0], x_steps[-1]), frame.y(y_steps[0], y_steps[-1]))
-    dots = [Dot(plane.x(x), plane.y(y), f"step {x:g}: {y:.4g}") for x, y in shown]
+    dots = tuple(Dot(plane.x(x), plane.y(y), f"step {x:g}: {y:.4g}") for x, y in shown)
+    line = Line(title, COLOURS[0], SOLID, plane.path(shown), dots if len(dots) == 1 else ())
     return Chart(
         title=title,
         frame=frame,
-        lines=(
-            Line(title, COLOURS[0], SOLID, plane.path(shown), tuple(dots) if len(dots) == 1 else ()),
-        ),
+        lines=(line,),
         x_ticks=plane.x.ticks(x_steps),
         y_ticks=plane.y.ticks(y_steps),
         x_title="step",

@@ -34,9 +34,7 @@ class Curve:
     partial: frozenset[int]
 
 
-def curves(
-    results: Results, phase: Phase, quantity: Literal["loss", "score"]
-) -> tuple[Curve, ...]:
+def curves(results: Results, phase: Phase, quantity: Literal["loss", "score"]) -> tuple[Curve, ...]:
     """Make one curve for each arm with rounds that has any value of the quantity."""
     return tuple(
         _curve(arm, sites)

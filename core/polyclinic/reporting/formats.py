@@ -85,7 +85,12 @@ def show_duration(started: str, finished: str) -> str:
 def show_span(seconds: float) -> str:
     """Write a time in its two largest units."""
     whole = round(seconds)
-    parts = (whole // 86400, "d"), (whole // 3600 % 24, "h"), (whole // 60 % 60, "min"), (whole % 60, "s")
+    parts = (
+        (whole // 86400, "d"),
+        (whole // 3600 % 24, "h"),
+        (whole // 60 % 60, "min"),
+        (whole % 60, "s"),
+    )
     first = next((place for place, (count, _) in enumerate(parts) if count), None)
     if first is None:
         return "0"
@@ -93,7 +98,7 @@ def show_span(seconds: float) -> str:
 
 
 def show_seconds(seconds: float | None) -> str:
-    """Write a short time exactly, a long one in its two largest units; a dash where there is none."""
+    """Write a short time exactly, a long one in its two largest units; None is a dash."""
     if seconds is None:
         return EN_DASH
     if seconds < 1:

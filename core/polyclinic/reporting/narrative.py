@@ -29,8 +29,8 @@ SCORES = {
         "A rare class counts as much as a common one. 1 is perfect."
     ),
     "score": (
-        "The score of a segmentation is Dice, the overlap with the reference outlines. The score of "
-        "a classification is balanced accuracy. 1 is perfect."
+        "The score of a segmentation is Dice, the overlap with the reference outlines. The score "
+        "of a classification is balanced accuracy. 1 is perfect."
     ),
 }
 
@@ -95,7 +95,9 @@ def _tell_proportion(results: Results, table: ScoreTable, notes: Mapping[str, Ar
         pooled = table.mean_score(POOLED)
         if pooled is not None:
             place = compare_scores(best[1], pooled)
-            words.append(f"Its mean is {place} that of one model trained on all images in one place.")
+            words.append(
+                f"Its mean is {place} that of one model trained on all images in one place."
+            )
     words += [notes[arm.name].support for arm in results.arms if arm.name in notes]
     words.append(NO_TEST_YET if table.source == "validate" else "")
     return " ".join(filter(None, [*words, ONE_RUN]))

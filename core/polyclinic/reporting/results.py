@@ -84,7 +84,7 @@ class Hospital:
     describes: bool = False
 
 
-HOSPITAL_FIELDS = frozenset(field.name for field in fields(Hospital)) - {"name"}
+HOSPITAL_FIELDS = {field.name for field in fields(Hospital)} - {"name"}
 
 
 @dataclass(frozen=True)

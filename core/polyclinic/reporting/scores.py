@@ -95,7 +95,9 @@ def score_table(
 
 def _row(scores: Mapping[str, float], arms: Sequence[Arm]) -> dict[str, Cell]:
     shown = {arm: round(score, 3) for arm, score in scores.items()}
-    top = max((shown[arm.name] for arm in arms if arm.federated and arm.name in shown), default=None)
+    top = max(
+        (shown[arm.name] for arm in arms if arm.federated and arm.name in shown), default=None
+    )
     alone = scores.get(LOCAL)
     cells = {}
     for arm in arms:

@@ -1,8 +1,9 @@
 """What a method contributes to the report of a run.
 
-    def make_section(results: Results) -> Section | None:      # Method(section="package.module:make_section")
+    # METHOD = Method(..., section="package.module:make_section")
+    def make_section(results: Results) -> Section | None:
         state = results.part("shuffling", ShufflingState)
-        if state is None:                                      # the run did not shuffle
+        if state is None:  # the run did not shuffle
             return None
         return Section(TEMPLATES / "shuffling.html.j2", {"swaps": state.swaps})
 
@@ -38,7 +39,8 @@ class ArmNote:
 
     Attributes:
         subject: Of the verdict: "Training together" helped, or did not help.
-        lead: The result in one sentence where no hospital trained alone to compare with; may be empty.
+        lead: The result in one sentence where no hospital trained alone to compare with; may be
+            empty.
         support: A sentence that puts it in proportion; may be empty.
         tiles: Figures for the top of the page.
     """
@@ -68,7 +70,8 @@ class Section:
         leads: Whether the section takes the place of the summary and of the table of all scores.
         summary: Takes the place of the page's own summary.
         arms: Notes on the method's arms, by name.
-        tables: For the terminal; they take the place of the table of all scores if the section leads.
+        tables: For the terminal; they take the place of the table of all scores if the section
+            leads.
         participation: Who took part when, in place of the table of rounds.
         procedure: How the figures were obtained, a sentence or two each.
     """

@@ -1,4 +1,7 @@
-"""Who took part in the rounds of a run, and who was missing when; arms without rounds are left out."""
+"""Who took part in the rounds of a run, and who was missing when.
+
+Arms without rounds are left out.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,7 +35,10 @@ class Absence:
 
 
 def find_participation(results: Results) -> list[Participation]:
-    """Find who took part in the federated arms with rounds; arms in which it was the same are joined."""
+    """Find who took part in the federated arms with rounds.
+
+    Arms in which it was the same are joined.
+    """
     found: list[tuple[list[str], dict[str, tuple[str, ...]]]] = []
     for arm in results.arms:
         if not arm.federated or not arm.has_rounds:

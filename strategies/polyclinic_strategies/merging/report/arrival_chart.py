@@ -111,7 +111,7 @@ def find_steps(results: Results, arm: Arm, story: Story | None) -> tuple[Step, .
 
 
 def find_levels(results: Results, arm: Arm) -> tuple[Level, ...]:
-    """Find other arms and the best single hospital, where they were validated on the same images."""
+    """Find other arms and the best single hospital that were validated on the same images."""
     means = reference_levels(results, arm)
     looks = styles(results.arms)
     levels = [
@@ -138,9 +138,7 @@ def draw_arrivals(
         [score for step in steps for score in step.scores.values()]
         + [level.value for level in levels]
     )
-    plane = Plane(
-        FRAME.x(steps[0].number, steps[-1].number), FRAME.y(marks[0], marks[-1])
-    )
+    plane = Plane(FRAME.x(steps[0].number, steps[-1].number), FRAME.y(marks[0], marks[-1]))
     paths = {
         site: [(step.number, step.scores[site]) for step in steps if site in step.scores]
         for site in dict.fromkeys(site for step in steps for site in step.scores)
@@ -181,7 +179,11 @@ def _number_ticks(steps: Sequence[Step], x: Axis) -> tuple[tuple[float, str, str
     every = max(1, math.ceil(TICK_WIDTH / width))
     room = min(int(width / LETTER_WIDTH) - 1, LONGEST_CAUSE)
     return tuple(
-        (x(step.number), str(step.number), shorten(step.cause, room) if room >= SHORTEST_CAUSE else "")
+        (
+            x(step.number),
+            str(step.number),
+            shorten(step.cause, room) if room >= SHORTEST_CAUSE else "",
+        )
         for step in steps
         if (step.number - first) % every == 0
     )

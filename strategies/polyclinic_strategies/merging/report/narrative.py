@@ -1,7 +1,6 @@
 """What the figures about merging say, computed from them, also when merging is worse."""
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from statistics import fmean
 
 from polyclinic.reporting.formats import (
@@ -10,54 +9,22 @@ from polyclinic.reporting.formats import (
     plural,
     show_difference,
     show_percent,
-    show_rounds,
     show_score,
     show_span,
     subtract,
     were,
 )
 from polyclinic.reporting.narrative import NO_CLEAR_DIFFERENCE, tell_verdict
-from polyclinic.reporting.results import Arm, Results
+from polyclinic.reporting.results import Results
 from polyclinic_strategies.merging.report.arrival_chart import Level, Step
 from polyclinic_strategies.merging.report.standings import (
     MergingFigures,
     Restoration,
     Travel,
-    all_metrics,
 )
-from polyclinic_strategies.merging.report.timeline_events import Mark, Story
+from polyclinic_strategies.merging.report.timeline_events import Story
 
 SUBJECT = "Merging the hospitals' models"
-REFUSED = {
-    "BaseMismatch": "it was not trained from the federation's starting model",
-    "StaleBase": "it was trained from a starting model that is too old",
-    "TensorsMissing": "parts of the network are missing in it",
-    "TensorsExtra": "it has parts that the network does not have",
-    "ShapeRefused": "it is of another network",
-    "TypeRefused": "its numbers are in another format",
-    "NotFinite": "it holds values that are not numbers, as a failed training leaves them",
-    "NormTooLarge": "it is far larger than the others' contributions",
-    "ContributionTooLarge": "its file is too large",
-    "UnknownSite": "the hospital does not belong to the federation",
-    "SiteMismatch": "it was sent in another hospital's name",
-    "TaskMismatch": "it was made for another task",
-    "ContributionDamaged": "its file is damaged",
-}
-NAMED_TIMES = 3
-
-
-@dataclass(frozen=True)
-class Notice:
-    """Something about one hospital that a reader should know.
-
-    Attributes:
-        text: Follows the hospital's name.
-        reason: The coordinator's own sentence; may be empty.
-    """
-
-    site: str
-    text: str
-    reason: str
 
 
 def tell_result(figures: MergingFigures) -> str:
@@ -68,13 +35,16 @@ def tell_result(figures: MergingFigures) -> str:
     over = f"averaged over {plural(len(figures.averaged), 'hospital')}"
     return (
         f"{SUBJECT} {tell_verdict(ours.difference)}: {over}, {ours.title} scores "
-        f"{show_score(ours.mean)}. The best single hospital's model ({best.title}), used everywhere, "
-        f"scores {show_score(best.mean)}."
+        f"{show_score(ours.mean)}. The best single hospital's model ({best.title}), used "
+        f"everywhere, scores {show_score(best.mean)}."
     )
 
 
 def tell_place(figures: MergingFigures) -> str:
-    """Say where the published model is beside the best single hospital's; empty if it was not tested."""
+    """Say where the published model is beside the best single hospital's.
+
+    Empty if it was not tested.
+    """
     ours, best = figures.published, figures.best
     if ours.mean is None or best is None or best.mean is None:
         return ""
@@ -92,8 +62,8 @@ def tell_recovery(recovery: float | None) -> str:
     if recovery >= 1:
         return " It is at least as good as the model trained on all images in one place."
     return (
-        f" This closes {show_percent(recovery)} of the gap between that and the model trained on all "
-        "images in one place."
+        f" This closes {show_percent(recovery)} of the gap between that and the model trained on "
+        "all images in one place."
     )
 
 
@@ -159,7 +129,7 @@ def _place(score: float, level: Level) -> str:
 
 
 def tell_worth(figures: MergingFigures, score_name: str) -> tuple[str, ...]:
-    """Compare the published model with the best single hospital's, the references and the controls."""
+    """Compare the published model with single hospitals, references and controls."""
     ours, best = figures.published, figures.best
     if ours.mean is None:
         return ("The merged model was not tested at the hospitals where the others were tested.",)
@@ -196,7 +166,9 @@ def _tell_better_rule(figures: MergingFigures, ours: float) -> list[str]:
     mean, title = max(rules, key=lambda pair: pair[0], default=(ours, ""))
     if subtract(mean, ours) <= 0:
         return []
-    return [f"Of the rules, {title} has the highest score ({show_score(mean)}). It was not published."]
+    return [
+        f"Of the rules, {title} has the highest score ({show_score(mean)}). It was not published."
+    ]
 
 
 def tell_restoration(found: Sequence[Restoration]) -> str:
@@ -211,8 +183,8 @@ def tell_restoration(found: Sequence[Restoration]) -> str:
     if ours and single:
         place = compare_scores(ours.restored, single.restored)
         text += (
-            f" With restoration for both, merging ({show_score(ours.restored)}) is {place} the best "
-            f"single hospital's model ({single.title}, {show_score(single.restored)})."
+            f" With restoration for both, merging ({show_score(ours.restored)}) is {place} the "
+            f"best single hospital's model ({single.title}, {show_score(single.restored)})."
         )
     return text
 
@@ -246,55 +218,3 @@ def tell_travels(results: Results, travels: Sequence[Travel]) -> str:
         return text
     score, site, title = min(merged)
     return f"{text} {title} scores lowest at {site}, with {show_score(score)}."
-
-
-def find_notices(marks: Iterable[Mark]) -> tuple[Notice, ...]:
-    """Tell refusals, repetitions and withdrawals; the same again is counted."""
-    grouped: dict[tuple[str, str, str, str], list[float]] = {}
-    for mark in marks:
-        if mark.kind != "contribution":
-            grouped.setdefault((mark.site, mark.kind, mark.error, mark.reason), []).append(mark.at)
-    return tuple(
-        Notice(site, _tell_mark(kind, error, _list_times(times)), reason)
-        for (site, kind, error, reason), times in grouped.items()
-    )
-
-
-def _list_times(times: Sequence[float]) -> str:
-    more = f" and {len(times) - NAMED_TIMES} times more" if len(times) > NAMED_TIMES else ""
-    return join_words([show_span(at) for at in times[:NAMED_TIMES]]) + more
-
-
-def _tell_mark(kind: str, error: str, when: str) -> str:
-    if kind == "contribution_refused":
-        why = REFUSED.get(error, "the contribution does not meet the requirements")
-        return f"was refused after {when}: {why}."
-    if kind == "withdrawn":
-        return (
-            f"was withdrawn after {when}. The model that was published then is the same as one made "
-            "without its contribution."
-        )
-    return f"sent a contribution again after {when}. It counts once."
-
-
-def find_missing(results: Results, arm: Arm) -> tuple[Notice, ...]:
-    """Tell scores that a hospital did not give, with the reason."""
-    comparison = results.comparison_of(arm)
-    compared = comparison.entries if comparison else ()
-    titles = {arm.name: arm.title} | {entry.name: entry.title for entry in compared}
-    numbers: dict[tuple[str, str], list[int]] = {}
-    tests: dict[tuple[str, str], list[str]] = {}
-    for m in all_metrics(results):
-        if m.missing and m.phase == "validate" and m.arm == arm.name:
-            numbers.setdefault((m.site, m.missing), []).append(m.round)
-        elif m.missing and m.phase == "test" and m.arm in titles:
-            tests.setdefault((m.site, m.missing), []).append(titles[m.arm])
-    unscored = [
-        Notice(site, f"did not score published model {show_rounds(which)}.", why)
-        for (site, why), which in numbers.items()
-    ]
-    untested = [
-        Notice(site, f"did not test {join_words(list(dict.fromkeys(names)))}.", why)
-        for (site, why), names in tests.items()
-    ]
-    return (*unscored, *untested)

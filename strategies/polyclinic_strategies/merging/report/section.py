@@ -23,9 +23,6 @@ from polyclinic_strategies.merging.report.arrival_chart import (
 )
 from polyclinic_strategies.merging.report.narrative import (
     SUBJECT,
-    Notice,
-    find_missing,
-    find_notices,
     tell_arrivals,
     tell_development,
     tell_place,
@@ -34,6 +31,7 @@ from polyclinic_strategies.merging.report.narrative import (
     tell_travels,
     tell_worth,
 )
+from polyclinic_strategies.merging.report.notices import Notice, find_missing, find_notices
 from polyclinic_strategies.merging.report.standings import MergingFigures, Travel, compare
 from polyclinic_strategies.merging.report.timeline import Timeline, draw_timeline
 from polyclinic_strategies.merging.report.timeline_events import tell_story
@@ -49,9 +47,9 @@ ROLES = {
     "reference": "reference",
 }
 PROCEDURE = (
-    "For merging every hospital trains by itself, from the same starting model, for as long as the "
-    "configuration says. It sends once how its model differs from the start. The coordinator combines "
-    "these differences by a rule. Images do not move, and no hospital waits for another.",
+    "For merging every hospital trains by itself, from the same starting model, for as long as "
+    "the configuration says. It sends once how its model differs from the start. The coordinator "
+    "combines these differences by a rule. Images do not move, and no hospital waits for another.",
 )
 
 TintedRow = tuple[Travel, tuple[tuple[float | None, str], ...]]

@@ -1,8 +1,8 @@
 """Test scores of merged models beside those of single hospitals, of controls and references.
 
-Every mean of one table is over the same hospitals: those at which every model of the table was tested.
-Differences and the recovery are those of the three decimals which are shown, so that a reader who
-calculates finds the same.
+Every mean of one table is over the same hospitals: those at which every model of the table was
+    tested. Differences and the recovery are those of the three decimals which are shown, so that a
+    reader who calculates finds the same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -180,8 +180,8 @@ def recover(merged: float | None, best: float | None, pooled: float | None) -> f
 def reference_levels(results: Results, arm: Arm) -> dict[str, float]:
     """Return the mean last validation score of what the published models can be compared with.
 
-    Only what was measured at every hospital that scored published models, on as many images: anything
-    else is of another split.
+    Only what was measured at every hospital that scored published models, on as many images:
+        anything else is of another split.
     """
     validated: dict[str, dict[str, Metric]] = {}
     for m in sorted(all_metrics(results), key=lambda m: m.round):
@@ -191,7 +191,8 @@ def reference_levels(results: Results, arm: Arm) -> dict[str, float]:
     comparable = {
         name: [found[site].score for site in wanted]
         for name, found in validated.items()
-        if wanted and all(site in found and _same_images(m, found[site]) for site, m in wanted.items())
+        if wanted
+        and all(site in found and _same_images(m, found[site]) for site, m in wanted.items())
     }
     return {
         name: fmean(score for score in scores if score is not None)
@@ -254,7 +255,9 @@ def _restore(
     found = []
     for model in models:
         if model.name in pairs:
-            without, restored = (fmean(scores[n][site] for site in sites) for n in pairs[model.name])
+            without, restored = (
+                fmean(scores[n][site] for site in sites) for n in pairs[model.name]
+            )
             found.append(Restoration(model.name, model.title, model.group, without, restored))
     singles = [each for each in found if each.role == "single"]
     if not singles:

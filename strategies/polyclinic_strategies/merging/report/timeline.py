@@ -1,6 +1,7 @@
 """The arrivals of a merging arm: a row for each hospital, time from left to right.
 
-Long idle times are cut out, and the cut is shown. Kinds of marks differ in shape as well as in colour.
+Long idle times are cut out, and the cut is shown. Kinds of marks differ in shape as well as in
+colour.
 """
 
 from collections.abc import Sequence
@@ -173,7 +174,7 @@ def _row(story: Story, site: str, x: TimeAxis, y: float) -> TimelineRow:
 def _draw_publications(
     models: Sequence[PublishedModel], x: TimeAxis
 ) -> tuple[tuple[float, str, str], ...]:
-    """Place the published models; from the newest back, those have a number that there is room for."""
+    """Place the published models; the newest ones have numbers, as far as there is room."""
     lines: list[tuple[float, str, str]] = []
     labelled = float("inf")  # pixel of the leftmost number
     for model in reversed(models):

@@ -1,6 +1,7 @@
-"""What happened in a merging arm, in the order of time: who was online, what arrived, what came of it.
+"""What happened in a merging arm: who was online, what arrived, what was published.
 
-Hospitals contribute at times of their own, so that there are no rounds and the events tell the course.
+Hospitals contribute at times of their own, so that there are no rounds and the events tell the
+course.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -184,7 +185,10 @@ def _find_spans(moves: Iterable[Joined | Left], begin: float, end: float) -> tup
 
 
 def _find_publications(own: Sequence[Event], begin: float) -> tuple[PublishedModel, ...]:
-    """Find every published model once: a coordinator that was started again announces the newest again."""
+    """Find every published model once.
+
+    A coordinator that was started again announces the newest model again.
+    """
     found: dict[int, PublishedModel] = {}
     causes: list[str] = []
     for event in own:

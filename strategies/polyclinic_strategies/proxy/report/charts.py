@@ -1,4 +1,4 @@
-"""Charts of a deformation proxy: what it costs against what it hides, and the losses of its training."""
+"""Charts of a deformation proxy: what it costs and hides, and the losses of its training."""
 
 from itertools import cycle
 
@@ -93,8 +93,9 @@ def _dot(title: str, point: Point, plane: Plane) -> Dot:
 def draw_losses(state: ProxyState) -> tuple[Chart, ...]:
     """Draw each loss on its own scale, those that are known first."""
     order = list(LOSSES)
-    names = sorted(state.losses, key=lambda name: order.index(name) if name in order else len(order))
+    names = sorted(
+        state.losses, key=lambda name: order.index(name) if name in order else len(order)
+    )
     return tuple(
-        draw_series(*LOSSES.get(name, (name, "")), state.losses[name], *LOSS_SIZE)
-        for name in names
+        draw_series(*LOSSES.get(name, (name, "")), state.losses[name], *LOSS_SIZE) for name in names
     )

@@ -37,10 +37,16 @@ LONG_S = 120.0  # a training that took longer is told in minutes
 ATTACKERS = {
     "Siamese, proxy and proxy": "a network that learned whether two proxies show the same person",
     "Siamese, several keys averaged": "the same, given several proxies of each scan",
-    "Siamese, proxy and original": "a network that looks for a proxy's person among original images",
-    "registration to the atlas, its field": "lays the reference brain over a proxy, and compares how it had to be bent",
+    "Siamese, proxy and original": (
+        "a network that looks for a proxy's person among original images"
+    ),
+    "registration to the atlas, its field": (
+        "lays the reference brain over a proxy, and compares how it had to be bent"
+    ),
     "registration, several keys averaged": "the same, given several proxies of each scan",
-    "nearest original after registration": "undoes what it can by registration, then looks among original images",
+    "nearest original after registration": (
+        "undoes what it can by registration, then looks among original images"
+    ),
     "histogram and texture": "ignores shape: brightness, edges and contrast alone",
 }
 
@@ -158,7 +164,9 @@ def compare_dice(state: ProxyState) -> tuple[DiceRow, ...]:
     """Compare the classes in the order of their labels, the mean last."""
     warps, direct = find_scored(state), state.direct.dice
     scored = {*direct, *(label for warp in warps for label in warp.dice)}
-    ordered = dict.fromkeys([*state.labels, *direct, *(label for warp in warps for label in warp.dice)])
+    ordered = dict.fromkeys(
+        [*state.labels, *direct, *(label for warp in warps for label in warp.dice)]
+    )
     known = [label for label in ordered if label != MEAN and label in scored]
     rows = []
     for label in [*known, *([MEAN] if MEAN in ordered else [])]:

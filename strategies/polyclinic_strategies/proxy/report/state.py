@@ -1,7 +1,7 @@
 """What the training of a deformation proxy measured: proxy.json.
 
-A run that stopped early has less in it, so that everything may be missing. What is there must be of the
-right kind: an object, a list, or a value; a figure that is no number is read as None.
+A run that stopped early has less in it, so that everything may be missing. What is there must be of
+the right kind: an object, a list, or a value; a figure that is no number is read as None.
 """
 
 import json
@@ -22,87 +22,32 @@ from pydantic import (
 
 from polyclinic.errors import RunError
 from polyclinic.federation.events import Word
-from polyclinic.federation.metrics import finite
 from polyclinic.federation.run_state import Count
 from polyclinic.reporting.results import describe_damage
 from polyclinic.system.text import clean
+from polyclinic_strategies.proxy.report.fields import (
+    Series,
+    drawable,
+    read_attacks,
+    read_counts,
+    read_items,
+    read_numbers,
+    read_object,
+    read_points,
+    read_series,
+    read_sizes,
+)
 
 FILE = "proxy.json"
 FORMAT = 1
 ORIGINALS, RANDOM, LEARNED = "originals", "random", "learned"
 MEAN = "mean"
 UNNAMED = "deformation proxy"
-LARGEST = 1e12  # what is larger is no measurement
-
-Series = tuple[tuple[float, float], ...]  # steps and values
-
-
-def drawable(value: object) -> float | None:
-    """Return a number that a drawing can show, None for anything else."""
-    found = finite(value)
-    return found if found is not None and abs(found) <= LARGEST else None
-
-
-def _object(found: object) -> Mapping[str, Any]:
-    if found is None:
-        return {}
-    if not isinstance(found, Mapping):
-        raise ValueError(f"an object was expected, not {type(found).__name__}")
-    return found
-
-
-def _items(found: object) -> Sequence[Any]:
-    if found is None:
-        return ()
-    if not isinstance(found, list | tuple):
-        raise ValueError(f"a list was expected, not {type(found).__name__}")
-    return found
-
-
-def _numbers(found: object) -> dict[str, float]:
-    items = _object(found).items()
-    return {name: value for name, raw in items if (value := drawable(raw)) is not None}
-
-
-def _counts(found: object) -> dict[str, int]:
-    return {role: many for role, many in _object(found).items() if isinstance(many, int)}
-
-
-def _sizes(found: object) -> tuple[int, ...]:
-    return tuple(int(size) for raw in _items(found) if (size := drawable(raw)) is not None)
-
-
-def _attacks(found: object) -> list[dict[str, Any]]:
-    """Keep the attackers with at least one AUC, and their restarts that have one."""
-    attacks = []
-    for name, restarts in _object(found).items():
-        objects = [_object(each) for each in _items(restarts)]
-        attempts = [each for each in objects if drawable(each.get("auc")) is not None]
-        if attempts:
-            attacks.append({"name": name, "attempts": attempts})
-    return attacks
-
-
-def _points(found: object) -> list[Mapping[str, Any]]:
-    objects = [_object(each) for each in _items(found)]
-    return [each for each in objects if None not in map(drawable, (each.get("round_trip"), each.get("auc")))]
-
-
-def _series(found: object) -> dict[str, list[tuple[float, float]]]:
-    """Turn the losses of every step into the steps of every loss."""
-    losses: dict[str, list[tuple[float, float]]] = {}
-    for each in map(_object, _items(found)):
-        step = drawable(each.get("step"))
-        for name, raw in each.items():
-            value = drawable(raw)
-            if name != "step" and step is not None and value is not None:
-                losses.setdefault(name, []).append((step, value))
-    return {name: sorted(points) for name, points in losses.items()}
 
 
 Number = Annotated[float | None, BeforeValidator(drawable)]
-Numbers = Annotated[Mapping[Word, float], BeforeValidator(_numbers)]
-Words = Annotated[tuple[Word, ...], BeforeValidator(_items)]
+Numbers = Annotated[Mapping[Word, float], BeforeValidator(read_numbers)]
+Words = Annotated[tuple[Word, ...], BeforeValidator(read_items)]
 
 
 class _State(BaseModel):
@@ -110,7 +55,7 @@ class _State(BaseModel):
 
 
 class Attempt(_State):
-    """One restart of an attacker, see `polyclinic_strategies.proxy.attacks.verification.Recognition`."""
+    """One restart of an attacker, as `attacks.verification.Recognition` defines the figures."""
 
     auc: float
     tpr: Number = None
@@ -147,7 +92,7 @@ class Attack(_State):
         return mean_of(each.rank1 for each in self.attempts)
 
 
-Attacks = Annotated[tuple[Attack, ...], BeforeValidator(_attacks)]
+Attacks = Annotated[tuple[Attack, ...], BeforeValidator(read_attacks)]
 
 
 class WarpState(_State):
@@ -166,7 +111,7 @@ class WarpState(_State):
     @model_validator(mode="before")
     @classmethod
     def _entitle(cls, found: object) -> Mapping[str, Any]:
-        known = _object(found)
+        known = read_object(found)
         name = clean(known.get("name")) or "unnamed"
         return {**known, "name": name, "title": clean(known.get("title")) or name}
 
@@ -207,8 +152,8 @@ class DirectState(_State):
     cases: Count = None
 
 
-Warps = Annotated[tuple[WarpState, ...], BeforeValidator(_items)]
-Extras = Annotated[tuple[ExtraState, ...], BeforeValidator(_items)]
+Warps = Annotated[tuple[WarpState, ...], BeforeValidator(read_items)]
+Extras = Annotated[tuple[ExtraState, ...], BeforeValidator(read_items)]
 
 
 class ProxyState(_State):
@@ -231,17 +176,17 @@ class ProxyState(_State):
     date: Number = None
     seed: Count = None
     seconds: Number = None
-    people: Annotated[Mapping[Word, int], BeforeValidator(_counts)] = {}
+    people: Annotated[Mapping[Word, int], BeforeValidator(read_counts)] = {}
     visits: Count = None
     labels: Words = ()
     reference: Word = ""
-    shape: Annotated[tuple[int, ...], BeforeValidator(_sizes)] = ()
-    direct: Annotated[DirectState, BeforeValidator(_object)] = DirectState()
+    shape: Annotated[tuple[int, ...], BeforeValidator(read_sizes)] = ()
+    direct: Annotated[DirectState, BeforeValidator(read_object)] = DirectState()
     warps: Warps = Field(default=(), alias="arms")
-    curve: Annotated[tuple[Point, ...], BeforeValidator(_points)] = ()
+    curve: Annotated[tuple[Point, ...], BeforeValidator(read_points)] = ()
     extras: Extras = Field(default=(), alias="extra")
-    losses: Annotated[Mapping[Word, Series], BeforeValidator(_series)] = {}
-    pictures: Annotated[tuple[PictureState, ...], BeforeValidator(_items)] = ()
+    losses: Annotated[Mapping[Word, Series], BeforeValidator(read_series)] = {}
+    pictures: Annotated[tuple[PictureState, ...], BeforeValidator(read_items)] = ()
 
     @field_validator("format")
     @classmethod
@@ -258,7 +203,7 @@ class ProxyState(_State):
     @field_validator("pictures")
     @classmethod
     def _stay_inside(cls, pictures: tuple[PictureState, ...]) -> tuple[PictureState, ...]:
-        """Keep the last part of each file's name: pictures lie in one folder, a name leads nowhere else."""
+        """Keep the last part of each file's name: all pictures lie in one folder."""
         named = [(each.file.rpartition("/")[2], each.title) for each in pictures]
         return tuple(PictureState(file=file, title=title or file) for file, title in named if file)
 
@@ -295,12 +240,15 @@ def read_proxy(out: Path) -> ProxyState:
         found = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise RunError(
-            f"{out}: there is no {FILE} here. Name the folder that `polyclinic-server train-proxy` wrote."
+            f"{out}: there is no {FILE} here. Name the folder that `polyclinic-server "
+            "train-proxy` wrote."
         ) from None
     except (OSError, ValueError, RecursionError) as error:
-        raise RunError(f"{path}: cannot be read ({error}). There is no report without it.") from error
+        raise RunError(
+            f"{path}: cannot be read ({error}). There is no report without it."
+        ) from error
     try:
-        state = ProxyState.model_validate(_object(found))
+        state = ProxyState.model_validate(read_object(found))
     except ValidationError as error:
         problem = describe_damage(error)
     except (ValueError, OverflowError) as error:

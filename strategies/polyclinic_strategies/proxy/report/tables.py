@@ -34,7 +34,7 @@ from polyclinic_strategies.proxy.report.state import (
 
 
 def proxy_tables(out: Path) -> list[Table]:
-    """Make the tables of warps, attackers, and Dice by class; those without any figure are left out.
+    """Make the tables of warps, attackers, and Dice by class; empty tables are left out.
 
     Raises:
         RunError: The folder has no readable proxy.json.
@@ -75,7 +75,8 @@ def _warps_table(state: ProxyState) -> Table:
 def _attackers_table(state: ProxyState) -> Table:
     tested = [warp for warp in state.warps if warp.attacks]
     table = make_table(
-        f"AUC of each attacker, mean and in brackets the highest restart; {GUESSING} is guessing, {AUC_LIMIT:.2f} the limit",
+        f"AUC of each attacker, mean and in brackets the highest restart; {GUESSING} is guessing, "
+        f"{AUC_LIMIT:.2f} the limit",
         ["attacker"],
         [warp.title for warp in tested],
         fold=True,

@@ -72,7 +72,8 @@ class RefinementNews:
         left = self._left.pop(site, None) if event.get("why") == WITHDRAWAL else None
         if left:
             return News(
-                f"{left}, {f'others moved too: {list_bytes(others)}' if others else 'nobody else moved a byte'}"
+                f"{left}, "
+                f"{f'others moved too: {list_bytes(others)}' if others else 'nobody else moved a byte'}"
             )
         return News(
             f"for {site} others sent or received too: {list_bytes(others)}" if others else None

@@ -1,8 +1,8 @@
 """Each time that a hospital joined, changed or left in a refinement run.
 
-What it got, how fast, and which hospitals had to send or receive for it. The coordinator counts the bytes
-that messages hold. It asks hospitals for contributions now and then, and greets them when they come online,
-whatever happens: these bytes are counted apart.
+What it got, how fast, and which hospitals had to send or receive for it. The coordinator counts the
+bytes that messages hold. It asks hospitals for contributions now and then, and greets them when
+they come online, whatever happens: these bytes are counted apart.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -82,8 +82,8 @@ def find_models(events: Iterable[Event]) -> dict[str, Refined]:
 def find_moved(site: str, why: str, found: Mapping[str, Mapping[str, int]]) -> MovedBytes:
     """Sort bytes by hospital and type of message.
 
-    A hospital that changed handed its contribution over when it was asked for one: there this is its
-    own traffic.
+    A hospital that changed handed its contribution over when it was asked for one: there this is
+        its own traffic.
     """
     own = regular = 0
     others: dict[str, int] = {}

@@ -138,15 +138,17 @@ def tell_membership(found: Sequence[MembershipEvent]) -> str:
         if each.why == WITHDRAWAL and each.recalculated is not None:
             models = f"{plural(each.recalculated, 'model')} {were(each.recalculated)}"
             words.append(
-                f"After {each.site} left, {models} recalculated without it. A hospital keeps its model "
-                "until it sends a new contribution or joins again."
+                f"After {each.site} left, {models} recalculated without it. A hospital keeps its "
+                "model until it sends a new contribution or joins again."
             )
     return " ".join(words)
 
 
 def tell_choice(state: RefinementState, measure: str) -> str:
     """Tell which recipe was chosen, and how far ahead it is."""
-    tried = [(trial.recipe, trial.mean) for trial in state.choice.left_out if trial.mean is not None]
+    tried = [
+        (trial.recipe, trial.mean) for trial in state.choice.left_out if trial.mean is not None
+    ]
     if not tried:
         return ""
     recipe, best = tried[0]

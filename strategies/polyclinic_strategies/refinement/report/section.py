@@ -1,8 +1,8 @@
 """The part of a report about refinement; it leads the page.
 
-It shows what hospitals that joined later got, which hospitals are alike, and what other hospitals had to
-send or receive. Hospitals that took part and hospitals that joined later with a description alone are
-never averaged together.
+It shows what hospitals that joined later got, which hospitals are alike, and what other hospitals
+had to send or receive. Hospitals that took part and hospitals that joined later with a description
+alone are never averaged together.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,6 +18,7 @@ from polyclinic.reporting.results import LOCAL, POOLED, Results
 from polyclinic.reporting.scores import score_table
 from polyclinic.reporting.section import Pointer, Section
 from polyclinic_strategies.refinement.events import Refined
+from polyclinic_strategies.refinement.report.likeness import find_likenesses
 from polyclinic_strategies.refinement.report.membership_events import (
     WITHDRAWAL,
     find_membership_events,
@@ -26,10 +27,8 @@ from polyclinic_strategies.refinement.report.membership_events import (
 from polyclinic_strategies.refinement.report.narrative import (
     UNIFORM,
     tell_choice,
-    tell_distance,
     tell_gains,
     tell_membership,
-    tell_shares,
 )
 from polyclinic_strategies.refinement.report.state import (
     CENTRE,
@@ -57,15 +56,16 @@ TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_TRIALS = 6
 SHAPES = {AVERAGED: "square", CENTRE: "diamond", REFINED: "circle"}
 PROCEDURE = (
-    "For refinement every hospital fine-tunes a common base once, at a time of its own. It sends how its "
-    "model differs from the base, and a few numbers that describe its images. A refined model is the base "
-    "plus a weighted sum of these differences; hospitals with similar images get more weight. A hospital "
-    "that joins later describes its unlabelled images and trains nothing.",
+    "For refinement every hospital fine-tunes a common base once, at a time of its own. It sends "
+    "how its model differs from the base, and a few numbers that describe its images. A refined "
+    "model is the base plus a weighted sum of these differences; hospitals with similar images "
+    "get more weight. A hospital that joins later describes its unlabelled images and trains "
+    "nothing.",
 )
 PARTICIPATION = (
     Pointer(
-        "Contributing and refining have no rounds. The table above shows which hospitals joined, changed "
-        "or left, and when.",
+        "Contributing and refining have no rounds. The table above shows which hospitals joined, "
+        "changed or left, and when.",
         "membership",
     ),
 )
@@ -78,23 +78,6 @@ class Portrait:
     site: str
     pictures: tuple[tuple[Picture, str], ...]
     says: str
-
-
-@dataclass(frozen=True)
-class Likeness:
-    """What a hospital's model is made of, and how far the most similar hospital is.
-
-    Attributes:
-        reason: Why it got the average of all; empty if it did not.
-        since: What its model would be made of now, if that is something else.
-    """
-
-    site: str
-    made: str
-    nearest: str
-    distance: str
-    reason: str
-    since: str
 
 
 @dataclass(frozen=True)
@@ -207,7 +190,9 @@ def _tell_support(results: Results, baseline: str, models: Mapping[str, Refined]
         words.append(f"There is no score yet with refined models at {join_words(unscored)}.")
     far = [site for site in results.later if site in models and models[site].fallback]
     if far:
-        words.append(f"No hospital is near enough to {join_words(far)}: the average of all is used.")
+        words.append(
+            f"No hospital is near enough to {join_words(far)}: the average of all is used."
+        )
     words += [NO_TEST_YET] if table.source == "validate" else []
     return " ".join(filter(None, [*words, ONE_RUN]))
 
@@ -226,7 +211,7 @@ def _tell_columns(results: Results, baseline: str) -> str:
 
 
 def _tell_trained(results: Results, baseline: str) -> str:
-    """Say what the hospitals that took part got, where the page is about those that joined later."""
+    """Say what the hospitals that took part got, if the page is about the others."""
     table = score_table(results, None, results.trained)
     ours = table.mean_score(REFINED)
     if leading(results) != results.later or ours is None:
@@ -250,49 +235,6 @@ def _draw_dots(results: Results) -> DotChart | None:
         for heading, sites in ((TOOK_PART, results.trained), (JOINED_LATER, results.later))
     ]
     return draw_dots(groups, list(models.values()))
-
-
-def find_likenesses(
-    results: Results, state: RefinementState, models: Mapping[str, Refined]
-) -> tuple[tuple[str, tuple[Likeness, ...]], ...]:
-    """Find who is like whom: first the hospitals that joined later, for they are what it is about."""
-    groups = ((JOINED_LATER, results.later), (TOOK_PART, state.contributors))
-    return tuple(
-        (
-            title,
-            tuple(_liken(site, state, models.get(site), title == JOINED_LATER) for site in sites),
-        )
-        for title, sites in groups
-        if sites
-    )
-
-
-def _liken(site: str, state: RefinementState, model: Refined | None, later: bool) -> Likeness:
-    """Describe one hospital, by its newest model or else by what run.json says of it at the end."""
-    now = state.coefficients.get(site, {}) if later else {}
-    near = {
-        other: distance
-        for other in state.contributors
-        if other != site and (distance := state.distance(site, other)) is not None
-    }
-    nearest = min(near, key=lambda other: near[other], default="")
-    distance = near.get(nearest)
-    if model is None:
-        reason = state.fallback.get(site, "") if later else ""
-        made = tell_shares(now) if now else "it has no model yet"
-        return Likeness(site, made, nearest, tell_distance(distance, reason), reason, "")
-    if later and model.nearest:
-        nearest, distance = model.nearest, model.distance
-    made = tell_shares(model.coefficients)
-    since = tell_shares(now) if now and model.coefficients else made
-    return Likeness(
-        site,
-        made,
-        nearest,
-        tell_distance(distance, model.fallback),
-        model.fallback,
-        since if since != made else "",
-    )
 
 
 def _rank_trials(state: RefinementState) -> tuple[tuple[RankedTrial, ...], tuple[RankedTrial, ...]]:

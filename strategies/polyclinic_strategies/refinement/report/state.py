@@ -98,8 +98,8 @@ def read_state(results: Results) -> RefinementState | None:
 def place_figures(results: Results) -> Results:
     """Put the figures of a refinement run where reports expect them.
 
-    Its two arms have no rounds, whatever run.json says (early versions named no kind). Hospitals that
-    joined later are listed in the order of joining.
+    Its two arms have no rounds, whatever run.json says (early versions named no kind). Hospitals
+    that joined later are listed in the order of joining.
 
     Raises:
         RunError: The part of run.json about refinement is damaged.

@@ -51,7 +51,10 @@ class Group:
 
 
 def find_columns(results: Results) -> tuple[tuple[str, Arm], ...]:
-    """Return headings and arms of the table, from alone to pooled; arms without any score have none."""
+    """Return headings and arms of the table, from alone to pooled.
+
+    Arms without any score are left out.
+    """
     table = score_table(results, None)
     scored = [
         arm

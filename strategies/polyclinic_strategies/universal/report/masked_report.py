@@ -1,4 +1,4 @@
-"""One page about a pretrained encoder: its loss, and what it paints on images that were held back."""
+"""One page about a pretrained encoder: its loss, and what it paints on held-back images."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -112,7 +112,10 @@ def _tiles(found: Pretrained) -> list[Tile]:
     batch = min(found.settings.batch_size, found.images)
     return [
         (f"{found.missed:.3f}", f"mean error on what is hidden, {held_back}"),
-        (f"{found.missed_by_mean:.3f}", "the same for the mean colour of what is seen of each image"),
+        (
+            f"{found.missed_by_mean:.3f}",
+            "the same for the mean colour of what is seen of each image",
+        ),
         (f"{found.images:,}", f"images trained on, from {plural(found.files, 'file')}"),
         (f"{found.settings.steps:,}", f"steps of {plural(batch, 'image')}"),
     ]

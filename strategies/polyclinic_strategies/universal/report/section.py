@@ -1,6 +1,7 @@
 """The part of a report about the universal model.
 
-It shows which hospital taught it in which stage, what it is worth to each hospital, and how it learned.
+It shows which hospital taught it in which stage, what it is worth to each hospital, and how it
+learned.
 """
 
 from collections.abc import Mapping
@@ -38,15 +39,20 @@ MEANING_OF_MEAN = (
     "Scores of different tasks mean different things: use the mean to compare encoders only."
 )
 PROCEDURE = (
-    "An encoder's score at a hospital is the score of a linear head that was fitted there to the encoder, "
-    "which stays as it is. The head is fitted on the training images, with the penalty that is best on the "
-    "validation images. This is the same for every encoder.",
+    "An encoder's score at a hospital is the score of a linear head that was fitted there to the "
+    "encoder, which stays as it is. The head is fitted on the training images, with the penalty "
+    "that is best on the validation images. This is the same for every encoder.",
 )
 PARTICIPATION = (
-    Pointer("The universal model has no rounds. The stages show which hospital taught it when.", "stages"),
+    Pointer(
+        "The universal model has no rounds. The stages show which hospital taught it when.",
+        "stages",
+    ),
 )
 
-Pairs = Mapping[str, tuple[float, float]]  # scores before the first and after the last stage, by site
+Pairs = Mapping[
+    str, tuple[float, float]
+]  # scores before the first and after the last stage, by site
 
 
 @dataclass(frozen=True)
@@ -137,7 +143,7 @@ def make_table(results: Results, state: UniversalState, stage: StageState) -> St
 
 
 def draw_losses(stages: tuple[StageState, ...]) -> Chart | None:
-    """Draw the loss of every stage's distillation over its steps; None where nothing was distilled."""
+    """Draw the loss of every stage's distillation; None where nothing was distilled."""
     found = [stage for stage in stages if stage.losses]
     if not found:
         return None
@@ -170,8 +176,8 @@ def _tell_lead(pairs: Pairs) -> str:
     over = f"averaged over {plural(len(pairs), 'hospital')}, each with a task of its own"
     return (
         f"Sharing one encoder {tell_verdict(subtract(after, before))}: {over}, it scores "
-        f"{show_score(after)}. The encoder that it began as scores {show_score(before)}. It scores higher "
-        f"at {_count_better(pairs)} of {len(pairs)}."
+        f"{show_score(after)}. The encoder that it began as scores {show_score(before)}. It "
+        f"scores higher at {_count_better(pairs)} of {len(pairs)}."
     )
 
 
@@ -199,20 +205,26 @@ def _find_tiles(state: UniversalState, pairs: Pairs) -> tuple[Tile, ...]:
     taught = [each for stage in state.stages for each in stage.contributions]
     teachers, tasks = {each.site for each in taught}, {each.task for each in taught}
     caption = f"hospitals taught it, with {plural(len(tasks), 'kind')} of task"
-    better = (f"{_count_better(pairs)} of {len(pairs)}", "hospitals do better than with the encoder before")
+    better = (
+        f"{_count_better(pairs)} of {len(pairs)}",
+        "hospitals do better than with the encoder before",
+    )
     return ((str(len(teachers)), caption), *([better] if pairs else []))
 
 
 def tell_how(state: UniversalState) -> str:
     """Tell how hospitals' encoders became one."""
     if state.combine != DISTILLATION:
-        merged = f"After each stage the rule {state.combine} merges the hospitals' encoders into one."
+        merged = (
+            f"After each stage the rule {state.combine} merges the hospitals' encoders into one."
+        )
         return f"{merged} No public images are needed."
     count = f"{state.public_images} " if state.public_images is not None else ""
     return (
-        f"After each stage one encoder learns from the hospitals' encoders, on {count}unlabelled images of "
-        "the coordinator. Weight is how much a hospital's encoder counted on these images on average; it "
-        "counts less on images that are unlike the hospital's own. Trust is how much it counted at all."
+        f"After each stage one encoder learns from the hospitals' encoders, on {count}unlabelled "
+        "images of the coordinator. Weight is how much a hospital's encoder counted on these "
+        "images on average; it counts less on images that are unlike the hospital's own. Trust is "
+        "how much it counted at all."
     )
 
 

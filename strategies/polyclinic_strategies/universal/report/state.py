@@ -1,4 +1,4 @@
-"""What run.json says of the universal model's stages; `polyclinic_strategies.universal.stage_log` writes it."""
+"""What run.json says of the universal model's stages; `universal.stage_log` writes it."""
 
 from dataclasses import replace
 from typing import Annotated
@@ -11,7 +11,10 @@ from polyclinic.federation.run_state import Count
 from polyclinic.reporting.results import Results
 
 METHOD = "universal"
-BEFORE, UNIVERSAL = "before", "universal"  # arms: the encoder before the first stage, and after the last
+BEFORE, UNIVERSAL = (
+    "before",
+    "universal",
+)  # arms: the encoder before the first stage, and after the last
 
 
 def _known(values: object) -> object:
@@ -96,7 +99,7 @@ def read_state(results: Results) -> UniversalState | None:
 
 
 def place_figures(results: Results) -> Results:
-    """Mark the encoder before the first stage as a reference: hospitals did not build it together."""
+    """Mark the encoder before the first stage as a reference: it was not built together."""
     arms = tuple(
         replace(arm, reference=True) if (arm.name, arm.kind) == (BEFORE, METHOD) else arm
         for arm in results.arms
