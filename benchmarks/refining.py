@@ -11,7 +11,7 @@ from torch import Tensor
 
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.release import Release
-from polyclinic.describing.describing import describe
+from polyclinic.describing.statistics import describe
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
@@ -136,7 +136,9 @@ class Hospitals:
     def test(self, state: StateDict, site: str) -> float:
         """Score on the test cases, on their own grids."""
         self.network.load_state_dict(state)
-        return training.test(self.network, self.sites[site].dataset, self.config.data)[0].score
+        return training.evaluate_natively(self.network, self.sites[site].dataset, self.config.data)[
+            0
+        ].score
 
     def _state(self) -> StateDict:
         return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}

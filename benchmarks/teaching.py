@@ -14,8 +14,6 @@ from torch import Tensor
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.fine_tuning import Course, fit_passes
-from polyclinic.learning.losses import TaskLoss
-from polyclinic.learning.networks.universal import ENCODER, UniversalNetwork
 from polyclinic.learning.preparation import (
     PreparedCases,
     PreparedSite,
@@ -23,15 +21,17 @@ from polyclinic.learning.preparation import (
     prepare,
     training_loader,
 )
-from polyclinic.learning.probing import probe
 from polyclinic.learning.schedules import set_rate
-from polyclinic.learning.site_tasks import declare, own_data
+from polyclinic.learning.site_tasks import declare_task, site_data
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
 from polyclinic.learning.training import evaluate, infer
-from polyclinic.learning.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.distillation import Distillation, Distilled, distil
+from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
+from polyclinic_strategies.universal.networks.network import ENCODER, UniversalNetwork
+from polyclinic_strategies.universal.networks.probing import probe
+from polyclinic_strategies.universal.networks.task_loss import TaskLoss
 from polyclinic_strategies.universal.pretraining import Pretraining, pretrain
-from polyclinic_strategies.universal.teachers import Teacher, feature_statistics
+from polyclinic_strategies.universal.teaching.teachers import Teacher, feature_statistics
 
 SETTINGS = ("model=universal", "data=universal", "training=universal")
 OWN, STATISTICS = "own/", "statistics/"  # before the names of a kept teacher's other tensors
@@ -61,8 +61,8 @@ class Hospital:
         self.name = folder.name
         self.config = load_config([*SETTINGS, *overrides])
         self.dataset = read_dataset(folder)
-        self.task = declare(self.dataset)
-        self.data = own_data(self.config.data, self.dataset)
+        self.task = declare_task(self.dataset)
+        self.data = site_data(self.config.data, self.dataset)
         self.prepared = prepare(self.dataset, self.data)
         self.test = PreparedCases(self.dataset.test, self.data, math.inf, lambda: None)
 

@@ -29,7 +29,7 @@ from polyclinic.learning.state_dict import StateDict
 from polyclinic.system.durable import write_durably
 from polyclinic_demos.cohorts.tasks import write_tasks
 from polyclinic_strategies.universal.distillation import Distillation
-from polyclinic_strategies.universal.teachers import Teacher
+from polyclinic_strategies.universal.teaching.teachers import Teacher
 
 RESULTS = Path(__file__).with_name("results") / "universal.json"
 IMAGES, PUBLIC = (240, 48, 480), 1600

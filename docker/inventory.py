@@ -1,4 +1,4 @@
-"""What is installed in an image, as JSON on standard output; `make sbom` runs it inside each image."""
+"""Print what is installed in an image, as JSON; `make sbom` runs this inside each image."""
 
 import json
 import subprocess

@@ -1,7 +1,7 @@
-"""`python prepare.py SCANNER FOLDER SUBJECTS [MILLIMETRES]`: the demo's patients of one scanner, in FOLDER/SCANNER.
+"""Write the simulated patients of one scanner: `python prepare.py SCANNER FOLDER SUBJECTS [MM]`.
 
-SUBJECTS are for training, with one more for validation and one for the test; MILLIMETRES makes coarser, quicker images.
-What is complete is kept.
+They go to FOLDER/SCANNER: SUBJECTS for training, one for validation and one for the test. MM is
+the size of a voxel in millimetres: larger voxels make smaller images. A complete image is kept.
 """
 
 import sys
@@ -15,9 +15,8 @@ def main(name: str, folder: Path, subjects: int, voxel_mm: float | None) -> None
     """Write one hospital's data set."""
     scanner = next((scanner for scanner in HOSPITALS if scanner.name == name), None)
     if scanner is None:
-        sys.exit(
-            f"There is no scanner {name}: choose one of {', '.join(scanner.name for scanner in HOSPITALS)}."
-        )
+        names = ", ".join(scanner.name for scanner in HOSPITALS)
+        sys.exit(f"There is no scanner {name}: choose one of {names}.")
     if voxel_mm is not None:
         scanner = replace(scanner, voxel_mm=(voxel_mm, voxel_mm, voxel_mm))
     (path,) = write_cohort(folder, sites=1, subjects=(subjects, 1, 1), scanners=[scanner])
@@ -25,9 +24,5 @@ def main(name: str, folder: Path, subjects: int, voxel_mm: float | None) -> None
 
 
 if __name__ == "__main__":
-    main(
-        sys.argv[1],
-        Path(sys.argv[2]),
-        int(sys.argv[3]),
-        float(sys.argv[4]) if len(sys.argv) > 4 else None,
-    )
+    voxel_mm = float(sys.argv[4]) if len(sys.argv) > 4 else None
+    main(sys.argv[1], Path(sys.argv[2]), int(sys.argv[3]), voxel_mm)

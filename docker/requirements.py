@@ -1,38 +1,52 @@
-"""Which packages each image installs, from pyproject.toml: `python requirements.py FOLDER` writes shared.txt, server.txt and demo.txt.
+"""Divide what the project requires between the images: `python requirements.py FOLDER`.
 
-Both images get `shared.txt` in one common layer; the coordinator's gets `server.txt` on top of it.
+Reads the extras of pyproject.toml and writes three files of requirements:
+
+- shared.txt, for both images' common layer: the base, and what a hospital needs;
+- server.txt, what the coordinator needs on top of it, with a ledger in PostgreSQL;
+- demo.txt, what the simulated patients need on top of that.
 """
 
 import re
 import sys
 import tomllib
 from pathlib import Path
+from typing import Any
 
-SERVER_ONLY = {"jinja2", "tensorboard"}  # report and figures
-DEMO_ONLY = {"nilearn"}  # of it only the average brain's two files are read
+OWN = re.compile(r"polyclinic\[(?P<extras>.*)\]$")
 
 
-def name_of(requirement: str) -> str:
-    """The package's name without extras and versions."""
-    return re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0].lower()
+def expanded(project: dict[str, Any], extra: str) -> list[str]:
+    """List an extra's requirements, those of the extras that it names included."""
+    found: list[str] = []
+    for text in project["optional-dependencies"][extra]:
+        if named := OWN.match(text):
+            for other in named["extras"].split(","):
+                found += expanded(project, other)
+        else:
+            found.append(text)
+    return found
+
+
+def divide(project: dict[str, Any]) -> dict[str, list[str]]:
+    """Return each file's requirements; none is in two files."""
+    wanted = {
+        "shared.txt": project["dependencies"] + expanded(project, "client"),
+        "server.txt": expanded(project, "server") + expanded(project, "postgresql"),
+        "demo.txt": expanded(project, "demos"),
+    }
+    seen: set[str] = set()
+    files: dict[str, list[str]] = {}
+    for name, texts in wanted.items():
+        files[name] = [text for text in dict.fromkeys(texts) if text not in seen]
+        seen.update(files[name])
+    return files
 
 
 def main(folder: Path) -> None:
-    """Divide the project's requirements."""
+    """Write the files."""
     project = tomllib.loads(Path("pyproject.toml").read_text())["project"]
-    needed: list[str] = project["dependencies"]
-    apart = SERVER_ONLY | DEMO_ONLY
-    if unknown := apart - {name_of(text) for text in needed}:
-        sys.exit(
-            f"docker/requirements.py names packages that pyproject.toml does not: {', '.join(sorted(unknown))}"
-        )
-    files = {
-        "shared.txt": [text for text in needed if name_of(text) not in apart],
-        "server.txt": [text for text in needed if name_of(text) in SERVER_ONLY]
-        + project["optional-dependencies"]["postgresql"],
-        "demo.txt": [text for text in needed if name_of(text) in DEMO_ONLY],
-    }
-    for name, lines in files.items():
+    for name, lines in divide(project).items():
         (folder / name).write_text("".join(f"{line}\n" for line in lines))
 
 

@@ -1,4 +1,7 @@
-"""`python sbom.py IMAGE VERSION FILE < inventory.json`: a CycloneDX 1.6 bill of materials, checked against its schema."""
+"""Write a CycloneDX 1.6 bill of materials: `python sbom.py IMAGE VERSION FILE < inventory.json`.
+
+It is checked against its schema before it is written.
+"""
 
 import json
 import sys
@@ -14,7 +17,7 @@ from packageurl import PackageURL
 
 
 def python_component(name: str, version: str, license_text: str) -> Component:
-    """A package from PyPI."""
+    """Describe a Python package."""
     found = Component(
         name=name,
         version=version,
@@ -28,7 +31,7 @@ def python_component(name: str, version: str, license_text: str) -> Component:
 
 
 def debian_component(name: str, version: str, architecture: str) -> Component:
-    """A package of the base image."""
+    """Describe a package of the base image."""
     purl = PackageURL("deb", "debian", name, version, {"arch": architecture})
     found = Component(name=name, version=version, type=ComponentType.LIBRARY, purl=purl)
     found.bom_ref.value = str(purl)
@@ -36,7 +39,7 @@ def debian_component(name: str, version: str, architecture: str) -> Component:
 
 
 def main(image: str, version: str, target: Path) -> None:
-    """Write the bill."""
+    """Write the bill of materials."""
     inventory = json.load(sys.stdin)
     bom = Bom()
     bom.metadata.component = Component(name=image, version=version, type=ComponentType.CONTAINER)
@@ -53,9 +56,8 @@ def main(image: str, version: str, target: Path) -> None:
         sys.exit(f"{target}: not a valid CycloneDX file: {problem}")
     target.parent.mkdir(parents=True, exist_ok=True)
     target.write_text(text)
-    sys.stdout.write(
-        f"{target}: {len(inventory['python'])} Python packages, {len(inventory['debian'])} Debian packages\n"
-    )
+    python, debian = len(inventory["python"]), len(inventory["debian"])
+    sys.stdout.write(f"{target}: {python} Python packages, {debian} Debian packages\n")
 
 
 if __name__ == "__main__":

@@ -1,22 +1,36 @@
-"""Check shapes and types while tests run, in every module that declares them with jaxtyping."""
+"""Fixtures and settings of all tests.
 
-from pathlib import Path
+Shapes and types are checked while tests run, in every module that declares them with jaxtyping.
+"""
 
+from collections.abc import Iterator
+
+import pytest
 from jaxtyping import install_import_hook
 
-ROOT = Path(__file__).parents[1]
-FOLDERS = ("core", "strategies", "server", "client", "demos")
+from tests.shapes import shaped_modules
 
-
-def shaped_modules() -> list[str]:
-    """Return the modules, of the packages and of the benchmarks' package, that import jaxtyping."""
-    files = [(ROOT / folder, path) for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")]
-    files += [(ROOT, path) for path in (ROOT / "benchmarks" / "closed_form_heads").glob("*.py")]
-    return sorted(
-        ".".join(path.relative_to(root).with_suffix("").parts)
-        for root, path in files
-        if "from jaxtyping import" in path.read_text(encoding="utf-8")
-    )
-
-
+# before the first import of a module that declares shapes
 install_import_hook(shaped_modules(), "beartype.beartype")
+
+from polyclinic.config.targets import allow_targets  # noqa: E402
+from tests.plugins import Installer  # noqa: E402
+
+# classes with which tests train, and which no file of conf/ names
+allow_targets(
+    "monai.transforms.ScaleIntensityd",
+    "torch.nn.MSELoss",
+    "torch.optim.Adam",
+    "torch.optim.SGD",
+)
+
+
+@pytest.fixture
+def installer(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Installer]:
+    """Install packages for the time of a test."""
+    made = Installer(tmp_path_factory.mktemp("site-packages"), monkeypatch)
+    yield made
+    monkeypatch.undo()
+    made.forget()

@@ -8,7 +8,7 @@ from jaxtyping import TypeCheckError
 
 from polyclinic.imaging.foreground import foreground
 from polyclinic_strategies.merging.rules.krum import krum_scores
-from tests.conftest import shaped_modules
+from tests.shapes import shaped_modules
 
 
 @pytest.mark.parametrize("name", shaped_modules())

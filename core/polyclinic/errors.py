@@ -5,6 +5,9 @@ One sentence each: what is wrong, where, and what to do about it.
     PolyclinicError
     ├── ConfigError                 a setting                                    exit code 2
     │   ├── UnknownName             a name that conf/ does not have
+    │   ├── NameTaken               a package offers a name that is there already
+    │   ├── MethodMissing           a federation's method that is not installed here
+    │   ├── PluginMismatch          a package that one side lacks, or has another version of
     │   ├── KeyInvalid              a key's file
     │   ├── KitInvalid              the kit from a coordinator
     │   ├── ServiceMismatch         a generator and a segmentation service (service_errors.py)
@@ -81,6 +84,39 @@ class UnknownName(ConfigError):
         close = get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         super().__init__(f"There is no {group} called '{name}'.{hint} Known: {', '.join(known)}.")
+
+
+class NameTaken(ConfigError):
+    """An installed package offers a name of `conf/` that is there already."""
+
+    def __init__(self, group: str, name: str, package: str, holder: str) -> None:
+        super().__init__(
+            f"The package {package} offers {group}={name}, which {holder} has already: uninstall "
+            f"{package}, or ask its authors for a version with another name."
+        )
+
+
+class MethodMissing(ConfigError):
+    """A federation's method that is not installed here."""
+
+    def __init__(self, method: str, package: str = "") -> None:
+        brings = f" (it was {package} at the coordinator)" if package else ""
+        super().__init__(
+            f"This federation runs the method {method}, which is not installed here: install the "
+            f"package that brings it{brings}."
+        )
+
+
+class PluginMismatch(ConfigError):
+    """A package that a job needs, of which the two sides do not have the same version."""
+
+    def __init__(self, package: str, ours: str | None, theirs: str | None) -> None:
+        here = f"the hospital has {ours}" if ours else "the hospital has not installed it"
+        there = f"the coordinator has {theirs}" if theirs else "the coordinator does without it"
+        super().__init__(
+            f"This federation's work needs the package {package}: {there}, {here}. Install the "
+            "same version of it on both sides."
+        )
 
 
 class KeyInvalid(ConfigError):

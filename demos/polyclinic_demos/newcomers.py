@@ -36,7 +36,9 @@ def test_newcomers(folder: RunFolder, states: Path, data: Sequence[Path]) -> Non
             if path.exists():
                 network.load_state_dict(load_state(path)[0])
                 drawing = draw_first(folder.path / "pictures" / site.name, config.data, arm)
-                found, _ = training.test(network, read_dataset(site), config.data, on_case=drawing)
+                found, _ = training.evaluate_natively(
+                    network, read_dataset(site), config.data, on_case=drawing
+                )
                 line = {
                     "site": site.name,
                     "score": found.score,

@@ -81,7 +81,7 @@ def _test(
     """Final figures, as every hospital obtains them; the pictures' label maps beside the hospitals' own."""
     for name, site in zip(names, sites, strict=True):
         drawing = draw_first(folder.path / "pictures" / name, config.data, ARM)
-        evaluation, _ = training.test(network, site, config.data, on_case=drawing)
+        evaluation, _ = training.evaluate_natively(network, site, config.data, on_case=drawing)
         _record(
             folder,
             "evaluate.test",

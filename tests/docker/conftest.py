@@ -26,6 +26,7 @@ def images() -> None:
         r"^#\d+ [\d.]+ torch for the CPU alone", built.stderr, re.MULTILINE
     ):
         pytest.skip(
-            "the images cannot be built here: torch for the CPU is in no index (PIP_FIND_LINKS=FOLDER or TORCH_INDEX=URL)"
+            "the images cannot be built here: torch for the CPU is in no index "
+            "(PIP_FIND_LINKS=FOLDER or TORCH_INDEX=URL)"
         )
     assert built.returncode == 0, built.stderr[-4000:]

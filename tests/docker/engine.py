@@ -1,4 +1,4 @@
-"""The demo's compose project as a test sees it: a coordinator and three hospitals, with settings small enough for tests."""
+"""The demo's compose project as a test sees it: a coordinator and three hospitals, made small."""
 
 import json
 import os
@@ -12,23 +12,28 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 HOSPITALS = ("st-anne", "st-bruno", "st-clara")
 CONFINED = (
-    "--rm",
-    "--network",
-    "none",
-    "--read-only",
-    "--tmpfs",
-    "/tmp",
-    "--cap-drop",
-    "ALL",
-    "--security-opt",
-    "no-new-privileges",
+    *("--rm", "--network", "none", "--read-only", "--tmpfs", "/tmp"),
+    *("--cap-drop", "ALL", "--security-opt", "no-new-privileges"),
 )
 SMALL = (
-    "model=unet_2d", "data=brain_tissue_slices", "model.channels=[4,8,8,8]", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]",
-    "data.samples_per_case=4", "training.batch_size=4", "training.learning_rate=0.01", "strategy=refinement",
-    "strategy.contributions.poll_s=0.5", "strategy.statistics=[average_image]", "strategy.rules=[softmax]", "strategy.sharpness=[0.2]",
-    "privacy.release.min_subjects=1", "deployment.hospitals=3", "deployment.min_hospitals=2", "deployment.wait_s=1800",
-)  # fmt: skip
+    "model=unet_2d",
+    "data=brain_tissue_slices",
+    "model.channels=[4,8,8,8]",
+    "data.spacing_mm=[6.0,6.0,6.0]",
+    "data.patch=[24,32]",
+    "data.samples_per_case=4",
+    "training.batch_size=4",
+    "training.learning_rate=0.01",
+    "strategy=refinement",
+    "strategy.contributions.poll_s=0.5",
+    "strategy.statistics=[average_image]",
+    "strategy.rules=[softmax]",
+    "strategy.sharpness=[0.2]",
+    "privacy.release.min_subjects=1",
+    "deployment.hospitals=3",
+    "deployment.min_hospitals=2",
+    "deployment.wait_s=1800",
+)
 
 
 def docker(
@@ -92,7 +97,7 @@ class Deployment:
         return self.compose("exec", "-T", service, "python", "-c", code, *arguments, check=False)
 
     def server(self, *arguments: str) -> subprocess.CompletedProcess[str]:
-        """A command of the coordinator's on its volumes, whether or not it runs."""
+        """Run a command of the coordinator's on its volumes, whether or not it runs."""
         volumes = (
             "-v",
             f"{self.project}_runs:/coordinator/runs",
@@ -111,7 +116,7 @@ class Deployment:
         )
 
     def file(self, path: str) -> str:
-        """A file of the run, empty while there is none."""
+        """Read a file of the run, empty while there is none."""
         volume = ("-v", f"{self.project}_runs:/coordinator/runs:ro")
         return docker(
             "run",

@@ -1,4 +1,4 @@
-"""Containers that fail: hospitals, networks and the coordinator go and come back, and the run goes to its end all the same."""
+"""Containers that fail and come back: hospitals, networks, the coordinator. The run finishes."""
 
 import time
 from collections.abc import Iterator
@@ -12,7 +12,10 @@ pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("images")]
 
 @pytest.fixture(scope="module")
 def disturbed(images: None) -> Iterator[Deployment]:
-    """A hospital stops in training, another's network is cut, the coordinator is killed by the engine and by a signal."""
+    """Run a federation in which one hospital stops in training and another's network is cut.
+
+    The coordinator is killed twice: by the engine, and by a signal inside its container.
+    """
     one = Deployment(
         "rounds=6",
         "strategy.base_rounds=3",
@@ -31,9 +34,8 @@ def disturbed(images: None) -> Iterator[Deployment]:
         assert one.state() == "running"
         docker("network", "connect", "--alias", "st-bruno", cut, one.container("st-bruno"))
         one.compose("start", "st-anne")
-        docker(
-            "kill", one.container("coordinator")
-        )  # the engine takes this for our wish: somebody has to start it
+        # the engine takes this for our wish, and does not start it again
+        docker("kill", one.container("coordinator"))
         assert one.inspect("coordinator", "{{.State.Running}}") == "false"
         assert one.state() == "running"  # it could not say goodbye
         docker("start", one.container("coordinator"))

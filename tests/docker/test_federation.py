@@ -18,7 +18,8 @@ def is_open(port):
         return probe.connect_ex((sys.argv[1], port)) == 0
 
 with ThreadPoolExecutor(32) as pool:
-    print(*(port for port, found in zip(range(1, 65536), pool.map(is_open, range(1, 65536))) if found))
+    ports = range(1, 65536)
+    print(*(port for port, found in zip(ports, pool.map(is_open, ports)) if found))
 """
 REACH = """
 import socket, sys
@@ -36,7 +37,7 @@ GATEWAY = "{{range .NetworkSettings.Networks}}{{.Gateway}} {{end}}"
 
 @pytest.fixture(scope="module")
 def quiet(images: None) -> Iterator[Deployment]:
-    """Nothing goes wrong; the coordinator stays for newcomers, so that its ports can be looked at."""
+    """Run an undisturbed federation whose coordinator stays, so that its ports can be tried."""
     one = Deployment("rounds=2", "strategy.base_rounds=1", "strategy.stay.seconds=90")
     try:
         one.up()
@@ -78,7 +79,10 @@ def test_a_hospital_reaches_no_other_hospital_not_this_machine_and_not_the_world
 def test_nothing_reaches_a_hospital_and_secrets_are_for_their_owner_alone(
     quiet: Deployment,
 ) -> None:
-    listening = "import psutil; print({c.laddr.ip for c in psutil.net_connections('tcp') if c.status == 'LISTEN'} - {'127.0.0.1', '::1'})"
+    listening = (
+        "import psutil; print({c.laddr.ip for c in psutil.net_connections('tcp')"
+        " if c.status == 'LISTEN'} - {'127.0.0.1', '::1'})"
+    )
     named_by_engine = "{'127.0.0.11'}"  # its name server
     for name in HOSPITALS:
         assert quiet.read(name, listening).stdout.strip() in ("set()", named_by_engine)

@@ -1,5 +1,7 @@
 """What can be said of the container files without an engine."""
 
+import re
+import runpy
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from polyclinic_server.cli.segment_service import PORT as SERVED
 ROOT = Path(__file__).resolve().parents[2]
 DOCKER = ROOT / "docker"
 BEGIN, END = "# ---- shared:", "# ---- end of what is shared"
+FILES = (".toml", ".md", ".txt", ".py", ".sh", "LICENSE")
 COMPOSE = ("compose.yaml", "hospital.compose.yaml")
 
 
@@ -113,8 +116,34 @@ def test_the_segmentation_service_starts_when_asked_for_and_sees_keys_and_one_mo
     )
 
 
-def test_the_wheel_holds_the_settings() -> None:
-    packages = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"][
-        "targets"
-    ]["wheel"]["packages"]
-    assert packages == ["polyclinic", "strategies", "server", "client", "conf"]
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_an_image_is_made_of_core_strategies_configuration_and_its_own_side(side: str) -> None:
+    lines = (DOCKER / f"{side}.Dockerfile").read_text().splitlines()
+    copied = [line.split()[1:] for line in lines if line.startswith("COPY ") and "--" not in line]
+    sources = {name for *names, _ in copied for name in names if not name.endswith(FILES)}
+    demos = {"demos/polyclinic_demos"} if side == "server" else set()
+    assert sources == {"core", "strategies", "conf", side} | demos
+    wheel = lines.index("FROM source AS wheel")
+    stages = [number for number, line in enumerate(lines) if line.startswith("FROM")]
+    after = min(number for number in stages if number > wheel)
+    assert f"COPY {side} {side}" in lines[wheel:after]
+    if demos:  # the image of the simulated patients alone, which the coordinator's is not made of
+        start = lines.index("FROM coordinator AS demo")
+        copy = next(number for number, line in enumerate(lines) if "polyclinic_demos" in line)
+        assert start < copy < min(number for number in stages if number > start)
+
+
+def test_each_requirement_is_installed_once_and_the_large_ones_are_shared() -> None:
+    path = DOCKER / "requirements.py"
+    divide = runpy.run_path(str(path))["divide"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    files: dict[str, list[str]] = divide(project)
+    every = [text for texts in files.values() for text in texts]
+    assert len(every) == len(set(every))
+    assert set(project["dependencies"]) <= set(files["shared.txt"])
+    assert not [text for text in every if text.startswith("polyclinic")]
+    names = {
+        name: {re.split(r"[\[<>=]", text)[0] for text in texts} for name, texts in files.items()
+    }
+    assert {"jinja2", "tensorboard", "psycopg"} <= names["server.txt"]
+    assert names["demo.txt"] == {"nilearn"}

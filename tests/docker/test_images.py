@@ -9,6 +9,24 @@ from tests.docker.engine import CONFINED, docker
 pytestmark = [pytest.mark.docker, pytest.mark.usefixtures("images")]
 IMAGES = {"polyclinic-server": "polyclinic-server", "polyclinic-client": "polyclinic-client"}
 LARGEST_GB = 1.4
+PRESENT = """
+import json, pathlib, sys, sysconfig
+from importlib.metadata import entry_points
+packages = pathlib.Path(sysconfig.get_path("purelib"))
+print(json.dumps({
+    "packages": sorted(
+        path.name for path in packages.glob("polyclinic*") if path.suffix != ".dist-info"
+    ),
+    "others": [name for name in ("nilearn", "matplotlib", "pip") if (packages / name).is_dir()],
+    "commands": sorted(path.name for path in pathlib.Path(sys.prefix, "bin").glob("polyclinic*")),
+    "methods": sorted(
+        entry.name for entry in entry_points(group="polyclinic.methods") if entry.load()
+    ),
+    "statistics": sorted(
+        entry.name for entry in entry_points(group="polyclinic.statistics") if entry.load()
+    ),
+}))
+"""
 
 
 def inspect(image: str) -> dict[str, object]:
@@ -42,7 +60,10 @@ def test_it_has_no_compiler_no_installer_and_no_cache(image: str) -> None:
         )
         == ""
     )
-    code = "from importlib.util import find_spec; print([n for n in ('pip', 'setuptools', 'ensurepip') if find_spec(n)])"
+    code = (
+        "from importlib.util import find_spec;"
+        " print([n for n in ('pip', 'setuptools', 'ensurepip') if find_spec(n)])"
+    )
     assert (
         docker("run", *CONFINED, "--entrypoint", "python", image, "-c", code).stdout.strip() == "[]"
     )
@@ -88,20 +109,26 @@ def test_both_have_their_large_layers_in_common_and_are_no_larger_than_needed() 
         assert isinstance(size, int) and size / 1e9 < LARGEST_GB
 
 
-def test_neither_side_has_the_others_code() -> None:
-    code = "from importlib.util import find_spec; print([n for n in ('server', 'client', 'nilearn', 'matplotlib') if find_spec(n)])"
-    assert (
-        docker(
-            "run", *CONFINED, "--entrypoint", "python", "polyclinic-server", "-c", code
-        ).stdout.strip()
-        == "['server']"
-    )
-    assert (
-        docker(
-            "run", *CONFINED, "--entrypoint", "python", "polyclinic-client", "-c", code
-        ).stdout.strip()
-        == "['client']"
-    )
+@pytest.mark.parametrize("image", IMAGES)
+def test_an_image_has_its_own_sides_packages_and_command_alone(image: str) -> None:
+    side = image.replace("-", "_")
+    told = docker("run", *CONFINED, "--entrypoint", "python", image, "-c", PRESENT).stdout
+    found = json.loads(told)
+    assert found["packages"] == ["polyclinic", "polyclinic_strategies", side]
+    assert found["others"] == []
+    assert found["commands"] == [image]
+    assert found["methods"] == ["averaging", "merging", "proxy", "refinement", "universal"]
+    assert "average_image" in found["statistics"]
+
+
+def test_the_image_of_the_simulated_patients_has_the_demos() -> None:
+    told = docker("run", *CONFINED, "--entrypoint", "python", "polyclinic-demo", "-c", PRESENT)
+    assert json.loads(told.stdout)["packages"] == [
+        "polyclinic",
+        "polyclinic_demos",
+        "polyclinic_server",
+        "polyclinic_strategies",
+    ]
 
 
 def test_the_settings_are_found() -> None:

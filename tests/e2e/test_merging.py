@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from polyclinic.store.ledger import Ledger
-from polyclinic_client.site.outbox import TRAINING_STATUS
+from polyclinic_client.site.status import FINE_TUNING
 from tests.e2e.federation import Federation, descendants, kill, run_cli
 
 pytestmark = pytest.mark.e2e
@@ -81,7 +81,7 @@ def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(
     first, late = one.sites
     one.coordinator.start()
     one.join(first)
-    status = one.folder / "state" / first / TRAINING_STATUS
+    status = one.folder / "state" / first / FINE_TUNING
     one.wait_until(
         lambda: status.exists() and '"training"' in status.read_text(), f"{first} trains"
     )
@@ -117,9 +117,11 @@ def test_a_hospital_contributes_by_hand_and_anybody_merges_offline(
     merged = run_cli(
         "polyclinic_server.cli.main",
         "merge",
-        "rule=ties",
+        "--rule",
+        "ties",
         "keep=0.5",
-        f"ledger={calm.runs / 'run' / 'ledger'}",
+        "--ledger",
+        str(calm.runs / "run" / "ledger"),
         "--to",
         str(target),
     )

@@ -8,7 +8,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from polyclinic.learning.networks.flow_generator import FlowGenerator
 from polyclinic.system.processes import Child, free_port, python_module, wait_for_port
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
@@ -16,6 +15,7 @@ from polyclinic_demos.cohorts.scanner import acquire
 from polyclinic_demos.local_pki import kit_for, rehearse
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.generator import LearnedField
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.protection import Protection, coarse_reference
 from tests.e2e.federation import ENVIRONMENT, run_cli
 from tests.server.segmentation.test_model import write_model

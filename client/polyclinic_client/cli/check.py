@@ -117,7 +117,7 @@ def _check_memory(dataset: SiteDataset | None) -> str:
 
 
 def _check_connection(connection: Connection) -> str:
-    welcome = connection.knock()
+    welcome = connection.handshake()
     if abs(welcome.ahead_s) > CLOCK_S:
         raise ClockWrong(key="this hospital's key", seconds=f"{welcome.ahead_s:.0f}")
     who = f"knows this hospital as {welcome.site}" if welcome.site else "asks for no key"

@@ -157,13 +157,13 @@ def join(
     from polyclinic_client.fleet.connection import make_connection
     from polyclinic_client.fleet.join import describe as describe_images
     from polyclinic_client.fleet.join import join as join_federation
-    from polyclinic_client.site.release_policy import keep_policy
+    from polyclinic_client.site.release_policy import keep_release_policy
 
     console = Console(stderr=True, highlight=False)
     connection = make_connection(server, name, kit, key, insecure=insecure)
     _check(data, console, labelled=not describe)
     folder = state_folder(state, connection.site)
-    keep_policy(folder, min_subjects, noise)
+    keep_release_policy(folder, min_subjects, noise)
     if not describe:
         join_federation(
             connection, data, folder, wait, lambda text: console.print(text, markup=False)

@@ -15,7 +15,6 @@ from polyclinic.federation.records import (
 from polyclinic_client.site.compute_slots import compute_slot
 from polyclinic_client.site.site import open_site
 from polyclinic_strategies.merging.messages import confirm, hand_over, read_assignment, read_base
-from polyclinic_strategies.refinement.hospital import describe_images, keep_refined
 from polyclinic_strategies.refinement.messages import (
     describe_reply,
     has_weights,
@@ -88,9 +87,7 @@ def describe(message: Message, context: Context) -> Message:
     order, names, release = read_question(message)
     weights = weights_from_message(message) if has_weights(message) else None
     with compute_slot():
-        means, subjects = describe_images(
-            open_site(context.node_config), order, names, release, weights
-        )
+        means, subjects = open_site(context.node_config).describe(order, names, release, weights)
     return describe_reply(message, means, subjects, time.monotonic() - start)
 
 
@@ -98,7 +95,7 @@ def describe(message: Message, context: Context) -> Message:
 def refined(message: Message, context: Context) -> Message:
     """The model that was made for this hospital."""
     order, number = read_refined(message)
-    keep_refined(open_site(context.node_config), order, weights_from_message(message), number)
+    open_site(context.node_config).receive(order, weights_from_message(message), number)
     return confirm(message)
 
 

@@ -5,7 +5,7 @@ import json
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,7 +28,8 @@ from polyclinic.security.kit import Kit, check_site_name
 from polyclinic.system.durable import write_durably
 from polyclinic.system.processes import parse_address, pause_s
 
-KNOCK_S = 20.0  # a slow link needs seconds for a handshake
+HANDSHAKE_S = 20.0  # a slow link needs seconds for a handshake
+Say = Callable[[str], None]  # told what happens, a line at a time
 LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
 EXPIRED = {10}  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
 WRONG_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
@@ -54,7 +55,7 @@ class Connection:
     kit: Kit | None = None
     key: Path | None = None
 
-    def knock(self, timeout_s: float = KNOCK_S) -> Welcome:
+    def handshake(self, timeout_s: float = HANDSHAKE_S) -> Welcome:
         """Check the coordinator's certificate, show the key, and hear what it says.
 
         Raises:
@@ -109,7 +110,7 @@ class Connection:
         start = time.monotonic()
         while True:
             try:
-                return self.knock(max(1.0, min(KNOCK_S, wait_s)))
+                return self.handshake(max(1.0, min(HANDSHAKE_S, wait_s)))
             except ServerUnreachable:
                 waited_s = time.monotonic() - start
                 if waited_s >= wait_s:

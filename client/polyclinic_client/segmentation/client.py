@@ -219,7 +219,7 @@ class SegmentationLink:
         """The reason behind a connection that does not come about, if there is one to be had."""
         if error.code() == grpc.StatusCode.UNAVAILABLE:
             try:
-                self._connection.knock()
+                self._connection.handshake()
             except ServerUnreachable as found:
                 return ServiceUnreachable(self._connection.server, found.problem)
             except Exception as found:  # a certificate, or a key

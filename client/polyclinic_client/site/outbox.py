@@ -14,7 +14,6 @@ between, it arrives, and it counts once.
 """
 
 import json
-import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -23,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.errors import DatasetInvalid
+from polyclinic.system.durable import write_durably
+from polyclinic_client.site.status import FINE_TUNING, StatusFile
 
 REFINED = "refined.safetensors"  # in the state folder: the model that the coordinator made for this hospital
-TRAINING_STATUS = "fine_tuning.json"  # what fine-tuning, a process of its own, says of itself
 
 
 @dataclass(frozen=True)
@@ -154,11 +154,8 @@ class Outbox:
 
     def progress(self) -> str:
         """What fine-tuning says that it does."""
-        status = _read(self.state / TRAINING_STATUS)
-        if status is None:
-            return ""
-        steps = f" {100 * status['step'] // status['steps']} %" if status.get("steps") else ""
-        return f"{status['doing']}{steps}"
+        status = StatusFile(self.state / FINE_TUNING).read()
+        return status.doing if status.percent is None else f"{status.doing} {status.percent} %"
 
     def fail(self, key: str, reason: str) -> None:
         """Remember that training for this assignment failed, so that it is not tried in circles."""
@@ -191,14 +188,7 @@ class Outbox:
 
 
 def _write(path: Path, values: dict[str, Any]) -> None:
-    """All of it or nothing, also through a power cut."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}")
-    with partial.open("w") as file:
-        json.dump(values, file)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
+    write_durably(path, json.dumps(values).encode())
 
 
 def _read(path: Path, default: dict[str, Any] | None = None) -> Any:

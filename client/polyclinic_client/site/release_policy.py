@@ -1,4 +1,7 @@
-"""What a hospital demands for itself before a mean over its subjects leaves, whatever the coordinator asks: STATE/release.json."""
+"""What a hospital demands before a mean over its subjects leaves: STATE/release.json.
+
+It counts whatever the coordinator asks for; the stricter of the two is done.
+"""
 
 import json
 from pathlib import Path
@@ -11,12 +14,12 @@ FILE = "release.json"
 LEAST = Release(min_subjects=1)
 
 
-def keep_policy(state: Path, min_subjects: int | None, noise: float | None) -> None:
+def keep_release_policy(state: Path, min_subjects: int | None, noise: float | None) -> None:
     """Remember what was said on the command line; what was not said stays as it is."""
     if min_subjects is None and noise is None:
         return
     try:
-        before = own_release(state)
+        before = read_release_policy(state)
     except ConfigError:
         before = LEAST
     demanded = {
@@ -26,8 +29,8 @@ def keep_policy(state: Path, min_subjects: int | None, noise: float | None) -> N
     write_durably(state / FILE, json.dumps(demanded).encode())
 
 
-def own_release(state: Path) -> Release:
-    """What the hospital demands; nothing where it never said anything.
+def read_release_policy(state: Path) -> Release:
+    """Read what the hospital demands; nothing where it never said anything.
 
     Raises:
         ConfigError: The file is damaged: nothing leaves then.
@@ -39,5 +42,6 @@ def own_release(state: Path) -> Release:
         return LEAST
     except (OSError, ValueError, TypeError) as error:
         raise ConfigError(
-            "The hospital's release.json is damaged. Write it again: `polyclinic-client join --min-subjects N`."
+            "The hospital's release.json is damaged. Write it again: `polyclinic-client join "
+            "--min-subjects N`."
         ) from error

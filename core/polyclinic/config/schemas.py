@@ -61,37 +61,6 @@ class ShiftsConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
-class ProxyConfig:
-    """How the deformation proxy is trained; the last five are what each part of the generator's loss counts."""
-
-    steps: Count = 600
-    more_segmentation: Annotated[int, Field(ge=0, le=1_000_000)] = 300
-    polish: Annotated[int, Field(ge=0, le=1_000_000)] = 600
-    people: Annotated[int, Field(ge=2, le=1000)] = 4
-    patch: tuple[Count, Count, Count] = (48, 48, 48)
-    invented_mm: Annotated[float, Field(ge=0, le=50)] = 6.0
-    adversarial: Annotated[float, Field(ge=0, le=1e6)] = 1.0
-    stranger: Annotated[float, Field(ge=0, le=1e6)] = 100.0
-    smoothness: Annotated[float, Field(ge=0, le=1e6)] = 0.3
-    diversity: Annotated[float, Field(ge=0, le=1e6)] = 0.2
-    unfolded: Annotated[float, Field(ge=0, le=1e6)] = 10.0
-
-
-@dataclass(frozen=True, config=STRICT)
-class UniversalConfig:
-    """What a hospital learns in a stage of the universal model, and how much of it travels."""
-
-    learn: Literal["task", "mim"] = (
-        "task"  # its own task; or masked image modelling, which needs no label and no public images
-    )
-    rank: Annotated[int, Field(ge=0, le=1024)] = (
-        0  # of the low-rank updates that travel; 0: the whole encoder's
-    )
-    mask_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.6  # of masked image modelling
-    mask_size: Count = 8  # voxels of a masked cube or square along each axis
-
-
-@dataclass(frozen=True, config=STRICT)
 class TrainingConfig:
     """What a hospital does in one round."""
 
@@ -101,8 +70,7 @@ class TrainingConfig:
     optimizer: dict[str, Any]
     loss: dict[str, Any]
     shifts: ShiftsConfig = ShiftsConfig()
-    proxy: ProxyConfig | None = None
-    universal: UniversalConfig | None = None
+    methods: dict[str, Any] = Field(default_factory=dict)  # name of a method -> its own settings
 
 
 @dataclass(frozen=True, config=STRICT)

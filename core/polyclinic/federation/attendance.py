@@ -8,10 +8,10 @@ from typing import Protocol
 from flwr.serverapp import Grid
 
 from polyclinic.errors import TooFewHospitals
+from polyclinic.federation.events import Event, Joined, Left, Refused, Returned, Waiting
 from polyclinic.federation.records import Hello, Order, greeting, hello_from_reply
 from polyclinic.system.processes import pause_s
 
-Event = dict[str, object]
 Listener = Callable[[Event], None]
 
 SURELY_ONLINE_S = 15.0  # a node whose lease ends sooner is not asked for its reply: asking an absent node destroys the message
@@ -123,9 +123,7 @@ class Attendance:
             if len(members) != seen:
                 seen, poll = len(members), time.monotonic()
                 if seen < wanted:
-                    self._on_event(
-                        {"kind": "waiting", "present": sorted(members), "wanted": wanted}
-                    )
+                    self._on_event(Waiting(present=tuple(sorted(members)), wanted=wanted))
             if len(members) >= wanted:
                 return members
             waited_s = time.monotonic() - start
@@ -189,21 +187,23 @@ class Attendance:
         self._members[hello.site] = Member(node, self._online[node].last_activated_at, hello)
         self._refused.pop(hello.site, None)
         self._absent_since.pop(hello.site, None)
+        event = Returned if returned else Joined
         self._on_event(
-            {
-                "kind": "returned" if returned else "joined",
-                "site": hello.site,
-                "modality": hello.modality,
-                "mode": hello.mode,
-                "version": hello.version,
-                **({"task": hello.task} if hello.task else {}),
-                **hello.counts,
-            }
+            event(
+                site=hello.site,
+                modality=hello.modality,
+                mode=hello.mode,
+                version=hello.version,
+                task=hello.task,
+                training=hello.counts.get("training"),
+                validation=hello.counts.get("validation"),
+                test=hello.counts.get("test"),
+            )
         )
 
     def _refuse(self, site: str, reason: str) -> None:
         self._refused[site] = reason
-        self._on_event({"kind": "refused", "site": site, "reason": reason})
+        self._on_event(Refused(site=site, reason=reason))
 
     def _note_absences(self) -> None:
         for site, member in self._members.items():
@@ -212,7 +212,7 @@ class Attendance:
                 self._absent_since.pop(site, None)
             elif site not in self._absent_since:
                 self._absent_since[site] = time.monotonic()
-                self._on_event({"kind": "left", "site": site})
+                self._on_event(Left(site=site))
 
 
 def _describe(member: Member) -> dict[str, object]:

@@ -3,16 +3,16 @@
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from flwr.serverapp import Grid
 from torch import Tensor
 
 from polyclinic.config.schemas import Config, DeploymentConfig
 from polyclinic.federation.attendance import Attendance
-from polyclinic.federation.records import Order, test_order
-from polyclinic.federation.reliable_grid import PatientGrid
-from polyclinic.federation.run_folder import RunFolder, read_lines
+from polyclinic.federation.events import ArmStart, Event, Resumed
+from polyclinic.federation.records import Order, ask_for_test
+from polyclinic.federation.reliable_grid import ReliableGrid
+from polyclinic.federation.run_folder import RunFolder
 
 RETURN_S = 10.0  # how long a coordinator that is started again waits for hospitals to come back
 
@@ -52,8 +52,8 @@ class FinalTest:
         for site, member in self._attendance.refresh().items():
             weights = weights_for(site)
             if weights is not None:
-                messages.append(test_order(order, weights, member.node))
-        PatientGrid(
+                messages.append(ask_for_test(order, weights, member.node))
+        ReliableGrid(
             self._grid, self._attendance, self._deployment, record_as(self._folder, order.arm)
         ).send_and_receive(messages)
         self._marker(order.arm).parent.mkdir(parents=True, exist_ok=True)
@@ -66,13 +66,11 @@ class FinalTest:
 def announce(folder: RunFolder, order: Order, title: str, expected: int) -> None:
     """Say that a strategy begins, or that it goes on after a restart."""
     earlier = any(
-        event["kind"] == "arm_start" and event["arm"] == order.arm
-        for event in read_lines(folder.path / "events.jsonl")
+        isinstance(event, ArmStart) and event.arm == order.arm for event in folder.events()
     )
-    details = {"title": title, "rounds": order.rounds, "offset": 0, "expected": expected}
-    folder.record({"kind": "arm_start", "arm": order.arm, **details})
+    folder.record(ArmStart(arm=order.arm, title=title, rounds=order.rounds, expected=expected))
     if earlier:
-        folder.record({"kind": "resumed"})
+        folder.record(Resumed())
 
 
 def list_before(folder: RunFolder, arm: str, other: Mapping[str, str]) -> None:
@@ -87,10 +85,10 @@ def task_of(config: Config) -> str:
     return f"{config.data.task}: {', '.join(config.data.labels)}"
 
 
-def record_as(folder: RunFolder, name: str) -> Callable[[Mapping[str, Any]], None]:
-    """Records events as another arm's: a model that is compared with."""
+def record_as(folder: RunFolder, name: str) -> Callable[[Event], None]:
+    """Record events as another arm's: those of a model that is compared with."""
 
-    def tell(event: Mapping[str, Any]) -> None:
-        folder.record({**event, "arm": name})
+    def tell(event: Event) -> None:
+        folder.record(event.model_copy(update={"arm": name}))
 
     return tell

@@ -1,16 +1,27 @@
 """What a run asks of everybody: the network it starts from, and the order that every hospital is given."""
 
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import nn
 
-from polyclinic.config.compose import instantiate, job_digests, job_settings
+from polyclinic.config.compose import instantiate, job_digests, job_settings, job_tree
+from polyclinic.config.folders import plugins_named
 from polyclinic.config.schemas import Config, JobConfig
 from polyclinic.errors import ConfigError
+from polyclinic.federation.method import method_of
 from polyclinic.federation.records import Order
 from polyclinic.federation.run_folder import RunFolder, versions
 from polyclinic.learning.state_dict import layout_digest, load_state, shared_names
+from polyclinic.system.plugins import (
+    METHODS,
+    STATISTICS,
+    is_own,
+    offered,
+    plugins,
+    provider,
+)
 
 
 def build_network(config: Config) -> nn.Module:
@@ -74,15 +85,56 @@ def arm_name(config: Config) -> str:
 
 
 def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:
-    """What every hospital is told about a strategy."""
+    """Make what every hospital is told about a strategy."""
     names, settings = job_settings(config)
-    personal = str(config.strategy.get("personal", "none"))
-    digests = job_digests(JobConfig(config.model, config.data, config.training))
+    job = JobConfig(config.model, config.data, config.training)
+    digests = job_digests(job)
     digests["layout"] = layout_digest(network.state_dict(), shared_names(network, "none"))
+    method = method_of(config).name
     return Order(
-        run=folder.name, arm=arm_name(config), seed=config.seed, rounds=config.rounds, personal=personal,
-        version=versions()["polyclinic"], names=names, settings=settings, digests=digests,
-    )  # fmt: skip
+        run=folder.name,
+        arm=arm_name(config),
+        seed=config.seed,
+        rounds=config.rounds,
+        personal=str(config.strategy.get("personal", "none")),
+        version=versions()["polyclinic"],
+        names=names,
+        settings=settings,
+        digests=digests,
+        method=method,
+        plugins=needed_plugins(job, names, method, statistics_in(config.strategy)),
+    )
+
+
+def needed_plugins(
+    job: JobConfig, names: Mapping[str, str], method: str, statistics: Iterable[str] = ()
+) -> dict[str, str]:
+    """List the packages, other than polyclinic, that a hospital needs for a job.
+
+    Args:
+        job: Its `_target_` may name classes of packages.
+        names: Group of conf/ to name; a package's conf/ may hold it.
+        method: Name of an installed method; empty for the plain one.
+        statistics: Names of statistics; those that are not installed do not count.
+
+    Returns:
+        Package to version.
+    """
+    entries = [offered(METHODS)[method]] if method else []
+    entries += [offered(STATISTICS)[name] for name in statistics if name in offered(STATISTICS)]
+    found = {provider(entry) for entry in entries if not is_own(entry)}
+    known = plugins()
+    return {**plugins_named(names, job_tree(job)), **{name: known[name] for name in sorted(found)}}
+
+
+def statistics_in(node: object) -> Iterator[str]:
+    """Find the names under each key `statistics` of a strategy's configuration."""
+    if isinstance(node, Mapping):
+        named = node.get("statistics")
+        if isinstance(named, list | tuple):
+            yield from map(str, named)
+        for value in node.values():
+            yield from statistics_in(value)
 
 
 def describe_model(order: Order, number: int, tested: bool) -> dict[str, object]:

@@ -17,18 +17,37 @@ from polyclinic.config.schemas import Setting
 from polyclinic.errors import ConfigError
 from polyclinic.learning.metrics import Evaluation
 
-ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"  # the keys that Flower's strategies use
+# the keys that Flower's strategies use
+ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
 PACKED = "packed"  # one record that stands for arrays and scalars together
-INLINE_BYTES = (
-    4 * 2**20
-)  # Flower moves every record in calls of its own: a small model travels inside its scalars
+# Flower moves every record in calls of its own: a small model travels inside its scalars
+INLINE_BYTES = 4 * 2**20
 WEIGHTS = "weights"
-SCORE = "score."
+SCORE, NAME, DIGEST, SETTING, PLUGIN = "score.", "name.", "digest.", "set.", "plugin."
 
 
 @dataclass(frozen=True)
 class Order:
-    """What the coordinator asks of a hospital."""
+    """What the coordinator asks of a hospital.
+
+    Attributes:
+        run: Name of the run.
+        arm: Name of the run's strategy.
+        seed: Seed of the network's first weights, and of all that hospitals draw.
+        rounds: Number of rounds.
+        personal: What stays at the hospital, see `polyclinic.learning.state_dict.shared_names`.
+        version: The coordinator's version of polyclinic.
+        names: Group of conf/ to name.
+        settings: Dotted key to value, where a setting differs from what those names say.
+        digests: SHA-256 of each resolved group, and of the layout of what travels.
+        offset: Number of rounds that an earlier attempt completed.
+        round: Number of the round, from 1, counted over all attempts; 0 outside rounds.
+        proximal_mu: Weight of FedProx's term.
+        restoration: What is done to a model before it is scored: none, statistics, steps.
+        restoration_steps: Number of steps of the last of these.
+        method: Name of the federation's method; empty for the plain one, as before 0.2.
+        plugins: Packages other than polyclinic that the work needs, with versions.
+    """
 
     run: str
     arm: str
@@ -36,54 +55,67 @@ class Order:
     rounds: int
     personal: str
     version: str
-    names: Mapping[str, str]  # group of conf/ -> name
+    names: Mapping[str, str]
     settings: Mapping[str, Setting] = field(default_factory=dict)
-    digests: Mapping[str, str] = field(
-        default_factory=dict
-    )  # of the resolved groups, and of the layout
-    offset: int = 0  # rounds that an earlier attempt completed
-    round: int = 0  # counted from 1 over all attempts
+    digests: Mapping[str, str] = field(default_factory=dict)
+    offset: int = 0
+    round: int = 0
     proximal_mu: float = 0.0
-    restoration: str = "none"  # of a merged model before it is scored: none, statistics, steps
+    restoration: str = "none"
     restoration_steps: int = 0
+    method: str = ""
+    plugins: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Hello:
-    """What a hospital says of itself when it is greeted."""
+    """What a hospital says of itself when it is greeted.
+
+    Attributes:
+        site: Its name.
+        version: Its version of polyclinic.
+        counts: Number of cases of each split.
+        modality: Of its images.
+        refusal: Why it cannot take part; empty when it can.
+        mode: train; or describe, if it says what its images are like and never trains or scores.
+        task: Where tasks are the hospitals' own: its declaration, without names of classes.
+    """
 
     site: str
     version: str
-    counts: Mapping[str, int]  # cases of each split
+    counts: Mapping[str, int]
     modality: str = ""
-    refusal: str = ""  # why it cannot take part; empty when it can
-    mode: str = "train"  # or describe: it says what its images are like, and never trains or scores
-    task: str = ""  # where tasks are the hospitals' own: kind, number of classes, channels and dimensions, and no names
+    refusal: str = ""
+    mode: str = "train"
+    task: str = ""
 
 
 def order_to_config(order: Order) -> ConfigRecord:
-    """An order as flat scalars."""
+    """Turn an order into flat scalars."""
     flat: dict[str, Any] = {
         "run": order.run,
         "arm": order.arm,
         "seed": order.seed,
         "rounds": order.rounds,
         "offset": order.offset,
+        "personal": order.personal,
+        "version": order.version,
+        "method": order.method,
     }
-    flat |= {"personal": order.personal, "version": order.version}
     if order.restoration != "none":
         flat |= {"restoration": order.restoration, "restoration-steps": order.restoration_steps}
-    flat |= {f"name.{group}": name for group, name in order.names.items()}
-    flat |= {f"digest.{group}": value for group, value in order.digests.items()}
+    flat |= {f"{NAME}{group}": name for group, name in order.names.items()}
+    flat |= {f"{DIGEST}{group}": value for group, value in order.digests.items()}
+    flat |= {f"{PLUGIN}{package}": version for package, version in order.plugins.items()}
     flat |= {
-        f"set.{key}": list(value) if isinstance(value, list) else value
+        f"{SETTING}{key}": list(value) if isinstance(value, list) else value
         for key, value in order.settings.items()
     }
     return ConfigRecord(flat)
 
 
 def order_from_message(message: Message) -> Order:
-    """The order inside a message, with what a Flower strategy added to it.
+    """Read the order inside a message, with what a Flower strategy added to it.
 
     Raises:
         ConfigError: Something is missing or of another kind.
@@ -97,11 +129,23 @@ def order_from_message(message: Message) -> Order:
 
     try:
         return Order(
-            run=_folder(flat["run"]), arm=_folder(flat["arm"]), seed=int(flat["seed"]), rounds=int(flat["rounds"]),
-            personal=_word(flat["personal"]), version=_word(flat["version"]), names=under("name."), settings=under("set."),
-            digests=under("digest."), offset=int(flat["offset"]), round=round_of(message), proximal_mu=float(flat.get("proximal-mu", 0.0)),
-            restoration=_word(flat.get("restoration", "none")), restoration_steps=int(flat.get("restoration-steps", 0)),
-        )  # fmt: skip
+            run=_folder(flat["run"]),
+            arm=_folder(flat["arm"]),
+            seed=int(flat["seed"]),
+            rounds=int(flat["rounds"]),
+            personal=_word(flat["personal"]),
+            version=_word(flat["version"]),
+            names=under(NAME),
+            settings=under(SETTING),
+            digests=under(DIGEST),
+            offset=int(flat["offset"]),
+            round=round_of(message),
+            proximal_mu=float(flat.get("proximal-mu", 0.0)),
+            restoration=_word(flat.get("restoration", "none")),
+            restoration_steps=int(flat.get("restoration-steps", 0)),
+            method=_word(flat.get("method", "")),
+            plugins={key: _word(value) for key, value in under(PLUGIN).items()},
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
             f"The coordinator's message lacks {error}: it runs another version of polyclinic."
@@ -109,12 +153,12 @@ def order_from_message(message: Message) -> Order:
 
 
 def weights_to_record(weights: Tensor) -> ArrayRecord:
-    """One flat float32 vector as Flower's arrays; its bytes are not copied more than once."""
+    """Turn a flat float32 vector into Flower's arrays; copy its bytes once at most."""
     return ArrayRecord({WEIGHTS: Array(np.ascontiguousarray(weights.numpy(), dtype=np.float32))})
 
 
 def weights_from_record(record: ArrayRecord) -> Tensor:
-    """The vector that Flower's arrays hold.
+    """Return the vector that Flower's arrays hold.
 
     Raises:
         ConfigError: Not one flat vector of floating-point numbers.
@@ -128,17 +172,17 @@ def weights_from_record(record: ArrayRecord) -> Tensor:
 
 
 def weights_from_message(message: Message) -> Tensor:
-    """The weights that a message carries."""
+    """Return the weights that a message carries."""
     record = unpack_content(message.content)[ARRAYS]
     assert isinstance(record, ArrayRecord)
     return weights_from_record(record)
 
 
 def pack_content(content: RecordDict) -> RecordDict:
-    """Arrays and scalars as one record, if the arrays are small: half as many calls on the wire.
+    """Pack arrays and scalars into one record, if the arrays are small: half as many calls.
 
-    Flower moves a message's parts one by one, each array in two; for a model of a few MB the calls cost more than the bytes
-    (benchmarks/README.md).
+    Flower moves a message's parts one by one, each array in two; for a model of a few MB the calls
+    cost more than the bytes (benchmarks/README.md).
     """
     arrays = content.array_records.get(ARRAYS)
     if arrays is None or len(content) != 2:
@@ -152,7 +196,7 @@ def pack_content(content: RecordDict) -> RecordDict:
 
 
 def unpack_content(content: RecordDict) -> RecordDict:
-    """The inverse of `pack_content`; anything else is returned as it is.
+    """Undo `pack_content`; return anything else as it is.
 
     Raises:
         ConfigError: Not what `pack_content` makes.
@@ -172,7 +216,7 @@ def unpack_content(content: RecordDict) -> RecordDict:
 
 
 def unpack_message(message: Message) -> Message:
-    """The same message with its content unpacked; an error is left alone."""
+    """Unpack the content of a message; leave an error alone."""
     if message.has_content():
         message.content = unpack_content(message.content)
     return message
@@ -181,7 +225,7 @@ def unpack_message(message: Message) -> Message:
 def training_reply(
     message: Message, weights: Tensor, num_examples: int, loss: float, seconds: float
 ) -> Message:
-    """A hospital's answer to `train`."""
+    """Make a hospital's answer to `train`."""
     metrics = MetricRecord({"num-examples": num_examples, "loss": loss, "seconds": seconds})
     return Message(
         pack_content(RecordDict({ARRAYS: weights_to_record(weights), METRICS: metrics})),
@@ -190,7 +234,7 @@ def training_reply(
 
 
 def evaluation_reply(message: Message, evaluation: Evaluation, seconds: float) -> Message:
-    """A hospital's answer to `evaluate`."""
+    """Make a hospital's answer to `evaluate`."""
     flat: dict[str, Any] = {
         "num-examples": evaluation.num_examples,
         "score": evaluation.score,
@@ -202,7 +246,7 @@ def evaluation_reply(message: Message, evaluation: Evaluation, seconds: float) -
 
 
 def metrics_from_reply(message: Message) -> dict[str, Any]:
-    """A hospital's figures as a line of a run's metrics."""
+    """Read a hospital's figures, as a line of a run's metrics."""
     flat = dict(next(iter(message.content.metric_records.values())))
     scores = {
         key.removeprefix(SCORE): value for key, value in flat.items() if key.startswith(SCORE)
@@ -214,7 +258,7 @@ def metrics_from_reply(message: Message) -> dict[str, Any]:
 
 
 def hello_reply(message: Message, hello: Hello) -> Message:
-    """A hospital's answer to `query.hello`."""
+    """Make a hospital's answer to `query.hello`."""
     flat: dict[str, Any] = {
         "site": hello.site,
         "version": hello.version,
@@ -227,7 +271,7 @@ def hello_reply(message: Message, hello: Hello) -> Message:
 
 
 def hello_from_reply(message: Message) -> Hello:
-    """What a hospital said of itself."""
+    """Read what a hospital said of itself."""
     flat = dict(message.content[CONFIG])
     counts = {
         key.removeprefix("count."): int(str(value))
@@ -249,7 +293,7 @@ def hello_from_reply(message: Message) -> Hello:
 
 
 def greeting(order: Order, node: int, ttl_s: float) -> Message:
-    """Asks a node who it is, and whether it can do what the run asks."""
+    """Ask a node who it is, and whether it can do what the run asks."""
     return Message(
         RecordDict({CONFIG: order_to_config(order)}),
         dst_node_id=node,
@@ -259,7 +303,7 @@ def greeting(order: Order, node: int, ttl_s: float) -> Message:
 
 
 def readdress(message: Message, node: int) -> Message:
-    """The same message for another node: a hospital that came back."""
+    """Address a message to another node: a hospital that came back."""
     return Message(
         message.content,
         dst_node_id=node,
@@ -270,14 +314,14 @@ def readdress(message: Message, node: int) -> Message:
 
 
 def round_of(message: Message) -> int:
-    """The round that a message belongs to, counted over all attempts; 0 outside rounds."""
+    """Return a message's round, counted over all attempts; 0 outside rounds."""
     config = unpack_content(message.content)[CONFIG]
     number = int(str(config.get("server-round", 0)))
     return number + int(str(config.get("offset", 0))) if number else 0
 
 
-def test_order(order: Order, weights: Tensor, node: int) -> Message:
-    """Asks a hospital for its final figures, on its test cases and their own grid."""
+def ask_for_test(order: Order, weights: Tensor, node: int) -> Message:
+    """Ask a hospital for its final figures, on its test cases and their own grid."""
     config = order_to_config(order)
     config["server-round"] = order.rounds - order.offset
     return Message(
@@ -288,14 +332,14 @@ def test_order(order: Order, weights: Tensor, node: int) -> Message:
 
 
 def _folder(value: object) -> str:
-    """A name that may become a folder's, and leads nowhere else."""
+    """Return a name that may become a folder's, and leads nowhere else."""
     if not re.fullmatch(r"[\w][\w.-]{0,99}", _word(value)):
         raise ValueError(f"a plain name instead of {value!r}")
     return str(value)
 
 
 def _word(value: object) -> str:
-    """A short piece of text."""
+    """Return a short piece of text."""
     if not isinstance(value, str) or len(value) > 200:
         raise TypeError("a short text")
     return value

@@ -8,13 +8,16 @@ sites' names, so that the same seed gives the same sum.
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
+from pydantic import ValidationError
 
 from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.attendance import Attendance, Listener, Member
+from polyclinic.federation.events import Asked, Failed, Missing, answer_of
 from polyclinic.federation.passing import PassingGrid
 from polyclinic.federation.records import (
     metrics_from_reply,
@@ -46,7 +49,7 @@ class _Asked:
     tries: int = 0
 
 
-class PatientGrid(PassingGrid):
+class ReliableGrid(PassingGrid):
     """A Grid whose exchanges always end.
 
     Args:
@@ -98,7 +101,7 @@ class Exchange:
 
     def __init__(
         self,
-        grid: PatientGrid,
+        grid: ReliableGrid,
         messages: list[Message],
         deployment: DeploymentConfig,
         attendance: Attendance,
@@ -145,11 +148,6 @@ class Exchange:
         self._conclude(time.monotonic() - start)
         return [self._answered[site] for site in sorted(self._answered)]
 
-    def _tell(self, kind: str, site: str, **details: object) -> None:
-        self._listener(
-            {"kind": kind, "phase": self._phase, "round": self._round, "site": site, **details}
-        )
-
     def _ask(self, sites: list[str], first: bool = False) -> None:
         """Send each site its message, to the node that it now has."""
         batch: list[tuple[str, Message]] = []
@@ -165,7 +163,7 @@ class Exchange:
         ):
             self._outstanding[site].identifier = identifier or ""
             self._outstanding[site].tries += 1
-            self._tell("asked", site, again=not first)
+            self._listener(Asked(**self._where(site), again=not first))
 
     def _must_ask_again(self, site: str, asked: _Asked) -> bool:
         """A hospital that came back, as another node or the same, no longer knows what it was asked."""
@@ -199,12 +197,24 @@ class Exchange:
             if any(text in reason for text in RETRIED) and asked.tries < TRIES:
                 asked.identifier = ""  # its process died over it: ask again
                 return
-            self._failed[site] = reason
-            self._tell("failed", site, reason=reason)
-        else:
-            self._answered[site] = reply
-            self._tell("answered", site, **metrics_from_reply(reply))
+            self._fail(site, reason)
+            return
+        try:
+            answered = answer_of(metrics_from_reply(reply), **self._where(site))
+        except ValidationError:  # one hospital's fault ends nobody else's round
+            self._fail(site, "its figures are not numbers")
+            return
+        self._answered[site] = reply
+        self._listener(answered)
         del self._outstanding[site]
+
+    def _fail(self, site: str, reason: str) -> None:
+        self._failed[site] = reason
+        self._listener(Failed(**self._where(site), reason=reason))
+        del self._outstanding[site]
+
+    def _where(self, site: str) -> dict[str, Any]:
+        return {"phase": self._phase, "round": self._round, "site": site}
 
     def _is_over(self, waited_s: float, timeout_s: float) -> bool:
         if waited_s >= timeout_s:
@@ -224,7 +234,7 @@ class Exchange:
                 else f"no answer within {waited_s:.0f} s"
             )
             self._failed[site] = reason
-            self._tell("missing", site, reason=reason)
+            self._listener(Missing(**self._where(site), reason=reason))
         asked = len(self._answered) + len(self._failed)
         if asked and len(self._answered) < self._deployment.min_hospitals:
             missing = [f"{site} ({reason})" for site, reason in sorted(self._failed.items())]

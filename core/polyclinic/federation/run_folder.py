@@ -21,7 +21,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from polyclinic.errors import RunError, RunNotFound
+from pydantic import ValidationError
+
+from polyclinic.errors import LedgerNotFound, RunError, RunNotFound
+from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Failed, Missing
+from polyclinic.federation.run_state import RunState, explain
+from polyclinic.store.journal import database_of
 
 PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
 PHASES = {"train": "train", "evaluate": "validate", "evaluate.test": "test"}
@@ -34,7 +39,7 @@ class RunFolder:
         self.path = path
         self._arm = ""
         self._boards: dict[str, Any] = {}
-        self.listeners: list[Callable[[dict[str, Any]], None]] = []
+        self.listeners: list[Callable[[Event], None]] = []
 
     @property
     def name(self) -> str:
@@ -61,32 +66,51 @@ class RunFolder:
         described = self.describe() if (self.path / "run.json").exists() else {}
         write_whole(self.path / "run.json", json.dumps({**described, **changes}, indent=1))
 
-    def record(self, event: Mapping[str, object]) -> None:
+    def state(self) -> RunState:
+        """Read run.json.
+
+        Raises:
+            RunError: It is missing or damaged.
+        """
+        try:
+            return RunState.model_validate(self.describe())
+        except ValidationError as error:
+            raise RunError(f"{self.path / 'run.json'} is damaged: {explain(error)}.") from error
+
+    def events(self) -> tuple[Event, ...]:
+        """Read the events so far, in the order of time."""
+        return EventLog().read(self.path / "events.jsonl")
+
+    def record(self, event: Event) -> None:
         """Append an event; figures also go to metrics.jsonl and TensorBoard."""
-        line = {"time": time.time(), "arm": self._arm, **event}
-        if line["kind"] == "arm_start":
-            self._arm = line["arm"] = str(line["arm"])
-        _append(self.path / "events.jsonl", line)
-        if line["kind"] in ("answered", "missing", "failed") and line.get("phase") in PHASES:
-            self._record_figures(line)
+        given = {"time": time.time(), "arm": event.arm or self._arm}
+        event = event.model_copy(update=given)
+        if isinstance(event, ArmStart):
+            self._arm = event.arm
+        _append(self.path / "events.jsonl", event.to_line())
+        if isinstance(event, Answered | Failed | Missing) and event.phase in PHASES:
+            self._record_figures(event)
         for listener in self.listeners:
-            listener(line)
+            listener(event)
 
     def add_metrics(self, line: Mapping[str, object]) -> None:
         """Append one figure that was not obtained by a message."""
         _append(self.path / "metrics.jsonl", {"time": time.time(), **line})
 
-    def _record_figures(self, event: dict[str, Any]) -> None:
-        kept = {key: value for key, value in event.items() if key not in ("kind", "reason")}
-        kept["phase"] = PHASES[event["phase"]]
-        if event["kind"] != "answered":
-            kept["missing"] = event["reason"]
-        _append(self.path / "metrics.jsonl", kept)
-        board = self._board(event["arm"])
-        for key in ("loss", "score"):
-            value = event.get(key)
-            if isinstance(value, int | float) and math.isfinite(value):
-                board.add_scalar(f"{kept['phase']}/{key}/{event['site']}", value, event["round"])
+    def _record_figures(self, event: Answered | Failed | Missing) -> None:
+        phase = PHASES[event.phase]
+        line = {**event.to_line(), "phase": phase}
+        reason = line.pop("reason", None)
+        del line["kind"]
+        _append(
+            self.path / "metrics.jsonl", line if reason is None else {**line, "missing": reason}
+        )
+        if not isinstance(event, Answered):
+            return
+        board = self._board(event.arm)
+        for key, value in (("loss", event.loss), ("score", event.score)):
+            if value is not None:
+                board.add_scalar(f"{phase}/{key}/{event.site}", value, event.round)
         board.flush()
 
     def _board(self, arm: str) -> Any:
@@ -142,6 +166,20 @@ def list_runs(runs: Path) -> list[RunFolder]:
     """All runs, oldest first."""
     found = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
     return sorted(found, key=lambda run: str(run.describe().get("started", "")))
+
+
+def find_ledger(ledger: Path | None, runs: Path = Path("runs")) -> Path:
+    """Find the ledger's folder that was asked for, or the newest run's; RUNS/latest/ledger is that too.
+
+    Raises:
+        LedgerNotFound: No run has a ledger.
+    """
+    if ledger is not None and (ledger.exists() or ledger.parent.name != "latest"):
+        return ledger
+    for run in reversed(list_runs(runs if ledger is None else ledger.parent.parent)):
+        if database_of(run.path / "ledger"):
+            return run.path / "ledger"
+    raise LedgerNotFound(ledger or runs / "*" / "ledger")
 
 
 def versions() -> dict[str, str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from polyclinic.federation.events import Word
 
@@ -11,6 +11,13 @@ Part = TypeVar("Part", bound=BaseModel)
 Count = Annotated[
     int | None, BeforeValidator(lambda value: value if isinstance(value, int) else None)
 ]
+
+
+def explain(error: ValidationError) -> str:
+    """Say what is wrong first."""
+    first = error.errors()[0]
+    where = ".".join(str(piece) for piece in first["loc"])
+    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
 
 
 class _State(BaseModel):

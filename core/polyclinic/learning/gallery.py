@@ -15,7 +15,7 @@ OnCase = Callable[[Case, NDArray[np.uint8] | int], None]
 
 
 def draw_first(folder: Path, data: DataConfig, name: str) -> OnCase:
-    """What `training.test` may call with each case: draws image, truth and prediction of the first segmented one.
+    """What `training.evaluate_natively` may call with each case: draws image, truth and prediction of the first segmented one.
 
     Args:
         folder: Gets `image.png`, `truth.png` and `<name>.png`.

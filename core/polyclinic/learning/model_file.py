@@ -10,7 +10,7 @@ from torch import nn
 from polyclinic.config.compose import instantiate, load_job
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError, ModelInvalid
-from polyclinic.learning.networks.universal import Task, UniversalNetwork
+from polyclinic.learning.site_tasks import SiteHeadNetwork, SiteTask
 from polyclinic.learning.state_dict import load_metadata, load_state
 
 
@@ -25,8 +25,8 @@ def load_model(path: Path) -> tuple[nn.Module, JobConfig]:
     try:
         job = load_job(described["names"], described["settings"])  # type: ignore[arg-type]
         network: nn.Module = instantiate(job.model)
-        if "task" in described and isinstance(network, UniversalNetwork):
-            job = _attach_own_head(network, job, described)
+        if "task" in described and isinstance(network, SiteHeadNetwork):
+            job = _attach_site_head(network, job, described)
         network.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         raise ModelInvalid(
@@ -35,11 +35,11 @@ def load_model(path: Path) -> tuple[nn.Module, JobConfig]:
     return network.eval(), job
 
 
-def _attach_own_head(
-    network: UniversalNetwork, job: JobConfig, described: Mapping[str, Any]
+def _attach_site_head(
+    network: SiteHeadNetwork, job: JobConfig, described: Mapping[str, Any]
 ) -> JobConfig:
-    """The head of the task that was the hospital's own; returns the job with it."""
-    task = Task(**described["task"])
+    """Attach the head of the task that was the hospital's own; return the job with that task."""
+    task = SiteTask(**described["task"])
     network.attach_head(task)
     return replace(
         job,

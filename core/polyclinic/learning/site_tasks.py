@@ -1,30 +1,60 @@
-"""Hospitals whose task is their own: what each declares, and the job that it makes of the federation's."""
+"""Tasks that are a hospital's own: what it declares of its task, and the job that it does for the federation."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from typing import Literal, Protocol, runtime_checkable
 
 from polyclinic.config.schemas import DataConfig, JobConfig
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.imaging.headers import check_header
-from polyclinic.learning.networks.universal import Task
 
 
-def declare(dataset: SiteDataset) -> Task:
-    """What a hospital says of its task, from its dataset.json and the header of its first image.
+@dataclass(frozen=True)
+class SiteTask:
+    """A hospital's declaration of its task: the number of its classes, and nothing else about them.
+
+    Attributes:
+        kind: segmentation or classification.
+        classes: Number of classes, at least 2; the background of a segmentation is one of them.
+        channels: Number of channels of the hospital's images.
+        dimensions: 2 or 3, of the hospital's images; a 2-D network reads volumes slice by slice.
+    """
+
+    kind: Literal["segmentation", "classification"]
+    classes: int
+    channels: int
+    dimensions: int
+
+    def __str__(self) -> str:
+        channels = "1 channel" if self.channels == 1 else f"{self.channels} channels"
+        return f"{self.kind}, {self.classes} classes, {channels}, {self.dimensions}-D"
+
+
+@runtime_checkable
+class SiteHeadNetwork(Protocol):
+    """A network whose head belongs to a hospital's task and stays at the hospital."""
+
+    def attach_head(self, task: SiteTask) -> None:
+        """Give the network a head for the task, with random weights."""
+        ...
+
+
+def declare_task(dataset: SiteDataset) -> SiteTask:
+    """Make a hospital's declaration from its dataset.json and the header of its first image.
 
     Raises:
         DataError: The image's header cannot be read.
     """
     flat = check_header(dataset.cases[0].image[0]).grid.shape[2] == 1
-    return Task(dataset.task, len(dataset.labels), len(dataset.modality), 2 if flat else 3)
+    return SiteTask(dataset.task, len(dataset.labels), len(dataset.modality), 2 if flat else 3)
 
 
-def own_data(data: DataConfig, dataset: SiteDataset) -> DataConfig:
-    """A federation's `task: own` with a hospital's kind of task, classes and channels; any other stays as it is."""
+def site_data(data: DataConfig, dataset: SiteDataset) -> DataConfig:
+    """Fill the hospital's kind of task, classes and channels into `task: own`; keep other data."""
     if data.task != "own":
         return data
     return replace(data, task=dataset.task, labels=dataset.labels, channels=len(dataset.modality))
 
 
-def own_job(job: JobConfig, dataset: SiteDataset) -> JobConfig:
-    """The same of a whole job."""
-    return replace(job, data=own_data(job.data, dataset))
+def site_job(job: JobConfig, dataset: SiteDataset) -> JobConfig:
+    """Fill the hospital's task into a job, see `site_data`."""
+    return replace(job, data=site_data(job.data, dataset))

@@ -196,7 +196,7 @@ def predict_class(network: nn.Module, image: Path | Sequence[Path], data: DataCo
         return infer(network, volume, data).softmax(0).float().cpu()
 
 
-def test(
+def evaluate_natively(
     network: nn.Module,
     dataset: SiteDataset,
     data: DataConfig,

@@ -24,6 +24,7 @@ Folder = Annotated[
 @ledger_app.command("list")
 def list_entries(ledger: Folder = None) -> None:
     """List every contribution, oldest first, and whether it counts."""
+    from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import print_entries
 
@@ -42,6 +43,7 @@ def show(
     ledger: Folder = None,
 ) -> None:
     """Show everything about a contribution, or about all of a hospital's."""
+    from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import entry_table, find_entries
 
@@ -61,6 +63,7 @@ def withdraw(
     A hospital that only described its images is forgotten: nobody's model was made of it.
     """
     from polyclinic.errors import NothingToWithdraw
+    from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_strategies.merging.publisher import Publisher
     from polyclinic_strategies.refinement.refiner import Refiner
@@ -92,6 +95,7 @@ def history(
     ledger: Folder = None,
 ) -> None:
     """The journal: everything that happened, oldest first."""
+    from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import print_history
 
@@ -102,6 +106,7 @@ def history(
 @ledger_app.command()
 def verify(ledger: Folder = None) -> None:
     """Check that nothing was changed, removed or moved since it was written: the journal's chain, the tables, every file."""
+    from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
 
     checked = {"line": 0, "file": 0, "model": 0}
@@ -129,6 +134,7 @@ def export(
     ledger: Folder = None,
 ) -> None:
     """Write a contribution or a model as one safetensors file; a model is ready for `polyclinic-client predict`."""
+    from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import export_file
 
@@ -167,29 +173,12 @@ def init(
 @models_app.command("list")
 def list_models(ledger: Folder = None) -> None:
     """List every published model: rule, number, and the contributions it came from."""
+    from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import models_table
 
     with Ledger.open(find_ledger(ledger), create=False) as opened:
         console.print(models_table(opened))
-
-
-def find_ledger(ledger: Path | None, runs: Path = Path("runs")) -> Path:
-    """The folder that was asked for, or the newest run's; RUNS/latest/ledger is the newest run's too.
-
-    Raises:
-        LedgerNotFound: No run has a ledger.
-    """
-    from polyclinic.errors import LedgerNotFound
-    from polyclinic.federation.run_folder import list_runs
-    from polyclinic.store.journal import database_of
-
-    if ledger is not None and (ledger.exists() or ledger.parent.name != "latest"):
-        return ledger
-    for run in reversed(list_runs(runs if ledger is None else ledger.parent.parent)):
-        if database_of(run.path / "ledger"):
-            return run.path / "ledger"
-    raise LedgerNotFound(ledger or runs / "*" / "ledger")
 
 
 def _end_with(where: str, problem: str) -> NoReturn:

@@ -8,29 +8,39 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from polyclinic.federation.method import methods
+from polyclinic.system.commands import InOrder, add_commands, add_installed_commands
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic_server.cli.enrol import enrol_app, init
 from polyclinic_server.cli.ledger import ledger_app, models_app
-from polyclinic_server.cli.pretrain import PRETRAIN_HELP, pretrain
-from polyclinic_server.cli.proxy import TRAIN_HELP, demo_proxy, train_proxy
 from polyclinic_server.cli.segment_service import segment_service
+
+SET_UP, RUNS, MODELS, SERVICES = "Set up", "Runs", "Models", "Services"
+
+
+class ServerCommands(InOrder):
+    """Commands of the coordinator, in the order of use."""
+
+    order = (
+        "init", "enrol", "settings", "run", "status", "report", "export", "ledger", "models", "merge",
+        "refine", "pretrain", "train-proxy", "segment-service",
+    )  # fmt: skip
+
 
 app = typer.Typer(
     name="polyclinic-server",
     help="Coordinate a federation of hospitals. No image reaches this machine.\n\n" + EXIT_CODES,
+    cls=ServerCommands,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-app.add_typer(ledger_app, name="ledger")
-app.add_typer(models_app, name="models")
-app.add_typer(enrol_app, name="enrol")
-app.command()(init)
-app.command(name="segment-service")(segment_service)
-app.command(help=PRETRAIN_HELP)(pretrain)
-app.command(name="train-proxy", help=TRAIN_HELP)(train_proxy)
-app.command(name="demo-proxy")(demo_proxy)
+app.command(rich_help_panel=SET_UP)(init)
+app.add_typer(enrol_app, name="enrol", rich_help_panel=SET_UP)
+app.add_typer(ledger_app, name="ledger", rich_help_panel=MODELS)
+app.add_typer(models_app, name="models", rich_help_panel=MODELS)
+app.command(name="segment-service", rich_help_panel=SERVICES)(segment_service)
 WIDE = 120  # where output goes to a file, nobody's window limits the tables
 console = Console(
     highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
@@ -56,7 +66,7 @@ Examples:
 [bold]polyclinic-server settings[/bold] lists every name and setting."""
 
 
-@app.command(help=RUN_HELP)
+@app.command(help=RUN_HELP, rich_help_panel=RUNS)
 def run(
     overrides: Annotated[
         list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra overrides.")
@@ -80,7 +90,7 @@ def run(
     finish(run_federation(settings, name, resume, console), console)
 
 
-@app.command()
+@app.command(rich_help_panel=SET_UP)
 def settings(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...")] = None,
 ) -> None:
@@ -93,7 +103,7 @@ def settings(
     console.print(as_yaml(load_config(overrides or [])), markup=False)
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def status(runs: Runs = Path("runs")) -> None:
     """List the runs: what they do or how they ended."""
     from polyclinic_server.runs.status import status_table
@@ -101,7 +111,7 @@ def status(runs: Runs = Path("runs")) -> None:
     console.print(status_table(runs))
 
 
-@app.command()
+@app.command(rich_help_panel=RUNS)
 def report(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or 'latest'.")],
     runs: Runs = Path("runs"),
@@ -113,7 +123,7 @@ def report(
     finish(find_run(runs, name), console)
 
 
-@app.command()
+@app.command(rich_help_panel=MODELS)
 def export(
     to: Annotated[
         Path,
@@ -163,132 +173,12 @@ def export(
         )
 
 
-@app.command()
-def demo(
-    sites: Annotated[int, typer.Option(min=2, max=6, help="Hospitals.")] = 6,
-    rounds: Annotated[
-        int | None,
-        typer.Option(
-            min=1, help="Rounds of every strategy. Default: as the demo's experiment says."
-        ),
-    ] = None,
-    subjects: Annotated[int, typer.Option(min=1, help="Training subjects of each hospital.")] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the data and of the training.")] = 0,
-    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Passed on to `run`.")
-    ] = None,
-) -> None:
-    """Six hospitals on this machine: writes their data, starts them and a coordinator as processes, and ends with a report."""
-    from polyclinic_demos.refinement import run_demo
-
-    run_demo(sites, rounds, subjects, seed, folder, overrides or [], console)
-
-
-@app.command()
-def merge(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(
-            metavar="[rule=NAME] [ledger=FOLDER] [PARAMETER=VALUE]...", help="See the examples."
-        ),
-    ] = None,
-    to: Annotated[Path, typer.Option("--to", help="The safetensors file to write.")] = Path(
-        "merged.safetensors"
-    ),
-    runs: Runs = Path("runs"),
-) -> None:
-    """Merge a ledger's contributions by any rule, offline: no hospital is asked, and the ledger stays as it is.
-
-    Examples:
-
-    [bold]polyclinic-server merge rule=ties keep=0.3 ledger=runs/latest/ledger --to ties.safetensors[/bold]
-
-    [bold]polyclinic-server merge rule=sum scale=0.4[/bold] (of the newest run that has a ledger)
-    """
-    from polyclinic_server.cli.ledger import find_ledger
-    from polyclinic_strategies.merging.offline import merge_offline
-
-    texts = settings or []
-    named = [text.partition("=")[2] for text in texts if text.startswith("ledger=")]
-    rule, entries = merge_offline(texts, find_ledger(Path(named[-1]) if named else None, runs), to)
-    console.print(
-        f"{rule} of {len(entries)} contributions: {', '.join(entry.site for entry in entries)}",
-        markup=False,
-    )
-    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
-
-
-@app.command()
-def refine(
-    site: Annotated[
-        str,
-        typer.Option(
-            "--for", metavar="SITE", help="A hospital that contributed, or described itself."
-        ),
-    ],
-    explain: Annotated[
-        bool, typer.Option("--explain", help="Show whose vectors are in it, and how far they are.")
-    ] = False,
-    to: Annotated[Path | None, typer.Option("--to", help="The safetensors file to write.")] = None,
-    left_out: Annotated[
-        bool, typer.Option("--left-out", help="As if this hospital had not contributed.")
-    ] = False,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(metavar="FOLDER", help="The ledger's folder. Default: the newest run's."),
-    ] = None,
-    runs: Runs = Path("runs"),
-) -> None:
-    """Make a hospital's refined model from a ledger, offline, or say what it is made of.
-
-    Examples:
-
-    [bold]polyclinic-server refine --for st-john --explain[/bold]
-
-    [bold]polyclinic-server refine --for st-john --to st-john.safetensors --ledger runs/latest/ledger[/bold]
-    """
-    from polyclinic.errors import ConfigError
-    from polyclinic_server.cli.ledger import find_ledger
-    from polyclinic_strategies.refinement import offline as refining
-
-    if not explain and to is None:
-        raise ConfigError("refine: say what is wanted, --explain or --to FILE or both.")
-    found = refining.refine_offline(site, find_ledger(ledger, runs), to, left_out=left_out)
-    if explain:
-        refining.explain(found, console)
-    if to is not None:
-        console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
-
-
-@app.command(name="demo-merging")
-def demo_merging(
-    cohort: Annotated[
-        str,
-        typer.Option(
-            help="brain: six simulated scanners; cells: the three real laboratories in the folder POLYCLINIC_DATA."
-        ),
-    ] = "brain",
-    subjects: Annotated[
-        int, typer.Option(min=1, help="Training subjects of each hospital (brain).")
-    ] = 4,
-    seed: Annotated[int, typer.Option(min=0, help="Of the data and of the training.")] = 0,
-    folder: Annotated[Path, typer.Option(help="Where everything goes.")] = Path("demo"),
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Passed on to `run`.")
-    ] = None,
-) -> None:
-    """Hospitals that contribute whenever they like, while processes are killed and come back; ends with a report."""
-    from polyclinic.errors import ConfigError
-    from polyclinic_demos.merging import run_merging_demo
-
-    if cohort not in ("brain", "cells"):
-        raise ConfigError(f"--cohort {cohort}: brain or cells.")
-    run_merging_demo(cohort, subjects, seed, folder, overrides or [], console)
+add_commands(app, [method.commands for method in methods().values() if method.commands])
+add_installed_commands(app)
 
 
 def main() -> None:
-    """The console script."""
+    """Run the console script."""
     run_command(app)
 
 

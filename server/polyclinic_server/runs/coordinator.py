@@ -15,6 +15,9 @@ from rich.console import Console
 from polyclinic.config.compose import as_yaml, expand_strategies, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
+from polyclinic.federation.events import Link, Note
+from polyclinic.federation.live_state import LiveState
+from polyclinic.federation.method import method_of
 from polyclinic.federation.run_folder import (
     RunFolder,
     find_run,
@@ -24,12 +27,11 @@ from polyclinic.federation.run_folder import (
     write_whole,
 )
 from polyclinic.reporting.results import read_results
+from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
 from polyclinic_server.enrolment.endpoint import announced, listening
-from polyclinic_server.reports.page import terminal_table, write_report
-from polyclinic_server.runs.live_table import Board, show
-from polyclinic_strategies.merging.report.section import terminal_merging_table
-from polyclinic_strategies.refinement.report.table import terminal_refinement_table
+from polyclinic_server.reports.page import write_report
+from polyclinic_server.runs.live_table import LiveTable, show
 
 if TYPE_CHECKING:
     from polyclinic_server.fleet.superlink import SuperLink
@@ -61,24 +63,25 @@ def run(
     with console.status("loading torch, MONAI and Flower"):
         from polyclinic.federation.jobs import arm_name
         from polyclinic_server.fleet.superlink import SuperLink
-        from polyclinic_server.runs.app import is_merging, is_refinement, is_universal
     titles = {
         arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs
     }
-    merging = {
-        arm_name(config)
-        for config in configs
-        if is_merging(config) or is_refinement(config) or is_universal(config)
-    }
-    board = Board(titles, first.rounds, SCORE_NAMES[first.data.task], merging=merging)
+    without = frozenset(
+        arm_name(config) for config in configs if method_of(config).pace != "rounds"
+    )
+    state = LiveState(titles, first.rounds, SCORE_NAMES[first.data.task], without)
     _describe_run(folder, configs, titles)
     runs = Path(first.deployment.runs)
     try:
-        with _alone(runs / ".superlink"), show(board, console) as handle, _logged(folder):
+        with (
+            _alone(runs / ".superlink"),
+            show(LiveTable(state), console) as handle,
+            _logged(folder),
+        ):
             folder.listeners.append(handle)
 
             def tell(kind: str, text: str) -> None:
-                folder.record({"kind": kind, "text": text})
+                folder.record(Link(text=text) if kind == "superlink" else Note(text=text))
 
             security = place.authority.folder if place.authority else None
             with (
@@ -99,9 +102,7 @@ def finish(folder: RunFolder, console: Console) -> None:
     report = write_report(folder.path)
     results = read_results(folder.path)
     console.print()
-    refined = terminal_refinement_table(results)
-    console.print(terminal_table(results) if refined is None else refined)
-    if (table := terminal_merging_table(results)) is not None:
+    for table in terminal_tables(results):
         console.print(table)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
@@ -119,10 +120,7 @@ def _execute(link: "SuperLink", folder: RunFolder) -> None:
             return
         except SuperLinkLost:
             folder.record(
-                {
-                    "kind": "superlink",
-                    "text": "a new SuperLink runs; waiting for the hospitals to come back to it",
-                }
+                Link(text="a new SuperLink runs; waiting for the hospitals to come back to it")
             )
 
 
@@ -163,18 +161,13 @@ def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config
 
 def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, str]) -> None:
     from polyclinic.federation.jobs import arm_name
-    from polyclinic_server.runs.app import is_merging, is_universal
 
     first = configs[0]
-    named = {
-        arm_name(config): "merging"
-        if is_merging(config)
-        else "universal"
-        if is_universal(config)
-        else ""
-        for config in configs
+    named = {arm_name(config): method_of(config) for config in configs}
+    kinds = {
+        arm: {} if method.pace == "rounds" else {"kind": method.name}
+        for arm, method in named.items()
     }
-    kinds = {arm: {"kind": kind} if kind else {} for arm, kind in named.items()}
     arms = [{"name": arm, "title": title, **kinds[arm]} for arm, title in titles.items()]
     folder.update(
         name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed,

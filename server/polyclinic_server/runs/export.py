@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from polyclinic.errors import ConfigError, RunError, UnknownName
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import load_metadata, load_state
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 PROGRAM = ".pt2"  # torch's own ending for an exported program
 LARGEST_BATCH = 4096

@@ -18,8 +18,8 @@ from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError
 from polyclinic.federation.records import (
     Order,
+    ask_for_test,
     order_to_config,
-    test_order,
     weights_from_record,
     weights_to_record,
 )
@@ -77,7 +77,7 @@ class Averaging:
 
         Args:
             grid: Connection to the hospitals; see
-                `polyclinic.federation.reliable_grid.PatientGrid`.
+                `polyclinic.federation.reliable_grid.ReliableGrid`.
             strategy: From `build`.
             order: Order for every hospital.
             weights: Initial shared weights, (parameters,).
@@ -106,4 +106,4 @@ class Averaging:
 
     def test(self, grid: Grid, order: Order, weights: Tensor) -> None:
         """Ask every hospital for its final figures; they reach the run as events of the grid."""
-        grid.send_and_receive([test_order(order, weights, node) for node in grid.get_node_ids()])
+        grid.send_and_receive([ask_for_test(order, weights, node) for node in grid.get_node_ids()])

@@ -1,22 +1,21 @@
-"""A merging strategy within a run: from the ledger to the published model, its figures and its opponents'."""
+"""Merging at the coordinator: from the ledger to the published model, its figures and its rivals'."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
 
-from flwr.serverapp import Grid
 from torch import Tensor
 
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
-from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.coordinator import RunContext
+from polyclinic.federation.events import ArmEnd, Asked, Event, Note
 from polyclinic.federation.final_test import FinalTest, announce, task_of
 from polyclinic.federation.jobs import arm_name, describe_model, make_order, start_network
 from polyclinic.federation.records import Order
-from polyclinic.federation.reliable_grid import PatientGrid
-from polyclinic.federation.run_folder import RunFolder, read_lines
+from polyclinic.federation.reliable_grid import ReliableGrid
+from polyclinic.federation.run_folder import read_lines
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.merging.comparison import Comparison, Opponent
@@ -28,42 +27,61 @@ from polyclinic_strategies.merging.strategy import Merging
 MOST_SCORED_AGAIN = 12  # publications, at the end
 
 
-class MergingArm:
-    """One merging strategy of a run.
+class MergingCoordinator:
+    """Coordinator of one strategy whose hospitals contribute whenever they like.
 
     Args:
-        grid: Flower's grid.
-        attendance: Who takes part.
-        folder: The run's.
-        config: The strategy's.
-        overrides: What the configuration was composed from, for the strategies that it is compared with.
+        config: Configuration of the strategy.
     """
 
-    def __init__(
-        self,
-        grid: Grid,
-        attendance: Attendance,
-        folder: RunFolder,
-        config: Config,
-        overrides: list[str],
-    ) -> None:
-        self._grid = grid
-        self._attendance = attendance
-        self._folder = folder
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._overrides = [text for text in overrides if not text.startswith("strategy")]
-        self._patience = replace(
-            config.deployment, min_hospitals=1
-        )  # scores are taken from whoever is here
-        self._final = FinalTest(folder, grid, attendance, config.deployment)
+        self._strategy: Merging = instantiate(config.strategy, _recursive_=False)
+
+    @property
+    def title(self) -> str:
+        """Name of the strategy in tables."""
+        return self._strategy.title
+
+    def check(self) -> None:
+        """Do nothing: settings are checked when the strategy is made."""
+
+    def run(self, context: RunContext) -> None:
+        """Merge until the configured end, then test the model and its rivals.
+
+        Raises:
+            RunError: Nobody contributed.
+        """
+        context.folder.update(state="running")
+        MergingRun(context, self._strategy).run()
+
+
+class MergingRun:
+    """One merging strategy while it runs.
+
+    Args:
+        context: What it works with.
+        strategy: How to merge.
+    """
+
+    def __init__(self, context: RunContext, strategy: Merging) -> None:
+        config = context.config
+        self._grid = context.grid
+        self._attendance = context.attendance
+        self._folder = context.folder
+        self._config = config
+        self._overrides = [text for text in context.overrides if not text.startswith("strategy")]
+        # scores are taken from whoever is here
+        self._patience = replace(config.deployment, min_hospitals=1)
+        self._final = FinalTest(self._folder, self._grid, self._attendance, config.deployment)
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
-        self._strategy: Merging = instantiate(config.strategy, _recursive_=False)
-        self._order = make_order(folder, config, self._network)
-        self._expected = self._strategy.expected_contributions(config.deployment)
+        self._strategy = strategy
+        self._order = make_order(self._folder, config, self._network)
+        self._expected = strategy.expected_contributions(config.deployment)
 
     def run(self) -> None:
-        """Until its end, as configured, and the final figures; what was tested before a restart is not tested again."""
+        """Run to the end; what was tested before a restart is not tested again."""
         announce(self._folder, self._order, self._strategy.title, self._expected)
         with Ledger.open(self._strategy.ledger_folder(self._folder.path)) as ledger:
             initial = {
@@ -99,7 +117,7 @@ class MergingArm:
             )
             self._test(comparison.merged(merged))
             self._compare(comparison, rivals, merged)
-        self._folder.record({"kind": "arm_end", "arm": self._order.arm})
+        self._folder.record(ArmEnd(arm=self._order.arm))
 
     def _rivals(self) -> list[Config]:
         """Configurations of the strategies that are compared at the end."""
@@ -141,7 +159,7 @@ class MergingArm:
                 for site in self._attendance.refresh()
                 if (publication.number, site) not in scored
             ]
-            grid = PatientGrid(
+            grid = ReliableGrid(
                 self._grid, self._attendance, self._patience, self._scores_of(publication.number)
             )
             if sites:
@@ -149,12 +167,12 @@ class MergingArm:
                     [ask_for_score(order, weights, self._node(site)) for site in sites]
                 )
 
-    def _scores_of(self, number: int) -> Any:
+    def _scores_of(self, number: int) -> Callable[[Event], None]:
         """Turns a candidate's figures into those of a publication."""
 
-        def tell(event: Mapping[str, Any]) -> None:
-            if event["kind"] != "asked":
-                self._folder.record({**event, "phase": "evaluate", "round": number})
+        def tell(event: Event) -> None:
+            if not isinstance(event, Asked):
+                self._folder.record(event.model_copy(update={"phase": "evaluate", "round": number}))
 
         return tell
 
@@ -171,10 +189,7 @@ class MergingArm:
                     )
                 except ConfigError as error:  # Krum, say, needs more hospitals
                     self._folder.record(
-                        {
-                            "kind": "note",
-                            "text": f"{config.strategy['title']} is not compared: {error}",
-                        }
+                        Note(text=f"{config.strategy['title']} is not compared: {error}")
                     )
                     continue
                 self._test(opponent)
@@ -231,9 +246,9 @@ class MergingArm:
         kept = [each for each in entries if each["name"] != opponent.name]
         self._folder.update(comparison={"arm": self._order.arm, "entries": [*kept, entry]})
 
-    def _quiet_grid(self) -> PatientGrid:
+    def _quiet_grid(self) -> ReliableGrid:
         """For scores that are a means to an end."""
-        return PatientGrid(self._grid, self._attendance, self._patience, lambda _event: None)
+        return ReliableGrid(self._grid, self._attendance, self._patience, lambda _event: None)
 
     def _node(self, site: str) -> int:
         member = self._attendance.current(site)

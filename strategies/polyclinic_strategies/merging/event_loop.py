@@ -9,17 +9,18 @@ import hashlib
 import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import fmean
-from typing import Any
 
 from flwr.app import Message
 from flwr.serverapp import Grid
+from pydantic import ValidationError
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
+from polyclinic.federation.events import Answered, Event, Failed, Note, Progress, answer_of
 from polyclinic.federation.records import metrics_from_reply
 from polyclinic.learning.state_dict import StateDict, pack
 from polyclinic.store.ledger import Ledger, Publication
@@ -27,6 +28,12 @@ from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system.processes import pause_s
 from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.correspondence import Correspondence, Roster
+from polyclinic_strategies.merging.events import (
+    Contributed,
+    ContributionRejected,
+    Duplicate,
+    Published,
+)
 from polyclinic_strategies.merging.messages import (
     Assignment,
     Handover,
@@ -39,7 +46,7 @@ from polyclinic_strategies.merging.messages import (
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 from polyclinic_strategies.merging.strategy import Merging
 
-Tell = Callable[[Mapping[str, Any]], None]
+Tell = Callable[[Event], None]
 CALL_S = 0.3  # for each hospital: a question costs 60 ms of a SuperLink (docs/scale.md), so a hundred are asked every 30 s at most
 
 
@@ -51,12 +58,12 @@ class Trial:
     weights: Tensor
     state: StateDict
     number: int = 0  # of its publication; 0 while it is a mere candidate
-    figures: dict[str, dict[str, Any]] = field(default_factory=dict)
+    figures: dict[str, Answered] = field(default_factory=dict)
 
     def score(self, site: str) -> float:
         """A hospital's score; NaN where it could not be had."""
-        score = self.figures[site].get("score")
-        return float(score) if isinstance(score, int | float) else math.nan
+        score = self.figures[site].score
+        return math.nan if score is None else score
 
 
 @dataclass(frozen=True)
@@ -92,51 +99,51 @@ class EventLoop:
         self.publisher = Publisher(
             ledger, strategy.max_staleness, strategy.staleness_discount, ledger.folder / "sums"
         )
-        self._talk: Correspondence[Question] = Correspondence(grid, roster)
-        self._tell = tell
+        self.talk: Correspondence[Question] = Correspondence(grid, roster)
+        self.tell = tell
         self._rules = make_rules(strategy.rule, strategy.candidates)
         self._chosen = self._last_choice()
-        self._base = ledger.load_model(assignment.base)
-        self._requirements = strategy.requirements(self.publisher, self._base, assignment.task)
+        self.base = ledger.load_model(assignment.base)
+        self.requirements = strategy.requirements(self.publisher, self.base, assignment.task)
         self._end = strategy.make_end(expected)
         self._verdicts: dict[str, list[Verdict]] = {}
         self._due: dict[str, float] = {}  # when a site is asked for a contribution next
         self._news: dict[str, float] = {}  # when a site last had news
         self._doing: dict[str, str] = {}  # what a site last said that it does
         self._needs_base: set[str] = set()
-        self._trials: list[Trial] = []
+        self.trials: list[Trial] = []
         self._published: Publication | None = None
-        self._merged: set[str] = set()  # contributions of the newest model
+        self.merged: set[str] = set()  # contributions of the newest model
         self._head = 0  # last line of the journal that was looked at
-        self._began = self._moved = self._checked = time.monotonic()
+        self._began = self.last_moved = self._checked = time.monotonic()
 
     def run(self) -> Publication | None:
         """Ask, merge and publish until the run is over; returns what was published last, None if nobody contributed."""
-        self._republish("arrival")
+        self.on_change("arrival")
         while True:
             self.step()
-            if self.is_over() and self._is_scored():
+            if self.is_over() and self.is_scored():
                 return self._published
-            time.sleep(pause_s(time.monotonic() - self._moved, 0.05, 0.5))
+            time.sleep(pause_s(time.monotonic() - self.last_moved, 0.05, 0.5))
 
     def step(self) -> None:
         """Look who is here, take in what came, ask who is idle."""
-        self._talk.look()
-        for site, question, reply in self._talk.hear():
-            self._moved = time.monotonic()
-            self._take(site, question, reply)
+        self.talk.look()
+        for site, question, reply in self.talk.hear():
+            self.last_moved = time.monotonic()
+            self.take(site, question, reply)
         self._notice_changes()
         self._choose()
-        for site in self._talk.idle():
-            self._ask(site)
+        for site in self.talk.idle():
+            self.ask(site)
 
     def is_over(self) -> bool:
         """Whether the configured end has come."""
         contributed = {entry.site for entry in self.publisher.entries()}
         if self._end.sites and contributed >= set(self._end.sites):
-            return not self._owed()
+            return not self.owes_verdict()
         if self._end.contributions and len(contributed) >= self._end.contributions:
-            return not self._owed()
+            return not self.owes_verdict()
         return 0 < self._end.seconds <= time.monotonic() - self._began
 
     def _last_choice(self) -> Rule:
@@ -150,60 +157,54 @@ class EventLoop:
         ]
         return same[0] if same else self._rules[0]
 
-    def _owed(self) -> bool:
+    def owes_verdict(self) -> bool:
         """Whether a hospital that is online still waits for the word on its contribution."""
-        return any(self._verdicts.get(site) for site in self._members())
+        return any(self._verdicts.get(site) for site in self.members())
 
-    def _is_scored(self) -> bool:
+    def is_scored(self) -> bool:
         """Whether every hospital that is online has scored every candidate."""
-        return all(site in trial.figures for trial in self._trials for site in self._members())
+        return all(site in trial.figures for trial in self.trials for site in self.members())
 
-    def _members(self) -> Collection[str]:
+    def members(self) -> Collection[str]:
         """Who is online and contributes."""
-        return self._talk.online
+        return self.talk.online
 
-    def _ask(self, site: str) -> None:
+    def ask(self, site: str) -> None:
         """The next question to an idle hospital, if there is one."""
         if site in self._needs_base:
-            weights = pack(self._base, self.names)
-            self._talk.ask(
+            weights = pack(self.base, self.names)
+            self.talk.ask(
                 site, lambda node: send_base(self.assignment, weights, node), Question("base")
             )
         elif self._verdicts.get(site) or time.monotonic() >= self._due.get(site, 0.0):
             verdicts = list(self._verdicts.get(site, ()))
-            self._talk.ask(
+            self.talk.ask(
                 site,
                 lambda node: ask_for_contribution(self.assignment, verdicts, node),
                 Question("collect"),
             )
-        elif trial := next((trial for trial in self._trials if site not in trial.figures), None):
+        elif trial := next((trial for trial in self.trials if site not in trial.figures), None):
             order = replace(
                 self.assignment.order,
                 round=0,
                 restoration=self.strategy.restoration,
                 restoration_steps=self.strategy.restoration_steps,
             )
-            self._talk.ask(
+            self.talk.ask(
                 site,
                 lambda node: ask_for_score(order, trial.weights, node),
                 Question("score", trial),
             )
 
-    def _take(self, site: str, question: Question, reply: Message) -> None:
+    def take(self, site: str, question: Question, reply: Message) -> None:
         """What a hospital answered."""
         if reply.has_error():
             self._due[site] = time.monotonic() + self.strategy.poll_s
-            self._tell(
-                {
-                    "kind": "failed",
-                    "phase": question.kind,
-                    "round": 0,
-                    "site": site,
-                    "reason": str(reply.error.reason),
-                }
+            self.tell(
+                Failed(phase=question.kind, round=0, site=site, reason=str(reply.error.reason))
             )
             if question.trial is not None:
-                question.trial.figures[site] = {}
+                question.trial.figures[site] = Answered(phase="evaluate", site=site)
         elif question.kind == "base":
             self._needs_base.discard(site)
             self._due[site] = 0.0
@@ -222,8 +223,8 @@ class EventLoop:
             self._news[site] = moment
         elif handover.doing and handover.doing != self._doing.get(site):
             self._doing[site] = handover.doing
-            self._tell({"kind": "progress", "site": site, "text": handover.doing})
-        longest = max(self.strategy.poll_s, CALL_S * len(self._members()))
+            self.tell(Progress(site=site, text=handover.doing))
+        longest = max(self.strategy.poll_s, CALL_S * len(self.members()))
         self._due[site] = moment + pause_s(
             moment - self._news.setdefault(site, moment), max(0.5, longest / 10), longest
         )
@@ -236,35 +237,37 @@ class EventLoop:
             file.write(handover.content)
             file.flush()
             try:
-                self._check(Path(file.name), site)
-                receipt = self.ledger.receive(Path(file.name), site, self._requirements)
+                self.check_contribution(Path(file.name), site)
+                receipt = self.ledger.receive(Path(file.name), site, self.requirements)
             except ContributionRefused as refusal:
-                details = {"error": type(refusal).__name__, "reason": str(refusal)}
-                self._tell(
-                    {
-                        "kind": "contribution_refused",
-                        "site": site,
-                        "digest": handover.digest,
-                        **details,
-                    }
+                self.tell(
+                    ContributionRejected(
+                        site=site,
+                        digest=handover.digest,
+                        error=type(refusal).__name__,
+                        reason=str(refusal),
+                    )
                 )
                 return Verdict(handover.digest, False, str(refusal))
         if receipt.new:
             entry = next(entry for entry in self.ledger.entries() if entry.digest == receipt.digest)
-            figures = {
-                "num_examples": entry.num_examples,
-                "staleness": entry.staleness,
-                "norm": entry.norm,
-                "number": entry.sequence,
-            }
-            self._tell({"kind": "contribution", "site": site, "digest": receipt.digest, **figures})
+            self.tell(
+                Contributed(
+                    site=site,
+                    digest=receipt.digest,
+                    num_examples=entry.num_examples,
+                    staleness=entry.staleness,
+                    norm=entry.norm,
+                    number=entry.sequence,
+                )
+            )
         else:
-            self._tell({"kind": "duplicate", "site": site, "digest": receipt.digest})
+            self.tell(Duplicate(site=site, digest=receipt.digest))
         if receipt.active:
-            self._republish("arrival")
+            self.on_change("arrival")
         return Verdict(handover.digest, True)
 
-    def _check(self, path: Path, site: str) -> None:
+    def check_contribution(self, path: Path, site: str) -> None:
         """What a contribution must be besides what the ledger requires; raises `ContributionRefused`."""
 
     def _notice_changes(self) -> None:
@@ -276,23 +279,23 @@ class EventLoop:
         head = self.ledger.history(limit=1)[-1].sequence
         if head != self._head:
             self._head = head
-            if self._merged != {entry.digest for entry in self.publisher.entries()}:
-                self._republish("withdrawal")
+            if self.merged != {entry.digest for entry in self.publisher.entries()}:
+                self.on_change("withdrawal")
 
-    def _republish(self, why: str) -> None:
+    def on_change(self, why: str) -> None:
         """Publish the model of what the ledger holds now, and let the hospitals score it and its rivals."""
-        self._trials = []
-        self._merged = {entry.digest for entry in self.publisher.entries()}
-        if not self._merged:
+        self.trials = []
+        self.merged = {entry.digest for entry in self.publisher.entries()}
+        if not self.merged:
             return
         try:
             for rule in [self._chosen, *(rule for rule in self._rules if rule != self._chosen)]:
                 state = self.publisher.merge(rule)
-                self._trials.append(Trial(rule, pack(state, self.names), state))
+                self.trials.append(Trial(rule, pack(state, self.names), state))
         except ConfigError as error:  # Krum, say, needs more hospitals than have contributed yet
-            self._tell({"kind": "note", "text": f"nothing is published yet: {error}"})
+            self.tell(Note(text=f"nothing is published yet: {error}"))
             return
-        published = self._trials[0]
+        published = self.trials[0]
         self._announce(self.publisher.publish(published.rule, published.state), published, why)
 
     def _announce(self, publication: Publication, trial: Trial, why: str) -> None:
@@ -300,44 +303,42 @@ class EventLoop:
         if self._published is not None and publication.number == self._published.number:
             return
         self._published = publication
-        sites = [entry.site for entry in self.publisher.entries()]
-        details = {
-            "number": publication.number,
-            "digest": publication.digest,
-            "sites": sites,
-            "why": why,
-        }
-        self._tell({"kind": "published", **details, **publication.recipe})
+        self.tell(
+            Published(
+                number=publication.number,
+                digest=publication.digest,
+                sites=tuple(entry.site for entry in self.publisher.entries()),
+                why=why,
+                rule=str(publication.recipe.get("rule", "")),
+                parameters=publication.recipe.get("parameters", {}),
+            )
+        )
 
     def _take_score(self, site: str, trial: Trial, reply: Message) -> None:
-        """A hospital's score of a model; a published one's goes into the run's figures."""
-        trial.figures[site] = metrics_from_reply(reply)
+        """Take a hospital's score of a model; a published model's goes into the run's figures."""
+        try:
+            trial.figures[site] = answer_of(metrics_from_reply(reply), "evaluate", 0, site)
+        except ValidationError:
+            self.tell(Failed(phase="score", site=site, reason="its figures are not numbers"))
+            trial.figures[site] = Answered(phase="evaluate", site=site)
         if trial.number:
             self._tell_figures(trial, site)
 
     def _tell_figures(self, trial: Trial, site: str) -> None:
-        self._tell(
-            {
-                "kind": "answered",
-                "phase": "evaluate",
-                "round": trial.number,
-                "site": site,
-                **trial.figures[site],
-            }
-        )
+        self.tell(trial.figures[site].model_copy(update={"round": trial.number}))
 
     def _choose(self) -> None:
         """Once every hospital that is here has scored every candidate, publish the best if it is another."""
-        if len(self._trials) < 2 or not self._members() or not self._is_scored():
+        if len(self.trials) < 2 or not self.members() or not self.is_scored():
             return
         scored = [
             {site for site in trial.figures if not math.isnan(trial.score(site))}
-            for trial in self._trials
+            for trial in self.trials
         ]
         present = set.intersection(*scored)
         if not present:
             return
-        best = max(self._trials, key=lambda trial: fmean(trial.score(site) for site in present))
+        best = max(self.trials, key=lambda trial: fmean(trial.score(site) for site in present))
         if best.rule == self._chosen:
             return
         self._chosen = best.rule

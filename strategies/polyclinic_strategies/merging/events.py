@@ -1,9 +1,15 @@
 """What merging tells: contributions, refusals, publications."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from polyclinic.federation.events import Event, Figure, SiteEvent, Word
+
+if TYPE_CHECKING:
+    from polyclinic.federation.live_state import LiveState
+
+
+REASONS = {"parameters": " with other parameters", "withdrawal": " after a withdrawal"}
 
 
 class Contributed(SiteEvent):
@@ -16,6 +22,14 @@ class Contributed(SiteEvent):
     norm: Figure = None
     number: int | None = None
 
+    def tell(self, live: "LiveState") -> str | None:
+        """Count the hospital."""
+        live.contributed.add(self.site)
+        live.set_doing(self.site, "contributed")
+        late = f", made {self.staleness} bases ago" if self.staleness else ""
+        cases = "?" if self.num_examples is None else self.num_examples
+        return f"{self.site} contributed ({cases} training cases{late}): {live.tally()}"
+
 
 class Duplicate(SiteEvent):
     """A contribution that was there already; it counts once."""
@@ -23,14 +37,24 @@ class Duplicate(SiteEvent):
     kind: Literal["duplicate"] = "duplicate"
     digest: Word = ""
 
+    def tell(self, live: "LiveState") -> str | None:
+        """Tell that nothing changed."""
+        live.set_doing(self.site, "contributed")
+        return f"{self.site} handed in what was there already; it counts once"
 
-class ContributionRefused(SiteEvent):
+
+class ContributionRejected(SiteEvent):
     """A contribution was refused; `error` is the type of the refusal."""
 
     kind: Literal["contribution_refused"] = "contribution_refused"
     digest: Word = ""
     error: Word = ""
     reason: Word = ""
+
+    def tell(self, live: "LiveState") -> str | None:
+        """Tell why."""
+        live.set_doing(self.site, "refused")
+        return f"{self.site}'s contribution was refused: {self.reason}"
 
 
 class Withdrawn(SiteEvent):
@@ -39,6 +63,13 @@ class Withdrawn(SiteEvent):
     kind: Literal["withdrawn"] = "withdrawn"
     reason: Word = ""
 
+    def tell(self, live: "LiveState") -> str | None:
+        """Count the hospital no longer."""
+        live.contributed.discard(self.site)
+        live.set_doing(self.site, "withdrawn")
+        reason = f": {self.reason}" if self.reason else ""
+        return f"{self.site}'s contribution was withdrawn{reason}"
+
 
 class Scored(SiteEvent):
     """A hospital scored a published model."""
@@ -46,6 +77,15 @@ class Scored(SiteEvent):
     kind: Literal["scored"] = "scored"
     number: int | None = None
     score: Figure = None
+
+    def tell(self, live: "LiveState") -> str | None:
+        """Show the score."""
+        number = "?" if self.number is None else self.number
+        row = live.set_doing(self.site, f"scored model {number}")
+        if self.score is None:
+            return f"{self.site} scored model {number}"
+        row.score = self.score
+        return f"{self.site} scored model {number}: {live.score_name} {self.score:.3f}"
 
 
 class Published(Event):
@@ -59,5 +99,13 @@ class Published(Event):
     rule: Word = ""
     parameters: Mapping[str, Any] = {}
 
+    def tell(self, live: "LiveState") -> str | None:
+        """Tell what was published, and why."""
+        live.contributed |= set(self.sites)
+        why = REASONS.get(self.why, "")
+        count = len(self.sites)
+        of = f", made of {count} contribution{'' if count == 1 else 's'}" if count else ""
+        return f"model {self.number} is published{why}{of}"
 
-EVENTS = (Contributed, Duplicate, ContributionRefused, Withdrawn, Scored, Published)
+
+EVENTS = (Contributed, Duplicate, ContributionRejected, Withdrawn, Scored, Published)

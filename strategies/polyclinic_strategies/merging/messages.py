@@ -4,9 +4,6 @@ A ClientApp can only answer, and a hospital trains for as long as it likes: so t
 the hospital answers at once with what its outbox holds. Between two such questions both sides may die and nothing is lost.
 """
 
-import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,6 +11,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
+from polyclinic.federation.assignment import Assignment, Handover, Verdict
 from polyclinic.federation.records import (
     ARRAYS,
     CONFIG,
@@ -25,61 +23,26 @@ from polyclinic.federation.records import (
     weights_to_record,
 )
 
+__all__ = [
+    "LONG_S",
+    "SHORT_S",
+    "Assignment",
+    "Handover",
+    "Verdict",
+    "ask_for_contribution",
+    "ask_for_score",
+    "confirm",
+    "hand_over",
+    "read_assignment",
+    "read_base",
+    "read_handover",
+    "send_base",
+]
 FILE = "file"
 SHORT_S, LONG_S = (
     600.0,
     86400.0,
 )  # how long a question waits for its hospital: a poll is asked again, a model is worth the wait
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What became of a contribution that a hospital handed over."""
-
-    digest: str
-    accepted: bool
-    reason: str = ""  # why not
-
-
-@dataclass(frozen=True)
-class Assignment:
-    """What a hospital is asked to contribute to."""
-
-    order: Order
-    base: str  # digest of the model that it starts from
-    task: str
-    ledger: str  # identity of the ledger that keeps it
-    statistics: tuple[
-        str, ...
-    ] = ()  # what is needed besides the task vector: gram, fisher, and names of what describes a hospital
-    min_subjects: int = 3  # of a description, see `polyclinic.config.release`
-    noise_multiplier: float = 0.0
-
-    def to_json(self) -> dict[str, Any]:
-        """Plain values, for the hospital's disk."""
-        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        return values
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Assignment":
-        """The inverse of `to_json`."""
-        return cls(
-            **{
-                **values,
-                "order": Order(**values["order"]),
-                "statistics": tuple(values["statistics"]),
-            }
-        )
-
-
-@dataclass(frozen=True)
-class Handover:
-    """A hospital's answer to `query.collect`."""
-
-    needs_base: bool = False
-    doing: str = ""
-    digest: str = ""  # of the contribution that comes along; empty if none is ready
-    content: bytes = field(default=b"", repr=False)
 
 
 def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: int) -> Message:

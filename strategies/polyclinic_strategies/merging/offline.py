@@ -10,14 +10,15 @@ from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 
-OWN = ("rule", "ledger")  # settings of the command itself; every other is the rule's
 
-
-def merge_offline(settings: Sequence[str], ledger: Path, to: Path) -> tuple[str, list[Entry]]:
+def merge_offline(
+    rule: str, parameters: Sequence[str], ledger: Path, to: Path
+) -> tuple[str, list[Entry]]:
     """Recompute a model; the ledger stays as it is.
 
     Args:
-        settings: `rule=NAME` of `conf/strategy/merging/`, and the rule's own `parameter=value`; staleness as in `strategy.max_staleness`.
+        rule: Name in `conf/strategy/merging/`.
+        parameters: The rule's own `parameter=value`; staleness as in `strategy.max_staleness`.
         ledger: The ledger's folder.
         to: The safetensors file to write; `polyclinic-client predict` takes it.
 
@@ -25,39 +26,37 @@ def merge_offline(settings: Sequence[str], ledger: Path, to: Path) -> tuple[str,
         The rule with its parameters in words, and what was merged.
 
     Raises:
-        ConfigError: No such rule or parameter.
+        ConfigError: There is no such rule or parameter.
         LedgerError: There is no ledger, or it holds no contribution to its current base.
     """
-    given = dict(_split(text) for text in settings)
-    name = given.get("rule", "mean")
+    given = dict(_split(text) for text in parameters)
     known = [
         each.removeprefix("merging/")
         for each in list_names("strategy")
         if each.startswith("merging/")
     ]
-    if name not in known:
-        raise UnknownName("rule", name, known)
-    parameters = {key: value for key, value in given.items() if key not in OWN}
+    if rule not in known:
+        raise UnknownName("rule", rule, known)
     config = load_config(
         [
-            f"strategy=merging/{name}",
-            *(f"{_setting(key)}={value}" for key, value in parameters.items()),
+            f"strategy=merging/{rule}",
+            *(f"{_setting(key)}={value}" for key, value in given.items()),
         ]
     )
     with Ledger.open(ledger, create=False) as opened:
         publisher = Publisher(
             opened, config.strategy["max_staleness"], config.strategy["staleness_discount"]
         )
-        rule = make_rules(config.strategy["rule"], {})[0]
+        made = make_rules(config.strategy["rule"], {})[0]
         entries = publisher.entries()
-        state = publisher.merge(rule, entries)
-        recipe = describe_rule(rule)
+        state = publisher.merge(made, entries)
+        recipe = describe_rule(made)
         save_state(
             state,
             to,
             {
                 "polyclinic": json.dumps(
-                    {**describe_base(opened), "recipe": recipe, "arm": f"merging-{name}"}
+                    {**describe_base(opened), "recipe": recipe, "arm": f"merging-{rule}"}
                 )
             },
         )
@@ -70,7 +69,7 @@ def merge_offline(settings: Sequence[str], ledger: Path, to: Path) -> tuple[str,
 def _split(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
-        raise ConfigError(f"'{text}' is not of the form SETTING=VALUE, for example rule=ties.")
+        raise ConfigError(f"'{text}' is not of the form PARAMETER=VALUE, for example keep=0.3.")
     return key, value
 
 

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 from polyclinic.imaging.deformation import exponentiate, upsample, warp
 from polyclinic.imaging.smoothing import smooth
-from polyclinic.learning.networks.flow_generator import FlowGenerator
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
 IMAGE_MM, VELOCITY_MM = 4.0, 8.0
 KEY_SMOOTHNESS = 1.0  # sigma in voxels of the velocity's grid

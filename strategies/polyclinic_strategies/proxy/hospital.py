@@ -1,65 +1,100 @@
-"""A hospital's part in training the deformation proxy: the scans that it never shows anybody, in the canonical frame."""
+"""The deformation proxy's part at a hospital: training on scans in the canonical frame.
 
-from collections.abc import Callable
+The scans stay here; the networks are averaged.
+"""
+
 from dataclasses import replace
-from pathlib import Path
+
+from torch import nn
 
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import Case, SiteDataset
+from polyclinic.federation.hospital import CommonTask, check_labels
+from polyclinic.federation.records import Order
+from polyclinic.federation.site import Site, tell_training
+from polyclinic.imaging.datasets import Case, evaluation_cases
 from polyclinic.learning.metrics import Evaluation, summarize
 from polyclinic.learning.training import FitResult
 from polyclinic_strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.measurements import scores_through
+from polyclinic_strategies.proxy.parts import write_parts
+from polyclinic_strategies.proxy.settings import proxy_settings
 from polyclinic_strategies.proxy.system import ProxySystem
 from polyclinic_strategies.proxy.training import Trainer
 
-OnStep = Callable[[int, int, float], None]
-OnCase = Callable[[int, int], None]
+CASES = "canonical cases"  # key of what is kept between two messages
 
 
-def prepare_visits(
-    system: ProxySystem, dataset: SiteDataset, job: JobConfig, state: Path, tell: OnCase
-) -> list[CanonicalCase]:
-    """The training scans in the canonical frame; kept in the hospital's own folder.
+class ProxyHospital(CommonTask):
+    """Hospital that trains generator, segmenter and adversary together."""
 
-    Raises:
-        DatasetInvalid: Fewer than two people came more than once.
-        ScanNotRecognized: The reference does not fit a scan.
-    """
-    check_people(dataset.training, dataset.folder / "dataset.json", "training")
-    return prepare_cases(
-        dataset.training,
-        icbm152_reference(system.spacing_mm),
-        state / "canonical",
-        len(job.data.labels),
-        fine=True,
-        on_progress=lambda done, total, _name: tell(done, total),
-    )
+    def prepare(self, site: Site, order: Order) -> str:
+        """Bring the training scans into the canonical frame; refuse what is no cohort with visits."""
+        check_labels(site.job(order), site.dataset)
+        self._cases(site, order, _system(site.build_network(order)))
+        return ""
+
+    def fit(self, site: Site, order: Order, network: nn.Module) -> FitResult:
+        """Train for one round: as many steps as there are scans, `training.epochs` times."""
+        system, job = _system(network), site.job(order)
+        cases = self._cases(site, order, system)
+        settings = replace(
+            proxy_settings(job.training),
+            steps=job.training.epochs * len(cases),
+            more_segmentation=0,
+        )
+        trainer = Trainer(system, cases, settings, job.training.learning_rate, site.seed(order))
+        tell = tell_training(site, order)
+        losses = trainer.train(
+            lambda step, steps, running: tell(step, steps, running["segmentation"])
+        )
+        return FitResult(losses["segmentation"], settings.steps, len(cases))
+
+    def score(self, site: Site, order: Order, network: nn.Module) -> Evaluation:
+        """Score the validation scans as proxies."""
+        cases = evaluation_cases(site.dataset, "validation")
+        return score_through(_system(network), cases, site.job(order))
+
+    def score_finally(self, site: Site, order: Order, network: nn.Module) -> Evaluation:
+        """Score the test scans as proxies; keep generator and segmenter."""
+        system, job = _system(network), site.job(order)
+        write_parts(system, job.data.labels, order.settings, site.folder(order))
+        return score_through(system, evaluation_cases(site.dataset), job)
+
+    def _cases(self, site: Site, order: Order, system: ProxySystem) -> list[CanonicalCase]:
+        """Return the training scans in the canonical frame; made once, and kept on disk too."""
+        if CASES not in site.kept:
+            dataset = site.dataset
+            check_people(dataset.training, dataset.folder / "dataset.json", "training")
+            site.kept[CASES] = prepare_cases(
+                dataset.training,
+                icbm152_reference(system.spacing_mm),
+                site.state / "canonical",
+                len(site.job(order).data.labels),
+                fine=True,
+                on_progress=lambda done, total, _name: site.say(
+                    order, "preparing", step=done, steps=total
+                ),
+            )
+        found: list[CanonicalCase] = site.kept[CASES]
+        return found
 
 
-def fit(
-    system: ProxySystem, cases: list[CanonicalCase], job: JobConfig, seed: int, tell: OnStep
-) -> FitResult:
-    """One round: as many steps as there are scans, `training.epochs` times.
-
-    Raises:
-        ConfigError: The training has no part `proxy`.
-    """
-    if job.training.proxy is None:
-        raise ConfigError("A proxy is trained with training=proxy.")
-    settings = replace(
-        job.training.proxy, steps=job.training.epochs * len(cases), more_segmentation=0
-    )
-    losses = Trainer(system, cases, settings, job.training.learning_rate, seed).train(
-        lambda step, steps, running: tell(step, steps, running["segmentation"])
-    )
-    return FitResult(losses["segmentation"], settings.steps, len(cases))
-
-
-def score(system: ProxySystem, cases: tuple[Case, ...], job: JobConfig) -> Evaluation:
-    """Dice of scans that are segmented as proxies, on their own grids."""
-    protection = system.protection(job.data.labels)
-    rows = list(scores_through(system, protection, cases, job.data))
+def score_through(system: ProxySystem, cases: tuple[Case, ...], job: JobConfig) -> Evaluation:
+    """Compute the Dice of scans that are segmented as proxies, on their own grids."""
+    rows = list(scores_through(system, system.protection(job.data.labels), cases, job.data))
     return summarize(rows, job.data.labels[1:], None, len(rows))
+
+
+def _system(network: nn.Module) -> ProxySystem:
+    """Refuse another network than the deformation proxy's."""
+    if not isinstance(network, ProxySystem):
+        raise ConfigError(
+            "The deformation proxy's networks are trained: model=proxy data=proxy_brain "
+            "training=proxy."
+        )
+    return network
+
+
+HOSPITAL = ProxyHospital()

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from polyclinic.errors import ModelInvalid, RunError
 from polyclinic.imaging.deformation import jacobian_determinant, upsample
-from polyclinic.learning.networks.flow_generator import FlowGenerator
 from polyclinic.learning.state_dict import load_state, save_state, state_digest
 from polyclinic_strategies.proxy.frame.atlas import Reference
 from polyclinic_strategies.proxy.frame.canonical import Canonical, canonicalize
@@ -30,6 +29,7 @@ from polyclinic_strategies.proxy.generator import (
     draw_seed,
     shrink,
 )
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
 FINEST_MM = 2.0  # voxel size at which a scan is read before it is averaged to `IMAGE_MM`
 TOP = 255  # the number for an intensity, and for a probability, of 1

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from polyclinic.learning.networks.flow_generator import FlowGenerator
-from polyclinic.learning.networks.identity import IdentityNetwork
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.generator import Field, LearnedField, Shape
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
+from polyclinic_strategies.proxy.networks.identity import IdentityNetwork
 from polyclinic_strategies.proxy.protection import Protection, coarse_reference
 
 

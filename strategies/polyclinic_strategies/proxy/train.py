@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 
 from polyclinic.config.compose import digest, instantiate, job_settings, load_config
-from polyclinic.config.schemas import Config, Part
+from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.datasets import Case, SiteDataset, check_agreement, read_dataset
 from polyclinic.learning.state_dict import load_state, save_state
@@ -30,14 +30,15 @@ from polyclinic.system.durable import write_durably
 from polyclinic_strategies.proxy.attacks.attack_suite import AttackSuite
 from polyclinic_strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.generator import NoField
 from polyclinic_strategies.proxy.measurements import dice_directly, dice_through, draw_pictures
 from polyclinic_strategies.proxy.parts import write_parts
 from polyclinic_strategies.proxy.protection import Protection
+from polyclinic_strategies.proxy.settings import NAME, proxy_settings
 from polyclinic_strategies.proxy.system import ProxySystem
 from polyclinic_strategies.proxy.training import OnStep, Trainer
 
 DEFAULTS = ("model=proxy", "data=proxy_brain", "training=proxy")
-NO_FIELD = "polyclinic_strategies.proxy.generator.NoField"
 PICTURED = 3  # number of scans with a picture
 TELL_EVERY = 25  # steps, or scans, between two lines of progress
 Say = Callable[[str], None]
@@ -106,18 +107,16 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     """
     start = time.time()
     config = load_config([*DEFAULTS, *orders.overrides])
-    if config.training.proxy is None:
-        raise ConfigError("train-proxy needs a training that has a part 'proxy': training=proxy.")
+    proxy_settings(config.training)  # refuses another training before anything is read
     sites, others = _read_cohorts(orders, config)
     say: Say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
     work = orders.out / "work"
     prepared = _prepare(sites, config, work, say, ("training", "validation", "test"))
     people = People(prepared["training"], prepared["validation"], prepared["test"])
-    learned, losses = _train(config.model, people.training, config, work / "learned", say)
+    learned, losses = _train(config, people.training, work / "learned", say)
     _, settings = job_settings(config)
     protection = write_parts(learned, config.data.labels, settings, orders.out)
-    unwarped = {**config.model, "field": {"_target_": NO_FIELD}}
-    direct, _ = _train(unwarped, people.training, config, work / "direct", say)
+    direct, _ = _train(config, people.training, work / "direct", say, field=NoField())
     labelled = [case for site in sites for case in site.test if isinstance(case.label, Path)]
     cases = labelled[: orders.scored]
     scored = {
@@ -236,21 +235,27 @@ def _mark(facts: object) -> str:
 
 
 def _train(
-    model: Part, cases: Sequence[CanonicalCase], config: Config, kept: Path, say: Say
+    config: Config, cases: Sequence[CanonicalCase], kept: Path, say: Say, **changes: object
 ) -> tuple[ProxySystem, list[dict[str, float]]]:
     """Train a system, unless an earlier call has with the same settings and scans.
+
+    Args:
+        config: Settings.
+        cases: Scans to train with.
+        kept: Folder of trained systems.
+        say: Called with lines of progress.
+        changes: Arguments of the system that replace those of the settings.
 
     Returns:
         The system, and the losses in the course of the joint training.
     """
-    assert config.training.proxy is not None
     torch.manual_seed(config.seed)
-    system: ProxySystem = instantiate(model)
+    system: ProxySystem = instantiate(config.model, **changes)
     people = [case.digest for case in cases]
     training = asdict(config.training)
-    polish = training["proxy"].pop("polish")
+    polish = training["methods"][NAME].pop("polish")
     facts = [config.model, training, config.seed, people, version("polyclinic"), torch.__version__]
-    settings, rate = config.training.proxy, config.training.learning_rate
+    settings, rate = proxy_settings(config.training), config.training.learning_rate
     trainer = cache(partial(Trainer, system, cases, settings, rate, config.seed))
     joint, last = kept / f"joint-{_mark(facts)}", kept / f"polish-{_mark([*facts, polish])}"
     course = _phase(system, lambda tell: trainer().train(tell), joint, say)

@@ -20,7 +20,6 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from polyclinic.config.schemas import ProxyConfig
 from polyclinic.imaging.deformation import identity, sample, upsample
 from polyclinic.learning.modes import quick, quicken
 from polyclinic_strategies.proxy import losses
@@ -32,6 +31,7 @@ from polyclinic_strategies.proxy.generator import (
     shrink,
     warp_coarsely,
 )
+from polyclinic_strategies.proxy.settings import ProxyConfig
 from polyclinic_strategies.proxy.system import ProxySystem, generator_parameters
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]

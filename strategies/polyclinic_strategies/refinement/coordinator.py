@@ -13,6 +13,8 @@ from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.attendance import Attendance, Member
+from polyclinic.federation.coordinator import RunContext
+from polyclinic.federation.events import ArmEnd, Note
 from polyclinic.federation.final_test import (
     RETURN_S,
     FinalTest,
@@ -23,9 +25,8 @@ from polyclinic.federation.final_test import (
 )
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import metrics_from_reply
-from polyclinic.federation.reliable_grid import PatientGrid
-from polyclinic.federation.run_folder import RunFolder, read_lines, write_whole
-from polyclinic.federation.traffic import CountingGrid
+from polyclinic.federation.reliable_grid import ReliableGrid
+from polyclinic.federation.run_folder import write_whole
 from polyclinic.learning.state_dict import (
     StateDict,
     load_state,
@@ -38,6 +39,7 @@ from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.averaging.strategy import Averaging
 from polyclinic_strategies.merging.messages import Assignment, ask_for_score
 from polyclinic_strategies.refinement.choice import Tried, try_recipes
+from polyclinic_strategies.refinement.events import JOIN, Delivered, Recalculated
 from polyclinic_strategies.refinement.loop import RefinementLoop
 from polyclinic_strategies.refinement.offline import CHOICE, read_choice
 from polyclinic_strategies.refinement.refine import Recipe, Refinement
@@ -66,37 +68,67 @@ class Everybody:
         return self._attendance.site_of(node)
 
 
-class RefinementArm:
-    """One refinement strategy of a run.
+class RefinementCoordinator:
+    """Coordinator of one strategy that makes a model for every hospital.
 
     Args:
-        grid: Flower's grid, counting.
-        attendance: Who takes part.
-        folder: The run's.
-        config: The strategy's.
+        config: Configuration of the strategy.
     """
 
-    def __init__(
-        self, grid: CountingGrid, attendance: Attendance, folder: RunFolder, config: Config
-    ) -> None:
-        self._grid = grid
-        self._attendance = attendance
-        self._folder = folder
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._patience = replace(
-            config.deployment, min_hospitals=1
-        )  # figures are taken from whoever is here
+        self._refining: Refining = instantiate(config.strategy, _recursive_=False)
+
+    @property
+    def title(self) -> str:
+        """Name of the strategy in tables."""
+        return self._refining.title
+
+    def check(self) -> None:
+        """Refuse a base that takes all rounds.
+
+        Raises:
+            ConfigError: No pass is left for contributions.
+        """
+        if not 0 <= self._refining.base_rounds < self._config.rounds:
+            raise ConfigError(
+                f"strategy.base_rounds={self._refining.base_rounds}: at least 0, and less than "
+                f"rounds={self._config.rounds}."
+            )
+
+    def run(self, context: RunContext) -> None:
+        """Run until there is nothing more to stay for.
+
+        Raises:
+            RunError: Nobody contributed, or no recipe could be chosen.
+        """
+        context.folder.update(state="running")
+        RefinementRun(context, self._refining).run()
+
+
+class RefinementRun:
+    """One refinement strategy while it runs.
+
+    Args:
+        context: What it works with.
+        refining: How to refine.
+    """
+
+    def __init__(self, context: RunContext, refining: Refining) -> None:
+        config = context.config
+        self._grid = context.grid
+        self._attendance = context.attendance
+        self._folder = context.folder
+        self._config = config
+        # figures are taken from whoever is here
+        self._patience = replace(config.deployment, min_hospitals=1)
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
         self._normalization = sorted(set(self._names) - set(shared_names(self._network, "norm")))
-        self._refining: Refining = instantiate(config.strategy, _recursive_=False)
-        self._merging = self._refining.merging()
+        self._refining = refining
+        self._merging = refining.merging()
         self._expected = self._merging.expected_contributions(config.deployment)
-        self._order = make_order(folder, config, self._network)
-        if not 0 <= self._refining.base_rounds < config.rounds:
-            raise ConfigError(
-                f"strategy.base_rounds={self._refining.base_rounds}: at least 0, and less than rounds={config.rounds}."
-            )
+        self._order = make_order(self._folder, config, self._network)
 
     def run(self) -> None:
         """Until there is nothing more to stay for."""
@@ -130,26 +162,22 @@ class RefinementArm:
             stay = self._refining.make_stay()
             if not stay.any:
                 self._folder.record(
-                    {
-                        "kind": "note",
-                        "text": "the run ends with these models; strategy.stay.seconds=N keeps it open for newcomers",
-                    }
+                    Note(
+                        text="the run ends with these models; strategy.stay.seconds=N keeps it open for newcomers"
+                    )
                 )
             loop.stay(recipe, own, stay)
             self._draw(loop.refiner, recipe)
-        self._folder.record({"kind": "arm_end", "arm": self._order.arm})
+        self._folder.record(ArmEnd(arm=self._order.arm))
 
     def _history(self) -> tuple[set[str], int]:
         """Newcomers that this run has served already, and how many hospitals have left it."""
-        events = list(read_lines(self._folder.path / "events.jsonl"))
+        events = self._folder.events()
         served = {
-            str(event["site"])
-            for event in events
-            if event["kind"] == "delivered" and event["why"] == "join"
+            event.site for event in events if isinstance(event, Delivered) and event.why == JOIN
         }
-        return served, sum(
-            len(event["gone"]) for event in events if event["kind"] == "recalculated"
-        )
+        gone = sum(len(event.gone) for event in events if isinstance(event, Recalculated))
+        return served, gone
 
     def _tell_privacy(self) -> None:
         """What the noise on descriptions promises to each subject."""
@@ -160,10 +188,7 @@ class RefinementArm:
                 for count, who in ((releases, "contributors"), (1, "newcomers"))
             ]
             self._folder.record(
-                {
-                    "kind": "note",
-                    "text": f"descriptions are noisy: {', '.join(told)}, delta {release.delta:g}",
-                }
+                Note(text=f"descriptions are noisy: {', '.join(told)}, delta {release.delta:g}")
             )
 
     def _assignment(self, base: str, ledger: Ledger) -> Assignment:
@@ -228,11 +253,9 @@ class RefinementArm:
             save_state(
                 state, path, {"polyclinic": json.dumps(describe_model(order, number, False))}
             )
-            self._folder.record(
-                {"kind": "note", "text": f"base, round {number} of {order.rounds} is averaged"}
-            )
+            self._folder.record(Note(text=f"base, round {number} of {order.rounds} is averaged"))
 
-        grid = PatientGrid(
+        grid = ReliableGrid(
             self._grid,
             self._attendance,
             self._config.deployment,
@@ -262,7 +285,7 @@ class RefinementArm:
             return self._score(refiner, wanted)
 
         self._folder.record(
-            {"kind": "note", "text": f"trying {len(usable)} recipes on hospitals left out in turn"}
+            Note(text=f"trying {len(usable)} recipes on hospitals left out in turn")
         )
         left_out = try_recipes(
             usable, here, lambda site, each: refiner.coefficients(site, each, leave_out=True), score
@@ -286,15 +309,12 @@ class RefinementArm:
         }
         write_whole(path, json.dumps(kept, indent=1))
         self._folder.record(
-            {
-                "kind": "note",
-                "text": f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}",
-            }
+            Note(text=f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}")
         )
         return left_out[0].recipe, own[0].recipe
 
     def _score(self, refiner: Refiner, wanted: Mapping[str, Refinement]) -> dict[str, float]:
-        grid = PatientGrid(self._grid, self._attendance, self._patience, lambda _event: None)
+        grid = ReliableGrid(self._grid, self._attendance, self._patience, lambda _event: None)
         nodes = {
             site: member.node
             for site, member in self._attendance.refresh().items()

@@ -10,7 +10,7 @@ from statistics import median
 
 from torch import Tensor
 
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import statistic_named
 from polyclinic.learning.state_dict import StateDict
 
 
@@ -18,12 +18,12 @@ class Neighbourhood:
     """Distances by one statistic, between all hospitals that contributed or described themselves.
 
     Args:
-        statistic: One of `STATISTICS`.
+        statistic: Name of an installed statistic.
     """
 
     def __init__(self, statistic: str) -> None:
         self.statistic = statistic
-        self._measure = STATISTICS[statistic].distance
+        self._measure = statistic_named(statistic).distance
         self._means: dict[str, Tensor] = {}
         self._known: dict[str, dict[str, float]] = {}  # site -> other -> distance, both ways
         self._units: dict[tuple[str, ...], float] = {}

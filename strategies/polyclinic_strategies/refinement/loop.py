@@ -11,8 +11,9 @@ from typing import Protocol
 
 from flwr.app import Message
 
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import statistic_named
 from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.federation.events import Failed
 from polyclinic.federation.traffic import Count, CountingGrid
 from polyclinic.learning.state_dict import pack
 from polyclinic.store.ledger import Ledger
@@ -20,6 +21,13 @@ from polyclinic.system.processes import pause_s
 from polyclinic_strategies.merging.correspondence import Roster
 from polyclinic_strategies.merging.event_loop import EventLoop, Question, Tell
 from polyclinic_strategies.merging.messages import Assignment, Handover, Verdict
+from polyclinic_strategies.refinement.events import (
+    Delivered,
+    Described,
+    Recalculated,
+    Refined,
+    Traffic,
+)
 from polyclinic_strategies.refinement.messages import (
     ask_for_description,
     read_description,
@@ -91,7 +99,7 @@ class RefinementLoop(EventLoop):
     def stay(self, recipe: Recipe, own_recipe: Recipe, stay: Stay) -> None:
         """Send every hospital its model; then take in who comes, changes and goes, until there is nothing more to stay for."""
         self._recipe, self._own_recipe = recipe, own_recipe
-        self._trials = []
+        self.trials = []
         self._known = self.refine_all()
         for refinement in self._known:
             if refinement.site in self.refiner.contributors():
@@ -99,7 +107,7 @@ class RefinementLoop(EventLoop):
         began = time.monotonic()
         self.step()
         while not self._is_done(stay, time.monotonic() - began):
-            time.sleep(pause_s(time.monotonic() - self._moved, 0.05, 0.5))
+            time.sleep(pause_s(time.monotonic() - self.last_moved, 0.05, 0.5))
             self.step()
 
     def step(self) -> None:
@@ -133,7 +141,11 @@ class RefinementLoop(EventLoop):
         return self.refiner.all_coefficients(self._recipe, self._own_recipe)
 
     def _is_done(self, stay: Stay, seconds: float) -> bool:
-        if any(site in self._talk.online for site in self._ready) or self._owed() or self._departed:
+        if (
+            any(site in self.talk.online for site in self._ready)
+            or self.owes_verdict()
+            or self._departed
+        ):
             return False
         if not stay.any:
             return True
@@ -144,18 +156,20 @@ class RefinementLoop(EventLoop):
             or 0 < stay.seconds <= seconds
         )
 
-    def _members(self) -> Collection[str]:
-        return [site for site, member in self._talk.online.items() if not member.describes]
+    def members(self) -> Collection[str]:
+        """Return who is online and contributes; a hospital that only describes itself does not."""
+        return [site for site, member in self.talk.online.items() if not member.describes]
 
-    def _ask(self, site: str) -> None:
-        member = self._talk.online[site]
+    def ask(self, site: str) -> None:
+        """Put the next question to an idle hospital; a model that is ready is sent first."""
+        member = self.talk.online[site]
         if self._recipe is None:
             if not member.describes:
-                super()._ask(site)
+                super().ask(site)
         elif site in self._ready:
             self._send(site)
         elif not member.describes:
-            super()._ask(site)
+            super().ask(site)
         elif not self._is_busy() and self._described.get(site) != member.activated:
             self._described[site] = member.activated
             self._occasions[site] = self._now("join")
@@ -164,13 +178,13 @@ class RefinementLoop(EventLoop):
     def _is_busy(self) -> bool:
         """Whether somebody who is here describes itself or waits for its model: one at a time, so a count of bytes is of one occasion."""
         asked = set(self._occasions) - set(
-            self._talk.idle()
+            self.talk.idle()
         )  # not those that were away meanwhile: they are asked again
-        return any(site in self._talk.online for site in asked.union(self._ready))
+        return any(site in self.talk.online for site in asked.union(self._ready))
 
     def _ask_newcomer(self, site: str, statistic: str) -> None:
-        weights = pack(self._base, self.names) if STATISTICS[statistic].needs_network else None
-        self._talk.ask(
+        weights = pack(self.base, self.names) if statistic_named(statistic).needs_network else None
+        self.talk.ask(
             site,
             lambda node: ask_for_description(self.assignment, [statistic], weights, node),
             Question("describe"),
@@ -180,15 +194,16 @@ class RefinementLoop(EventLoop):
         weights = pack(self.refiner.model(self._ready[site]), self.names)
         self._number += 1
         number = self._number
-        self._talk.ask(
+        self.talk.ask(
             site,
             lambda node: send_refined(self.assignment.order, weights, number, node),
             Question("refined"),
         )
 
-    def _take(self, site: str, question: Question, reply: Message) -> None:
+    def take(self, site: str, question: Question, reply: Message) -> None:
+        """Take in what a hospital answered."""
         if question.kind not in ("describe", "refined"):
-            super()._take(site, question, reply)
+            super().take(site, question, reply)
         elif reply.has_error():
             self._give_up(site, question.kind, str(reply.error.reason))
         elif question.kind == "describe":
@@ -204,14 +219,10 @@ class RefinementLoop(EventLoop):
         except (ConfigError, ModelInvalid) as error:
             self._give_up(site, "describe", str(error))
             return
-        self._tell(
-            {
-                "kind": "described",
-                "site": site,
-                "subjects": subjects,
-                "statistic": self._recipe.statistic,
-                "seconds": seconds,
-            }
+        self.tell(
+            Described(
+                site=site, subjects=subjects, statistic=self._recipe.statistic, seconds=seconds
+            )
         )
         self._known = self.refine_all()
         self._offer(next(each for each in self._known if each.site == site), "join")
@@ -220,21 +231,19 @@ class RefinementLoop(EventLoop):
         """A hospital could not describe itself, or take its model: others are not kept waiting."""
         self._ready.pop(site, None)
         self._occasions.pop(site, None)
-        self._tell({"kind": "failed", "phase": phase, "round": 0, "site": site, "reason": reason})
+        self.tell(Failed(phase=phase, round=0, site=site, reason=reason))
 
-    def _republish(self, why: str) -> None:
+    def on_change(self, why: str) -> None:
         """The centre, and every hospital's coefficients; after the first phase nobody is asked to score."""
-        super()._republish(why)
-        if self._recipe is None or not self._merged:
+        super().on_change(why)
+        if self._recipe is None or not self.merged:
             return
-        self._trials = []
+        self.trials = []
         began, before, departure = time.monotonic(), self._known, self._now("withdrawal")
         self._known = self.refine_all()
         gone = sorted({each.site for each in before} - {each.site for each in self._known})
         changed, seconds = affected(before, self._known), time.monotonic() - began
-        self._tell(
-            {"kind": "recalculated", "why": why, "sites": changed, "gone": gone, "seconds": seconds}
-        )
+        self.tell(Recalculated(why=why, sites=tuple(changed), gone=tuple(gone), seconds=seconds))
         self._departures += len(gone)
         self._departed |= dict.fromkeys(gone, departure)
 
@@ -247,21 +256,16 @@ class RefinementLoop(EventLoop):
     def _offer(self, refinement: Refinement, why: str) -> None:
         """A model is ready for its hospital."""
         self._ready[refinement.site] = refinement
-        details = {
-            "coefficients": dict(refinement.coefficients),
-            "nearest": refinement.nearest,
-            "fallback": refinement.fallback,
-        }
-        distance = refinement.distances.get(refinement.nearest)
-        self._tell(
-            {
-                "kind": "refined",
-                "site": refinement.site,
-                "why": why,
-                "recipe": str(refinement.recipe),
-                "distance": distance,
-                **details,
-            }
+        self.tell(
+            Refined(
+                site=refinement.site,
+                why=why,
+                recipe=str(refinement.recipe),
+                coefficients=dict(refinement.coefficients),
+                nearest=refinement.nearest,
+                distance=refinement.distances.get(refinement.nearest),
+                fallback=refinement.fallback,
+            )
         )
 
     def _conclude(self, site: str) -> None:
@@ -270,7 +274,7 @@ class RefinementLoop(EventLoop):
         occasion = self._occasions.pop(site, None)
         why = occasion.why if occasion else "choice"
         seconds = time.monotonic() - occasion.began if occasion else None
-        self._tell({"kind": "delivered", "site": site, "why": why, "seconds": seconds})
+        self.tell(Delivered(site=site, why=why, seconds=seconds))
         if occasion is not None:
             self._newcomers |= {site} if why == "join" else set()
             self._tell_traffic(site, occasion)
@@ -285,4 +289,4 @@ class RefinementLoop(EventLoop):
             }
             for node, kinds in after.items()
         }
-        self._tell({"kind": "traffic", "why": occasion.why, "site": site, "bytes": moved})
+        self.tell(Traffic(why=occasion.why, site=site, bytes=moved))

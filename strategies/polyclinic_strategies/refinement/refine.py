@@ -45,7 +45,7 @@ class Recipe:
             the mean of all that are linked to the nearest one, in steps of at most `sharpness`;
             uniform: the mean of all; norm_local: the mean of all, but a contributor's own
             normalization layers, as in FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623).
-        statistic: One of `polyclinic.describing.describing.STATISTICS`.
+        statistic: Name of an installed statistic.
         sharpness: The smaller, the more the nearest hospitals count.
         reach: A hospital that is farther than this from all others gets the uniform mean.
         neighbours: Softmax uses at most this many hospitals' vectors for a model.

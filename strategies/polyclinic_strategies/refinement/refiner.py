@@ -12,6 +12,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.errors import ModelInvalid, UnknownName
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
 from polyclinic.store.contribution import TensorFile
@@ -21,7 +22,6 @@ from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.refinement.distribution import Neighbourhood
 from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
 
-DESCRIPTION = "site/"  # prefix of a description among a contribution's statistics
 NOTICED = 0.001  # a larger change of a coefficient is a new model
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 

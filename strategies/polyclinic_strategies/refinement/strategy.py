@@ -9,7 +9,7 @@ from typing import Any
 
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Part
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import statistics
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.refinement.refine import Recipe
@@ -65,9 +65,9 @@ class Refining:
     stay: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.statistics) - set(STATISTICS)):
+        if unknown := sorted(set(self.statistics) - set(statistics())):
             raise ConfigError(
-                f"strategy.statistics={unknown}: only {', '.join(sorted(STATISTICS))} exist."
+                f"strategy.statistics={unknown}: only {', '.join(sorted(statistics()))} exist."
             )
         if not self.statistics or not self.rules or not self.sharpness:
             raise ConfigError(

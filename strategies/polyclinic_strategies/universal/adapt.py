@@ -21,11 +21,11 @@ from polyclinic.learning import training
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.preparation import PreparedSite, prepare
-from polyclinic.learning.site_tasks import own_job
+from polyclinic.learning.site_tasks import site_job
 from polyclinic.learning.state_dict import load_metadata, load_state, save_state
 from polyclinic_strategies.universal.hospital import fit_head
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 MODES = ("probe", "full")
 DASH = "\N{EN DASH}"
@@ -86,7 +86,7 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
     dataset = read_dataset(data)
     for warning in check_dataset(dataset):
         console.print(f"warning: {warning}", style="yellow", markup=False)
-    job = own_job(job, dataset)
+    job = site_job(job, dataset)
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("reading images")
@@ -106,7 +106,7 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
             kept, network = "full", tuned
     network.eval()
     validation = training.evaluate(network, prepared.validation, job.data)
-    test, cases = training.test(network, dataset, job.data)
+    test, cases = training.evaluate_natively(network, dataset, job.data)
     _save(network, model, out, {**described, "adapted": kept, "version": version("polyclinic")})
     return Adapted(
         kept,

@@ -11,23 +11,28 @@ from typing import Any
 import torch
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.schemas import Config, UniversalConfig
+from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
-from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.coordinator import RunContext
+from polyclinic.federation.events import ArmEnd, Note, Progress
 from polyclinic.federation.final_test import RETURN_S, FinalTest, announce, list_before
 from polyclinic.federation.jobs import describe_model, make_order, start_network
-from polyclinic.federation.run_folder import RunFolder
-from polyclinic.federation.traffic import CountingGrid
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
-from polyclinic.learning.unlabelled import find_images, read_images
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 from polyclinic_strategies.universal.distillation import distil
+from polyclinic_strategies.universal.events import StageBegins
 from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, make_teacher
+from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.loop import Stage, UniversalLoop
-from polyclinic_strategies.universal.report.record import BEFORE
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
+from polyclinic_strategies.universal.report.state import BEFORE
+from polyclinic_strategies.universal.settings import (
+    UniversalConfig,
+    check_parts,
+    universal_settings,
+)
 from polyclinic_strategies.universal.stage_log import StageBook
 from polyclinic_strategies.universal.strategy import Universal
 
@@ -40,27 +45,54 @@ LISTED_BEFORE = {
 TELL_S = 2.0  # between two words on how far something is
 
 
-class UniversalArm:
-    """One universal strategy of a run.
+class UniversalCoordinator:
+    """Coordinator of one strategy whose hospitals teach one encoder.
 
     Args:
-        grid: Flower's grid, counting.
-        attendance: Who takes part.
-        folder: The run's.
-        config: The strategy's.
-
-    Raises:
-        ConfigError: Something is missing, above all public images: known before any hospital is asked.
+        config: Configuration of the strategy.
     """
 
-    def __init__(
-        self, grid: CountingGrid, attendance: Attendance, folder: RunFolder, config: Config
-    ) -> None:
-        self._grid = grid
-        self._attendance = attendance
-        self._folder = folder
+    def __init__(self, config: Config) -> None:
         self._config = config
-        self._final = FinalTest(folder, grid, attendance, config.deployment)
+        self._universal: Universal = instantiate(config.strategy, _recursive_=False)
+
+    @property
+    def title(self) -> str:
+        """Name of the strategy in tables."""
+        return self._universal.title
+
+    def check(self) -> None:
+        """Refuse settings that do not fit together, and missing public images.
+
+        Raises:
+            ConfigError: Something is missing, or does not fit.
+        """
+        check_universal(self._config)
+
+    def run(self, context: RunContext) -> None:
+        """Run all stages that are not done yet, then test the first encoder and the last.
+
+        Raises:
+            RunError: Nobody contributed to the only stage.
+        """
+        context.folder.update(state="running")
+        UniversalRun(context).run()
+
+
+class UniversalRun:
+    """One universal strategy while it runs.
+
+    Args:
+        context: What it works with.
+    """
+
+    def __init__(self, context: RunContext) -> None:
+        config = context.config
+        self._grid = context.grid
+        self._attendance = context.attendance
+        self._folder = context.folder
+        self._config = config
+        self._final = FinalTest(self._folder, self._grid, self._attendance, config.deployment)
         network = start_network(config)
         assert isinstance(network, UniversalNetwork)
         self._network = network.to("cuda" if torch.cuda.is_available() else "cpu")
@@ -68,10 +100,9 @@ class UniversalArm:
         self._universal, self._learning = check_universal(config)
         self._merging = self._universal.merging()
         self._expected = self._merging.expected_contributions(config.deployment)
-        self._order = replace(
-            make_order(folder, config, network), rounds=1
-        )  # a stage is `training.epochs` passes
-        self._book = StageBook(folder, self._order.arm)
+        # a stage is `training.epochs` passes
+        self._order = replace(make_order(self._folder, config, network), rounds=1)
+        self._book = StageBook(self._folder, self._order.arm)
         self._images: torch.Tensor | None = None
         self._gathered = False  # whether this process has spoken with hospitals
 
@@ -101,7 +132,7 @@ class UniversalArm:
         self._test(BEFORE, first)
         self._test(self._order.arm, state)
         self._keep(state, self._universal.stages, tested=True)
-        self._folder.record({"kind": "arm_end", "arm": self._order.arm})
+        self._folder.record(ArmEnd(arm=self._order.arm))
 
     def _find_newest(self, ledger: Ledger, first: StateDict) -> tuple[int, StateDict]:
         """How many stages this run has behind it, and the encoder that came of them: the ledger's bases say so."""
@@ -114,12 +145,8 @@ class UniversalArm:
         """Gather, combine, and make what comes of it the next base; what a crash left half-done is taken up."""
         base = ledger.add_base(state, json.dumps(describe_model(self._order, number - 1, False)))
         begun = time.monotonic()
-        told = {
-            "number": number,
-            "of": self._universal.stages,
-            "sites": sorted(entry.site for entry in ledger.active(base)),
-        }
-        self._folder.record({"kind": "stage", **told})
+        sites = tuple(sorted(entry.site for entry in ledger.active(base)))
+        self._folder.record(StageBegins(number=number, of=self._universal.stages, sites=sites))
         entries = self._book.gathered(number, base, ledger) or self._gather(
             ledger, number, base, begun
         )
@@ -237,14 +264,12 @@ class UniversalArm:
             if time.monotonic() - told >= TELL_S:
                 told = time.monotonic()
                 more = "" if loss is None else f", loss {loss:.3f}"
-                self._folder.record(
-                    {"kind": "progress", "text": f"{what}: {step} of {steps}{more}"}
-                )
+                self._folder.record(Progress(text=f"{what}: {step} of {steps}{more}"))
 
         return tell
 
     def _note(self, text: str) -> None:
-        self._folder.record({"kind": "note", "text": text})
+        self._folder.record(Note(text=text))
 
     def _test(self, name: str, state: StateDict) -> None:
         """Figures of an encoder with a probe at every hospital that is here."""
@@ -274,8 +299,9 @@ def check_universal(config: Config) -> tuple[Universal, UniversalConfig]:
         raise ConfigError(
             "strategy=universal is for hospitals with tasks of their own: model=universal data=universal training=universal."
         )
+    check_parts(config.model, config.training)
     universal: Universal = instantiate(config.strategy, _recursive_=False)
-    learning = config.training.universal or UniversalConfig()
+    learning = universal_settings(config.training)
     universal.check(learning)
     if universal.distils:
         universal.make_distillation()

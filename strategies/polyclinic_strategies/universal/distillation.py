@@ -22,11 +22,11 @@ from torch.nn import functional
 
 from polyclinic.learning.checkpoint import Checkpoint
 from polyclinic.learning.modes import quick, training_mode
-from polyclinic.learning.networks.encoders import embed, read_at
-from polyclinic.learning.networks.universal import ENCODER, UniversalNetwork
 from polyclinic.learning.schedules import set_rate
 from polyclinic.learning.state_dict import StateDict
-from polyclinic_strategies.universal.gating import Gate, gate_teachers
+from polyclinic_strategies.universal.images.views import batches, view
+from polyclinic_strategies.universal.networks.encoders import embed, read_at
+from polyclinic_strategies.universal.networks.network import ENCODER, UniversalNetwork
 from polyclinic_strategies.universal.pretraining import (
     KEEP_EVERY,
     OnStep,
@@ -36,8 +36,8 @@ from polyclinic_strategies.universal.pretraining import (
     hide,
     masked_loss,
 )
-from polyclinic_strategies.universal.teachers import Teacher, check_statistics
-from polyclinic_strategies.universal.views import batches, view
+from polyclinic_strategies.universal.teaching.gating import Gate, gate_teachers
+from polyclinic_strategies.universal.teaching.teachers import Teacher, check_statistics
 
 COSINE, SMOOTH = 0.9, 0.1
 AT_ONCE = 64  # images that a teacher looks at

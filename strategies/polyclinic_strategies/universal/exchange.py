@@ -5,12 +5,13 @@ Whole, or as factors of low rank: both sides ask here which.
 
 from collections.abc import Mapping
 
-from polyclinic.learning.networks.universal import Task, UniversalNetwork
+from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import StateDict, subtract
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.entries import Entry
-from polyclinic_strategies.universal import low_rank
-from polyclinic_strategies.universal.teachers import Teacher
+from polyclinic_strategies.universal.networks import low_rank
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
+from polyclinic_strategies.universal.teaching.teachers import Teacher
 
 TASK = "universal encoder"  # what every contribution is for, whatever its hospital's own task
 EMBEDDING = (
@@ -43,7 +44,7 @@ def task_vector(network: UniversalNetwork, base: StateDict, rank: int) -> StateD
     return subtract({name: state[name].detach().cpu() for name in base}, base)
 
 
-def declare_in_numbers(task: Task) -> dict[str, float]:
+def declare_in_numbers(task: SiteTask) -> dict[str, float]:
     """A declaration as a contribution's metrics keep it."""
     numbers = {"classes": task.classes, "channels": task.channels, "dimensions": task.dimensions}
     return {
@@ -52,11 +53,11 @@ def declare_in_numbers(task: Task) -> dict[str, float]:
     }
 
 
-def read_declaration(metrics: Mapping[str, float]) -> Task | None:
+def read_declaration(metrics: Mapping[str, float]) -> SiteTask | None:
     """The inverse of `declare_in_numbers`; None where there is no declaration."""
     try:
         kind = "segmentation" if metrics["segmentation"] else "classification"
-        return Task(kind, *(int(metrics[key]) for key in ("classes", "channels", "dimensions")))  # type: ignore[arg-type]
+        return SiteTask(kind, *(int(metrics[key]) for key in ("classes", "channels", "dimensions")))  # type: ignore[arg-type]
     except KeyError:
         return None
 

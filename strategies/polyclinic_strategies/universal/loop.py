@@ -11,10 +11,11 @@ from polyclinic.store.ledger import Entry, Ledger
 from polyclinic.store.refusals import ContributionDamaged, ContributionRefused
 from polyclinic_strategies.merging.correspondence import Roster
 from polyclinic_strategies.merging.event_loop import EventLoop, Tell
+from polyclinic_strategies.merging.events import Withdrawn
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.exchange import EMBEDDING, layout_of, read_declaration
-from polyclinic_strategies.universal.teachers import COVARIANCE, MEAN
+from polyclinic_strategies.universal.teaching.teachers import COVARIANCE, MEAN
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ class UniversalLoop(EventLoop):
     ) -> None:  # fmt: skip
         super().__init__(merging, grid, roster, ledger, assignment, names, stage.expected, tell)
         self._stage = stage
-        self._requirements = replace(self._requirements, layout=layout_of(self._base, stage.rank))
+        self.requirements = replace(self.requirements, layout=layout_of(self.base, stage.rank))
         self._contributors: set[str] = set()
 
     def gather(self) -> list[Entry]:
@@ -62,16 +63,16 @@ class UniversalLoop(EventLoop):
         self.run()
         return self.publisher.entries()
 
-    def _republish(self, why: str) -> None:
+    def on_change(self, why: str) -> None:
         """Nothing: the next encoder is made once the stage is over. A withdrawal is told."""
         entries = self.publisher.entries()
         gone = self._contributors - {entry.site for entry in entries}
         self._contributors = {entry.site for entry in entries}
-        self._merged = {entry.digest for entry in entries}
+        self.merged = {entry.digest for entry in entries}
         for site in sorted(gone) if why == "withdrawal" else ():
-            self._tell({"kind": "withdrawn", "site": site})
+            self.tell(Withdrawn(site=site))
 
-    def _check(self, path: Path, site: str) -> None:
+    def check_contribution(self, path: Path, site: str) -> None:
         """Statistics and declaration, without which nobody could teach."""
         try:
             opened = TensorFile(path)

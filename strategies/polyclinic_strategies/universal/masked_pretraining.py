@@ -18,14 +18,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from polyclinic.config.compose import digest, job_settings, load_config
-from polyclinic.config.schemas import Config, UniversalConfig
+from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network
 from polyclinic.learning.modes import quick, training_mode
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import save_state, shared_names, state_digest
-from polyclinic.learning.unlabelled import find_images, read_images
 from polyclinic.system.durable import file_digest, write_durably
+from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.pretraining import (
     Painter,
     Pretraining,
@@ -33,6 +33,7 @@ from polyclinic_strategies.universal.pretraining import (
     masked_loss,
     pretrain,
 )
+from polyclinic_strategies.universal.settings import universal_settings
 
 DEFAULTS = ("model=universal", "data=universal", "training=universal")
 HELD_BACK = 8
@@ -141,7 +142,7 @@ def pretrain_encoder(orders: Orders, console: Console) -> Pretrained:
 
 def choose_settings(orders: Orders, config: Config) -> Pretraining:
     """Those of the call; what it does not say, the training says."""
-    training, masks = config.training, config.training.universal or UniversalConfig()
+    training, masks = config.training, universal_settings(config.training)
     batch_size, rate = (
         orders.batch_size or training.batch_size,
         orders.learning_rate or training.learning_rate,

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from polyclinic.errors import ConfigError
 from polyclinic.learning.checkpoint import Checkpoint
 from polyclinic.learning.modes import quick
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.schedules import set_rate
-from polyclinic_strategies.universal.views import batches, view
+from polyclinic_strategies.universal.images.views import batches, view
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 OnStep = Callable[[int, int, float], None]  # step, steps, loss
 KEEP_EVERY = 50  # steps

@@ -12,7 +12,7 @@ from flwr.proto import fleet_pb2, fleet_pb2_grpc, heartbeat_pb2
 
 from polyclinic.system.processes import free_port
 from polyclinic_client.fleet.connection import Connection
-from polyclinic_client.fleet.join import supernode
+from polyclinic_client.fleet.pair import supernode
 
 pytestmark = pytest.mark.e2e
 

@@ -12,7 +12,6 @@ from rich.console import Console
 
 from polyclinic.errors import AddressInvalid, ConfigError, ImageInvalid, ImageUnreadable
 from polyclinic.imaging.volumes import read_image
-from polyclinic.learning.networks.flow_generator import FlowGenerator
 from polyclinic_client.cli.segment_options import choose_generator, service_connection
 from polyclinic_client.fleet.connection import Connection
 from polyclinic_client.segmentation.segment_files import Job, plan, segment_files
@@ -23,6 +22,7 @@ from polyclinic_demos.local_pki import kit_for, rehearse
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.frame.canonical import canonicalize
 from polyclinic_strategies.proxy.generator import LearnedField
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.protection import Protection, coarse_reference, quantize
 from tests.client.segmentation.proxies import (
     AFFINE,

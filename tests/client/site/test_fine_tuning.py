@@ -11,7 +11,6 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.learning import training
 from polyclinic.learning.state_dict import shared_names, state_digest, unpack
 from polyclinic.store.contribution import TensorFile, read_contribution
-from polyclinic_client.site import fine_tuning
 from polyclinic_client.site.fine_tuning import work
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.site import Site
@@ -27,8 +26,8 @@ def hospital(data: Path, tmp_path: Path) -> Site:  # noqa: F811
 
 
 def assigned(hospital: Site, *statistics: str) -> tuple[Assignment, Tensor]:
-    asked, weights = order()
-    network = hospital.build_network(asked, hospital.job(asked))
+    asked, weights = order(method="merging")
+    network = hospital.build_network(asked)
     base = unpack(weights, network.state_dict(), shared_names(network, "none"))
     return Assignment(asked, state_digest(base), "t", LEDGER, statistics), weights
 
@@ -89,13 +88,11 @@ def test_a_crash_costs_a_pass_and_changes_no_bit(
         passes.append(1)
         return fit(*arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(fine_tuning.training, "fit", failing)
+    monkeypatch.setattr(training, "fit", failing)
     with pytest.raises(KeyboardInterrupt):
         do(other)
     assert not list(other.outbox.folder.glob("*"))
-    monkeypatch.setattr(
-        fine_tuning.training, "fit", lambda *a, **o: passes.append(1) or fit(*a, **o)
-    )
+    monkeypatch.setattr(training, "fit", lambda *a, **o: passes.append(1) or fit(*a, **o))
     broken = vectors(do(other))
     assert len(passes) == 3  # of three passes none was made twice
     assert all(torch.equal(whole[name], broken[name]) for name in whole)
@@ -116,7 +113,7 @@ def test_a_failure_reaches_the_coordinator_without_the_hospitals_file_names(
     def diverge(*arguments: object, **options: object) -> None:
         raise ConfigError("Training diverged: lower training.learning_rate.")
 
-    monkeypatch.setattr(fine_tuning.training, "fit", diverge)
+    monkeypatch.setattr(training, "fit", diverge)
     with pytest.raises(ConfigError):
         work(hospital.name, hospital.dataset.folder, hospital.state)
     assert "lower training.learning_rate" in hospital.hand_over(assignment, []).doing
@@ -125,7 +122,7 @@ def test_a_failure_reaches_the_coordinator_without_the_hospitals_file_names(
 
 @pytest.mark.parametrize("restoration", ["statistics", "steps"])
 def test_restoration_before_scoring(hospital: Site, restoration: str) -> None:
-    asked, weights = order()
+    asked, weights = order(method="merging")
     plain = hospital.validate(asked, weights)
     restored = hospital.validate(
         replace(asked, restoration=restoration, restoration_steps=3), weights
@@ -137,7 +134,7 @@ def test_restoration_before_scoring(hospital: Site, restoration: str) -> None:
 
 
 def test_an_unknown_restoration_is_refused(hospital: Site) -> None:
-    asked, weights = order()
+    asked, weights = order(method="merging")
     with pytest.raises(ConfigError, match="none, statistics, steps"):
         hospital.validate(replace(asked, restoration="magic"), weights)
 

@@ -36,14 +36,18 @@ def site(data: Path, tmp_path: Path) -> Site:
     return Site("mprage-3t", data, tmp_path)
 
 
-def order(*overrides: str, personal: str = "none", number: int = 1) -> tuple[Order, torch.Tensor]:
+def order(
+    *overrides: str, personal: str = "none", number: int = 1, method: str = ""
+) -> tuple[Order, torch.Tensor]:
     config = load_config([*TINY, *overrides])
     names, settings = job_settings(config)
     torch.manual_seed(0)
     network = instantiate(config.model)
     digests = job_digests(JobConfig(config.model, config.data, config.training))
     digests["layout"] = layout_digest(network.state_dict(), shared_names(network, "none"))
-    made = Order("run", "arm", 0, 3, personal, "0.1.0", names, settings, digests, round=number)
+    made = Order(
+        "run", "arm", 0, 3, personal, "0.1.0", names, settings, digests, round=number, method=method
+    )
     return made, pack(network.state_dict(), shared_names(network, personal))
 
 

@@ -58,20 +58,11 @@ def test_every_file_of_conf_opens_with_the_command_that_uses_it(choice: str) -> 
     assert any(name in line or line.startswith("# make ") for line in head)
 
 
-@pytest.mark.parametrize(
-    ("overrides", "said"),
-    [
-        (["data=universal", "training=universal"], "a head that is the hospital's"),
-        (["data=universal", "model=universal"], "a loss for any task"),
-        (
-            ["data=universal", "model=universal", "training=universal", "data.labels=[a,b]"],
-            "names its classes in its dataset.json",
-        ),
-    ],
-)
-def test_tasks_of_ones_own_need_what_is_made_for_them(overrides: list[str], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
-        load_config(overrides)
+def test_a_federation_of_own_tasks_names_no_classes() -> None:
+    with pytest.raises(ConfigError, match=r"data\.labels=\['a', 'b'\]"):
+        load_config(
+            ["data=universal", "model=universal", "training=universal", "data.labels=[a,b]"]
+        )
 
 
 def test_the_example_of_the_readme_composes() -> None:
@@ -103,7 +94,7 @@ def test_an_unknown_name_lists_the_known_ones_and_the_nearest() -> None:
         ("privacy.release.delta=1", "privacy.release.delta=1"),
         ("privacy.release.min_subject=4", "no setting 'privacy.release.min_subject'"),
         ("privacy.release=3", "privacy.release=3"),
-        ("model._target_=os.system", "conf/ may name only"),
+        ("model._target_=os.system", "_target_ os.system"),
     ],
 )
 def test_a_wrong_setting_gets_one_sentence(override: str, said: str) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from torch import Tensor
 from torch.testing import assert_close
 
-from polyclinic.config.compose import release as module
+from polyclinic.config import release as module
 from polyclinic.config.release import Release, gaussian
 from polyclinic.errors import TooFewSubjects
 

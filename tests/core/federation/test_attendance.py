@@ -11,6 +11,7 @@ from flwr.app import Message
 
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.events import Event
 from polyclinic.federation.records import Hello, Order, hello_reply
 from polyclinic.federation.run_folder import RunFolder, read_lines
 from polyclinic_client.fleet.app import app as client_app
@@ -37,7 +38,10 @@ class House:
             for number, (site, mode) in enumerate(zip("abc", modes, strict=True), 1)
         ]
         self.events: list[dict[str, Any]] = []
-        self.attendance = Attendance(FakeGrid(self.nodes), ORDER, self.events.append)  # type: ignore[arg-type]
+        self.attendance = Attendance(FakeGrid(self.nodes), ORDER, self.note)  # type: ignore[arg-type]
+
+    def note(self, event: Event) -> None:
+        self.events.append(event.to_line())
 
 
 @pytest.fixture

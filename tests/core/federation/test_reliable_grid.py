@@ -13,6 +13,7 @@ from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.events import Event
 from polyclinic.federation.records import (
     Hello,
     Order,
@@ -20,7 +21,7 @@ from polyclinic.federation.records import (
     order_to_config,
     weights_to_record,
 )
-from polyclinic.federation.reliable_grid import PatientGrid
+from polyclinic.federation.reliable_grid import ReliableGrid
 from tests.fakes import FakeGrid, FakeNode, make_error, make_reply
 
 ORDER = Order("run", "arm", 0, 3, "none", "0", {"model": "unet"})
@@ -52,8 +53,11 @@ class Federation:
     def __init__(self, nodes: list[FakeNode], deployment: DeploymentConfig = PATIENT) -> None:
         self.events: list[dict[str, Any]] = []
         self.inner = FakeGrid(nodes)
-        self.attendance = Attendance(self.inner, ORDER, self.events.append)  # type: ignore[arg-type]
-        self.grid = PatientGrid(self.inner, self.attendance, deployment, self.events.append)  # type: ignore[arg-type]
+        self.attendance = Attendance(self.inner, ORDER, self.note)  # type: ignore[arg-type]
+        self.grid = ReliableGrid(self.inner, self.attendance, deployment, self.note)  # type: ignore[arg-type]
+
+    def note(self, event: Event) -> None:
+        self.events.append(event.to_line())
 
     def train(self) -> list[Message]:
         config = order_to_config(ORDER)

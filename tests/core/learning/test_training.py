@@ -144,7 +144,7 @@ def test_a_small_network_learns(prepared: PreparedSite, dataset: SiteDataset) ->
     assert before.loss is not None and after.loss is not None and after.loss < before.loss / 2
     assert after.score > 0.9 and set(after.scores) == {"rind", "core"} and after.num_examples == 1
     assert training.evaluate(network, prepared.validation, DATA).loss is None
-    tested, cases = training.test(network, dataset, DATA)
+    tested, cases = training.evaluate_natively(network, dataset, DATA)
     assert tested.score > 0.9 and [(case.name, case.split) for case in cases] == [("d", "test")]
     assert cases[0].scores == tested.scores
 
@@ -356,7 +356,7 @@ def test_slices_of_volumes_are_learned(dataset: SiteDataset) -> None:
     training.fit(network, training_loader(site, LONG, 0), LONG, data)
     assert training.evaluate(network, site.validation, data).score > 0.9
     seen: list[Any] = []
-    tested, _ = training.test(
+    tested, _ = training.evaluate_natively(
         network, dataset, data, on_case=lambda case, labels: seen.append((case.name, labels.shape))
     )
     assert tested.score > 0.9 and seen == [("d", (18, 20, 16))]
@@ -410,7 +410,7 @@ def test_classification(tmp_path: Path, dims: int) -> None:
     assert result.num_examples == 8 and evaluation.num_examples == 2
     assert evaluation.scores == {"dark": 1.0, "bright": 1.0} and evaluation.score == 1.0
     assert evaluation.loss is not None and evaluation.loss < 0.5
-    tested, cases = training.test(network, dataset, data)
+    tested, cases = training.evaluate_natively(network, dataset, data)
     assert tested.score == 1.0 and [case.score for case in cases] == [1.0, 1.0]
     probabilities = training.predict_class(network, tmp_path / "11.nii.gz", data)
     assert (
@@ -422,5 +422,5 @@ def test_classification(tmp_path: Path, dims: int) -> None:
 
 
 def test_the_validation_stands_in_for_a_missing_test(dataset: SiteDataset) -> None:
-    evaluation, cases = training.test(Threshold(), replace(dataset, test=()), DATA)
+    evaluation, cases = training.evaluate_natively(Threshold(), replace(dataset, test=()), DATA)
     assert [case.split for case in cases] == ["validation"] and evaluation.score == 1.0

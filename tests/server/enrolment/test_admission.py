@@ -48,7 +48,7 @@ def lab(tmp_path: Path) -> Iterator[Coordinator]:
 
 def refused(kind: type[AdmissionRefused], connection: Connection) -> str:
     with pytest.raises(kind) as raised:
-        connection.knock(5.0)
+        connection.handshake(5.0)
     assert type(raised.value) is kind
     return str(raised.value)
 
@@ -77,7 +77,7 @@ def knock_with(lab: Coordinator, metadata: Metadata) -> AdmissionRefused:
 
 
 def test_an_enrolled_hospital_is_welcome_by_the_name_of_its_key(lab: Coordinator) -> None:
-    welcome = lab.hospital("st-mary").knock()
+    welcome = lab.hospital("st-mary").handshake()
     assert welcome.site == "st-mary"
     assert abs(welcome.ahead_s) < 5.0
     assert welcome.days_left is not None and welcome.days_left > 390
@@ -99,7 +99,7 @@ def test_an_unknown_key(lab: Coordinator, tmp_path: Path) -> None:
 
 def test_a_revoked_key(lab: Coordinator) -> None:
     hospital = lab.hospital("st-mary")
-    hospital.knock()
+    hospital.handshake()
     lab.registry.revoke("st-mary", "left")
     time.sleep(1.1)  # what the gate knows may be a second old
     assert "revoked" in refused(KeyRevoked, hospital)
@@ -168,7 +168,7 @@ def test_tls_to_a_plain_port(lab: Coordinator) -> None:
     hospital = lab.hospital("st-mary")
     with open_coordinator() as address:
         assert "does not speak TLS" in refused(TlsMissing, replace(hospital, server=address))
-        assert Connection(address, "st-mary").knock().site == ""
+        assert Connection(address, "st-mary").handshake().site == ""
 
 
 def test_the_same_refusal_is_one_line_a_minute(lab: Coordinator) -> None:
@@ -190,7 +190,7 @@ def test_a_renewed_certificate_is_taken_without_a_restart(tmp_path: Path) -> Non
         hospital = lab.hospital("st-mary")
         refused(CertificateExpired, hospital)
         lab.authority.renew(("127.0.0.1",))
-        welcome = hospital.knock()
+        welcome = hospital.handshake()
         assert welcome.site == "st-mary" and welcome.days_left and welcome.days_left > 390
 
 
@@ -198,7 +198,7 @@ def test_nobody_answers() -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(ServerUnreachable):
-            Connection(f"127.0.0.1:{closed.getsockname()[1]}", "st-mary").knock(2.0)
+            Connection(f"127.0.0.1:{closed.getsockname()[1]}", "st-mary").handshake(2.0)
 
 
 def test_every_reason_survives_the_wire() -> None:

@@ -11,10 +11,11 @@ from typer.testing import CliRunner
 
 from polyclinic.config.compose import instantiate, job_settings, load_config
 from polyclinic.errors import ConfigError, ModelInvalid
-from polyclinic.learning.networks.universal import Task, UniversalNetwork
+from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import save_state
 from polyclinic_server.cli.main import app
 from polyclinic_server.runs.export import export_model
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 OPTIONS = {
     "universal": ["model.encoder.widths=[8,8,16,16]", "data.patch=[32,32]"],
@@ -91,7 +92,7 @@ def test_of_a_model_with_a_head_the_encoder_alone_is_written(tmp_path: Path) -> 
     names, settings = job_settings(config)
     network = instantiate(config.model)
     assert isinstance(network, UniversalNetwork)
-    network.attach_head(Task("classification", 2, 1, 2))
+    network.attach_head(SiteTask("classification", 2, 1, 2))
     task = {"kind": "classification", "classes": 2, "channels": 1, "dimensions": 2}
     described = {"names": names, "settings": settings, "task": task, "labels": ["a", "b"]}
     save_state(

@@ -3,14 +3,22 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from polyclinic_server.runs.live_table import Board, show
+from polyclinic.federation.events import Joined, Progress, by_kind, installed_events
+from polyclinic.federation.live_state import LiveState
+from polyclinic_server.runs.live_table import LiveTable, show
+
+KINDS = by_kind(installed_events())
 
 
-def board() -> Board:
-    return Board({"fedavg": "FedAvg"}, 2, "Dice")
+def take(table: LiveTable, event: dict[str, Any]) -> str | None:
+    return table.handle(KINDS[event["kind"]].model_validate(event))
 
 
-def play(one: Board) -> list[str | None]:
+def board() -> LiveTable:
+    return LiveTable(LiveState({"fedavg": "FedAvg"}, 2, "Dice"))
+
+
+def play(one: LiveTable) -> list[str | None]:
     events = [
         {"kind": "joined", "site": "a", "modality": "T1", "training": 4},
         {"kind": "joined", "site": "b", "modality": "T2", "training": 4},
@@ -27,7 +35,7 @@ def play(one: Board) -> list[str | None]:
         },
         {"kind": "round_end", "round": 1},
     ]
-    return [one.handle(event) for event in events]
+    return [take(one, event) for event in events]
 
 
 def test_every_piece_of_news_is_one_line() -> None:
@@ -43,7 +51,7 @@ def test_every_piece_of_news_is_one_line() -> None:
 def test_the_table_shows_who_does_what_and_how_much_is_left() -> None:
     one = board()
     play(one)
-    one.handle({"kind": "asked", "phase": "train", "round": 2, "site": "a", "again": False})
+    take(one, {"kind": "asked", "phase": "train", "round": 2, "site": "a", "again": False})
     console = Console(width=100, record=True, file=None, force_terminal=False)
     with console.capture() as captured:
         console.print(one)
@@ -51,35 +59,30 @@ def test_the_table_shows_who_does_what_and_how_much_is_left() -> None:
     assert "FedAvg (1 of 1), round 2 of 2" in text
     assert "training (0 s)" in text
     assert "left" in text
-    assert 0.0 < one.share < 1.0
+    assert 0.0 < one.state.share < 1.0
 
 
 def test_without_a_terminal_news_are_printed_and_nothing_else() -> None:
     console = Console(width=100, force_terminal=False)
     with console.capture() as captured, show(board(), console) as handle:
-        handle({"kind": "joined", "site": "[a]", "modality": "T1", "training": 1})
-        handle({"kind": "progress", "text": "step 1"})
+        handle(Joined(site="[a]", modality="T1", training=1))
+        handle(Progress(text="step 1"))
     assert captured.get() == "[a] joined (T1, 1 training cases)\n"
 
 
-def merging_board() -> Board:
-    return Board(
-        {"merging-mean": "Merging (mean)", "fedavg": "FedAvg"},
-        2,
-        "Dice",
-        merging=("merging-mean",),
-        expected=3,
-    )
+def merging_board() -> LiveTable:
+    titles = {"merging-mean": "Merging (mean)", "fedavg": "FedAvg"}
+    return LiveTable(LiveState(titles, 2, "Dice", frozenset({"merging-mean"}), expected=3))
 
 
-def draw(one: Board) -> str:
+def draw(one: LiveTable) -> str:
     console = Console(width=100, force_terminal=False)
     with console.capture() as captured:
         console.print(one)
     return captured.get()
 
 
-def merge(one: Board) -> list[str | None]:
+def merge(one: LiveTable) -> list[str | None]:
     events = [
         {"kind": "joined", "site": "a", "modality": "T1", "training": 4},
         {
@@ -122,7 +125,7 @@ def merge(one: Board) -> list[str | None]:
         {"kind": "published", "number": 2, "digest": "d", "sites": ["a"], "why": "withdrawal"},
         {"kind": "resumed"},
     ]
-    return [one.handle(event) for event in events]
+    return [take(one, event) for event in events]
 
 
 def test_without_rounds_it_counts_contributions() -> None:
@@ -144,13 +147,13 @@ def test_without_rounds_it_counts_contributions() -> None:
 def test_the_head_line_of_a_merging_arm_has_no_rounds_and_no_time_left() -> None:
     one = merging_board()
     merge(one)
-    one.handle({"kind": "progress", "site": "b", "text": "training 40 %"})
+    take(one, {"kind": "progress", "site": "b", "text": "training 40 %"})
     text = draw(one)
     assert "Merging (mean) (1 of 2), 1 of 3 hospitals have contributed" in text
     assert "training 40 %" in text
     assert "round" not in text
     assert "left" not in text
-    assert one.share == pytest.approx(1 / 7), (
+    assert one.state.share == pytest.approx(1 / 7), (
         "one contribution of three contributions, a test, two rounds and another test"
     )
 
@@ -158,18 +161,19 @@ def test_the_head_line_of_a_merging_arm_has_no_rounds_and_no_time_left() -> None
 def test_after_a_merging_arm_rounds_have_their_pace_again() -> None:
     one = merging_board()
     merge(one)
-    said = one.handle({"kind": "arm_end", "arm": "merging-mean"})
+    said = take(one, {"kind": "arm_end", "arm": "merging-mean"})
     assert said == "Merging (mean): 1 of 3 hospitals have contributed, Dice 0.500"
-    assert one.share == pytest.approx(4 / 7)
-    one.handle({"kind": "arm_start", "arm": "fedavg", "title": "FedAvg", "rounds": 2, "offset": 0})
-    one.handle({"kind": "answered", "phase": "train", "round": 1, "site": "a", "loss": 0.5})
-    assert "about 0 s left" in str(one.handle({"kind": "round_end", "round": 1}))
-    assert one.share == pytest.approx(5 / 7)
+    assert one.state.share == pytest.approx(4 / 7)
+    take(one, {"kind": "arm_start", "arm": "fedavg", "title": "FedAvg", "rounds": 2, "offset": 0})
+    take(one, {"kind": "answered", "phase": "train", "round": 1, "site": "a", "loss": 0.5})
+    assert "about 0 s left" in str(take(one, {"kind": "round_end", "round": 1}))
+    assert one.state.share == pytest.approx(5 / 7)
 
 
 def test_a_restarted_coordinator_knows_who_contributed_and_how_many_are_expected() -> None:
-    one = Board({"m": "Merging"}, 0, "Dice", merging=("m",))
-    one.handle(
+    one = LiveTable(LiveState({"m": "Merging"}, 0, "Dice", frozenset({"m"})))
+    take(
+        one,
         {
             "kind": "arm_start",
             "arm": "m",
@@ -177,16 +181,17 @@ def test_a_restarted_coordinator_knows_who_contributed_and_how_many_are_expected
             "rounds": 0,
             "offset": 0,
             "expected": 4,
-        }
+        },
     )
-    one.handle({"kind": "published", "number": 2, "digest": "d", "sites": ["a", "b"]})
+    take(one, {"kind": "published", "number": 2, "digest": "d", "sites": ["a", "b"]})
     assert "2 of 4 hospitals have contributed" in draw(one)
 
 
 def test_the_score_of_another_model_is_not_the_strategy_s() -> None:
     one = merging_board()
     merge(one)
-    one.handle(
+    take(
+        one,
         {
             "kind": "answered",
             "phase": "evaluate.test",
@@ -194,9 +199,10 @@ def test_the_score_of_another_model_is_not_the_strategy_s() -> None:
             "round": 2,
             "site": "a",
             "score": 0.01,
-        }
+        },
     )
-    one.handle(
+    take(
+        one,
         {
             "kind": "answered",
             "phase": "evaluate",
@@ -204,13 +210,13 @@ def test_the_score_of_another_model_is_not_the_strategy_s() -> None:
             "round": 2,
             "site": "a",
             "score": 0.6,
-        }
+        },
     )
-    assert one.rows["a"].score == 0.6
-    assert one.rows["a"].doing == "scored model 2"
+    assert one.state.rows["a"].score == 0.6
+    assert one.state.rows["a"].doing == "scored model 2"
 
 
-def refine(one: Board, *events: dict[str, Any]) -> list[str | None]:
+def refine(one: LiveTable, *events: dict[str, Any]) -> list[str | None]:
     first = [
         {"kind": "joined", "site": "a", "modality": "T1", "mode": "train", "training": 4},
         {"kind": "joined", "site": "x", "modality": "T2", "mode": "describe", "training": 0},
@@ -223,11 +229,11 @@ def refine(one: Board, *events: dict[str, Any]) -> list[str | None]:
             "expected": 1,
         },
     ]
-    return [one.handle(event) for event in (*first, *events)]
+    return [take(one, event) for event in (*first, *events)]
 
 
-def refinement_board() -> Board:
-    return Board({"refinement": "Refinement"}, 2, "Dice", merging=("refinement",))
+def refinement_board() -> LiveTable:
+    return LiveTable(LiveState({"refinement": "Refinement"}, 2, "Dice", frozenset({"refinement"})))
 
 
 def traffic(why: str, site: str, **others: int) -> dict[str, Any]:
@@ -274,17 +280,17 @@ def test_a_newcomer_s_story_is_told_in_two_lines() -> None:
 def test_who_only_describes_itself_is_not_expected_to_contribute() -> None:
     one = refinement_board()
     refine(one)
-    one.expected = 0
+    one.state.expected = 0
     assert "0 of 1 hospitals have contributed" in draw(one)
 
 
 def test_beside_each_hospital_is_where_its_model_is() -> None:
     one = refinement_board()
     refine(one)
-    doing = [(one.handle(event), one.rows["x"].doing)[1] for event in JOINED]
+    doing = [(take(one, event), one.state.rows["x"].doing)[1] for event in JOINED]
     assert doing == ["described 5 images", "its model is on its way", "has its model"]
-    one.handle(LEFT)
-    assert one.rows["b"].doing == "left"
+    take(one, LEFT)
+    assert one.state.rows["b"].doing == "left"
 
 
 @pytest.mark.parametrize(

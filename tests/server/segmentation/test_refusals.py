@@ -141,7 +141,7 @@ def test_a_revoked_key_and_another_sites_name(lab: Service) -> None:
 
 def test_plain_text_to_the_tls_port(lab: Service) -> None:
     with pytest.raises(PlaintextRefused):
-        Connection(lab.address, "st-mary").knock(5.0)
+        Connection(lab.address, "st-mary").handshake(5.0)
     lab.until(
         lambda running: any("spoke plain text" in sentence for sentence in running.sentences())
     )

@@ -140,7 +140,7 @@ def test_merging_offline_gives_the_published_bits_and_leaves_the_ledger_alone(
     with Ledger.open(compared.path / "ledger") as ledger:
         before = [line.hash for line in ledger.history()]
     words, entries = merge_offline(
-        ["rule=mean"], compared.path / "ledger", tmp_path / "mean.safetensors"
+        "mean", [], compared.path / "ledger", tmp_path / "mean.safetensors"
     )
     assert words.startswith("Mean") and len(entries) == 3
     ours, _ = load_state(tmp_path / "mean.safetensors")
@@ -152,18 +152,14 @@ def test_merging_offline_gives_the_published_bits_and_leaves_the_ledger_alone(
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        (["rule=tias"], "Did you mean ties"),
-        (["rule=ties", "keep=2"], "keep"),
-        (["ties"], "SETTING"),
-    ],
+    ("rule", "parameters", "said"),
+    [("tias", [], "Did you mean ties"), ("ties", ["keep=2"], "keep"), ("ties", ["keep"], "VALUE")],
 )
 def test_a_wrong_setting_of_an_offline_merge_is_named(
-    compared: RunFolder, tmp_path: Path, settings: list[str], said: str
+    compared: RunFolder, tmp_path: Path, rule: str, parameters: list[str], said: str
 ) -> None:
     with pytest.raises(ConfigError, match=said):
-        merge_offline(settings, compared.path / "ledger", tmp_path / "out.safetensors")
+        merge_offline(rule, parameters, compared.path / "ledger", tmp_path / "out.safetensors")
 
 
 def test_after_a_withdrawal_the_model_has_the_bits_as_if_the_hospital_had_never_come(
@@ -173,7 +169,7 @@ def test_after_a_withdrawal_the_model_has_the_bits_as_if_the_hospital_had_never_
     three = run(tmp_path / "three", sites, "strategy=merging/mean")
     with Ledger.open(three.path / "ledger") as ledger:
         ledger.withdraw(sites[2].name, "asked for it")
-    merge_offline(["rule=mean"], three.path / "ledger", tmp_path / "withdrawn.safetensors")
+    merge_offline("mean", [], three.path / "ledger", tmp_path / "withdrawn.safetensors")
     ours, _ = load_state(tmp_path / "withdrawn.safetensors")
     theirs, _ = load_state(without.path / "arms" / "merging-mean" / "model.safetensors")
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)

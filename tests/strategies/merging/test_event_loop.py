@@ -11,6 +11,7 @@ import torch
 from flwr.app import Message
 from torch import Tensor
 
+from polyclinic.federation.events import Event
 from polyclinic.federation.records import (
     Order,
     evaluation_reply,
@@ -130,6 +131,9 @@ class World:
         self.events: list[Mapping[str, Any]] = []
         self.loop = self.restart()
 
+    def note(self, event: Event) -> None:
+        self.events.append(event.to_line())
+
     def join(self, site: str, **details: Any) -> Hospital:
         def answer(message: Message) -> Message | None:
             return self.hospitals[site].answer(message)
@@ -155,14 +159,14 @@ class World:
             assignment,
             NAMES,
             expected,
-            self.events.append,
+            self.note,
         )
         return self.loop
 
     def step(self, seconds: float = 1.0, until: Any = lambda: False) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not until():
-            self.loop._talk._looked = float("-inf")  # look at once
+            self.loop.talk._looked = float("-inf")  # look at once
             self.loop.step()
             time.sleep(0.002)
 

@@ -5,7 +5,6 @@ from torch.testing import assert_close
 
 from polyclinic.imaging.deformation import compose, jacobian_determinant, warp
 from polyclinic.imaging.smoothing import smooth
-from polyclinic.learning.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.generator import (
     STRANGER_MM,
     VELOCITY_MM,
@@ -18,6 +17,7 @@ from polyclinic_strategies.proxy.generator import (
     shrink,
     warp_coarsely,
 )
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
 SHAPE = (12, 16, 12)
 IMAGE = torch.rand(2, 1, 24, 32, 24, generator=torch.Generator().manual_seed(0))

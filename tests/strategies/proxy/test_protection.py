@@ -23,7 +23,6 @@ from polyclinic.imaging.deformation import (
     sample,
     upsample,
 )
-from polyclinic.learning.networks.flow_generator import FlowGenerator
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
@@ -33,6 +32,7 @@ from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.frame.canonical import Canonical, ScanNotRecognized, canonicalize
 from polyclinic_strategies.proxy.frame.frames import transform
 from polyclinic_strategies.proxy.generator import LearnedField
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.protection import (
     Protected,
     Protection,

@@ -12,14 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from polyclinic_strategies.proxy.report.record import read_proxy
 from rich.console import Console
 
 from polyclinic.errors import ConfigError, DatasetInvalid
 from polyclinic.learning.state_dict import load_state
 from polyclinic_demos.cohorts import writing
 from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
-from polyclinic_server.cli import proxy as proxy_cli
 from polyclinic_server.segmentation.model import SegmentationModel
+from polyclinic_strategies.proxy import commands
 from polyclinic_strategies.proxy import train as proxy_training
 from polyclinic_strategies.proxy.attacks import attack_suite
 from polyclinic_strategies.proxy.attacks.attackers import SIAMESE, AttackTraining
@@ -28,7 +29,6 @@ from polyclinic_strategies.proxy.generator import NoField, RandomField
 from polyclinic_strategies.proxy.parts import GENERATOR, SEGMENTER
 from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.proxy.report.page import write_proxy_report
-from polyclinic_strategies.proxy.report.record import read_proxy
 from polyclinic_strategies.proxy.train import Orders, Others, train_proxy
 from tests.strategies.proxy.strangers import cases
 
@@ -282,9 +282,15 @@ def test_the_command_tells_folders_from_settings(
 ) -> None:
     heard: list[Orders] = []
     monkeypatch.setattr(proxy_training, "train_proxy", lambda orders, console: heard.append(orders))
-    monkeypatch.setattr(proxy_cli, "_show", lambda out: None)
-    proxy_cli.train_proxy(
-        ["data=a,b", "seed=3", "lesions=c", "data.patch=[8,8,8]", "data=d"], tmp_path, 2, 4, 5
+    monkeypatch.setattr(commands, "show_result", lambda out, console: None)
+    commands.train_proxy(
+        ["seed=3", "data.patch=[8,8,8]"],
+        [Path("a"), Path("b"), Path("d")],
+        [Path("c")],
+        tmp_path,
+        2,
+        4,
+        5,
     )
     (orders,) = heard
     assert orders.folders == (Path("a"), Path("b"), Path("d")) and orders.overrides == (
@@ -294,8 +300,8 @@ def test_the_command_tells_folders_from_settings(
     assert [other.folder for other in orders.others] == [Path("c")]
     assert (orders.out, orders.restarts, orders.keys, orders.scored) == (tmp_path, 2, 4, 5)
     for nothing in (None, ["seed=3"]):
-        with pytest.raises(ConfigError, match="data=FOLDER"):
-            proxy_cli.train_proxy(nothing, tmp_path)
+        with pytest.raises(ConfigError, match="--data FOLDER"):
+            commands.train_proxy(nothing, out=tmp_path)
 
 
 def test_attacks_are_named_by_what_decides_them(

@@ -10,7 +10,6 @@ from monai.networks.nets import UNet
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from polyclinic.config.schemas import ProxyConfig
 from polyclinic.imaging.deformation import sample
 from polyclinic.imaging.smoothing import smooth
 from polyclinic.learning.state_dict import state_digest
@@ -24,6 +23,7 @@ from polyclinic_strategies.proxy.generator import (
     displace,
     draw_keys,
 )
+from polyclinic_strategies.proxy.settings import ProxyConfig
 from polyclinic_strategies.proxy.system import ProxySystem, generator_parameters
 from polyclinic_strategies.proxy.training import (
     _MEMORY,

@@ -72,7 +72,7 @@ def run(
         arms=[{"name": "refinement", "title": "Refinement"}],
         task="segmentation",
     )
-    made.listeners.append(on_event)
+    made.listeners.append(lambda event: on_event(event.to_line()))
     grid = FakeGrid(nodes)
     coordinate(grid, made)  # type: ignore[arg-type]
     if sent is not None:

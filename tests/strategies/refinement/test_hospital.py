@@ -2,29 +2,31 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 
 from polyclinic.config.release import Release
-from polyclinic.describing.describing import STATISTICS
+from polyclinic.describing.statistics import statistics
 from polyclinic.errors import (
     ConfigError,
     ConfigMismatch,
     DatasetInvalid,
     ModelInvalid,
     TooFewSubjects,
+    UnknownName,
 )
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state
 from polyclinic_client.fleet.worker import describe as sentence
-from polyclinic_client.site.release_policy import keep_policy
+from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort, write_unlabelled
-from polyclinic_strategies.refinement.hospital import describe_images, keep_refined
-from tests.client.site.test_site import order
+from tests.client.site import test_site
 
+order = partial(test_site.order, method="refinement")
 ANYBODY = Release(min_subjects=1)
 
 
@@ -53,8 +55,8 @@ def test_it_needs_images_alone(site: Site, images: Path) -> None:
     with pytest.raises(DatasetInvalid, match="'training' is empty"):
         Site("new", images, site.state)  # to train, it would need more
     asked, weights = order()
-    means, subjects = describe_images(site, asked, sorted(STATISTICS), ANYBODY, weights)
-    assert subjects == 2 and set(means) == set(STATISTICS)
+    means, subjects = site.describe(asked, sorted(statistics()), ANYBODY, weights)
+    assert subjects == 2 and set(means) == set(statistics())
     assert all(
         mean.dtype == torch.float32 and mean.ndim == 1 and 0 < float(mean.norm()) <= 1 + 1e-6
         for mean in means.values()
@@ -89,13 +91,9 @@ def test_labels_change_nothing(site: Site, labelled: Path, tmp_path: Path) -> No
             {key: str(labelled / path) for key, path in case.items()} for case in dataset[split]
         ]
     (folder / "dataset.json").write_text(json.dumps({**dataset, "test": []}))
-    means, _ = describe_images(site, asked, ["average_image"], ANYBODY, None)
-    same, _ = describe_images(
-        Site("new", folder, tmp_path / "other", mode="describe"),
-        asked,
-        ["average_image"],
-        ANYBODY,
-        None,
+    means, _ = site.describe(asked, ["average_image"], ANYBODY, None)
+    same, _ = Site("new", folder, tmp_path / "other", mode="describe").describe(
+        asked, ["average_image"], ANYBODY, None
     )
     assert torch.equal(means["average_image"], same["average_image"])
 
@@ -103,19 +101,19 @@ def test_labels_change_nothing(site: Site, labelled: Path, tmp_path: Path) -> No
 def test_features_are_those_of_the_base_that_came_along(site: Site) -> None:
     asked, weights = order()
     names = ["average_image", "channel_gaussians"]
-    initial, _ = describe_images(site, asked, names, ANYBODY, None)
-    same, _ = describe_images(site, asked, names, ANYBODY, weights)
-    other, _ = describe_images(site, asked, names, ANYBODY, 2 * weights)
+    initial, _ = site.describe(asked, names, ANYBODY, None)
+    same, _ = site.describe(asked, names, ANYBODY, weights)
+    other, _ = site.describe(asked, names, ANYBODY, 2 * weights)
     assert all(torch.equal(initial[name], same[name]) for name in names)
     assert torch.equal(initial["average_image"], other["average_image"])
     assert not torch.allclose(initial["channel_gaussians"], other["channel_gaussians"])
     with pytest.raises(ModelInvalid, match="this network has"):
-        describe_images(site, asked, names, ANYBODY, weights[1:])
+        site.describe(asked, names, ANYBODY, weights[1:])
 
 
 def test_too_few_subjects_is_a_sentence_that_may_travel(site: Site) -> None:
     with pytest.raises(TooFewSubjects) as caught:
-        describe_images(site, order()[0], ["average_image"], Release(min_subjects=3), None)
+        site.describe(order()[0], ["average_image"], Release(min_subjects=3), None)
     assert sentence(caught.value).startswith(
         "TooFewSubjects: The hospital has 2 subjects to describe itself with, at least 3 are needed"
     )
@@ -124,44 +122,44 @@ def test_too_few_subjects_is_a_sentence_that_may_travel(site: Site) -> None:
 
 def test_the_hospitals_own_demands_count_whatever_the_coordinator_asks(site: Site) -> None:
     asked, _ = order()
-    quiet, _ = describe_images(site, asked, ["average_image"], ANYBODY, None)
-    keep_policy(site.state, None, 0.5)
-    noisy, _ = describe_images(site, asked, ["average_image"], ANYBODY, None)
+    quiet, _ = site.describe(asked, ["average_image"], ANYBODY, None)
+    keep_release_policy(site.state, None, 0.5)
+    noisy, _ = site.describe(asked, ["average_image"], ANYBODY, None)
     assert not torch.equal(quiet["average_image"], noisy["average_image"])
-    keep_policy(site.state, 3, None)
+    keep_release_policy(site.state, 3, None)
     with pytest.raises(TooFewSubjects):
-        describe_images(site, asked, ["average_image"], ANYBODY, None)
+        site.describe(asked, ["average_image"], ANYBODY, None)
     (site.state / "release.json").write_text("{")
     with pytest.raises(ConfigError, match=r"release\.json is damaged"):
-        describe_images(site, asked, ["average_image"], ANYBODY, None)
+        site.describe(asked, ["average_image"], ANYBODY, None)
 
 
 def test_an_unknown_statistic_is_refused_before_an_image_is_read(site: Site) -> None:
     site.dataset = replace(
         site.dataset, test=(replace(site.dataset.test[0], image=(Path("nowhere.nii.gz"),)),)
     )
-    with pytest.raises(ConfigError, match="asks for a statistic 'magic'"):
-        describe_images(site, order()[0], ["average_image", "magic"], ANYBODY, None)
+    with pytest.raises(UnknownName, match="magic"):
+        site.describe(order()[0], ["average_image", "magic"], ANYBODY, None)
 
 
 def test_another_configuration_is_refused(site: Site) -> None:
     asked, weights = order()
     other = replace(asked, digests={**asked.digests, "data": "0" * 64})
     with pytest.raises(ConfigMismatch):
-        describe_images(site, other, ["average_image"], ANYBODY, None)
+        site.describe(other, ["average_image"], ANYBODY, None)
     with pytest.raises(ConfigMismatch):
-        keep_refined(site, other, weights, 1)
+        site.receive(other, weights, 1)
 
 
 def test_what_is_being_done_is_said(site: Site) -> None:
-    describe_images(site, order()[0], ["average_image"], ANYBODY, None)
+    site.describe(order()[0], ["average_image"], ANYBODY, None)
     assert json.loads((site.state / "status.json").read_text())["doing"] == "waiting"
 
 
 def test_the_refined_model_can_be_loaded_and_replaces_the_one_before(site: Site) -> None:
     asked, weights = order()
     for number, factor in ((1, 1.0), (2, 0.5)):
-        path = keep_refined(site, asked, factor * weights, number)
+        path = site.receive(asked, factor * weights, number)
         network, job = load_model(path)
         assert path == site.state / "refined.safetensors" and job.data.labels[0] == "background"
         sent = torch.cat(
@@ -180,5 +178,5 @@ def test_a_refined_model_of_another_network_or_with_nan_is_refused(site: Site) -
     asked, weights = order()
     for wrong in (weights[1:], torch.full_like(weights, torch.nan)):
         with pytest.raises(ModelInvalid):
-            keep_refined(site, asked, wrong, 1)
+            site.receive(asked, wrong, 1)
     assert not (site.state / "refined.safetensors").exists()

@@ -90,8 +90,8 @@ class House:
         self.on_event: Any = lambda _event: None
 
     def tell(self, event: Any) -> None:
-        self.events.append(dict(event))
-        self.on_event(event)
+        self.events.append(event.to_line())
+        self.on_event(self.events[-1])
 
     def refresh(self) -> dict[str, Seat]:
         return {

@@ -13,7 +13,6 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic_client.cli.main import app
 from polyclinic_client.cli.predict import predict_files
@@ -25,6 +24,7 @@ from polyclinic_strategies.universal.adapt import (
     make_table,
     tell_choice,
 )
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from tests.task_cohort import SECRETS, write_tasks
 
 UNIVERSAL = [
@@ -70,7 +70,7 @@ def test_a_probe_leaves_the_encoder_as_it_is_and_predict_takes_the_model(
     before = load_state(encoder)[0]
     assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in before.items())
     assert job.data.labels == tuple(SECRETS[name])
-    again, _ = training.test(network, read_dataset(sites[name]), job.data)
+    again, _ = training.evaluate_natively(network, read_dataset(sites[name]), job.data)
     assert again.score == adapted.test.score
     predict_files(out, [sites[name] / "test-0.png"], tmp_path / "labels", QUIET)
     written = {path.name for path in (tmp_path / "labels").iterdir()}

@@ -327,7 +327,7 @@ def test_a_hospital_that_comes_later_and_a_stage_with_one_contribution(
         if event["kind"] == "stage" and event["number"] == 2:
             grid.nodes[discs.node_id] = discs
 
-    made.listeners.append(join)
+    made.listeners.append(lambda event: join(event.to_line()))
     coordinate(grid, made)  # type: ignore[arg-type]
     made.close()
     first, second = made.describe()["universal"]["stages"]
@@ -382,7 +382,7 @@ def test_a_coordinator_that_dies_in_the_middle_of_a_stage_asks_nobody_again_who_
         if len(came) == 5:  # the second of the second stage
             raise KeyboardInterrupt
 
-    made.listeners.append(die)
+    made.listeners.append(lambda event: die(event.to_line()))
     with pytest.raises(KeyboardInterrupt):
         coordinate(FakeGrid(everybody), made)  # type: ignore[arg-type]
     again = RunFolder(folder)

@@ -10,11 +10,15 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from polyclinic.errors import ModelInvalid
-from polyclinic.learning.networks.encoders import ConvolutionalEncoder, VitEncoder, embed
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.universal.distillation import Distillation, distil
-from polyclinic_strategies.universal.teachers import COVARIANCE, MEAN, Teacher
+from polyclinic_strategies.universal.networks.encoders import (
+    ConvolutionalEncoder,
+    VitEncoder,
+    embed,
+)
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
+from polyclinic_strategies.universal.teaching.teachers import COVARIANCE, MEAN, Teacher
 
 SETTINGS = Distillation(
     steps=24,

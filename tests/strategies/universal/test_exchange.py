@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from polyclinic.config.compose import instantiate, load_config
-from polyclinic.learning.networks.universal import Task, UniversalNetwork
+from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import StateDict, shared_names
 from polyclinic.store.contribution import Contribution, Requirements, write_contribution
 from polyclinic.store.ledger import Ledger
@@ -19,8 +19,9 @@ from polyclinic_strategies.universal.exchange import (
     read_declaration,
     task_vector,
 )
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
-DISCS = Task("classification", 2, 3, 3)
+DISCS = SiteTask("classification", 2, 3, 3)
 
 
 def network() -> UniversalNetwork:
@@ -40,8 +41,8 @@ def base_of(one: UniversalNetwork) -> StateDict:
     return {name: one.state_dict()[name].clone() for name in shared_names(one, "none")}
 
 
-@pytest.mark.parametrize("task", [DISCS, Task("segmentation", 5, 1, 2)])
-def test_a_declaration_survives_as_numbers(task: Task) -> None:
+@pytest.mark.parametrize("task", [DISCS, SiteTask("segmentation", 5, 1, 2)])
+def test_a_declaration_survives_as_numbers(task: SiteTask) -> None:
     assert read_declaration({"loss": 0.5, **declare_in_numbers(task)}) == task
 
 

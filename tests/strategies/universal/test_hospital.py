@@ -25,9 +25,8 @@ from polyclinic.learning.state_dict import (
     state_digest,
 )
 from polyclinic.store.contribution import TensorFile, read_contribution
-from polyclinic_client.site import fine_tuning
 from polyclinic_client.site.fine_tuning import work
-from polyclinic_client.site.release_policy import keep_policy
+from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.universal import exchange
@@ -51,14 +50,16 @@ def order(*overrides: str, seed: int = 0) -> tuple[Order, Tensor]:
     network = instantiate(config.model)
     digests = job_digests(JobConfig(config.model, config.data, config.training))
     digests["layout"] = layout_digest(network.state_dict(), shared_names(network, "none"))
-    made = Order("run", "universal", 0, 1, "none", "0.1.0", names, settings, digests)
+    made = Order(
+        "run", "universal", 0, 1, "none", "0.1.0", names, settings, digests, method="universal"
+    )
     return made, pack(network.state_dict(), shared_names(network, "none"))
 
 
 def assign(hospital: Site, *overrides: str, seed: int = 0, **details: Any) -> Assignment:
     """Ask for a contribution, and hand the hospital the base."""
     asked, weights = order(*overrides, seed=seed)
-    network = hospital.build_network(asked, hospital.job(asked))
+    network = hospital.build_network(asked)
     names = shared_names(network, "none")
     base = dict(
         zip(
@@ -138,7 +139,7 @@ def test_the_next_stage_starts_from_the_kept_head_of_the_same_federation(
         began.append({name: network.state_dict()[name].clone() for name in kept})
         return fit(network, *arguments, **options)
 
-    monkeypatch.setattr(fine_tuning.training, "fit", watched)
+    monkeypatch.setattr(training, "fit", watched)
     assign(hospital, seed=1)
     do(hospital)
     assert all(torch.equal(began[0][name], kept[name]) for name in kept)
@@ -167,13 +168,11 @@ def test_a_crash_costs_a_pass_and_changes_no_bit(
         passes.append(1)
         return fit(*arguments, **options)
 
-    monkeypatch.setattr(fine_tuning.training, "fit", failing)
+    monkeypatch.setattr(training, "fit", failing)
     with pytest.raises(KeyboardInterrupt):
         do(broken)
     assert not (broken.state / HEAD).exists()
-    monkeypatch.setattr(
-        fine_tuning.training, "fit", lambda *a, **o: passes.append(1) or fit(*a, **o)
-    )
+    monkeypatch.setattr(training, "fit", lambda *a, **o: passes.append(1) or fit(*a, **o))
     second = tensors(do(broken))
     assert len(passes) == 3
     assert all(torch.equal(first[name], second[name]) for name in first)
@@ -205,7 +204,7 @@ def test_over_too_few_images_nothing_is_said(
 ) -> None:
     hospital = Site("discs", sites["discs"], tmp_path)
     if not asked:
-        keep_policy(tmp_path, 13, None)  # the hospital's own demand
+        keep_release_policy(tmp_path, 13, None)  # the hospital's own demand
     assignment = assign(hospital, **asked)
     with pytest.raises(TooFewSubjects):
         work("discs", sites["discs"], tmp_path)
@@ -219,7 +218,7 @@ def test_a_hospital_that_demands_noise_sends_no_statistics_without_it(
     sites: dict[str, Path], tmp_path: Path
 ) -> None:
     hospital = Site("discs", sites["discs"], tmp_path)
-    keep_policy(tmp_path, None, 1.0)
+    keep_release_policy(tmp_path, None, 1.0)
     assign(hospital)
     with pytest.raises(ConfigError, match="Noise on statistics is demanded"):
         work("discs", sites["discs"], tmp_path)
@@ -249,7 +248,7 @@ def test_figures_leave_without_the_names_of_classes_and_the_model_stays(
     assert tested.scores == {} and 0 <= tested.score <= 1
     network, job = load_model(tmp_path / "runs" / "run" / "universal" / "model.safetensors")
     assert (job.data.task, job.data.labels) == ("classification", tuple(SECRETS["discs"]))
-    evaluation, _ = training.test(network, hospital.dataset, job.data)
+    evaluation, _ = training.evaluate_natively(network, hospital.dataset, job.data)
     assert evaluation.score == tested.score and set(evaluation.scores) == set(SECRETS["discs"])
 
 

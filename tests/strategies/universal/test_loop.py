@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 import torch
 
+from polyclinic.federation.events import Event
 from polyclinic.federation.records import Order
-from polyclinic.learning.networks.universal import Task
+from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
@@ -20,7 +21,7 @@ from polyclinic_strategies.universal.loop import Stage, UniversalLoop
 from tests.fakes import FakeGrid
 
 BASE: StateDict = {"encoder.w": torch.zeros(2, 3)}
-DECLARED = declare_in_numbers(Task("segmentation", 2, 1, 2))
+DECLARED = declare_in_numbers(SiteTask("segmentation", 2, 1, 2))
 STATISTICS = {"embedding.mean": torch.zeros(4), "embedding.covariance": torch.eye(4)}
 ORDER = Order("run", "universal", 0, 1, "none", "1", {}, {}, {})
 RULE = {"_target_": "polyclinic_strategies.merging.rules.mean.Mean"}
@@ -56,8 +57,11 @@ class World:
             assignment,
             names,
             stage,
-            self.events.append,
+            self.note,
         )  # type: ignore[arg-type]
+
+    def note(self, event: Event) -> None:
+        self.events.append(event.to_line())
 
     def hand_over(
         self,
@@ -133,6 +137,6 @@ def test_a_hospital_that_is_withdrawn_is_told_and_does_not_count(tmp_path: Path)
     world.loop.step()
     world.ledger.withdraw("a", "for the test")
     world.loop.step()
-    assert world.events[-1] == {"kind": "withdrawn", "site": "a"}
+    assert (world.events[-1]["kind"], world.events[-1]["site"]) == ("withdrawn", "a")
     assert not world.loop.is_over()
     assert [entry.site for entry in world.loop.publisher.entries()] == ["b"]

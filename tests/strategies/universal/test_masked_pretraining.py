@@ -14,7 +14,6 @@ from polyclinic.config.compose import load_config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic_server.cli.main import app
 from polyclinic_strategies.universal import masked_pretraining
@@ -24,6 +23,7 @@ from polyclinic_strategies.universal.masked_pretraining import (
     pretrain_encoder,
     split_files,
 )
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.report.masked_report import draw_losses, render, tell_result
 from tests.task_cohort import write_public
 
@@ -49,7 +49,7 @@ def test_the_command_ends_with_an_encoder_that_a_run_starts_from_and_a_report(
     out = tmp_path / "out"
     done = CliRunner().invoke(
         app,
-        ["pretrain", f"data={public}", *SMALL, "--steps", "4", "--out", str(out)],
+        ["pretrain", "--data", str(public), *SMALL, "--steps", "4", "--out", str(out)],
         catch_exceptions=False,
     )
     assert done.exit_code == 0, done.output
@@ -81,7 +81,8 @@ def test_the_command_ends_with_an_encoder_that_a_run_starts_from_and_a_report(
 def test_a_file_may_be_named_instead_of_a_folder(public: Path, tmp_path: Path) -> None:
     arguments = [
         "pretrain",
-        f"data={public}",
+        "--data",
+        str(public),
         *SMALL,
         "--steps",
         "1",

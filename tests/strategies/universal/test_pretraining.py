@@ -9,9 +9,9 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from polyclinic.errors import ConfigError
-from polyclinic.learning.networks.encoders import ConvolutionalEncoder, VitEncoder
-from polyclinic.learning.networks.universal import UniversalNetwork
 from polyclinic.learning.schedules import set_rate
+from polyclinic_strategies.universal.networks.encoders import ConvolutionalEncoder, VitEncoder
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.pretraining import (
     Painter,
     Pretraining,

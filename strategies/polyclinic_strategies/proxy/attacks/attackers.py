@@ -16,12 +16,12 @@ from torch.nn import functional
 
 from polyclinic.imaging.deformation import upsample, warp
 from polyclinic.learning.modes import quick, quicken
-from polyclinic.learning.networks.flow_generator import FlowGenerator
-from polyclinic.learning.networks.identity import IdentityNetwork
 from polyclinic_strategies.proxy.attacks.evidence import Evidence
 from polyclinic_strategies.proxy.attacks.verification import Recognition, likenesses, score
 from polyclinic_strategies.proxy.generator import displace
 from polyclinic_strategies.proxy.losses import recognition, roughness
+from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
+from polyclinic_strategies.proxy.networks.identity import IdentityNetwork
 
 FORMAT = torch.channels_last_3d
 SIAMESE = "Siamese, proxy and proxy"

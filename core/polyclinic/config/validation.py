@@ -1,0 +1,125 @@
+"""Checked dataclasses of plain values, and the checks that need more than one value."""
+
+import math
+import re
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
+
+from polyclinic.config.schemas import DataConfig, Part, Scalar, Setting, TrainingConfig
+from polyclinic.errors import ConfigError
+
+JOB_GROUPS = ("model", "data", "training")  # what a hospital needs to know
+LONGEST = 256  # values in a list that travels
+LOSSES = {"monai.losses.": "segmentation", "torch.nn.": "classification"}  # home -> kind of task
+Schema = TypeVar("Schema")
+
+
+def validate(schema: type[Schema], values: Mapping[str, Any], prefix: str = "") -> Schema:
+    """Make a dataclass of plain values.
+
+    Args:
+        schema: A pydantic dataclass.
+        values: Its fields.
+        prefix: Before the names of settings in an error's text.
+
+    Raises:
+        ConfigError: The first value that is wrong.
+    """
+    try:
+        return TypeAdapter(schema).validate_python(dict(values))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = prefix + ".".join(str(piece) for piece in first["loc"])
+        raise ConfigError(
+            f"{key}={first.get('input')!r}: {first['msg'][0].lower() + first['msg'][1:]}."
+        ) from error
+
+
+def check_fit(model: Part, data: DataConfig, training: TrainingConfig) -> None:
+    """Refuse parts that are right by themselves and do not fit together.
+
+    Raises:
+        ConfigError: What does not fit.
+    """
+    if data.spatial_dims not in (2, 3):
+        raise ConfigError(
+            f"data.patch={list(data.patch)}: two numbers for a 2-D task, three for a 3-D one."
+        )
+    if data.spacing_mm is not None and len(data.spacing_mm) != 3:
+        raise ConfigError(
+            f"data.spacing_mm={list(data.spacing_mm)}: three numbers in mm, or null to resize "
+            "images to the patch."
+        )
+    _check_labels(data, training)
+    dims = model.get("spatial_dims")
+    if data.task != "own" and dims is not None and dims != data.spatial_dims:
+        raise ConfigError(
+            f"The model is {dims}-D but data.patch={list(data.patch)} is {data.spatial_dims}-D: "
+            "choose a model and data of the same dimension (for example model=unet_2d "
+            "data=brain_tissue_slices)."
+        )
+
+
+def check_setting(key: str, value: object) -> Setting:
+    """Return a value that may cross the network: a bounded scalar, or a flat list of them.
+
+    Raises:
+        ConfigError: Another value, or a key that names code or lies outside a job.
+    """
+    pieces = key.split(".")
+    if pieces[0] not in JOB_GROUPS or any(piece.startswith("_") for piece in pieces):
+        raise ConfigError(
+            f"{key} cannot be set from afar: write a file in conf/ on both sides instead."
+        )
+    if isinstance(value, list | tuple):
+        if len(value) > LONGEST:
+            raise ConfigError(f"{key}: a list of {len(value)} values, at most {LONGEST} travel.")
+        return [_check_scalar(key, item) for item in value]
+    return _check_scalar(key, value)
+
+
+def check_name(name: str) -> str:
+    """Return a name of a file in `conf/`.
+
+    Raises:
+        ConfigError: It is anything else, such as a path.
+    """
+    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,63}(/[a-z0-9][a-z0-9_]{0,63})?", name):
+        raise ConfigError(f"'{name}' is not a name of conf/.")
+    return name
+
+
+def _check_labels(data: DataConfig, training: TrainingConfig) -> None:
+    """See that the classes, and the loss, are those of the kind of task."""
+    if data.task == "own":
+        if data.labels:
+            raise ConfigError(
+                f"data.labels={list(data.labels)}: with data.task=own every hospital names its "
+                "classes in its dataset.json."
+            )
+        return
+    if len(data.labels) < 2 or len(set(data.labels)) != len(data.labels):
+        raise ConfigError(
+            f"data.labels={list(data.labels)}: at least two classes, each named once."
+        )
+    target = str(training.loss.get("_target_"))
+    kinds = {kind for home, kind in LOSSES.items() if target.startswith(home)}
+    if kinds - {data.task}:
+        raise ConfigError(
+            f"The loss of this training is not one for {data.task}: choose training=default or "
+            "training=classification."
+        )
+
+
+def _check_scalar(key: str, value: object) -> Scalar:
+    if isinstance(value, bool | int) and abs(value) < 2**63:
+        return value
+    if isinstance(value, float) and math.isfinite(value):
+        return value
+    if isinstance(value, str) and re.fullmatch(r"[\w .,+()/-]{0,100}", value):
+        return value
+    raise ConfigError(
+        f"{key}={value!r} cannot travel: only plain numbers, truth values and short words do."
+    )

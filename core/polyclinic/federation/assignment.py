@@ -1,0 +1,83 @@
+"""What a hospital is asked to contribute to, and what became of what it handed over.
+
+A hospital trains for as long as it likes, so an assignment also lies on its disk, as JSON.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from polyclinic.config.release import Release
+from polyclinic.federation.records import Order
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The coordinator's word on a contribution that a hospital handed over.
+
+    Attributes:
+        digest: Identity of the contribution.
+        accepted: Whether it counts.
+        reason: Why it does not; empty where it does.
+    """
+
+    digest: str
+    accepted: bool
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """A request for a contribution.
+
+    Attributes:
+        order: What network and data are; its `rounds` are passes over the training cases.
+        base: Digest of the model that the hospital starts from.
+        task: What the contribution is for; two tasks never mix.
+        ledger: Identity of the ledger that keeps contributions.
+        statistics: Names of what is wanted besides the task vector.
+        min_subjects: No mean over fewer subjects is asked for, see `polyclinic.config.release`.
+        noise_multiplier: Noise on such means, likewise.
+    """
+
+    order: Order
+    base: str
+    task: str
+    ledger: str
+    statistics: tuple[str, ...] = ()
+    min_subjects: int = 3
+    noise_multiplier: float = 0.0
+
+    @property
+    def release(self) -> Release:
+        """What may leave of the hospital's statistics, as far as the coordinator asks."""
+        return Release(self.min_subjects, self.noise_multiplier)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values, for the hospital's disk."""
+        values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        return values
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> "Assignment":
+        """Make an assignment of plain values, also of those that 0.1.0 wrote."""
+        order, names = Order(**values["order"]), tuple(values["statistics"])
+        return cls(**{**values, "order": order, "statistics": names})
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A hospital's answer to the question for its contribution.
+
+    Attributes:
+        needs_base: Whether it lacks the model to start from.
+        doing: What it is doing, in words.
+        digest: Identity of the contribution that comes along; empty if none is ready.
+        content: The contribution's file.
+    """
+
+    needs_base: bool = False
+    doing: str = ""
+    digest: str = ""
+    content: bytes = field(default=b"", repr=False)

@@ -1,0 +1,43 @@
+"""Command lines that are put together of what is installed."""
+
+from collections.abc import Iterable
+from importlib import import_module
+from typing import Any, ClassVar
+
+import typer
+from typer.core import TyperGroup
+
+from polyclinic.system.plugins import COMMANDS, offered, resolve
+
+DEMOS = "Demos"  # panel of the help
+
+
+class InOrder(TyperGroup):
+    """Lists commands in the order of use, which `order` gives; others follow."""
+
+    order: ClassVar[tuple[str, ...]] = ()
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """Return the commands' names in the order of use."""
+        names = super().list_commands(ctx)
+        places = {name: place for place, name in enumerate(self.order)}
+        return sorted(names, key=lambda name: places.get(name, len(places)))
+
+
+def add_commands(app: typer.Typer, references: Iterable[str]) -> None:
+    """Add the commands of typer apps, given as `package.module:name`, to a command line."""
+    for reference in references:
+        app.add_typer(resolve(reference))
+
+
+def add_installed_commands(app: typer.Typer) -> None:
+    """Add the commands of the entry points `polyclinic.commands`.
+
+    One whose package was left out of an image, such as the demos, is passed over.
+    """
+    for entry in offered(COMMANDS).values():
+        try:
+            import_module(entry.module.partition(".")[0])
+        except ModuleNotFoundError:
+            continue
+        app.add_typer(entry.load())

@@ -1,0 +1,102 @@
+"""Averaging at the coordinator: rounds, from the initial or last kept weights to the final figures."""
+
+import json
+import random
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from polyclinic.config.compose import instantiate
+from polyclinic.config.schemas import Config
+from polyclinic.errors import ConfigError
+from polyclinic.federation.coordinator import RunContext
+from polyclinic.federation.events import ArmEnd, ArmStart, RoundEnd
+from polyclinic.federation.jobs import describe_model, make_order, start_network
+from polyclinic.federation.records import Order
+from polyclinic.federation.reliable_grid import ReliableGrid
+from polyclinic.learning.state_dict import load_state, pack, save_state, shared_names, unpack
+from polyclinic_strategies.averaging.strategy import Averaging
+
+Finish = Callable[[nn.Module, Order, Path], None]  # trained network, its order, its folder
+
+
+class AveragingCoordinator:
+    """Coordinator of one strategy that works in rounds.
+
+    Args:
+        config: Configuration of the strategy.
+        finish: Called with the trained network at the end, for what a method writes besides the model.
+    """
+
+    def __init__(self, config: Config, finish: Finish | None = None) -> None:
+        self._config = config
+        self._finish = finish
+        self._strategy: Averaging = instantiate(config.strategy, _recursive_=False)
+
+    @property
+    def title(self) -> str:
+        """Name of the strategy in tables."""
+        return self._strategy.title
+
+    def check(self) -> None:
+        """Refuse a base where tensors stay at the hospital.
+
+        Raises:
+            ConfigError: `base` would not reach these tensors.
+        """
+        if self._config.base is not None and self._strategy.personal != "none":
+            raise ConfigError(
+                f"base={self._config.base}: {self.title} keeps tensors at the hospital, where a base "
+                "does not reach."
+            )
+
+    def run(self, context: RunContext) -> None:
+        """Wait for hospitals, train in rounds, test; a strategy that was tested is left alone.
+
+        Raises:
+            TooFewHospitals: Fewer than the minimum came in time.
+        """
+        config, folder = self._config, context.folder
+        patience, minimum = config.deployment, config.deployment.min_hospitals
+        wanted = max(patience.hospitals, minimum)
+        context.attendance.wait_for(wanted, minimum, patience.wait_s)
+        folder.update(hospitals=context.attendance.describe(), state="running")
+        random.seed(config.seed)
+        network = start_network(config)
+        order = make_order(folder, config, network)
+        names = shared_names(network, order.personal)
+        path = folder.path / "arms" / order.arm / "model.safetensors"
+        weights, done, tested = _take_up(path, network, names)
+        if tested:
+            return
+        order = replace(order, offset=done)
+        folder.record(ArmStart(arm=order.arm, title=self.title, rounds=order.rounds, offset=done))
+
+        def keep(number: int, latest: Tensor, tested: bool = False) -> None:
+            state = {**network.state_dict(), **unpack(latest, network.state_dict(), names)}
+            described = json.dumps(describe_model(order, number, tested))
+            save_state(state, path, {"polyclinic": described})
+            if not tested:
+                folder.record(RoundEnd(round=number))
+            elif self._finish is not None:
+                network.load_state_dict(state)
+                self._finish(network, order, path.parent)
+
+        grid = ReliableGrid(context.grid, context.attendance, patience, folder.record)
+        if done < order.rounds:
+            aggregation = self._strategy.build(config.privacy, names)
+            weights = self._strategy.run(grid, aggregation, order, weights, keep)
+        self._strategy.test(grid, order, weights)
+        keep(order.rounds, weights, tested=True)
+        folder.record(ArmEnd(arm=order.arm))
+
+
+def _take_up(path: Path, network: nn.Module, names: list[str]) -> tuple[Tensor, int, bool]:
+    """Return the shared weights, the rounds behind them, and whether they were tested."""
+    if not path.exists():
+        return pack(network.state_dict(), names), 0, False
+    state, metadata = load_state(path)
+    described = json.loads(metadata["polyclinic"])
+    return pack(state, names), int(described["round"]), bool(described["tested"])

@@ -1,0 +1,42 @@
+"""Commands of merging for `polyclinic-server`."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer()
+console = Console(highlight=False)
+
+
+@app.command(rich_help_panel="Models")
+def merge(
+    parameters: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[PARAMETER=VALUE]...", help="Parameters of the rule."),
+    ] = None,
+    rule: Annotated[str, typer.Option(help="Name of a rule: conf/strategy/merging/.")] = "mean",
+    ledger: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="The ledger. Default: the newest run's.")
+    ] = None,
+    to: Annotated[Path, typer.Option("--to", help="The safetensors file to write.")] = Path(
+        "merged.safetensors"
+    ),
+    runs: Annotated[Path, typer.Option("--runs", help="Folder of the runs.")] = Path("runs"),
+) -> None:
+    """Merge a ledger's contributions by any rule, offline; the ledger stays as it is.
+
+    Examples:
+
+    [bold]polyclinic-server merge --rule ties keep=0.3 --to ties.safetensors[/bold]
+
+    [bold]polyclinic-server merge --rule sum scale=0.4 --ledger runs/latest/ledger[/bold]
+    """
+    from polyclinic.federation.run_folder import find_ledger
+    from polyclinic_strategies.merging.offline import merge_offline
+
+    words, entries = merge_offline(rule, parameters or [], find_ledger(ledger, runs), to)
+    sites = ", ".join(entry.site for entry in entries)
+    console.print(f"{words} of {len(entries)} contributions: {sites}", markup=False)
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)

@@ -1,0 +1,1 @@
+"""Networks of the deformation proxy: the generator of velocities and the network that tells people apart."""

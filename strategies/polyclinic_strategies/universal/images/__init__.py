@@ -1,0 +1,1 @@
+"""Images without labels, and random views of them."""

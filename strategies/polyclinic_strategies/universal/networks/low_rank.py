@@ -1,0 +1,129 @@
+"""Updates of low rank: only two thin matrices of each layer travel, instead of the whole encoder.
+
+W' = W + U D, W frozen, U (out, rank) from zero, D (rank, in) from random numbers; a convolution's weight is taken as (out, in x kernel).
+LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685, whose scale alpha / rank is 1 here. What is no such weight (norms, biases,
+positions), or would not become smaller, is trained and travels as a difference, whole.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+
+from polyclinic.learning.state_dict import StateDict, subtract
+from polyclinic_strategies.universal.networks.network import ENCODER, UniversalNetwork
+
+UP, DOWN = ".up", ".down"
+WEIGHT = "weight"
+Shape = tuple[int, ...]
+
+
+class Update(nn.Module):
+    """A weight with an update of low rank."""
+
+    def __init__(self, shape: Shape, rank: int, generator: torch.Generator) -> None:
+        """Start from no update at all.
+
+        Args:
+            shape: The weight's.
+            rank: Of the update.
+            generator: Draws the lower factor, with the spread of a linear layer's first weights.
+        """
+        super().__init__()
+        (out, rank), (_, numbers) = _factor_shapes(shape, rank)
+        bound = 1 / math.sqrt(numbers)
+        self.up = nn.Parameter(torch.zeros(out, rank))
+        self.down = nn.Parameter((2 * torch.rand(rank, numbers, generator=generator) - 1) * bound)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """The weight as it is used; float32 even where convolutions are not, as the coordinator will compute it."""
+        with torch.autocast(weight.device.type, enabled=False):
+            return weight + (self.up @ self.down).view(weight.shape)
+
+
+def layout(shapes: Mapping[str, Shape], rank: int) -> dict[str, Shape]:
+    """Names and shapes of what travels.
+
+    Args:
+        shapes: Of the encoder's tensors.
+        rank: Of the updates, at least 1.
+    """
+    found: dict[str, Shape] = {}
+    for name, shape in shapes.items():
+        if is_factored(name, shape, rank):
+            found[name + UP], found[name + DOWN] = _factor_shapes(shape, rank)
+        else:
+            found[name] = tuple(shape)
+    return found
+
+
+def is_factored(name: str, shape: Shape, rank: int) -> bool:
+    """Whether a tensor's update travels as factors: the weight of a convolution or linear layer, if that is smaller."""
+    if name.rpartition(".")[2] != WEIGHT or len(shape) < 2:
+        return False
+    return sum(math.prod(factor) for factor in _factor_shapes(shape, rank)) < math.prod(shape)
+
+
+def attach(encoder: nn.Module, rank: int) -> None:
+    """Freeze what is factored, and train updates of it instead; the encoder computes what it did.
+
+    Args:
+        encoder: Changed in place; its tensors get other names.
+        rank: Of the updates.
+    """
+    generator = torch.Generator().manual_seed(rank)  # the same everywhere, also after a crash
+    shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
+    for name, shape in shapes.items():
+        if is_factored(name, shape, rank):
+            layer = encoder.get_submodule(name.rpartition(".")[0])
+            device = layer.get_parameter(WEIGHT).device
+            layer.get_parameter(WEIGHT).requires_grad_(False)
+            parametrize.register_parametrization(
+                layer, WEIGHT, Update(shape, rank, generator).to(device)
+            )
+
+
+def factors(network: UniversalNetwork, base: StateDict) -> StateDict:
+    """What travels of a trained network.
+
+    Args:
+        network: After `attach`.
+        base: The encoder's tensors before.
+
+    Returns:
+        Float32, with the names and shapes of `layout`.
+    """
+    state = {
+        name: tensor.detach().cpu()
+        for name, tensor in network.state_dict().items()
+        if name.startswith(ENCODER)
+    }
+    found: StateDict = {}
+    for name in base:
+        if name in state:
+            found |= subtract({name: state[name]}, {name: base[name]})
+            continue
+        inside = f"{name.removesuffix(WEIGHT)}parametrizations.{WEIGHT}.0"
+        found |= {name + end: state[inside + end].float().contiguous() for end in (UP, DOWN)}
+    return found
+
+
+def expand(travelled: StateDict, shapes: Mapping[str, Shape]) -> StateDict:
+    """The whole task vector.
+
+    Args:
+        travelled: From `factors`.
+        shapes: Of the encoder's tensors.
+    """
+    return {
+        name: (travelled[name + UP] @ travelled[name + DOWN]).view(shape)
+        if name + UP in travelled
+        else travelled[name]
+        for name, shape in shapes.items()
+    }
+
+
+def _factor_shapes(shape: Shape, rank: int) -> tuple[Shape, Shape]:
+    return (shape[0], rank), (rank, math.prod(shape[1:]))

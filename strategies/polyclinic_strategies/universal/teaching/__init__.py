@@ -1,0 +1,1 @@
+"""Encoders of hospitals as teachers, and how much each of them counts."""

@@ -1,0 +1,100 @@
+"""Teachers: encoders that hospitals trained for their own tasks, and what each says of the images that it was trained on."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from polyclinic.config.schemas import DataConfig
+from polyclinic.errors import ModelInvalid, TooFewSubjects
+from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.universal.networks.encoders import average
+from polyclinic_strategies.universal.networks.network import UniversalNetwork
+from polyclinic_strategies.universal.networks.probing import embeddings
+
+MEAN, COVARIANCE = "embedding.mean", "embedding.covariance"
+
+
+@dataclass(frozen=True, eq=False)
+class Teacher:
+    """One hospital's encoder.
+
+    Attributes:
+        site: The hospital.
+        encoder: Its encoder's tensors, `encoder.*`.
+        statistics: Mean and covariance of the average features of its training images.
+        num_examples: How many there were.
+        task: What for, in words.
+    """
+
+    site: str
+    encoder: StateDict
+    statistics: StateDict
+    num_examples: int
+    task: str
+
+
+def feature_statistics(
+    network: UniversalNetwork, images: Iterable[Tensor], data: DataConfig, min_subjects: int
+) -> StateDict:
+    """What a hospital says of its images: mean and covariance of their average features by its own encoder; no image can be told from them.
+
+    Args:
+        network: The hospital's, trained.
+        images: Its prepared training images, float32, CXYZ.
+        data: Patch and channels.
+        min_subjects: Over fewer images nothing is said.
+
+    Returns:
+        `embedding.mean`, (numbers,), and `embedding.covariance`, (numbers, numbers); float32.
+
+    Raises:
+        TooFewSubjects: Fewer images.
+    """
+    rows = embeddings(network, images, data, average).double()
+    if len(rows) < max(2, min_subjects):
+        raise TooFewSubjects(len(rows), max(2, min_subjects))
+    centred = rows - rows.mean(0)
+    return {MEAN: rows.mean(0).float(), COVARIANCE: (centred.T @ centred / (len(rows) - 1)).float()}
+
+
+def check_statistics(teacher: Teacher, numbers: int) -> None:
+    """See that a hospital's statistics are those of an embedding.
+
+    Raises:
+        ModelInvalid: They are missing, or of another size.
+    """
+    shapes = {
+        name: tuple(teacher.statistics[name].shape)
+        for name in (MEAN, COVARIANCE)
+        if name in teacher.statistics
+    }
+    if shapes != {MEAN: (numbers,), COVARIANCE: (numbers, numbers)}:
+        raise ModelInvalid(
+            f"{teacher.site}: its statistics {shapes} are not those of embeddings of {numbers} numbers."
+        )
+
+
+def distances(teacher: Teacher, rows: Float[Tensor, "images numbers"]) -> Float[Tensor, " images"]:
+    """How far images are from those that a teacher was trained on: squared Mahalanobis distances over the numbers of an embedding.
+
+    On the teacher's own images they are about 1; Lee et al. 2018, https://arxiv.org/abs/1807.03888. The fewer images it had, the more its
+    correlations are held back: few images leave directions out, and without that its own unseen images would count as strangers.
+
+    Args:
+        teacher: Whose statistics count.
+        rows: Average features by the teacher's encoder (`average`).
+    """
+    covariance = teacher.statistics[COVARIANCE].double()
+    scale = covariance.diagonal().clamp_min(1e-12).sqrt()
+    correlation = (covariance / scale / scale[:, None]).clamp(-1, 1)
+    values, axes = torch.linalg.eigh((correlation + correlation.T) / 2)
+    values = values.clamp_min(0)  # whatever a hospital sends, a distance is a distance
+    shrinkage = len(values) / (len(values) + teacher.num_examples)  # towards no correlation at all
+    spread = (1 - shrinkage) * values + shrinkage
+    usual = (values / spread).sum().clamp_min(1e-12)  # the expected distance of its own images
+    along = ((rows.double() - teacher.statistics[MEAN].double()) / scale) @ axes
+    found: Tensor = (along.square() / spread).sum(1) / usual
+    return found.float()

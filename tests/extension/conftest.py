@@ -1,0 +1,5 @@
+"""The cohort of the tests with real processes."""
+
+from tests.e2e.conftest import sites
+
+__all__ = ["sites"]

@@ -1,0 +1,1 @@
+"""Settings of what this package adds."""

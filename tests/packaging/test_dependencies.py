@@ -1,0 +1,102 @@
+"""A package imports only what the base installation and its own extra declare."""
+
+import ast
+import re
+import sys
+import tomllib
+from collections.abc import Iterator
+from functools import cache
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.layout import PACKAGES, ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+OWN_EXTRA = {
+    "polyclinic": (),
+    "polyclinic_strategies": (),
+    "polyclinic_server": ("server",),
+    "polyclinic_client": ("client",),
+    "polyclinic_demos": ("demos",),
+}
+OPTIONAL = {"postgresql", "pretrained", "reflection", "atlas"}  # asked for with a remedy
+NO_SOURCE = {"hatchling", "tests", *PACKAGES}
+# for now: the pages move to the server
+PENDING = {("polyclinic", "jinja2")}
+
+
+def normalized(requirement: str) -> str:
+    """Return a distribution's name, without extras and versions, as package indexes compare it."""
+    name = re.split(r"[\s\[<>=!~;(]", requirement, maxsplit=1)[0]
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def declared(*extras: str) -> set[str]:
+    """Return what the base installation and these extras declare, those that they name included."""
+    found = {normalized(text) for text in PROJECT["dependencies"]}
+    for extra in extras:
+        for text in EXTRAS[extra]:
+            if named := re.match(r"polyclinic\[(.*)\]$", text):
+                found |= declared(*named[1].split(","))
+            else:
+                found.add(normalized(text))
+    return found
+
+
+@cache
+def distributions() -> dict[str, set[str]]:
+    """Return the distributions that provide a top-level module."""
+    return {
+        module: {normalized(name) for name in names}
+        for module, names in packages_distributions().items()
+    }
+
+
+def imported(path: Path) -> Iterator[str]:
+    """Yield the top-level modules that a file imports, in functions too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name.partition(".")[0] for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+            yield node.module.partition(".")[0]
+
+
+def foreign(folder: Path) -> dict[str, list[str]]:
+    """Return other people's modules that a folder's files import, and which files do."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.py")):
+        for name in set(imported(path)) - sys.stdlib_module_names - NO_SOURCE:
+            found.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
+    return found
+
+
+def undeclared(folder: Path, allowed: set[str]) -> dict[str, list[str]]:
+    """Return the modules that none of the allowed distributions provides."""
+    return {
+        name: files
+        for name, files in foreign(folder).items()
+        if not distributions().get(name, {name}) & allowed
+    }
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_package_imports_what_it_declares(name: str) -> None:
+    found = undeclared(PACKAGES[name], declared(*OWN_EXTRA[name]))
+    assert not {module for module in found if (name, module) not in PENDING}, found
+
+
+def test_the_tests_import_what_the_development_extra_declares() -> None:
+    assert not undeclared(ROOT / "tests", declared("dev"))
+
+
+def test_the_development_extra_brings_everything_that_a_feature_needs() -> None:
+    features = set(EXTRAS) - {"dev", "docs"}
+    assert set(OPTIONAL) <= features
+    assert declared(*features) <= declared("dev")
+
+
+def test_a_hospital_needs_nothing_that_the_coordinator_does_not_have() -> None:
+    assert declared("client") < declared("server")  # so that the images have a layer in common
