@@ -35,7 +35,7 @@ from polyclinic.learning.state_dict import StateDict, load_state, save_state, st
 from polyclinic.store.contribution import Requirements, check_contribution, staleness_of
 from polyclinic.store.entries import (
     Entry,
-    Line,
+    JournalLine,
     Publication,
     Receipt,
     active_rows,
@@ -70,7 +70,7 @@ from polyclinic.system.durable import (
     sync_folder,
 )
 
-__all__ = ["Entry", "Fault", "Ledger", "Line", "Publication", "Receipt"]
+__all__ = ["Entry", "Fault", "JournalLine", "Ledger", "Publication", "Receipt"]
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
@@ -298,7 +298,7 @@ class Ledger:
         with self._database.reading() as connection:
             return [as_publication(line) for line in read_lines(connection, ("published",))]
 
-    def history(self, limit: int | None = None) -> list[Line]:
+    def history(self, limit: int | None = None) -> list[JournalLine]:
         """Return the journal, oldest line first; with `limit`, only its last lines."""
         with self._database.reading() as connection:
             return read_lines(connection, (), limit)

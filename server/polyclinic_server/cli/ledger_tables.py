@@ -15,7 +15,7 @@ from rich.text import Text
 
 from polyclinic.errors import LedgerError
 from polyclinic.learning.state_dict import save_state
-from polyclinic.store.ledger import Entry, Ledger, Line, Publication
+from polyclinic.store.ledger import Entry, JournalLine, Ledger, Publication
 from polyclinic.store.refusals import shown
 
 SHORT = 12  # characters of a digest
@@ -46,7 +46,7 @@ def print_entries(entries: Sequence[Entry], console: Console) -> None:
     console.print(", ".join(f"{number} {state}" for state, number in count.items()), markup=False)
 
 
-def print_history(lines: Sequence[Line], console: Console) -> None:
+def print_history(lines: Sequence[JournalLine], console: Console) -> None:
     """Every line of the journal in a line."""
     rows = (
         (
@@ -196,7 +196,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     return shown(f"{recipe['rule']}({listed})" if listed else str(recipe["rule"]))
 
 
-def _said(line: Line) -> str:
+def _said(line: JournalLine) -> str:
     """What a line's body says, in a few words."""
     body = line.body
     if line.kind == "refused":

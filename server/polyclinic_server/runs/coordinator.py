@@ -29,7 +29,7 @@ from polyclinic.federation.run_folder import (
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
-from polyclinic_server.enrolment.endpoint import announced, listening
+from polyclinic_server.enrolment.endpoint import announced, endpoint_of
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.live_table import LiveTable, show
 
@@ -58,7 +58,7 @@ def run(
     """
     folder, configs = _resume(resume, overrides) if resume else _create(overrides, name)
     first = configs[0]
-    place = listening(first.deployment)
+    place = endpoint_of(first.deployment)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
         from polyclinic.federation.jobs import arm_name

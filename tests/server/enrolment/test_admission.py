@@ -14,7 +14,7 @@ import pytest
 from polyclinic.errors import ServerUnreachable
 from polyclinic.security import admission_errors as admission
 from polyclinic.security.admission_errors import (
-    KNOCK,
+    HANDSHAKE,
     REASONS,
     AdmissionRefused,
     AuthorityUnknown,
@@ -68,7 +68,7 @@ def knock_with(lab: Coordinator, metadata: Metadata) -> AdmissionRefused:
         lab.address, grpc.ssl_channel_credentials(lab.authority.ca().encode())
     )
     with pytest.raises(grpc.RpcError) as raised:
-        channel.unary_unary(KNOCK)(b"", metadata=metadata, timeout=5.0)
+        channel.unary_unary(HANDSHAKE)(b"", metadata=metadata, timeout=5.0)
     channel.close()
     assert raised.value.code() == grpc.StatusCode.UNAUTHENTICATED
     refusal = unpack_refusal(raised.value.details())

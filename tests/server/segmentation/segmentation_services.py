@@ -21,7 +21,7 @@ from polyclinic.system.processes import free_port
 from polyclinic_client.fleet.connection import Connection, make_connection
 from polyclinic_demos.local_pki import kit_for, rehearse
 from polyclinic_server.enrolment.authority import Authority
-from polyclinic_server.enrolment.endpoint import Listening
+from polyclinic_server.enrolment.endpoint import Endpoint
 from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_server.segmentation.server import SegmentationServer
 from polyclinic_server.segmentation.service import Limits
@@ -134,7 +134,7 @@ def service(
 
     async def live() -> None:
         lines: list[str] = []
-        place = Listening("127.0.0.1", port, authority)
+        place = Endpoint("127.0.0.1", port, authority)
         server = SegmentationServer(
             model or a_model(), place, limits or Limits(), lines.append, **options
         )
