@@ -1,10 +1,11 @@
-"""Merging three real laboratories' models of white blood cells, in one process: every rule, single laboratories, a random vector.
+"""Merging of three real laboratories' models of white blood cells, in one process.
 
     POLYCLINIC_DATA=... python benchmarks/laboratories.py [STATES]
 
-STATES keeps the fine-tuned weights; where the file exists nothing is trained. Rules' parameters are
-chosen on validation images, figures are from test images. `make demo-merging COHORT=cells` does the
-same with processes, FedAvg and pooled training.
+It compares every rule, single laboratories and a random vector. STATES keeps the fine-tuned
+weights; if the file exists, nothing is trained. Parameters of rules are chosen on validation
+images, figures are from test images. `make demo-merging COHORT=cells` does the same with processes,
+FedAvg and pooled training.
 """
 
 import sys
@@ -45,7 +46,7 @@ State = dict[str, Tensor]
 def fine_tune_all(
     config: Config, prepared: dict[str, PreparedSite]
 ) -> tuple[State, dict[str, State]]:
-    """The pretrained base, and what each laboratory makes of it."""
+    """Return the pretrained base, and each laboratory's fine-tuned weights."""
     base = instantiate({**config.model, "pretrained": True}).state_dict()
     tuned = {}
     for number, (site, each) in enumerate(prepared.items()):
@@ -73,7 +74,10 @@ def test(
     prepared: dict[str, PreparedSite],
     restored: bool,
 ) -> list[float]:
-    """Balanced accuracy on every laboratory's test images, restored from its own training images or not."""
+    """Return the balanced accuracy on every laboratory's test images.
+
+    The model is restored from the laboratory's own training images, or not.
+    """
     scores = []
     for each in prepared.values():
         network.load_state_dict({**network.state_dict(), **state})

@@ -1,4 +1,7 @@
-"""Hospitals, averaging, fine-tuning and refinement in one process, with the project's own functions: for `refinement.py`."""
+"""Hospitals, averaging, fine-tuning and refinement in one process, for `refinement.py`.
+
+They use the project's own functions.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -32,17 +35,17 @@ class Vector:
     tensors: Mapping[str, Tensor]
 
     def task_vector(self, name: str) -> Tensor:
-        """One parameter's."""
+        """Return the task vector of one parameter."""
         return self.tensors[name]
 
 
 class Hospitals:
-    """Prepared hospitals and one network that plays everybody's.
+    """Prepared hospitals, and one network that all of them use.
 
     Args:
-        folders: Those that take part, then those that join later.
-        taking_part: How many of them take part.
-        overrides: Hydra's.
+        folders: Folders of those that take part, then of those that join later.
+        taking_part: Number of hospitals that take part.
+        overrides: Hydra's overrides.
     """
 
     def __init__(self, folders: Sequence[Path], taking_part: int, overrides: Sequence[str]) -> None:
@@ -65,7 +68,10 @@ class Hospitals:
     def train(
         self, start: StateDict, site: str, passes: Sequence[int], *, fresh: bool = False
     ) -> StateDict:
-        """Passes over a hospital's cases, each drawn with a number; `fresh`: the optimizer starts anew in each, as in rounds."""
+        """Train for some passes over a hospital's cases, each drawn with a number.
+
+        With `fresh`, the optimizer starts anew in each pass, as in rounds.
+        """
         rules = self.config.training
         self.network.load_state_dict(start)
         optimizer = training.make_optimizer(self.network, rules)
@@ -84,7 +90,11 @@ class Hospitals:
         return self._state()
 
     def average(self, rounds: int, personal: Sequence[str] = ()) -> dict[str, StateDict]:
-        """Rounds of averaging among those that take part; tensors in `personal` stay at each hospital. Each hospital's state, and `""`."""
+        """Average in rounds among those that take part; `personal` tensors stay at each hospital.
+
+        Returns:
+            Each hospital's state, and the average under `""`.
+        """
         states = dict.fromkeys([*self.old, ""], self.initial)
         for number in range(1, rounds + 1):
             trained = {site: self.train(states[site], site, [number]) for site in self.old}
@@ -99,7 +109,7 @@ class Hospitals:
         return states
 
     def pooled(self, rounds: int) -> StateDict:
-        """One model on everybody's images, with as many passes."""
+        """Train one model on everybody's images, for as many passes."""
         self.sites["pooled"] = prepare(
             pool([self.sites[site].dataset for site in self.old], "pooled"), self.config.data
         )
@@ -108,7 +118,7 @@ class Hospitals:
         return state
 
     def contribute(self, base: StateDict, first: int, last: int) -> dict[str, Vector]:
-        """Everybody's task vector after passes first .. last."""
+        """Return everybody's task vector after passes first .. last."""
         tuned = {site: self.train(base, site, range(first, last + 1)) for site in self.old}
         return {
             site: Vector({name: state[name] - base[name] for name in base})
@@ -116,7 +126,7 @@ class Hospitals:
         }
 
     def describe(self, base: StateDict, statistics: Sequence[str]) -> dict[str, StateDict]:
-        """Everybody's description, from training images."""
+        """Return everybody's description, from training images."""
         self.network.load_state_dict(base)
         return {
             site: describe(
@@ -129,12 +139,12 @@ class Hospitals:
         }
 
     def validate(self, state: StateDict, site: str) -> float:
-        """Score on the validation cases."""
+        """Return the score on the validation cases."""
         self.network.load_state_dict(state)
         return training.evaluate(self.network, self.sites[site].validation, self.config.data).score
 
     def test(self, state: StateDict, site: str) -> float:
-        """Score on the test cases, on their own grids."""
+        """Return the score on the test cases, on their own grids."""
         self.network.load_state_dict(state)
         return training.evaluate_natively(self.network, self.sites[site].dataset, self.config.data)[
             0
@@ -148,10 +158,10 @@ class Coordinator:
     """Refines contributions by descriptions, and chooses how.
 
     Args:
-        hospitals: Who scores.
-        base: What everybody started from.
-        vectors: What they contributed.
-        descriptions: Of all, newcomers too.
+        hospitals: The hospitals that score.
+        base: The model from which everybody started.
+        vectors: Their contributions.
+        descriptions: Descriptions of all hospitals, newcomers too.
     """
 
     def __init__(
@@ -168,20 +178,23 @@ class Coordinator:
             self.neighbourhoods[statistic].update(descriptions)
 
     def refine(self, site: str, recipe: Recipe, *, leave_out: bool = False) -> Refinement:
-        """Whose vectors make a site's model."""
+        """Return the coefficients of a site's model."""
         among = [each for each in self.vectors if not (leave_out and each == site)]
         return choose_coefficients(site, self.neighbourhoods[recipe.statistic], among, recipe)
 
     def model(self, refinement: Refinement) -> StateDict:
-        """The model of these coefficients."""
+        """Return the model of these coefficients."""
         return combine(self.base, self.vectors, refinement, self.hospitals.normalization)
 
     def mix(self, coefficients: Mapping[str, float]) -> StateDict:
-        """The same of plain numbers."""
+        """Return the model of coefficients that are plain numbers."""
         return self.model(Refinement("", Recipe(), coefficients, {}))
 
     def choose(self, recipes: Sequence[Recipe], *, leave_out: bool) -> Tried:
-        """The recipe that serves best those that take part, left out in turn or not; the test and newcomers play no part."""
+        """Return the best recipe for those that take part, left out in turn or not.
+
+        Neither the test nor newcomers play a part.
+        """
 
         def score(wanted: Mapping[str, Refinement]) -> dict[str, float]:
             return {
@@ -196,7 +209,7 @@ class Coordinator:
 
 
 def shuffled(sites: Sequence[str], seed: int) -> dict[str, str]:
-    """Everybody gets somebody else's description."""
+    """Give everybody the description of another hospital."""
     generator = random.Random(seed)
     while True:
         others = list(sites)

@@ -167,9 +167,12 @@ def test_two_that_are_equally_sure_differ_in_what_a_bend_does_to_them() -> None:
         torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(2).reshape(1, 1, 6, 1).expand(2, 1, 6, 4)
     )
     losses = {
-        (site, objective): adapt(network, base, vectors, {site: 1.0}, [stripes], objective=objective).losses[0]
-        for site in "ab" for objective in OBJECTIVES
-    }  # fmt: skip
+        (site, objective): adapt(
+            network, base, vectors, {site: 1.0}, [stripes], objective=objective
+        ).losses[0]
+        for site in "ab"
+        for objective in OBJECTIVES
+    }
     # minus the entropy of the mean answer
     of_two_thirds = -float(torch.special.entr(torch.tensor([1 / 3, 2 / 3])).sum())
     assert losses["a", "entropy"] == pytest.approx(0.0, abs=1e-3) and losses[

@@ -61,8 +61,10 @@ def _insert(found: list[bytes], draw: random.Random) -> None:
 def _another_header(found: list[bytes], draw: random.Random) -> None:
     number = lambda: draw.choice((0, 1, 16, 24, 2**16, 2**31, 2**32 - 1))  # noqa: E731
     header = wire.VolumeHeader(
-        shape=[number() for _ in range(draw.randrange(6))], dtype=draw.randrange(-1, 5), answer=draw.randrange(-1, 5),  # type: ignore[arg-type]
+        shape=[number() for _ in range(draw.randrange(6))],
+        dtype=draw.randrange(-1, 5),
+        answer=draw.randrange(-1, 5),  # type: ignore[arg-type]
         request_id=draw.randbytes(draw.choice((0, 15, 16, 17, 1000))),
-    )  # fmt: skip
+    )
     message = wire.VolumePart(header=header).SerializeToString()
     found[:1] = [message]
