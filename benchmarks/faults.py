@@ -4,8 +4,8 @@
 
 Three hospitals with TLS and keys contribute twice each, as a patient is added to their data sets,
 and a fourth ends the run. Clients, coordinator and network are disturbed by one kind of fault after
-another. The ledger and the hospitals' records are then compared with the undisturbed run.
-Everything runs in a network namespace of its own where that is possible, so that real packets can
+another. The ledger and the hospitals' records are then compared bit for bit with those of the
+undisturbed run. Everything runs in a network namespace of its own where that is possible, so that real packets can
 be dropped without touching the machine's network. Where it is not possible, those faults are left
 out, and the result says so.
 """
@@ -99,7 +99,7 @@ class CoordinatorKills(HospitalKills):
     _early = False
 
     def begins(self, one: Disturbed) -> bool:
-        """Wait until hospitals can reach the coordinator, three times of four; else begin at once."""
+        """Wait until hospitals can reach the coordinator, three times of four; else begin now."""
         return self._early or one.can_be_dialled()
 
     def strike(self, one: Disturbed) -> None:

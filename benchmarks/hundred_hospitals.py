@@ -283,7 +283,7 @@ def spread_of(seconds: Sequence[float]) -> dict[str, float]:
 
 
 def merges(one: Hundred) -> dict[str, Any]:
-    """Return the times from a contribution's commit to the publication, also as hospitals saw it."""
+    """Return the times from a contribution's commit to the publication, also as hospitals see."""
     published: dict[str, float] = {}
     commits: dict[str, float] = {}
     taken: list[float] = []
