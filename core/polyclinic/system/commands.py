@@ -1,4 +1,4 @@
-"""Command lines that are put together of what is installed."""
+"""Command lines, built of the commands that installed packages offer."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -13,7 +13,7 @@ DEMOS = "Demos"  # panel of the help
 
 
 class InOrder(TyperGroup):
-    """Lists commands in the order of use, which `order` gives; others follow."""
+    """Group whose help lists commands in the order of use: those in `order`, then the others."""
 
     order: ClassVar[tuple[str, ...]] = ()
 
@@ -33,7 +33,8 @@ def add_commands(app: typer.Typer, references: Iterable[str]) -> None:
 def add_installed_commands(app: typer.Typer) -> None:
     """Add the commands of the entry points `polyclinic.commands`.
 
-    One whose package was left out of an image, such as the demos, is passed over.
+    An entry point whose package is missing is skipped: the hospital's image, for example, has no
+    demos.
     """
     for entry in offered(COMMANDS).values():
         try:

@@ -10,7 +10,7 @@ from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.events import ArmEnd, Asked, Event, Note
-from polyclinic.federation.final_test import FinalTest, announce, task_of
+from polyclinic.federation.final_test import FinalTest, record_start, task_of
 from polyclinic.federation.jobs import arm_name, describe_model, make_order, start_network
 from polyclinic.federation.method import RunContext
 from polyclinic.federation.records import Order
@@ -82,7 +82,7 @@ class MergingRun:
 
     def run(self) -> None:
         """Run to the end; what was tested before a restart is not tested again."""
-        announce(self._folder, self._order, self._strategy.title, self._expected)
+        record_start(self._folder, self._order, self._strategy.title, self._expected)
         with Ledger.open(self._strategy.ledger_folder(self._folder.path)) as ledger:
             initial = {
                 name: self._network.state_dict()[name].detach().float() for name in self._names

@@ -17,9 +17,9 @@ from polyclinic.federation.events import ArmEnd, Note
 from polyclinic.federation.final_test import (
     RETURN_S,
     FinalTest,
-    announce,
     list_before,
     record_as,
+    record_start,
     task_of,
 )
 from polyclinic.federation.jobs import describe_model, make_order, start_network
@@ -132,7 +132,7 @@ class RefinementRun:
 
     def run(self) -> None:
         """Until there is nothing more to stay for."""
-        announce(self._folder, self._order, self._refining.title, self._expected)
+        record_start(self._folder, self._order, self._refining.title, self._expected)
         self._tell_privacy()
         with Ledger.open(self._merging.ledger_folder(self._folder.path)) as ledger:
             base = self._base(ledger)

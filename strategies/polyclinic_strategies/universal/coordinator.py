@@ -14,7 +14,7 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config, UniversalConfig
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.events import ArmEnd, Note, Progress
-from polyclinic.federation.final_test import RETURN_S, FinalTest, announce, list_before
+from polyclinic.federation.final_test import RETURN_S, FinalTest, list_before, record_start
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.method import RunContext
 from polyclinic.learning.networks.universal import UniversalNetwork
@@ -103,7 +103,7 @@ class UniversalRun:
 
     def run(self) -> None:
         """All stages that are not done yet, then the figures of the first encoder and the last."""
-        announce(self._folder, self._order, self._universal.title, self._expected)
+        record_start(self._folder, self._order, self._universal.title, self._expected)
         self._book.begin(self._universal.combine, self._universal.stages)
         first = {
             name: self._network.state_dict()[name].detach().cpu().float().clone()
