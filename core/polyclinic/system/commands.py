@@ -23,6 +23,18 @@ class InOrder(TyperGroup):
         places = {name: place for place, name in enumerate(self.order)}
         return sorted(names, key=lambda name: places.get(name, len(places)))
 
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, with a help text that is wrapped at the terminal's width."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            command.help = join_lines(command.help)
+        return command
+
+
+def join_lines(text: str) -> str:
+    """Join the lines of each paragraph, which typer would otherwise keep apart in a help text."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
+
 
 def add_commands(app: typer.Typer, references: Iterable[str]) -> None:
     """Add the commands of typer apps, given as `package.module:name`, to a command line."""

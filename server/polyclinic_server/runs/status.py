@@ -1,4 +1,4 @@
-"""`polyclinic-server status`: the runs at a glance."""
+"""`polyclinic-server status`: a table of the runs."""
 
 from pathlib import Path
 
@@ -10,30 +10,26 @@ from polyclinic.federation.run_folder import RunFolder, list_runs, read_lines
 
 
 def status_table(runs: Path) -> Table:
-    """One line for every run, newest last."""
+    """Return a table with one line per run, newest last."""
     table = Table(title=f"runs in {runs}" + ("" if any(runs.glob("*/run.json")) else " (none yet)"))
     for title in ("run", "state", "strategies", "progress", "hospitals", "note"):
         table.add_column(title)
     for run in list_runs(runs):
         described = run.describe()
-        table.add_row(
-            *(
-                Text(text)
-                for text in (
-                    run.name,
-                    state_of(run),
-                    ", ".join(arm["title"] for arm in described.get("arms", [])),
-                    _progress(run),
-                    str(len(described.get("hospitals", {}))),
-                    str(described.get("reason") or ""),
-                )
-            )
+        cells = (
+            run.name,
+            state_of(run),
+            ", ".join(arm["title"] for arm in described.get("arms", [])),
+            _progress(run),
+            str(len(described.get("hospitals", {}))),
+            str(described.get("reason") or ""),
         )
+        table.add_row(*map(Text, cells))
     return table
 
 
 def state_of(run: RunFolder) -> str:
-    """Its state; a coordinator that was killed could not write that it ended."""
+    """Return a run's state: that in run.json, or `died` if its coordinator was killed."""
     described = run.describe()
     state = str(described.get("state", "unknown"))
     if state in ("waiting", "running") and not psutil.pid_exists(int(described.get("pid", -1))):
@@ -43,9 +39,8 @@ def state_of(run: RunFolder) -> str:
 
 def _progress(run: RunFolder) -> str:
     described = run.describe()
-    ended = [
-        event for event in read_lines(run.path / "events.jsonl") if event["kind"] == "round_end"
-    ]
+    events = read_lines(run.path / "events.jsonl")
+    ended = [event for event in events if event["kind"] == "round_end"]
     if not ended:
         return "-"
     return f"{ended[-1]['arm']}: round {ended[-1]['round']} of {described['rounds']}"

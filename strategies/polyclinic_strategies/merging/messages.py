@@ -1,7 +1,8 @@
-"""What coordinator and hospital say to each other about contributions, as Flower's messages.
+"""Messages about contributions between coordinator and hospital, packed as Flower's messages.
 
-A ClientApp can only answer, and a hospital trains for as long as it likes: so the coordinator asks now and then (`query.collect`), and
-the hospital answers at once with what its outbox holds. Between two such questions both sides may die and nothing is lost.
+Flower's ClientApp can only answer, and training takes a hospital hours or days. The coordinator
+therefore asks again and again (`query.collect`), and the hospital answers at once with the content
+of its outbox. Between two such questions both sides may die, and nothing is lost.
 """
 
 import json
@@ -26,75 +27,86 @@ from polyclinic.federation.records import (
 )
 
 FILE = "file"
-SHORT_S, LONG_S = (
-    600.0,
-    86400.0,
-)  # how long a question waits for its hospital: a poll is asked again, a model is worth the wait
+# Seconds for which a message waits for its hospital: a question for a contribution is repeated
+# anyhow, a message with a model is worth a longer wait.
+SHORT_S, LONG_S = 600.0, 86400.0
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of a contribution that a hospital handed over."""
+    """The coordinator's answer to a contribution.
+
+    Attributes:
+        digest: SHA-256 (hex) of the contribution.
+        accepted: Whether it is in the ledger.
+        reason: Why it was refused.
+    """
 
     digest: str
     accepted: bool
-    reason: str = ""  # why not
+    reason: str = ""
 
 
 @dataclass(frozen=True)
 class Assignment:
-    """What a hospital is asked to contribute to."""
+    """The contribution that a hospital is asked for.
+
+    Attributes:
+        order: Job of the hospital.
+        base: Digest of the model that training starts from.
+        task: The task in words; two tasks never mix.
+        ledger: Identity of the ledger that keeps the contribution.
+        statistics: Names of the statistics besides the task vector: gram, fisher, and those that
+            describe a hospital's images.
+        min_subjects: Smallest number of subjects in a description, see `polyclinic.config.release`.
+        noise_multiplier: Standard deviation of the noise on a description, see the same; 0: none.
+    """
 
     order: Order
-    base: str  # digest of the model that it starts from
+    base: str
     task: str
-    ledger: str  # identity of the ledger that keeps it
-    statistics: tuple[
-        str, ...
-    ] = ()  # what is needed besides the task vector: gram, fisher, and names of what describes a hospital
-    min_subjects: int = 3  # of a description, see `polyclinic.config.release`
+    ledger: str
+    statistics: tuple[str, ...] = ()
+    min_subjects: int = 3
     noise_multiplier: float = 0.0
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, for the hospital's disk."""
+        """Return plain values, for a file at the hospital."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         return values
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Assignment":
-        """The inverse of `to_json`."""
-        return cls(
-            **{
-                **values,
-                "order": Order(**values["order"]),
-                "statistics": tuple(values["statistics"]),
-            }
-        )
+        """Make an assignment of what `to_json` returned."""
+        order, statistics = Order(**values["order"]), tuple(values["statistics"])
+        return cls(**{**values, "order": order, "statistics": statistics})
 
 
 @dataclass(frozen=True)
 class Handover:
-    """A hospital's answer to `query.collect`."""
+    """A hospital's answer to `query.collect`.
+
+    Attributes:
+        needs_base: Whether the hospital lacks the base.
+        doing: What the hospital does, in words.
+        digest: SHA-256 (hex) of the contribution in the answer; empty if none is ready.
+        content: The contribution's file.
+    """
 
     needs_base: bool = False
     doing: str = ""
-    digest: str = ""  # of the contribution that comes along; empty if none is ready
+    digest: str = ""
     content: bytes = field(default=b"", repr=False)
 
 
 def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: int) -> Message:
-    """`query.collect`: what is wanted, and what became of what was handed over before."""
+    """Make a `query.collect`: an assignment, and verdicts on what was handed over before."""
     config = order_to_config(assignment.order)
-    config["base"], config["task"], config["ledger"] = (
-        assignment.base,
-        assignment.task,
-        assignment.ledger,
-    )
+    config["base"], config["task"] = assignment.base, assignment.task
+    config["ledger"] = assignment.ledger
     config["statistics"] = list(assignment.statistics)
-    config["min-subjects"], config["noise-multiplier"] = (
-        assignment.min_subjects,
-        assignment.noise_multiplier,
-    )
+    config["min-subjects"] = assignment.min_subjects
+    config["noise-multiplier"] = assignment.noise_multiplier
     config["verdict.digests"] = [verdict.digest for verdict in verdicts]
     config["verdict.accepted"] = [verdict.accepted for verdict in verdicts]
     config["verdict.reasons"] = [verdict.reason for verdict in verdicts]
@@ -104,10 +116,10 @@ def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: 
 
 
 def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
-    """The inverse of `ask_for_contribution`.
+    """Read a `query.collect`.
 
     Raises:
-        ConfigError: Something is missing or of another kind.
+        ConfigError: A field is missing or has the wrong type.
     """
     order = order_from_message(message)
     flat: dict[str, Any] = dict(message.content[CONFIG])
@@ -120,9 +132,14 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
             for digest, accepted, reason in triples
         ]
         assignment = Assignment(
-            order, _digest(flat["base"]), str(flat["task"]), _digest(flat["ledger"]), tuple(str(name) for name in flat["statistics"]),
-            int(flat["min-subjects"]), float(flat["noise-multiplier"]),
-        )  # fmt: skip
+            order,
+            _digest(flat["base"]),
+            str(flat["task"]),
+            _digest(flat["ledger"]),
+            tuple(str(name) for name in flat["statistics"]),
+            int(flat["min-subjects"]),
+            float(flat["noise-multiplier"]),
+        )
         return assignment, verdicts
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -131,7 +148,10 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
 
 
 def hand_over(message: Message, handover: Handover) -> Message:
-    """The answer to `query.collect`; a small contribution travels among the scalars, which is half as many calls."""
+    """Make the answer to a `query.collect`.
+
+    A contribution of at most `INLINE_BYTES` travels among the scalars, which halves the calls.
+    """
     flat: dict[str, Any] = {
         "needs-base": handover.needs_base,
         "doing": handover.doing,
@@ -148,10 +168,10 @@ def hand_over(message: Message, handover: Handover) -> Message:
 
 
 def read_handover(message: Message) -> Handover:
-    """The inverse of `hand_over`.
+    """Read the answer to a `query.collect`.
 
     Raises:
-        ConfigError: Not an answer to `query.collect`.
+        ConfigError: A field is missing or has the wrong type.
     """
     try:
         flat: dict[str, Any] = dict(message.content[CONFIG])
@@ -169,7 +189,7 @@ def read_handover(message: Message) -> Handover:
 
 
 def send_base(assignment: Assignment, weights: Tensor, node: int) -> Message:
-    """`query.base`: the model that the hospital starts from."""
+    """Make a `query.base`: the model that the hospital starts from."""
     config = order_to_config(assignment.order)
     config["base"] = assignment.base
     return Message(
@@ -181,24 +201,31 @@ def send_base(assignment: Assignment, weights: Tensor, node: int) -> Message:
 
 
 def read_base(message: Message) -> tuple[Order, str]:
-    """Order and digest of a `query.base`; its weights are read by `records.weights_from_message`."""
+    """Return order and digest of a `query.base`.
+
+    Its weights are read by `records.weights_from_message`.
+    """
     flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
     return order_from_message(message), str(flat.get("base"))
 
 
 def confirm(message: Message) -> Message:
-    """An answer without content but that it was understood."""
+    """Make an answer that only confirms a message."""
     return Message(RecordDict({CONFIG: ConfigRecord({"understood": True})}), reply_to=message)
 
 
 def ask_for_score(order: Order, weights: Tensor, node: int) -> Message:
-    """`evaluate.score`: how good a candidate is on the hospital's validation cases."""
+    """Make an `evaluate.score`: a model to score on the hospital's validation cases."""
     content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: order_to_config(order)})
     return Message(content, dst_node_id=node, message_type="evaluate.score", ttl=LONG_S)
 
 
 def _digest(value: object) -> str:
-    """A SHA-256 in hexadecimal."""
+    """Check that a value is a SHA-256 in hexadecimal, and return it.
+
+    Raises:
+        ValueError: It is not.
+    """
     text = str(value)
     if len(text) != 64 or set(text) - set("0123456789abcdef"):
         raise ValueError(f"a digest instead of {text[:80]!r}")
