@@ -1,4 +1,4 @@
-"""What run.json says: one typed model, by which it is written and read."""
+"""The typed model of run.json."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
@@ -14,7 +14,7 @@ Count = Annotated[
 
 
 def explain(error: ValidationError) -> str:
-    """Say what is wrong first."""
+    """Return the first fault in words, with the field that has it."""
     first = error.errors()[0]
     where = ".".join(str(piece) for piece in first["loc"])
     return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
@@ -25,7 +25,7 @@ class _State(BaseModel):
 
 
 class ArmState(_State):
-    """One way to train; `kind` is the name of its method, empty for rounds of averaging."""
+    """One strategy of a run; `kind` is the name of its method, empty for rounds of averaging."""
 
     name: Word
     title: Word = ""
@@ -34,7 +34,14 @@ class ArmState(_State):
 
 
 class HospitalState(_State):
-    """One hospital: its counts of cases, its own task where tasks differ, whether it only describes itself."""
+    """One hospital of a run.
+
+    Attributes:
+        modality: Imaging modality, such as T1.
+        training: Number of training cases; `validation` and `test` likewise.
+        task: The hospital's own task; empty where all hospitals have the same.
+        describes: Whether the hospital only describes its images.
+    """
 
     modality: Word = ""
     training: Count = None
@@ -45,7 +52,7 @@ class HospitalState(_State):
 
 
 class OpponentState(_State):
-    """A model that an arm is compared with; `group` is rule, single, control or restored."""
+    """A model that a strategy is compared with; `group` is rule, single, control or restored."""
 
     name: Word = ""
     title: Word = ""
@@ -54,14 +61,14 @@ class OpponentState(_State):
 
 
 class ComparisonState(_State):
-    """What an arm is compared with."""
+    """The models that a strategy is compared with."""
 
     arm: Word
     entries: tuple[OpponentState, ...] = ()
 
 
 class RunState(BaseModel):
-    """run.json: what, when, with which versions, and how it ended; methods keep parts of their own beside it."""
+    """The content of run.json; a method may keep a part of its own, which `part` reads."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -81,10 +88,10 @@ class RunState(BaseModel):
     comparison: ComparisonState | None = None
 
     def part(self, name: str, model: type[Part]) -> Part | None:
-        """Read what a method keeps in run.json under its name; None if it keeps nothing.
+        """Read the part that a method keeps in run.json under its name; None if there is none.
 
         Raises:
-            pydantic.ValidationError: It is damaged.
+            pydantic.ValidationError: The part is damaged.
         """
         found: Any = (self.model_extra or {}).get(name)
         return model.model_validate(found) if found else None

@@ -162,8 +162,9 @@ class AttackSuite:
         settings: AttackTraining,
     ) -> str:
         """Return a name that depends on everything that determines an attack."""
-        learned = isinstance(field, nn.Module) and list(field.parameters())
-        weights = state_digest(field.state_dict()) if learned else ""
+        weights = ""
+        if isinstance(field, nn.Module) and list(field.parameters()):
+            weights = state_digest(field.state_dict())
         people = [case.digest for case in (*known, *test)]
         facts = [type(field).__name__, weights, getattr(field, "strength_mm", 0.0), people]
         facts += [asdict(settings), self._keys, torch.__version__]
