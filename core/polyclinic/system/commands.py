@@ -54,3 +54,8 @@ def add_installed_commands(app: typer.Typer) -> None:
         except ModuleNotFoundError:
             continue
         app.add_typer(entry.load())
+
+
+def unwrap(text: str) -> str:
+    """Join the lines of each paragraph of a help text, so that any terminal breaks them itself."""
+    return "\n\n".join(" ".join(part.split("\n")) for part in text.strip().split("\n\n"))
