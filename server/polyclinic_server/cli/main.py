@@ -94,11 +94,18 @@ def run(
 def settings(
     overrides: Annotated[list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...")] = None,
 ) -> None:
-    """List the names that every group of conf/ has, and the settings as they would be used."""
+    """List names of settings, of statistics and of packages that extend polyclinic, then all values.
+
+    With SETTING=VALUE the values are those that a run with these settings would use.
+    """
     from polyclinic.config.compose import GROUPS, as_yaml, list_names, load_config
+    from polyclinic.system.plugins import STATISTICS, offered, plugins
 
     for group in GROUPS:
         console.print(f"[bold]{group}[/bold]: {', '.join(list_names(group)) or '-'}")
+    console.print(f"[bold]statistics[/bold]: {', '.join(sorted(offered(STATISTICS)))}")
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(plugins().items()))
+    console.print(f"[bold]packages that extend polyclinic[/bold]: {packages or 'none'}")
     console.print()
     console.print(as_yaml(load_config(overrides or [])), markup=False)
 
