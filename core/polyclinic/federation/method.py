@@ -10,16 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from polyclinic.errors import UnknownName
 from polyclinic.system.plugins import METHODS, offered, provider, resolve
 
 if TYPE_CHECKING:
     from polyclinic.config.schemas import Config
-    from polyclinic.federation.attendance import Attendance
-    from polyclinic.federation.run_folder import RunFolder
-    from polyclinic.federation.traffic import CountingGrid
 
 Pace = Literal["rounds", "arrivals", "stages"]
 Reference = str  # "package.module:name", imported when it is needed
@@ -32,9 +29,12 @@ class Method:
     Attributes:
         name: Of the entry point and of the settings: `conf/strategy/NAME.yaml` or `conf/strategy/NAME/`.
         pace: Whether hospitals work in rounds, hand in whenever they like, or hand in by stages.
-        coordinator: Callable that makes a `Coordinator` of a `Config`.
+        coordinator: Callable that makes a `polyclinic.federation.coordinator.Coordinator` of a
+            `Config`.
         hospital: A `polyclinic.federation.hospital.Hospital`.
         events: A tuple of `Event` classes besides those that every run has.
+        results: Callable that puts the method's own figures into a run's `Results` where reports expect
+            them, and returns the changed `Results`; None if they are there already.
         section: Callable that makes the method's `Section` of a run's `Results`; None if it has none.
         commands: A `typer.Typer` whose commands join `polyclinic-server`.
         hospital_commands: The same for `polyclinic-client`.
@@ -47,6 +47,7 @@ class Method:
     coordinator: Reference
     hospital: Reference
     events: Reference | None = None
+    results: Reference | None = None
     section: Reference | None = None
     commands: Reference | None = None
     hospital_commands: Reference | None = None
@@ -57,50 +58,6 @@ class Method:
         """Import one of the parts; None where the method has none."""
         reference = getattr(self, part)
         return None if reference is None else resolve(reference)
-
-
-@dataclass(frozen=True)
-class RunContext:
-    """What a coordinator's part works with.
-
-    Attributes:
-        grid: Flower's grid to the hospitals; it counts bytes.
-        attendance: Which hospitals take part.
-        folder: The run's folder.
-        config: The strategy's configuration.
-        overrides: The settings that it was composed from.
-    """
-
-    grid: CountingGrid
-    attendance: Attendance
-    folder: RunFolder
-    config: Config
-    overrides: tuple[str, ...]
-
-
-class Coordinator(Protocol):
-    """A method's part at the coordinator, for one strategy of a run."""
-
-    @property
-    def title(self) -> str:
-        """Name of the strategy in tables."""
-        ...
-
-    def check(self) -> None:
-        """Refuse what no hospital need be asked for.
-
-        Raises:
-            ConfigError: Settings that do not fit together, or something is missing.
-        """
-        ...
-
-    def run(self, context: RunContext) -> None:
-        """Run the strategy to its final figures; what an earlier attempt completed is not repeated.
-
-        Raises:
-            PolyclinicError: The strategy cannot go on.
-        """
-        ...
 
 
 @cache

@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
+from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, ArmStart, RoundEnd
 from polyclinic.federation.jobs import describe_model, make_order, start_network
-from polyclinic.federation.method import RunContext
 from polyclinic.federation.records import Order
 from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.learning.state_dict import load_state, pack, save_state, shared_names, unpack

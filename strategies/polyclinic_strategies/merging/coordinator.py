@@ -9,10 +9,10 @@ from torch import Tensor
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
+from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, Asked, Event, Note
 from polyclinic.federation.final_test import FinalTest, announce, task_of
 from polyclinic.federation.jobs import arm_name, describe_model, make_order, start_network
-from polyclinic.federation.method import RunContext
 from polyclinic.federation.records import Order
 from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.federation.run_folder import read_lines

@@ -13,6 +13,7 @@ from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.attendance import Attendance, Member
+from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, Note
 from polyclinic.federation.final_test import (
     RETURN_S,
@@ -23,7 +24,6 @@ from polyclinic.federation.final_test import (
     task_of,
 )
 from polyclinic.federation.jobs import describe_model, make_order, start_network
-from polyclinic.federation.method import RunContext
 from polyclinic.federation.records import metrics_from_reply
 from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.federation.run_folder import write_whole

@@ -13,10 +13,10 @@ import torch
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
+from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, Note, Progress
 from polyclinic.federation.final_test import RETURN_S, FinalTest, announce, list_before
 from polyclinic.federation.jobs import describe_model, make_order, start_network
-from polyclinic.federation.method import RunContext
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.messages import Assignment
@@ -27,7 +27,7 @@ from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, make_teach
 from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.loop import Stage, UniversalLoop
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
-from polyclinic_strategies.universal.report.record import BEFORE
+from polyclinic_strategies.universal.report.state import BEFORE
 from polyclinic_strategies.universal.settings import (
     UniversalConfig,
     check_parts,

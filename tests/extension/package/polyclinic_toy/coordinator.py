@@ -10,10 +10,10 @@ from torch import Tensor
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
+from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, ArmStart, RoundEnd
 from polyclinic.federation.final_test import FinalTest
 from polyclinic.federation.jobs import describe_model, make_order, start_network
-from polyclinic.federation.method import RunContext
 from polyclinic.federation.records import (
     ARRAYS,
     CONFIG,
