@@ -98,11 +98,18 @@ def settings(
         list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings.")
     ] = None,
 ) -> None:
-    """List the names in each group of conf/, and all settings as a run would use them."""
+    """List names of settings, of statistics and of packages that extend polyclinic, then all values.
+
+    With SETTING=VALUE the values are those that a run with these settings would use.
+    """
     from polyclinic.config.compose import GROUPS, as_yaml, list_names, load_config
+    from polyclinic.system.plugins import STATISTICS, offered, plugins
 
     for group in GROUPS:
         console.print(f"[bold]{group}[/bold]: {', '.join(list_names(group)) or '-'}")
+    console.print(f"[bold]statistics[/bold]: {', '.join(sorted(offered(STATISTICS)))}")
+    packages = ", ".join(f"{name} {version}" for name, version in sorted(plugins().items()))
+    console.print(f"[bold]packages that extend polyclinic[/bold]: {packages or 'none'}")
     console.print()
     console.print(as_yaml(load_config(overrides or [])), markup=False)
 
