@@ -18,7 +18,8 @@ from rich.console import Console
 
 from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
 from polyclinic_demos.proxy import LESIONS, write_people
-from polyclinic_strategies.proxy.report.page import proxy_tables, write_proxy_report
+from polyclinic_strategies.proxy.report.page import write_proxy_report
+from polyclinic_strategies.proxy.report.tables import proxy_tables
 from polyclinic_strategies.proxy.train import Orders, Others, train_proxy
 
 RESULTS = Path(__file__).parent / "results" / "proxy.json"

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
 
 from polyclinic.system.text import clean
 
@@ -51,7 +51,7 @@ class Event(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
     kind: str
-    time: float = 0.0
+    time: FiniteFloat = 0.0
     arm: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
@@ -322,7 +322,8 @@ class EventLog:
         """Read one line; None where it is damaged, or of a method that is not installed."""
         try:
             values = json.loads(line)
-            return self._classes[values["kind"]].model_validate(values)
+            found = self._classes[values["kind"]].model_validate(values)
+            return found if "time" in found.model_fields_set else None
         except (ValueError, TypeError, KeyError, ValidationError, RecursionError):
             return None
 

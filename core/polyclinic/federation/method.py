@@ -35,6 +35,8 @@ class Method:
         coordinator: Callable that makes a `Coordinator` of a `Config`.
         hospital: A `polyclinic.federation.hospital.Hospital`.
         events: A tuple of `Event` classes besides those that every run has.
+        results: Callable that puts the method's own figures into a run's `Results` where reports expect
+            them, and returns the changed `Results`; None if they are there already.
         section: Callable that makes the method's `Section` of a run's `Results`; None if it has none.
         commands: A `typer.Typer` whose commands join `polyclinic-server`.
         hospital_commands: The same for `polyclinic-client`.
@@ -47,6 +49,7 @@ class Method:
     coordinator: Reference
     hospital: Reference
     events: Reference | None = None
+    results: Reference | None = None
     section: Reference | None = None
     commands: Reference | None = None
     hospital_commands: Reference | None = None

@@ -1,21 +1,31 @@
-"""Scores of every hospital under a few models as the coordinates of an SVG: a row for each hospital, a mark for each model.
+"""Scores of every hospital under a few models: a row for each hospital, a mark for each model.
 
-Models differ in shape as well as in colour.
+Models differ in shape as well as in colour. The macro `dot_chart` of marks.html.j2 draws it.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from polyclinic.reporting.curves import shorten, ticks
+from polyclinic.reporting.axes import Axis, Frame, Tick, enclose, shorten
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM, ROW, HEADING = 480, 132, 20, 8, 40, 28, 26
 LONGEST_NAME = 17
+TICK_WIDTH = 40
+
+Score = float | None
+Scores = tuple[str, Sequence[Score]]  # of one hospital, under each model
 
 
 @dataclass(frozen=True)
-class Dots:
-    """One hospital: marks as x, shape and words, and the line from its lowest to its highest."""
+class HospitalDots:
+    """One hospital.
+
+    Attributes:
+        title: The name, as much of it as there is room for.
+        y: Of the row, in pixels.
+        marks: Pixel, shape and words of each score.
+    """
 
     name: str
     title: str
@@ -25,69 +35,66 @@ class Dots:
 
 @dataclass(frozen=True)
 class DotChart:
-    """What the template draws; headings are y and text, the key is shape and title."""
+    """What the template draws.
 
-    rows: tuple[Dots, ...]
-    headings: tuple[tuple[float, str], ...]
-    x_ticks: tuple[tuple[float, str], ...]
+    Attributes:
+        headings: Of the groups, as pixel and text.
+        key: Shape and title of every model.
+    """
+
+    frame: Frame
+    rows: tuple[HospitalDots, ...]
+    headings: tuple[Tick, ...]
+    x_ticks: tuple[Tick, ...]
     key: tuple[tuple[str, str], ...]
-    height: int
-    width: int = WIDTH
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-
-    @property
-    def bottom(self) -> int:
-        """Where the rows end."""
-        return self.height - BOTTOM
 
 
 def draw_dots(
-    groups: Sequence[tuple[str, Sequence[tuple[str, Sequence[float | None]]]]],
-    models: Sequence[tuple[str, str]],
+    groups: Sequence[tuple[str, Sequence[Scores]]], models: Sequence[tuple[str, str]]
 ) -> DotChart | None:
     """Place scores on the canvas; None when there are none.
 
     Args:
-        groups: Heading, and hospitals with a score for each model; hospitals without any are left out.
+        groups: Heading, and hospitals with a score for each model. Hospitals without any are left
+            out.
         models: Shape (square, diamond or circle) and title, in the order of the scores.
     """
     known = [
-        score for _, rows in groups for _, scores in rows for score in scores if score is not None
+        (heading, [(site, scores) for site, scores in hospitals if set(scores) - {None}])
+        for heading, hospitals in groups
     ]
-    if not known:
+    values = [score for _, rows in known for _, row in rows for score in row if score is not None]
+    if not values:
         return None
-    marks = ticks(min(known), max(known))
-
-    def x(score: float) -> float:
-        return round(LEFT + (score - marks[0]) / (marks[-1] - marks[0]) * (WIDTH - LEFT - RIGHT), 1)
-
+    steps = enclose(values)
+    x = Axis(steps[0], steps[-1], LEFT, WIDTH - RIGHT)
+    headings: list[Tick] = []
+    drawn: list[HospitalDots] = []
     y: float = TOP
-    headings, drawn = [], []
-    for heading, hospitals in groups:
-        rows = [
-            (site, scores)
-            for site, scores in hospitals
-            if any(score is not None for score in scores)
-        ]
-        if not rows:
-            continue
-        headings.append((y + HEADING - 9, heading))
-        y += HEADING
-        for site, scores in rows:
-            found = [
-                (x(score), shape, f"{site}, {title}: {score:.3f}")
-                for score, (shape, title) in zip(scores, models, strict=True)
-                if score is not None
-            ]
-            drawn.append(Dots(site, shorten(site, LONGEST_NAME), y + ROW / 2, tuple(found)))
+    for heading, hospitals in known:
+        if hospitals:
+            headings.append((y + HEADING - 9, heading))
+            y += HEADING
+        for site, scores in hospitals:
+            drawn.append(_row(site, scores, models, x, y + ROW / 2))
             y += ROW
-    every = 1 if all(b - a >= 40 for a, b in pairwise(map(x, marks))) else 2
+    every = 1 if all(b - a >= TICK_WIDTH for a, b in pairwise(map(x, steps))) else 2
+    height = round(y + BOTTOM)
     return DotChart(
+        frame=Frame(WIDTH, height, LEFT, WIDTH - RIGHT, TOP, height - BOTTOM),
         rows=tuple(drawn),
         headings=tuple(headings),
-        x_ticks=tuple((x(value), f"{value:.4g}") for value in marks[::every]),
+        x_ticks=x.ticks(steps[::every]),
         key=tuple(models),
-        height=round(y + BOTTOM),
     )
+
+
+def _row(
+    site: str, scores: Sequence[Score], models: Sequence[tuple[str, str]], x: Axis, y: float
+) -> HospitalDots:
+    marks = tuple(
+        (x(score), shape, f"{site}, {title}: {score:.3f}")
+        for score, (shape, title) in zip(scores, models, strict=True)
+        if score is not None
+    )
+    return HospitalDots(site, shorten(site, LONGEST_NAME), y, marks)

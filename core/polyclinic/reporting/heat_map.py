@@ -1,25 +1,34 @@
-"""Distances between hospitals as the coordinates of an SVG: the darker a field, the more alike the two hospitals' images are.
+"""Distances between hospitals: the darker a field, the more alike the images of two hospitals are.
 
-One hue from dark to pale, which every kind of colour vision tells apart; the number is in every field.
+One hue from dark to pale, which every kind of colour vision tells apart. The number is in every
+field. The macro `heat_map` of marks.html.j2 draws it.
 """
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from polyclinic.reporting.curves import shorten
+from polyclinic.reporting.axes import shorten
 
 FIELD_WIDTH, FIELD_HEIGHT, GAP = 50, 34, 12
 LETTER, LONGEST_NAME = 7.4, 17
-SLOPE = 0.6  # how much of a slanted name's length is above its column
+SLOPE = 0.6  # share of a slanted name's length that is above its column
 BOTTOM = 34
-PALEST = 2.0  # medians: at least so far until a field is pale
+PALEST = 2.0  # medians: a field is not pale before
 NEAR_COLOUR, FAR_COLOUR = (9, 66, 112), (240, 245, 250)
 EMPTY = "#dde3e8"
+DARK, LIGHT = "#17212b", "#ffffff"  # numbers on pale and on dark fields
+LIGHT_UNTIL = 0.36  # share of the way from near to far
 
 
 @dataclass(frozen=True)
 class Field:
-    """A pair of hospitals: where, the distance, colours of field and number, and words for who points at it."""
+    """A pair of hospitals.
+
+    Attributes:
+        text: The distance.
+        fill, ink: Colours of the field and of the text.
+        words: What is shown to whoever points at it.
+    """
 
     x: float
     y: float
@@ -30,8 +39,14 @@ class Field:
 
 
 @dataclass(frozen=True)
-class Label:
-    """A hospital's name beside its row or above its column; `later` if it joined with a description alone."""
+class HospitalLabel:
+    """A hospital's name beside its row or above its column.
+
+    Attributes:
+        at: Pixel of the row's or column's middle.
+        title: As much of the name as there is room for.
+        later: Whether the hospital joined with a description alone.
+    """
 
     at: float
     title: str
@@ -41,11 +56,11 @@ class Label:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """What the template draws; brackets are x from, x to and words under the columns."""
+    """What the template draws; brackets are the pixels and the words under some columns."""
 
     fields: tuple[Field, ...]
-    rows: tuple[Label, ...]
-    columns: tuple[Label, ...]
+    rows: tuple[HospitalLabel, ...]
+    columns: tuple[HospitalLabel, ...]
     brackets: tuple[tuple[float, float, str], ...]
     left: float
     top: float
@@ -59,56 +74,36 @@ class HeatMap:
 def draw_heat_map(
     sites: Sequence[str], distances: Sequence[Sequence[float | None]], later: Collection[str]
 ) -> HeatMap | None:
-    """Place a matrix on the canvas, those that took part first; None when there are no two hospitals."""
+    """Place a matrix on the canvas; None when there are no two hospitals.
+
+    Args:
+        sites: Names of the hospitals.
+        distances: Square matrix over them; None where nobody knows the distance.
+        later: Hospitals that joined with a description alone; they are drawn last.
+    """
     if len(sites) < 2:
         return None
     order = sorted(range(len(sites)), key=lambda number: sites[number] in later)
     first = sum(site not in later for site in sites)
     longest = max(min(len(site), LONGEST_NAME) for site in sites) * LETTER
     left, top = round(longest + 16), round(longest * SLOPE + 26)
-    known = [value for row in distances for value in row if value is not None]
-    far = max(PALEST, *known) if known else PALEST
 
-    def step(place: int, size: int) -> float:
+    def at(place: int, size: int) -> float:
         return place * size + (GAP if place >= first > 0 else 0)
 
-    fields = []
-    for row, one in enumerate(order):
-        for column, other in enumerate(order):
-            value = None if one == other else distances[one][other]
-            fill, ink = _paint(value, far)
-            words = (
-                f"{sites[one]} and {sites[other]}: {_text(value)}" if one != other else sites[one]
-            )
-            fields.append(
-                Field(
-                    left + step(column, FIELD_WIDTH),
-                    top + step(row, FIELD_HEIGHT),
-                    _text(value, one == other),
-                    fill,
-                    ink,
-                    words,
-                )
-            )
-    labels = [(place, sites[number]) for place, number in enumerate(order)]
-    right, bottom = (
-        left + step(len(sites) - 1, FIELD_WIDTH) + FIELD_WIDTH,
-        top + step(len(sites) - 1, FIELD_HEIGHT) + FIELD_HEIGHT,
-    )
+    columns = [left + at(place, FIELD_WIDTH) for place in range(len(sites))]
+    rows = [top + at(place, FIELD_HEIGHT) for place in range(len(sites))]
+    right, bottom = columns[-1] + FIELD_WIDTH, rows[-1] + FIELD_HEIGHT
     brackets: tuple[tuple[float, float, str], ...] = ()
     if 0 < first < len(sites):
         split = left + first * FIELD_WIDTH
         brackets = ((left, split - 3, "took part"), (split + GAP, right - 3, "joined later"))
+    names = [sites[number] for number in order]
+    values = [[distances[one][other] for other in order] for one in order]
     return HeatMap(
-        fields=tuple(fields),
-        rows=tuple(
-            _label(top + step(place, FIELD_HEIGHT) + FIELD_HEIGHT / 2, site, later)
-            for place, site in labels
-        ),
-        columns=tuple(
-            _label(left + step(place, FIELD_WIDTH) + FIELD_WIDTH / 2, site, later)
-            for place, site in labels
-        ),
+        fields=_fields(names, values, rows, columns),
+        rows=_labels(names, rows, FIELD_HEIGHT, later),
+        columns=_labels(names, columns, FIELD_WIDTH, later),
         brackets=brackets,
         left=left,
         top=top,
@@ -118,20 +113,41 @@ def draw_heat_map(
     )
 
 
-def _label(at: float, site: str, later: Collection[str]) -> Label:
-    return Label(at, shorten(site, LONGEST_NAME), site, site in later)
+def _fields(
+    names: Sequence[str],
+    values: Sequence[Sequence[float | None]],
+    rows: Sequence[float],
+    columns: Sequence[float],
+) -> tuple[Field, ...]:
+    far = max([PALEST, *(value for row in values for value in row if value is not None)])
+    found = []
+    for one, y, row in zip(names, rows, values, strict=True):
+        for other, x, distance in zip(names, columns, row, strict=True):
+            value = None if one == other else distance
+            text = "?" if value is None else f"{value:.2f}"
+            fill, ink = _paint(value, far)
+            if one == other:
+                found.append(Field(x, y, "", fill, ink, one))
+            else:
+                found.append(Field(x, y, text, fill, ink, f"{one} and {other}: {text}"))
+    return tuple(found)
 
 
-def _text(value: float | None, same: bool = False) -> str:
-    return "" if same else "?" if value is None else f"{value:.2f}"
+def _labels(
+    names: Sequence[str], starts: Sequence[float], size: int, later: Collection[str]
+) -> tuple[HospitalLabel, ...]:
+    return tuple(
+        HospitalLabel(start + size / 2, shorten(name, LONGEST_NAME), name, name in later)
+        for name, start in zip(names, starts, strict=True)
+    )
 
 
 def _paint(value: float | None, far: float) -> tuple[str, str]:
-    """The colours of a field and of the number in it."""
+    """Choose the colours of a field and of the number in it."""
     if value is None:
-        return EMPTY, "#17212b"
+        return EMPTY, DARK
     share = min(1.0, max(0.0, value / far))
     red, green, blue = (
         round(a + share * (b - a)) for a, b in zip(NEAR_COLOUR, FAR_COLOUR, strict=True)
     )
-    return f"#{red:02x}{green:02x}{blue:02x}", "#ffffff" if share < 0.36 else "#17212b"
+    return f"#{red:02x}{green:02x}{blue:02x}", LIGHT if share < LIGHT_UNTIL else DARK

@@ -1,6 +1,7 @@
 """Self-contained HTML pages: how templates become a page, and how a page is written.
 
 A page loads nothing: charts and pictures are inside it. What came from hospitals is escaped.
+Templates may import the macros of chart.html.j2 and marks.html.j2.
 """
 
 import os
@@ -9,10 +10,22 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from polyclinic.errors import RunError
+from polyclinic.reporting import formats
 
 TEMPLATES = Path(__file__).parent / "templates"
-TERMINAL_WIDTH = 100
-PNG = b"\x89PNG\r\n\x1a\n"
+FILTERS = {
+    "score": formats.show_score,
+    "difference": formats.show_difference,
+    "percent": formats.show_percent,
+    "share": formats.show_share,
+    "mm": formats.show_mm,
+    "date": formats.show_date,
+    "rounds": formats.show_rounds,
+    "span": formats.show_span,
+    "seconds": formats.show_seconds,
+    "bytes": formats.show_bytes,
+    "each_bytes": formats.list_bytes,
+}
 
 
 def write_page(folder: Path, page: str) -> Path:
@@ -33,11 +46,21 @@ def write_page(folder: Path, page: str) -> Path:
 
 
 def make_environment(*folders: Path) -> Environment:
-    """Make pages of templates in these folders: what came from hospitals is escaped, a missing value is an error."""
-    return Environment(
+    """Make what turns templates in these folders into text.
+
+    Everything is escaped. A value that is missing is an error.
+    """
+    environment = Environment(
         loader=FileSystemLoader([*folders, TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters |= FILTERS
+    environment.globals |= {
+        "interval": formats.show_interval,
+        "plural": formats.plural,
+        "were": formats.were,
+    }
+    return environment

@@ -1,341 +1,257 @@
-"""What a run measured: its folder read into frozen dataclasses, and the tables made of them.
+"""What a run did and measured: its folder read into typed models.
 
-Everything here is pure except `read_results`.
+Everything here is pure except `read_results` and what it calls.
 """
 
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from statistics import fmean
-from typing import Any
+from typing import TypeVar
+
+from pydantic import BaseModel, ValidationError
 
 from polyclinic.errors import RunError
-from polyclinic.reporting.measurements import Metric, Phase, clean, count, read_metrics
-from polyclinic_strategies.refinement.report.record import (
-    CENTRE,
-    REFINED,
-    Record,
-    pick_results,
-    read_record,
-)
-from polyclinic_strategies.universal.report.record import Record as UniversalRecord
-from polyclinic_strategies.universal.report.record import read_record as read_universal
+from polyclinic.federation.events import Event, EventLog
+from polyclinic.federation.method import Pace, methods
+from polyclinic.federation.metrics import Metric, read_metrics
+from polyclinic.federation.run_state import ComparisonState, RunState
 
-NOT_FEDERATED = frozenset({"local", "pooled", "before"})
+LOCAL, POOLED = "local", "pooled"  # every hospital alone; all images in one place
+REFERENCES = frozenset({LOCAL, POOLED})
+State = TypeVar("State", bound=BaseModel)
+Found = TypeVar("Found")
+EXPECTED = {
+    "model_type": "an object was expected",
+    "dict_type": "an object was expected",
+    "mapping_type": "an object was expected",
+    "tuple_type": "a list was expected",
+}
 
 
 @dataclass(frozen=True)
 class Arm:
-    """One way to train, compared with the others under the same conditions."""
+    """One strategy of a run, compared with the others under the same conditions.
+
+    Attributes:
+        name: Unique in the run.
+        title: What a reader sees.
+        note: A sentence about it; may be empty.
+        kind: Name of its method; empty for rounds of averaging.
+        reference: Whether it is there for comparison, and no model that hospitals built together.
+    """
 
     name: str
     title: str
     note: str = ""
     kind: str = ""
+    reference: bool = False
 
     @property
     def federated(self) -> bool:
-        """Whether hospitals build this arm's model together without moving images."""
-        return self.name not in NOT_FEDERATED
+        """Whether hospitals build its model together without moving images."""
+        return not self.reference
 
     @property
-    def merging(self) -> bool:
-        """Whether hospitals contribute whenever they like, so that there are no rounds and `round` counts published models."""
-        return self.kind == "merging"
+    def pace(self) -> Pace | None:
+        """How its hospitals work; None where its method is not installed here."""
+        if not self.kind:
+            return "rounds"
+        method = methods().get(self.kind)
+        return method.pace if method else None
 
     @property
     def has_rounds(self) -> bool:
         """Whether it is trained in rounds."""
-        return self.kind not in ("merging", "refinement", "universal")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A model that a merging arm is compared with; `group` is rule, single, control or restored."""
-
-    name: str
-    title: str
-    group: str
-    note: str = ""
+        return self.pace == "rounds"
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """A hospital, and how many of its images went where."""
+    """A hospital, and how many of its images went where.
+
+    Attributes:
+        task: The hospital's own, where tasks differ.
+        describes: Whether it joined later with a description alone, without training.
+    """
 
     name: str
     modality: str = ""
     training: int | None = None
     validation: int | None = None
     test: int | None = None
-    task: str = ""  # where it is the hospital's own
+    task: str = ""
+    describes: bool = False
 
 
-@dataclass(frozen=True)
-class Comparison:
-    """What a merging arm is compared with, and what was measured of that."""
-
-    arm: str
-    entries: tuple[Entry, ...]
-    metrics: tuple[Metric, ...]
+HOSPITAL_FIELDS = {field.name for field in fields(Hospital)} - {"name"}
 
 
 @dataclass(frozen=True)
 class Results:
-    """One run: what was planned, how it ended, what was measured."""
+    """One run: what was planned, how it ended, what happened, what was measured.
+
+    Attributes:
+        folder: The run's.
+        run: What run.json says.
+        arms: Strategies that run.json lists, then those that only figures name.
+        hospitals: The same for hospitals.
+        metrics: Figures of arms.
+        compared: Figures of models that an arm is compared with.
+        events: What happened, in the order of time.
+        rounds: Number of rounds of the arms that have rounds.
+        skipped_lines: Number of damaged lines of metrics.jsonl.
+        config: Resolved configuration, as YAML.
+    """
 
     folder: Path
-    name: str
-    state: str
-    reason: str
-    started: str
-    finished: str
-    versions: Mapping[str, str]
-    seed: int | None
-    rounds: int
-    task: str
-    score_name: str
-    labels: tuple[str, ...]
+    run: RunState
     arms: tuple[Arm, ...]
     hospitals: tuple[Hospital, ...]
     metrics: tuple[Metric, ...]
+    compared: tuple[Metric, ...]
+    events: tuple[Event, ...]
+    rounds: int
     skipped_lines: int
     config: str
-    comparison: Comparison | None = None
-    refinement: Record | None = None
-    universal: UniversalRecord | None = None
 
     @property
     def later(self) -> tuple[str, ...]:
-        """The hospitals that joined with a description alone, without labels and without training."""
-        joined = self.refinement.later if self.refinement else ()
-        return tuple(hospital.name for hospital in self.hospitals if hospital.name in joined)
+        """Hospitals that joined with a description alone, without labels and without training."""
+        return tuple(hospital.name for hospital in self.hospitals if hospital.describes)
 
     @property
     def trained(self) -> tuple[str, ...]:
-        """All others."""
-        return tuple(
-            hospital.name for hospital in self.hospitals if hospital.name not in self.later
-        )
+        """All other hospitals."""
+        return tuple(hospital.name for hospital in self.hospitals if not hospital.describes)
 
+    def comparison_of(self, arm: Arm) -> ComparisonState | None:
+        """Return what an arm is compared with; None if it is compared with the other arms alone."""
+        found = self.run.comparison
+        return found if found and found.arm == arm.name else None
 
-@dataclass(frozen=True)
-class Cell:
-    """A score, how far it is from the local arm's in the same row, and whether it is the best federated one there.
+    def part(self, name: str, model: type[State]) -> State | None:
+        """Read what a method keeps in run.json under its name; None if it keeps nothing.
 
-    The difference is that of the three decimals which are shown, so that a reader who subtracts finds the same.
-    """
-
-    score: float | None = None
-    difference: float | None = None
-    best: bool = False
-
-
-@dataclass(frozen=True)
-class ScoreTable:
-    """Scores of hospitals (rows) by arm.
-
-    `averaged` names the hospitals in the mean row: those with a score in every arm that has any, so that means compare.
-    """
-
-    source: Phase
-    rows: Mapping[str, Mapping[str, Cell]]
-    mean: Mapping[str, Cell]
-    averaged: tuple[str, ...]
+        Raises:
+            RunError: It is damaged.
+        """
+        return checked(self.folder / "run.json", lambda: self.run.part(name, model), f"{name}.")
 
 
 def read_results(run_folder: Path) -> Results:
-    """Read a run's folder; a half-written or damaged line of metrics.jsonl is counted and passed over.
+    """Read a run's folder. Damaged lines of metrics.jsonl and events.jsonl are skipped.
 
     Raises:
-        RunError: the folder has no run.json, or a damaged one.
+        RunError: The folder has no run.json, or a damaged one.
+    """
+    run = _without_own_opponents(read_state(run_folder))
+    metrics, skipped = read_metrics(run_folder / "metrics.jsonl")
+    arms = tuple(
+        Arm(arm.name, arm.title or arm.name, arm.note, arm.kind, arm.name in REFERENCES)
+        for arm in run.arms
+    )
+    opponents = {each.name for each in run.comparison.entries} if run.comparison else set()
+    config = run_folder / "config.yaml"
+    results = Results(
+        folder=run_folder,
+        run=run,
+        arms=arms,
+        hospitals=_hospitals(run, metrics),
+        metrics=tuple(metric for metric in metrics if metric.arm not in opponents),
+        compared=tuple(metric for metric in metrics if metric.arm in opponents),
+        events=EventLog().read(run_folder / "events.jsonl"),
+        rounds=run.rounds or 0,
+        skipped_lines=skipped,
+        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
+    )
+    for method in methods().values():
+        if (adapt := method.load("results")) is not None:
+            results = adapt(results)
+    return _complete(results)
+
+
+def read_state(run_folder: Path) -> RunState:
+    """Read run.json.
+
+    Raises:
+        RunError: It is missing, cannot be read, or is damaged.
     """
     path = run_folder / "run.json"
     try:
-        run = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RunError(f"{run_folder}: this is not a run's folder, it has no run.json.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path}: cannot be read ({error}). The run has no report without it."
         ) from error
-    metrics, skipped = read_metrics(run_folder / "metrics.jsonl")
-    try:
-        return _build(run_folder, run, metrics, skipped)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        problem = f"'{error.args[0]}' is missing" if isinstance(error, KeyError) else str(error)
-        raise RunError(
-            f"{path}: is damaged ({problem}). The run has no report without it."
-        ) from error
-
-
-def _build(
-    folder: Path, run: Mapping[str, Any], metrics: tuple[Metric, ...], skipped: int
-) -> Results:
-    arms = [
-        Arm(
-            clean(a["name"]),
-            clean(a.get("title") or a["name"]),
-            clean(a.get("note")),
-            clean(a.get("kind")),
-        )
-        for a in run["arms"]
-    ]
-    comparison = _compare(run.get("comparison"), metrics, {arm.name for arm in arms})
-    compared = {entry.name for entry in comparison.entries} if comparison else set()
-    sites = (
-        m.site for m in metrics if m.phase != "train" or m.arm != "pooled"
-    )  # pooled trains under a name of its own
-    metrics = tuple(m for m in metrics if m.arm not in compared)
-    refinement = read_record(run)
-    if refinement:
-        metrics = pick_results(metrics, {arm.name for arm in arms})
-    arms += [Arm(name, name) for name in _unseen((m.arm for m in metrics), [a.name for a in arms])]
-    if refinement:
-        arms = [
-            replace(arm, kind="refinement") if arm.name in (CENTRE, REFINED) else arm
-            for arm in arms
-        ]
-    without_rounds = {arm.name for arm in arms if not arm.has_rounds}
-    hospitals = [
-        Hospital(
-            clean(name),
-            clean(h.get("modality")),
-            count(h.get("training")),
-            count(h.get("validation")),
-            count(h.get("test")),
-            clean(h.get("task")),
-        )
-        for name, h in run.get("hospitals", {}).items()
-    ]
-    hospitals += [
-        Hospital(name)
-        for name in _unseen(
-            [*sites, *(refinement.sites if refinement else ())], [h.name for h in hospitals]
-        )
-    ]
-    if refinement:
-        order = {name: number for number, name in enumerate(refinement.later)}
-        hospitals.sort(key=lambda hospital: order.get(hospital.name, -1))
-    config = folder / "config.yaml"
-    return Results(
-        folder=folder,
-        name=clean(run.get("name") or folder.resolve().name),
-        state=clean(run["state"]),
-        reason=clean(run.get("reason")),
-        started=clean(run.get("started")),
-        finished=clean(run.get("finished")),
-        versions={clean(k): clean(v) for k, v in (run.get("versions") or {}).items()},
-        seed=count(run.get("seed")),
-        rounds=max(
-            [
-                count(run.get("rounds")) or 0,
-                *(m.round for m in metrics if m.arm not in without_rounds),
-            ]
-        ),
-        task=clean(run.get("task") or "segmentation"),
-        score_name=clean(run.get("score_name") or "score"),
-        labels=tuple(clean(label) for label in run.get("labels") or ()),
-        arms=tuple(arms),
-        hospitals=tuple(hospitals),
-        metrics=metrics,
-        skipped_lines=skipped,
-        config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
-        comparison=comparison,
-        refinement=refinement,
-        universal=read_universal(run),
+    given = (
+        {key: value for key, value in found.items() if value is not None}
+        if isinstance(found, dict)
+        else found
     )
+    run = checked(path, lambda: RunState.model_validate(given))
+    return run if run.name else run.model_copy(update={"name": run_folder.resolve().name})
 
 
-def _compare(
-    compared: Mapping[str, Any] | None, metrics: Sequence[Metric], arms: Collection[str]
-) -> Comparison | None:
-    """What run.json names as compared with a merging arm; what is an arm itself stays one."""
-    if not compared:
-        return None
-    keys = ("name", "title", "group", "note")
-    read = [Entry(*(clean(e.get(key)) for key in keys)) for e in compared.get("entries", ())]
-    entries = {entry.name: entry for entry in read if entry.name and entry.name not in arms}
-    return Comparison(
-        clean(compared["arm"]),
-        tuple(entries.values()),
-        tuple(m for m in metrics if m.arm in entries),
-    )
+def checked(path: Path, read: Callable[[], Found], inside: str = "") -> Found:
+    """Return what is read of a file; `inside` names the part of the file, with a point at its end.
 
-
-def headline(results: Results) -> ScoreTable:
-    """The mean score per hospital and arm: of the test images, or of the last validation while no test is in."""
-    return score_table(results, None)
-
-
-def by_label(results: Results, averaged: Collection[str] | None = None) -> dict[str, ScoreTable]:
-    """The same per tissue (segmentation) or class (classification)."""
-    found = [
-        label for metric in _latest(results, _source(results)).values() for label in metric.scores
-    ]
-    ordered = [label for label in results.labels if label in found]
-    return {
-        label: score_table(results, label, averaged)
-        for label in [*ordered, *_unseen(found, ordered)]
-    }
-
-
-def score_table(
-    results: Results, label: str | None, averaged: Collection[str] | None = None
-) -> ScoreTable:
-    """Scores of one label, or the mean score where `label` is None.
-
-    `averaged` are the hospitals that the mean may be over: those that joined with a description alone are not among them by default.
+    Raises:
+        RunError: The file is damaged.
     """
-    source = _source(results)
-    latest = _latest(results, source)
-    scores: dict[str, dict[str, float]] = {hospital.name: {} for hospital in results.hospitals}
-    for (arm, site), metric in latest.items():
-        value = metric.score if label is None else metric.scores.get(label)
-        if value is not None:
-            scores[site][arm] = value
-    wanted = {
-        site: row
-        for site, row in scores.items()
-        if site in (results.trained if averaged is None else averaged)
-    }
-    scored = {arm for row in wanted.values() for arm in row}
-    same = tuple(site for site, row in wanted.items() if scored and scored == set(row))
-    means = {arm: fmean(scores[site][arm] for site in same) for arm in scored} if same else {}
-    rows = {site: _row(row, results.arms) for site, row in scores.items()}
-    return ScoreTable(source, rows, _row(means, results.arms), same)
+    try:
+        return read()
+    except ValidationError as error:
+        problem = describe_damage(error, inside)
+    except OverflowError as error:
+        problem = str(error)
+    raise RunError(f"{path}: is damaged ({problem}). The run has no report without it.")
 
 
-def _row(scores: Mapping[str, float], arms: Sequence[Arm]) -> dict[str, Cell]:
-    federated = [round(scores[arm.name], 3) for arm in arms if arm.federated and arm.name in scores]
-    local = scores.get("local")
-    cells = {}
-    for arm in arms:
-        score = scores.get(arm.name)
-        difference = (
-            None
-            if score is None or local is None or arm.name == "local"
-            else round(score, 3) - round(local, 3)
-        )
-        best = score is not None and arm.federated and round(score, 3) == max(federated)
-        cells[arm.name] = Cell(score, difference, best)
-    return cells
+def describe_damage(error: ValidationError, inside: str = "") -> str:
+    """Name the first thing that is wrong in a file."""
+    first = error.errors(include_url=False)[0]
+    where = (inside + ".".join(map(str, first["loc"]))).rstrip(".")
+    if first["type"] == "missing":
+        return f"'{where}' is missing"
+    message = EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    return f"'{where}': {message}" if where else message
 
 
-def _source(results: Results) -> Phase:
-    return (
-        "test"
-        if any(m.phase == "test" and m.score is not None for m in results.metrics)
-        else "validate"
-    )
+def _without_own_opponents(run: RunState) -> RunState:
+    """Leave out of what an arm is compared with what is an arm itself, or has no name."""
+    if run.comparison is None:
+        return run
+    arms = {arm.name for arm in run.arms}
+    named = {each.name: each for each in run.comparison.entries if each.name}
+    entries = tuple(each for name, each in named.items() if name not in arms)
+    comparison = run.comparison.model_copy(update={"entries": entries})
+    return run.model_copy(update={"comparison": comparison})
 
 
-def _latest(results: Results, phase: Phase) -> dict[tuple[str, str], Metric]:
-    """Per arm and site, the phase's scored metric of the highest round."""
-    scored = [m for m in results.metrics if m.phase == phase and m.score is not None]
-    return {(m.arm, m.site): m for m in sorted(scored, key=lambda m: m.round)}
+def _hospitals(run: RunState, metrics: Sequence[Metric]) -> tuple[Hospital, ...]:
+    """List the hospitals of run.json, then those that only figures name."""
+    known = [
+        Hospital(name, **found.model_dump(include=HOSPITAL_FIELDS))
+        for name, found in run.hospitals.items()
+    ]
+    # training on all images in one place has a name of its own in place of a hospital's
+    sites = (m.site for m in metrics if m.phase != "train" or m.arm != POOLED)
+    return (*known, *map(Hospital, unseen(sites, [hospital.name for hospital in known])))
 
 
-def _unseen(names: Iterable[str], known: Sequence[str]) -> list[str]:
+def _complete(results: Results) -> Results:
+    """Add arms and rounds that only figures name; hospitals that joined later come last."""
+    names = unseen((m.arm for m in results.metrics), [arm.name for arm in results.arms])
+    arms = (*results.arms, *(Arm(name, name, reference=name in REFERENCES) for name in names))
+    in_rounds = {arm.name for arm in arms if arm.has_rounds}
+    rounds = max([results.rounds, *(m.round for m in results.metrics if m.arm in in_rounds)])
+    hospitals = tuple(sorted(results.hospitals, key=lambda hospital: hospital.describes))
+    return replace(results, arms=arms, rounds=rounds, hospitals=hospitals)
+
+
+def unseen(names: Iterable[str], known: Collection[str]) -> list[str]:
+    """List the names that are not known yet, each once."""
     return [name for name in dict.fromkeys(names) if name not in known]

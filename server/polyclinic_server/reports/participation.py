@@ -1,17 +1,26 @@
-"""Who took part in the rounds of a run, and who was missing when; an arm without rounds has no roster."""
+"""Who took part in the rounds of a run, and who was missing when.
 
+Arms without rounds are left out.
+"""
+
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polyclinic.reporting.measurements import Phase
+from polyclinic.federation.metrics import Phase
 from polyclinic.reporting.results import Arm, Results
 
 
 @dataclass(frozen=True)
-class Roster:
-    """Who took part in the rounds of some arms that had the same attendance."""
+class Participation:
+    """Who took part in the rounds of some arms in which it was the same.
+
+    Attributes:
+        title: Of the arms.
+        rows: The state of every round, by hospital: trained, missing, silent or pending.
+    """
 
     title: str
-    rows: dict[str, tuple[str, ...]]
+    rows: Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -25,21 +34,29 @@ class Absence:
     reason: str
 
 
-def rosters(results: Results) -> list[Roster]:
-    """Attendance of the federated arms with rounds; arms that had the same share a roster."""
+def find_participation(results: Results) -> list[Participation]:
+    """Find who took part in the federated arms with rounds.
+
+    Arms in which it was the same are joined.
+    """
     found: list[tuple[list[str], dict[str, tuple[str, ...]]]] = []
-    for arm in (arm for arm in results.arms if arm.federated and arm.has_rounds):
-        rows = attendance(results, arm)
+    for arm in results.arms:
+        if not arm.federated or not arm.has_rounds:
+            continue
+        rows = list_rounds(results, arm)
         same = next((titles for titles, others in found if others == rows), None)
         if same is None:
             found.append(([arm.title], rows))
         else:
             same.append(arm.title)
-    return [Roster(", ".join(titles), rows) for titles, rows in found]
+    return [Participation(", ".join(titles), rows) for titles, rows in found]
 
 
-def attendance(results: Results, arm: Arm) -> dict[str, tuple[str, ...]]:
-    """Per hospital and round of an arm: trained, missing, silent (others reported, it did not) or pending."""
+def list_rounds(results: Results, arm: Arm) -> dict[str, tuple[str, ...]]:
+    """List what every hospital did in every round of an arm.
+
+    It trained, was missing, was silent (others reported, it did not), or the round is pending.
+    """
     trained = {
         (m.round, m.site): m for m in results.metrics if m.arm == arm.name and m.phase == "train"
     }
@@ -55,14 +72,17 @@ def attendance(results: Results, arm: Arm) -> dict[str, tuple[str, ...]]:
     return {site: tuple(state(number, site) for number in rounds) for site in results.trained}
 
 
-def absences(results: Results) -> tuple[Absence, ...]:
-    """Who was missing when in arms with rounds, those of the same reason together, in the order in which it happened."""
+def find_absences(results: Results) -> tuple[Absence, ...]:
+    """Find who was missing when in arms with rounds, in the order in which it happened.
+
+    Rounds that were missed for the same reason are joined.
+    """
     groups: dict[tuple[str, str, Phase, str], list[int]] = {}
     arms = {arm.name: arm for arm in results.arms if arm.has_rounds}
     for m in results.metrics:
         if m.missing and m.arm in arms:
             groups.setdefault((m.site, m.arm, m.phase, m.missing), []).append(m.round)
     return tuple(
-        Absence(site, arms[arm], phase, tuple(n), why)
-        for (site, arm, phase, why), n in groups.items()
+        Absence(site, arms[arm], phase, tuple(rounds), reason)
+        for (site, arm, phase, reason), rounds in groups.items()
     )

@@ -27,12 +27,11 @@ from polyclinic.federation.run_folder import (
     write_whole,
 )
 from polyclinic.reporting.results import read_results
+from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
 from polyclinic_server.enrolment.endpoint import announced, listening
-from polyclinic_server.reports.page import terminal_table, write_report
+from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.live_table import LiveTable, show
-from polyclinic_strategies.merging.report.section import terminal_merging_table
-from polyclinic_strategies.refinement.report.table import terminal_refinement_table
 
 if TYPE_CHECKING:
     from polyclinic_server.fleet.superlink import SuperLink
@@ -103,9 +102,7 @@ def finish(folder: RunFolder, console: Console) -> None:
     report = write_report(folder.path)
     results = read_results(folder.path)
     console.print()
-    refined = terminal_refinement_table(results)
-    console.print(terminal_table(results) if refined is None else refined)
-    if (table := terminal_merging_table(results)) is not None:
+    for table in terminal_tables(results):
         console.print(table)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 

@@ -6,34 +6,34 @@ import psutil
 from rich.table import Table
 from rich.text import Text
 
-from polyclinic.federation.run_folder import RunFolder, list_runs, read_lines
+from polyclinic.federation.events import EventLog, RoundEnd
+from polyclinic.federation.run_folder import RunFolder, list_runs
+
+HEADS = ("run", "state", "strategies", "progress", "hospitals", "note")
 
 
 def status_table(runs: Path) -> Table:
-    """One line for every run, newest last."""
-    table = Table(title=f"runs in {runs}" + ("" if any(runs.glob("*/run.json")) else " (none yet)"))
-    for title in ("run", "state", "strategies", "progress", "hospitals", "note"):
-        table.add_column(title)
-    for run in list_runs(runs):
+    """Make the table of the runs in a folder, newest last."""
+    found = list_runs(runs)
+    table = Table(title=f"runs in {runs}{'' if found else ' (none yet)'}")
+    for head in HEADS:
+        table.add_column(head)
+    for run in found:
         described = run.describe()
-        table.add_row(
-            *(
-                Text(text)
-                for text in (
-                    run.name,
-                    state_of(run),
-                    ", ".join(arm["title"] for arm in described.get("arms", [])),
-                    _progress(run),
-                    str(len(described.get("hospitals", {}))),
-                    str(described.get("reason") or ""),
-                )
-            )
+        cells = (
+            run.name,
+            state_of(run),
+            ", ".join(arm["title"] for arm in described.get("arms", [])),
+            _progress(run),
+            str(len(described.get("hospitals", {}))),
+            str(described.get("reason") or ""),
         )
+        table.add_row(*map(Text, cells))
     return table
 
 
 def state_of(run: RunFolder) -> str:
-    """Its state; a coordinator that was killed could not write that it ended."""
+    """Return a run's state; a coordinator that was killed could not write that it ended."""
     described = run.describe()
     state = str(described.get("state", "unknown"))
     if state in ("waiting", "running") and not psutil.pid_exists(int(described.get("pid", -1))):
@@ -42,10 +42,8 @@ def state_of(run: RunFolder) -> str:
 
 
 def _progress(run: RunFolder) -> str:
-    described = run.describe()
-    ended = [
-        event for event in read_lines(run.path / "events.jsonl") if event["kind"] == "round_end"
-    ]
+    events = EventLog().read(run.path / "events.jsonl")
+    ended = [event for event in events if isinstance(event, RoundEnd)]
     if not ended:
         return "-"
-    return f"{ended[-1]['arm']}: round {ended[-1]['round']} of {described['rounds']}"
+    return f"{ended[-1].arm}: round {ended[-1].round} of {run.describe()['rounds']}"

@@ -65,7 +65,8 @@ def train_proxy(
 
 def show_result(out: Path, console: Console) -> None:
     """Write the report of a trained proxy and show its tables."""
-    from polyclinic_strategies.proxy.report.page import proxy_tables, write_proxy_report
+    from polyclinic_strategies.proxy.report.page import write_proxy_report
+    from polyclinic_strategies.proxy.report.tables import proxy_tables
 
     path = write_proxy_report(out)
     for table in proxy_tables(out):

@@ -9,6 +9,7 @@ METHOD = Method(
     coordinator=f"{PACKAGE}.coordinator:RefinementCoordinator",
     hospital=f"{PACKAGE}.hospital:HOSPITAL",
     events=f"{PACKAGE}.events:EVENTS",
+    results=f"{PACKAGE}.report.state:place_figures",
     section=f"{PACKAGE}.report.section:make_section",
     commands=f"{PACKAGE}.commands:app",
 )

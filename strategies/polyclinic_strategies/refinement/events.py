@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from polyclinic.federation.events import Event, Figure, Figures, SiteEvent, Word
-from polyclinic.reporting.summary import plural
-from polyclinic_strategies.refinement.report.narrative import list_bytes, show_seconds, tell_shares
+from polyclinic.reporting.formats import list_bytes, plural, show_seconds
+from polyclinic_strategies.refinement.report.shares import tell_shares
 
 if TYPE_CHECKING:
     from polyclinic.federation.live_state import LiveState

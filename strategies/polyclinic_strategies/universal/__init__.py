@@ -10,6 +10,7 @@ METHOD = Method(
     coordinator=f"{PACKAGE}.coordinator:UniversalCoordinator",
     hospital=f"{PACKAGE}.hospital:HOSPITAL",
     events=f"{PACKAGE}.events:EVENTS",
+    results=f"{PACKAGE}.report.state:place_figures",
     section=f"{PACKAGE}.report.section:make_section",
     commands=f"{PACKAGE}.commands:app",
     hospital_commands=f"{PACKAGE}.hospital_commands:app",

@@ -27,7 +27,7 @@ from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, make_teach
 from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.loop import Stage, UniversalLoop
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
-from polyclinic_strategies.universal.report.record import BEFORE
+from polyclinic_strategies.universal.report.state import BEFORE
 from polyclinic_strategies.universal.settings import (
     UniversalConfig,
     check_parts,

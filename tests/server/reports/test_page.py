@@ -6,10 +6,6 @@ from typing import Any
 
 import pytest
 from PIL import Image
-from rich.console import Console
-
-from polyclinic.errors import RunError
-from polyclinic.reporting.results import read_results
 from polyclinic.reporting.summary import (
     show_date,
     show_difference,
@@ -17,6 +13,10 @@ from polyclinic.reporting.summary import (
     show_rounds,
     summarize,
 )
+from rich.console import Console
+
+from polyclinic.errors import RunError
+from polyclinic.reporting.results import read_results
 from polyclinic_server.reports.page import terminal_label_table, terminal_table, write_report
 
 MINUS = "\N{MINUS SIGN}"

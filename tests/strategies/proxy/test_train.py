@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from polyclinic_strategies.proxy.report.record import read_proxy
 from rich.console import Console
 
 from polyclinic.errors import ConfigError, DatasetInvalid
@@ -25,7 +26,6 @@ from polyclinic_strategies.proxy.generator import NoField, RandomField
 from polyclinic_strategies.proxy.parts import GENERATOR, SEGMENTER
 from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.proxy.report.page import write_proxy_report
-from polyclinic_strategies.proxy.report.record import read_proxy
 from polyclinic_strategies.proxy.train import Orders, Others, train_proxy
 from tests.strategies.proxy.strangers import cases
 

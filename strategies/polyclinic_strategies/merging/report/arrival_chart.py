@@ -1,26 +1,46 @@
-"""The published model's score after each arrival as the coordinates of an SVG, with what it is compared with as level lines."""
+"""The published model's score after each arrival, with what it is compared with as level lines."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from polyclinic.reporting.curves import LINE_HEIGHT, shorten, spread, styles, ticks
+from polyclinic.reporting.axes import (
+    LINE_HEIGHT,
+    Axis,
+    Frame,
+    Plane,
+    Tick,
+    enclose,
+    shorten,
+    spread,
+)
+from polyclinic.reporting.chart import Dot
+from polyclinic.reporting.curves import styles
+from polyclinic.reporting.formats import MINUS
 from polyclinic.reporting.results import Arm, Results
 from polyclinic_strategies.merging.report.standings import SINGLE, reference_levels
-from polyclinic_strategies.merging.report.timeline_events import Publication, Story
+from polyclinic_strategies.merging.report.timeline_events import PublishedModel, Story
 
-WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 640, 360, 48, 166, 14, 62
+FRAME = Frame(640, 360, left=48, right=474, top=14, bottom=298, inset=16)
 BEST_SINGLE_STYLE = ("#8a5a00", "8 3 2 3")
+SITE_COLOUR = "#56636f"
 NAMED_SITES = 10  # with more hospitals than these, thin lines have no names at their ends
 LETTER_WIDTH = 6.8
+TICK_WIDTH = 22
+SHORTEST_CAUSE, LONGEST_CAUSE = 5, 16
 LONGEST_LABEL = 20
-MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True)
 class Step:
-    """One published model: every hospital's score of it; `complete` if every hospital of the run scored it."""
+    """One published model.
+
+    Attributes:
+        cause: Whose arrival or departure it was, in a word or two.
+        scores: Of every hospital that scored it, on validation images.
+        complete: Whether every hospital of the run scored it.
+    """
 
     number: int
     cause: str
@@ -29,13 +49,13 @@ class Step:
 
     @property
     def mean(self) -> float:
-        """The mean over the hospitals that scored it."""
+        """Mean over the hospitals that scored it."""
         return fmean(self.scores.values())
 
 
 @dataclass(frozen=True)
 class Level:
-    """What published models are compared with, on the same images."""
+    """Something that published models are compared with, on the same images."""
 
     title: str
     value: float
@@ -44,8 +64,8 @@ class Level:
 
 
 @dataclass(frozen=True)
-class Label:
-    """Words beside the plot at `y`, and where the line ends that they name."""
+class EndLabel:
+    """Words beside the plot at `y`, for the line that ends at `end`; in pixels."""
 
     text: str
     y: float
@@ -56,32 +76,33 @@ class Label:
 
 @dataclass(frozen=True)
 class ArrivalChart:
-    """What the template draws: the mean with its dots, a thin line for each hospital, levels, and the labels at the right."""
+    """What the template draws.
 
+    Attributes:
+        mean: Polyline of the means.
+        sites: Name and polyline of every hospital.
+        levels: Level lines with their pixel.
+        x_ticks: Pixel, number of the model, and its cause.
+    """
+
+    frame: Frame
     colour: str
     mean: str
-    dots: tuple[tuple[float, float, str, bool], ...]
+    dots: tuple[Dot, ...]
     sites: tuple[tuple[str, str], ...]
     levels: tuple[tuple[float, Level], ...]
-    labels: tuple[Label, ...]
+    labels: tuple[EndLabel, ...]
     x_ticks: tuple[tuple[float, str, str], ...]
-    y_ticks: tuple[tuple[float, str], ...]
-    width: int = WIDTH
-    height: int = HEIGHT
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    bottom: int = HEIGHT - BOTTOM
+    y_ticks: tuple[Tick, ...]
 
 
 def find_steps(results: Results, arm: Arm, story: Story | None) -> tuple[Step, ...]:
-    """Every published model that any hospital scored on its validation images, in the order of publication."""
+    """Find the published models that any hospital scored, in the order of publication."""
     scores: dict[int, dict[str, float]] = {}
     for m in results.metrics:
         if m.arm == arm.name and m.phase == "validate" and m.score is not None:
             scores.setdefault(m.round, {})[m.site] = m.score
-    published = (
-        {publication.number: publication for publication in story.publications} if story else {}
-    )
+    published = {model.number: model for model in story.publications} if story else {}
     everybody = {hospital.name for hospital in results.hospitals}
     return tuple(
         Step(number, _cause(published.get(number)), found, found.keys() >= everybody)
@@ -90,23 +111,20 @@ def find_steps(results: Results, arm: Arm, story: Story | None) -> tuple[Step, .
 
 
 def find_levels(results: Results, arm: Arm) -> tuple[Level, ...]:
-    """Other arms and the best single hospital, where they were validated on the same images."""
+    """Find other arms and the best single hospital that were validated on the same images."""
     means = reference_levels(results, arm)
     looks = styles(results.arms)
     levels = [
-        Level(a.title, means[a.name], *looks[a.name]) for a in results.arms if a.name in means
+        Level(other.title, means[other.name], *looks[other.name])
+        for other in results.arms
+        if other.name in means
     ]
-    titles = (
-        {e.name: e.title for e in results.comparison.entries if e.group == "single"}
-        if results.comparison
-        else {}
-    )
-    singles = [name for name in means if name in titles]
+    compared = results.run.comparison.entries if results.run.comparison else ()
+    singles = [each.name for each in compared if each.group == "single" and each.name in means]
     if singles:
         best = max(singles, key=lambda name: means[name])
-        levels.append(
-            Level(f"best single: {best.removeprefix(SINGLE)}", means[best], *BEST_SINGLE_STYLE)
-        )
+        title = f"best single: {best.removeprefix(SINGLE)}"
+        levels.append(Level(title, means[best], *BEST_SINGLE_STYLE))
     return tuple(levels)
 
 
@@ -116,73 +134,70 @@ def draw_arrivals(
     """Place the scores on the canvas; None when nothing was scored yet."""
     if not steps:
         return None
-    values = [score for step in steps for score in step.scores.values()] + [
-        level.value for level in levels
-    ]
-    marks = ticks(min(values), max(values))
-    low, high = marks[0], marks[-1]
-    first, last = steps[0].number, steps[-1].number
-
-    def x(number: int) -> float:
-        share = (number - first) / (last - first) if last > first else 0.5
-        return round(LEFT + 16 + share * (WIDTH - LEFT - RIGHT - 32), 1)
-
-    def y(value: float) -> float:
-        return round(HEIGHT - BOTTOM - (value - low) / (high - low) * (HEIGHT - TOP - BOTTOM), 1)
-
+    marks = enclose(
+        [score for step in steps for score in step.scores.values()]
+        + [level.value for level in levels]
+    )
+    plane = Plane(FRAME.x(steps[0].number, steps[-1].number), FRAME.y(marks[0], marks[-1]))
     paths = {
         site: [(step.number, step.scores[site]) for step in steps if site in step.scores]
         for site in dict.fromkeys(site for step in steps for site in step.scores)
     }
     colour = styles(arms)[arm.name][0]
-    ends = [(arm.title, steps[-1].mean, colour, True)] + [
-        (level.title, level.value, level.colour, True) for level in levels
-    ]
+    ends = [(arm.title, steps[-1].mean, colour, True)]
+    ends += [(level.title, level.value, level.colour, True) for level in levels]
     if len(paths) <= NAMED_SITES:
-        ends += [(site, points[-1][1], "#56636f", False) for site, points in paths.items()]
-    placed = spread([y(value) for _, value, _, _ in ends], HEIGHT - BOTTOM + LINE_HEIGHT)
+        ends += [(site, points[-1][1], SITE_COLOUR, False) for site, points in paths.items()]
     return ArrivalChart(
+        frame=FRAME,
         colour=colour,
-        mean=" ".join(f"{x(step.number)},{y(step.mean)}" for step in steps),
+        mean=plane.path((step.number, step.mean) for step in steps),
         dots=tuple(
-            (x(step.number), y(step.mean), _describe(step), not step.complete) for step in steps
+            Dot(plane.x(step.number), plane.y(step.mean), _describe(step), not step.complete)
+            for step in steps
         ),
-        sites=tuple(
-            (site, " ".join(f"{x(n)},{y(v)}" for n, v in points)) for site, points in paths.items()
-        ),
-        levels=tuple((y(level.value), level) for level in levels),
-        labels=tuple(
-            Label(shorten(text, LONGEST_LABEL), at, y(value), tone, strong)
-            for (text, value, tone, strong), at in zip(ends, placed, strict=True)
-        ),
-        x_ticks=_number_ticks(steps, x),
-        y_ticks=tuple((y(value), f"{value:.4g}") for value in marks),
+        sites=tuple((site, plane.path(points)) for site, points in paths.items()),
+        levels=tuple((plane.y(level.value), level) for level in levels),
+        labels=_labels(ends, plane.y),
+        x_ticks=_number_ticks(steps, plane.x),
+        y_ticks=plane.y.ticks(marks),
     )
 
 
-def _number_ticks(
-    steps: Sequence[Step], x: Callable[[int], float]
-) -> tuple[tuple[float, str, str], ...]:
-    """The models' numbers, and under them whose arrival it was where there is room for names."""
-    width = (WIDTH - LEFT - RIGHT - 32) / max(1, steps[-1].number - steps[0].number)
-    every = max(1, math.ceil(22 / width))
-    room = int(width / LETTER_WIDTH) - 1
+def _labels(ends: Sequence[tuple[str, float, str, bool]], y: Axis) -> tuple[EndLabel, ...]:
+    placed = spread([y(value) for _, value, _, _ in ends], FRAME.bottom + LINE_HEIGHT)
     return tuple(
-        (x(step.number), str(step.number), shorten(step.cause, min(room, 16)) if room >= 5 else "")
-        for step in steps
-        if (step.number - steps[0].number) % every == 0
+        EndLabel(shorten(text, LONGEST_LABEL), at, y(value), colour, strong)
+        for (text, value, colour, strong), at in zip(ends, placed, strict=True)
     )
 
 
-def _cause(publication: Publication | None) -> str:
-    """Why a model was published, in a word or two."""
-    if publication is None:
+def _number_ticks(steps: Sequence[Step], x: Axis) -> tuple[tuple[float, str, str], ...]:
+    """Place the models' numbers, and under them whose arrival it was where there is room."""
+    first, last = steps[0].number, steps[-1].number
+    width = (x.end - x.start) / max(1, last - first)
+    every = max(1, math.ceil(TICK_WIDTH / width))
+    room = min(int(width / LETTER_WIDTH) - 1, LONGEST_CAUSE)
+    return tuple(
+        (
+            x(step.number),
+            str(step.number),
+            shorten(step.cause, room) if room >= SHORTEST_CAUSE else "",
+        )
+        for step in steps
+        if (step.number - first) % every == 0
+    )
+
+
+def _cause(model: PublishedModel | None) -> str:
+    """Say why a model was published, in a word or two."""
+    if model is None:
         return ""
-    if publication.why == "parameters":
+    if model.why == "parameters":
         return "retuned"
-    more = f" +{len(publication.cause) - 1}" if len(publication.cause) > 1 else ""
-    name = publication.cause[0] if publication.cause else ""
-    return f"{MINUS}{name}{more}" if publication.why == "withdrawal" else f"{name}{more}"
+    more = f" +{len(model.cause) - 1}" if len(model.cause) > 1 else ""
+    name = model.cause[0] if model.cause else ""
+    return f"{MINUS if model.why == 'withdrawal' else ''}{name}{more}"
 
 
 def _describe(step: Step) -> str:

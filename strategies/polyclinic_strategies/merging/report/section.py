@@ -1,18 +1,19 @@
-"""The part of a report about merging whenever hospitals like: what happened, what it is worth, and who was refused.
+"""The part of a report about merging: what happened, what it is worth, and who was refused.
 
-Every figure has a sentence after it that says what came out, computed from the figure, also when merging is worse.
+Every figure has a sentence after it that says what came out, also when merging is worse.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from polyclinic.reporting.curves import styles
+from polyclinic.reporting.formats import plural, show_difference, show_percent, show_score
 from polyclinic.reporting.results import Arm, Results
-from polyclinic.reporting.summary import plural, show, show_difference, show_recovery
+from polyclinic.reporting.section import ArmNote, Pointer, Section
+from polyclinic.reporting.tables import fit, make_table
 from polyclinic_strategies.merging.report.arrival_chart import (
     ArrivalChart,
     Level,
@@ -21,25 +22,22 @@ from polyclinic_strategies.merging.report.arrival_chart import (
     find_steps,
 )
 from polyclinic_strategies.merging.report.narrative import (
-    Notice,
-    missing,
-    notices,
+    SUBJECT,
     tell_arrivals,
     tell_development,
+    tell_place,
     tell_restoration,
+    tell_result,
     tell_travels,
     tell_worth,
 )
-from polyclinic_strategies.merging.report.standings import Figures, Travel, compare
+from polyclinic_strategies.merging.report.notices import Notice, find_missing, find_notices
+from polyclinic_strategies.merging.report.standings import MergingFigures, Travel, compare
 from polyclinic_strategies.merging.report.timeline import Timeline, draw_timeline
-from polyclinic_strategies.merging.report.timeline_events import (
-    Publication,
-    Story,
-    read_events,
-    tell_story,
-)
+from polyclinic_strategies.merging.report.timeline_events import tell_story
 
-TERMINAL_WIDTH = 100
+METHOD = "merging"
+TEMPLATES = Path(__file__).parent / "templates"
 ROLES = {
     "published": "published",
     "rule": "other rule",
@@ -48,72 +46,95 @@ ROLES = {
     "control": "control",
     "reference": "reference",
 }
+PROCEDURE = (
+    "For merging every hospital trains by itself, from the same starting model, for as long as "
+    "the configuration says. It sends once how its model differs from the start. The coordinator "
+    "combines these differences by a rule. Images do not move, and no hospital waits for another.",
+)
+
+TintedRow = tuple[Travel, tuple[tuple[float | None, str], ...]]
 
 
 @dataclass(frozen=True)
-class Section:
+class ArmReport:
     """One merging arm on the page; figures that nothing was measured for are None or empty."""
 
     arm: Arm
-    colour: str
     timeline: Timeline | None
     happened: str
     chart: ArrivalChart | None
     levels: tuple[Level, ...]
     developed: str
-    figures: Figures
+    figures: MergingFigures
     worth: tuple[str, ...]
     how_restored: str
     restored: str
-    heat: tuple[tuple[Travel, tuple[tuple[float | None, str], ...]], ...]
+    heat: tuple[TintedRow, ...]
     travelled: str
     notices: tuple[Notice, ...]
 
 
-def sections(results: Results) -> tuple[Section, ...]:
-    """One for each merging arm that the run has."""
-    events = read_events(results.folder) if any(arm.merging for arm in results.arms) else ()
-    found = []
-    for arm in (arm for arm in results.arms if arm.merging):
-        story = tell_story(events, results, arm)
-        steps, levels = find_steps(results, arm, story), find_levels(results, arm)
-        figures = compare(results, arm, describe_rule(story))
-        otherwise = (
-            [e.note for e in results.comparison.entries if e.group in ("restored", "unrestored")]
-            if results.comparison
-            else []
-        )
-        found.append(
-            Section(
-                arm=arm,
-                colour=styles(results.arms)[arm.name][0],
-                timeline=draw_timeline(story) if story and story.presence else None,
-                happened=tell_arrivals(story) if story else "",
-                chart=draw_arrivals(arm, steps, levels, results.arms),
-                levels=levels,
-                developed=tell_development(steps, levels),
-                figures=figures,
-                worth=tell_worth(figures, results.score_name),
-                how_restored=otherwise[0] if otherwise else "",
-                restored=tell_restoration(figures.restorations),
-                heat=paint(figures.travels),
-                travelled=tell_travels(results, figures.travels),
-                notices=(*notices(story.marks if story else ()), *missing(results, arm)),
+def make_section(results: Results) -> Section | None:
+    """Make the section; None where no hospital contributed to merging."""
+    reports = [report_arm(results, arm) for arm in results.arms if arm.kind == METHOD]
+    if not reports:
+        return None
+    return Section(
+        template=TEMPLATES / "merging.html.j2",
+        values={"reports": reports, "roles": ROLES},
+        css=TEMPLATES / "merging.css",
+        arms={report.arm.name: note_arm(report.figures) for report in reports},
+        tables=tuple(
+            terminal_table(report.figures, results.run.score_name)
+            for report in reports[:1]
+            if report.figures.published.mean is not None
+        ),
+        participation=tuple(
+            Pointer(
+                f"{report.arm.title} has no rounds. Its timeline shows who was online and when "
+                "contributions arrived.",
+                f"arrivals-{number}",
             )
-        )
-    return tuple(found)
+            for number, report in enumerate(reports, start=1)
+        ),
+        procedure=PROCEDURE,
+    )
 
 
-def describe_rule(story: Story | None) -> str:
-    """How the newest published model was merged, with the parameters that were chosen."""
-    newest: Publication | None = story.publications[-1] if story and story.publications else None
-    return ", ".join(filter(None, (newest.rule, newest.parameters))) if newest else ""
+def report_arm(results: Results, arm: Arm) -> ArmReport:
+    """Collect what the page shows of one merging arm."""
+    story = tell_story(results, arm)
+    steps, levels = find_steps(results, arm, story), find_levels(results, arm)
+    figures = compare(results, arm, story.rule if story else "")
+    entries = results.run.comparison.entries if results.run.comparison else ()
+    restored = [each.note for each in entries if each.group in ("restored", "unrestored")]
+    return ArmReport(
+        arm=arm,
+        timeline=draw_timeline(story) if story and story.presence else None,
+        happened=tell_arrivals(story) if story else "",
+        chart=draw_arrivals(arm, steps, levels, results.arms),
+        levels=levels,
+        developed=tell_development(steps, levels),
+        figures=figures,
+        worth=tell_worth(figures, results.run.score_name),
+        how_restored=restored[0] if restored else "",
+        restored=tell_restoration(figures.restorations),
+        heat=paint(figures.travels),
+        travelled=tell_travels(results, figures.travels),
+        notices=(*find_notices(story.marks if story else ()), *find_missing(results, arm)),
+    )
 
 
-def paint(
-    travels: Sequence[Travel],
-) -> tuple[tuple[Travel, tuple[tuple[float | None, str], ...]], ...]:
-    """Every score with its background: white is the lowest of the table, the deepest blue the highest."""
+def note_arm(figures: MergingFigures) -> ArmNote:
+    """Say in the summary of the run what the best single hospital's model is beside it."""
+    best, gain = figures.best, figures.published.difference
+    caption = f"{figures.arm.title} beside {best.title}, the best single hospital" if best else ""
+    tiles = ((show_difference(gain), caption),) if best and gain is not None else ()
+    return ArmNote(SUBJECT, tell_result(figures), tell_place(figures), tiles)
+
+
+def paint(travels: Sequence[Travel]) -> tuple[TintedRow, ...]:
+    """Choose the background of every score: white is the lowest, the deepest blue the highest."""
     known = [score for travel in travels for score in travel.scores if score is not None]
     low, high = min(known, default=0.0), max(known, default=1.0)
 
@@ -126,40 +147,22 @@ def paint(
     )
 
 
-def terminal_merging_table(results: Results) -> Table | None:
-    """The rules side by side, at most 100 columns wide; None if no merging arm was tested."""
-    arm = next((arm for arm in results.arms if arm.merging), None)
-    figures = (
-        compare(results, arm, describe_rule(tell_story(read_events(results.folder), results, arm)))
-        if arm
-        else None
+def terminal_table(figures: MergingFigures, score_name: str) -> Table:
+    """Make the table of the rules side by side, for the terminal."""
+    where = f"the test images of {plural(len(figures.averaged), 'hospital')}"
+    scale = "recovery: 0 % is the best single hospital, 100 % is pooled"
+    table = make_table(
+        f"{figures.arm.title}: mean {score_name} on {where}",
+        ("model", "what it is"),
+        ("mean", "to best single", "recovery"),
+        caption=f"no recovery: {figures.undefined}" if figures.undefined else scale,
     )
-    if figures is None or figures.published.mean is None:
-        return None
-    table = Table(
-        title=Text(
-            f"{figures.arm.title}: mean {results.score_name} on the test images of {plural(len(figures.averaged), 'hospital')}"
-        ),
-        caption=Text(
-            f"no recovery: {figures.undefined}"
-            if figures.undefined
-            else "recovery: 0 % is the best single hospital, 100 % is pooled"
-        ),
-    )
-    for head in ("model", "what it is"):
-        table.add_column(head, overflow="fold")
-    for head in ("mean", "to best single", "recovery"):
-        table.add_column(head, justify="right")
     for row in figures.standings:
-        difference = (
-            "" if row.difference is None or row is figures.best else show_difference(row.difference)
-        )
-        what = ", ".join(
-            filter(None, (ROLES[row.role], row.note if row.role in ("published", "rule") else ""))
-        )
+        compared = row.difference is not None and row is not figures.best
+        difference = show_difference(row.difference or 0.0) if compared else ""
+        note = row.note if row.role in ("published", "rule") else ""
+        what = ", ".join(filter(None, (ROLES[row.role], note)))
+        cells = (row.title, what, show_score(row.mean), difference, show_percent(row.recovery))
         style = "bold" if row.role == "published" else ""
-        cells = (row.title, what, show(row.mean), difference, show_recovery(row.recovery))
         table.add_row(*(Text(cell, style=style) for cell in cells))
-    if Console(width=10 * TERMINAL_WIDTH).measure(table).maximum > TERMINAL_WIDTH:
-        table.width = TERMINAL_WIDTH
-    return table
+    return fit(table)

@@ -1,48 +1,34 @@
-"""The arrivals of a merging arm as the coordinates of an SVG: a row for each hospital, time from left to right.
+"""The arrivals of a merging arm: a row for each hospital, time from left to right.
 
-Long idle times are cut out, and the cut is shown. Kinds differ in shape as well as in colour.
+Long idle times are cut out, and the cut is shown. Kinds of marks differ in shape as well as in
+colour.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from polyclinic.reporting.curves import shorten
-from polyclinic_strategies.merging.report.timeline_events import Story
+from polyclinic.reporting.axes import Axis, Frame, Tick, shorten
+from polyclinic.reporting.formats import show_span
+from polyclinic_strategies.merging.report.timeline_events import PublishedModel, Span, Story
 
 WIDTH, ROW, LEFT, RIGHT, TOP, BOTTOM = 640, 30, 144, 16, 44, 44
+INSET, OUTSET = 10, 14  # left and right of the first and the last moment
 LONGEST_NAME = 17
 CUT_S = 3600.0  # no shorter idle time is cut out
 CUT_SHARE = 2 / 3  # an idle time is cut out if it is this much of what is left
 CUT_WIDTH = 34
-NUMBER_WIDTH = 11  # of a publication's number: where there is no room, the number is left out
+NUMBER_WIDTH = 11  # of a model's number: where there is no room, the number is left out
+MINUTE, HOUR, DAY = 60, 3600, 86400
 STEPS_S = (
-    1,
-    2,
-    5,
-    10,
-    15,
-    30,
-    60,
-    120,
-    300,
-    600,
-    900,
-    1800,
-    3600,
-    7200,
-    10800,
-    21600,
-    43200,
-    86400,
-    172800,
-    432000,
-    604800,
-    1209600,
+    *(1, 2, 5, 10, 15, 30),
+    *(MINUTE * minutes for minutes in (1, 2, 5, 10, 15, 30)),
+    *(HOUR * hours for hours in (1, 2, 3, 6, 12)),
+    *(DAY * days for days in (1, 2, 5, 7, 14)),
 )
 TICKS = 7
 TICK_WIDTH = 52
-WORDS = {
+MEANINGS = {
     "contribution": "contribution accepted",
     "duplicate": "sent again, counted once",
     "contribution_refused": "contribution refused",
@@ -51,8 +37,15 @@ WORDS = {
 
 
 @dataclass(frozen=True)
-class Row:
-    """One hospital: bars as x and width, marks as x, kind and words."""
+class TimelineRow:
+    """One hospital.
+
+    Attributes:
+        title: The name, as much of it as there is room for.
+        y: Of the row, in pixels.
+        bars: When it was online, as pixel and width.
+        marks: What it did, as pixel, kind and words.
+    """
 
     name: str
     title: str
@@ -63,29 +56,28 @@ class Row:
 
 @dataclass(frozen=True)
 class Timeline:
-    """What the template draws; lines are x, words and label."""
+    """What the template draws.
 
-    rows: tuple[Row, ...]
+    Attributes:
+        publications: Lines as pixel, words and label.
+        restarts: Lines as pixel and words.
+        cuts: What is left out, as first and last pixel and words.
+        axis: Title of the axis.
+        kinds: Kinds of marks that are drawn, with their meaning.
+    """
+
+    frame: Frame
+    rows: tuple[TimelineRow, ...]
     publications: tuple[tuple[float, str, str], ...]
-    restarts: tuple[tuple[float, str], ...]
-    ticks: tuple[tuple[float, str], ...]
+    restarts: tuple[Tick, ...]
+    ticks: tuple[Tick, ...]
     cuts: tuple[tuple[float, float, str], ...]
     axis: str
-    kinds: tuple[str, ...]
-    height: int
-    width: int = WIDTH
-    left: int = LEFT
-    right: int = WIDTH - RIGHT
-    top: int = TOP
-
-    @property
-    def bottom(self) -> int:
-        """Where the rows end."""
-        return self.height - BOTTOM
+    kinds: tuple[tuple[str, str], ...]
 
 
-class Scale:
-    """Seconds to pixels, with some idle times cut out.
+class TimeAxis:
+    """From seconds to pixels, with some idle times cut out: an `Axis` for each piece between cuts.
 
     Args:
         moments: When something happened.
@@ -94,41 +86,43 @@ class Scale:
 
     def __init__(self, moments: Sequence[float], length: float) -> None:
         ordered = sorted({0.0, length, *(min(max(moment, 0.0), length) for moment in moments)})
-        self.length = max(length, 1.0)
-        self.cuts = find_cuts(ordered, self.length)
-        kept = self.length - sum(b - a for a, b in self.cuts)
-        self._per_s = (WIDTH - LEFT - RIGHT - 24 - CUT_WIDTH * len(self.cuts)) / kept
+        length = max(length, 1.0)
+        self.cuts = find_cuts(ordered, length)
+        edges = [0.0, *(edge for cut in self.cuts for edge in cut), length]
+        spans = list(zip(edges[::2], edges[1::2], strict=True))
+        self._kept = sum(end - begin for begin, end in spans)
+        room = WIDTH - LEFT - RIGHT - INSET - OUTSET - CUT_WIDTH * len(self.cuts)
+        self._pieces: list[Axis] = []
+        start = float(LEFT + INSET)
+        for begin, end in spans:
+            stop = start + (end - begin) * room / self._kept
+            self._pieces.append(Axis(begin, end, start, stop))
+            start = stop + CUT_WIDTH
 
-    def x(self, at: float) -> float:
-        """Where a moment is; one within a cut is in its middle."""
-        pixels, before = LEFT + 10.0, 0.0
-        for a, b in self.cuts:
-            if at <= a:
-                break
-            pixels += (a - before) * self._per_s + (CUT_WIDTH if at >= b else CUT_WIDTH / 2)
-            before = max(b, min(at, b))
-            if at < b:
-                return round(pixels, 1)
-        return round(pixels + (at - before) * self._per_s, 1)
+    def __call__(self, at: float) -> float:
+        """Return the pixel of a moment; one within a cut is in its middle."""
+        for piece in self._pieces:
+            if at < piece.low:
+                return round(piece.start - CUT_WIDTH / 2, 1)
+            if at <= piece.high:
+                return piece(at)
+        return self._pieces[-1](at)
 
-    def ticks(self) -> list[tuple[float, str]]:
-        """Round times since the begin, and since the end of each cut after it."""
-        kept = self.length - sum(b - a for a, b in self.cuts)
-        step = next((step for step in STEPS_S if step * TICKS >= kept), STEPS_S[-1])
-        found: list[tuple[float, str]] = []
-        edges = [0.0, *(edge for cut in self.cuts for edge in cut), self.length]
-        for begin, end in zip(edges[::2], edges[1::2], strict=True):
-            for since in range(0, int(end - begin) + 1, step):
-                x = self.x(begin + since)
+    def ticks(self) -> list[Tick]:
+        """Place round times since the begin, and since the end of each cut after it."""
+        step = next((step for step in STEPS_S if step * TICKS >= self._kept), STEPS_S[-1])
+        found: list[Tick] = []
+        for piece in self._pieces:
+            for since in range(0, int(piece.high - piece.low) + 1, step):
+                x = self(piece.low + since)
                 if not found or x - found[-1][0] >= TICK_WIDTH:
-                    found.append(
-                        (x, f"+{show_span(since)}" if begin and since else show_span(begin + since))
-                    )
+                    after = f"+{show_span(since)}" if piece.low and since else ""
+                    found.append((x, after or show_span(piece.low + since)))
         return found
 
 
-def find_cuts(moments: Sequence[float], length: float) -> list[tuple[float, float]]:
-    """The idle times to cut out: each dominates what the others leave."""
+def find_cuts(moments: Sequence[float], length: float) -> list[Span]:
+    """Find the idle times to cut out: each dominates what the others leave."""
     left, cuts = length, []
     for a, b in sorted(pairwise(moments), key=lambda gap: gap[0] - gap[1]):
         idle = b - a
@@ -141,58 +135,51 @@ def find_cuts(moments: Sequence[float], length: float) -> list[tuple[float, floa
 
 
 def draw_timeline(story: Story) -> Timeline:
-    """Place a story on the canvas."""
-    moments = (
-        [mark.at for mark in story.marks]
-        + [p.at for p in story.publications]
-        + list(story.restarts)
-    )
-    moments += [edge for spans in story.presence.values() for span in spans for edge in span]
-    scale = Scale(moments, story.length)
-    rows = []
-    for number, (site, spans) in enumerate(story.presence.items()):
-        bars = tuple((scale.x(a), round(max(2.0, scale.x(b) - scale.x(a)), 1)) for a, b in spans)
-        marks = tuple(
-            (scale.x(mark.at), mark.kind, f"{site}, {show_span(mark.at)}: {WORDS[mark.kind]}")
-            for mark in story.marks
-            if mark.site == site
-        )
-        rows.append(Row(site, shorten(site, LONGEST_NAME), TOP + ROW * (number + 0.5), bars, marks))
-    lines: list[tuple[float, str, str]] = []
-    for publication in reversed(story.publications):
-        x = scale.x(publication.at)
-        label = (
-            str(publication.number)
-            if not lines or min(each[0] for each in lines if each[2]) - x >= NUMBER_WIDTH
-            else ""
-        )
-        lines.append(
-            (x, f"model {publication.number} published, {show_span(publication.at)}", label)
-        )
+    """Place what happened on the canvas."""
+    x = TimeAxis(_find_moments(story), story.length)
+    height = TOP + ROW * len(story.presence) + BOTTOM
     return Timeline(
-        rows=tuple(rows),
-        publications=tuple(reversed(lines)),
+        frame=Frame(WIDTH, height, LEFT, WIDTH - RIGHT, TOP, height - BOTTOM),
+        rows=tuple(
+            _row(story, site, x, TOP + ROW * (number + 0.5))
+            for number, site in enumerate(story.presence)
+        ),
+        publications=_draw_publications(story.publications, x),
         restarts=tuple(
-            (scale.x(at), f"coordinator started again, {show_span(at)}") for at in story.restarts
+            (x(at), f"coordinator started again, {show_span(at)}") for at in story.restarts
         ),
-        ticks=tuple(scale.ticks()),
-        cuts=tuple(
-            (scale.x(a), scale.x(b), f"{show_span(b - a)} without news") for a, b in scale.cuts
-        ),
+        ticks=tuple(x.ticks()),
+        cuts=tuple((x(a), x(b), f"{show_span(b - a)} without events") for a, b in x.cuts),
         axis="time since the run began" if story.first else "time since merging began",
-        kinds=tuple(kind for kind in WORDS if any(mark.kind == kind for mark in story.marks)),
-        height=TOP + ROW * len(rows) + BOTTOM,
+        kinds=tuple((kind, words) for kind, words in MEANINGS.items() if story.sites(kind)),
     )
 
 
-def show_span(seconds: float) -> str:
-    """A time as a person says it, in its two largest units."""
-    whole = round(seconds)
-    days, hours, minutes, rest = whole // 86400, whole // 3600 % 24, whole // 60 % 60, whole % 60
-    if days:
-        return f"{days} d {hours} h" if hours else f"{days} d"
-    if hours:
-        return f"{hours} h {minutes} min" if minutes else f"{hours} h"
-    if minutes:
-        return f"{minutes} min {rest} s" if rest else f"{minutes} min"
-    return f"{rest} s" if rest else "0"
+def _find_moments(story: Story) -> list[float]:
+    edges = [edge for spans in story.presence.values() for span in spans for edge in span]
+    marks = [mark.at for mark in story.marks]
+    return [*marks, *(model.at for model in story.publications), *story.restarts, *edges]
+
+
+def _row(story: Story, site: str, x: TimeAxis, y: float) -> TimelineRow:
+    bars = tuple((x(a), round(max(2.0, x(b) - x(a)), 1)) for a, b in story.presence[site])
+    marks = tuple(
+        (x(mark.at), mark.kind, f"{site}, {show_span(mark.at)}: {MEANINGS[mark.kind]}")
+        for mark in story.marks
+        if mark.site == site
+    )
+    return TimelineRow(site, shorten(site, LONGEST_NAME), y, bars, marks)
+
+
+def _draw_publications(
+    models: Sequence[PublishedModel], x: TimeAxis
+) -> tuple[tuple[float, str, str], ...]:
+    """Place the published models; the newest ones have numbers, as far as there is room."""
+    lines: list[tuple[float, str, str]] = []
+    labelled = float("inf")  # pixel of the leftmost number
+    for model in reversed(models):
+        at, label = x(model.at), ""
+        if labelled - at >= NUMBER_WIDTH:
+            label, labelled = str(model.number), at
+        lines.append((at, f"model {model.number} published, {show_span(model.at)}", label))
+    return tuple(reversed(lines))

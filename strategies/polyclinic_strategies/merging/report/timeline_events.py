@@ -1,36 +1,39 @@
-"""What happened in a merging arm, in the order of time: who was there, what arrived, what was published.
+"""What happened in a merging arm: who was online, what arrived, what was published.
 
-Hospitals come, contribute and go as they like, so the events are all that tells the story; there are no rounds.
+Hospitals contribute at times of their own, so that there are no rounds and the events tell the
+course.
 """
 
-import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
-from polyclinic.reporting.measurements import clean
-from polyclinic.reporting.results import Arm, Results
+from polyclinic.federation.events import ArmEnd, ArmStart, Event, Joined, Left, Resumed
+from polyclinic.reporting.results import Arm, Results, unseen
+from polyclinic.system.text import clean
+from polyclinic_strategies.merging.events import (
+    Contributed,
+    ContributionRefused,
+    Duplicate,
+    Published,
+    Withdrawn,
+)
 
-MARKS = ("contribution", "duplicate", "contribution_refused", "withdrawn")
 NOT_TOLD = frozenset({"fraction_bits"})  # how a rule calculates, not what it does
 
-
-@dataclass(frozen=True)
-class Event:
-    """A line of events.jsonl; `details` is all that it says."""
-
-    time: float
-    kind: str
-    arm: str
-    site: str
-    details: Mapping[str, Any] = field(default_factory=dict)
+Span = tuple[float, float]
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something that one hospital did, `at` seconds after the story began."""
+    """Something that one hospital did.
+
+    Attributes:
+        at: Seconds since the arm began.
+        kind: Of the event.
+        reason: Why it was refused or withdrawn.
+        error: Type of the refusal.
+    """
 
     site: str
     at: float
@@ -40,8 +43,16 @@ class Mark:
 
 
 @dataclass(frozen=True)
-class Publication:
-    """A published model, and whose arrival or departure made it."""
+class PublishedModel:
+    """A published model.
+
+    Attributes:
+        at: Seconds since the arm began.
+        why: arrival, parameters or withdrawal.
+        parameters: Of the rule, in words.
+        sites: Hospitals whose contributions it is made of.
+        cause: Hospitals whose arrival or departure made it.
+    """
 
     number: int
     at: float
@@ -56,97 +67,69 @@ class Publication:
 class Story:
     """A merging arm from its begin to its end, in seconds since its begin.
 
-    `first` tells whether it begins with the run; `presence` are each hospital's times of coming and going.
+    Attributes:
+        first: Whether it begins with the run.
+        presence: When each hospital was online.
+        restarts: When the coordinator was started again.
     """
 
     first: bool
     length: float
-    presence: Mapping[str, tuple[tuple[float, float], ...]]
+    presence: Mapping[str, tuple[Span, ...]]
     marks: tuple[Mark, ...]
-    publications: tuple[Publication, ...]
+    publications: tuple[PublishedModel, ...]
     restarts: tuple[float, ...]
 
     def sites(self, kind: str) -> tuple[str, ...]:
-        """The hospitals with a mark of that kind, in the order of their first."""
+        """List the hospitals with a mark of that kind, in the order of their first."""
         return tuple(dict.fromkeys(mark.site for mark in self.marks if mark.kind == kind))
 
     @property
     def most_present(self) -> int:
-        """How many hospitals were there at once, at most."""
-        steps = sorted(
-            (at, change)
-            for spans in self.presence.values()
-            for a, b in spans
-            for at, change in ((a, 1), (b, -1))
-        )
+        """Largest number of hospitals that were online at once."""
+        spans = [span for found in self.presence.values() for span in found]
+        steps = sorted([(begin, 1) for begin, _ in spans] + [(end, -1) for _, end in spans])
         present = most = 0
         for _, change in steps:
             present += change
             most = max(most, present)
         return most
 
-
-def read_events(run_folder: Path) -> tuple[Event, ...]:
-    """The readable lines of events.jsonl, in the order of time."""
-    path = run_folder / "events.jsonl"
-    lines = path.read_bytes().decode("utf-8", "replace").split("\n") if path.is_file() else []
-    found = []
-    for line in lines:
-        try:
-            found.append(_parse(json.loads(line)))
-        except (KeyError, TypeError, ValueError, RecursionError):
-            continue
-    return tuple(sorted(found, key=lambda event: event.time))
+    @property
+    def rule(self) -> str:
+        """Rule and parameters of the newest published model; empty if there is none."""
+        if not self.publications:
+            return ""
+        newest = self.publications[-1]
+        return ", ".join(filter(None, (newest.rule, newest.parameters)))
 
 
-def tell_story(events: Sequence[Event], results: Results, arm: Arm) -> Story | None:
-    """The story of one merging arm; None if it has not begun."""
-    starts = [event.time for event in events if event.kind == "arm_start" and event.arm == arm.name]
-    if not starts:
+def tell_story(results: Results, arm: Arm) -> Story | None:
+    """Find out what happened in one merging arm; None if it has not begun."""
+    events = results.events
+    starts = [event.time for event in events if isinstance(event, ArmStart)]
+    mine = [event.time for event in events if isinstance(event, ArmStart) and event.arm == arm.name]
+    if not mine:
         return None
-    first = not any(event.kind == "arm_start" and event.time < starts[0] for event in events)
-    begin = events[0].time if first else starts[0]
-    ends = [event.time for event in events if event.kind == "arm_end" and event.arm == arm.name]
+    first = starts[0] >= mine[0]
+    begin = events[0].time if first else mine[0]
+    ends = [event.time for event in events if isinstance(event, ArmEnd) and event.arm == arm.name]
     end = ends[-1] if ends else events[-1].time
     within = [event for event in events if begin <= event.time <= end]
-    mine = [event for event in within if event.arm == arm.name]
-    marks = [
-        Mark(
-            e.site,
-            e.time - begin,
-            e.kind,
-            clean(e.details.get("reason")),
-            clean(e.details.get("error")),
-        )
-        for e in mine
-        if e.kind in MARKS and e.site
-    ]
-    coming = [
-        event
-        for event in events
-        if event.kind in ("joined", "returned", "left") and event.site and event.time <= end
-    ]
-    names = [hospital.name for hospital in results.hospitals]
-    names += [
-        site
-        for site in dict.fromkeys([mark.site for mark in marks] + [e.site for e in coming])
-        if site not in names
-    ]
+    own = [event for event in within if event.arm == arm.name]
+    marks = tuple(mark for event in own if (mark := _mark(event, begin)))
     return Story(
         first=first,
         length=end - begin,
-        presence={
-            site: _presence((event for event in coming if event.site == site), begin, end)
-            for site in names
-        },
-        marks=tuple(marks),
-        publications=_publications(mine, begin),
-        restarts=tuple(event.time - begin for event in within if event.kind == "resumed"),
+        presence=_find_presence(results, [mark.site for mark in marks], begin, end),
+        marks=marks,
+        publications=_find_publications(own, begin),
+        restarts=tuple(event.time - begin for event in within if isinstance(event, Resumed)),
     )
 
 
 def describe_parameters(parameters: Mapping[str, Any]) -> str:
-    """What a rule was called with, in words."""
+    """Write in words what a rule was called with."""
     told = {
         clean(name).replace("_", " "): value
         for name, value in parameters.items()
@@ -158,48 +141,68 @@ def describe_parameters(parameters: Mapping[str, Any]) -> str:
     )
 
 
-def _parse(line: Mapping[str, Any]) -> Event:
-    time = float(line["time"])
-    if not math.isfinite(time):
-        raise ValueError("no time")
-    return Event(time, str(line["kind"]), clean(line.get("arm")), clean(line.get("site")), line)
+def _mark(event: Event, begin: float) -> Mark | None:
+    match event:
+        case ContributionRefused(site=site, reason=reason, error=error) if site:
+            return Mark(site, event.time - begin, event.kind, reason, error)
+        case Withdrawn(site=site, reason=reason) if site:
+            return Mark(site, event.time - begin, event.kind, reason)
+        case Contributed(site=site) | Duplicate(site=site) if site:
+            return Mark(site, event.time - begin, event.kind)
+    return None
 
 
-def _presence(coming: Iterable[Event], begin: float, end: float) -> tuple[tuple[float, float], ...]:
-    """From each coming to the next going, as far as it lies within the story."""
-    spans: list[tuple[float, float]] = []
+def _find_presence(
+    results: Results, marked: Sequence[str], begin: float, end: float
+) -> dict[str, tuple[Span, ...]]:
+    """Find when each hospital was online, also hospitals that run.json does not know."""
+    moves = [
+        event
+        for event in results.events
+        if isinstance(event, Joined | Left) and event.site and event.time <= end
+    ]
+    names = [hospital.name for hospital in results.hospitals]
+    names += unseen([*marked, *(event.site for event in moves)], names)
+    return {
+        site: _find_spans((event for event in moves if event.site == site), begin, end)
+        for site in names
+    }
+
+
+def _find_spans(moves: Iterable[Joined | Left], begin: float, end: float) -> tuple[Span, ...]:
+    """Find the spans from each coming to the next going, as far as they lie within the arm."""
+    spans: list[Span] = []
     since: float | None = None
-    for event in coming:
-        if event.kind == "left" and since is not None:
+    for event in moves:
+        if isinstance(event, Left) and since is not None:
             spans.append((since, event.time))
             since = None
-        elif event.kind != "left" and since is None:
+        elif isinstance(event, Joined) and since is None:
             since = event.time
     if since is not None:
         spans.append((since, end))
     return tuple((max(a, begin) - begin, b - begin) for a, b in spans if b > begin)
 
 
-def _publications(mine: Sequence[Event], begin: float) -> tuple[Publication, ...]:
-    """Every published model once: a coordinator that was started again tells of the newest again."""
-    found: dict[int, Publication] = {}
+def _find_publications(own: Sequence[Event], begin: float) -> tuple[PublishedModel, ...]:
+    """Find every published model once.
+
+    A coordinator that was started again announces the newest model again.
+    """
+    found: dict[int, PublishedModel] = {}
     causes: list[str] = []
-    for event in mine:
-        if event.kind in ("contribution", "withdrawn"):
+    for event in own:
+        if isinstance(event, Contributed | Withdrawn):
             causes.append(event.site)
-        number = event.details.get("number")
-        if event.kind != "published" or not isinstance(number, int) or number in found:
-            continue
-        details = event.details
-        parameters, sites = details.get("parameters"), details.get("sites")
-        found[number] = Publication(
-            number=number,
-            at=event.time - begin,
-            why=clean(details.get("why") or "arrival"),
-            rule=clean(details.get("rule")),
-            parameters=describe_parameters(parameters if isinstance(parameters, Mapping) else {}),
-            sites=tuple(map(clean, sites)) if isinstance(sites, list) else (),
-            cause=tuple(dict.fromkeys(causes)),
-        )
-        causes = []
+        elif isinstance(event, Published) and event.number not in found:
+            found[event.number] = PublishedModel(
+                number=event.number,
+                at=event.time - begin,
+                why=event.why or "arrival",
+                rule=event.rule,
+                parameters=describe_parameters(event.parameters),
+                sites=event.sites,
+                cause=tuple(dict.fromkeys(causes)),
+            )
+            causes = []
     return tuple(found[number] for number in sorted(found))

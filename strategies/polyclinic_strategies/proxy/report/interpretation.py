@@ -1,164 +1,179 @@
-"""What a deformation proxy's figures mean for a hospital, and what they do not: two lists of sentences."""
+"""What the figures of a deformation proxy mean for a hospital, and what they do not mean."""
 
-from polyclinic.reporting.summary import show
+from polyclinic.reporting.formats import (
+    show_interval,
+    show_mm,
+    show_score,
+    show_share,
+    subtract,
+)
 from polyclinic_strategies.proxy.report.narrative import (
     AUC_LIMIT,
     GUESSING,
     SHARP,
     find_proxy,
     hides,
-    show_interval,
-    show_share,
     tell_best,
 )
-from polyclinic_strategies.proxy.report.record import (
+from polyclinic_strategies.proxy.report.state import (
     MEAN,
     ORIGINALS,
-    Arm,
     Attack,
     Attempt,
-    ProxyRun,
+    ProxyState,
+    WarpState,
     highest,
     strongest,
 )
 
+SAME_SHAPES = (
+    "The answer is as private as the proxy: the segmentation of a warped brain shows the same "
+    "shapes to the same people."
+)
+SEVERAL = (
+    "Several proxies of one patient say more than one: an attacker may average over the keys, as "
+    "some of the attackers below do. Every further scan that is sent adds to this."
+)
+SCOPE = (
+    "All figures are about T1 scans of brains without skull. Faces, other organs and other "
+    "contrasts were not studied."
+)
+UNMEASURED = "No attack was measured. Treat proxies as patients' images."
+UNTRIED = "The attackers were not tried on original images, so it is not known how good they are."
+KEPT = (
+    "A warp moves what is there and removes nothing. Texture, lesions, and whatever one person "
+    "has and another does not, can be seen in a proxy."
+)
 
-def tell_meaning(run: ProxyRun) -> list[str]:
-    """What was reached."""
-    proxy, originals = find_proxy(run), run.arm(ORIGINALS)
-    words = [_what_travels(proxy)]
-    if proxy is None or not proxy.attacks:
+
+def tell_meaning(state: ProxyState) -> list[str]:
+    """Tell what was reached."""
+    proxy, originals = find_proxy(state), state.warp(ORIGINALS)
+    words = [_tell_journey(proxy)]
+    top = strongest(proxy.attacks) if proxy else None
+    if proxy is None or top is None:
         return words
-    top, before = strongest(proxy.attacks), strongest(originals.attacks) if originals else None
-    assert top is not None
+    before = strongest(originals.attacks) if originals else None
+    also = f", and by originals in {_of_hundred(before.auc)}" if before else ""
     words.append(
-        "Shown two pairs of images, one of the same person on two days and one of two different people, the strongest attacker picks the "
-        f"right pair in {_of_hundred(top.auc)} of 100 cases by proxies{f', {_of_hundred(before.auc)} by originals' if before else ''}. "
-        "Guessing gives 50."
+        "The strongest attacker gets two pairs of images: one of the same person on two days, one "
+        f"of two different people. By proxies it picks the right pair in {_of_hundred(top.auc)} "
+        f"of 100 cases{also}. Guessing gives 50."
     )
-    words += _naming(top, before)
-    through, direct = proxy.dice.get(MEAN), run.direct.get(MEAN)
+    words += _tell_naming(top, before)
+    through, direct = proxy.dice.get(MEAN), state.direct.dice.get(MEAN)
     if through is not None and direct is not None:
-        loss = round(direct, 3) - round(through, 3)
-        price = f"costs {loss:.3f} of Dice" if loss > 0 else "costs no Dice"
+        loss = subtract(direct, through)
+        price = f"costs {show_score(loss)} of Dice" if loss > 0 else "costs no Dice"
         words.append(
-            f"The way through the proxy {price}: {show(through)} instead of {show(direct)} (1 is perfect)."
+            f"The way through the proxy {price}: {show_score(through)} instead of "
+            f"{show_score(direct)} (1 is perfect)."
         )
     return words
 
 
-def tell_limits(run: ProxyRun) -> list[str]:
-    """What is not reached, and what was not shown."""
-    proxy = find_proxy(run)
+def tell_limits(state: ProxyState) -> list[str]:
+    """Tell what is not reached, and what was not shown."""
+    proxy = find_proxy(state)
     found = highest(proxy.attacks) if proxy else None
-    words = []
+    words = [UNMEASURED]
     if found is not None:
         attack, best = found
+        words = [_tell_risk(best, hides(state)), _tell_tests(state, best)]
         if best.auc > AUC_LIMIT:
-            words.append(
-                f"The target was missed: {attack.name} reaches an AUC of {show(best.auc)}, and no attacker should exceed "
-                f"{AUC_LIMIT:.2f}. Do not send proxies to whoever may not know the patients."
-            )
-        words.append(_not_anonymous(best, hides(run)))
-        words.append(_few(run, best))
-    else:
-        words.append("Nothing was measured of what proxies hide: treat them as patients' images.")
-    words += _weak(run)
-    words.append(
-        "The answer is as private as the proxy: the segmentation of a warped brain shows the same shapes to the same people."
-    )
-    words.append(_kept(run))
-    words.append(
-        "Several proxies of one patient say more than one: an attacker may average over the keys, which some of the attackers below do. "
-        "Every further scan that is sent adds to it."
-    )
-    words.append(
-        "It is about brains without skull in T1 scans. A face, another organ or another contrast was not looked at."
-    )
-    return words
+            words.insert(0, _tell_missed(attack, best))
+    return [*words, *_tell_attackers(state), SAME_SHAPES, _tell_kept(state), SEVERAL, SCOPE]
 
 
-def _what_travels(proxy: Arm | None) -> str:
+def _tell_journey(proxy: WarpState | None) -> str:
+    """Tell what leaves the hospital."""
     moved = ""
     if proxy is not None and proxy.strength_mm is not None:
-        at_most = f", at most {proxy.largest_mm:.1f} mm" if proxy.largest_mm is not None else ""
-        moved = f" by {proxy.strength_mm:.1f} mm (root mean square{at_most})"
+        most = f", at most {show_mm(proxy.largest_mm)}" if proxy.largest_mm is not None else ""
+        moved = f" by {show_mm(proxy.strength_mm)} (root mean square{most})"
     return (
-        "A hospital sends no scan but a proxy: the brain in a standard place, size and brightness, warped"
-        f"{moved} by a key that is drawn for this scan alone, stays at the hospital and is forgotten with it. Name, number, date and the "
-        "scan's header do not travel. The answer is unwarped at the hospital."
+        "A hospital sends no scan but a proxy: the brain in a standard place, size and "
+        f"brightness, warped{moved}. The key of the warp is drawn for this scan alone. It stays "
+        "at the hospital and is deleted after the answer. Name, number, date and the scan's "
+        "header are not sent. The answer is unwarped at the hospital."
     )
 
 
-def _naming(top: Attack, before: Attack | None) -> list[str]:
+def _tell_naming(top: Attack, before: Attack | None) -> list[str]:
     people = top.best.people
     if top.rank1 is None or not people:
         return []
+    known = before is not None and before.rank1 is not None
     originals = (
-        f" (by originals {show_share(before.rank1)})" if before and before.rank1 is not None else ""
+        f" By originals it does so in {show_share(before.rank1)}." if known and before else ""
     )
     return [
-        f"Asked which of {people} people a proxy shows, it names the right one in {show_share(top.rank1)} of the cases{originals}. "
-        f"Guessing gives {show_share(1 / people)}."
+        f"It is also asked which of {people} people a proxy shows. It names the right person in "
+        f"{show_share(top.rank1)} of the cases.{originals} Guessing gives {show_share(1 / people)}."
     ]
 
 
-def _not_anonymous(best: Attempt, hidden: bool) -> str:
-    said = f"The risk is {'reduced, not removed' if hidden else 'not reduced'}, and this is not anonymization"
+def _tell_missed(attack: Attack, best: Attempt) -> str:
+    return (
+        f"The target was missed. {attack.name} reaches an AUC of {show_score(best.auc)}, and no "
+        f"attacker should exceed {AUC_LIMIT:.2f}. Do not send proxies to anybody who may not know "
+        "the patients."
+    )
+
+
+def _tell_risk(best: Attempt, hidden: bool) -> str:
+    risk = "reduced, not removed" if hidden else "not reduced"
+    said = f"The risk is {risk}. This is not anonymization."
     if best.low is not None and best.low <= GUESSING:
         return (
-            f"{said}. The best attacker could not be told from guessing among so few people, which does not prove that nobody can do "
-            "better. Treat proxies as patients' data."
+            f"{said} Among so few people the best attacker cannot be told from guessing. That "
+            "does not prove that no attacker can do better. Treat proxies as patients' data."
         )
     return (
-        f"{said}: an AUC of {show(best.auc)} is more than guessing, so proxies still say something of who a patient is. Treat them as "
-        "patients' data."
+        f"{said} An AUC of {show_score(best.auc)} is more than guessing, so proxies still say "
+        "something about who a patient is. Treat them as patients' data."
     )
 
 
-def _few(run: ProxyRun, best: Attempt) -> str:
-    tested = best.people or run.people.get("test")
+def _tell_tests(state: ProxyState, best: Attempt) -> str:
+    tested = best.people or state.people.get("test")
     among = f", tried on {tested} people of one data set" if tested else ""
-    known = ""
+    words = [
+        f"These are the attackers that we could think of{among}.",
+        "A better attacker, or one with more people to learn from, may reach more.",
+    ]
     if best.low is not None and best.high is not None:
-        beyond = (
-            f": with other people the limit of {AUC_LIMIT:.2f} may be exceeded"
-            if best.auc <= AUC_LIMIT < best.high
-            else ""
+        interval = show_interval(best.low, best.high)
+        words.append(
+            f"The AUC of the best restart is known only to be within {interval} (95 % interval)."
         )
-        known = f" The best restart's AUC is known to lie within {show_interval(best.low, best.high)} only (95 % interval){beyond}."
-    more = "A cleverer one, or one that has more people to learn from, may reach more."
-    return f"These are the attackers that we could think of{among}. {more}{known}"
+        if best.auc <= AUC_LIMIT < best.high:
+            words.append(f"With other people it may exceed the limit of {AUC_LIMIT:.2f}.")
+    return " ".join(words)
 
 
-def _weak(run: ProxyRun) -> list[str]:
-    originals = run.arm(ORIGINALS)
+def _tell_attackers(state: ProxyState) -> list[str]:
+    """Tell how good the attackers are, unless they are good."""
+    originals = state.warp(ORIGINALS)
     top = strongest(originals.attacks) if originals else None
     if top is None:
-        return [
-            "The attackers were not tried on original images: whether they are any good is not known."
-        ]
-    if top.auc < SHARP:
-        return [
-            f"The attackers are not sharp: on original images the strongest reaches {show(top.auc)}. A low AUC on proxies says less then."
-        ]
-    return []
-
-
-def _kept(run: ProxyRun) -> str:
-    """What a warp leaves where it was; with figures where they were measured."""
-    told = [
-        f"{extra.title}: {found}" for extra in run.extras if (found := tell_best(extra.attacks))
+        return [UNTRIED]
+    if top.auc >= SHARP:
+        return []
+    return [
+        f"The attackers are weak: on original images the strongest reaches {show_score(top.auc)}. "
+        "A low AUC on proxies says less then."
     ]
-    general = (
-        "A warp moves what is there and takes nothing away: texture, lesions, and anything that is there in one person and not in another "
-        "can be seen in a proxy."
-    )
-    return (
-        f"{general} Measured: {'; '.join(told)}."
-        if told
-        else f"{general} How well people are recognized by such marks was not measured."
-    )
+
+
+def _tell_kept(state: ProxyState) -> str:
+    """Tell what a warp leaves where it was; with figures where they were measured."""
+    told = [
+        f"{extra.title}: {found}" for extra in state.extras if (found := tell_best(extra.attacks))
+    ]
+    if told:
+        return f"{KEPT} Measured: {'; '.join(told)}."
+    return f"{KEPT} How well people are recognized by such marks was not measured."
 
 
 def _of_hundred(auc: float) -> int:

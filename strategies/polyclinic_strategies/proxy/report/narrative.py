@@ -1,25 +1,36 @@
-"""A deformation proxy's figures in words: for a hospital's board, computed from the figures, also when a target was missed."""
+"""A deformation proxy's figures in words, computed from them, also when a target was missed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polyclinic.reporting.summary import EN_DASH, MINUS, join_words, plural, show, show_difference
-from polyclinic_strategies.proxy.report.record import (
+from polyclinic.reporting.formats import (
+    EN_DASH,
+    join_words,
+    plural,
+    show_difference,
+    show_mm,
+    show_number,
+    show_score,
+    show_share,
+    subtract,
+)
+from polyclinic.reporting.section import Tile
+from polyclinic_strategies.proxy.report.state import (
     LEARNED,
     MEAN,
     ORIGINALS,
     RANDOM,
-    Arm,
     Attack,
-    ProxyRun,
+    ProxyState,
+    WarpState,
     highest,
     strongest,
 )
 
 GUESSING = 0.5
 AUC_LIMIT = 0.70  # no attacker may reach more in any restart
-DICE_LIMIT = 0.03  # so much may the way through the proxy cost
-SAME_STRENGTH = 0.10  # displacements that differ by less are compared
+DICE_LIMIT = 0.03  # the way through the proxy may not cost more
+SAME_STRENGTH = 0.10  # displacements that differ by a smaller share are compared
 SHARP = 0.90  # attackers who stay below this on originals prove little
 NO_WORSE = 0.02  # an AUC that is lower by less is not lower
 MET, MISSED, UNKNOWN = "met", "missed", "not measured"
@@ -35,27 +46,26 @@ class Target:
     verdict: str
 
 
-def find_proxy(run: ProxyRun) -> Arm | None:
-    """The arm that the report is about: the learned generator, or whatever warps and is no baseline."""
-    return run.arm(LEARNED) or next(
-        (arm for arm in run.arms if arm.name not in (ORIGINALS, RANDOM)), None
-    )
+def find_proxy(state: ProxyState) -> WarpState | None:
+    """Find the warp that the report is about: the learned one, or else one that is no baseline."""
+    others = (warp for warp in state.warps if warp.name not in (ORIGINALS, RANDOM))
+    return state.warp(LEARNED) or next(others, None)
 
 
-def find_gaps(run: ProxyRun) -> list[str]:
-    """What a complete run has and this one has not."""
-    proxy, originals, random = find_proxy(run), run.arm(ORIGINALS), run.arm(RANDOM)
+def find_gaps(state: ProxyState) -> list[str]:
+    """List what a complete run has and this one lacks."""
+    proxy, originals, random = find_proxy(state), state.warp(ORIGINALS), state.warp(RANDOM)
     known = {
-        "the Dice without a proxy": run.direct.get(MEAN),
+        "the Dice without a proxy": state.direct.dice.get(MEAN),
         "the Dice through the proxy": proxy and proxy.dice.get(MEAN),
         "the attackers on proxies": proxy and proxy.attacks,
         "the attackers on original images": originals and originals.attacks,
         "the attackers on a random warp": random and random.attacks,
         "how far the proxy moves what it warps": proxy and proxy.strength_mm,
         "whether it folds space": proxy and proxy.folded,
-        "the Dice at several strengths": run.curve,
-        "the losses of the training": run.losses,
-        "pictures": run.pictures,
+        "the Dice at several strengths": state.curve,
+        "the losses of the training": state.losses,
+        "pictures": state.pictures,
     }
     return [
         what
@@ -64,60 +74,58 @@ def find_gaps(run: ProxyRun) -> list[str]:
     ]
 
 
-def find_targets(run: ProxyRun) -> tuple[Target, ...]:
-    """The four of them, whether met or not."""
-    proxy = find_proxy(run)
+def find_targets(state: ProxyState) -> tuple[Target, ...]:
+    """Compare the four targets with what was measured."""
+    proxy = find_proxy(state)
     return (
-        _segmentation(run, proxy),
+        _segmentation(state, proxy),
         _recognition(proxy),
-        _against_random(run, proxy),
+        _against_random(state, proxy),
         _folding(proxy),
     )
 
 
-def tell_result(run: ProxyRun) -> str:
-    """The first sentence."""
-    proxy = find_proxy(run)
+def tell_result(state: ProxyState) -> str:
+    """Tell how well people are recognized, in one sentence or two."""
+    proxy = find_proxy(state)
     top, best = _top(proxy), _best(proxy)
     if proxy is None or top is None or best is None:
-        return "No attacker was tried on proxies yet: nothing can be said about what they hide."
-    before = _top(run.arm(ORIGINALS))
-    verdict = (
-        "Proxies hide less of who a patient is than was asked"
-        if best[1] > AUC_LIMIT
-        else "Proxies hide much of who a patient is"
-    )
-    if not hides(run):
+        return "No attacker was tried on proxies yet, so it is not known what they hide."
+    before = _top(state.warp(ORIGINALS))
+    verdict = "Proxies hide much of who a patient is"
+    if best[1] > AUC_LIMIT:
+        verdict = "Proxies hide less of who a patient is than was asked"
+    if not hides(state):
         verdict = "Proxies do not hide who a patient is"
-    compared = f", on original images {show(before.auc)}" if before else ""
+    compared = f" On original images it reaches {show_score(before.auc)}." if before else ""
     return (
-        f"{verdict}: the strongest of {plural(len(proxy.attacks), 'attacker')} recognizes people by them with an AUC of {show(top.auc)}, "
-        f"at most {show(best[1])} in any restart{compared}; guessing is 0.5."
+        f"{verdict}: the strongest of {plural(len(proxy.attacks), 'attacker')} recognizes people "
+        f"with an AUC of {show_score(top.auc)}, at most {show_score(best[1])} in any "
+        f"restart.{compared} Guessing gives {GUESSING}."
     )
 
 
-def hides(run: ProxyRun) -> bool:
-    """Whether the strongest attacker is any worse off with proxies than with originals, as far as that is known."""
-    top, before = _top(find_proxy(run)), _top(run.arm(ORIGINALS))
+def hides(state: ProxyState) -> bool:
+    """Tell whether proxies make recognition harder than originals do, as far as that is known."""
+    top, before = _top(find_proxy(state)), _top(state.warp(ORIGINALS))
     return top is None or before is None or top.auc < before.auc - NO_WORSE
 
 
-def tell_price(run: ProxyRun) -> str:
-    """What segmentation loses, what a random warp does, and what was missed."""
-    proxy, words = find_proxy(run), []
-    through, direct = proxy.dice.get(MEAN) if proxy else None, run.direct.get(MEAN)
+def tell_price(state: ProxyState) -> str:
+    """Tell what segmentation loses, what a random warp does, and which targets were missed."""
+    proxy, words = find_proxy(state), []
+    through, direct = proxy.dice.get(MEAN) if proxy else None, state.direct.dice.get(MEAN)
     if through is not None and direct is not None:
         words.append(
-            f"A segmentation through the proxy reaches a Dice of {show(through)}, one of images that nobody warped {show(direct)} "
-            f"({show_difference(round(through, 3) - round(direct, 3))})."
+            f"Segmentation through the proxy reaches a Dice of {show_score(through)}, without a "
+            f"proxy {show_score(direct)} ({show_difference(subtract(through, direct))})."
         )
-    random = _against_random(run, proxy)
+    random = _against_random(state, proxy)
     if random.verdict != UNKNOWN:
-        words.append(
-            f"A random warp as strong hides {'less' if random.verdict == MET else 'no less'}: {random.measured}."
-        )
-    missed = [target.what for target in find_targets(run) if target.verdict == MISSED]
-    unknown = [target.what for target in find_targets(run) if target.verdict == UNKNOWN]
+        hidden = "less" if random.verdict == MET else "no less"
+        words.append(f"A random warp of the same strength hides {hidden}: {random.measured}.")
+    missed = [target.what for target in find_targets(state) if target.verdict == MISSED]
+    unknown = [target.what for target in find_targets(state) if target.verdict == UNKNOWN]
     if missed:
         words.append(f"Missed: {join_words(missed)}.")
     elif not unknown:
@@ -125,148 +133,109 @@ def tell_price(run: ProxyRun) -> str:
     return " ".join(words)
 
 
-def find_tiles(run: ProxyRun) -> list[tuple[str, str]]:
-    """The few numbers on top of the page, each with its caption."""
-    proxy, tiles = find_proxy(run), []
-    through, direct = proxy.dice.get(MEAN) if proxy else None, run.direct.get(MEAN)
+def find_tiles(state: ProxyState) -> list[Tile]:
+    """Choose the few figures on top of the page, each with its caption."""
+    proxy = find_proxy(state)
+    through, direct = proxy.dice.get(MEAN) if proxy else None, state.direct.dice.get(MEAN)
+    tiles: list[Tile] = []
     if through is not None:
-        tiles.append(
-            (
-                show(through),
-                "Dice through the proxy"
-                + (f"; {show(direct)} without it" if direct is not None else ""),
-            )
-        )
-    for arm, what in ((proxy, "on proxies"), (run.arm(ORIGINALS), "on original images")):
-        top, best = _top(arm), _best(arm)
+        without = f"; {show_score(direct)} without it" if direct is not None else ""
+        tiles.append((show_score(through), f"Dice through the proxy{without}"))
+    for warp, what in ((proxy, "on proxies"), (state.warp(ORIGINALS), "on original images")):
+        top, best = _top(warp), _best(warp)
         if top and best:
-            tiles.append(
-                (
-                    f"{top.auc:.2f} / {best[1]:.2f}",
-                    f"AUC of the strongest attacker {what}, mean / maximum; 0.5 is guessing",
-                )
+            caption = (
+                f"AUC of the strongest attacker {what}, mean / maximum; {GUESSING} is guessing"
             )
+            tiles.append((f"{top.auc:.2f} / {best[1]:.2f}", caption))
     if proxy and proxy.strength_mm is not None:
-        at_most = f", at most {proxy.largest_mm:.1f} mm" if proxy.largest_mm is not None else ""
-        tiles.append((f"{proxy.strength_mm:.1f} mm", f"moved (root mean square{at_most})"))
+        most = f", at most {show_mm(proxy.largest_mm)}" if proxy.largest_mm is not None else ""
+        tiles.append((show_mm(proxy.strength_mm), f"moved (root mean square{most})"))
     if proxy and proxy.folded is not None:
-        least = (
-            f"; the smallest Jacobian is {_signed(proxy.smallest_jacobian)}"
-            if proxy.smallest_jacobian is not None
-            else ""
+        tiles.append(
+            (show_share(proxy.folded), f"of the voxels folded{_tell_jacobian(proxy, ';')}")
         )
-        tiles.append((show_share(proxy.folded), f"of the voxels folded{least}"))
     return tiles
 
 
-def show_share(share: float | None) -> str:
-    """A share in percent, with two digits where it is small, or a dash."""
-    if share is None:
-        return EN_DASH
-    percent = 100 * share
-    return (
-        f"{percent:.0f}" if percent >= 10 or percent == 0 else f"{percent:.2g}"
-    ) + "\N{NO-BREAK SPACE}%"
-
-
-def show_interval(low: float | None, high: float | None) -> str:
-    """From where to where, or a dash."""
-    return EN_DASH if low is None or high is None else f"{low:.2f}{EN_DASH}{high:.2f}"
-
-
 def tell_best(attacks: Sequence[Attack]) -> str:
-    """The strongest attacker's mean and the maximum over all, in half a sentence; empty without any."""
+    """Tell the strongest attacker's mean and the maximum over all, in half a sentence.
+
+    Empty without any attacker.
+    """
     top, best = strongest(attacks), highest(attacks)
-    return (
-        ""
-        if top is None or best is None
-        else f"the strongest attacker ({top.name}) reaches {show(top.auc)}, at most {show(best[1].auc)}"
-    )
+    if top is None or best is None:
+        return ""
+    most = show_score(best[1].auc)
+    return f"the strongest attacker ({top.name}) reaches {show_score(top.auc)}, at most {most}"
 
 
-def _top(arm: Arm | None) -> Attack | None:
-    return strongest(arm.attacks) if arm else None
+def _top(warp: WarpState | None) -> Attack | None:
+    return strongest(warp.attacks) if warp else None
 
 
-def _best(arm: Arm | None) -> tuple[str, float] | None:
-    """The attacker and the AUC of the restart that recognized best."""
-    found = highest(arm.attacks) if arm else None
+def _best(warp: WarpState | None) -> tuple[str, float] | None:
+    """Return the attacker and the AUC of the restart that recognized best."""
+    found = highest(warp.attacks) if warp else None
     return (found[0].name, found[1].auc) if found else None
 
 
-def _segmentation(run: ProxyRun, proxy: Arm | None) -> Target:
-    through, direct = proxy.dice.get(MEAN) if proxy else None, run.direct.get(MEAN)
+def _segmentation(state: ProxyState, proxy: WarpState | None) -> Target:
     what, wanted = "segmentation", f"Dice at most {DICE_LIMIT:.3f} below that without a proxy"
+    through, direct = proxy.dice.get(MEAN) if proxy else None, state.direct.dice.get(MEAN)
     if through is None or direct is None:
         return Target(what, wanted, EN_DASH, UNKNOWN)
-    difference = round(round(through, 3) - round(direct, 3), 3)
-    measured = f"{show(through)}, without a proxy {show(direct)} ({show_difference(difference)})"
-    return Target(what, wanted, measured, MET if difference >= -DICE_LIMIT else MISSED)
+    difference = subtract(through, direct)
+    beside = f"without a proxy {show_score(direct)} ({show_difference(difference)})"
+    verdict = MET if difference >= -DICE_LIMIT else MISSED
+    return Target(what, wanted, f"{show_score(through)}, {beside}", verdict)
 
 
-def _recognition(proxy: Arm | None) -> Target:
+def _recognition(proxy: WarpState | None) -> Target:
+    what = "re-identification"
+    wanted = f"AUC of at most {AUC_LIMIT:.2f} by every attacker in every restart"
     best = _best(proxy)
-    what, wanted = (
-        "re-identification",
-        f"AUC of at most {AUC_LIMIT:.2f} by every attacker in every restart",
-    )
     if best is None:
         return Target(what, wanted, EN_DASH, UNKNOWN)
-    return Target(
-        what, wanted, f"at most {show(best[1])} ({best[0]})", MISSED if best[1] > AUC_LIMIT else MET
-    )
+    verdict = MISSED if best[1] > AUC_LIMIT else MET
+    return Target(what, wanted, f"at most {show_score(best[1])} ({best[0]})", verdict)
 
 
-def _against_random(run: ProxyRun, proxy: Arm | None) -> Target:
-    random = run.arm(RANDOM)
-    what, wanted = (
-        "gain over a random warp",
-        "lower AUC, mean and maximum, than a random warp of the same displacement",
-    )
+def _against_random(state: ProxyState, proxy: WarpState | None) -> Target:
+    what = "gain over a random warp"
+    wanted = "lower AUC, mean and maximum, than a random warp of the same displacement"
+    random = state.warp(RANDOM)
     ours, theirs, our_best, their_best = _top(proxy), _top(random), _best(proxy), _best(random)
     if proxy is None or random is None or not ours or not theirs or not our_best or not their_best:
         return Target(what, wanted, EN_DASH, UNKNOWN)
     measured = (
-        f"{show(ours.auc)} and {show(our_best[1])} at {_show_mm(proxy)}, random {show(theirs.auc)} and {show(their_best[1])} "
-        f"at {_show_mm(random)}"
+        f"{show_score(ours.auc)} and {show_score(our_best[1])} at {show_mm(proxy.strength_mm)}, "
+        f"random {show_score(theirs.auc)} and {show_score(their_best[1])} at "
+        f"{show_mm(random.strength_mm)}"
     )
-    if (
-        not proxy.strength_mm
-        or not random.strength_mm
-        or abs(proxy.strength_mm / random.strength_mm - 1) > SAME_STRENGTH
-    ):
+    if not _same_strength(proxy, random):
         return Target(what, wanted, f"{measured}: not the same displacement", UNKNOWN)
-    return Target(
-        what,
-        wanted,
-        measured,
-        MET if ours.auc < theirs.auc and our_best[1] < their_best[1] else MISSED,
-    )
+    lower = ours.auc < theirs.auc and our_best[1] < their_best[1]
+    return Target(what, wanted, measured, MET if lower else MISSED)
 
 
-def _folding(proxy: Arm | None) -> Target:
+def _same_strength(one: WarpState, other: WarpState) -> bool:
+    if not one.strength_mm or not other.strength_mm:
+        return False
+    return abs(one.strength_mm / other.strength_mm - 1) <= SAME_STRENGTH
+
+
+def _folding(proxy: WarpState | None) -> Target:
     what, wanted = "folding", "a Jacobian above 0 in every voxel"
     if proxy is None or proxy.folded is None:
         return Target(what, wanted, EN_DASH, UNKNOWN)
-    least = (
-        f", the smallest Jacobian is {_signed(proxy.smallest_jacobian)}"
-        if proxy.smallest_jacobian is not None
-        else ""
-    )
-    folded = proxy.folded > 0 or (
-        proxy.smallest_jacobian is not None and proxy.smallest_jacobian <= 0
-    )
-    return Target(
-        what,
-        wanted,
-        f"{show_share(proxy.folded)} of the voxels folded{least}",
-        MISSED if folded else MET,
-    )
+    smallest = proxy.smallest_jacobian
+    folded = proxy.folded > 0 or (smallest is not None and smallest <= 0)
+    measured = f"{show_share(proxy.folded)} of the voxels folded{_tell_jacobian(proxy, ',')}"
+    return Target(what, wanted, measured, MISSED if folded else MET)
 
 
-def _signed(number: float) -> str:
-    return f"{number:.2f}".replace("-", MINUS)
-
-
-def _show_mm(arm: Arm) -> str:
-    return EN_DASH if arm.strength_mm is None else f"{arm.strength_mm:.1f} mm"
+def _tell_jacobian(warp: WarpState, after: str) -> str:
+    if warp.smallest_jacobian is None:
+        return ""
+    return f"{after} the smallest Jacobian is {show_number(warp.smallest_jacobian)}"

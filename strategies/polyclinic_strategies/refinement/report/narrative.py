@@ -1,40 +1,29 @@
-"""A refinement run in words: what a physician reads first, whose vectors a model is made of, and what others noticed of it.
+"""A refinement run in words, computed from the figures, also when refinement did not help."""
 
-Every sentence is computed from the figures, also when refinement did not help.
-"""
-
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from polyclinic.reporting.summary import (
-    NO_CLEAR_DIFFERENCE,
+from polyclinic.reporting.formats import (
     join_words,
+    list_bytes,
     plural,
-    show,
     show_difference,
+    show_score,
+    show_seconds,
+    subtract,
+    were,
 )
-from polyclinic_strategies.merging.report.timeline import show_span
-from polyclinic_strategies.refinement.report.membership_events import WITHDRAWAL, Occasion
-from polyclinic_strategies.refinement.report.record import Record
+from polyclinic.reporting.narrative import NO_CLEAR_DIFFERENCE
+from polyclinic_strategies.refinement.events import WITHDRAWAL
+from polyclinic_strategies.refinement.report.membership_events import MembershipEvent
+from polyclinic_strategies.refinement.report.state import RefinementState
 
 NUMBERS = (
-    "no",
-    "one",
-    "two",
-    "three",
-    "four",
-    "five",
-    "six",
-    "seven",
-    "eight",
-    "nine",
-    "ten",
-    "eleven",
-    "twelve",
+    *("no", "one", "two", "three", "four", "five", "six"),
+    *("seven", "eight", "nine", "ten", "eleven", "twelve"),
 )
-NAMED_SHARES = 4
 NEAR = 1.0  # the median distance between two hospitals that took part
+UNIFORM = "uniform mean"  # the recipe that gives everybody the same share
 
 
 @dataclass(frozen=True)
@@ -47,8 +36,8 @@ class Gain:
 
     @property
     def difference(self) -> float:
-        """Of the three decimals that are shown."""
-        return round(round(self.after, 3) - round(self.before, 3), 3)
+        """Difference of the three decimals that are shown."""
+        return subtract(self.after, self.before)
 
 
 def tell_lead(
@@ -59,133 +48,94 @@ def tell_lead(
     after: float | None,
     baseline: str,
 ) -> str:
-    """The result in one sentence: `joined` and `trained` are how many hospitals the two means are over; one of them is 0."""
+    """Tell the result in one sentence.
+
+    Args:
+        measure: Name of the score.
+        joined: Number of hospitals that joined later, which the means are over; or 0.
+        trained: Number of hospitals that took part, which the means are over; or 0.
+        before: Mean with the baseline's model.
+        after: Mean with refined models.
+        baseline: What is compared with, in words.
+    """
     if after is None or not joined + trained:
         return "There are no scores of refined models yet."
-    count, later = joined or trained, ", without labels and without training," if joined else ""
-    who = f"{_number(count)} hospital{'' if count == 1 else 's'} that {'joined later' if joined else 'took part'}{later}"
-    got = f"{who} got a model of {'its' if count == 1 else 'their'} own"
+    count = joined or trained
+    which = "joined later, without labels and without training," if joined else "took part"
+    whose = "a model of its own" if count == 1 else "models of their own"
+    got = f"{_number(count)} hospital{'' if count == 1 else 's'} that {which} got {whose}"
+    score = f"{measure} {show_score(after)}"
     if before is None:
-        return f"{got}: {measure} {show(after)}; there is nothing to compare it with."
-    gain = round(after, 3) - round(before, 3)
+        return f"{got}: {score}. There is nothing to compare it with."
+    gain = subtract(after, before)
+    compared = f"{score}, and {show_score(before)} with {baseline}."
     if abs(gain) < NO_CLEAR_DIFFERENCE:
-        return f"{got}, but that made no clear difference: {measure} {show(after)}, and {show(before)} with {baseline}."
+        return f"{got}. That made no clear difference: {compared}"
     if gain < 0:
-        return f"{got}, but that did not help: {measure} {show(after)}, against {show(before)} with {baseline}."
-    return f"{got}: {measure} {show(after)} instead of {show(before)} with {baseline}."
+        return f"{got}. That did not help: {compared}"
+    return f"{got}: {score} instead of {show_score(before)} with {baseline}."
 
 
 def tell_gains(gains: Sequence[Gain], baseline: str) -> str:
-    """How many hospitals gained, and who lost."""
+    """Tell how many hospitals gained, and who lost."""
     if not gains:
         return ""
     worse = [
         f"{gain.site} ({show_difference(gain.difference)})" for gain in gains if gain.difference < 0
     ]
-    losers = f"; it did worse at {join_words(worse)}" if worse else ""
     better = sum(gain.difference > 0 for gain in gains)
-    return f"The refined model did better than {baseline} at {better} of {plural(len(gains), 'hospital')} that joined later{losers}."
-
-
-def tell_shares(shares: Mapping[str, float]) -> str:
-    """Whose vectors a model is made of, the largest share first."""
-    ordered = sorted(
-        ((site, share) for site, share in shares.items() if share > 0),
-        key=lambda pair: (-pair[1], pair[0]),
-    )
-    if not ordered:
-        return "nothing"
-    if len(ordered) > 1 and math.isclose(ordered[0][1], ordered[-1][1], rel_tol=1e-6):
-        names = join_words([site for site, _ in ordered])
-        return f"equal shares of {names if len(ordered) <= NAMED_SHARES else plural(len(ordered), 'hospital')}"
-    shown = [(site, share) for site, share in ordered if share >= 0.005]
-    named = shown if len(shown) <= NAMED_SHARES else shown[: NAMED_SHARES - 1]
-    words = [f"{round(100 * share)} % {site}" for site, share in named]
-    rest = math.fsum(share for _, share in shown[len(named) :])
-    return ", ".join(
-        words
-        + (
-            [f"{round(100 * rest)} % of {len(shown) - len(named)} others"]
-            if len(shown) > len(named)
-            else []
-        )
-    )
+    where = f"{better} of {plural(len(gains), 'hospital')} that joined later"
+    losers = f" It does worse at {join_words(worse)}." if worse else ""
+    return f"The refined model does better than {baseline} at {where}.{losers}"
 
 
 def tell_distance(distance: float | None, fallback: str) -> str:
-    """How far the nearest hospital is, in plain words."""
+    """Tell how far the nearest hospital is."""
     if fallback or distance is None:
         return fallback
     return f"{'near' if distance < NEAR else 'far'} ({distance:.2f})"
 
 
-def tell_occasions(occasions: Sequence[Occasion]) -> str:
-    """What came out of the table: who else noticed, and how fast it was."""
-    counted = [each for each in occasions if each.traffic is not None]
+def tell_membership(found: Sequence[MembershipEvent]) -> str:
+    """Tell what the table shows: which other hospitals noticed, and how long it took."""
+    counted = [(each, each.moved.others) for each in found if each.moved is not None]
     if not counted:
         return ""
-    words = []
-    moved = [each for each in counted if each.traffic and each.traffic.others]
-    if not moved:
-        at = f"at any of these {len(counted)} occasions" if len(counted) > 1 else "at this occasion"
-        words.append(f"Nobody else sent or received a byte for it {at}.")
-    for each in moved:
-        others = each.traffic.others if each.traffic else {}
-        words.append(
-            f"When {each.site} {each.what}, others sent or received too: {list_bytes(others)}."
-        )
-    times = [each.seconds for each in occasions if each.seconds is not None]
-    if times:
-        words.append(
-            f"From the first question to the model's arrival it took {show_seconds(max(times))}{' at most' if len(times) > 1 else ''}."
-        )
-    for each in occasions:
+    noticed = [(each, others) for each, others in counted if others]
+    times = "any of these times" if len(counted) > 1 else "this time"
+    words = [] if noticed else [f"No other hospital sent or received a byte {times}."]
+    for each, others in noticed:
+        moved = list_bytes(others)
+        words.append(f"When {each.site} {each.what}, other hospitals sent or received: {moved}.")
+    seconds = [each.seconds for each in found if each.seconds is not None]
+    if seconds:
+        most = " at most" if len(seconds) > 1 else ""
+        took = show_seconds(max(seconds))
+        words.append(f"From the first question to the arrival of the model it took {took}{most}.")
+    for each in found:
         if each.why == WITHDRAWAL and each.recalculated is not None:
+            models = f"{plural(each.recalculated, 'model')} {were(each.recalculated)}"
             words.append(
-                f"After {each.site} left, {plural(each.recalculated, 'model')} {'was' if each.recalculated == 1 else 'were'} recalculated "
-                "without it; a hospital keeps the model that it has until it hands in or joins again."
+                f"After {each.site} left, {models} recalculated without it. A hospital keeps its "
+                "model until it sends a new contribution or joins again."
             )
     return " ".join(words)
 
 
-def tell_choice(record: Record, measure: str) -> str:
-    """What was chosen, and how far ahead it is."""
-    tried = [trial for trial in record.left_out if trial.mean is not None]
-    if not tried or tried[0].mean is None:
+def tell_choice(state: RefinementState, measure: str) -> str:
+    """Tell which recipe was chosen, and how far ahead it is."""
+    tried = [
+        (trial.recipe, trial.mean) for trial in state.choice.left_out if trial.mean is not None
+    ]
+    if not tried:
         return ""
-    words = (
-        f"For hospitals that join later it is “{tried[0].recipe}” ({measure} {show(tried[0].mean)})"
-    )
-    uniform = next((trial.mean for trial in tried[1:] if trial.recipe == "uniform mean"), None)
+    recipe, best = tried[0]
+    words = f"Hospitals that join later get “{recipe}” ({measure} {show_score(best)})."
+    uniform = next((mean for recipe, mean in tried[1:] if recipe == UNIFORM), None)
     if uniform is not None:
-        words += f", {show_difference(round(tried[0].mean, 3) - round(uniform, 3))} beside the same share of everybody"
-    return f"{words}."
-
-
-def list_bytes(moved: Mapping[str, int]) -> str:
-    """Who moved how much."""
-    return join_words([f"{site} {show_bytes(count)}" for site, count in sorted(moved.items())])
-
-
-def show_bytes(count: int) -> str:
-    """A number of bytes as a person says it."""
-    if count < 1000:
-        return f"{count} B" if count else "0"
-    for unit, factor in (("kB", 1e3), ("MB", 1e6), ("GB", 1e9)):
-        if count < 999.5 * factor or unit == "GB":
-            return f"{count / factor:.3g} {unit}"
-    raise AssertionError
-
-
-def show_seconds(seconds: float) -> str:
-    """A short time exactly, a long one as a person says it."""
-    return (
-        f"{seconds:.2f} s"
-        if seconds < 1
-        else f"{seconds:.1f} s"
-        if seconds < 60
-        else show_span(seconds)
-    )
+        gain = show_difference(subtract(best, uniform))
+        words += f" The difference from the uniform mean is {gain}."
+    return words
 
 
 def _number(count: int) -> str:

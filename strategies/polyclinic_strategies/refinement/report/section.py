@@ -1,278 +1,249 @@
-"""The part of a report that leads where a run refined: what hospitals that joined later got, who is like whom, and who noticed.
+"""The part of a report about refinement; it leads the page.
 
-Hospitals that took part and hospitals that joined later with a description alone are never averaged together.
+It shows what hospitals that joined later got, which hospitals are alike, and what other hospitals
+had to send or receive. Hospitals that took part and hospitals that joined later with a description
+alone are never averaged together.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from polyclinic.reporting.dot_chart import DotChart, draw_dots
-from polyclinic.reporting.heat_map import HeatMap, draw_heat_map
-from polyclinic.reporting.results import Arm, Results, score_table
-from polyclinic.reporting.summary import (
-    NO_TEST_YET,
-    ONE_RUN,
-    join_words,
-    place,
-    show,
-    show_difference,
-)
-from polyclinic_strategies.merging.report.timeline_events import Event
+from polyclinic.reporting.formats import compare_scores, join_words, show_difference, show_score
+from polyclinic.reporting.heat_map import draw_heat_map
+from polyclinic.reporting.narrative import NO_TEST_YET, ONE_RUN, SCORES
+from polyclinic.reporting.pictures import IMAGE, TRUTH, Picture, read_legend, read_pictures
+from polyclinic.reporting.results import LOCAL, POOLED, Results
+from polyclinic.reporting.scores import score_table
+from polyclinic.reporting.section import Pointer, Section
+from polyclinic_strategies.refinement.events import WITHDRAWAL, Refined
+from polyclinic_strategies.refinement.report.likeness import find_likenesses
 from polyclinic_strategies.refinement.report.membership_events import (
-    WITHDRAWAL,
-    Model,
-    Occasion,
+    find_membership_events,
     find_models,
-    find_occasions,
 )
 from polyclinic_strategies.refinement.report.narrative import (
+    UNIFORM,
     tell_choice,
-    tell_distance,
     tell_gains,
-    tell_occasions,
-    tell_shares,
+    tell_membership,
 )
-from polyclinic_strategies.refinement.report.record import CENTRE, REFINED, Record, Trial
+from polyclinic_strategies.refinement.report.state import (
+    CENTRE,
+    REFINED,
+    RefinementState,
+    Trial,
+    read_state,
+)
 from polyclinic_strategies.refinement.report.table import (
+    AVERAGED,
     BASELINES,
     HEADS,
     JOINED_LATER,
     TOOK_PART,
-    Group,
     find_baseline,
     find_columns,
     find_gains,
     leading,
     make_groups,
     tell_result,
+    terminal_table,
 )
 
+TEMPLATES = Path(__file__).parent / "templates"
 SHOWN_TRIALS = 6
-SHAPES = {"fedavg": "square", CENTRE: "diamond", REFINED: "circle"}
+SHAPES = {AVERAGED: "square", CENTRE: "diamond", REFINED: "circle"}
+PROCEDURE = (
+    "For refinement every hospital fine-tunes a common base once, at a time of its own. It sends "
+    "how its model differs from the base, and a few numbers that describe its images. A refined "
+    "model is the base plus a weighted sum of these differences; hospitals with similar images "
+    "get more weight. A hospital that joins later describes its unlabelled images and trains "
+    "nothing.",
+)
+PARTICIPATION = (
+    Pointer(
+        "Contributing and refining have no rounds. The table above shows which hospitals joined, "
+        "changed or left, and when.",
+        "membership",
+    ),
+)
 
 
 @dataclass(frozen=True)
 class Portrait:
-    """Whose pictures lead the page, which of them, and why this hospital."""
+    """Pictures of one hospital that lead the page, their captions, and why it is this hospital."""
 
     site: str
-    names: tuple[str, ...]
+    pictures: tuple[tuple[Picture, str], ...]
     says: str
 
 
 @dataclass(frozen=True)
-class Likeness:
-    """What a hospital's model is made of, and how far the most similar hospital is; `since` is what it would be made of now."""
-
-    site: str
-    made: str
-    nearest: str
-    distance: str
-    reason: str
-    since: str
-
-
-@dataclass(frozen=True)
-class Ranked:
+class RankedTrial:
     """A tried recipe with its place, 1 for the one that was taken."""
 
     place: int
     trial: Trial
 
 
-@dataclass(frozen=True)
-class Section:
-    """Everything about refinement on the page."""
+def make_section(results: Results) -> Section | None:
+    """Make the section; None where a run did not refine.
 
-    lead: str
-    support: str
-    columns: tuple[tuple[str, Arm], ...]
-    groups: tuple[Group, ...]
-    baseline: str
-    portrait: Portrait | None
-    dots: DotChart | None
-    heat: HeatMap | None
-    statistic: str
-    likenesses: tuple[tuple[str, tuple[Likeness, ...]], ...]
-    occasions: tuple[Occasion, ...]
-    happened: str
-    trials: tuple[Ranked, ...]
-    more_trials: tuple[Ranked, ...]
-    own_trials: tuple[Ranked, ...]
-    chosen: str
-
-
-def describe_refinement(
-    results: Results, events: Sequence[Event], pictured: Mapping[str, Collection[str]]
-) -> Section | None:
-    """All of it; None where a run did not refine. `pictured` are the names of each hospital's pictures."""
-    record = results.refinement
-    if record is None:
+    Raises:
+        RunError: The part of run.json about refinement is damaged.
+    """
+    state = read_state(results)
+    if state is None:
         return None
-    occasions, models = find_occasions(events), find_models(events)
+    return Section(
+        template=TEMPLATES / "refinement.html.j2",
+        values=describe(results, state),
+        css=TEMPLATES / "refinement.css",
+        leads=True,
+        tables=(terminal_table(results),),
+        participation=PARTICIPATION,
+        procedure=PROCEDURE,
+    )
+
+
+def describe(results: Results, state: RefinementState) -> dict[str, object]:
+    """Collect what the template shows."""
+    happened, models = find_membership_events(results.events), find_models(results.events)
     gone = [
         each.site
-        for each in occasions
-        if each.why == WITHDRAWAL and each.site not in record.contributors
+        for each in happened
+        if each.why == WITHDRAWAL and each.site not in state.contributors
     ]
     columns, baseline = find_columns(results), find_baseline(results)
-    groups = make_groups(results, columns, baseline, gone)
-    portrait = choose_portrait(results, baseline, pictured)
-    ranked = tuple(Ranked(number, trial) for number, trial in enumerate(record.left_out, start=1))
-    first = tuple(
-        each for each in ranked if each.place <= SHOWN_TRIALS or each.trial.recipe == "uniform mean"
-    )
-    return Section(
-        lead=tell_result(results, baseline),
-        support=_support(results, baseline, models),
-        columns=columns,
-        groups=groups,
-        baseline=BASELINES.get(baseline, ""),
-        portrait=portrait,
-        dots=None if portrait else _dots(results),
-        heat=draw_heat_map(record.sites, record.distances, results.later),
-        statistic=record.statistic,
-        likenesses=_likenesses(results, record, models),
-        occasions=occasions,
-        happened=tell_occasions(occasions),
-        trials=first,
-        more_trials=tuple(each for each in ranked if each not in first),
-        own_trials=tuple(Ranked(number, trial) for number, trial in enumerate(record.own, start=1)),
-        chosen=tell_choice(record, results.score_name),
-    )
+    pictures = read_pictures(results)
+    portrait = choose_portrait(results, baseline, pictures)
+    trials, more_trials = _rank_trials(state)
+    return {
+        "lead": tell_result(results, baseline),
+        "support": _tell_support(results, baseline, models),
+        "tested": score_table(results, None).source == "test",
+        "meaning": SCORES.get(results.run.score_name, ""),
+        "colours": read_legend(results) if portrait else {},
+        "columns": columns,
+        "groups": make_groups(results, columns, baseline, gone),
+        "baseline": BASELINES.get(baseline, ""),
+        "portrait": portrait,
+        "dots": None if portrait else _draw_dots(results),
+        "heat": draw_heat_map(state.sites, state.distances, results.later),
+        "statistic": state.statistic,
+        "likenesses": find_likenesses(results, state, models),
+        "membership": happened,
+        "happened": tell_membership(happened),
+        "trials": trials,
+        "more_trials": more_trials,
+        "own_trials": _rank(state.choice.own),
+        "chosen": tell_choice(state, results.run.score_name),
+    }
 
 
 def choose_portrait(
-    results: Results, baseline: str, pictured: Mapping[str, Collection[str]]
+    results: Results, baseline: str, pictures: Mapping[str, Sequence[Picture]]
 ) -> Portrait | None:
-    """The hospital with the median gain, the lower one of two in the middle: neither the best nor the worst is picked."""
-    wanted = ("image", "truth", baseline, REFINED)
+    """Choose the hospital with the median gain, the lower one of two in the middle.
+
+    Neither the best nor the worst is picked.
+    """
+    captions = {
+        IMAGE: "image",
+        TRUTH: "reference outlines",
+        baseline: BASELINES.get(baseline, ""),
+        REFINED: "its refined model",
+    }
     gains = find_gains(results, baseline, leading(results))
+    named = {site: {each.name: each for each in found} for site, found in pictures.items()}
     shown = sorted(
-        (gain for gain in gains if set(wanted) <= set(pictured.get(gain.site, ()))),
+        (gain for gain in gains if captions.keys() <= named.get(gain.site, {}).keys()),
         key=lambda gain: gain.difference,
     )
     if not shown:
         return None
     chosen = shown[(len(shown) - 1) // 2]
     which = "that joined later" if chosen.site in results.later else "that took part"
-    among = f"the {len(shown)} hospitals {which}" if len(shown) > 1 else f"the one hospital {which}"
     some = " and have pictures" if len(shown) < len(gains) else ""
-    why = (
-        f"of {among}{some} it is the one with the median gain"
-        if len(shown) > 1
-        else f"{among}{some}"
-    )
+    why = f"the only hospital {which}{some}"
+    if len(shown) > 1:
+        why = f"of the {len(shown)} hospitals {which}{some}, it has the median gain"
     return Portrait(
-        chosen.site, wanted, f"{chosen.site}: {why} ({show_difference(chosen.difference)})."
+        chosen.site,
+        tuple((named[chosen.site][name], caption) for name, caption in captions.items()),
+        f"{chosen.site}: {why} ({show_difference(chosen.difference)}).",
     )
 
 
-def _support(results: Results, baseline: str, models: Mapping[str, Model]) -> str:
-    """The result in proportion: who gained and who did not, the other columns, and how little one run proves."""
+def _tell_support(results: Results, baseline: str, models: Mapping[str, Refined]) -> str:
+    """Put the result in proportion: who gained and who did not, and how little one run proves."""
     table = score_table(results, None)
     words = [
         tell_gains(find_gains(results, baseline, results.later), BASELINES.get(baseline, "")),
-        *_place_means(results, baseline),
+        _tell_columns(results, baseline),
+        _tell_trained(results, baseline),
     ]
-    unscored = [
-        site
-        for site in results.later
-        if REFINED not in table.rows[site] or table.rows[site][REFINED].score is None
-    ]
+    unscored = [site for site in results.later if table.score(site, REFINED) is None]
     if unscored:
-        words.append(
-            f"{join_words(unscored)} joined later; there is no score of {'its model' if len(unscored) == 1 else 'their models'}."
-        )
+        words.append(f"There is no score yet with refined models at {join_words(unscored)}.")
     far = [site for site in results.later if site in models and models[site].fallback]
     if far:
         words.append(
-            f"For {join_words(far)} nobody was near enough: the model there is the average of all."
+            f"No hospital is near enough to {join_words(far)}: the average of all is used."
         )
     words += [NO_TEST_YET] if table.source == "validate" else []
     return " ".join(filter(None, [*words, ONE_RUN]))
 
 
-def _place_means(results: Results, baseline: str) -> list[str]:
-    """Where the mean with refined models is beside the other columns', and what the hospitals that took part got."""
-    words = []
-    mean = {
-        name: cell.score
-        for name, cell in score_table(results, None, leading(results)).mean.items()
-        if cell.score is not None
-    }
-    others = {
-        **({CENTRE: BASELINES[CENTRE]} if baseline != CENTRE else {}),
-        "pooled": "one model trained on all images in one place",
-    }
+def _tell_columns(results: Results, baseline: str) -> str:
+    """Say where the mean with refined models is beside the other columns'."""
+    table = score_table(results, None, leading(results))
+    ours = table.mean_score(REFINED)
+    others = {CENTRE: BASELINES[CENTRE], POOLED: "one model trained on all images in one place"}
     places = [
-        f"{place(mean[REFINED], mean[name])} that of {title} ({show(mean[name])})"
+        f"{compare_scores(ours, mean)} that of {title} ({show_score(mean)})"
         for name, title in others.items()
-        if {name, REFINED} <= set(mean)
+        if name != baseline and ours is not None and (mean := table.mean_score(name)) is not None
     ]
-    if places:
-        words.append(f"The mean with refined models is {join_words(places)}.")
-    trained = {
-        name: cell.score
-        for name, cell in score_table(results, None, results.trained).mean.items()
-        if cell.score is not None
-    }
-    if leading(results) == results.later and REFINED in trained:
-        titles = {"local": "alone", baseline: f"with {BASELINES.get(baseline)}"}
-        beside = [
-            f"{show(trained[name])} {title}" for name, title in titles.items() if name in trained
-        ]
-        against = f", against {join_words(beside)}" if beside else ""
-        words.append(
-            f"At the hospitals that took part, refined models reach {show(trained[REFINED])}{against}."
-        )
-    return words
+    return f"The mean with refined models is {join_words(places)}." if places else ""
 
 
-def _dots(results: Results) -> DotChart | None:
+def _tell_trained(results: Results, baseline: str) -> str:
+    """Say what the hospitals that took part got, if the page is about the others."""
+    table = score_table(results, None, results.trained)
+    ours = table.mean_score(REFINED)
+    if leading(results) != results.later or ours is None:
+        return ""
+    titles = {LOCAL: "alone", baseline: f"with {BASELINES.get(baseline)}"}
+    beside = [
+        f"{show_score(mean)} {title}"
+        for name, title in titles.items()
+        if (mean := table.mean_score(name)) is not None
+    ]
+    against = f", against {join_words(beside)}" if beside else ""
+    return f"At the hospitals that took part, refined models reach {show_score(ours)}{against}."
+
+
+def _draw_dots(results: Results) -> DotChart | None:
     scored = {arm.name for _, arm in find_columns(results)}
     models = {name: (shape, HEADS[name]) for name, shape in SHAPES.items() if name in scored}
-    rows = score_table(results, None).rows
+    table = score_table(results, None)
     groups = [
-        (heading, [(site, [rows[site][name].score for name in models]) for site in sites])
+        (heading, [(site, [table.score(site, name) for name in models]) for site in sites])
         for heading, sites in ((TOOK_PART, results.trained), (JOINED_LATER, results.later))
     ]
     return draw_dots(groups, list(models.values()))
 
 
-def _likenesses(
-    results: Results, record: Record, models: Mapping[str, Model]
-) -> tuple[tuple[str, tuple[Likeness, ...]], ...]:
-    """Those that joined later first: they are what it is about."""
-    groups = ((JOINED_LATER, results.later), (TOOK_PART, record.contributors))
-    return tuple(
-        (
-            title,
-            tuple(_liken(site, record, models.get(site), title == JOINED_LATER) for site in sites),
-        )
-        for title, sites in groups
-        if sites
+def _rank_trials(state: RefinementState) -> tuple[tuple[RankedTrial, ...], tuple[RankedTrial, ...]]:
+    """Return the recipes that are shown, and those that are folded away."""
+    ranked = _rank(state.choice.left_out)
+    shown = tuple(
+        each for each in ranked if each.place <= SHOWN_TRIALS or each.trial.recipe == UNIFORM
     )
+    return shown, tuple(each for each in ranked if each not in shown)
 
 
-def _liken(site: str, record: Record, model: Model | None, later: bool) -> Likeness:
-    now = record.coefficients.get(site, {})
-    near = {
-        other: d
-        for other in record.contributors
-        if other != site and (d := record.distance(site, other)) is not None
-    }
-    nearest = min(near, key=lambda other: near[other], default="")
-    if model is None:
-        made = tell_shares(now) if later and now else "it has no model yet"
-        model = Model(site, "", {}, fallback=record.fallback.get(site, "") if later else "")
-    else:
-        made = tell_shares(model.shares)
-    if later and model.nearest:
-        nearest, distance = model.nearest, model.distance
-    else:
-        distance = near.get(nearest)
-    since = tell_shares(now) if later and now and model.shares and tell_shares(now) != made else ""
-    return Likeness(
-        site, made, nearest, tell_distance(distance, model.fallback), model.fallback, since
-    )
+def _rank(trials: Sequence[Trial]) -> tuple[RankedTrial, ...]:
+    return tuple(RankedTrial(place, trial) for place, trial in enumerate(trials, start=1))

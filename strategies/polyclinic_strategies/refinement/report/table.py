@@ -1,32 +1,40 @@
-"""Scores of a refinement run: hospitals that took part, and those that joined later with a description alone, never averaged together."""
+"""Scores of a refinement run.
+
+Hospitals that took part and hospitals that joined later with a description alone are never averaged
+together.
+"""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from polyclinic.reporting.results import Arm, Cell, Results, score_table
-from polyclinic.reporting.summary import join_words, plural, show, show_difference
+from polyclinic.reporting.formats import join_words, plural, subtract
+from polyclinic.reporting.results import LOCAL, POOLED, Arm, Hospital, Results
+from polyclinic.reporting.scores import Cell, score_table
+from polyclinic.reporting.tables import fit, make_table, show_cell
 from polyclinic_strategies.refinement.report.narrative import Gain, tell_lead
-from polyclinic_strategies.refinement.report.record import CENTRE, REFINED
+from polyclinic_strategies.refinement.report.state import CENTRE, REFINED
 
-TERMINAL_WIDTH = 100
+AVERAGED = "fedavg"  # the arm of one averaged model for everybody
 HEADS = {
-    "local": "alone",
-    "fedavg": "averaging",
+    LOCAL: "alone",
+    AVERAGED: "averaging",
     CENTRE: "merging",
     REFINED: "refined",
-    "pooled": "pooled",
+    POOLED: "pooled",
 }
-BASELINES = {"fedavg": "averaging", CENTRE: "one merged model for everybody"}
+BASELINES = {AVERAGED: "averaging", CENTRE: "one merged model for everybody"}
 TOOK_PART, JOINED_LATER = "took part", "joined later with a description alone"
 
 
 @dataclass(frozen=True)
-class Row:
-    """One hospital of the table, or a mean; the refined model's cell has the difference to the baseline."""
+class ScoreRow:
+    """One hospital of the table, or a mean.
+
+    The refined model's cell has the difference from the baseline.
+    """
 
     name: str
     note: str
@@ -35,21 +43,26 @@ class Row:
 
 @dataclass(frozen=True)
 class Group:
-    """Hospitals that are averaged together; the mean is None where no hospital has a score in every column."""
+    """Hospitals that are averaged together; the mean is None where no hospital has every score."""
 
     title: str
-    rows: tuple[Row, ...]
-    mean: Row | None
+    rows: tuple[ScoreRow, ...]
+    mean: ScoreRow | None
 
 
 def find_columns(results: Results) -> tuple[tuple[str, Arm], ...]:
-    """Headings and arms of the table, from alone to pooled; arms without any score have none."""
-    rows = score_table(results, None).rows
+    """Return headings and arms of the table, from alone to pooled.
+
+    Arms without any score are left out.
+    """
+    table = score_table(results, None)
     scored = [
-        arm for arm in results.arms if any(row[arm.name].score is not None for row in rows.values())
+        arm
+        for arm in results.arms
+        if any(table.score(site, arm.name) is not None for site in table.rows)
     ]
     others = [arm.name for arm in scored if arm.name not in HEADS]
-    order = ["local", "fedavg", *others, CENTRE, REFINED, "pooled"]
+    order = [LOCAL, AVERAGED, *others, CENTRE, REFINED, POOLED]
     return tuple(
         (HEADS.get(arm.name, arm.title), arm)
         for arm in sorted(scored, key=lambda arm: order.index(arm.name))
@@ -57,107 +70,102 @@ def find_columns(results: Results) -> tuple[tuple[str, Arm], ...]:
 
 
 def find_baseline(results: Results) -> str:
-    """The arm that refinement is compared with: averaging, or else the merged model; empty if neither has a score."""
-    mean = score_table(results, None, leading(results)).mean
-    return next((name for name in BASELINES if name in mean and mean[name].score is not None), "")
+    """Return the arm that refinement is compared with; empty if neither has a score.
+
+    It is averaging, or else the merged model.
+    """
+    table = score_table(results, None, leading(results))
+    return next((name for name in BASELINES if table.mean_score(name) is not None), "")
 
 
 def make_groups(
     results: Results, columns: Sequence[tuple[str, Arm]], baseline: str, gone: Collection[str] = ()
 ) -> tuple[Group, ...]:
-    """The two groups of hospitals, each with its own mean."""
+    """Make the two groups of hospitals, each with its own mean.
+
+    Args:
+        results: The run's.
+        columns: Headings and arms.
+        baseline: Arm that refinement is compared with.
+        gone: Hospitals that left.
+    """
     found = []
-    hospitals = {hospital.name: hospital for hospital in results.hospitals}
     for title, sites in ((TOOK_PART, results.trained), (JOINED_LATER, results.later)):
         table = score_table(results, None, sites)
-        rows = []
-        for site in sites:
-            hospital = hospitals[site]
-            trained = (
-                plural(hospital.training, "training image")
-                if hospital.training and title == TOOK_PART
-                else ""
+        rows = tuple(
+            ScoreRow(
+                hospital.name,
+                _note(hospital, hospital.name in gone),
+                _cells(table.rows[hospital.name], columns, baseline),
             )
-            note = " · ".join(
-                filter(None, (hospital.modality, trained, "left later" if site in gone else ""))
-            )
-            rows.append(Row(site, note, _cells(table.rows[site], columns, baseline)))
-        mean = Row("Mean", "", _cells(table.mean, columns, baseline)) if table.averaged else None
-        if mean and len(table.averaged) < len(sites):
-            mean = replace(mean, note=f"of {join_words(table.averaged)}")
+            for hospital in results.hospitals
+            if hospital.name in sites
+        )
+        mean = None
+        if table.averaged:
+            mean = ScoreRow("Mean", "", _cells(table.mean, columns, baseline))
+            if len(table.averaged) < len(sites):
+                mean = replace(mean, note=f"of {join_words(table.averaged)}")
         if rows:
-            found.append(Group(title, tuple(rows), mean))
+            found.append(Group(title, rows, mean))
     return tuple(found)
 
 
 def find_gains(results: Results, baseline: str, sites: Collection[str]) -> tuple[Gain, ...]:
-    """Hospitals with a score of both models."""
-    rows = score_table(results, None).rows
-    found = []
-    for site in sites:
-        before, after = (
-            rows[site][name].score if name in rows[site] else None for name in (baseline, REFINED)
-        )
-        if before is not None and after is not None:
-            found.append(Gain(site, before, after))
-    return tuple(found)
+    """Find the hospitals with a score of both models."""
+    table = score_table(results, None)
+    pairs = [(site, table.score(site, baseline), table.score(site, REFINED)) for site in sites]
+    return tuple(
+        Gain(site, before, after)
+        for site, before, after in pairs
+        if before is not None and after is not None
+    )
 
 
 def leading(results: Results) -> tuple[str, ...]:
-    """Whom the page is about: who joined later, unless none of them has a score of its refined model."""
-    rows = score_table(results, None).rows
-    scored = any(
-        REFINED in rows[site] and rows[site][REFINED].score is not None for site in results.later
-    )
+    """Return whom the page is about: who joined later, unless none of them has a refined score."""
+    table = score_table(results, None)
+    scored = any(table.score(site, REFINED) is not None for site in results.later)
     return results.later if scored else results.trained
 
 
 def tell_result(results: Results, baseline: str) -> str:
-    """The result in one sentence."""
+    """Tell the result in one sentence."""
     sites = leading(results)
     table = score_table(results, None, sites)
-    later = sites == results.later
-    before, after = (
-        table.mean[name].score if name in table.mean else None for name in (baseline, REFINED)
-    )
-    counts = (len(table.averaged), 0) if later else (0, len(table.averaged))
-    return tell_lead(results.score_name, *counts, before, after, BASELINES.get(baseline, ""))
+    count = len(table.averaged)
+    joined, trained = (count, 0) if sites == results.later else (0, count)
+    before, after = table.mean_score(baseline), table.mean_score(REFINED)
+    measure = results.run.score_name
+    return tell_lead(measure, joined, trained, before, after, BASELINES.get(baseline, ""))
 
 
-def terminal_refinement_table(results: Results) -> Table | None:
-    """Hospitals that took part and those that joined later, at most 100 columns wide; None where a run did not refine."""
-    if results.refinement is None:
-        return None
+def terminal_table(results: Results) -> Table:
+    """Make the table of both groups for the terminal."""
     columns, baseline = find_columns(results), find_baseline(results)
-    source = (
-        "test images"
-        if score_table(results, None).source == "test"
-        else "validation images, no test yet"
-    )
+    tested = score_table(results, None).source == "test"
+    source = "test images" if tested else "validation images, no test yet"
     beside = f"; in brackets the difference to {BASELINES[baseline]}" if baseline else ""
-    table = Table(
-        title=Text(f"{results.score_name} on {source}{beside}"),
-        caption=Text(tell_result(results, baseline)),
+    table = make_table(
+        f"{results.run.score_name} on {source}{beside}",
+        ["hospital"],
+        [head for head, _ in columns],
+        caption=tell_result(results, baseline),
     )
-    table.add_column("hospital", overflow="fold")
-    for head, _ in columns:
-        table.add_column(Text(head), justify="right")
     for group in make_groups(results, columns, baseline):
         table.add_row(Text(group.title, style="bold"))
         for row in (*group.rows, *filter(None, (group.mean,))):
-            differences = (
-                "" if cell.difference is None else f" ({show_difference(cell.difference)})"
-                for cell in row.cells
-            )
-            cells = (
-                Text(show(cell.score) + words)
-                for cell, words in zip(row.cells, differences, strict=True)
-            )
-            table.add_row(Text(row.name.lower() if row is group.mean else row.name), *cells)
+            name = row.name.lower() if row is group.mean else row.name
+            table.add_row(Text(name), *(Text(show_cell(cell)) for cell in row.cells))
         table.add_section()
-    if Console(width=10 * TERMINAL_WIDTH).measure(table).maximum > TERMINAL_WIDTH:
-        table.width = TERMINAL_WIDTH
-    return table
+    return fit(table)
+
+
+def _note(hospital: Hospital, gone: bool) -> str:
+    trained = ""
+    if hospital.training and not hospital.describes:
+        trained = plural(hospital.training, "training image")
+    return " · ".join(filter(None, (hospital.modality, trained, "left later" if gone else "")))
 
 
 def _cells(
@@ -168,10 +176,6 @@ def _cells(
     for _, arm in columns:
         score = row[arm.name].score
         compared = arm.name == REFINED and score is not None and before is not None
-        found.append(
-            Cell(
-                score,
-                round(round(score or 0.0, 3) - round(before or 0.0, 3), 3) if compared else None,
-            )
-        )
+        difference = subtract(score, before) if compared else None  # type: ignore[arg-type]
+        found.append(Cell(score, difference))
     return tuple(found)

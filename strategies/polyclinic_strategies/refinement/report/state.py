@@ -1,0 +1,141 @@
+"""What run.json says of a refinement run, and which of a run's figures are results of it."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+from polyclinic.federation.events import Word
+from polyclinic.federation.metrics import Metric, Number, Numbers
+from polyclinic.reporting.results import Hospital, Results, unseen
+
+METHOD = "refinement"
+CENTRE, REFINED = "centre", "refinement"  # arms: one model for everybody, and one for each hospital
+
+
+class Trial(BaseModel):
+    """A recipe, and its mean score at the hospitals that tried it."""
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Word
+    mean: Number = None
+
+
+Trials = Annotated[tuple[Trial, ...], BeforeValidator(lambda value: value or ())]
+
+
+class ChoiceState(BaseModel):
+    """Recipes that were tried, the best first.
+
+    Attributes:
+        left_out: For hospitals that join later.
+        own: For hospitals that contributed.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    left_out: Trials = ()
+    own: Trials = ()
+
+
+class RefinementState(BaseModel):
+    """How models were refined, as it was at the end.
+
+    Attributes:
+        statistic: By which distances were measured.
+        recipe: For hospitals that join later.
+        distances: Matrix over `sites`, in medians of the distances among contributors; None where
+            nobody knows the distance.
+        coefficients: Of each hospital, as if it had not contributed itself.
+        fallback: Why a hospital gets the average of all.
+        newcomers: Hospitals that joined with a description alone, in the order of joining; kept by
+            some versions only.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    statistic: Word
+    recipe: Word
+    sites: tuple[Word, ...]
+    contributors: tuple[Word, ...]
+    distances: tuple[tuple[Number, ...], ...]
+    coefficients: Mapping[Word, Numbers]
+    fallback: Annotated[Mapping[Word, Word], BeforeValidator(lambda value: value or {})] = {}
+    choice: Annotated[ChoiceState, BeforeValidator(lambda value: value or {})] = Field(
+        default_factory=ChoiceState
+    )
+    newcomers: Annotated[tuple[Word, ...], BeforeValidator(lambda value: value or ())] = ()
+
+    @field_validator("statistic")
+    @classmethod
+    def _spell(cls, statistic: str) -> str:
+        return statistic.replace("_", " ")
+
+    @model_validator(mode="after")
+    def _check_distances(self) -> "RefinementState":
+        if {len(self.sites)} != {len(self.distances), *map(len, self.distances)}:
+            raise ValueError("the distances are not those of the sites")
+        return self
+
+    def distance(self, one: str, other: str) -> float | None:
+        """Return the distance between two hospitals; None where nobody knows it."""
+        if one not in self.sites or other not in self.sites:
+            return None
+        return self.distances[self.sites.index(one)][self.sites.index(other)]
+
+
+def read_state(results: Results) -> RefinementState | None:
+    """Read the part of run.json about refinement; None if the run did not refine.
+
+    Raises:
+        RunError: It is damaged.
+    """
+    return results.part(METHOD, RefinementState)
+
+
+def place_figures(results: Results) -> Results:
+    """Put the figures of a refinement run where reports expect them.
+
+    Its two arms have no rounds, whatever run.json says (early versions named no kind). Hospitals
+    that joined later are listed in the order of joining.
+
+    Raises:
+        RunError: The part of run.json about refinement is damaged.
+    """
+    state = read_state(results)
+    if state is None:
+        return results
+    described = [hospital.name for hospital in results.hospitals if hospital.describes]
+    later = list(dict.fromkeys([*state.newcomers, *described]))
+    added = unseen(state.sites, [hospital.name for hospital in results.hospitals])
+    hospitals = [*results.hospitals, *map(Hospital, added)]
+    known = {hospital.name: replace(hospital, describes=True) for hospital in hospitals}
+    return replace(
+        results,
+        arms=tuple(
+            replace(arm, kind=METHOD) if arm.name in (CENTRE, REFINED) else arm
+            for arm in results.arms
+        ),
+        metrics=pick_results(results.metrics, {arm.name for arm in results.arms}),
+        hospitals=(
+            *(hospital for hospital in hospitals if hospital.name not in later),
+            *(known[name] for name in later if name in known),
+        ),
+    )
+
+
+def pick_results(metrics: Sequence[Metric], arms: Collection[str]) -> tuple[Metric, ...]:
+    """Keep the figures of arms, without what was measured on the way to one.
+
+    On the way are the base and single hospitals' vectors: their names have a point. What hospitals
+    validate while they contribute is the published model, which is the centre's.
+    """
+    kept = [metric for metric in metrics if metric.arm in arms or "." not in metric.arm]
+    return tuple(
+        metric.model_copy(update={"arm": CENTRE})
+        if (metric.arm, metric.phase) == (REFINED, "validate")
+        else metric
+        for metric in kept
+    )
