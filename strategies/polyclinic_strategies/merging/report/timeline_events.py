@@ -13,7 +13,7 @@ from polyclinic.reporting.results import Arm, Results, unseen
 from polyclinic.system.text import clean
 from polyclinic_strategies.merging.events import (
     Contributed,
-    ContributionRefused,
+    ContributionRejected,
     Duplicate,
     Published,
     Withdrawn,
@@ -143,7 +143,7 @@ def describe_parameters(parameters: Mapping[str, Any]) -> str:
 
 def _mark(event: Event, begin: float) -> Mark | None:
     match event:
-        case ContributionRefused(site=site, reason=reason, error=error) if site:
+        case ContributionRejected(site=site, reason=reason, error=error) if site:
             return Mark(site, event.time - begin, event.kind, reason, error)
         case Withdrawn(site=site, reason=reason) if site:
             return Mark(site, event.time - begin, event.kind, reason)

@@ -4,9 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from polyclinic.reporting.results import Results
-from polyclinic_strategies.refinement.events import Refined
+from polyclinic_strategies.refinement.events import Refined, tell_shares
 from polyclinic_strategies.refinement.report.narrative import tell_distance
-from polyclinic_strategies.refinement.report.shares import tell_shares
 from polyclinic_strategies.refinement.report.state import RefinementState
 from polyclinic_strategies.refinement.report.table import JOINED_LATER, TOOK_PART
 

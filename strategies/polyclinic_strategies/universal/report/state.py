@@ -11,10 +11,7 @@ from polyclinic.federation.run_state import Count
 from polyclinic.reporting.results import Results
 
 METHOD = "universal"
-BEFORE, UNIVERSAL = (
-    "before",
-    "universal",
-)  # arms: the encoder before the first stage, and after the last
+BEFORE, UNIVERSAL = "before", "universal"  # arms: encoders before the first and after the last stage
 
 
 def _known(values: object) -> object:
