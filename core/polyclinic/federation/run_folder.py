@@ -21,11 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from polyclinic.errors import LedgerNotFound, RunError, RunNotFound
 from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Failed, Missing
-from polyclinic.federation.run_state import RunState, explain
+from polyclinic.federation.run_state import RunState, checked
 from polyclinic.store.journal import database_of
 
 PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
@@ -59,14 +57,17 @@ class RunFolder:
         Raises:
             RunError: The file is missing or damaged.
         """
+        path = self.path / "run.json"
         try:
-            described = json.loads((self.path / "run.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            described = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
             raise RunError(
-                f"{self.path} has no readable run.json, so it is not the folder of a run. "
-                "`polyclinic-server status` lists the runs."
-            ) from error
-        assert isinstance(described, dict)
+                f"{self.path}: this is not a run's folder, it has no run.json."
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path}: cannot be read ({error}).") from error
+        if not isinstance(described, dict):
+            raise RunError(f"{path}: is damaged (an object was expected).")
         return described
 
     def update(self, **changes: object) -> None:
@@ -80,10 +81,8 @@ class RunFolder:
         Raises:
             RunError: It is missing or damaged.
         """
-        try:
-            return RunState.model_validate(self.describe())
-        except ValidationError as error:
-            raise RunError(f"{self.path / 'run.json'} is damaged: {explain(error)}.") from error
+        described = self.describe()
+        return checked(self.path / "run.json", lambda: RunState.model_validate(described))
 
     def events(self) -> tuple[Event, ...]:
         """Read the events so far, in the order of time."""

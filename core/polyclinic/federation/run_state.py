@@ -1,23 +1,57 @@
 """The typed model of run.json."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
+from polyclinic.errors import RunError
 from polyclinic.federation.events import Word
 
 Part = TypeVar("Part", bound=BaseModel)
+Found = TypeVar("Found")
 Count = Annotated[
     int | None, BeforeValidator(lambda value: value if isinstance(value, int) else None)
 ]
 
 
-def explain(error: ValidationError) -> str:
-    """Return the first fault in words, with the field that has it."""
-    first = error.errors()[0]
-    where = ".".join(str(piece) for piece in first["loc"])
-    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+EXPECTED = {
+    "model_type": "an object was expected",
+    "dict_type": "an object was expected",
+    "mapping_type": "an object was expected",
+    "tuple_type": "a list was expected",
+}
+
+
+def explain(error: ValidationError, inside: str = "") -> str:
+    """Name the first thing that is wrong in a file; `inside` names the part of it that was read."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, filter(None, (inside, *map(str, first["loc"])))))
+    if first["type"] == "missing":
+        return f"'{where}' is missing"
+    message = EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    return f"'{where}': {message}" if where else message
+
+
+def checked(path: Path, read: Callable[[], Found], inside: str = "") -> Found:
+    """Return what `read` makes of a file.
+
+    Args:
+        path: The file.
+        read: Validates what was read.
+        inside: Name of the part of the file; the whole if empty.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    try:
+        return read()
+    except ValidationError as error:
+        problem = explain(error, inside)
+    except OverflowError as error:
+        problem = str(error)
+    raise RunError(f"{path}: is damaged ({problem}).")
 
 
 class _State(BaseModel):
@@ -86,6 +120,14 @@ class RunState(BaseModel):
     labels: tuple[Word, ...] = ()
     hospitals: Mapping[Word, HospitalState] = {}
     comparison: ComparisonState | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, found: object) -> object:
+        """Read null as absent."""
+        if not isinstance(found, Mapping):
+            return found
+        return {key: value for key, value in found.items() if value is not None}
 
     def part(self, name: str, model: type[Part]) -> Part | None:
         """Read the part that a method keeps in run.json under its name; None if there is none.

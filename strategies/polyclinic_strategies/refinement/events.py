@@ -1,5 +1,6 @@
 """Events of refinement: descriptions, refined models, deliveries, and traffic."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -7,15 +8,16 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from polyclinic.federation.events import Event, Figure, Figures, SiteEvent, Word
-from polyclinic.reporting.formats import list_bytes, plural, show_seconds
-from polyclinic_strategies.refinement.shares import tell_shares
+from polyclinic.reporting.formats import join_words, list_bytes, plural, show_seconds
 
 if TYPE_CHECKING:
     from polyclinic.federation.live_state import LiveState
 
 NEWS, GREETING = "query.collect", "query.hello"  # regular messages, which no change causes
 JOIN, UPDATE, WITHDRAWAL = "join", "update", "withdrawal"
-SUBJECTS, DEPARTED = "refinement.subjects", "refinement.departed"  # keys in `LiveState.memory`
+NAMED_SHARES = 4
+SMALLEST_SHARE = 0.005  # smaller ones are not named
+SUBJECTS, DEPARTED = "refinement.subjects", "refinement.departed"  # keys of what is remembered
 
 
 class Described(SiteEvent):
@@ -168,3 +170,23 @@ class Traffic(SiteEvent):
 
 
 EVENTS = (Described, Refined, Delivered, Recalculated, Traffic)
+
+
+def tell_shares(shares: Mapping[str, float]) -> str:
+    """Tell whose vectors a model is made of, the largest share first."""
+    positive = [(site, share) for site, share in shares.items() if share > 0]
+    ordered = sorted(positive, key=lambda pair: (-pair[1], pair[0]))
+    if not ordered:
+        return "nothing"
+    if len(ordered) > 1 and math.isclose(ordered[0][1], ordered[-1][1], rel_tol=1e-6):
+        names = join_words([site for site, _ in ordered])
+        few = len(ordered) <= NAMED_SHARES
+        return f"equal shares of {names if few else plural(len(ordered), 'hospital')}"
+    shown = [(site, share) for site, share in ordered if share >= SMALLEST_SHARE]
+    named = shown if len(shown) <= NAMED_SHARES else shown[: NAMED_SHARES - 1]
+    words = [f"{round(100 * share)} % {site}" for site, share in named]
+    others = shown[len(named) :]
+    if others:
+        rest = math.fsum(share for _, share in others)
+        words.append(f"{round(100 * rest)} % of {len(others)} others")
+    return ", ".join(words)
