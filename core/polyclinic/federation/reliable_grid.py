@@ -5,7 +5,6 @@ away and came back, ends when those that are here have answered, says who is mis
 sites' names, so that the same seed gives the same sum.
 """
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -26,6 +25,7 @@ from polyclinic.federation.records import (
     round_of,
     unpack_message,
 )
+from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 
 RETRIED = (
@@ -126,18 +126,18 @@ class Exchange:
 
     def run(self, timeout_s: float) -> list[Message]:
         """Ask, and collect until it ends."""
-        start = last = looked = time.monotonic()
+        start = last = looked = clock.monotonic()
         self._ask(list(self._outstanding), first=True)
         while self._outstanding:
             if self._collect():
-                last = time.monotonic()
-            if not self._outstanding or self._is_over(time.monotonic() - start, timeout_s):
+                last = clock.monotonic()
+            if not self._outstanding or self._is_over(clock.monotonic() - start, timeout_s):
                 break
-            time.sleep(pause_s(time.monotonic() - last, 0.04, 1.0))
-            if time.monotonic() - looked < LOOK_S:
+            clock.sleep(pause_s(clock.monotonic() - last, 0.04, 1.0))
+            if clock.monotonic() - looked < LOOK_S:
                 continue
             self._attendance.refresh()
-            looked = time.monotonic()
+            looked = clock.monotonic()
             self._ask(
                 [
                     site
@@ -145,7 +145,7 @@ class Exchange:
                     if self._must_ask_again(site, asked)
                 ]
             )
-        self._conclude(time.monotonic() - start)
+        self._conclude(clock.monotonic() - start)
         return [self._answered[site] for site in sorted(self._answered)]
 
     def _ask(self, sites: list[str], first: bool = False) -> None:

@@ -4,7 +4,6 @@ The rules were learned the hard way: ask for an answer only while its hospital i
 message), and ask anew when a hospital was away, even if it is back before anybody noticed, because it has forgotten the question.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -13,6 +12,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from polyclinic.federation.records import pack_content, unpack_message
+from polyclinic.system import clock
 
 LOOK_S = 0.5  # between two looks at who is here
 
@@ -71,7 +71,7 @@ class Correspondence(Generic[Purpose]):
 
     def look(self) -> None:
         """See who is here; a question to a hospital that was away meanwhile, or that took too long, is given up."""
-        moment = time.monotonic()
+        moment = clock.monotonic()
         if moment - self._looked < LOOK_S:
             return
         self._looked = moment
@@ -98,7 +98,7 @@ class Correspondence(Generic[Purpose]):
         message.content = pack_content(message.content)
         (identifier,) = self._grid.push_messages([message])
         if identifier:
-            until = time.monotonic() + message.metadata.ttl
+            until = clock.monotonic() + message.metadata.ttl
             self._open[site] = _Open(identifier, member.node, member.activated, purpose, until)
 
     def hear(self) -> list[tuple[str, Purpose, Message]]:

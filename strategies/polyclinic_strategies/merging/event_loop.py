@@ -8,7 +8,6 @@ moment: the loop starts again from the ledger.
 import hashlib
 import math
 import tempfile
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from polyclinic.federation.records import metrics_from_reply
 from polyclinic.learning.state_dict import StateDict, pack
 from polyclinic.store.ledger import Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
+from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.correspondence import Correspondence, Roster
@@ -115,7 +115,7 @@ class EventLoop:
         self._published: Publication | None = None
         self.merged: set[str] = set()  # contributions of the newest model
         self._head = 0  # last line of the journal that was looked at
-        self._began = self.last_moved = self._checked = time.monotonic()
+        self._began = self.last_moved = self._checked = clock.monotonic()
 
     def run(self) -> Publication | None:
         """Ask, merge and publish until the run is over; returns what was published last, None if nobody contributed."""
@@ -124,13 +124,13 @@ class EventLoop:
             self.step()
             if self.is_over() and self.is_scored():
                 return self._published
-            time.sleep(pause_s(time.monotonic() - self.last_moved, 0.05, 0.5))
+            clock.sleep(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
 
     def step(self) -> None:
         """Look who is here, take in what came, ask who is idle."""
         self.talk.look()
         for site, question, reply in self.talk.hear():
-            self.last_moved = time.monotonic()
+            self.last_moved = clock.monotonic()
             self.take(site, question, reply)
         self._notice_changes()
         self._choose()
@@ -144,7 +144,7 @@ class EventLoop:
             return not self.owes_verdict()
         if self._end.contributions and len(contributed) >= self._end.contributions:
             return not self.owes_verdict()
-        return 0 < self._end.seconds <= time.monotonic() - self._began
+        return 0 < self._end.seconds <= clock.monotonic() - self._began
 
     def _last_choice(self) -> Rule:
         """The candidate that was published last, if it still is one."""
@@ -176,7 +176,7 @@ class EventLoop:
             self.talk.ask(
                 site, lambda node: send_base(self.assignment, weights, node), Question("base")
             )
-        elif self._verdicts.get(site) or time.monotonic() >= self._due.get(site, 0.0):
+        elif self._verdicts.get(site) or clock.monotonic() >= self._due.get(site, 0.0):
             verdicts = list(self._verdicts.get(site, ()))
             self.talk.ask(
                 site,
@@ -199,7 +199,7 @@ class EventLoop:
     def take(self, site: str, question: Question, reply: Message) -> None:
         """What a hospital answered."""
         if reply.has_error():
-            self._due[site] = time.monotonic() + self.strategy.poll_s
+            self._due[site] = clock.monotonic() + self.strategy.poll_s
             self.tell(
                 Failed(phase=question.kind, round=0, site=site, reason=str(reply.error.reason))
             )
@@ -215,7 +215,7 @@ class EventLoop:
             self._take_handover(site, read_handover(reply))
 
     def _take_handover(self, site: str, handover: Handover) -> None:
-        moment = time.monotonic()
+        moment = clock.monotonic()
         if handover.needs_base:
             self._needs_base.add(site)
         if handover.digest:
@@ -272,7 +272,7 @@ class EventLoop:
 
     def _notice_changes(self) -> None:
         """Somebody may withdraw a hospital from the ledger while the loop runs, or hand in by another way."""
-        moment = time.monotonic()
+        moment = clock.monotonic()
         if moment - self._checked < self.strategy.poll_s:
             return
         self._checked = moment

@@ -4,7 +4,6 @@ A newcomer says what its images are like and gets its model; a hospital with new
 withdrawn. Each time everything is recalculated here, and only the hospital that it is about hears of it.
 """
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -17,6 +16,7 @@ from polyclinic.federation.events import Failed
 from polyclinic.federation.traffic import Count, CountingGrid
 from polyclinic.learning.state_dict import pack
 from polyclinic.store.ledger import Ledger
+from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 from polyclinic_strategies.merging.correspondence import Roster
 from polyclinic_strategies.merging.event_loop import EventLoop, Question, Tell
@@ -104,10 +104,10 @@ class RefinementLoop(EventLoop):
         for refinement in self._known:
             if refinement.site in self.refiner.contributors():
                 self._offer(refinement, "choice")
-        began = time.monotonic()
+        began = clock.monotonic()
         self.step()
-        while not self._is_done(stay, time.monotonic() - began):
-            time.sleep(pause_s(time.monotonic() - self.last_moved, 0.05, 0.5))
+        while not self._is_done(stay, clock.monotonic() - began):
+            clock.sleep(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
             self.step()
 
     def step(self) -> None:
@@ -239,10 +239,10 @@ class RefinementLoop(EventLoop):
         if self._recipe is None or not self.merged:
             return
         self.trials = []
-        began, before, departure = time.monotonic(), self._known, self._now("withdrawal")
+        began, before, departure = clock.monotonic(), self._known, self._now("withdrawal")
         self._known = self.refine_all()
         gone = sorted({each.site for each in before} - {each.site for each in self._known})
-        changed, seconds = affected(before, self._known), time.monotonic() - began
+        changed, seconds = affected(before, self._known), clock.monotonic() - began
         self.tell(Recalculated(why=why, sites=tuple(changed), gone=tuple(gone), seconds=seconds))
         self._departures += len(gone)
         self._departed |= dict.fromkeys(gone, departure)
@@ -251,7 +251,7 @@ class RefinementLoop(EventLoop):
         return next((entry.digest for entry in self.publisher.entries() if entry.site == site), "")
 
     def _now(self, why: str) -> Occasion:
-        return Occasion(why, time.monotonic(), self._grid.total())
+        return Occasion(why, clock.monotonic(), self._grid.total())
 
     def _offer(self, refinement: Refinement, why: str) -> None:
         """A model is ready for its hospital."""
@@ -273,7 +273,7 @@ class RefinementLoop(EventLoop):
         self._ready.pop(site, None)
         occasion = self._occasions.pop(site, None)
         why = occasion.why if occasion else "choice"
-        seconds = time.monotonic() - occasion.began if occasion else None
+        seconds = clock.monotonic() - occasion.began if occasion else None
         self.tell(Delivered(site=site, why=why, seconds=seconds))
         if occasion is not None:
             self._newcomers |= {site} if why == "join" else set()
