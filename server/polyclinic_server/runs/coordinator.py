@@ -1,9 +1,6 @@
 """`polyclinic-server run`: SuperLink and run, from the first setting to the report."""
 
-import json
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,20 +9,11 @@ from typing import TYPE_CHECKING
 import psutil
 from rich.console import Console
 
-from polyclinic.config.compose import as_yaml, expand_strategies, load_config
+from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.config.schemas import Config
-from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
+from polyclinic.errors import ConfigError, DiskFull, RunError
 from polyclinic.federation.events import Link, Note
-from polyclinic.federation.live_state import LiveState
-from polyclinic.federation.method import method_of
-from polyclinic.federation.run_folder import (
-    RunFolder,
-    find_run,
-    new_run,
-    now,
-    versions,
-    write_whole,
-)
+from polyclinic.federation.run_folder import RunFolder, find_run, new_run
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
@@ -36,7 +24,6 @@ from polyclinic_server.runs.live_table import LiveTable, show
 if TYPE_CHECKING:
     from polyclinic_server.fleet.superlink import SuperLink
 
-SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "own": "score"}
 NEEDED_DISK = 2**29
 
 
@@ -61,22 +48,15 @@ def run(
     place = listening(first.deployment)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
-        from polyclinic.federation.jobs import arm_name
+        from polyclinic.federation.jobs import describe_run, follow_run
         from polyclinic_server.fleet.superlink import SuperLink
-    titles = {
-        arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs
-    }
-    without = frozenset(
-        arm_name(config) for config in configs if method_of(config).pace != "rounds"
-    )
-    state = LiveState(titles, first.rounds, SCORE_NAMES[first.data.task], without)
-    _describe_run(folder, configs, titles)
+    describe_run(folder, configs, state="waiting", pid=os.getpid())
     runs = Path(first.deployment.runs)
     try:
         with (
             _alone(runs / ".superlink"),
-            show(LiveTable(state), console) as handle,
-            _logged(folder),
+            show(LiveTable(follow_run(configs)), console) as handle,
+            folder.logged("flwr"),
         ):
             folder.listeners.append(handle)
 
@@ -91,9 +71,9 @@ def run(
                 console.print(place.invitation(link.address), markup=False)
                 _execute(link, folder)
     except BaseException as error:
-        _end(folder, error)
+        folder.end(error, f"resume with --resume {folder.name}")
         raise
-    _end(folder, None)
+    folder.end(None)
     return folder
 
 
@@ -133,8 +113,7 @@ def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list
     if free < NEEDED_DISK:
         folder.path.rmdir()
         raise DiskFull(folder.path, free, NEEDED_DISK)
-    write_whole(folder.path / "overrides.json", json.dumps([list(each) for each in expanded]))
-    write_whole(folder.path / "config.yaml", "---\n".join(as_yaml(config) for config in configs))
+    folder.keep_settings(expanded, configs)
     return folder, configs
 
 
@@ -153,47 +132,10 @@ def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config
         raise ConfigError(
             f"A run resumes with its own settings; {others[0]} would change them. Start a new run instead."
         )
-    kept = json.loads((folder.path / "overrides.json").read_text())
-    expanded = [[*each, *overrides] for each in kept]
-    write_whole(folder.path / "overrides.json", json.dumps(expanded))
-    return folder, [load_config(each) for each in expanded]
-
-
-def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, str]) -> None:
-    from polyclinic.federation.jobs import arm_name
-
-    first = configs[0]
-    named = {arm_name(config): method_of(config) for config in configs}
-    kinds = {
-        arm: {} if method.pace == "rounds" else {"kind": method.name}
-        for arm, method in named.items()
-    }
-    arms = [{"name": arm, "title": title, **kinds[arm]} for arm, title in titles.items()]
-    folder.update(
-        name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed,
-        rounds=first.rounds, arms=arms, task=first.data.task,
-        score_name=SCORE_NAMES[first.data.task], labels=list(first.data.labels), hospitals={},
-    )  # fmt: skip
-    if "started" not in folder.describe():
-        folder.update(started=now())
-
-
-def _end(folder: RunFolder, error: BaseException | None) -> None:
-    """Every run reaches a terminal state, and says why."""
-    folder.close()
-    if error is None:
-        folder.update(state="finished", finished=now())
-    elif isinstance(error, KeyboardInterrupt):
-        folder.update(
-            state="interrupted",
-            finished=now(),
-            reason=f"interrupted; resume with --resume {folder.name}",
-        )
-    else:
-        reason = (
-            str(error) if isinstance(error, PolyclinicError) else f"{type(error).__name__}: {error}"
-        )
-        folder.update(state="failed", finished=now(), reason=reason)
+    expanded = [[*each, *overrides] for each in folder.settings()]
+    configs = [load_config(each) for each in expanded]
+    folder.keep_settings(expanded, configs)
+    return folder, configs
 
 
 @contextmanager
@@ -206,20 +148,3 @@ def _alone(folder: Path) -> Iterator[None]:
                 f"Another coordinator works in {folder.parent}. End it, or choose another folder with deployment.runs=FOLDER."
             )
         yield
-
-
-@contextmanager
-def _logged(folder: RunFolder) -> Iterator[None]:
-    """Flower's and Python's own chatter goes to a file, not between the lines of the table."""
-    handler = logging.FileHandler(folder.path / "coordinator.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    flower = logging.getLogger("flwr")
-    before, propagate = list(flower.handlers), flower.propagate
-    flower.handlers, flower.propagate = [handler], False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            flower.handlers, flower.propagate = before, propagate
-            handler.close()
