@@ -42,6 +42,14 @@ Figures = Annotated[Mapping[Word, float], BeforeValidator(_known)]
 class Event(BaseModel):
     """One line of events.jsonl.
 
+    Example:
+        ```python
+        # an event that a method adds
+        class Shuffled(polyclinic.Event):
+            kind: Literal["shuffled"] = "shuffled"
+            swaps: int = 0
+        ```
+
     Attributes:
         kind: Discriminates the events; every class has one of its own.
         time: Seconds since 1970.

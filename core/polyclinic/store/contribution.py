@@ -59,6 +59,12 @@ MAX_EXAMPLES = 2**53  # a weight that a float64 still counts exactly
 class Contribution:
     """Where a task vector comes from; the tensors stay in the file.
 
+    Example:
+        ```python
+        about = Contribution("st-mary", "0" * 64, "brain", 12, {"loss": 0.3}, 1.7e9, "0.1.0")
+        path = write_contribution(folder, about, {"conv.weight": task_vector}, statistics={})
+        ```
+
     Attributes:
         site: The hospital.
         base: `state_digest` of the model that it trained from.
