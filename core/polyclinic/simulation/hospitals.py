@@ -68,12 +68,12 @@ def write_dataset(dataset: SiteDataset, folder: Path) -> Path:
     Returns:
         The folder.
     """
-    listing = {
+    listing: dict[str, Any] = {
         "name": dataset.name,
         "modality": _numbered(dataset.modality),
         "labels": _numbered(dataset.labels),
-        **{split: [_entry(case) for case in getattr(dataset, split)] for split in SPLITS},
     }
+    listing |= {split: [_entry(case) for case in getattr(dataset, split)] for split in SPLITS}
     write_durably(folder / LISTING, json.dumps(listing, indent=1).encode())
     return folder
 
@@ -85,5 +85,5 @@ def _numbered(names: Iterable[str]) -> dict[str, str]:
 def _entry(case: Case) -> dict[str, Any]:
     files = [str(path.resolve()) for path in case.image]
     label = str(case.label.resolve()) if isinstance(case.label, Path) else case.label
-    entry = {"image": files, "label": label, "subject": case.subject}
+    entry: dict[str, Any] = {"image": files, "label": label, "subject": case.subject}
     return {key: value for key, value in entry.items() if value not in (None, "")}

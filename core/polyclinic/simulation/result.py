@@ -4,6 +4,8 @@ import shutil
 import weakref
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from statistics import fmean
 from types import TracebackType
@@ -98,11 +100,9 @@ class SimulationResult:
             UnknownName: The task has no such class, or none that was scored.
         """
         rows = self._rows(label)
-        try:
-            import pandas
-        except ImportError:
+        if find_spec("pandas") is None:
             return rows
-        return pandas.DataFrame(rows).set_index("hospital")
+        return import_module("pandas").DataFrame(rows).set_index("hospital")
 
     def _rows(self, label: str | None) -> Rows:
         if label is None:
@@ -231,7 +231,7 @@ def _show(value: object) -> str:
 def _describe(path: Path) -> Mapping[str, object]:
     """What a model's file says of itself; nothing if it is not one of ours."""
     try:
-        with safe_open(path, framework="pt") as file:  # type: ignore[no-untyped-call]
+        with safe_open(path, framework="pt") as file:
             return load_metadata(file.metadata() or {}, path)
     except (OSError, SafetensorError, ModelInvalid):
         return {}

@@ -17,7 +17,6 @@ import psutil
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import Config, Setting
 from polyclinic.errors import PolyclinicError, UnknownName
 from polyclinic.federation.run_folder import RunFolder
@@ -29,12 +28,13 @@ from polyclinic.simulation.hospitals import Given, name_hospitals, write_dataset
 from polyclinic.simulation.identity import task_identity
 from polyclinic.simulation.progress import ProgressBar
 from polyclinic.simulation.result import SimulationResult
-from polyclinic.simulation.setup import ASKED, concluded, logged, prepare_run
+from polyclinic.simulation.setup import concluded, logged, prepare_run
 from polyclinic.simulation.sides import COORDINATOR, HOSPITAL, HospitalInProcess, load_side
 from polyclinic.system.clock import SkippingClock, use_clock
 
 GIB = 2**30
 FREE_SHARE = 0.5  # of the machine's free memory that prepared cases may take
+MakeHospital = Callable[[str, Path, Path, str], HospitalInProcess]  # name, data, state, mode
 MINIMUM = 2  # hospitals that a round needs, where there are so many
 
 
@@ -106,16 +106,21 @@ def simulate(
         *(f"{name}={_as_text(value)}" for name, value in more_settings.items()),
     ]
     place = Path(tempfile.mkdtemp(prefix="polyclinic-") if folder is None else folder).resolve()
-    temporary = place if folder is None else None
-    bytes_ = (
-        psutil.virtual_memory().available * FREE_SHARE if memory_gb is None else memory_gb * GIB
+    free = psutil.virtual_memory().available * FREE_SHARE
+    federation = _Federation(
+        place,
+        threads,
+        Memory(free if memory_gb is None else memory_gb * GIB),
+        ProgressBar(progress),
     )
-    federation = _Federation(make_hospital, place, threads, Memory(bytes_), ProgressBar(progress))
+    temporary = place if folder is None else None
     try:
-        run = prepare_run(place, asked, resume=resume)
-        federation.open(named, describe, run)
+        run, configs = prepare_run(place, asked, resume=resume)
+        for site, data in named.items():
+            mode = "describe" if site in describe else "train"
+            federation.add(site, data, mode, configs[0].seed, make_hospital)
         if run.describe()["state"] != "finished":
-            federation.run(run, coordinate, changes)
+            federation.run(run, configs, coordinate, changes)
     except BaseException:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)
@@ -128,14 +133,15 @@ class _Federation:
     """The hospitals of a simulation, and its run.
 
     Attributes:
-        make_hospital: Makes what does a hospital's work, of name, data, state and mode.
         folder: Where everything lies.
         threads: Number of threads of a hospital.
         memory: What hospitals' prepared images may take.
         bar: Told who computes.
+        faults: What hospitals could not do.
+        states: Folder of each hospital.
+        nodes: Each hospital at the grid.
     """
 
-    make_hospital: Callable[[str, Path, Path, str], HospitalInProcess]
     folder: Path
     threads: int
     memory: Memory
@@ -145,21 +151,17 @@ class _Federation:
     nodes: dict[str, MemoryNode] = field(default_factory=dict)
     _opened: list[HospitalInProcess] = field(default_factory=list)
 
-    def open(
-        self, named: Mapping[str, Path | SiteDataset], describe: Collection[str], run: RunFolder
+    def add(
+        self, site: str, data: Path | SiteDataset, mode: str, seed: int, make: MakeHospital
     ) -> None:
-        """Make a node for each hospital; nothing of their data is read."""
-        seed = self._configs(run)[0].seed
-        for number, (site, given) in enumerate(named.items(), start=1):
-            state = self.states[site] = self.folder / "hospitals" / site
-            data = given
-            if isinstance(data, SiteDataset):
-                data = write_dataset(data, self.folder / "data" / site)
-            mode = "describe" if site in describe else "train"
-            worker = self.make_hospital(site, data.resolve(), state, mode)
-            self._opened.append(worker)
-            hospital = SimulatedHospital(site, worker, state, seed, self.threads, self._note)
-            self.nodes[site] = MemoryNode(number, self._answers(hospital), name=site)
+        """Make a hospital's node; nothing of its data is read."""
+        state = self.states[site] = self.folder / "hospitals" / site
+        if isinstance(data, SiteDataset):
+            data = write_dataset(data, self.folder / "data" / site)
+        worker = make(site, data.resolve(), state, mode)
+        self._opened.append(worker)
+        hospital = SimulatedHospital(site, worker, state, seed, self.threads, self._note)
+        self.nodes[site] = MemoryNode(len(self.nodes) + 1, self._answers(hospital), name=site)
 
     def _answers(self, hospital: SimulatedHospital) -> Answer:
         def answer(message: Message) -> Message:
@@ -176,6 +178,7 @@ class _Federation:
     def run(
         self,
         run: RunFolder,
+        configs: Sequence[Config],
         coordinate: Callable[[Grid, RunFolder], None],
         changes: Sequence[Change],
     ) -> None:
@@ -184,7 +187,7 @@ class _Federation:
         Raises:
             PolyclinicError: The run cannot go on; a note tells what each hospital could not do.
         """
-        configs, clock = self._configs(run), SkippingClock()
+        clock = SkippingClock()
         schedule = Schedule(changes, self.nodes, _ledger_of(configs, run))
 
         def listen(event: Any) -> None:
@@ -210,10 +213,6 @@ class _Federation:
             finally:
                 for hospital in self._opened:
                     hospital.close()
-
-    def _configs(self, run: RunFolder) -> list[Config]:
-        asked = json.loads((run.path / ASKED).read_text())
-        return [load_config(each) for each in asked]
 
     def _explain(self, error: PolyclinicError) -> None:
         """Add what hospitals could not do, each thing once."""

@@ -19,13 +19,18 @@ SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "o
 ASKED = "overrides.json"
 
 
-def prepare_run(folder: Path, settings: Sequence[str], *, resume: bool) -> RunFolder:
+def prepare_run(
+    folder: Path, settings: Sequence[str], *, resume: bool
+) -> tuple[RunFolder, list[Config]]:
     """Make a run's folder, or find that of the same settings.
 
     Args:
         folder: Where the run's folder goes.
         settings: SETTING=VALUE; `strategy=a,b` runs several strategies one after another.
         resume: Go on with what is there.
+
+    Returns:
+        The folder, and the configuration of each strategy.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -36,13 +41,13 @@ def prepare_run(folder: Path, settings: Sequence[str], *, resume: bool) -> RunFo
     path = folder / NAME
     if path.exists():
         _check_same(path, expanded, resume=resume)
-        return RunFolder(path)
+        return RunFolder(path), configs
     path.mkdir(parents=True)
     write_whole(path / ASKED, json.dumps(expanded))
     write_whole(path / "config.yaml", "---\n".join(as_yaml(config) for config in configs))
     run = RunFolder(path)
     describe_run(run, configs)
-    return run
+    return run, configs
 
 
 def _check_same(path: Path, expanded: list[list[str]], *, resume: bool) -> None:
