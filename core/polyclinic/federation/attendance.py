@@ -194,11 +194,11 @@ class Attendance:
             return
         for reply in self._grid.pull_messages(answerable):
             node = self._pending.pop(reply.metadata.reply_to_message_id)
+            enrolled = self._online[node].name if node in self._online else ""
             if reply.has_error():
-                self._refuse(f"node {node}", str(reply.error.reason))
+                self._refuse(enrolled or f"node {node}", str(reply.error.reason))
                 continue
             hello = hello_from_reply(reply)
-            enrolled = self._online[node].name if node in self._online else ""
             if enrolled and hello.site != enrolled:
                 self._refuse(
                     enrolled,

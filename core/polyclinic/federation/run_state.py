@@ -7,6 +7,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
 
 from polyclinic.federation.events import Word
 
+SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "own": "score"}
 Part = TypeVar("Part", bound=BaseModel)
 Count = Annotated[
     int | None, BeforeValidator(lambda value: value if isinstance(value, int) else None)

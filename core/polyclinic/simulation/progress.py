@@ -1,48 +1,51 @@
-"""A progress bar for every strategy of a simulated run."""
+"""A progress bar for a simulated run."""
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
 from types import TracebackType
-from typing import Any
+from typing import Self
 
 from rich.console import Console
 from rich.progress import (
     BarColumn,
-    MofNCompleteColumn,
     Progress,
     SpinnerColumn,
-    TaskID,
+    TaskProgressColumn,
     TextColumn,
     TimeElapsedColumn,
 )
 
-STEPS = ("round_end", "contribution", "delivered")  # events that bring a strategy nearer to its end
+from polyclinic.federation.events import DOING, Event
+from polyclinic.federation.live_state import LiveState
 
 
-class ProgressBar(AbstractContextManager["ProgressBar"]):
-    """Shows which strategy is at work, how far it is, and which hospital computes.
+class ProgressBar:
+    """Shows which strategy is at work, how far the run is, and which hospital computes.
 
     Args:
         shown: Whether there is a bar; None: on a terminal and in a notebook.
-        console: Where; rich's own if not given.
+        console: Where it is drawn; standard error if not given.
     """
 
     def __init__(self, shown: bool | None = None, console: Console | None = None) -> None:
         console = console or Console(stderr=True)
         seen = console.is_terminal or console.is_jupyter
-        columns = (
+        self.progress = Progress(
             SpinnerColumn(),
             TextColumn("{task.description}", markup=False),
             BarColumn(),
-            MofNCompleteColumn(),
+            TaskProgressColumn(),
             TimeElapsedColumn(),
             TextColumn("{task.fields[doing]}", markup=False),
+            console=console,
+            disable=not (seen if shown is None else shown),
         )
-        disable = not (seen if shown is None else shown)
-        self.progress = Progress(*columns, console=console, disable=disable)
-        self._task: TaskID | None = None
+        self._task = self.progress.add_task("starting", total=1.0, doing="")
+        self._live: LiveState | None = None
 
-    def __enter__(self) -> "ProgressBar":
+    def follow(self, live: LiveState) -> None:
+        """Show this run."""
+        self._live = live
+
+    def __enter__(self) -> Self:
         self.progress.start()
         return self
 
@@ -52,31 +55,20 @@ class ProgressBar(AbstractContextManager["ProgressBar"]):
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        if error is None:
+            self.progress.update(self._task, completed=1.0, doing="")
         self.progress.stop()
 
-    def handle(self, line: Mapping[str, Any]) -> None:
-        """Take in an event of the run."""
-        kind = line["kind"]
-        if kind == "arm_start":
-            total = line.get("expected") or line.get("rounds") or None
-            title = str(line.get("title") or line["arm"])
-            done = line.get("offset", 0)
-            self._task = self.progress.add_task(title, total=total, completed=done, doing="")
-        elif self._task is None:
+    def handle(self, event: Event) -> None:
+        """Take in what happened."""
+        if self._live is None:
             return
-        elif kind in STEPS:
-            self.progress.advance(self._task)
-        elif kind == "arm_end":
-            self.end()
+        event.tell(self._live)
+        live = self._live
+        title = live.arms.get(live.arm, live.arm) or "starting"
+        where = f", round {live.round} of {live.rounds}" if live.in_rounds and live.round else ""
+        self.progress.update(self._task, description=f"{title}{where}", completed=live.share)
 
     def note_work(self, site: str, what: str) -> None:
-        """A hospital begins to work."""
-        if self._task is not None:
-            self.progress.update(self._task, doing=f"{site}: {what}")
-
-    def end(self) -> None:
-        """The strategy is at its end."""
-        if self._task is not None:
-            total = self.progress.tasks[self._task].completed or 1
-            self.progress.update(self._task, total=total, completed=total, doing="")
-            self._task = None
+        """A hospital begins to work; `what` is the type of the message that asks for it."""
+        self.progress.update(self._task, doing=f"{site}: {DOING.get(what, what)}")

@@ -8,10 +8,9 @@ after another. Waiting takes no time: simulated time passes at once.
 import json
 import shutil
 import tempfile
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import psutil
 from flwr.app import Message
@@ -19,6 +18,8 @@ from flwr.serverapp import Grid
 
 from polyclinic.config.schemas import Config, Setting
 from polyclinic.errors import PolyclinicError, UnknownName
+from polyclinic.federation.events import Event
+from polyclinic.federation.jobs import follow_run
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.simulation.changes import Change, Schedule, away_at_start
@@ -28,7 +29,7 @@ from polyclinic.simulation.hospitals import Given, name_hospitals, write_dataset
 from polyclinic.simulation.identity import task_identity
 from polyclinic.simulation.progress import ProgressBar
 from polyclinic.simulation.result import SimulationResult
-from polyclinic.simulation.setup import concluded, logged, prepare_run
+from polyclinic.simulation.setup import concluded, prepare_run
 from polyclinic.simulation.sides import COORDINATOR, HOSPITAL, HospitalInProcess, load_side
 from polyclinic.system.clock import SkippingClock, use_clock
 
@@ -190,16 +191,16 @@ class _Federation:
         clock = SkippingClock()
         schedule = Schedule(changes, self.nodes, _ledger_of(configs, run))
 
-        def listen(event: Any) -> None:
-            line = event if isinstance(event, Mapping) else event.to_line()
+        def listen(event: Event) -> None:
             clock.note_progress()
-            self.bar.handle(line)
-            schedule.handle(str(line["kind"]), str(line["arm"]))
+            self.bar.handle(event)
+            schedule.handle(event.kind, event.arm)
 
+        self.bar.follow(follow_run(configs))
         run.listeners.append(listen)
         with (
             concluded(run),
-            logged(run.path / "coordinator.log"),
+            run.logged("flwr", "polyclinic"),
             task_identity(),
             own_randomness(configs[0].seed, "coordinator"),
             use_clock(clock),

@@ -1,22 +1,16 @@
 """A simulated run's folder: made, described, and closed as a coordinator does."""
 
-import json
-import logging
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from polyclinic.config.compose import as_yaml, expand_strategies, load_config
+from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.config.schemas import Config
-from polyclinic.errors import PolyclinicError, RunError
-from polyclinic.federation.jobs import arm_name
-from polyclinic.federation.method import method_of
-from polyclinic.federation.run_folder import RunFolder, now, versions, write_whole
+from polyclinic.errors import RunError
+from polyclinic.federation.jobs import describe_run
+from polyclinic.federation.run_folder import RunFolder
 
 NAME = "simulation"  # of the run
-SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "own": "score"}
-ASKED = "overrides.json"
 
 
 def prepare_run(
@@ -43,10 +37,9 @@ def prepare_run(
         _check_same(path, expanded, resume=resume)
         return RunFolder(path), configs
     path.mkdir(parents=True)
-    write_whole(path / ASKED, json.dumps(expanded))
-    write_whole(path / "config.yaml", "---\n".join(as_yaml(config) for config in configs))
     run = RunFolder(path)
-    describe_run(run, configs)
+    run.keep_settings(expanded, configs)
+    describe_run(run, configs, state="running")
     return run, configs
 
 
@@ -55,34 +48,8 @@ def _check_same(path: Path, expanded: list[list[str]], *, resume: bool) -> None:
         raise RunError(
             f"{path} exists: choose another folder, or go on with what is there by resume=True."
         )
-    kept = json.loads((path / ASKED).read_text()) if (path / ASKED).exists() else []
-    if kept != expanded:
+    if RunFolder(path).settings() != expanded:
         raise RunError(f"{path}: the run there has other settings. Choose another folder.")
-
-
-def describe_run(run: RunFolder, configs: Sequence[Config]) -> None:
-    """Write run.json, as it is before the first strategy."""
-    first = configs[0]
-    arms = []
-    for config in configs:
-        method, name = method_of(config), arm_name(config)
-        arm = {"name": name, "title": str(config.strategy.get("title", name))}
-        arms.append({**arm, **({} if method.pace == "rounds" else {"kind": method.name})})
-    run.update(
-        name=run.name,
-        started=now(),
-        finished=None,
-        state="running",
-        reason=None,
-        versions=versions(),
-        seed=first.seed,
-        rounds=first.rounds,
-        arms=arms,
-        task=first.data.task,
-        score_name=SCORE_NAMES[first.data.task],
-        labels=list(first.data.labels),
-        hospitals={},
-    )
 
 
 @contextmanager
@@ -90,34 +57,7 @@ def concluded(run: RunFolder) -> Iterator[None]:
     """Let the run reach a terminal state, whatever happens."""
     try:
         yield
-    except KeyboardInterrupt:
-        run.update(state="interrupted", finished=now(), reason="interrupted")
-        raise
     except BaseException as error:
-        known = isinstance(error, PolyclinicError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        run.update(state="failed", finished=now(), reason=reason)
+        run.end(error, "simulate the same with resume=True to go on")
         raise
-    else:
-        run.update(state="finished", finished=now())
-    finally:
-        run.close()
-
-
-@contextmanager
-def logged(path: Path) -> Iterator[None]:
-    """Write what Flower and hospitals log to a file, and nothing of it to the terminal."""
-    handler = logging.FileHandler(path)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in ("flwr", "polyclinic")]
-    before = [(list(each.handlers), each.propagate) for each in loggers]
-    for each in loggers:
-        each.handlers, each.propagate = [handler], False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            for each, (handlers, propagate) in zip(loggers, before, strict=True):
-                each.handlers, each.propagate = handlers, propagate
-            handler.close()
+    run.end(None)
