@@ -1,10 +1,12 @@
 """Federated learning for medical imaging: the public Python API.
 
 Example:
+    ```python
     import polyclinic
 
     result = polyclinic.simulate("data", strategy="averaging/local,averaging/fedavg", rounds=3)
     print(result.table())
+    ```
 
 Importing this package imports nothing else: a name is imported when it is first used. Their types
 are in `__init__.pyi`.

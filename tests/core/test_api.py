@@ -48,13 +48,12 @@ def test_a_name_is_found_where_it_is_defined_and_says_what_it_is(name: str) -> N
 
 
 def example_in(text: str) -> str:
-    """The code under 'Example:'."""
-    assert "Example" in text
-    lines = text.partition("Example")[2].splitlines()[1:]
-    body = lines[lines.index(next(filter(str.strip, lines))) :]
-    indented = [line for line in body if line.startswith("    ") or not line.strip()]
-    ends = next((n for n, line in enumerate(body) if line.strip() and line[0] != " "), len(body))
-    return textwrap.dedent("\n".join(indented[:ends]))
+    """The code under 'Example:', up to the end of its fence."""
+    assert "Example:" in text
+    fenced = text.partition("Example:")[2].partition("```python\n")[2]
+    code, fence, _ = fenced.partition("```")
+    assert fence
+    return textwrap.dedent(code)
 
 
 def test_functions_name_arguments_results_and_errors() -> None:

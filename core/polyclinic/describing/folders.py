@@ -25,8 +25,10 @@ def describe(
     """Describe a folder's images by statistics, without any label.
 
     Example:
+        ```python
         found = polyclinic.describe("data/st-mary", ["histogram"], "data=brain_tissue")
         found["histogram"].shape
+        ```
 
     Args:
         folder: Folder with dataset.json; all its images are read, labelled or not.

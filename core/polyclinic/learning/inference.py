@@ -24,7 +24,9 @@ def predict(model: Model, image: Image, *, out: str | Path | None = None) -> NDA
     """Segment or classify one image.
 
     Example:
+        ```python
         labels = polyclinic.predict("model.safetensors", "scan.nii.gz", out="labels.nii.gz")
+        ```
 
     Args:
         model: File of a model, or what `load_model` returned, which saves reading it again.
@@ -56,7 +58,9 @@ def evaluate(model: Model, folder: str | Path, split: Split = "test") -> Evaluat
     """Score a model on a hospital's labelled cases, as a hospital scores its final model.
 
     Example:
+        ```python
         polyclinic.evaluate("model.safetensors", "data/st-mary").score
+        ```
 
     Args:
         model: File of a model, or what `load_model` returned.

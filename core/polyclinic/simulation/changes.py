@@ -18,12 +18,14 @@ ACTIONS: tuple[Action, ...] = ("join", "leave", "withdraw")
 class Change:
     """One hospital's part in the run begins or ends.
 
-    Example, of a hospital that comes after the second round and one that leaves after the third:
-
+    Example:
+        ```python
+        # a hospital that comes after round 2 and one that leaves after round 3
         changes = [
             Change("st-john", "join", after="round_end", count=2),
             Change("general", "leave", after="round_end", count=3),
         ]
+        ```
 
     Attributes:
         site: The hospital.

@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 
 from polyclinic.errors import ConfigError, ModelInvalid, UnknownName
 from polyclinic.learning.state_dict import load_metadata
-from polyclinic.reporting.results import Results, by_label, headline, read_results
+from polyclinic.reporting.results import Results, read_results
+from polyclinic.reporting.scores import ScoreTable, by_label, headline
 from polyclinic.simulation.sides import REPORT, load_side
 
 if TYPE_CHECKING:
@@ -46,6 +47,13 @@ class SimulationResult:
 
     Use it in a `with` block, or call `close`, to remove a temporary folder early; otherwise it is
     removed with the object. A folder that `simulate` was given stays.
+
+    Example:
+        ```python
+        with polyclinic.simulate("data", rounds=3) as result:
+            print(result.table(), result.scores["fedavg"])
+            network = result.model("fedavg")
+        ```
 
     Attributes:
         folder: The run's folder, as a coordinator's: run.json, events.jsonl, metrics.jsonl, arms/.
@@ -79,9 +87,8 @@ class SimulationResult:
         Models that a strategy is compared with are among the strategies. A hospital without a
         test score, say because it was away, is left out.
         """
-        compared = self.results.comparison
         found: dict[str, dict[str, float]] = {}
-        for metric in (*self.results.metrics, *(compared.metrics if compared else ())):
+        for metric in (*self.results.metrics, *self.results.compared):
             if metric.phase == "test" and metric.score is not None:
                 found.setdefault(metric.arm, {})[metric.site] = metric.score
         return found
@@ -105,27 +112,28 @@ class SimulationResult:
         return import_module("pandas").DataFrame(rows).set_index("hospital")
 
     def _rows(self, label: str | None) -> Rows:
-        if label is None:
-            table = headline(self.results)
-        else:
-            tables = by_label(self.results)
-            if label not in tables:
-                raise UnknownName("class", label, list(tables))
-            table = tables[label]
-        titles = self._titles()
-        rows = Rows()
-        for site, cells in {**table.rows, MEAN: table.mean}.items():
-            scores = {title: cells[name].score for name, title in titles.items()}
+        table, titles, rows = self._scores_of(label), self._titles(), Rows()
+        for site in table.rows:
+            scores = {title: table.score(site, arm) for arm, title in titles.items()}
             rows.append({"hospital": site, **scores})
-        return rows
+        means = {title: table.mean_score(arm) for arm, title in titles.items()}
+        return Rows([*rows, {"hospital": MEAN, **means}])
+
+    def _scores_of(self, label: str | None) -> ScoreTable:
+        if label is None:
+            return headline(self.results)
+        tables = by_label(self.results)
+        if label not in tables:
+            raise UnknownName("class", label, list(tables))
+        return tables[label]
 
     def _titles(self) -> dict[str, str]:
         """Strategies that have a score, with titles that differ."""
-        scored = headline(self.results).rows.values()
+        table = headline(self.results)
         arms = [
             arm
             for arm in self.results.arms
-            if any(row[arm.name].score is not None for row in scored)
+            if any(table.score(site, arm.name) is not None for site in table.rows)
         ]
         titles = [arm.title for arm in arms]
         return {arm.name: arm.title if titles.count(arm.title) == 1 else arm.name for arm in arms}

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import psutil
 from flwr.app import Message
 from flwr.serverapp import Grid
 
@@ -54,6 +53,7 @@ def simulate(
     """Run a federation in this process, with any strategies, to its final figures.
 
     Example:
+        ```python
         import polyclinic
 
         hospitals = {"north": "data/north", "south": "data/south"}
@@ -62,6 +62,7 @@ def simulate(
         )
         print(result.table())
         result.report("report.html")
+        ```
 
     The same seed, settings and data give the same numbers; those of averaging and of merging by
     the mean are, bit for bit, those of a federation of processes.
@@ -107,13 +108,8 @@ def simulate(
         *(f"{name}={_as_text(value)}" for name, value in more_settings.items()),
     ]
     place = Path(tempfile.mkdtemp(prefix="polyclinic-") if folder is None else folder).resolve()
-    free = psutil.virtual_memory().available * FREE_SHARE
-    federation = _Federation(
-        place,
-        threads,
-        Memory(free if memory_gb is None else memory_gb * GIB),
-        ProgressBar(progress),
-    )
+    memory = Memory(_free_bytes() * FREE_SHARE if memory_gb is None else memory_gb * GIB)
+    federation = _Federation(place, threads, memory, ProgressBar(progress))
     temporary = place if folder is None else None
     try:
         run, configs = prepare_run(place, asked, resume=resume)
@@ -220,6 +216,13 @@ class _Federation:
         for site, faults in sorted(self.faults.items()):
             for text in dict.fromkeys(f"{type(each).__name__}: {each}" for each in faults):
                 error.add_note(f"{site}: {text}")
+
+
+def _free_bytes() -> float:
+    """Memory that the machine has left."""
+    import psutil  # both sides bring it
+
+    return float(psutil.virtual_memory().available)
 
 
 def _as_text(value: Setting | None) -> str:

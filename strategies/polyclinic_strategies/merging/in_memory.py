@@ -55,8 +55,10 @@ def merge(
     """Merge task vectors by a rule.
 
     Example:
+        ```python
         vectors = {"north": {"w": torch.tensor([2.0])}, "south": {"w": torch.tensor([4.0])}}
         polyclinic.merge(vectors, "mean")["w"]  # tensor([3.])
+        ```
 
     Args:
         vectors: By hospital a task vector (tuned weights minus the base's, by parameter, all of the

@@ -46,8 +46,10 @@ def warp(
     a patient is: for that, a generator takes away what is the patient's own (docs/explanation/proxy.md).
 
     Example:
+        ```python
         warped = polyclinic.warp(scan, key=7, spacing_mm=2.0)
         labels = polyclinic.warp(label_map, key=7, spacing_mm=2.0, mode="nearest").image
+        ```
 
     Args:
         image: (C, H, W, D), of any floating type.

@@ -56,6 +56,18 @@ class Layer:
 class Rule(Protocol):
     """A merging rule: a frozen dataclass that is called once per parameter.
 
+    Example:
+        ```python
+        @dataclass(frozen=True)
+        class Median:
+            scale: float = 1.0
+            needs: ClassVar[frozenset[str]] = frozenset()
+            global_statistics: ClassVar[frozenset[str]] = frozenset()
+
+            def __call__(self, layer):
+                return self.scale * layer.stacked().median(dim=0).values
+        ```
+
     Attributes:
         needs: Statistics ("gram", "fisher") that every contribution must hold.
         global_statistics: Statistics ("distances") from a first pass over the whole vectors.
