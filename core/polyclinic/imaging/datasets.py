@@ -44,7 +44,7 @@ class Case:
 
 @dataclass(frozen=True)
 class SiteDataset:
-    """What `dataset.json` says.
+    """The content of a `dataset.json`.
 
     Example:
         ```python
@@ -87,7 +87,7 @@ class SiteDataset:
 
 
 def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
-    """Read and check `dataset.json`, and that the files it names exist.
+    """Read and check `dataset.json`, and check that the files it names exist.
 
     Example:
         ```python
@@ -97,8 +97,8 @@ def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
 
     Args:
         folder: Folder with dataset.json.
-        labelled: Whether there must be labelled cases to train and validate with. A hospital that
-            only describes itself needs none: it may list its images under 'test', without labels.
+        labelled: Whether labelled training and validation cases are required. A hospital that only
+            describes itself needs none: it may list its images under 'test', without labels.
 
     Returns:
         The cases of each split; no image is read.

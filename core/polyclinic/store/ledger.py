@@ -76,7 +76,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Ledger:
-    """The ledger of one federation; any number of processes may have it open.
+    """Ledger of one federation; several processes may have it open.
 
     Example:
         ```python

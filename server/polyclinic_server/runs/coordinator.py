@@ -13,7 +13,11 @@ from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, DiskFull, RunError
 from polyclinic.federation.events import Link, Note
-from polyclinic.federation.run_folder import RunFolder, find_run, new_run
+from polyclinic.federation.run_folder import (
+    RunFolder,
+    find_run,
+    new_run,
+)
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
@@ -25,7 +29,7 @@ if TYPE_CHECKING:
     from polyclinic_server.enrolment.endpoint import Listening
     from polyclinic_server.fleet.superlink import SuperLink
 
-NEEDED_DISK = 2**29
+NEEDED_DISK = 2**29  # free bytes that a new run needs
 
 
 def run(
