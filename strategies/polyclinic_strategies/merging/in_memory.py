@@ -11,7 +11,7 @@ from polyclinic.config.compose import list_names, load_config
 from polyclinic.errors import ConfigError, UnknownName
 from polyclinic.store.contribution import TensorFile
 from polyclinic_strategies.merging.arithmetic.layer import Rule
-from polyclinic_strategies.merging.arithmetic.merge import Vectors
+from polyclinic_strategies.merging.arithmetic.merge import OpenContribution
 from polyclinic_strategies.merging.arithmetic.merge import merge as merge_sites
 from polyclinic_strategies.merging.publisher import make_rules
 
@@ -83,7 +83,7 @@ def merge(
     if not vectors:
         raise ConfigError("There is nothing to merge: give a task vector of one hospital at least.")
     with ExitStack() as stack:
-        files: dict[str, Vectors] = {}
+        files: dict[str, OpenContribution] = {}
         counts = dict.fromkeys(vectors, 1)
         for site, given in vectors.items():
             if isinstance(given, Mapping):
