@@ -372,3 +372,9 @@ class DiskFull(ResourceError):
             f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB "
             "are needed. Free some space, or choose another folder."
         )
+
+
+def shareable_text(error: BaseException) -> str:
+    """Say of an error what may leave a hospital: its type, and its sentence if that is `shareable`."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name

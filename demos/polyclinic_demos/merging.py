@@ -16,6 +16,7 @@ from rich.console import Console
 
 from polyclinic.config.compose import load_config
 from polyclinic.federation.run_folder import LineReader, RunFolder, write_whole
+from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.system.processes import Child, python_module, stop_all
 from polyclinic_demos.cohorts.scanner import Scanner
 from polyclinic_demos.refinement import (
@@ -28,7 +29,7 @@ from polyclinic_demos.refinement import (
     statuses,
     write_hospitals,
 )
-from polyclinic_server.runs.coordinator import SCORE_NAMES, finish
+from polyclinic_server.runs.coordinator import finish
 from polyclinic_server.runs.live_table import Board, show
 
 COMPARE = (

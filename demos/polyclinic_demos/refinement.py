@@ -21,13 +21,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from polyclinic.config.compose import load_config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.run_folder import LineReader, RunFolder, write_whole
+from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.store.ledger import Ledger
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
 from polyclinic_demos.cohorts.hospitals import NEWCOMERS
 from polyclinic_demos.cohorts.scanner import Scanner
 from polyclinic_demos.local_pki import kit_for, rehearse
 from polyclinic_server.enrolment.authority import Authority
-from polyclinic_server.runs.coordinator import SCORE_NAMES, finish
+from polyclinic_server.runs.coordinator import finish
 from polyclinic_server.runs.live_table import Board, show
 
 STRATEGIES = ("averaging/local", "averaging/fedavg", "refinement")

@@ -64,26 +64,23 @@ def test_the_package_of_a_tutorial_passes_its_own_tests(tutorial: str, tmp_path:
     assert " passed" in printed
 
 
-def test_settings_show_the_rule(tmp_path: Path) -> None:
-    environment = install("own-rule", tmp_path)
-    printed = run(
-        environment,
-        tmp_path,
-        "-m",
-        "polyclinic_server.cli.main",
-        "settings",
-        "strategy=merging/median",
-    )
-    assert "merging/median" in printed
-    assert "polyclinic_median.Median" in printed
-
-
-def test_settings_show_the_strategy(tmp_path: Path) -> None:
-    environment = install("own-strategy", tmp_path)
-    printed = run(
-        environment, tmp_path, "-m", "polyclinic_server.cli.main", "settings", "strategy=clipping"
-    )
-    assert "strategy: clipping" in printed
+@pytest.mark.parametrize(
+    ("tutorial", "setting", "shown"),
+    [
+        ("own-rule", "strategy=merging/median", "_target_: polyclinic_median.Median"),
+        ("own-statistic", "strategy=refinement", "quantiles"),
+        ("own-strategy", "strategy=clipping", "strategy: clipping"),
+    ],
+)
+def test_settings_show_what_the_package_adds(
+    tutorial: str, setting: str, shown: str, tmp_path: Path
+) -> None:
+    environment = install(tutorial, tmp_path)
+    package = tomllib.loads((tmp_path / "pyproject.toml").read_text())["project"]
+    program = ("-m", "polyclinic_server.cli.main", "settings")
+    printed = run(environment, tmp_path, *program, setting)
+    assert shown in printed
+    assert f"{package['name']} {package['version']}" in " ".join(printed.split())
 
 
 def test_the_readme_shows_the_rule_of_the_tutorial() -> None:

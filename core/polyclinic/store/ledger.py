@@ -76,7 +76,15 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Ledger:
-    """Ledger of one federation; several processes may have it open."""
+    """Ledger of one federation; several processes may have it open.
+
+    Example:
+        ```python
+        with Ledger.open(Path("runs/brain/ledger"), create=False) as ledger:
+            print([entry.site for entry in ledger.active()])
+            ledger.withdraw("st-mary", "consent was withdrawn")
+        ```
+    """
 
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder

@@ -24,9 +24,7 @@ from polyclinic.learning.training import FitResult, device_of, fit
 BATCHNORM = nn.modules.batchnorm._BatchNorm
 
 
-def recalibrate(
-    network: nn.Module, images: Iterable[Float[Tensor, "_ channels ..."]]
-) -> int:
+def recalibrate(network: nn.Module, images: Iterable[Float[Tensor, "_ channels ..."]]) -> int:
     """Replace the running statistics of batch normalization by mean and variance over all images.
 
     The old statistics play no part. While the images pass, layers normalize by each batch as they
