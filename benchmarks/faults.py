@@ -5,9 +5,9 @@
 Three hospitals with TLS and keys contribute twice each, as a patient is added to their data sets,
 and a fourth ends the run. Clients, coordinator and network are disturbed by one kind of fault after
 another. The ledger and the hospitals' records are then compared bit for bit with those of the
-undisturbed run. Everything runs in a network namespace of its own where that is possible, so that real packets can
-be dropped without touching the machine's network. Where it is not possible, those faults are left
-out, and the result says so.
+undisturbed run. Everything runs in a network namespace of its own where that is possible, so that
+real packets can be dropped without touching the machine's network. Where it is not possible, those
+faults are left out, and the result says so.
 """
 
 import argparse

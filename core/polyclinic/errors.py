@@ -375,6 +375,6 @@ class DiskFull(ResourceError):
 
 
 def shareable_text(error: BaseException) -> str:
-    """Say of an error what may leave a hospital: its type, and its sentence if that is `shareable`."""
+    """Return what may leave a hospital: an error's type, and its text if it is `shareable`."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name

@@ -1,7 +1,7 @@
-"""The time by which loops wait for each other: the machine's, or a simulation's.
+"""Clock by which loops wait: the machine's, or that of a simulation.
 
-What is waited for is measured here (`monotonic`, `sleep`); what is written down (a moment, the
-seconds that computing took) comes from `time`.
+Waiting is measured here (`monotonic`, `sleep`). What is recorded (a point in time, the seconds of a
+computation) comes from `time`.
 """
 
 import time
@@ -12,19 +12,19 @@ from typing import Protocol
 
 from polyclinic.errors import RunError
 
-GROWTH = 0.1  # of the time in which nothing happened: how far a skipping clock jumps at least
+GROWTH = 0.1  # least jump of a skipping clock, as a share of the time in which nothing happened
 PATIENCE_S = 400 * 86_400.0  # longer than any time-out that can be configured
 
 
 class Clock(Protocol):
-    """Something that measures and passes time."""
+    """A clock that measures time and waits."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return the seconds since some moment; they never decrease."""
         ...
 
     def sleep(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Wait for this number of seconds."""
         ...
 
 
@@ -32,16 +32,16 @@ class MachineClock:
     """The machine's own time."""
 
     def monotonic(self) -> float:
-        """Seconds since some moment; never goes back."""
+        """Return the seconds since some moment; they never decrease."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Let so many seconds pass."""
+        """Wait for this number of seconds."""
         time.sleep(seconds)
 
 
 class SkippingClock:
-    """Simulated time: it passes while somebody waits, at once, and stands still while somebody computes.
+    """Simulated time: it passes at once while somebody waits, and stops during computations.
 
     The longer nothing happens, the farther a wait jumps, so that every time-out is reached soon.
     """
@@ -50,25 +50,25 @@ class SkippingClock:
         self._now = self._moved = 0.0
 
     def monotonic(self) -> float:
-        """Simulated seconds since the start."""
+        """Return the simulated seconds since the start."""
         return self._now
 
     def sleep(self, seconds: float) -> None:
-        """Skip so many seconds, or more when nothing has happened for long.
+        """Skip this number of seconds, or more if nothing has happened for long.
 
         Raises:
-            RunError: No time-out is left that could still end the wait.
+            RunError: There is no time-out left that could end the wait.
         """
         idle = self._now - self._moved
         if idle > PATIENCE_S:
             raise RunError(
-                "The run waits for something that cannot happen any more: every hospital has done what "
-                "it was asked, or cannot. See events.jsonl for failures and refusals."
+                "The run waits for something that cannot happen any more: every hospital has done "
+                "what it was asked to, or cannot. See events.jsonl for failures and refusals."
             )
         self._now += max(seconds, GROWTH * idle)
 
     def note_progress(self) -> None:
-        """Something happened: waits are short again."""
+        """Record that something happened, so that waits are short again."""
         self._moved = self._now
 
 
@@ -77,12 +77,12 @@ _MACHINE = MachineClock()
 
 
 def monotonic() -> float:
-    """Seconds since some moment, by the clock that is in use; never goes back."""
+    """Return the seconds since some moment by the present clock; they never decrease."""
     return _current.get(_MACHINE).monotonic()
 
 
 def sleep(seconds: float) -> None:
-    """Let so many seconds pass, by the clock that is in use."""
+    """Wait for this number of seconds, by the present clock."""
     _current.get(_MACHINE).sleep(seconds)
 
 

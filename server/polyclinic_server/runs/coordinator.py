@@ -26,7 +26,7 @@ from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.live_table import LiveTable, show
 
 if TYPE_CHECKING:
-    from polyclinic_server.enrolment.endpoint import Listening
+    from polyclinic_server.enrolment.endpoint import Endpoint
     from polyclinic_server.fleet.superlink import SuperLink
 
 NEEDED_DISK = 2**29  # free bytes that a new run needs
@@ -81,7 +81,7 @@ def finish(folder: RunFolder, console: Console) -> None:
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
-def _serve(folder: RunFolder, link_folder: Path, place: "Listening", console: Console) -> None:
+def _serve(folder: RunFolder, link_folder: Path, place: "Endpoint", console: Console) -> None:
     """Start a SuperLink for the hospitals, and run the strategies against it."""
     from polyclinic_server.fleet.superlink import SuperLink
 
