@@ -61,7 +61,7 @@ def floating(network: nn.Module) -> StateDict:
 
 
 def classifier() -> tuple[Classifier, StateDict, dict[str, Vector]]:
-    """a answers surely, whatever half is bright, b only guesses; the base answers nothing."""
+    """Make a model: a is sure, whatever half is bright; b guesses, and the base is undecided."""
     network = Classifier()
     with torch.no_grad():
         for tensor in network.parameters():
@@ -118,7 +118,7 @@ def segmenter() -> tuple[Segmenter, StateDict, dict[str, Vector]]:
 
 
 def dark_and_bright(batches: int = 20) -> list[Tensor]:
-    """A dark half and a bright half, the bright one between 0.8 and 1."""
+    """Make images with a dark half and a bright half, the bright one between 0.8 and 1."""
     made = []
     for seed in range(batches):
         images = 0.05 * torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(seed))

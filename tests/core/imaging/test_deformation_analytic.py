@@ -22,7 +22,7 @@ SHAPES = pytest.mark.parametrize("shape", [(20, 24), (20, 24, 16)])
 
 
 def affine_field(matrix: Tensor, shape: tuple[int, ...]) -> Tensor:
-    """The displacement of x -> c + matrix (x - c) about the box's centre c."""
+    """Return the displacement of x -> c + matrix (x - c) about the box's centre c."""
     centre = (torch.tensor(shape, dtype=torch.float32) - 1).div(2).view(1, -1, *(1,) * len(shape))
     places = identity(shape) - centre
     return torch.einsum("ij,bj...->bi...", matrix, places) - places

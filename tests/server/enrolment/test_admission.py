@@ -54,7 +54,7 @@ def refused(kind: type[AdmissionRefused], connection: Connection) -> str:
 
 
 def journaled(lab: Coordinator, *words: str) -> None:
-    """The journal's only refusal, after a while: failed handshakes are written down by a thread."""
+    """Return the journal's only refusal, after a while: a thread records failed handshakes."""
     deadline = time.monotonic() + 5.0
     while not lab.sentences() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -63,7 +63,7 @@ def journaled(lab: Coordinator, *words: str) -> None:
 
 
 def knock_with(lab: Coordinator, metadata: Metadata) -> AdmissionRefused:
-    """A knock by somebody who does not use our client."""
+    """Make a handshake without polyclinic's client."""
     channel = grpc.secure_channel(
         lab.address, grpc.ssl_channel_credentials(lab.authority.ca().encode())
     )

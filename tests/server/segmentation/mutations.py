@@ -9,7 +9,7 @@ MOST_BYTES = 2000  # of rubbish
 
 
 def mutate(sound: Sequence[bytes], draw: random.Random) -> list[bytes]:
-    """A request with one to four things wrong with it.
+    """Make a request with one to four faults.
 
     Args:
         sound: The messages of a request that is answered.

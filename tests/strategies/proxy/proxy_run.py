@@ -107,7 +107,7 @@ def complete() -> dict[str, Any]:
 
 
 def write_proxy_run(folder: Path, **changes: Any) -> Path:
-    """A change to None is a null, a change to ... leaves the field out."""
+    """Change fields: a change to None is a null, a change to ... leaves the field out."""
     run = {name: value for name, value in {**complete(), **changes}.items() if value is not ...}
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     Image.new("L", (40, 16), 90).save(folder / "pictures" / "a.png")
@@ -116,6 +116,6 @@ def write_proxy_run(folder: Path, **changes: Any) -> Path:
 
 
 def learned(**changes: Any) -> list[dict[str, Any]]:
-    """The arms, with another learned one."""
+    """Return the arms, with another learned one."""
     *others, last = complete()["arms"]
     return [*others, {**last, **changes}]

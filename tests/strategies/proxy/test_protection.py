@@ -50,7 +50,7 @@ CHANNELS = (4, 4, 4)
 def protecting(
     std: float = 0.1, smoothness: float = 1.5, seed: int = 0, labels: tuple[str, ...] = LABELS
 ) -> Protection:
-    """A generator that nobody trained, and that moves a brain by millimetres nevertheless."""
+    """Make a generator without training, which moves a brain by millimetres nevertheless."""
     torch.manual_seed(seed)
     network = FlowGenerator(CHANNELS, smoothness=smoothness)
     nn.init.normal_(network.head.weight, std=std)
@@ -76,7 +76,7 @@ def canonical() -> Canonical:
 
 @pytest.fixture
 def registered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The scan is laid into the frame once for all tests: that takes seconds."""
+    """Register the scan once for all tests, which takes seconds."""
     monkeypatch.setattr(module, "canonicalize", lambda volume, reference: canonical())
 
 
@@ -89,7 +89,7 @@ def dice(found: np.ndarray, truth: np.ndarray, number: int) -> float:
 
 
 def true_answer(protected: Protected) -> np.ndarray:
-    """What a flawless service would say of a proxy: foreground probabilities, uint8."""
+    """Return a perfect service's answer for a proxy: foreground probabilities, uint8."""
     fine = upsample(protected.ddf, REFERENCE.shape)
     masks = (
         functional.one_hot(torch.from_numpy(scan().label_map).long(), 4)

@@ -43,7 +43,7 @@ def volume_of(scanned: Scan) -> MetaTensor:
 
 
 def masks(frame: Canonical, scanned: Scan) -> torch.Tensor:
-    """The scan's labels in the canonical frame, (3, H, W, D)."""
+    """Return the scan's labels in the canonical frame, (3, H, W, D)."""
     points = transform(frame.to_native, identity(frame.reference.shape))
     hot = torch.stack(
         [torch.from_numpy((scanned.label_map == number).astype(np.float32)) for number in (1, 2, 3)]
