@@ -2,8 +2,9 @@
 
     POLYCLINIC_DATA=... python benchmarks/closed_form.py
 
-Features of the ImageNet EfficientNet-Lite0, frozen. Each laboratory in turn is the newcomer, in three splits; figures are balanced accuracy
-on its test images. The ridge is chosen on validation images of those laboratories whose labels made the head.
+Features of the ImageNet EfficientNet-Lite0, frozen. Each laboratory in turn is the newcomer, in
+three splits; figures are balanced accuracy on its test images. The ridge is chosen on validation
+images of those laboratories whose labels made the head.
 """
 
 import json
@@ -15,22 +16,22 @@ from pathlib import Path
 from statistics import fmean, median, pstdev
 
 import torch
-from federation import machine
-from torch import Tensor
-
-from polyclinic.config.compose import instantiate, load_config
-from polyclinic.describing.moments import HeadMoments, head_features, moments_of, to_state
-from polyclinic.imaging.datasets import read_dataset
-from polyclinic.learning.metrics import recall_per_class
-from polyclinic.learning.preparation import prepare_case
-from polyclinic_demos.cohorts.laboratories import write_laboratories
-from polyclinic_strategies.refinement.closed_form import (
+from closed_form_heads.gaussian_head import choose_share, refined_head
+from closed_form_heads.moments import HeadMoments, head_features, moments_of, to_state
+from closed_form_heads.ridge_head import (
     AdditiveMoments,
     Head,
     ridge_head,
     uncentred,
 )
-from polyclinic_strategies.refinement.gaussian_head import choose_share, refined_head
+from federation import machine
+from torch import Tensor
+
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.imaging.datasets import read_dataset
+from polyclinic.learning.metrics import recall_per_class
+from polyclinic.learning.preparation import prepare_case
+from polyclinic_demos.cohorts.laboratories import write_laboratories
 
 RESULTS = Path(__file__).with_name("results")
 SEEDS, RIDGES, MIN_EXAMPLES = range(3), (1.0, 10.0, 100.0, 1000.0), 3

@@ -105,7 +105,8 @@ def main() -> None:
     for arm, values in means.items():
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
         print(
-            f"{arm}: {statistics.mean(values):.3f} +/- {spread:.3f}  {[round(value, 3) for value in values]}"
+            f"{arm}: {statistics.mean(values):.3f} +/- {spread:.3f}  "
+            f"{[round(value, 3) for value in values]}"
         )
 
 

@@ -16,10 +16,9 @@ from polyclinic.system.processes import Child
 from tests.e2e.federation import Federation, descendants, kill, run_cli
 
 VERSIONS = 2  # of each hospital's data set, and so contributions
-EARLY, ALL = (
-    3,
-    4,
-)  # hospitals from the start, and with the one that joins when they are done, whose contribution ends the run
+# hospitals from the start, and with the one that joins when they are done, whose contribution ends
+# the run
+EARLY, ALL = (3, 4)
 SETTINGS = (
     "strategy=merging/mean", "strategy.poll_s=0.5", "rounds=4", "deployment.min_hospitals=1",
     f"deployment.hospitals={EARLY}", f"strategy.end.contributions={ALL}", "deployment.grace_s=10",
@@ -35,9 +34,8 @@ class Outcome:
     """What a run left."""
 
     model: str  # the published model's digest
-    contributions: dict[
-        str, list[str]
-    ]  # of each hospital, in the order of arrival: digests of tensors, cases and scores
+    # of each hospital, in the order of arrival: digests of tensors, cases and scores
+    contributions: dict[str, list[str]]
     active: dict[str, str]
     acknowledged: int  # as the hospitals keep it
     lost: int  # acknowledged, and not in the ledger
@@ -126,7 +124,8 @@ class Disturbed(Federation):
         for name, child in self.hospitals.items():
             if child.status() is not None:
                 raise NotEnded(
-                    f"{name}'s client ended by itself with status {child.status()}: {child.last_words()}"
+                    f"{name}'s client ended by itself with status {child.status()}: "
+                    f"{child.last_words()}"
                 )
 
     def kill_hospital(self, name: str) -> None:

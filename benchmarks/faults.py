@@ -2,10 +2,12 @@
 
     python benchmarks/faults.py [--kills 20] [--only NAME ...]
 
-Three hospitals with TLS and keys hand in contributions, two each, as a patient is added to their data sets, and a fourth ends the run.
-Its clients, its coordinator and its network are then disturbed, one kind of fault after another; what the ledger and the hospitals know
-in the end is compared with the undisturbed run. Everything happens in a network namespace of its own where that is possible, so that
-real packets can be dropped without touching the machine's network; where it is not, those faults are left out, and the result says so.
+Three hospitals with TLS and keys hand in contributions, two each, as a patient is added to their
+data sets, and a fourth ends the run. Its clients, its coordinator and its network are then
+disturbed, one kind of fault after another; what the ledger and the hospitals know in the end is
+compared with the undisturbed run. Everything happens in a network namespace of its own where that
+is possible, so that real packets can be dropped without touching the machine's network; where it is
+not, those faults are left out, and the result says so.
 """
 
 import argparse
@@ -29,13 +31,10 @@ from polyclinic_client.site.status import FINE_TUNING
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 
 RESULTS = Path(__file__).with_name("results") / "faults.json"
-HOSPITAL_KILLS, COORDINATOR_KILLS = (
-    (0.02, 0.18),
-    (0.0, 0.3),
-)  # from one to the next, as shares of the undisturbed run's time
-EARLY_KILLS = (
-    0.25  # of the coordinator: counted from its start, the others from when hospitals can reach it
-)
+# from one to the next, as shares of the undisturbed run's time
+HOSPITAL_KILLS, COORDINATOR_KILLS = ((0.02, 0.18), (0.0, 0.3))
+# of the coordinator: counted from its start, the others from when hospitals can reach it
+EARLY_KILLS = 0.25
 CUT_S = 60.0
 LOSS = 0.3
 LINK_BITS_PER_S, LATENCY_S = 1e6, 0.05
@@ -260,7 +259,8 @@ def suffer(
         differs = runs[-1].differs(calm)
         same = f"DIFFERS IN {', '.join(differs)}" if differs else "the same model and contributions"
         print(
-            f"{fault.name}, {runs[-1].disturbed} times: {same}; {runs[-1].seconds:.0f} s {runs[-1].notes or ''}",
+            f"{fault.name}, {runs[-1].disturbed} times: {same}; {runs[-1].seconds:.0f} s "
+            f"{runs[-1].notes or ''}",
             flush=True,
         )
     return {
@@ -299,7 +299,8 @@ def main() -> None:
         calm = play(folder / "calm", originals, Fault())
         assert calm.differs(calm) == [], calm
         print(
-            f"undisturbed: {calm.model[:12]}, {calm.acknowledged} contributions, {calm.seconds:.0f} s",
+            f"undisturbed: {calm.model[:12]}, {calm.acknowledged} contributions, "
+            f"{calm.seconds:.0f} s",
             flush=True,
         )
         found["undisturbed"] = asdict(calm)

@@ -28,9 +28,8 @@ class Measured:
     """What a few rounds took."""
 
     seconds: list[float] = field(default_factory=list)
-    fleet_bytes: list[int] = field(
-        default_factory=list
-    )  # what passed between hospitals and coordinator, per round
+    # what passed between hospitals and coordinator, per round
+    fleet_bytes: list[int] = field(default_factory=list)
     peak_mb: dict[str, float] = field(default_factory=dict)  # process -> most resident memory
 
 

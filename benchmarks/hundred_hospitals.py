@@ -2,10 +2,11 @@
 
     python benchmarks/hundred_hospitals.py [--hospitals 100] [--real 4] [--insecure]
 
-`polyclinic-server run strategy=merging/mean` as it is, a few real hospitals (`polyclinic-client join` with tiny brain images), and many
-thin ones in one process (`thin_hospitals.py`). Everybody has an enrolled key and speaks TLS; with --insecure plain text on loopback.
-All but one come at once and are ready at once, which is the worst case; then nothing happens for a while, and what asking costs is
-measured; then the last one comes, and the run ends by itself.
+`polyclinic-server run strategy=merging/mean` as it is, a few real hospitals (`polyclinic-client
+join` with tiny brain images), and many thin ones in one process (`thin_hospitals.py`). Everybody
+has an enrolled key and speaks TLS; with --insecure plain text on loopback. All but one come at once
+and are ready at once, which is the worst case; then nothing happens for a while, and what asking
+costs is measured; then the last one comes, and the run ends by itself.
 """
 
 import argparse

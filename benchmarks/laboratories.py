@@ -2,8 +2,9 @@
 
     POLYCLINIC_DATA=... python benchmarks/laboratories.py [STATES]
 
-STATES keeps the fine-tuned weights; where the file exists nothing is trained. Rules' parameters are chosen on validation images, figures
-are from test images. `make demo-merging COHORT=cells` does the same with processes, FedAvg and pooled training.
+STATES keeps the fine-tuned weights; where the file exists nothing is trained. Rules' parameters are
+chosen on validation images, figures are from test images. `make demo-merging COHORT=cells` does the
+same with processes, FedAvg and pooled training.
 """
 
 import sys
@@ -113,7 +114,8 @@ def compare(
     def show(title: str, state: State) -> None:
         plain, restored = (test(network, state, config, prepared, each) for each in (False, True))
         print(
-            f"{title:28s} {' '.join(f'{score:.3f}' for score in plain)}  mean {fmean(plain):.3f}  restored {fmean(restored):.3f}",
+            f"{title:28s} {' '.join(f'{score:.3f}' for score in plain)}  mean {fmean(plain):.3f}  "
+            f"restored {fmean(restored):.3f}",
             flush=True,
         )
 

@@ -2,8 +2,9 @@
 
     python benchmarks/ledger.py
 
-A process that hands contributions over is killed 1,000 times at random moments. A ledger of 10,000 contributions is listed. Hospitals join
-one after another, and the time that the ledger takes for the 2nd is compared with that for the 1,000th.
+A process that hands contributions over is killed 1,000 times at random moments. A ledger of 10,000
+contributions is listed. Hospitals join one after another, and the time that the ledger takes for
+the 2nd is compared with that for the 1,000th.
 """
 
 import io

@@ -2,11 +2,13 @@
 
     python benchmarks/membership.py FOLDER
 
-FOLDER keeps the subjects' vectors; where they exist nobody is scanned again. All subjects are deformed copies of one average brain, scanned
-by one scanner, on the demo's grid. The attacker has an image of the subject (the scan that was described, or one of another visit), the
-description, and reference subjects of the same scanner that are not in it. Two attacks: the correlation of Homer et al. 2008
-(https://doi.org/10.1371/journal.pgen.1000167) and the likelihood ratio of two Gaussians, with the covariance of the reference subjects.
-Members are told from others of the same population, so guessing has AUC 0.5. Intervals are bootstrapped over the subjects of the pool.
+FOLDER keeps the subjects' vectors; where they exist nobody is scanned again. All subjects are
+deformed copies of one average brain, scanned by one scanner, on the demo's grid. The attacker has
+an image of the subject (the scan that was described, or one of another visit), the description, and
+reference subjects of the same scanner that are not in it. Two attacks: the correlation of Homer et
+al. 2008 (https://doi.org/10.1371/journal.pgen.1000167) and the likelihood ratio of two Gaussians,
+with the covariance of the reference subjects. Members are told from others of the same population,
+so guessing has AUC 0.5. Intervals are bootstrapped over the subjects of the pool.
 """
 
 import json
@@ -37,10 +39,8 @@ SIZES = (2, 4, 8, 16, 32, 64)
 NOISES = (0.0, 0.3, 1.0)
 SCANS = ("same scan", "another visit")
 ATTACKS = ("correlation", "likelihood ratio")
-TURN_DEGREES, SHRINKAGE = (
-    2.0,
-    0.02,
-)  # the shrinkage serves the attacker best: 0.005 to 0.05 are alike, 0.5 is worse
+# the shrinkage serves the attacker best: 0.005 to 0.05 are alike, 0.5 is worse
+TURN_DEGREES, SHRINKAGE = (2.0, 0.02)
 FIRST_SEED = 10_000
 
 
@@ -181,9 +181,8 @@ def attack_all(name: str, vectors: Tensor) -> list[dict[str, object]]:
     flat = vectors.flatten(0, 1)
     flat = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(1.0)
     left, scale, _ = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
-    spanned = (left * scale).reshape(
-        2, SUBJECTS, -1
-    )  # rotated into the space that the pool spans: what lies outside tells nothing
+    # rotated into the space that the pool spans: what lies outside tells nothing
+    spanned = (left * scale).reshape(2, SUBJECTS, -1)
     rows = []
     for noise in NOISES:
         for size in SIZES:

@@ -2,10 +2,12 @@
 
     python benchmarks/merging.py [--parameters 86000000] [--rules mean ties] [--sites 8] [--folder build/merging]
 
-Both sides merge the same float32 tensors from files in the page cache to a file, each rule in a process of its own; imports are not timed.
-Memory is anonymous memory (RssAnon), polled: pages of mapped input files, which the kernel takes back at will, do not count.
-Threads wait passively on both sides, so that other work on the machine distorts less. Rows of rules that a run leaves out stay as they are.
-mergekit runs in the environment that `make mergekit` makes, or with the python named by POLYCLINIC_MERGEKIT; without one it is left out.
+Both sides merge the same float32 tensors from files in the page cache to a file, each rule in a
+process of its own; imports are not timed. Memory is anonymous memory (RssAnon), polled: pages of
+mapped input files, which the kernel takes back at will, do not count. Threads wait passively on
+both sides, so that other work on the machine distorts less. Rows of rules that a run leaves out
+stay as they are. mergekit runs in the environment that `make mergekit` makes, or with the python
+named by POLYCLINIC_MERGEKIT; without one it is left out.
 """
 
 import argparse

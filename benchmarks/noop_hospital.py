@@ -1,6 +1,7 @@
 """A hospital that answers at once: what is left of a round is the federation itself.
 
-Runs as `python benchmarks/noop_hospital.py RUNTIME SECRET_FILE SITE`, in the place of `polyclinic_client.fleet.worker`'s own ClientApp.
+Runs as `python benchmarks/noop_hospital.py RUNTIME SECRET_FILE SITE`, in the place of
+`polyclinic_client.fleet.worker`'s own ClientApp.
 """
 
 import logging

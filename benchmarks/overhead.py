@@ -2,8 +2,8 @@
 
     python benchmarks/overhead.py [--rounds 5]
 
-All in one run on one machine, insecure loopback, a model of 10 000 float32 parameters, the median over the rounds after a first one.
-What is compared and what is not: benchmarks/README.md.
+All in one run on one machine, insecure loopback, a model of 10 000 float32 parameters, the median
+over the rounds after a first one. What is compared and what is not: benchmarks/README.md.
 """
 
 import argparse

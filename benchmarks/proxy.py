@@ -2,9 +2,11 @@
 
     python benchmarks/proxy.py --seeds 0 1 2
 
-Every seed has people, visits, a generator, a segmenter and attackers of its own: `polyclinic-server train-proxy` on a cohort of
-`polyclinic_demos.cohorts.visits`, people split between training, attackers' training and test. With POLYCLINIC_DATA the generator also meets the
-brains of real people. Interrupted, it goes on. Results: benchmarks/results/proxy.json; a report for each seed lies in its folder.
+Every seed has people, visits, a generator, a segmenter and attackers of its own: `polyclinic-server
+train-proxy` on a cohort of `polyclinic_demos.cohorts.visits`, people split between training,
+attackers' training and test. With POLYCLINIC_DATA the generator also meets the brains of real
+people. Interrupted, it goes on. Results: benchmarks/results/proxy.json; a report for each seed lies
+in its folder.
 """
 
 import argparse

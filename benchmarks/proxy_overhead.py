@@ -2,8 +2,9 @@
 
     python benchmarks/proxy_overhead.py --model proxy/segmenter.safetensors --generator proxy/generator.safetensors --image scan.nii.gz
 
-Both ways bring the scan into the canonical frame, segment 160 x 192 x 160 voxels with the same network and bring the answer back to
-the scan's grid; the proxy is warped and unwarped besides. What the wire and the service add is measured by `proxy_service.py`.
+Both ways bring the scan into the canonical frame, segment 160 x 192 x 160 voxels with the same
+network and bring the answer back to the scan's grid; the proxy is warped and unwarped besides. What
+the wire and the service add is measured by `proxy_service.py`.
 """
 
 import argparse

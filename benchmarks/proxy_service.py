@@ -4,9 +4,10 @@
     python benchmarks/proxy_service.py --model proxy.safetensors --generator generator.safetensors --image scan.nii.gz
     python benchmarks/proxy_service.py --short                             # a thousand spoiled requests, eight clients
 
-First spoiled requests and spoiled connections, then one scan alone: warped, segmented by the service and unwarped by a client in a process
-of its own, and in turns with that segmented in this process, by the same network and number of threads. Then clients of several sites at
-once, one of which asks for more than half of all.
+First spoiled requests and spoiled connections, then one scan alone: warped, segmented by the
+service and unwarped by a client in a process of its own, and in turns with that segmented in this
+process, by the same network and number of threads. Then clients of several sites at once, one of
+which asks for more than half of all.
 """
 
 import argparse
@@ -66,9 +67,8 @@ NAMES = {"model": "unet", "data": "brain_tissue", "training": "default"}
 SETTINGS = {"data.patch": [96, 96, 96]}
 PATIENCE_S = 7200.0
 CLIENTS, REPEATS = 32, 3
-WHOLE = (
-    200  # every so many-th spoiled request is of a whole volume, the others of a few small parts
-)
+# every so many-th spoiled request is of a whole volume, the others of a few small parts
+WHOLE = 200
 LINE = re.compile(
     r"(\S+): request (\d+), ([\d,]+) bytes, waited ([\d.]+) s, computed in ([\d.]+) s, (\w+)"
 )
@@ -94,9 +94,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--image", type=Path)
     parser.add_argument("--short", action="store_true")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument(
-        "--ask", help=argparse.SUPPRESS
-    )  # this file as a client: the service's address
+    # this file as a client: the service's address
+    parser.add_argument("--ask", help=argparse.SUPPRESS)
     parser.add_argument("--kit", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
 

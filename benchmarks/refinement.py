@@ -2,10 +2,11 @@
 
     python benchmarks/refinement.py [--cohort brain|anatomies|anatomies-four|cells] [--seeds 0 1 2] [--folder build/refinement] [--short]
 
-Six hospitals take part and three join later with a description alone (brain), or every hospital is left out in turn (anatomies: 16 people
-of POLYCLINIC_DATA on the six simulated scanners, or on four of which each has a relative; cells: three real laboratories). Subjects are
-split first; every choice is made on validation subjects of hospitals that take part. The same seed gives every arm the same hospitals,
-initial weights and number of passes.
+Six hospitals take part and three join later with a description alone (brain), or every hospital is
+left out in turn (anatomies: 16 people of POLYCLINIC_DATA on the six simulated scanners, or on four
+of which each has a relative; cells: three real laboratories). Subjects are split first; every
+choice is made on validation subjects of hospitals that take part. The same seed gives every arm the
+same hospitals, initial weights and number of passes.
 """
 
 import argparse
@@ -26,17 +27,14 @@ from federation import machine
 
 RESULTS = Path(__file__).with_name("results")
 SHUFFLES = 3
-SHIFTS = (  # generated ones, each alone, and those together that did no harm on a cohort of another seed
+# generated ones, each alone, and those together that did no harm on a cohort of another seed
+SHIFTS = (
     "gamma=0.3", "inversion=0.3", "bias_field=0.3", "noise=0.3", "blur=0.2", "resolution=0.2", "feature=fedfa", "feature=mixstyle",
     "gamma=0.3, bias_field=0.3, noise=0.3",
 )  # fmt: skip
 BRAIN = ["experiment=demo"]
-FOUR = (
-    "mprage-3t",
-    "spgr-1.5t",
-    "t2w",
-    "t2-new",
-)  # four people each, two of them to train on; everybody has one relative
+# four people each, two of them to train on; everybody has one relative
+FOUR = ("mprage-3t", "spgr-1.5t", "t2w", "t2-new")
 CELLS = ["experiment=demo_cells", "model.pretrained=true"]
 Scores = dict[str, dict[str, float]]  # arm -> site -> test score
 
@@ -169,9 +167,10 @@ def _adapt(hospitals, coordinator, site: str, objective: str) -> float:  # type:
     """A newcomer finds its own coefficients, starting from the uniform ones: no statistic, no label."""
     from dataclasses import replace
 
+    from closed_form_heads.adaptive import adapt
+
     from polyclinic.config.schemas import ShiftsConfig
     from polyclinic.learning.preparation import training_loader
-    from polyclinic_strategies.refinement.adaptive import adapt
 
     plain = replace(hospitals.config.training, shifts=ShiftsConfig())
     loader = training_loader(hospitals.sites[site], plain, hospitals.config.seed)
@@ -316,7 +315,8 @@ def main() -> None:
     )
     for arm, groups in table.items():
         cells = [
-            f"{group} {statistics.fmean(values):.3f} +/- {statistics.stdev(values) if len(values) > 1 else 0.0:.3f}"
+            f"{group} {statistics.fmean(values):.3f} +/- "
+            f"{statistics.stdev(values) if len(values) > 1 else 0.0:.3f}"
             for group, values in groups.items()
         ]
         print(f"{arm:32} {'   '.join(cells)}")

@@ -2,8 +2,9 @@
 
     python benchmarks/refinement_scale.py [--hospitals 1000] [--parameters 1000000] [--folder build/refinement-scale]
 
-Contributions are random vectors with random descriptions of the size of the demo's; they lie in a real ledger on disk, and come and are
-recalculated as in a run. Needs as much disk as the contributions have (4 GB).
+Contributions are random vectors with random descriptions of the size of the demo's; they lie in a
+real ledger on disk, and come and are recalculated as in a run. Needs as much disk as the
+contributions have (4 GB).
 """
 
 import argparse
@@ -126,7 +127,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "refinement_scale.json").write_text(json.dumps(found, indent=1) + "\n")
     print(
-        f"recalculation after an update: median {statistics.median(recalculated):.2f} s, worst {max(recalculated):.2f} s"
+        f"recalculation after an update: median {statistics.median(recalculated):.2f} s, worst "
+        f"{max(recalculated):.2f} s"
     )
 
 

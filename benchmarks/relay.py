@@ -18,7 +18,9 @@ from typing import Any, Literal, Self
 from polyclinic.system.processes import parse_address
 
 CHUNK = 4096  # bytes; at 1 Mbit/s one takes 33 ms
-QUEUE = 64  # chunks on their way, in each direction of a connection: then the sender has to wait, as TCP makes it
+# chunks on their way, in each direction of a connection: then the sender has to wait, as TCP makes
+# it
+QUEUE = 64
 Cut = Literal["silent", "reset"]
 
 
@@ -54,9 +56,8 @@ class Relay:
         self._lanes = Lane(bits_per_s), Lane(bits_per_s)  # from the hospital, to the hospital
         self._cut: Cut | None = None
         self._ends: set[asyncio.StreamWriter] = set()
-        self._silenced: set[asyncio.StreamWriter] = (
-            set()
-        )  # ends of connections that nothing passes any more
+        # ends of connections that nothing passes any more
+        self._silenced: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
@@ -92,8 +93,8 @@ class Relay:
         """Cut every connection, and those that are tried until `mend`.
 
         Args:
-            how: `silent`: they stay open and nothing passes, then or later, as when a firewall has forgotten them;
-                `reset`: they are torn down.
+            how: `silent`: they stay open and nothing passes, then or later, as when a firewall has
+                forgotten them; `reset`: they are torn down.
         """
         self._do(self._apply(how))
 

@@ -36,9 +36,8 @@ from polyclinic_strategies.universal.teaching.teachers import Teacher, feature_s
 SETTINGS = ("model=universal", "data=universal", "training=universal")
 OWN, STATISTICS = "own/", "statistics/"  # before the names of a kept teacher's other tensors
 SEEDS = 10  # of the benchmark at most, so that no two stages have the same
-Combine = Callable[
-    [StateDict, Sequence[Teacher], int], StateDict
-]  # the encoder before a stage, its teachers, its number
+# the encoder before a stage, its teachers, its number
+Combine = Callable[[StateDict, Sequence[Teacher], int], StateDict]
 
 
 @dataclass(frozen=True)
@@ -82,7 +81,8 @@ class Hospital:
 
         Args:
             encoder: The encoder.
-            labels: So many training cases at most, classes alike as far as there are any; None: all.
+            labels: So many training cases at most, classes alike as far as there are any; None:
+                all.
         """
         network = self.network(encoder, 0)
         return network, probe(network, self.prepared if labels is None else self._few(labels))

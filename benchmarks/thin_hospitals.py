@@ -3,12 +3,15 @@
     python benchmarks/thin_hospitals.py FOLDER --keys FOLDER --count 96 [--late 1]      each with the key and kit in KEYS/thin-000 ...
     python benchmarks/thin_hospitals.py FOLDER --server HOST:PORT --count 96            in plain text, on loopback
 
-Everything on the wire is real: a connection, a key and signed calls of its own for every hospital, heartbeats, the SuperNode's pace of
-looking for messages, the messages that polyclinic sends. What is left out is a hospital's inside: no images and no training, but a
-random task vector of the right shape. Flower's `grpc_request_response` is not used as a whole because it starts two more threads for
-each connection and lets hospitals of one process share a connection; its stub, interceptors and messages are.
+Everything on the wire is real: a connection, a key and signed calls of its own for every hospital,
+heartbeats, the SuperNode's pace of looking for messages, the messages that polyclinic sends. What
+is left out is a hospital's inside: no images and no training, but a random task vector of the right
+shape. Flower's `grpc_request_response` is not used as a whole because it starts two more threads
+for each connection and lets hospitals of one process share a connection; its stub, interceptors and
+messages are.
 
-Writes FOLDER/thin.json every second or so: what every hospital did when, and how many calls were made.
+Writes FOLDER/thin.json every second or so: what every hospital did when, and how many calls were
+made.
 """
 
 import argparse
@@ -86,10 +89,8 @@ from polyclinic_strategies.merging.messages import (
 
 WAITING_S = 0.5  # what Flower's SuperNode sleeps for while its worker is busy
 LENGTH = 0.01  # of a task vector's entries: about as long as the real hospitals'
-DOORS = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-}  # nobody there for the moment
+# nobody there for the moment
+DOORS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 CHANNEL = [
     ("grpc.max_send_message_length", GRPC_MAX_MESSAGE_LENGTH),
     ("grpc.max_receive_message_length", GRPC_MAX_MESSAGE_LENGTH),
@@ -119,7 +120,8 @@ class Line:
     """One hospital's connection.
 
     Args:
-        server: HOST:PORT of an insecure coordinator, where a new key is registered; None where there are a key and a kit.
+        server: HOST:PORT of an insecure coordinator, where a new key is registered; None where
+            there are a key and a kit.
         folder: With hospital.key and kit.json.
         calls: Counts the calls by name.
         ending: Set when the process ends.

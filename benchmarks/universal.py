@@ -2,9 +2,10 @@
 
     python benchmarks/universal.py [--seeds 3 4 5] [--folder build/universal] [--short] [SETTING=VALUE ...]
 
-Every seed has people, images, hospitals and networks of its own (`polyclinic_demos.cohorts.tasks`; with POLYCLINIC_DATA real cells, chests and
-structures beside the brains). Nothing is chosen on test images. One seed after another is kept in `folder`: interrupted, the same command
-goes on, and several may run at the same time. Results: benchmarks/results/universal.json.
+Every seed has people, images, hospitals and networks of its own (`polyclinic_demos.cohorts.tasks`;
+with POLYCLINIC_DATA real cells, chests and structures beside the brains). Nothing is chosen on test
+images. One seed after another is kept in `folder`: interrupted, the same command goes on, and
+several may run at the same time. Results: benchmarks/results/universal.json.
 """
 
 import argparse
@@ -37,9 +38,8 @@ SHORT_ARMS = 6  # the first
 STAGES, PASSES = 2, 12
 MASKED = 600  # steps of masked image modelling
 TAUGHT = Distillation(steps=150)
-LONGER = (
-    MASKED + 2 * STAGES * TAUGHT.steps
-)  # a step of distillation with masked images is two of masked image modelling
+# a step of distillation with masked images is two of masked image modelling
+LONGER = MASKED + 2 * STAGES * TAUGHT.steps
 FEW = 48  # labels of a hospital that has few
 WAYS = ("probe/", "few/", "tune/")
 IN_WORDS = {"probe": "linear probe", "few": f"linear probe, {FEW} labels", "tune": "fine-tuned"}
@@ -53,15 +53,8 @@ TITLES = {
     "lone": "distilled + MIM, then a stage with one hospital", "lone, from before": "the same, started from the encoder before that stage",
     SINGLE: "best single hospital's encoder", "pooled": "all tasks in one place (upper bound)",
 }  # fmt: skip
-CLAIMED = (
-    "mim",
-    OURS,
-    "mim longer",
-    "averaged",
-    "pooled",
-    "scratch",
-    "distilled",
-)  # also with few labels, and fine-tuned
+# also with few labels, and fine-tuned
+CLAIMED = ("mim", OURS, "mim longer", "averaged", "pooled", "scratch", "distilled")
 
 
 def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> dict[str, Any]:
@@ -110,7 +103,8 @@ def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> d
                 }
             )
             _say(
-                f"seed {seed}, {key}: {_mean(found[key], laboratory):.3f} ({time.monotonic() - start:.0f} s)"
+                f"seed {seed}, {key}: {_mean(found[key], laboratory):.3f} "
+                f"({time.monotonic() - start:.0f} s)"
             )
 
     for arm, state in islice(_encoders(laboratory, keep), SHORT_ARMS if short else None):
@@ -218,7 +212,8 @@ def _rows(hospital: Any, network: Any) -> list[list[Any]]:
 def _singles(laboratory: Laboratory, seed: int) -> tuple[dict[str, str], dict[str, Any]]:
     """For each task the hospital whose own encoder does best there on the validation cases, and what it makes of the test cases.
 
-    An encoder is one hospital's alone: the first that everybody gets, trained on its labels for as many passes as all stages have.
+    An encoder is one hospital's alone: the first that everybody gets, trained on its labels for as
+    many passes as all stages have.
     """
     base, everybody = laboratory.kept("mim", dict), (*laboratory.hospitals, *laboratory.held_out)
     best: dict[str, tuple[float, str, Any]] = {}  # by task: score, teacher, network
@@ -369,7 +364,8 @@ def show(summary: Mapping[str, Any]) -> str:
         way, _, name = arm.partition("/")
         difference = f"{claim['mean difference']:+.3f}"
         lines.append(
-            f"| {TITLES[name]}, {IN_WORDS[way]} | {difference} | {claim['better']} of {claim['tasks']} | {claim['p']:.4f} |"
+            f"| {TITLES[name]}, {IN_WORDS[way]} | {difference} | {claim['better']} of "
+            f"{claim['tasks']} | {claim['p']:.4f} |"
         )
     lines += ["", "| task, linear probe | distilled + MIM less MIM | 95 % |", "|---|---|---|"]
     lines += [
@@ -383,7 +379,8 @@ def show(summary: Mapping[str, Any]) -> str:
     for arm, held in summary["held out"].items():
         way, _, name = arm.partition("/")
         lines.append(
-            f"| {TITLES[name]}, {IN_WORDS[way]} | {' | '.join(_in_words(held[task], ' ') for task in summary['held_out'])} |"
+            f"| {TITLES[name]}, {IN_WORDS[way]} | "
+            f"{' | '.join(_in_words(held[task], ' ') for task in summary['held_out'])} |"
         )
     return "\n".join(lines)
 

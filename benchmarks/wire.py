@@ -2,8 +2,9 @@
 
     python benchmarks/wire.py
 
-A counting proxy stands between SuperNodes and SuperLink. In a round every hospital needs the weights twice (to train, to evaluate) and
-hands them in once: three times the model's size. Hospitals answer at once, so what is counted is the federation.
+A counting proxy stands between SuperNodes and SuperLink. In a round every hospital needs the
+weights twice (to train, to evaluate) and hands them in once: three times the model's size.
+Hospitals answer at once, so what is counted is the federation.
 """
 
 import json

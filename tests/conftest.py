@@ -1,6 +1,6 @@
-"""What all tests share.
+"""Fixtures and settings of all tests.
 
-Shapes and types of the ground floor are checked while tests run: documentation that can fail.
+Shapes and types are checked while tests run, in every module that declares them with jaxtyping.
 """
 
 from collections.abc import Iterator
@@ -8,21 +8,16 @@ from collections.abc import Iterator
 import pytest
 from jaxtyping import install_import_hook
 
-SHAPED = [
-    "polyclinic.describing",
-    "polyclinic.imaging.deformation",
-    "polyclinic.imaging.foreground",
-    "polyclinic.learning.augmentation",
-    "polyclinic.learning.metrics",
-    "polyclinic.learning.state_dict",
-    "polyclinic_strategies.refinement.gaussian_head",
-]
-install_import_hook(SHAPED, "beartype.beartype")
+from tests.shapes import shaped_modules
 
-from polyclinic.config.targets import allow_targets  # noqa: E402  # after the hook
+# before the first import of a module that declares shapes
+install_import_hook(shaped_modules(), "beartype.beartype")
+
+from polyclinic.config.targets import allow_targets  # noqa: E402
 from tests.plugins import Installer  # noqa: E402
 
-allow_targets(  # classes that no file of conf/ names, and tests train with
+# classes with which tests train, and which no file of conf/ names
+allow_targets(
     "monai.transforms.ScaleIntensityd",
     "torch.nn.MSELoss",
     "torch.optim.Adam",

@@ -1,4 +1,4 @@
-"""In-memory twins of Flower's Grid: hospitals are functions, time can be driven, nothing is started."""
+"""In-memory twins of Flower's Grid: a hospital is a function, and no process is started."""
 
 import itertools
 import time
@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.supercore.task_identity import TaskIdentity
 
 TaskIdentity.task_id, TaskIdentity.run_id, TaskIdentity.node_id = 1, 1, 1
-Answer = Callable[[Message], Message | None]  # None: never answers
+Answer = Callable[[Message], Message | None]  # None: the hospital does not answer
 
 
 @dataclass
@@ -32,7 +32,10 @@ class FakeNode:
 
 
 class FakeGrid:
-    """Flower's Grid in a few dozen lines; a pull of an offline node's message destroys it, as the real one does."""
+    """Flower's Grid in memory.
+
+    As with the real one, asking for the reply of an offline node destroys the message.
+    """
 
     def __init__(self, nodes: Iterable[FakeNode]) -> None:
         self.nodes = {node.node_id: node for node in nodes}
@@ -80,17 +83,17 @@ class FakeGrid:
 
 
 def make_reply(message: Message, content: dict[str, Any]) -> Message:
-    """A reply with these records."""
+    """Make a reply with these records."""
     return Message(RecordDict(content), reply_to=message)
 
 
 def make_error(message: Message, reason: str) -> Message:
-    """A reply that says what went wrong."""
+    """Make a reply that says what went wrong."""
     return Message(Error(2, reason), reply_to=message)
 
 
 def serve(app: ClientApp, node_config: dict[str, Any]) -> Answer:
-    """A hospital that runs a ClientApp in this process."""
+    """Make a hospital that runs a ClientApp in this process."""
 
     def answer(message: Message) -> Message:
         context = Context(

@@ -28,7 +28,7 @@ class Installer:
     def install(
         self, name: str, version: str, entry_points: EntryPoints, files: Mapping[str, str]
     ) -> None:
-        """Install, or replace, a package.
+        """Install a package.
 
         Args:
             name: Of the distribution.
@@ -39,8 +39,8 @@ class Installer:
         for path, content in files.items():
             (self._folder / path).parent.mkdir(parents=True, exist_ok=True)
             (self._folder / path).write_text(content)
-        metadata = self._folder / f"{name}.dist-info"
-        metadata.mkdir(exist_ok=True)
+        metadata = self._folder / f"{name.replace('-', '_')}-{version}.dist-info"
+        metadata.mkdir()
         (metadata / "METADATA").write_text(
             f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
         )

@@ -2,19 +2,23 @@
 
     python benchmarks/peers/flower_stock.py --hospitals 3 --rounds 3
 
-One `flower-superlink` and one `flower-supernode` per hospital run as real processes on loopback, without TLS, with
-Flower's defaults (`--isolation subprocess`: each message starts a new Python process that unpacks the app's bundle,
-imports it, replies and ends). A round is Flower's own FedAvg: every hospital trains (returns the 10 arrays of 1000
-float32 that it received, `num-examples` 1), the server averages, every hospital evaluates the average. The server app
-writes a time stamp before the first round and at the end of each, through FedAvg's own `evaluate_fn` hook; starting
-the processes, submitting the run and waiting for all hospitals to connect come before the first stamp.
+One `flower-superlink` and one `flower-supernode` per hospital run as real processes on loopback,
+without TLS, with Flower's defaults (`--isolation subprocess`: each message starts a new Python
+process that unpacks the app's bundle, imports it, replies and ends). A round is Flower's own
+FedAvg: every hospital trains (returns the 10 arrays of 1000 float32 that it received,
+`num-examples` 1), the server averages, every hospital evaluates the average. The server app writes
+a time stamp before the first round and at the end of each, through FedAvg's own `evaluate_fn` hook;
+starting the processes, submitting the run and waiting for all hospitals to connect come before the
+first stamp.
 
-Flower's fixed sleeps, left as they are, take a good part of each of a round's two exchanges: a SuperNode sleeps 3 s
-after it found no message and 0.5 s between looks for its app's reply, its executor looks for a task every second, and
-the server app sleeps 3 s between looks for replies. Starting the processes takes the rest, and grows with the number of
-hospitals once they share the cores. The sleeps fall into step with each other, so rounds differ by whole sleeps.
+Flower's fixed sleeps, left as they are, take a good part of each of a round's two exchanges: a
+SuperNode sleeps 3 s after it found no message and 0.5 s between looks for its app's reply, its
+executor looks for a task every second, and the server app sleeps 3 s between looks for replies.
+Starting the processes takes the rest, and grows with the number of hospitals once they share the
+cores. The sleeps fall into step with each other, so rounds differ by whole sleeps.
 
-The installation of dependencies at run time is switched off: it happens before the first round and the app has none.
+The installation of dependencies at run time is switched off: it happens before the first round and
+the app has none.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """The federation that `nvflare_simulator.py` measures; runs with the Python of NVIDIA FLARE's own environment.
 
-build/nvflare-env/bin/python benchmarks/peers/nvflare_noop.py WORKSPACE STAMPS --hospitals 3 --rounds 3
+build/nvflare-env/bin/python benchmarks/peers/nvflare_noop.py WORKSPACE STAMPS --hospitals 3
+--rounds 3
 """
 
 from __future__ import annotations
@@ -40,14 +41,15 @@ class NoopExecutor(Executor):
 class StampedFedAvg(FedAvg):
     """FLARE's FedAvg, with a time stamp before the first round and at the end of each.
 
-    The simulator starts the hospitals' processes while the workflow already runs, so one exchange comes before the
-    first stamp: then all of them are there.
+    The simulator starts the hospitals' processes while the workflow already runs, so one exchange
+    comes before the first stamp: then all of them are there.
 
     Args:
         num_clients: Number of hospitals, all of them in each round.
         num_rounds: Number of rounds.
         stamps: File that a line is appended to.
-        own_validation: Whether the average is sent out once more, as a task `validate`, before the round ends.
+        own_validation: Whether the average is sent out once more, as a task `validate`, before the
+            round ends.
     """
 
     def __init__(
@@ -113,7 +115,8 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    # FLARE copies the module of each component into the job by its name, which must not be `__main__`.
+    # FLARE copies the module of each component into the job by its name, which must not be
+    # `__main__`.
     import nvflare_noop
 
     nvflare_noop.run()

@@ -3,22 +3,26 @@
     python benchmarks/peers/nvflare_simulator.py --hospitals 3 --rounds 3
     python benchmarks/peers/nvflare_simulator.py --hospitals 3 --rounds 3 --own-validation
 
-FLARE is installed into an environment of its own (`--env`), once. Its FedAvg controller, the synchronous workflow that
-FLARE recommends, runs as a job in its simulator with the simulator's defaults: one client process per hospital, which
-stays up for the whole run, all on loopback and without TLS. A hospital is a bare `Executor`, FLARE's shortest way from
-a task to a reply: it returns the 10 arrays of 1000 float32 that it received, with one training step and one metric.
-The server stamps the time before the first round, once every client process has answered, and at the end of each
-round, after the average was saved (FLARE saves it each round; a small file here).
+FLARE is installed into an environment of its own (`--env`), once. Its FedAvg controller, the
+synchronous workflow that FLARE recommends, runs as a job in its simulator with the simulator's
+defaults: one client process per hospital, which stays up for the whole run, all on loopback and
+without TLS. A hospital is a bare `Executor`, FLARE's shortest way from a task to a reply: it
+returns the 10 arrays of 1000 float32 that it received, with one training step and one metric. The
+server stamps the time before the first round, once every client process has answered, and at the
+end of each round, after the average was saved (FLARE saves it each round; a small file here).
 
 Two rounds can be measured:
 
-- by default FLARE's own idiom, one exchange: a hospital validates the model that it receives and trains it within the
+- by default FLARE's own idiom, one exchange: a hospital validates the model that it receives and
+trains it within the
   same task `train`. This is less than Flower's round, in which the average goes out again to be evaluated.
-- with `--own-validation` the same work as Flower's round, two exchanges: `train`, then the average as `validate`.
+- with `--own-validation` the same work as Flower's round, two exchanges: `train`, then the average
+as `validate`.
 
-What dominates both is one default: after each task a client waits for the server's `task_request_interval`, 2 s,
-before it asks for the next (`--request-interval-s` sets it for comparison). The controller looks every 0.5 s whether
-all replies are in. So an exchange takes 2 to 2.5 s, whatever the number of hospitals, as long as the cores are idle.
+What dominates both is one default: after each task a client waits for the server's
+`task_request_interval`, 2 s, before it asks for the next (`--request-interval-s` sets it for
+comparison). The controller looks every 0.5 s whether all replies are in. So an exchange takes 2 to
+2.5 s, whatever the number of hospitals, as long as the cores are idle.
 """
 
 from __future__ import annotations
@@ -65,7 +69,8 @@ def measure(
         rounds: Number of rounds, each with training and validation.
         folder: Where the simulator's workspace and the log go; a path without spaces.
         env: The virtual environment of FLARE; made when it is not there.
-        own_validation: Whether the average is validated in an exchange of its own, as in Flower's round.
+        own_validation: Whether the average is validated in an exchange of its own, as in Flower's
+            round.
         request_interval_s: Seconds a client waits after a task; `None` is FLARE's default of 2.
         limit_s: The run must end within this time.
 

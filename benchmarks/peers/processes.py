@@ -78,8 +78,9 @@ def leave_on_sigterm() -> None:
 class ProcessGroup:
     """Processes that are ended, with all their descendants, when the `with` block is left.
 
-    Both peers put some of their children into sessions of their own, where a signal to the group does not reach them.
-    So every process carries a mark in its environment, and what still carries it at the end is ended by its id.
+    Both peers put some of their children into sessions of their own, where a signal to the group
+    does not reach them. So every process carries a mark in its environment, and what still carries
+    it at the end is ended by its id.
     """
 
     def __init__(self, logs: Path) -> None:

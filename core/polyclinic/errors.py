@@ -9,7 +9,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── MethodMissing           a federation's method that is not installed here
     │   ├── PluginMismatch          a package that one side lacks, or has another version of
     │   ├── KeyInvalid              a key's file
-    │   ├── KitInvalid              what a coordinator sent at enrolment
+    │   ├── KitInvalid              the kit from a coordinator
     │   ├── ServiceMismatch         a generator and a segmentation service (service_errors.py)
     │   └── ConfigMismatch          the two sides would build different things
     ├── DataError                   a hospital's files                           exit code 3
@@ -20,18 +20,18 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ImageInvalid            readable, but NaN or Inf inside
     │   ├── LabelInvalid            a label outside the declared classes
     │   ├── ShapeMismatch           image and label on different grids
-    │   ├── ScanNotRecognized       not what the deformation proxy knows (polyclinic_strategies.proxy.frame.canonical)
-    │   └── TooFewSubjects          a statistic over so few subjects that it would show them
+    │   ├── ScanNotRecognized       not what the deformation proxy knows (its frame.canonical)
+    │   └── TooFewSubjects          a statistic over so few subjects that it would reveal them
     ├── ModelInvalid                a weights file that does not fit             exit code 3
-    ├── ContributionRefused         what a hospital handed over (refusals.py)    exit code 3
-    │   ├── BaseMismatch            made on a base the federation never had
-    │   ├── StaleBase               made on a base replaced too often since
+    ├── ContributionRefused         a hospital's contribution (refusals.py)      exit code 3
+    │   ├── BaseMismatch            made on a base that the federation never had
+    │   ├── StaleBase               made on a base that was replaced too often since
     │   ├── TensorsMissing          tensors of the base that it lacks
-    │   ├── TensorsExtra            tensors that the base has not
+    │   ├── TensorsExtra            tensors that the base does not have
     │   ├── ShapeRefused            a tensor of another shape
     │   ├── TypeRefused             a tensor that is not float32
     │   ├── NotFinite               NaN or Inf inside
-    │   ├── NormTooLarge            much longer than everybody else's
+    │   ├── NormTooLarge            norm much larger than the others'
     │   ├── ContributionTooLarge    more bytes than the limit
     │   ├── UnknownSite             not one of the federation's hospitals
     │   ├── SiteMismatch            sent in another hospital's name
@@ -54,8 +54,8 @@ One sentence each: what is wrong, where, and what to do about it.
     └── ResourceError               the machine                                  exit code 6
         └── DiskFull
 
-An error is `shareable` when its text says nothing about a hospital's files, so that it may travel to the coordinator;
-of every other error only the type's name leaves the hospital.
+An error is `shareable` when its text says nothing about a hospital's files, so that it may travel
+to the coordinator; of every other error only the type's name leaves the hospital.
 """
 
 from collections.abc import Sequence
@@ -64,7 +64,7 @@ from pathlib import Path
 
 
 class PolyclinicError(Exception):
-    """The root of the tree: a plain sentence, and the exit code of the command that meets it."""
+    """Root of the tree: a plain sentence, and the exit code of the command that ends with it."""
 
     exit_code = 1
     shareable = False
@@ -78,7 +78,7 @@ class ConfigError(PolyclinicError):
 
 
 class UnknownName(ConfigError):
-    """A name that `conf/` does not have; lists those it has."""
+    """A name that `conf/` does not have; the message lists the known names."""
 
     def __init__(self, group: str, name: str, known: Sequence[str]) -> None:
         close = get_close_matches(name, known, n=1)
@@ -120,15 +120,16 @@ class PluginMismatch(ConfigError):
 
 
 class KeyInvalid(ConfigError):
-    """A key's file is of no use."""
+    """A key file cannot be used."""
 
 
 class KitInvalid(ConfigError):
-    """Not a coordinator's kit."""
+    """A file is not a coordinator's kit."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"{path}: not a coordinator's kit ({problem}). Ask the coordinator to send the kit again."
+            f"{path}: not a coordinator's kit ({problem}). "
+            "Ask the coordinator to send the kit again."
         )
 
 
@@ -137,39 +138,42 @@ class ConfigMismatch(ConfigError):
 
     def __init__(self, group: str, name: str, ours: str, theirs: str) -> None:
         super().__init__(
-            f"conf/{group}/{name}.yaml differs between the hospital (polyclinic {ours}) and the coordinator "
-            f"(polyclinic {theirs}): install the same version, with the same conf/, on both sides."
+            f"conf/{group}/{name}.yaml differs between the hospital (polyclinic {ours}) and the "
+            f"coordinator (polyclinic {theirs}): install the same version, with the same conf/, "
+            "on both sides."
         )
 
 
 class DataError(PolyclinicError):
-    """A hospital's files are not as dataset.json promises."""
+    """A hospital's files are not as `dataset.json` promises."""
 
     exit_code = 3
 
 
 class DatasetInvalid(DataError):
-    """dataset.json is missing, is not JSON, or lacks something."""
+    """`dataset.json` is missing, is not JSON, or lacks something."""
 
     def __init__(self, path: Path, problem: str, remedy: str) -> None:
         super().__init__(f"{path}: {problem}. {remedy}")
 
 
 class FileMissing(DataError):
-    """dataset.json names a file that is not there."""
+    """`dataset.json` names a file that does not exist."""
 
     def __init__(self, path: Path, split: str) -> None:
         super().__init__(
-            f"{path}: dataset.json lists this file under '{split}', but it does not exist. Restore it or remove the entry."
+            f"{path}: dataset.json lists this file under '{split}', but it does not exist. Restore "
+            "it or remove the entry."
         )
 
 
 class ImageUnreadable(DataError):
-    """A file is not an image that can be read."""
+    """A file cannot be read as an image."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"{path}: cannot be read as an image ({problem}). Export it again or remove it from dataset.json."
+            f"{path}: cannot be read as an image ({problem}). Export it again or remove it from "
+            "dataset.json."
         )
 
 
@@ -179,7 +183,8 @@ class ImageTooLarge(DataError):
     def __init__(self, path: Path, claimed_bytes: int, limit_bytes: int) -> None:
         super().__init__(
             f"{path}: its header claims {claimed_bytes / 2**30:,.1f} GiB of voxels, the limit is "
-            f"{limit_bytes / 2**30:,.1f} GiB. The file is damaged, or needs to be cropped or resampled first."
+            f"{limit_bytes / 2**30:,.1f} GiB. The file is damaged, or needs to be cropped or "
+            "resampled first."
         )
 
 
@@ -191,34 +196,38 @@ class ImageInvalid(DataError):
 
 
 class LabelInvalid(DataError):
-    """A label outside the declared classes."""
+    """A label map holds a value outside the declared classes."""
 
     def __init__(self, path: Path, found: Sequence[int | float], declared: Sequence[int]) -> None:
         values = ", ".join(f"{value:g}" for value in found)
         known = ", ".join(map(str, declared)) or "whole numbers"
         super().__init__(
-            f"{path}: has label {values}, but dataset.json declares {known}. Correct the label map, or add the class to 'labels'."
+            f"{path}: has label {values}, but dataset.json declares {known}. Correct the label "
+            "map, or add the class to 'labels'."
         )
 
 
 class ShapeMismatch(DataError):
-    """Image and label do not lie on the same grid."""
+    """Image and label map do not lie on the same grid."""
 
     def __init__(self, image: Path, image_grid: str, label: Path, label_grid: str) -> None:
         super().__init__(
-            f"{label}: its grid is {label_grid}, but its image {image.name} has {image_grid}. Resample the label onto its image."
+            f"{label}: its grid is {label_grid}, but its image {image.name} has {image_grid}. "
+            "Resample the label onto its image."
         )
 
 
 class TooFewSubjects(DataError):
-    """A statistic over so few subjects that it would show them."""
+    """A statistic would be taken over so few subjects that it would reveal them."""
 
     shareable = True
 
     def __init__(self, subjects: int, minimum: int) -> None:
         super().__init__(
-            f"The hospital has {subjects} subjects to describe itself with, at least {minimum} are needed so that no one of them shows: "
-            "add cases to 'training' or 'test', or ask the coordinator for a lower privacy.release.min_subjects."
+            f"The hospital has {subjects} subjects to describe itself with, "
+            f"at least {minimum} are needed so that no one of them shows: "
+            "add cases to 'training' or 'test', or ask the coordinator for a lower "
+            "privacy.release.min_subjects."
         )
 
 
@@ -229,37 +238,40 @@ class ModelInvalid(PolyclinicError):
 
 
 class LinkError(PolyclinicError):
-    """Something about the network."""
+    """A fault of the network."""
 
     exit_code = 4
 
 
 class AddressInvalid(LinkError):
-    """Not of the form HOST:PORT."""
+    """An address is not of the form HOST:PORT."""
 
     def __init__(self, address: str, problem: str) -> None:
         super().__init__(
-            f"'{address}' is not an address ({problem}). Write HOST:PORT, for example 127.0.0.1:9092."
+            f"'{address}' is not an address ({problem}). Write HOST:PORT, for example "
+            "127.0.0.1:9092."
         )
 
 
 class PortTaken(LinkError):
-    """Another program listens where we wanted to."""
+    """Another program listens on the port."""
 
     def __init__(self, host: str, port: int, setting: str) -> None:
         super().__init__(
-            f"Port {port} on {host} is taken by another program. Stop it, or choose another port with {setting}."
+            f"Port {port} on {host} is taken by another program. Stop it, or choose another port "
+            f"with {setting}."
         )
 
 
 class ServerUnreachable(LinkError):
-    """Nobody answers at the coordinator's address."""
+    """Nothing answers at the coordinator's address."""
 
     def __init__(self, address: str, problem: str) -> None:
         self.problem = problem
         super().__init__(
-            f"No coordinator answers at {address} ({problem}). Check the address, that `polyclinic-server run` is up, "
-            "and that the firewall lets this machine dial out to that port."
+            f"No coordinator answers at {address} ({problem}). Check the address, "
+            "that `polyclinic-server run` is up, and that the firewall lets this machine dial out "
+            "to that port."
         )
 
 
@@ -271,7 +283,7 @@ class RunError(PolyclinicError):
 
 
 class RunNotFound(RunError):
-    """No run of that name."""
+    """There is no run of that name."""
 
     def __init__(self, name: str, folder: Path, known: Sequence[str]) -> None:
         listed = (
@@ -296,36 +308,38 @@ class TooFewHospitals(RunError):
         present = ", ".join(answered) or "nobody"
         absent = f" Missing: {', '.join(missing)}." if missing else ""
         super().__init__(
-            f"{what}: {present} answered within {waited_s:.0f} s, the minimum is {minimum}.{absent} "
-            "Start the missing hospitals and resume, or lower deployment.min_hospitals."
+            f"{what}: {present} answered within {waited_s:.0f} s, the minimum is "
+            f"{minimum}.{absent} Start the missing hospitals and resume, "
+            "or lower deployment.min_hospitals."
         )
 
 
 class ProcessDied(RunError):
-    """A process of ours ended when it should have gone on."""
+    """A child process ended when it should have gone on."""
 
     def __init__(self, what: str, status: int, reason: str) -> None:
         super().__init__(f"{what} ended with status {status}: {reason}")
 
 
 class LedgerError(PolyclinicError):
-    """The ledger cannot do what it was asked."""
+    """The ledger cannot do what it was asked to."""
 
     exit_code = 5
     shareable = True
 
 
 class LedgerNotFound(LedgerError):
-    """No ledger in that folder."""
+    """There is no ledger in that folder."""
 
     def __init__(self, folder: Path) -> None:
         super().__init__(
-            f"{folder}: there is no ledger here. Name its folder with --ledger; a run with strategy=merging/mean makes one."
+            f"{folder}: there is no ledger here. Name its folder with --ledger; a run with "
+            "strategy=merging/mean makes one."
         )
 
 
 class NothingToWithdraw(LedgerError):
-    """A site without an active contribution."""
+    """A site has no active contribution."""
 
     def __init__(self, site: str, known: Sequence[str]) -> None:
         super().__init__(
@@ -334,26 +348,27 @@ class NothingToWithdraw(LedgerError):
 
 
 class LedgerDamaged(LedgerError):
-    """What the ledger holds is not what was written."""
+    """The ledger does not hold what was written."""
 
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(
-            f"{where}: {problem}. Stop the coordinator, keep this folder as it is, and restore it from a backup."
+            f"{where}: {problem}. Stop the coordinator, keep this folder as it is, and restore it "
+            "from a backup."
         )
 
 
 class ResourceError(PolyclinicError):
-    """The machine has too little of something."""
+    """The machine lacks memory, disk or a permission."""
 
     exit_code = 6
     shareable = True
 
 
 class DiskFull(ResourceError):
-    """No room left to write."""
+    """There is no room left to write."""
 
     def __init__(self, folder: Path, free_bytes: int, needed_bytes: int) -> None:
         super().__init__(
-            f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB are needed. "
-            "Free some space, or choose another folder."
+            f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB "
+            "are needed. Free some space, or choose another folder."
         )

@@ -1,4 +1,4 @@
-"""What the options of `polyclinic-client segment` leave to be understood."""
+"""What the options of `polyclinic-client segment` leave to be found out."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ NAME = "this-machine"  # without keys nobody's name is known
 def service_connection(
     server: str | None, kit: Path | None, key: Path | None, *, insecure: bool
 ) -> Connection:
-    """The segmentation service's address, and how it is trusted.
+    """Find the segmentation service's address, and how it is trusted.
 
     Raises:
         ConfigError: Options that contradict each other, or something is missing.
@@ -26,8 +26,8 @@ def service_connection(
         )
     if kit is None and not insecure:
         raise ConfigError(
-            "Ask with the kit that the coordinator sent: --kit FILE. To try it on one machine without keys: --insecure --server "
-            f"127.0.0.1:{PORT}."
+            "Ask with the kit that the coordinator sent: --kit FILE. To try it on one machine "
+            f"without keys: --insecure --server 127.0.0.1:{PORT}."
         )
     if kit is not None and server is None:
         server = f"{Kit.read(kit).server.rpartition(':')[0]}:{PORT}"
@@ -35,7 +35,7 @@ def service_connection(
 
 
 def choose_generator(generator: Path | None, kit: Path | None) -> Path:
-    """The generator's file.
+    """Find the generator's file.
 
     Raises:
         ConfigError: None is named, or there is none.
@@ -47,6 +47,7 @@ def choose_generator(generator: Path | None, kit: Path | None) -> Path:
     path = generator or (kit or Path()).parent / GENERATOR
     if not path.is_file():
         raise ConfigError(
-            f"{path}: there is no generator here. Ask whoever runs the service for it, and name it with --generator FILE."
+            f"{path}: there is no generator here. Ask whoever runs the service for it, and name it "
+            "with --generator FILE."
         )
     return path

@@ -1,4 +1,7 @@
-"""Which hospitals are here: greets every node that appears, and keeps site, node and what it said of itself."""
+"""Attendance: the hospitals that take part in a run, and which of them are online.
+
+Every node that appears is greeted; its answer gives the site's name, its data and its task.
+"""
 
 import time
 from collections.abc import Callable
@@ -14,51 +17,66 @@ from polyclinic.system.processes import pause_s
 
 Listener = Callable[[Event], None]
 
-SURELY_ONLINE_S = 15.0  # a node whose lease ends sooner is not asked for its reply: asking an absent node destroys the message
-GREETING_TTL_S = 600.0
+# A node whose lease ends sooner counts as offline: Flower destroys a message when its reply is
+# asked for while the node is absent.
+SURELY_ONLINE_S = 15.0
+GREETING_TTL_S = 600.0  # seconds for which a greeting waits for its node
 
 
 class Node(Protocol):
-    """What Flower tells about a SuperNode that is online."""
+    """Flower's description of a SuperNode that is online.
+
+    Attributes:
+        node_id: Flower's identifier.
+        online_until: End of its lease, in seconds since 1970; every heartbeat extends it.
+        last_activated_at: Time at which it last came online.
+        name: Site whose key it showed; empty without keys.
+    """
 
     node_id: int
-    online_until: float  # seconds since 1970; moves with every heartbeat
+    online_until: float
     last_activated_at: str
-    name: str  # the site whose key it showed; empty without keys
+    name: str
 
 
 @dataclass(frozen=True)
 class Member:
-    """A hospital that takes part."""
+    """A hospital that takes part.
+
+    Attributes:
+        node: Flower's identifier of its SuperNode.
+        activated: Time at which its SuperNode last came online; a new time means that it was gone.
+        hello: What the hospital said about itself.
+    """
 
     node: int
-    activated: str  # when its SuperNode last came online; another time means that it was gone
+    activated: str
     hello: Hello
 
     @property
     def describes(self) -> bool:
-        """Whether it only describes itself, and never trains or scores."""
+        """Whether the hospital only describes its images, and never trains or scores."""
         return self.hello.mode == "describe"
 
 
 class Attendance:
     """The hospitals of one run.
 
-    A SuperNode that is started again may come back as a new node: the site's newest node counts. With keys a node's site is the one whose
-    key it showed; what it calls itself must agree.
+    A SuperNode that is started again may come back as a new node: the site's newest node counts.
+    With keys, a node's site is the one whose key it showed; the name in its answer must agree.
 
     Args:
         grid: Flower's grid.
-        order: What every hospital must be able to do; sent with the greeting.
-        on_event: Told who joined, left, or was refused.
+        order: Requirements that every hospital must meet; sent with the greeting.
+        on_event: Called with every event: a hospital joined, came back, left or was refused.
     """
 
     def __init__(self, grid: Grid, order: Order, on_event: Listener) -> None:
         self._grid = grid
         self._order = order
         self._on_event = on_event
-        self._greeted: dict[int, str] = {}  # node -> when it had come online
-        self._pending: dict[str, int] = {}  # greeting's id -> node
+        self._greeted: dict[int, str] = {}  # node -> `last_activated_at` when it was greeted
+        self._pending: dict[str, int] = {}  # message id of a greeting -> node
         self._members: dict[str, Member] = {}
         self._refused: dict[str, str] = {}
         self._online: dict[int, Node] = {}
@@ -66,52 +84,64 @@ class Attendance:
 
     @property
     def refused(self) -> dict[str, str]:
-        """Sites that may not take part, with the reason."""
+        """Reason of refusal by site, for sites that may not take part."""
         return dict(self._refused)
 
     def describe(self) -> dict[str, dict[str, object]]:
-        """Everybody who takes part, with modality and numbers of cases, and the task where it is the hospital's own."""
+        """Return modality, counts of cases, and the hospital's own task if any, by site."""
         return {site: _describe(member) for site, member in sorted(self._members.items())}
 
     def refresh(self) -> dict[str, Member]:
-        """Look who is there, greet newcomers, take in their answers; returns the members that are online and train, by name."""
+        """Update the list of members.
+
+        Nodes that appeared are greeted, and answers to earlier greetings are read.
+
+        Returns:
+            Members that are online and train, by site. `refresh_all` also returns those that only
+            describe their images.
+        """
         return {site: member for site, member in self.refresh_all().items() if not member.describes}
 
     def refresh_all(self) -> dict[str, Member]:
-        """The same with the hospitals that only describe themselves."""
+        """Update the list of members, and return all that are online, by site."""
         self._online = {node.node_id: node for node in self._grid.get_nodes()}
         self._greet()
-        self._hear()
+        self._read_answers()
         self._note_absences()
         return {
             site: member for site, member in sorted(self._members.items()) if self.is_online(member)
         }
 
     def is_online(self, member: Member) -> bool:
-        """Whether its SuperNode's lease lasts for a while yet."""
+        """Return whether the member's SuperNode is online for `SURELY_ONLINE_S` more seconds."""
         node = self._online.get(member.node)
         return node is not None and node.online_until - time.time() > SURELY_ONLINE_S
 
     def current(self, site: str) -> Member | None:
-        """A site's newest node, online or not, with the moment at which it last came online."""
+        """Return a site's newest node, online or not; None if the site is unknown."""
         member = self._members.get(site)
         if member and (node := self._online.get(member.node)):
             return Member(member.node, node.last_activated_at, member.hello)
         return member
 
     def absent_s(self, site: str) -> float:
-        """For how long a site has been offline; 0 while it is online."""
+        """Return for how many seconds a site has been offline; 0 while it is online."""
         since = self._absent_since.get(site)
         return time.monotonic() - since if since is not None else 0.0
 
     def site_of(self, node: int) -> str:
-        """The site behind a node."""
+        """Return the site of a node; `node N` if it is not a member's."""
         return next(
             (site for site, member in self._members.items() if member.node == node), f"node {node}"
         )
 
     def wait_for(self, wanted: int, minimum: int, wait_s: float) -> dict[str, Member]:
-        """Wait for so many hospitals, then for at least the minimum.
+        """Wait until enough hospitals that train are online.
+
+        Args:
+            wanted: Number of hospitals that ends the wait at once.
+            minimum: Number of hospitals that is enough when the time is over.
+            wait_s: Longest wait, in seconds.
 
         Raises:
             TooFewHospitals: Fewer than the minimum came in time.
@@ -148,20 +178,16 @@ class Attendance:
 
     def _greet(self) -> None:
         for node, info in self._online.items():
-            if (
-                self._greeted.get(node) != info.last_activated_at
-                and info.online_until - time.time() > SURELY_ONLINE_S
-            ):
-                (identifier,) = self._grid.push_messages(
-                    [greeting(self._order, node, GREETING_TTL_S)]
-                )
-                if identifier:
-                    self._greeted[node] = info.last_activated_at
-                    self._pending = {
-                        key: value for key, value in self._pending.items() if value != node
-                    } | {identifier: node}
+            greeted = self._greeted.get(node) == info.last_activated_at
+            if greeted or info.online_until - time.time() <= SURELY_ONLINE_S:
+                continue
+            (identifier,) = self._grid.push_messages([greeting(self._order, node, GREETING_TTL_S)])
+            if identifier:
+                self._greeted[node] = info.last_activated_at
+                others = {key: value for key, value in self._pending.items() if value != node}
+                self._pending = {**others, identifier: node}
 
-    def _hear(self) -> None:
+    def _read_answers(self) -> None:
         answerable = [key for key, node in self._pending.items() if node in self._online]
         if not answerable:
             return
@@ -175,7 +201,8 @@ class Attendance:
             if enrolled and hello.site != enrolled:
                 self._refuse(
                     enrolled,
-                    f"it calls itself {hello.site[:80]}, which is not the name that its key is enrolled with",
+                    f"it calls itself {hello.site[:80]}, but its key is enrolled as {enrolled}: "
+                    "start its client with the enrolled name",
                 )
             elif hello.refusal:
                 self._refuse(hello.site, hello.refusal)

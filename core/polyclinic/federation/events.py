@@ -1,7 +1,8 @@
-"""What happens in a run: typed events, written to events.jsonl and read back by the same models.
+"""Typed events of a run, written to events.jsonl and read back by the same models.
 
-An event is discriminated by its `kind`. A method adds kinds of its own (`Method.events`). Names that came
-from hospitals are cleaned of control characters here; whoever shows them escapes them.
+The field `kind` says which model an event has. A method adds kinds of its own (`Method.events`).
+Control characters are removed from all text, which may come from hospitals; code that shows the
+text as markup must escape it.
 """
 
 import json
@@ -21,7 +22,7 @@ Word = Annotated[str, BeforeValidator(clean)]  # short text, without control cha
 
 
 def _finite(value: object) -> object:
-    """A figure that does not exist is None: JSON has no NaN."""
+    """Replace NaN and infinity, which JSON cannot hold, by None."""
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -29,7 +30,7 @@ Figure = Annotated[float | None, BeforeValidator(_finite)]
 
 
 def _known(values: object) -> object:
-    """Leave out figures that do not exist."""
+    """Leave out figures that are missing, NaN or infinite."""
     if not isinstance(values, Mapping):
         return values
     return {key: value for key, value in values.items() if _finite(value) is not None}
@@ -43,9 +44,9 @@ class Event(BaseModel):
     """One line of events.jsonl.
 
     Attributes:
-        kind: Discriminates the events; every class has one of its own.
+        kind: Name of the event's class in files; every class has its own.
         time: Seconds since 1970.
-        arm: Strategy of the run that the event belongs to; empty before the first.
+        arm: Name of the strategy that the event belongs to; empty before the first.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -55,23 +56,34 @@ class Event(BaseModel):
     arm: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
-        """Change what is known of the run; return a line worth printing, if it is one."""
+        """Update the live state of the run.
+
+        Returns:
+            A line to print, or None.
+        """
         return None
 
     def to_line(self) -> dict[str, Any]:
-        """Return what is written: plain values, without what was left to its default."""
+        """Return the event as plain JSON values; fields that were not set are left out."""
         given = self.model_dump(mode="json", exclude_unset=True)
         return {"time": self.time, "arm": self.arm, "kind": self.kind, **given}
 
 
 class SiteEvent(Event):
-    """Something that one hospital did."""
+    """An event that concerns one hospital."""
 
     site: Word
 
 
 class ArmStart(Event):
-    """A strategy begins, or goes on after a restart; `expected` contributions end its first phase."""
+    """A strategy begins, or goes on after a restart.
+
+    Attributes:
+        title: Name of the strategy in tables.
+        rounds: Number of rounds.
+        offset: Rounds that were complete before a restart.
+        expected: Number of contributions that end the first phase; 0 if not known.
+    """
 
     kind: Literal["arm_start"] = "arm_start"
     title: Word = ""
@@ -85,7 +97,7 @@ class ArmStart(Event):
 
 
 class ArmEnd(Event):
-    """A strategy is at its end."""
+    """A strategy has ended."""
 
     kind: Literal["arm_end"] = "arm_end"
 
@@ -95,7 +107,7 @@ class ArmEnd(Event):
 
 
 class RoundEnd(Event):
-    """A round is over and its weights are kept."""
+    """A round has ended, and its weights are saved."""
 
     kind: Literal["round_end"] = "round_end"
     round: int
@@ -106,19 +118,19 @@ class RoundEnd(Event):
 
 
 class Resumed(Event):
-    """A coordinator that was started again goes on."""
+    """The coordinator was started again and goes on; `sites` contributed before."""
 
     kind: Literal["resumed"] = "resumed"
     sites: tuple[Word, ...] = ()
 
     def tell(self, live: "LiveState") -> str | None:
-        """Count who has contributed before."""
+        """Count the hospitals that contributed before."""
         live.contributed |= set(self.sites)
         return f"the coordinator goes on where it stopped, {live.tally()}"
 
 
 class Joined(SiteEvent):
-    """A hospital takes part; counts of cases by split."""
+    """A hospital takes part; `training`, `validation` and `test` are numbers of cases."""
 
     kind: Literal["joined"] = "joined"
     modality: Word = ""
@@ -139,7 +151,7 @@ class Joined(SiteEvent):
 
 
 class Returned(Joined):
-    """A hospital is back."""
+    """A hospital came back."""
 
     kind: Literal["returned"] = "returned"  # type: ignore[assignment]
 
@@ -155,7 +167,7 @@ class Left(SiteEvent):
     kind: Literal["left"] = "left"
 
     def tell(self, live: "LiveState") -> str | None:
-        """Show that it is away."""
+        """Show that the hospital is offline."""
         live.set_doing(self.site, "offline")
         return f"{self.site} went offline"
 
@@ -167,7 +179,7 @@ class Refused(SiteEvent):
     reason: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
-        """Tell why; it gets no row."""
+        """Return the reason; a hospital that was refused gets no row in the table."""
         return f"{self.site} was refused: {self.reason}"
 
 
@@ -179,12 +191,17 @@ class Waiting(Event):
     wanted: int = 0
 
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
-        """Tell how many are here."""
+        """Return how many hospitals are online."""
         return f"waiting for hospitals: {len(self.present)} of {self.wanted} are here"
 
 
 class ExchangeEvent(SiteEvent):
-    """Part of a question to a hospital, in a phase (train, evaluate, evaluate.test, ...) of a round."""
+    """An event about one question to a hospital.
+
+    Attributes:
+        phase: Type of the question: train, evaluate, evaluate.test or a method's own.
+        round: Number of the round; 0 where there are no rounds.
+    """
 
     phase: Word
     round: int = 0
@@ -197,7 +214,7 @@ class Asked(ExchangeEvent):
     again: bool = False
 
     def tell(self, live: "LiveState") -> str | None:
-        """Show what it does now."""
+        """Show what the hospital does now."""
         live.round = self.round or live.round
         again = " again" if self.again else ""
         live.set_doing(self.site, f"{DOING.get(self.phase, self.phase)}{again}")
@@ -205,7 +222,15 @@ class Asked(ExchangeEvent):
 
 
 class Answered(ExchangeEvent):
-    """A hospital answered; a figure that does not exist is None."""
+    """A hospital answered; a figure that is missing or NaN is None.
+
+    Attributes:
+        num_examples: Number of cases behind the figures.
+        loss: Mean loss.
+        score: Mean score, 0 to 1 for Dice and balanced accuracy.
+        scores: Score by class.
+        seconds: Time that the hospital took.
+    """
 
     kind: Literal["answered"] = "answered"
     num_examples: int | None = None
@@ -215,7 +240,7 @@ class Answered(ExchangeEvent):
     seconds: Figure = None
 
     def tell(self, live: "LiveState") -> str | None:
-        """Show its figures, unless they are of a model that the strategy is compared with."""
+        """Show the figures, unless they belong to a model that the strategy is compared with."""
         live.round = self.round or live.round
         scored = not live.in_rounds and self.phase == "evaluate"
         row = live.set_doing(self.site, f"scored model {self.round}" if scored else "done")
@@ -231,7 +256,13 @@ FIGURES = ("num_examples", "loss", "score", "scores", "seconds")
 
 
 def answer_of(figures: Mapping[str, Any], phase: str, round: int, site: str) -> Answered:
-    """Make the event of a hospital's answer; of what it sent only figures are taken.
+    """Make the event of a hospital's answer.
+
+    Args:
+        figures: Values that the hospital sent; only those in `FIGURES` are taken.
+        phase: Type of the question.
+        round: Number of the round.
+        site: The hospital.
 
     Raises:
         pydantic.ValidationError: A figure is not a number.
@@ -247,7 +278,7 @@ class Failed(ExchangeEvent):
     reason: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:
-        """Show that it failed."""
+        """Show that the hospital failed, and return the reason."""
         live.set_doing(self.site, "failed")
         return f"{self.site} failed: {self.reason}"
 
@@ -259,20 +290,20 @@ class Missing(ExchangeEvent):
     reason: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:
-        """Show that it is missing."""
+        """Show that the hospital is missing, and return the reason."""
         live.set_doing(self.site, "missing")
         return f"{self.site} is missing: {self.reason}"
 
 
 class Progress(Event):
-    """How far something is: at a hospital, or at the coordinator where `site` is empty."""
+    """Progress of some work at a hospital, or at the coordinator if `site` is empty."""
 
     kind: Literal["progress"] = "progress"
     site: Word = ""
     text: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:
-        """Show how far it is; a coordinator's progress is the table's news, not a line."""
+        """Show the progress in the table; no line is printed."""
         if self.site:
             live.set_doing(self.site, self.text)
         else:
@@ -281,45 +312,45 @@ class Progress(Event):
 
 
 class Note(Event):
-    """A sentence worth reading."""
+    """A sentence for the person who watches the run."""
 
     kind: Literal["note"] = "note"
     text: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
-        """Tell it."""
+        """Return the sentence."""
         return self.text
 
 
 class Link(Event):
-    """Something about the connection to the hospitals."""
+    """A sentence about the connection to the hospitals."""
 
     kind: Literal["superlink"] = "superlink"
     text: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
-        """Tell it."""
+        """Return the sentence."""
         return self.text
 
 
 EVENTS: tuple[type[Event], ...] = (
-    ArmStart, ArmEnd, RoundEnd, Resumed, Joined, Returned, Left, Refused, Waiting, Asked, Answered, Failed,
-    Missing, Progress, Note, Link,
+    ArmStart, ArmEnd, RoundEnd, Resumed, Joined, Returned, Left, Refused, Waiting, Asked,
+    Answered, Failed, Missing, Progress, Note, Link,
 )  # fmt: skip
 
 
 class EventLog:
-    """Reads events of every kind that is installed here.
+    """Reader of events, of every kind that is installed.
 
     Args:
-        classes: Event classes; those of every run and of the installed methods if not given.
+        classes: Event classes; default: those of every run and of the installed methods.
     """
 
     def __init__(self, classes: tuple[type[Event], ...] | None = None) -> None:
         self._classes = by_kind(installed_events() if classes is None else classes)
 
     def parse(self, line: str) -> Event | None:
-        """Read one line; None where it is damaged, or of a method that is not installed."""
+        """Read one line; return None if it is damaged, or of a method that is not installed."""
         try:
             values = json.loads(line)
             found = self._classes[values["kind"]].model_validate(values)
@@ -328,7 +359,7 @@ class EventLog:
             return None
 
     def read(self, path: Path) -> tuple[Event, ...]:
-        """Read the readable lines of a file, in the order of time."""
+        """Return the events of a file in the order of time, without the lines `parse` refuses."""
         text = path.read_bytes().decode("utf-8", "replace") if path.is_file() else ""
         found = [event for line in text.split("\n") if line.strip() and (event := self.parse(line))]
         return tuple(sorted(found, key=lambda event: event.time))
@@ -340,7 +371,7 @@ def by_kind(classes: tuple[type[Event], ...]) -> dict[str, type[Event]]:
 
 
 def installed_events() -> tuple[type[Event], ...]:
-    """Event classes of every run, and those of the installed methods."""
+    """Return the event classes of every run, and those of the installed methods."""
     from polyclinic.federation.method import methods
 
     own = [each for method in methods().values() for each in method.load("events") or ()]

@@ -1,4 +1,4 @@
-"""What the strategies without rounds share within a run: how they begin, where their ledger lies, what they are for, and final figures."""
+"""Parts that the strategies without rounds share: the start of a strategy, and the final test."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -14,17 +14,21 @@ from polyclinic.federation.records import Order, ask_for_test
 from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.federation.run_folder import RunFolder
 
-RETURN_S = 10.0  # how long a coordinator that is started again waits for hospitals to come back
+# seconds for which a coordinator that was started again waits for hospitals to come back
+RETURN_S = 10.0
 
 
 class FinalTest:
-    """Test figures of models at the hospitals that are here; what was tested before a restart is not tested again.
+    """Test of a strategy's models at the hospitals that are online.
+
+    A strategy that was tested before a restart is not tested again. There is no minimum number of
+    hospitals: the report says who is missing.
 
     Args:
-        folder: The run's.
+        folder: Folder of the run.
         grid: Flower's grid.
-        attendance: Who takes part.
-        deployment: Time-outs; figures are taken from whoever is here, the report says who is missing.
+        attendance: Hospitals of the run.
+        deployment: Time-outs.
     """
 
     def __init__(
@@ -36,15 +40,15 @@ class FinalTest:
         self._deployment = replace(deployment, min_hospitals=1)
 
     def is_done(self, name: str) -> bool:
-        """Whether an arm was tested."""
+        """Return whether the strategy of this name was tested."""
         return self._marker(name).exists()
 
     def run(self, order: Order, weights_for: Callable[[str], Tensor | None]) -> None:
-        """Test an arm, unless that is done.
+        """Test a strategy, unless it was tested before.
 
         Args:
-            order: Of the arm that it names.
-            weights_for: A site's model; None: that site has none to test.
+            order: Order to the hospitals; `order.arm` names the strategy.
+            weights_for: Returns the packed weights for a site, or None to leave the site out.
         """
         if self.is_done(order.arm):
             return
@@ -63,8 +67,15 @@ class FinalTest:
         return self._folder.path / "arms" / name / "tested"
 
 
-def announce(folder: RunFolder, order: Order, title: str, expected: int) -> None:
-    """Say that a strategy begins, or that it goes on after a restart."""
+def record_start(folder: RunFolder, order: Order, title: str, expected: int) -> None:
+    """Record the event that a strategy begins, and the one that it goes on after a restart.
+
+    Args:
+        folder: Folder of the run.
+        order: Order to the hospitals; `order.arm` names the strategy.
+        title: Name of the strategy in tables.
+        expected: Number of contributions that end the first phase; 0 if that is not known.
+    """
     earlier = any(
         isinstance(event, ArmStart) and event.arm == order.arm for event in folder.events()
     )
@@ -74,19 +85,25 @@ def announce(folder: RunFolder, order: Order, title: str, expected: int) -> None
 
 
 def list_before(folder: RunFolder, arm: str, other: Mapping[str, str]) -> None:
-    """List in run.json, before an arm, another model that it is compared with."""
+    """List a model in run.json, before the strategy that is compared with it.
+
+    Args:
+        folder: Folder of the run.
+        arm: Name of the strategy.
+        other: The model's fields in run.json; a model of the same name is replaced.
+    """
     arms = [each for each in folder.describe()["arms"] if each["name"] != other["name"]]
     place = next((number for number, each in enumerate(arms) if each["name"] == arm), len(arms))
     folder.update(arms=[*arms[:place], dict(other), *arms[place:]])
 
 
 def task_of(config: Config) -> str:
-    """What a contribution must be for: two tasks never mix."""
+    """Return the task in words, which every contribution must repeat: two tasks never mix."""
     return f"{config.data.task}: {', '.join(config.data.labels)}"
 
 
 def record_as(folder: RunFolder, name: str) -> Callable[[Event], None]:
-    """Record events as another arm's: those of a model that is compared with."""
+    """Return a function that records events under the name of another strategy."""
 
     def tell(event: Event) -> None:
         folder.record(event.model_copy(update={"arm": name}))

@@ -1,4 +1,4 @@
-"""What a run asks of everybody: the network it starts from, and the order that every hospital is given."""
+"""The job of a run: the network that it starts from, and the order to every hospital."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -25,7 +25,7 @@ from polyclinic.system.plugins import (
 
 
 def build_network(config: Config) -> nn.Module:
-    """The network with its initial weights: the same seed gives the same on both sides."""
+    """Make the network with its initial weights; equal seeds give equal weights on both sides."""
     torch.manual_seed(config.seed)
     network = instantiate(config.model)
     assert isinstance(network, nn.Module)
@@ -33,10 +33,10 @@ def build_network(config: Config) -> nn.Module:
 
 
 def start_network(config: Config) -> nn.Module:
-    """The network with the weights that every strategy starts from.
+    """Make the network with the weights that every strategy starts from: those of `base`, if any.
 
     Raises:
-        ConfigError: `base` is of another network.
+        ConfigError: `base` belongs to another network.
         ModelInvalid: `base` is missing or damaged.
     """
     network = build_network(config)
@@ -45,17 +45,19 @@ def start_network(config: Config) -> nn.Module:
         names = shared_names(network, "none")
         if any(name not in given or given[name].shape != state[name].shape for name in names):
             raise ConfigError(
-                f"base={config.base} is of another network than model={config.choices['model']}."
+                f"base={config.base} is of another network than model={config.choices['model']}: "
+                "choose the model that the file was made with."
             )
         network.load_state_dict({**state, **{name: given[name] for name in names}})
     return network
 
 
 def check_network(network: nn.Module, config: Config) -> None:
-    """Try the network on an empty sample, before any hospital is asked to.
+    """Run the network once on a sample of zeros, before any hospital is asked.
 
     Raises:
-        ConfigError: It cannot take a patch of this size, or its answer is not what the task needs.
+        ConfigError: The network cannot take a patch of this size, or the shape of its output is
+            not the one that the task needs.
     """
     classes = len(config.data.labels)
     wanted: tuple[int, ...] = (
@@ -68,18 +70,24 @@ def check_network(network: nn.Module, config: Config) -> None:
     except (RuntimeError, ValueError, AttributeError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError(
-            f"The model cannot take a patch of {list(config.data.patch)} voxels ({reason}): change data.patch."
+            f"The model cannot take a patch of {list(config.data.patch)} voxels ({reason}): "
+            "change data.patch."
         ) from error
     finally:
         network.train()
-    if shape != wanted and config.data.task != "own":  # heads are the hospitals'
+    if shape != wanted and config.data.task != "own":  # each hospital adds a head of its own
         raise ConfigError(
-            f"The model answers with shape {shape}, a {config.data.task} into {classes} classes needs {wanted}: choose another model."
+            f"The model's output has shape {shape}, but {config.data.task} into {classes} classes "
+            f"needs {wanted}: choose another model."
         )
 
 
 def arm_name(config: Config) -> str:
-    """The strategy's name in folders: `fedavg` for `averaging/fedavg`, `merging-ties` for `merging/ties`, `refinement` for itself."""
+    """Return the strategy's name in folders.
+
+    It is `fedavg` for `averaging/fedavg`, `merging-ties` for `merging/ties`, and `refinement` for
+    `refinement`.
+    """
     group, _, name = config.choices["strategy"].rpartition("/")
     return name if group in ("averaging", "") else f"{group}-{name}"
 
@@ -138,8 +146,21 @@ def statistics_in(node: object) -> Iterator[str]:
 
 
 def describe_model(order: Order, number: int, tested: bool) -> dict[str, object]:
-    """What a file of weights says about itself: enough to build its network again."""
+    """Return the metadata of a file of weights, from which the network can be built again.
+
+    Args:
+        order: Order under which the weights were made.
+        number: Number of the last round, or of the stage, that is in the weights.
+        tested: Whether the weights have final figures.
+    """
     return {
-        "names": dict(order.names), "settings": dict(order.settings), "run": order.run, "arm": order.arm, "round": number,
-        "seed": order.seed, "personal": order.personal, "version": order.version, "tested": tested,
-    }  # fmt: skip
+        "names": dict(order.names),
+        "settings": dict(order.settings),
+        "run": order.run,
+        "arm": order.arm,
+        "round": number,
+        "seed": order.seed,
+        "personal": order.personal,
+        "version": order.version,
+        "tested": tested,
+    }

@@ -1,4 +1,4 @@
-"""What is known of a run while it goes on: events change it, a live table draws it."""
+"""The live state of a run: events change it, and a live table shows it."""
 
 import time
 from collections.abc import Mapping
@@ -8,31 +8,39 @@ from typing import Any
 
 @dataclass
 class SiteRow:
-    """One hospital: what it does, its last loss and score."""
+    """The live state of one hospital.
+
+    Attributes:
+        doing: What it does, such as `training`.
+        loss: Its last training loss.
+        score: Its last score.
+        since: Monotonic time in seconds at which `doing` last changed.
+        describes: Whether it only describes its images, so that no contribution is expected.
+    """
 
     doing: str = "joined"
     loss: float | None = None
     score: float | None = None
     since: float = field(default_factory=time.monotonic)
-    describes: bool = False  # it only describes its images: no contribution is expected of it
+    describes: bool = False
 
 
 class LiveState:
-    """State of a run, as events tell it.
+    """The live state of a run.
 
     Args:
-        arms: Title of every strategy that will be run, by name.
-        rounds: Rounds of each strategy.
+        arms: Title of every strategy of the run, by name.
+        rounds: Number of rounds of each strategy.
         score_name: Name of the score, such as Dice.
         without_rounds: Names of the strategies in which hospitals contribute without rounds.
-        expected: Contributions to each of these; 0 where nobody knows.
+        expected: Number of contributions to each of these; 0 if not known.
 
     Attributes:
         rows: Hospitals by name.
         contributed: Hospitals that have contributed to the current strategy or stage.
-        stage: Number of the current stage, and of all stages.
+        stage: Number of the current stage, and number of all stages.
         news: Last sentence about the run.
-        memory: What a method's events remember between each other, by a key of theirs.
+        memory: Values that a method's events keep for later events, by keys of the method.
     """
 
     def __init__(
@@ -57,7 +65,7 @@ class LiveState:
         self.round = 0
         self.started = time.monotonic()
         self._steps_done = 0  # rounds and final tests, over all strategies with rounds
-        self._paced_s = 0.0  # time that these took
+        self._paced_s = 0.0  # seconds that these took
         self._since: float | None = None
         self._ended: set[str] = set()
 
@@ -67,17 +75,25 @@ class LiveState:
         return self.arm not in self.without_rounds
 
     def row(self, site: str) -> SiteRow:
-        """Return a hospital's row, a new one if it is not known yet."""
+        """Return a hospital's row; make a new one if it has none."""
         return self.rows.setdefault(site, SiteRow())
 
     def set_doing(self, site: str, doing: str) -> SiteRow:
-        """Note what a hospital does from now on."""
+        """Set what a hospital does now, and return its row."""
         row = self.row(site)
         row.doing, row.since = doing, time.monotonic()
         return row
 
     def begin(self, arm: str, title: str, rounds: int, offset: int, expected: int) -> str:
-        """Begin a strategy, or go on with it after a restart."""
+        """Begin a strategy, or go on with it after a restart; return a line to print.
+
+        Args:
+            arm: Name of the strategy.
+            title: Title of the strategy.
+            rounds: Number of rounds.
+            offset: Rounds that were complete before a restart.
+            expected: Number of contributions to expect; 0 if not known.
+        """
         again = self.arm == arm
         self.arm, self.round = arm, offset
         if self.in_rounds:
@@ -88,18 +104,18 @@ class LiveState:
         return f"{title}: hospitals contribute when they can, {self.tally()}"
 
     def begin_stage(self, number: int, of: int, contributed: set[str]) -> str:
-        """Begin a stage, in which every hospital may contribute anew."""
+        """Begin a stage, in which every hospital may contribute again; return a line to print."""
         self.stage, self.contributed = (number, of), set(contributed)
         return f"stage {number} of {of}: {self.tally()}"
 
     def tally(self) -> str:
-        """Tell how many hospitals have contributed, of as many as are known of."""
+        """Return in words how many hospitals have contributed, of as many as are expected."""
         known = sum(not row.describes for row in self.rows.values())
         most = max(self.expected, known, len(self.contributed))
         return f"{len(self.contributed)} of {most} hospitals have contributed"
 
     def end_step(self, what: str) -> str:
-        """Conclude a round, or a strategy's final test, and tell the means over hospitals."""
+        """End a round or a strategy's final test; return the means over hospitals in words."""
         if not self.in_rounds:
             return f"{self.arms.get(self.arm, self.arm)}: {self.tally()}{self._mean_score()}"
         self._steps_done += 1
@@ -115,14 +131,17 @@ class LiveState:
         )
 
     def end_arm(self) -> str:
-        """Conclude a strategy."""
+        """End a strategy; return a line to print."""
         if not self.in_rounds:
             self._ended.add(self.arm)
         return self.end_step("test")
 
     @property
     def share(self) -> float:
-        """Share of the work that is done, 0 to 1: rounds, contributions, a test for each strategy."""
+        """Share of the work that is done, 0 to 1.
+
+        Every round, every expected contribution and every strategy's final test count one.
+        """
         arrivals = max(1, self.expected)
         without = [arm for arm in self.arms if arm in self.without_rounds]
         total = (len(self.arms) - len(without)) * (self.rounds + 1) + len(without) * (arrivals + 1)
@@ -133,16 +152,15 @@ class LiveState:
         return min(1.0, done / max(1, total))
 
     def time_left(self) -> str:
-        """Tell the time left, from the pace of rounds; nobody knows it where there are none."""
+        """Return the time left in words, from the pace of rounds; empty where it is not known."""
         waits = any(arm in self.without_rounds and arm not in self._ended for arm in self.arms)
         steps = sum(arm not in self.without_rounds for arm in self.arms) * (self.rounds + 1)
         if waits or not self._steps_done or self._since is None or self._steps_done >= steps:
             return ""
         spent_s = self._paced_s + time.monotonic() - self._since
         left_s = spent_s * (steps - self._steps_done) / self._steps_done
-        return (
-            f", about {left_s:.0f} s left" if left_s < 90 else f", about {left_s / 60:.0f} min left"
-        )
+        left = f"{left_s:.0f} s" if left_s < 90 else f"{left_s / 60:.0f} min"
+        return f", about {left} left"
 
     def _mean_score(self) -> str:
         scores = [row.score for row in self.rows.values() if row.score is not None]

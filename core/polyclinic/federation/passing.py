@@ -1,4 +1,7 @@
-"""A Grid that passes everything on to another: what wraps Flower's overrides the few methods it changes."""
+"""A Grid that passes every call on to another Grid.
+
+Classes that wrap Flower's Grid inherit from it and override the methods that they change.
+"""
 
 from collections.abc import Iterable
 from typing import Any
@@ -8,22 +11,22 @@ from flwr.serverapp import Grid
 
 
 class PassingGrid(Grid):
-    """Flower's interface, passed on.
+    """Flower's Grid interface in front of another Grid.
 
     Args:
-        grid: The one behind it.
+        grid: Grid that gets the calls.
     """
 
     def __init__(self, grid: Grid) -> None:
         self._grid = grid
 
     def set_run(self, run: Any) -> None:
-        """Part of Flower's interface."""
+        """Pass on the run."""
         self._grid.set_run(run)
 
     @property
     def run(self) -> Any:
-        """Part of Flower's interface."""
+        """Flower's run of the inner grid."""
         return self._grid.run
 
     def create_message(
@@ -34,29 +37,29 @@ class PassingGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Part of Flower's interface."""
+        """Make a message, as Flower's own grids do."""
         return Message(
             content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
         )
 
     def get_nodes(self) -> Iterable[Any]:
-        """Part of Flower's interface."""
+        """Return the nodes that are online."""
         return self._grid.get_nodes()
 
     def get_node_ids(self) -> Iterable[int]:
-        """Part of Flower's interface."""
+        """Return the identifiers of the nodes that are online."""
         return self._grid.get_node_ids()
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Part of Flower's interface."""
+        """Send messages, and return their identifiers."""
         return self._grid.push_messages(messages)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Part of Flower's interface."""
+        """Return the replies that have arrived to these messages."""
         return self._grid.pull_messages(message_ids)
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Part of Flower's interface."""
+        """Send messages, and wait for the replies."""
         return self._grid.send_and_receive(messages, timeout=timeout)

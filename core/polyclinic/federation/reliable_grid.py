@@ -1,8 +1,11 @@
-"""Flower's Grid with patience: what every strategy of Flower's runs on, unchanged.
+"""A Grid for hospitals that may leave and come back; Flower's strategies run on it unchanged.
 
-Flower's own `send_and_receive` looks every 3 s and waits for everybody. This one polls at our pace, asks a hospital again that went
-away and came back, ends when those that are here have answered, says who is missing, and hands the replies over in the order of the
-sites' names, so that the same seed gives the same sum.
+Flower's own `send_and_receive` looks for replies every 3 s and waits for every node. `ReliableGrid`
+
+- looks for replies more often,
+- asks a hospital again that went away and came back,
+- ends when the hospitals that are online have answered, and says who is missing,
+- sorts the replies by the sites' names, so that equal seeds give equal sums.
 """
 
 import time
@@ -28,24 +31,31 @@ from polyclinic.federation.records import (
 )
 from polyclinic.system.processes import pause_s
 
-RETRIED = (
+RETRIED = (  # errors of Flower after which a hospital is asked again
     "Node Unavailable",
     "ClientApp stopped responding",
     "Reply Message Unavailable",
     "Message Unavailable",
     "Reply message objects are unavailable",
 )
-LOOK_S = 0.5  # between two looks at who is here, while answers are awaited
-TRIES = 3  # of one message to one hospital, when its process died over it
+LOOK_S = 0.5  # seconds between two updates of the list of members, while answers are awaited
+TRIES = 3  # how often one message is sent to a hospital whose process dies
 
 
 @dataclass
-class _Asked:
-    """One hospital's part in an exchange."""
+class _Request:
+    """The question to one hospital.
+
+    Attributes:
+        message: The message.
+        member: The hospital, as it was when the message was sent.
+        identifier: Flower's identifier of the message; empty while it is not sent.
+        tries: How often it was sent.
+    """
 
     message: Message
     member: Member | None
-    identifier: str = ""  # of the message that is out; empty while there is none
+    identifier: str = ""
     tries: int = 0
 
 
@@ -54,9 +64,9 @@ class ReliableGrid(PassingGrid):
 
     Args:
         grid: Flower's grid.
-        attendance: Who is here.
-        deployment: Minimum, time-outs.
-        on_event: Told who was asked, answered, failed or is missing, in phase and round.
+        attendance: Hospitals of the run.
+        deployment: Minimum number of hospitals, and time-outs.
+        on_event: Called with every event: a hospital was asked, answered, failed or is missing.
     """
 
     def __init__(
@@ -68,10 +78,13 @@ class ReliableGrid(PassingGrid):
         self._on_event = on_event
 
     def get_node_ids(self) -> Iterable[int]:
-        """Nodes of the hospitals that take part and are online, in the order of their names; waits for the minimum.
+        """Wait for the minimum of hospitals, and return the nodes of those that are online.
+
+        Returns:
+            Node identifiers in the order of the sites' names.
 
         Raises:
-            TooFewHospitals: They did not come in time.
+            TooFewHospitals: Fewer than the minimum came in time.
         """
         minimum = self._deployment.min_hospitals
         members = self._attendance.wait_for(minimum, minimum, self._deployment.wait_s)
@@ -80,24 +93,36 @@ class ReliableGrid(PassingGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """One phase of a round: ask the hospitals, return the replies of those that answered, sorted by site.
+        """Run one phase of a round: ask the hospitals and collect their replies.
 
-        It ends when everybody answered or failed; when the minimum answered and the others have been offline for `grace_s`; or at the
-        time-out.
+        The phase ends when every hospital answered or failed; when the minimum answered and the
+        others have been offline for `grace_s`; or at the time-out.
+
+        Args:
+            messages: One message to each hospital.
+            timeout: Seconds; `round_timeout_s` is the upper limit.
+
+        Returns:
+            Replies of the hospitals that answered, in the order of the sites' names.
 
         Raises:
             TooFewHospitals: Fewer than the minimum answered in time.
         """
+        longest_s = self._deployment.round_timeout_s
         phase = Exchange(self, list(messages), self._deployment, self._attendance, self._on_event)
-        return phase.run(
-            self._deployment.round_timeout_s
-            if timeout is None
-            else min(timeout, self._deployment.round_timeout_s)
-        )
+        return phase.run(longest_s if timeout is None else min(timeout, longest_s))
 
 
 class Exchange:
-    """The messages of one phase, until they are answered."""
+    """The messages of one phase, until they are answered.
+
+    Args:
+        grid: Grid that sends the messages.
+        messages: One message to each hospital.
+        deployment: Minimum number of hospitals, and time-outs.
+        attendance: Hospitals of the run.
+        on_event: Called with every event.
+    """
 
     def __init__(
         self,
@@ -110,22 +135,26 @@ class Exchange:
         self._grid = grid
         self._deployment = deployment
         self._attendance = attendance
-        self._listener = on_event
-        self._outstanding: dict[str, _Asked] = {}
-        packed: dict[int, RecordDict] = {}  # hospitals share one content: pack it once
+        self._on_event = on_event
+        self._outstanding: dict[str, _Request] = {}
+        packed: dict[int, RecordDict] = {}  # messages that share their content: pack it once
         for message in messages:
             key = id(message.content)
             packed[key] = packed[key] if key in packed else pack_content(message.content)
             message.content = packed[key]
             site = attendance.site_of(message.metadata.dst_node_id)
-            self._outstanding[site] = _Asked(message, attendance.current(site))
+            self._outstanding[site] = _Request(message, attendance.current(site))
         self._answered: dict[str, Message] = {}
         self._failed: dict[str, str] = {}
         self._phase = messages[0].metadata.message_type if messages else ""
         self._round = round_of(messages[0]) if messages else 0
 
     def run(self, timeout_s: float) -> list[Message]:
-        """Ask, and collect until it ends."""
+        """Ask the hospitals, and return their replies in the order of the sites' names.
+
+        Raises:
+            TooFewHospitals: Fewer than the minimum answered in time.
+        """
         start = last = looked = time.monotonic()
         self._ask(list(self._outstanding), first=True)
         while self._outstanding:
@@ -138,18 +167,13 @@ class Exchange:
                 continue
             self._attendance.refresh()
             looked = time.monotonic()
-            self._ask(
-                [
-                    site
-                    for site, asked in self._outstanding.items()
-                    if self._must_ask_again(site, asked)
-                ]
-            )
+            requests = self._outstanding.items()
+            self._ask([site for site, asked in requests if self._must_ask_again(site, asked)])
         self._conclude(time.monotonic() - start)
         return [self._answered[site] for site in sorted(self._answered)]
 
     def _ask(self, sites: list[str], first: bool = False) -> None:
-        """Send each site its message, to the node that it now has."""
+        """Send each site its message, to the site's newest node."""
         batch: list[tuple[str, Message]] = []
         for site in sites:
             asked = self._outstanding[site]
@@ -158,26 +182,26 @@ class Exchange:
             batch.append((site, asked.message if first else readdress(asked.message, node)))
         if not batch:
             return
-        for (site, _), identifier in zip(
-            batch, self._grid.push_messages([message for _, message in batch]), strict=True
-        ):
+        identifiers = self._grid.push_messages([message for _, message in batch])
+        for (site, _), identifier in zip(batch, identifiers, strict=True):
             self._outstanding[site].identifier = identifier or ""
             self._outstanding[site].tries += 1
-            self._listener(Asked(**self._where(site), again=not first))
+            self._on_event(Asked(**self._context(site), again=not first))
 
-    def _must_ask_again(self, site: str, asked: _Asked) -> bool:
-        """A hospital that came back, as another node or the same, no longer knows what it was asked."""
-        member = self._attendance.current(site)
+    def _must_ask_again(self, site: str, asked: _Request) -> bool:
+        """Return whether a site must get its message again.
+
+        A hospital that came back, as another node or the same, has lost the message.
+        """
+        member, before = self._attendance.current(site), asked.member
         if member is None or not self._attendance.is_online(member):
             return False
-        changed = asked.member is not None and (member.node, member.activated) != (
-            asked.member.node,
-            asked.member.activated,
-        )
+        now = (member.node, member.activated)
+        changed = before is not None and now != (before.node, before.activated)
         return changed or not asked.identifier
 
     def _collect(self) -> bool:
-        """Take in what has arrived; polls only nodes that are surely online."""
+        """Take the replies that have arrived; only nodes that are surely online are polled."""
         waiting = {
             asked.identifier: site
             for site, asked in self._outstanding.items()
@@ -195,25 +219,25 @@ class Exchange:
         if reply.has_error():
             reason = str(reply.error.reason)
             if any(text in reason for text in RETRIED) and asked.tries < TRIES:
-                asked.identifier = ""  # its process died over it: ask again
+                asked.identifier = ""  # the hospital's process died: ask again
                 return
             self._fail(site, reason)
             return
         try:
-            answered = answer_of(metrics_from_reply(reply), **self._where(site))
-        except ValidationError:  # one hospital's fault ends nobody else's round
+            answered = answer_of(metrics_from_reply(reply), **self._context(site))
+        except ValidationError:  # the others' round goes on
             self._fail(site, "its figures are not numbers")
             return
         self._answered[site] = reply
-        self._listener(answered)
+        self._on_event(answered)
         del self._outstanding[site]
 
     def _fail(self, site: str, reason: str) -> None:
         self._failed[site] = reason
-        self._listener(Failed(**self._where(site), reason=reason))
+        self._on_event(Failed(**self._context(site), reason=reason))
         del self._outstanding[site]
 
-    def _where(self, site: str) -> dict[str, Any]:
+    def _context(self, site: str) -> dict[str, Any]:
         return {"phase": self._phase, "round": self._round, "site": site}
 
     def _is_over(self, waited_s: float, timeout_s: float) -> bool:
@@ -225,23 +249,20 @@ class Exchange:
         )
 
     def _conclude(self, waited_s: float) -> None:
-        """Say who is missing; too few answers end the run."""
+        """Tell who is missing.
+
+        Raises:
+            TooFewHospitals: Fewer than the minimum answered.
+        """
         for site in sorted(self._outstanding):
             absent_s = self._attendance.absent_s(site)
-            reason = (
-                f"offline for {absent_s:.0f} s"
-                if absent_s
-                else f"no answer within {waited_s:.0f} s"
-            )
-            self._failed[site] = reason
-            self._listener(Missing(**self._where(site), reason=reason))
+            offline, silent = f"offline for {absent_s:.0f} s", f"no answer within {waited_s:.0f} s"
+            self._failed[site] = offline if absent_s else silent
+            self._on_event(Missing(**self._context(site), reason=self._failed[site]))
+        minimum = self._deployment.min_hospitals
         asked = len(self._answered) + len(self._failed)
-        if asked and len(self._answered) < self._deployment.min_hospitals:
+        if asked and len(self._answered) < minimum:
             missing = [f"{site} ({reason})" for site, reason in sorted(self._failed.items())]
             raise TooFewHospitals(
-                f"In {self._phase}",
-                sorted(self._answered),
-                missing,
-                self._deployment.min_hospitals,
-                waited_s,
+                f"In {self._phase}", sorted(self._answered), missing, minimum, waited_s
             )

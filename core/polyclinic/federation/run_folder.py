@@ -1,10 +1,10 @@
-"""A run's folder: everything that a run leaves behind, and where a report, an export or a resumption finds it.
+"""The folder of a run, with all files that a run writes.
 
-runs/NAME/run.json         what, when, with which versions, how it ended
-          config.yaml      the resolved configuration of each strategy
-          overrides.json   what was asked on the command line
-          events.jsonl     everything that happened, a line each
-          metrics.jsonl    every figure, a line each
+runs/NAME/run.json         description of the run: times, versions, strategies, how it ended
+          config.yaml      resolved configuration of each strategy
+          overrides.json   settings from the command line
+          events.jsonl     events, one per line
+          metrics.jsonl    figures, one per line
           arms/ARM/model.safetensors, tensorboard/
           pictures/SITE/   only in a demo: in a federation pictures stay at the hospital
           report.html
@@ -21,11 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
-
 from polyclinic.errors import LedgerNotFound, RunError, RunNotFound
 from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Failed, Missing
-from polyclinic.federation.run_state import RunState, explain
+from polyclinic.federation.run_state import RunState, checked
 from polyclinic.store.journal import database_of
 
 PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
@@ -33,7 +31,14 @@ PHASES = {"train": "train", "evaluate": "validate", "evaluate.test": "test"}
 
 
 class RunFolder:
-    """One run's folder."""
+    """The folder of one run.
+
+    Args:
+        path: The folder; its name is the run's name.
+
+    Attributes:
+        listeners: Functions that are called with every recorded event.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -43,26 +48,30 @@ class RunFolder:
 
     @property
     def name(self) -> str:
-        """The run's name."""
+        """Name of the run."""
         return self.path.name
 
     def describe(self) -> dict[str, Any]:
-        """The content of run.json.
+        """Return the content of run.json; `state` returns it as a typed model.
 
         Raises:
-            RunError: Missing or damaged.
+            RunError: The file is missing or damaged.
         """
+        path = self.path / "run.json"
         try:
-            described = json.loads((self.path / "run.json").read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            described = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
             raise RunError(
-                f"{self.path}: holds no readable run.json, so it is not a run."
-            ) from error
-        assert isinstance(described, dict)
+                f"{self.path}: this is not a run's folder, it has no run.json."
+            ) from None
+        except (OSError, ValueError, RecursionError) as error:
+            raise RunError(f"{path}: cannot be read ({error}).") from error
+        if not isinstance(described, dict):
+            raise RunError(f"{path}: is damaged (an object was expected).")
         return described
 
     def update(self, **changes: object) -> None:
-        """Change run.json."""
+        """Set fields of run.json."""
         described = self.describe() if (self.path / "run.json").exists() else {}
         write_whole(self.path / "run.json", json.dumps({**described, **changes}, indent=1))
 
@@ -72,17 +81,19 @@ class RunFolder:
         Raises:
             RunError: It is missing or damaged.
         """
-        try:
-            return RunState.model_validate(self.describe())
-        except ValidationError as error:
-            raise RunError(f"{self.path / 'run.json'} is damaged: {explain(error)}.") from error
+        described = self.describe()
+        return checked(self.path / "run.json", lambda: RunState.model_validate(described))
 
     def events(self) -> tuple[Event, ...]:
         """Read the events so far, in the order of time."""
         return EventLog().read(self.path / "events.jsonl")
 
     def record(self, event: Event) -> None:
-        """Append an event; figures also go to metrics.jsonl and TensorBoard."""
+        """Append an event to events.jsonl, with the present time, and call the listeners.
+
+        Figures in the event are also written to metrics.jsonl and TensorBoard. An event without a
+        strategy gets the name of the present one.
+        """
         given = {"time": time.time(), "arm": event.arm or self._arm}
         event = event.model_copy(update=given)
         if isinstance(event, ArmStart):
@@ -94,7 +105,7 @@ class RunFolder:
             listener(event)
 
     def add_metrics(self, line: Mapping[str, object]) -> None:
-        """Append one figure that was not obtained by a message."""
+        """Append a line to metrics.jsonl for a figure that came without a message."""
         _append(self.path / "metrics.jsonl", {"time": time.time(), **line})
 
     def _record_figures(self, event: Answered | Failed | Missing) -> None:
@@ -102,9 +113,9 @@ class RunFolder:
         line = {**event.to_line(), "phase": phase}
         reason = line.pop("reason", None)
         del line["kind"]
-        _append(
-            self.path / "metrics.jsonl", line if reason is None else {**line, "missing": reason}
-        )
+        if reason is not None:
+            line["missing"] = reason
+        _append(self.path / "metrics.jsonl", line)
         if not isinstance(event, Answered):
             return
         board = self._board(event.arm)
@@ -128,7 +139,11 @@ class RunFolder:
 
 
 def new_run(runs: Path, name: str | None = None) -> RunFolder:
-    """A fresh folder, named by the time unless a name is given.
+    """Make the folder of a new run.
+
+    Args:
+        runs: Folder of all runs.
+        name: Name of the run; the present time if None.
 
     Raises:
         RunError: The name is taken, or the folder cannot be made.
@@ -142,16 +157,17 @@ def new_run(runs: Path, name: str | None = None) -> RunFolder:
         ) from error
     except OSError as error:
         raise RunError(
-            f"{path} cannot be made ({error.strerror}): choose another folder with deployment.runs=FOLDER."
+            f"{path} cannot be made ({error.strerror}): choose another folder with "
+            "deployment.runs=FOLDER."
         ) from error
     return RunFolder(path)
 
 
 def find_run(runs: Path, name: str) -> RunFolder:
-    """An existing run; `latest` is the newest.
+    """Find a run by its name; `latest` is the newest.
 
     Raises:
-        RunNotFound: There is none of that name.
+        RunNotFound: There is no run of that name.
     """
     known = list_runs(runs)
     if name == "latest" and known:
@@ -163,13 +179,17 @@ def find_run(runs: Path, name: str) -> RunFolder:
 
 
 def list_runs(runs: Path) -> list[RunFolder]:
-    """All runs, oldest first."""
+    """Return all runs in a folder, oldest first."""
     found = [RunFolder(path.parent) for path in runs.glob("*/run.json")]
     return sorted(found, key=lambda run: str(run.describe().get("started", "")))
 
 
 def find_ledger(ledger: Path | None, runs: Path = Path("runs")) -> Path:
-    """Find the ledger's folder that was asked for, or the newest run's; RUNS/latest/ledger is that too.
+    """Find the folder of a ledger.
+
+    Args:
+        ledger: The folder. None, or RUNS/latest/ledger, is the ledger of the newest run with one.
+        runs: Folder of all runs.
 
     Raises:
         LedgerNotFound: No run has a ledger.
@@ -183,13 +203,13 @@ def find_ledger(ledger: Path | None, runs: Path = Path("runs")) -> Path:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what figures depend on."""
+    """Return the versions of Python and of the packages that figures depend on."""
     found = {package: importlib.metadata.version(package) for package in PACKAGES}
     return {**found, "python": platform.python_version()}
 
 
 def now() -> str:
-    """This moment, as it is written in run.json."""
+    """Return the present time as it is written in run.json: ISO 8601, UTC, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
@@ -201,21 +221,26 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:
-    """The complete lines of a JSON-lines file."""
+    """Return the complete lines of a JSON-lines file; none if there is no file."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text().split("\n")[:-1] if line.strip()]
 
 
 class LineReader:
-    """The new complete lines of a JSON-lines file that another process writes, each time it is asked."""
+    """Reader of a JSON-lines file that another process writes.
+
+    Args:
+        path: The file; it need not exist yet.
+        from_end: Skip the lines that are there already.
+    """
 
     def __init__(self, path: Path, *, from_end: bool = False) -> None:
         self._path = path
         self._position = path.stat().st_size if from_end and path.exists() else 0
 
     def read(self) -> list[dict[str, Any]]:
-        """What was appended since the last call."""
+        """Return the complete lines that were appended since the last call."""
         if not self._path.exists():
             return []
         with self._path.open() as file:
@@ -235,7 +260,7 @@ def _append(path: Path, line: Mapping[str, object]) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """JSON has no NaN: a figure that does not exist is null."""
+    """Return a value as JSON can hold it; NaN and infinity become null."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, Mapping):

@@ -1,23 +1,57 @@
-"""What run.json says: one typed model, by which it is written and read."""
+"""The typed model of run.json."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, model_validator
 
+from polyclinic.errors import RunError
 from polyclinic.federation.events import Word
 
 Part = TypeVar("Part", bound=BaseModel)
+Found = TypeVar("Found")
 Count = Annotated[
     int | None, BeforeValidator(lambda value: value if isinstance(value, int) else None)
 ]
 
 
-def explain(error: ValidationError) -> str:
-    """Say what is wrong first."""
-    first = error.errors()[0]
-    where = ".".join(str(piece) for piece in first["loc"])
-    return f"{where}: {first['msg'][0].lower()}{first['msg'][1:]}"
+EXPECTED = {
+    "model_type": "an object was expected",
+    "dict_type": "an object was expected",
+    "mapping_type": "an object was expected",
+    "tuple_type": "a list was expected",
+}
+
+
+def explain(error: ValidationError, inside: str = "") -> str:
+    """Name the first thing that is wrong in a file; `inside` names the part of it that was read."""
+    first = error.errors(include_url=False)[0]
+    where = ".".join(map(str, filter(None, (inside, *map(str, first["loc"])))))
+    if first["type"] == "missing":
+        return f"'{where}' is missing"
+    message = EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
+    return f"'{where}': {message}" if where else message
+
+
+def checked(path: Path, read: Callable[[], Found], inside: str = "") -> Found:
+    """Return what `read` makes of a file.
+
+    Args:
+        path: The file.
+        read: Validates what was read.
+        inside: Name of the part of the file; the whole if empty.
+
+    Raises:
+        RunError: The file is damaged.
+    """
+    try:
+        return read()
+    except ValidationError as error:
+        problem = explain(error, inside)
+    except OverflowError as error:
+        problem = str(error)
+    raise RunError(f"{path}: is damaged ({problem}).")
 
 
 class _State(BaseModel):
@@ -25,7 +59,7 @@ class _State(BaseModel):
 
 
 class ArmState(_State):
-    """One way to train; `kind` is the name of its method, empty for rounds of averaging."""
+    """One strategy of a run; `kind` is the name of its method, empty for rounds of averaging."""
 
     name: Word
     title: Word = ""
@@ -34,7 +68,14 @@ class ArmState(_State):
 
 
 class HospitalState(_State):
-    """One hospital: its counts of cases, its own task where tasks differ, whether it only describes itself."""
+    """One hospital of a run.
+
+    Attributes:
+        modality: Imaging modality, such as T1.
+        training: Number of training cases; `validation` and `test` likewise.
+        task: The hospital's own task; empty where all hospitals have the same.
+        describes: Whether the hospital only describes its images.
+    """
 
     modality: Word = ""
     training: Count = None
@@ -45,7 +86,7 @@ class HospitalState(_State):
 
 
 class OpponentState(_State):
-    """A model that an arm is compared with; `group` is rule, single, control or restored."""
+    """A model that a strategy is compared with; `group` is rule, single, control or restored."""
 
     name: Word = ""
     title: Word = ""
@@ -54,14 +95,14 @@ class OpponentState(_State):
 
 
 class ComparisonState(_State):
-    """What an arm is compared with."""
+    """The models that a strategy is compared with."""
 
     arm: Word
     entries: tuple[OpponentState, ...] = ()
 
 
 class RunState(BaseModel):
-    """run.json: what, when, with which versions, and how it ended; methods keep parts of their own beside it."""
+    """The content of run.json; a method may keep a part of its own, which `part` reads."""
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -80,11 +121,19 @@ class RunState(BaseModel):
     hospitals: Mapping[Word, HospitalState] = {}
     comparison: ComparisonState | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _drop_nulls(cls, found: object) -> object:
+        """Read null as absent."""
+        if not isinstance(found, Mapping):
+            return found
+        return {key: value for key, value in found.items() if value is not None}
+
     def part(self, name: str, model: type[Part]) -> Part | None:
-        """Read what a method keeps in run.json under its name; None if it keeps nothing.
+        """Read the part that a method keeps in run.json under its name; None if there is none.
 
         Raises:
-            pydantic.ValidationError: It is damaged.
+            pydantic.ValidationError: The part is damaged.
         """
         found: Any = (self.model_extra or {}).get(name)
         return model.model_validate(found) if found else None

@@ -1,4 +1,4 @@
-"""How many bytes cross the wire, to and from whom and what for."""
+"""Count of the bytes that cross the wire, by node and by type of message."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -8,14 +8,16 @@ from flwr.serverapp import Grid
 
 from polyclinic.federation.passing import PassingGrid
 
-Count = Mapping[int, Mapping[str, int]]  # node -> what for -> bytes
+Count = Mapping[int, Mapping[str, int]]  # node -> type of message -> bytes
 
 
 class CountingGrid(PassingGrid):
-    """Flower's Grid, with a count of what every message holds: names, numbers and weights, without the envelope.
+    """Flower's Grid, with a count of the bytes in every message.
+
+    Names, numbers and weights count; Flower's metadata does not.
 
     Args:
-        grid: Flower's.
+        grid: Flower's grid.
     """
 
     def __init__(self, grid: Grid) -> None:
@@ -25,22 +27,22 @@ class CountingGrid(PassingGrid):
         self._received: Counter[int] = Counter()
 
     def total(self) -> Count:
-        """Bytes so far, both ways together, by node and by type of message."""
+        """Return the bytes so far, both ways together, by node and by type of message."""
         return {node: dict(found) for node, found in self._bytes.items()}
 
     def both_ways(self) -> dict[int, tuple[int, int]]:
-        """Bytes so far by node: sent to it, and received from it."""
+        """Return the bytes so far by node: sent to it, and received from it."""
         return {node: (self._sent[node], self._received[node]) for node in self._bytes}
 
     def push_messages(self, messages: Iterable[Message]) -> Iterable[str]:
-        """Send and count."""
+        """Send messages and count their bytes."""
         sent = list(messages)
         for message in sent:
             self._count(message.metadata.dst_node_id, message, self._sent)
         return self._grid.push_messages(sent)
 
     def pull_messages(self, message_ids: Iterable[str]) -> Iterable[Message]:
-        """Receive and count."""
+        """Receive replies and count their bytes."""
         received = list(self._grid.pull_messages(message_ids))
         for message in received:
             self._count(message.metadata.src_node_id, message, self._received)
@@ -49,7 +51,7 @@ class CountingGrid(PassingGrid):
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
     ) -> Iterable[Message]:
-        """Send, count, receive and count."""
+        """Send messages, wait for the replies, and count the bytes of both."""
         sent = list(messages)
         for message in sent:
             self._count(message.metadata.dst_node_id, message, self._sent)
@@ -65,7 +67,7 @@ class CountingGrid(PassingGrid):
 
 
 def size_of(content: RecordDict) -> int:
-    """Bytes of what a message holds."""
+    """Return the number of bytes in a message's content."""
     arrays = sum(
         len(array.data) for record in content.array_records.values() for array in record.values()
     )

@@ -1,13 +1,19 @@
-"""A hospital's folder: `dataset.json`, as in the Medical Segmentation Decathlon -> checked cases.
+"""A hospital's data folder: reads and checks `dataset.json`.
 
-    {"name": "...", "description": "...", "modality": {"0": "T1"}, "labels": {"0": "background", "1": "tumour"},
+The format is that of the Medical Segmentation Decathlon:
+
+    {"name": "...", "description": "...", "modality": {"0": "T1"},
+     "labels": {"0": "background", "1": "tumour"},
      "training":   [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}],
-     "validation": [{"image": ["images/b_T1.nii.gz", "images/b_T2.nii.gz"], "label": "labels/b.nii.gz"}],
+     "validation": [{"image": ["images/b_T1.nii.gz", "images/b_T2.nii.gz"],
+                     "label": "labels/b.nii.gz"}],
      "test":       [{"image": "images/c.nii.gz", "label": "labels/c.nii.gz"}, "images/d.nii.gz"]}
 
-A list of images is one file for each channel; in a classification `label` is the number of the class. A patient with several cases is
-named in each: `"subject": "a"`. `test` may be
-missing, or be without labels: a test then takes the validation cases instead (`evaluation_cases`).
+- A list of images holds one file for each channel.
+- In a classification, `label` is the number of the class.
+- A patient with several cases is named in each of them: `"subject": "a"`.
+- `test` may be missing or have no labels. A test then uses the validation cases
+  (`evaluation_cases`).
 """
 
 import json
@@ -27,18 +33,18 @@ MAX_JSON_BYTES = 64 * 2**20
 
 @dataclass(frozen=True)
 class Case:
-    """One patient's image, one file or one for each channel, and what is known about it."""
+    """One image of a patient, in one file or one for each channel, and what is known about it."""
 
     name: str
     image: tuple[Path, ...]
     label: Path | int | None
     split: Split
-    subject: str = ""  # the patient, where dataset.json says who has several cases
+    subject: str = ""  # the patient, if dataset.json names one
 
 
 @dataclass(frozen=True)
 class SiteDataset:
-    """What `dataset.json` says."""
+    """The content of a `dataset.json`."""
 
     folder: Path
     name: str
@@ -50,12 +56,12 @@ class SiteDataset:
 
     @property
     def cases(self) -> tuple[Case, ...]:
-        """All of them."""
+        """All cases: training, validation, test."""
         return self.training + self.validation + self.test
 
     @property
     def task(self) -> Literal["segmentation", "classification"]:
-        """As the labels say; without any, the folder could be for either and counts as a segmentation."""
+        """Task that the labels are for; a folder without any label counts as a segmentation."""
         return (
             "classification"
             if any(isinstance(case.label, int) for case in self.cases)
@@ -64,15 +70,15 @@ class SiteDataset:
 
 
 def read_dataset(folder: Path, *, labelled: bool = True) -> SiteDataset:
-    """Read and check `dataset.json`, and that the files it names exist.
+    """Read and check `dataset.json`, and check that the files it names exist.
 
     Args:
-        folder: Where it lies.
-        labelled: Whether there must be labelled cases to train and validate with. A hospital that only describes itself needs none: it
-            may list its images under 'test', without labels.
+        folder: The folder that holds it.
+        labelled: Whether labelled training and validation cases are required. A hospital that only
+            describes itself needs none: it may list its images under 'test', without labels.
 
     Raises:
-        DatasetInvalid: It is missing, is not JSON, or lacks something.
+        DatasetInvalid: `dataset.json` is missing, is not JSON, or lacks something.
         FileMissing: A file that it names does not exist.
     """
     path = folder / "dataset.json"
@@ -141,7 +147,7 @@ def _read_json(path: Path) -> Mapping[str, Any]:
 
 
 def _read_names(path: Path, tree: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """The names of {"0": name, "1": name, ...}, in order."""
+    """Return the names of {"0": name, "1": name, ...}, in order."""
     remedy = f'Write "{key}": {{"0": "name", "1": "name"}}, numbered from 0 without gaps.'
     names = tree.get(key)
     if not isinstance(names, dict) or not names:
@@ -187,14 +193,14 @@ def _read_cases(path: Path, tree: Mapping[str, Any], split: Split, classes: int)
         if not isinstance(subject, str | int):
             raise DatasetInvalid(
                 path,
-                f"{where} has a 'subject' that is no name",
+                f"{where} has a 'subject' that is not a name",
                 "Write a text, the same for all cases of a patient.",
             )
         yield Case(_stem(image[0]), image, label, split, str(subject))
 
 
 def _find(path: Path, name: object, split: str, where: str) -> Path:
-    """A file that an entry names, relative to the folder."""
+    """Return the file that an entry names, relative to the folder."""
     if not isinstance(name, str) or not name or "\0" in name:
         raise DatasetInvalid(
             path, f"{where} names a file as {name!r}", "Write its path, relative to dataset.json."
@@ -218,7 +224,7 @@ def _stem(path: Path) -> str:
 
 
 def _qualify(case: Case, folder: Path) -> Case:
-    """A name from the whole path, where file names repeat."""
+    """Name a case after its whole path, where file names repeat."""
     path = case.image[0]
     inside = path.relative_to(folder) if path.is_relative_to(folder) else path
     name = "_".join(
@@ -228,10 +234,11 @@ def _qualify(case: Case, folder: Path) -> Case:
 
 
 def evaluation_cases(dataset: SiteDataset, split: Split = "test") -> tuple[Case, ...]:
-    """The labelled cases of a split; where it has none, those of the validation (each case says its split)."""
-    cases = {"training": dataset.training, "validation": dataset.validation, "test": dataset.test}[
-        split
-    ]
+    """Return the labelled cases of a split; without any, the validation cases.
+
+    The cases themselves say which split they are from.
+    """
+    cases: tuple[Case, ...] = getattr(dataset, split)
     labelled = tuple(case for case in cases if case.label is not None)
     return labelled or dataset.validation
 
@@ -243,20 +250,20 @@ def check_dataset(
     deep: bool = False,
     on_progress: Callable[[int, int, str], None] | None = None,
 ) -> list[str]:
-    """Check every case; the first real fault is raised, what is merely odd is returned.
+    """Check every case: raise the first fault, return what is only unusual.
 
     Args:
         dataset: From `read_dataset`.
-        data: What the federation expects; without it only the hospital's own promises are checked.
+        data: What the federation expects; without it, only what `dataset.json` promises is checked.
         deep: Read the voxels too, not only the headers.
-        on_progress: Called with (cases done, cases, name of the case).
+        on_progress: Called with (number of cases done, number of cases, name of the case).
 
     Returns:
         Warnings, one sentence each.
 
     Raises:
-        DatasetInvalid: Labels, task or channels other than `data` has them.
-        DataError: The typed fault of the first faulty file.
+        DatasetInvalid: Labels, task or channels differ from those in `data`.
+        DataError: The first faulty file, by its type.
     """
     if data is not None:
         check_agreement(dataset, data)
@@ -271,10 +278,10 @@ def check_dataset(
 
 
 def check_agreement(dataset: SiteDataset, data: DataConfig) -> None:
-    """Labels, task and channels as the federation has them.
+    """Check that labels, task and channels are those of the federation.
 
     Raises:
-        DatasetInvalid: They are others.
+        DatasetInvalid: One of them differs.
     """
     path = dataset.folder / "dataset.json"
     if dataset.labels != data.labels:
@@ -284,7 +291,10 @@ def check_agreement(dataset: SiteDataset, data: DataConfig) -> None:
         problem = f"its labels make a {dataset.task}, the federation's task is {data.task}"
         raise DatasetInvalid(path, problem, "Use files as labels to segment, numbers to classify.")
     if len(dataset.modality) != data.channels:
-        problem = f"'modality' names {len(dataset.modality)} channel(s), the federation's images have {data.channels}"
+        problem = (
+            f"'modality' names {len(dataset.modality)} channel(s), "
+            f"the federation's images have {data.channels}"
+        )
         raise DatasetInvalid(path, problem, "Name one modality for each channel.")
 
 
@@ -305,9 +315,8 @@ def _check_case(dataset: SiteDataset, case: Case, data: DataConfig | None, deep:
     channels = data.channels if data else len(dataset.modality)
     dims = data.spatial_dims if data else 2
     found = sum(header.channels for header in headers)
-    if found != channels and all(
-        header.nifti is not None for header in headers
-    ):  # pictures become grey or RGB
+    pictures = any(header.nifti is None for header in headers)  # they become grey or RGB
+    if found != channels and not pictures:
         who = "the federation expects" if data else "'modality' names"
         problem = f"{case.image[0].name} has {found} channel(s), but {who} {channels}"
         raise DatasetInvalid(
@@ -322,10 +331,8 @@ def _check_case(dataset: SiteDataset, case: Case, data: DataConfig | None, deep:
 
 
 def _check_voxels(dataset: SiteDataset, case: Case, channels: int, dims: int) -> list[str]:
-    from polyclinic.imaging.volumes import (  # with torch, which the other checks do without
-        read_image,
-        read_label,
-    )
+    # volumes needs torch, which the other checks do without
+    from polyclinic.imaging.volumes import read_image, read_label
 
     warnings = []
     image = read_image(case.image, channels, dims)
@@ -337,16 +344,15 @@ def _check_voxels(dataset: SiteDataset, case: Case, channels: int, dims: int) ->
 
 
 def check_grids(case: Case) -> None:
-    """Image and label map on the same voxels.
+    """Check that an image and its label map lie on the same grid.
 
     Raises:
-        ShapeMismatch: They are not.
+        ShapeMismatch: They do not.
     """
     if not isinstance(case.label, Path):
         return
     image, label = check_header(case.image[0]), check_header(case.label)
-    mixed = (label.nifti is None) != (
-        image.nifti is None
-    )  # a picture's affine means nothing to a NIfTI
+    # the affine of a picture cannot be compared with that of a NIfTI
+    mixed = (label.nifti is None) != (image.nifti is None)
     if not (label.grid.shape == image.grid.shape if mixed else label.grid.matches(image.grid)):
         raise ShapeMismatch(case.image[0], str(image.grid), case.label, str(label.grid))

@@ -1,17 +1,19 @@
 """Smooth, invertible deformations of images and volumes: velocity -> displacement -> warped volume.
 
-One convention everywhere, that of MONAI and VoxelMorph: a displacement field (`ddf`) is counted in voxels, one channel
-per axis in the order of the volume's axes, and *pulls back*:
+The convention is that of MONAI and VoxelMorph. A displacement field (`ddf`) is counted in voxels,
+has one channel per axis in the order of the volume's axes, and *pulls back*:
 
     warp(volume, ddf)(x) = volume(x + ddf(x))
 
-so a ddf of +1 along an axis moves the content by one voxel towards lower indices of that axis. Every function takes
-images (BCHW, fields B2HW) and volumes (BCHWD, fields B3HWD); integers are voxel centres. Fields and volumes go on beyond
-their outermost voxel centres with the value they have there. What is to be smoothed is a displacement or a velocity,
-never x + ddf(x): smoothing coordinates bends them at the border.
+A ddf of +1 along an axis moves the content by one voxel towards lower indices of that axis.
+Every function takes images (BCHW, fields B2HW) and volumes (BCHWD, fields B3HWD); integers are
+voxel centres. Beyond the outermost voxel centres, fields and volumes keep the value they have
+there. Smooth a displacement or a velocity, never x + ddf(x): smoothing coordinates bends them at
+the border.
 
-Grids of different size over the same box share the box's faces, not its outermost centres (`align_corners=False`): voxel
-i of n covers [i/n, (i+1)/n] of the box. See `upsample` and `resample_through`.
+Grids of different size over the same box share the faces of the box, not its outermost centres
+(`align_corners=False`): voxel i of n covers [i/n, (i+1)/n] of the box. See `upsample` and
+`resample_through`.
 """
 
 import math
@@ -24,14 +26,16 @@ from torch.nn import functional
 
 Mode = Literal["bilinear", "nearest"]
 
-_SLAB = 2_000_000  # points read at a time through a finer grid, so that their coordinates take little memory
+# number of points read at a time through a finer grid, to save memory for their coordinates
+_SLAB = 2_000_000
 
 
 def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
-    """Follow a stationary velocity for one unit of time, by scaling and squaring.
+    """Integrate a stationary velocity over one unit of time, by scaling and squaring.
 
-    The field is divided by 2^steps and composed with itself `steps` times. What results is a diffeomorphism when the
-    velocity is smooth; `exponentiate(-velocity)` is its inverse, both up to interpolation.
+    The field is divided by 2^steps and composed with itself `steps` times. The result is a
+    diffeomorphism if the velocity is smooth, and `exponentiate(-velocity)` is its inverse; both
+    hold up to interpolation.
 
     Args:
         velocity: (B, 3, H, W, D) or (B, 2, H, W), voxels per unit of time.
@@ -43,7 +47,8 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
     Raises:
         ValueError: `velocity` has another shape, or `steps` is negative.
 
-    A log-Euclidean framework for statistics on diffeomorphisms, Arsigny et al. 2006, https://doi.org/10.1007/11866565_113.
+    A log-Euclidean framework for statistics on diffeomorphisms, Arsigny et al. 2006,
+    https://doi.org/10.1007/11866565_113.
     """
     _check_field(velocity, "velocity")
     if steps < 0:
@@ -55,13 +60,14 @@ def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
 
 
 def compose(first: Tensor, second: Tensor) -> Tensor:
-    """Return the one ddf that does what warping by `first` and then warping the result by `second` does.
+    """Return the ddf that has the effect of warping by `first` and then by `second`.
 
-    warp(warp(volume, first), second)(x) = volume(y + first(y)) at y = x + second(x): in all second(x) + first(y).
+    warp(warp(volume, first), second)(x) = volume(y + first(y)) at y = x + second(x), so the sum is
+    second(x) + first(y).
 
     Args:
         first: (B, 3, H, W, D) or (B, 2, H, W), voxels.
-        second: Of the same shape, voxels.
+        second: Field of the same shape, voxels.
 
     Raises:
         ValueError: A field has another shape.
@@ -71,10 +77,11 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
 
 
 def invert(ddf: Tensor, iterations: int = 30) -> Tensor:
-    """Find the displacement that undoes `ddf`, for a field of which no velocity is known.
+    """Find the displacement that undoes `ddf`, for a field whose velocity is unknown.
 
-    The fixed point of u(x) = -ddf(x + u(x)). Every step goes half of the way, so that it is found wherever the map
-    stretches lengths less than fourfold, and does not fold. Of a velocity v, `exponentiate(-v)` is quicker.
+    The inverse is the fixed point of u(x) = -ddf(x + u(x)). Every iteration moves half of the way,
+    so that it converges wherever the map stretches lengths less than fourfold and does not fold. If
+    a velocity v is known, `exponentiate(-v)` is faster.
 
     Args:
         ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
@@ -86,7 +93,8 @@ def invert(ddf: Tensor, iterations: int = 30) -> Tensor:
     Raises:
         ValueError: `ddf` has another shape, or `iterations` is below 1.
 
-    A simple fixed-point approach to invert a deformation field, Chen et al. 2008, https://doi.org/10.1118/1.2816107.
+    A simple fixed-point approach to invert a deformation field, Chen et al. 2008,
+    https://doi.org/10.1118/1.2816107.
     """
     _check_field(ddf, "ddf")
     if iterations < 1:
@@ -98,14 +106,15 @@ def invert(ddf: Tensor, iterations: int = 30) -> Tensor:
 
 
 def round_trip_error(ddf: Tensor, inverse: Tensor) -> Tensor:
-    """How far from its place a voxel is read after a warp by `ddf` and then one by `inverse`.
+    """Return how far voxels are from their place after a warp by `ddf` and then by `inverse`.
 
     Args:
         ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
-        inverse: What should undo it, of the same shape.
+        inverse: Field that should undo it, of the same shape.
 
     Returns:
-        (B, H, W, D) or (B, H, W), voxels: take the mean or the maximum, inside the object if the fields reach the border.
+        (B, H, W, D) or (B, H, W), voxels. Take the mean or the maximum; if the fields reach the
+        border, only inside the object.
 
     Raises:
         ValueError: A field has another shape.
@@ -115,10 +124,11 @@ def round_trip_error(ddf: Tensor, inverse: Tensor) -> Tensor:
 
 
 def jacobian_determinant(ddf: Tensor) -> Tensor:
-    """Return det d(x + ddf(x))/dx: the volume that a voxel is read from. Above 0 everywhere, nothing is folded.
+    """Return det d(x + ddf(x))/dx, the volume that a voxel is read from.
 
-    Derivatives are central differences inside, (ddf(x + 1) - ddf(x - 1)) / 2, and one-sided ones at the border,
-    ddf(x + 1) - ddf(x); along an axis of one voxel they are 0.
+    If it is above 0 everywhere, nothing is folded. Derivatives are central differences inside,
+    (ddf(x + 1) - ddf(x - 1)) / 2, and one-sided at the border, ddf(x + 1) - ddf(x); along an axis
+    of one voxel they are 0.
 
     Args:
         ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
@@ -150,10 +160,11 @@ def warp(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Tensor:
     Args:
         volume: (B, C, H, W, D) or (B, C, H, W).
         ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
-        mode: "bilinear" for images and probabilities (trilinear in three dimensions), "nearest" for label maps.
+        mode: "bilinear" for images and probabilities (trilinear in three dimensions), "nearest" for
+            label maps.
 
     Returns:
-        Of the volume's shape. Points outside the volume take the value of its nearest face.
+        The volume's shape. Points outside the volume take the value of its nearest face.
 
     Raises:
         ValueError: `ddf` is not a field on the volume's grid.
@@ -167,10 +178,11 @@ def warp(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Tensor:
 
 
 def resample_through(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Tensor:
-    """Warp a volume onto the grid of `ddf`, which covers the same box with more voxels: one interpolation for both.
+    """Warp a volume onto the grid of `ddf`, which covers the same box with more voxels.
 
-    The voxel p = x + ddf(x) of N on the fine grid lies at (p + 1/2) n/N - 1/2 on the volume's n. A round trip through a
-    grid twice as fine loses much less than one on the volume's own.
+    One interpolation does both. The voxel p = x + ddf(x) of N on the fine grid lies at
+    (p + 1/2) n/N - 1/2 on the volume's n. A round trip through a grid twice as fine loses much less
+    than one on the volume's own grid.
 
     Args:
         volume: (B, C, h, w, d) or (B, C, h, w).
@@ -178,10 +190,11 @@ def resample_through(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Te
         mode: "bilinear" or "nearest".
 
     Returns:
-        (B, C, H, W, D) or (B, C, H, W). Points outside the volume take the value of its nearest face.
+        (B, C, H, W, D) or (B, C, H, W). Points outside the volume take the value of its nearest
+        face.
 
     Raises:
-        ValueError: `ddf` is not a field, or not of the volume's batch and dimensions.
+        ValueError: `ddf` is not a field, or differs in batch or dimensions from the volume.
     """
     _check_pair(volume, ddf)
     ratio = torch.tensor(
@@ -201,32 +214,33 @@ def resample_through(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Te
 
 
 def upsample(ddf: Tensor, shape: Sequence[int]) -> Tensor:
-    """Give a field on a finer grid over the same box, in the finer grid's voxels.
+    """Interpolate a field on a finer grid over the same box, in the finer grid's voxels.
 
-    Linear between voxel centres, and linear too in the half voxel between the outermost centres and the faces: a field
-    that is affine stays exactly the same map.
+    The interpolation is linear between voxel centres, and also in the half voxel between the
+    outermost centres and the faces, so that an affine field stays exactly the same map.
 
     Args:
         ddf: (B, 3, h, w, d) or (B, 2, h, w), a displacement or a velocity in voxels.
         shape: (H, W, D) or (H, W), along no axis smaller.
 
     Returns:
-        (B, 3, H, W, D) or (B, 2, H, W): an axis with m voxels for n has its channel multiplied by m/n.
+        (B, 3, H, W, D) or (B, 2, H, W). Where m voxels of an axis replace n, its channel is
+        multiplied by m/n.
 
     Raises:
-        ValueError: `ddf` or `shape` is none, or `shape` is coarser.
+        ValueError: `ddf` or `shape` is invalid, or `shape` is coarser.
     """
     _check_field(ddf, "ddf")
     if len(shape) != ddf.ndim - 2 or any(
         wanted < size for wanted, size in zip(shape, ddf.shape[2:], strict=True)
     ):
         raise ValueError(
-            f"a field of shape {tuple(ddf.shape)} cannot be brought to the finer grid {tuple(shape)}"
+            f"a field of shape {tuple(ddf.shape)} cannot be brought to the finer grid "
+            f"{tuple(shape)}"
         )
     factors = [wanted / size for wanted, size in zip(shape, ddf.shape[2:], strict=True)]
-    fine = ddf * torch.tensor(factors, dtype=ddf.dtype, device=ddf.device).view(
-        1, -1, *(1,) * (ddf.ndim - 2)
-    )
+    factor = torch.tensor(factors, dtype=ddf.dtype, device=ddf.device)
+    fine = ddf * factor.view(1, -1, *(1,) * (ddf.ndim - 2))
     for axis, wanted in enumerate(shape, start=2):
         fine = _refine(fine, axis, wanted)
     return fine
@@ -239,9 +253,8 @@ def _refine(field: Tensor, axis: int, wanted: int) -> Tensor:
         return field
     if size == 1:
         return field.expand([wanted if at == axis else n for at, n in enumerate(field.shape)])
-    places = (torch.arange(wanted, dtype=field.dtype, device=field.device) + 0.5) * (
-        size / wanted
-    ) - 0.5
+    centres = torch.arange(wanted, dtype=field.dtype, device=field.device) + 0.5
+    places = centres * (size / wanted) - 0.5
     low = places.floor().clamp(0, size - 2).long()
     weight = (places - low).view(-1, *(1,) * (field.ndim - 1 - axis))
     return torch.lerp(field.index_select(axis, low), field.index_select(axis, low + 1), weight)
@@ -252,23 +265,23 @@ def sample(volume: Tensor, points: Tensor, mode: Mode = "bilinear") -> Tensor:
 
     Args:
         volume: (B, C, H, W, D) or (B, C, H, W).
-        points: (B, 3, h, w, d) or (B, 2, h, w), voxel coordinates in `volume`; integers are voxel centres.
+        points: (B, 3, h, w, d) or (B, 2, h, w), voxel coordinates in `volume`; integers are voxel
+            centres.
         mode: "bilinear" or "nearest".
 
     Returns:
-        (B, C, h, w, d) or (B, C, h, w). Points outside the volume take the value of its nearest face.
+        (B, C, h, w, d) or (B, C, h, w). Points outside the volume take the value of its nearest
+        face.
 
     Raises:
         ValueError: `points` has another shape, or `volume` another number of axes.
     """
     _check_field(points, "points")
     _check_pair(volume, points)
-    sizes = torch.tensor(volume.shape[2:], dtype=points.dtype, device=points.device).view(
-        1, -1, *(1,) * (points.ndim - 2)
-    )
-    unit = (
-        points * (2 / (sizes - 1).clamp(min=1)) - 1
-    )  # -1 and 1 are the centres of the outermost voxels
+    sizes = torch.tensor(volume.shape[2:], dtype=points.dtype, device=points.device)
+    sizes = sizes.view(1, -1, *(1,) * (points.ndim - 2))
+    # -1 and 1 are the centres of the outermost voxels
+    unit = points * (2 / (sizes - 1).clamp(min=1)) - 1
     unit = torch.where(sizes > 1, unit, torch.zeros_like(unit))
     grid = unit.flip(1).movedim(1, -1)  # grid_sample counts axes from the last
     read: Tensor = functional.grid_sample(
@@ -278,11 +291,11 @@ def sample(volume: Tensor, points: Tensor, mode: Mode = "bilinear") -> Tensor:
 
 
 def identity(shape: Sequence[int], like: Tensor | None = None) -> Tensor:
-    """Return every voxel's own coordinates, (1, 3, H, W, D) or (1, 2, H, W).
+    """Return the coordinates of every voxel, (1, 3, H, W, D) or (1, 2, H, W).
 
     Args:
         shape: (H, W, D) or (H, W).
-        like: A tensor whose type and device the coordinates get; float32 in main memory without it.
+        like: Tensor whose type and device the coordinates get; without it, float32 in main memory.
     """
     chosen = torch.empty(0) if like is None else like
     axes = [torch.arange(size, dtype=chosen.dtype, device=chosen.device) for size in shape]
@@ -290,16 +303,18 @@ def identity(shape: Sequence[int], like: Tensor | None = None) -> Tensor:
 
 
 def _check_pair(volume: Tensor, field: Tensor) -> None:
-    """A field and what is read through it."""
+    """Check a volume and the field through which it is read."""
     _check_field(field, "ddf")
     if volume.ndim != field.ndim or volume.shape[0] != field.shape[0]:
         raise ValueError(
-            f"a ddf of shape {tuple(field.shape)} cannot warp a volume of shape {tuple(volume.shape)}"
+            f"a ddf of shape {tuple(field.shape)} cannot warp a volume of shape "
+            f"{tuple(volume.shape)}"
         )
 
 
 def _check_field(field: Tensor, name: str) -> None:
     if field.ndim not in {4, 5} or field.shape[1] != field.ndim - 2:
         raise ValueError(
-            f"{name} must have the shape (B, 3, H, W, D) or (B, 2, H, W), it has {tuple(field.shape)}"
+            f"{name} must have the shape (B, 3, H, W, D) or (B, 2, H, W), it has "
+            f"{tuple(field.shape)}"
         )

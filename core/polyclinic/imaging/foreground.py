@@ -1,24 +1,30 @@
-"""Which voxels show the patient, and which show air."""
+"""Foreground masks: which voxels show the patient, and which show air."""
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional
 
-EMPTY = 0.05  # as many voxels that are exactly 0 are air that somebody has masked
-DARK = 0.2  # of the range of intensities: a border darker than this is air
-ABOVE = 0.12  # of the range: what is so much brighter than air is the patient
-CLOSED = 2  # voxels: holes up to twice as wide are the patient's, a dark ventricle for instance
+EMPTY = 0.05  # from this share of voxels that are exactly 0, the image counts as masked
+DARK = 0.2  # share of the range of intensities: a border darker than this is air
+ABOVE = 0.12  # share of the range: what is brighter than air by this much is the patient
+CLOSED = 2  # voxels: holes up to twice as wide, for example a dark ventricle, are filled
 
 
 def foreground(image: Float[Tensor, "channels *places"]) -> Bool[Tensor, "*places"]:
-    """Where the patient is.
+    """Find the voxels that show the patient.
 
-    Masked images are exactly 0 around the patient. A scanner's own images hold noise there: if the border of the image is dark, whatever is
-    clearly brighter counts, with the holes in it. An image without a dark border, a photograph for instance, is all foreground.
+    - A masked image is exactly 0 around the patient.
+    - A scanner's image holds noise there. If the border of the image is dark, everything that is
+      clearly brighter is foreground, including the holes in it.
+    - An image without a dark border, for example a photograph, is all foreground.
 
     Args:
-        image: Two or three axes of places; of one slice or one photograph, the last may be of length 1.
+        image: Channels, and two or three spatial axes. The last may have length 1, for one slice or
+            one photograph.
+
+    Returns:
+        True inside the patient; the spatial shape of `image`.
     """
     lit = (image != 0).any(0)
     if not bool(lit.any()):
@@ -39,7 +45,7 @@ def foreground(image: Float[Tensor, "channels *places"]) -> Bool[Tensor, "*place
 
 
 def _faces(brightness: Tensor) -> list[Tensor]:
-    """The outermost voxels along each axis that has more than one."""
+    """Return the outermost voxels along each axis that has more than one."""
     return [
         brightness.select(axis, place)
         for axis in range(brightness.ndim)
@@ -49,7 +55,7 @@ def _faces(brightness: Tensor) -> list[Tensor]:
 
 
 def _close(found: Bool[Tensor, "*places"]) -> Bool[Tensor, "*places"]:
-    """Grown and shrunk again, which fills holes."""
+    """Close a mask morphologically (grow, then shrink), which fills holes."""
     pool = functional.max_pool2d if found.ndim == 2 else functional.max_pool3d
     size = tuple(2 * CLOSED + 1 if length > 1 else 1 for length in found.shape)
     around = tuple(each // 2 for each in size)

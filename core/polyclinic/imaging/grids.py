@@ -1,4 +1,4 @@
-"""From one grid of voxels to another: the grid on which the network sees an image, and the interpolation onto it."""
+"""Resampling from one grid of voxels to another, and the grid on which a network sees an image."""
 
 import nibabel as nib
 import numpy as np
@@ -11,13 +11,13 @@ from polyclinic.imaging.headers import LIMIT_BYTES, Grid, spacing_of
 
 
 def resample(volume: Tensor, source: Grid, target: Grid, *, nearest: bool = False) -> Tensor:
-    """Interpolate onto another grid whose axes run along the same directions, in any order and sense.
+    """Interpolate onto another grid whose axes are parallel to the first, in any order and sense.
 
     Args:
         volume: Shape CXYZ on `source`.
-        source: Where the voxels lie.
-        target: Where they are wanted; beyond the border the nearest voxel counts.
-        nearest: Take the nearest voxel (labels) instead of the linear interpolation.
+        source: Grid of `volume`.
+        target: Wanted grid; beyond the border, the nearest voxel counts.
+        nearest: Take the nearest voxel (for labels) instead of interpolating linearly.
 
     Returns:
         Shape CXYZ on `target`, of the same type.
@@ -34,20 +34,19 @@ def resample(volume: Tensor, source: Grid, target: Grid, *, nearest: bool = Fals
     if sorted(along) != [0, 1, 2] or stray.max() > 0.01:
         raise ValueError(f"{source} and {target} are oblique to each other")
     volume = volume.permute(0, *(int(axis) + 1 for axis in along))
-    for axis in sorted(
-        range(3), key=lambda axis: target.shape[axis] / volume.shape[axis + 1]
-    ):  # shrink first
+    shrinking_first = sorted(range(3), key=lambda axis: target.shape[axis] / volume.shape[axis + 1])
+    for axis in shrinking_first:
         places = step[along[axis], axis] * np.arange(target.shape[axis]) + step[along[axis], 3]
         volume = _interpolate(volume, axis + 1, torch.from_numpy(places).to(volume.device), nearest)
     return volume.contiguous()
 
 
 def _interpolate(volume: Tensor, axis: int, places: Tensor, nearest: bool) -> Tensor:
-    """Values at fractional indices along one axis."""
+    """Read values at fractional indices along one axis."""
     places = places.clamp(0, volume.shape[axis] - 1)
     if nearest:
         return volume.index_select(axis, (places + 0.5 - 1e-6).floor().clamp(min=0).long())
-    low = (places + 1e-6).floor()  # positions a rounding error below a voxel count as on it
+    low = (places + 1e-6).floor()  # a position less than 1e-6 below a voxel counts as on it
     weight = (places - low).clamp(min=0).to(volume.dtype)
     low_values = volume.index_select(axis, low.long())
     if float(weight.max()) < 1e-5:
@@ -57,12 +56,14 @@ def _interpolate(volume: Tensor, axis: int, places: Tensor, nearest: bool) -> Te
 
 
 def network_grid(native: Grid, data: DataConfig) -> Grid:
-    """The grid on which the network sees an image: `data.orientation`, then `data.spacing_mm` about the same centre.
+    """Return the grid on which the network sees an image.
 
-    Without a spacing the image is resized to the patch. A single slice keeps its axes and stays one.
+    The axes follow `data.orientation` and the spacing `data.spacing_mm`, about the centre of the
+    image. Without a spacing, the image is resized to the patch. A single slice keeps its axes and
+    stays one slice.
 
     Raises:
-        ConfigError: An orientation that is none, or a spacing that would make volumes beyond the limit.
+        ConfigError: `data.orientation` is invalid, or the spacing makes volumes beyond the limit.
     """
     single = data.spatial_dims == 2 and native.shape[2] == 1
     codes = _three_codes(data.orientation)
@@ -84,7 +85,8 @@ def network_grid(native: Grid, data: DataConfig) -> Grid:
         wanted = np.maximum(1, np.round(sizes / scale))
     if float(np.prod(wanted)) * data.channels * 4 > LIMIT_BYTES:
         raise ConfigError(
-            f"data.spacing_mm={data.spacing_mm}: an image would have {'x'.join(f'{n:g}' for n in wanted)} voxels."
+            f"data.spacing_mm={data.spacing_mm}: an image would have "
+            f"{'x'.join(f'{n:g}' for n in wanted)} voxels."
         )
     shift = np.eye(4)
     shift[:3, :3] = np.diag(scale)
@@ -94,12 +96,12 @@ def network_grid(native: Grid, data: DataConfig) -> Grid:
 
 
 def _three_codes(orientation: str) -> str:
-    """A third letter where only two are given."""
+    """Complete an orientation of two letters by a third."""
     groups = ("RL", "AP", "SI")
     missing = [group for group in groups if not set(group) & set(orientation)]
     codes = orientation + (missing[0][0] if len(orientation) == 2 and missing else "")
     if len(codes) != 3 or any(len(set(group) & set(codes)) != 1 for group in groups):
         raise ConfigError(
-            f"data.orientation={orientation}: one of R and L, one of A and P, one of S and I."
+            f"data.orientation={orientation}: name one of R and L, one of A and P, one of S and I."
         )
     return codes

@@ -1,7 +1,7 @@
-"""What an image file says about itself, checked before its voxels are read: shape, affine, type, memory.
+"""Headers of image files, checked before the voxels are read: shape, affine, type, memory.
 
-An affine maps a voxel's index to millimetres in RAS+ (right, anterior, superior), as NIfTI defines it.
-Without torch: a process that only watches others may look at headers too.
+An affine maps a voxel's index to millimetres in RAS+ (right, anterior, superior), as NIfTI defines
+it. This module does not import torch, so that a supervising process can read headers too.
 """
 
 import gzip
@@ -25,32 +25,19 @@ from polyclinic.errors import ImageTooLarge, ImageUnreadable
 LIMIT_BYTES = 2 * 2**30
 SUFFIXES = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg")
 MAX_EXTENT_MM = 1e5  # an affine that claims a patient of more than 100 m is damaged
-DEFLATE_RATIO = 1032  # the most that a gzip stream can expand
-PICTURE_AFFINE = np.diag(
-    [-1.0, -1.0, 1.0, 1.0]
-)  # columns run to the patient's left, rows to the back, as on a screen
+DEFLATE_RATIO = 1032  # a gzip stream expands at most this many times
+# columns run to the patient's left, rows to the back, as on a screen
+PICTURE_AFFINE = np.diag([-1.0, -1.0, 1.0, 1.0])
+# what damaged files raise inside nibabel, numpy and Pillow
 MALFORMED: tuple[type[Exception], ...] = (
-    OSError,
-    EOFError,
-    ValueError,
-    KeyError,
-    TypeError,
-    OverflowError,
-    MemoryError,
-)
-MALFORMED += (
-    zlib.error,
-    struct.error,
-    SyntaxError,
-    HeaderDataError,
-    HeaderTypeError,
-    np.linalg.LinAlgError,
+    *(OSError, EOFError, ValueError, KeyError, TypeError, OverflowError, MemoryError, SyntaxError),
+    *(zlib.error, struct.error, HeaderDataError, HeaderTypeError, np.linalg.LinAlgError),
 )
 
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Where voxels lie: the shape XYZ and the affine (4 x 4) from voxel index to mm in RAS+."""
+    """Position of voxels: the shape XYZ and the affine (4 x 4) from voxel index to mm in RAS+."""
 
     shape: tuple[int, int, int]
     affine: NDArray[np.float64]
@@ -62,7 +49,7 @@ class Grid:
         return f"{'x'.join(map(str, self.shape))} voxels of {sizes} mm, {axes}, origin ({origin})"
 
     def matches(self, other: "Grid") -> bool:
-        """Whether both have the same shape and no corner is further apart than a tenth of a voxel."""
+        """Tell whether the shapes are equal and no corner is more than a tenth of a voxel away."""
         if self.shape != other.shape:
             return False
         corners = np.array(
@@ -80,19 +67,19 @@ class Header:
     affine: NDArray[np.float64]  # 4 x 4
     spacing_mm: tuple[float, float, float]
     dtype: np.dtype[Any]
-    bytes: int  # in memory, in the file's own type or as float32, whichever is more
+    bytes: int  # size in memory, in the file's own type or as float32, whichever is more
     channels: int
     nifti: Any = field(default=None, repr=False)  # nibabel's header; None for a picture
 
     @property
     def grid(self) -> Grid:
-        """The three spatial axes; a 2-D image has one slice."""
+        """Grid of the three spatial axes; a 2-D image has one slice."""
         x, y, z = (*self.shape[:3], 1)[:3]
         return Grid((x, y, z), self.affine)
 
 
 def spacing_of(affine: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Voxel size in mm along each axis."""
+    """Return the voxel size in mm along each axis."""
     x, y, z = (float(value) for value in np.sqrt((affine[:3, :3] ** 2).sum(axis=0)))
     return x, y, z
 
@@ -102,7 +89,7 @@ def check_header(path: Path, limit_bytes: int = LIMIT_BYTES) -> Header:
 
     Args:
         path: A .nii, .nii.gz, .png or .jpg file.
-        limit_bytes: The most memory that the voxels may take.
+        limit_bytes: Largest size of the voxels in memory.
 
     Raises:
         ImageUnreadable: Not an image, truncated, or an impossible header.
@@ -155,7 +142,10 @@ def _check_nifti(path: Path, limit_bytes: int) -> Header:
 
 
 def _parse_nifti(block: bytes) -> Any:
-    """The header of a single-file NIfTI-1 or NIfTI-2, of either byte order; extensions are never read."""
+    """Parse the header of a single-file NIfTI-1 or NIfTI-2, of either byte order.
+
+    Extensions are never read.
+    """
     if len(block) < 348:
         raise ValueError("shorter than a NIfTI header")
     size = {struct.unpack("<i", block[:4])[0], struct.unpack(">i", block[:4])[0]}
@@ -172,9 +162,9 @@ def _check_size(path: Path, claimed_bytes: int, limit_bytes: int) -> None:
 
 
 def _check_affine(nifti: Any, shape: tuple[int, ...]) -> NDArray[np.float64]:
-    """The affine, finite and invertible, of a plausible size."""
+    """Return the affine if it is finite, invertible and of a plausible size."""
     if len(shape) == 2 and not nifti["pixdim"][3] > 0:
-        nifti["pixdim"][3] = 1.0  # a 2-D image need not say how thick it is
+        nifti["pixdim"][3] = 1.0  # a 2-D image may leave its thickness out
     with np.errstate(all="ignore"):
         affine = np.asarray(nifti.get_best_affine(), dtype=np.float64)
         sizes = np.array(spacing_of(affine))
@@ -192,13 +182,8 @@ def _check_picture(path: Path, limit_bytes: int) -> Header:
     try:
         with open_picture(path) as picture:
             (columns, rows), bands = picture.size, len(picture.getbands())
-            dtype = np.dtype(
-                np.int32
-                if picture.mode.startswith("I")
-                else np.float32
-                if picture.mode == "F"
-                else np.uint8
-            )
+            whole = np.int32 if picture.mode.startswith("I") else np.uint8
+            dtype: np.dtype[Any] = np.dtype(np.float32 if picture.mode == "F" else whole)
     except Image.DecompressionBombError as error:
         pixels = re.search(r"\d+", str(error))
         raise ImageTooLarge(path, 4 * int(pixels.group() if pixels else 0), limit_bytes) from error
@@ -214,14 +199,14 @@ def _check_picture(path: Path, limit_bytes: int) -> Header:
 
 
 def open_picture(path: Path) -> Any:
-    """A PNG or JPEG file, its pixels not yet read."""
+    """Open a PNG or JPEG file without reading its pixels."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own cap follows
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # `limit_bytes` is checked
         return Image.open(path, formats=("PNG", "JPEG"))
 
 
 def open_stream(path: Path) -> IO[bytes]:
-    """A NIfTI file's bytes, decompressed if need be."""
+    """Open a NIfTI file's bytes, decompressed if need be."""
     return (
         cast("IO[bytes]", gzip.open(path, "rb"))
         if path.suffix.lower() == ".gz"
@@ -230,7 +215,7 @@ def open_stream(path: Path) -> IO[bytes]:
 
 
 def reason_of(error: BaseException) -> str:
-    """One line of what went wrong, without the path."""
+    """Return one line that says what went wrong, without the path."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror.lower()
     return " ".join(str(error).split())[:200] or type(error).__name__

@@ -1,6 +1,7 @@
-"""Small pictures of one axial slice: the image in grey, and label maps as colours upon it.
+"""Small pictures of one axial slice: the image in grey, label maps in colour on top.
 
-Anterior is up and, as in radiology, the patient's right is on the viewer's left. Pixels are square in mm.
+Anterior is up. As in radiology, the patient's right is on the viewer's left. Pixels are square in
+mm.
 """
 
 from collections.abc import Mapping
@@ -17,14 +18,14 @@ from torch import Tensor
 from polyclinic.imaging.grids import resample
 from polyclinic.imaging.headers import Grid, spacing_of
 
-# Okabe & Ito 2008, https://jfly.uni-koeln.de/color/: told apart with every kind of colour vision
+# Okabe & Ito 2008, https://jfly.uni-koeln.de/color/: distinct for every kind of colour vision
 COLOURS = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 OPACITY = 0.55
 LONGEST_PIXELS = 256
 
 
 def label_colours(labels: tuple[str, ...]) -> dict[str, str]:
-    """Hex colour of every class but the background, for legends; they repeat after seven."""
+    """Return the hex colour of every class but the background, for legends; they repeat after 7."""
     return {
         label: COLOURS[(number - 1) % len(COLOURS)]
         for number, label in enumerate(labels)
@@ -39,11 +40,11 @@ def write_slice_pictures(
     truth: NDArray[np.integer] | None,
     predictions: Mapping[str, NDArray[np.integer]],
 ) -> dict[str, Path]:
-    """Write `image.png`, `truth.png` and one `<name>.png` for each prediction, all of the same slice.
+    """Write `image.png`, `truth.png` and one `NAME.png` for each prediction, of the same slice.
 
     Args:
-        folder: Made if need be.
-        image: CXYZ, the first channel is drawn.
+        folder: Folder to write to; made if need be.
+        image: CXYZ; the first channel is drawn.
         affine: 4 x 4, voxel index to mm in RAS+.
         truth: Labels, XYZ (or XY); None if there are none.
         predictions: Name to labels of the same shape.
@@ -79,23 +80,24 @@ def _volume(name: str, labels: NDArray[np.integer], grid: Grid) -> Tensor:
 
 
 def slice_grid(grid: Grid, labels: Tensor | None, longest: int = LONGEST_PIXELS) -> Grid:
-    """One slice of square pixels: columns run to the left of the patient, rows to the back (LPS).
+    """Return the grid of one slice with square pixels.
+
+    Columns run to the left of the patient, rows to the back (LPS).
 
     Args:
-        grid: The volume's.
-        labels: 1XYZ on it, to choose the slice by; without, the middle one.
-        longest: How many pixels the longer side gets.
+        grid: Grid of the volume.
+        labels: 1XYZ on it, to choose the slice by; None for the middle slice.
+        longest: Number of pixels of the longer side.
 
     Returns:
-        Of shape (columns, rows, 1), to resample volumes onto.
+        Grid of shape (columns, rows, 1), to resample volumes onto.
     """
     turn = nib.orientations.ornt_transform(
         nib.io_orientation(grid.affine), nib.orientations.axcodes2ornt("LPS")
     )
     if grid.shape[2] == 1 and turn[2, 0] != 2:
-        turn = np.array(
-            [[0, 1], [1, 1], [2, 1]]
-        )  # a single slice of another direction is shown as it is
+        # a single slice that is not axial is shown as it is
+        turn = np.array([[0, 1], [1, 1], [2, 1]])
     source = np.argsort(turn[:, 0])
     sizes = np.array(grid.shape)[source]
     affine = grid.affine @ nib.orientations.inv_ornt_aff(turn, grid.shape)
@@ -116,11 +118,14 @@ def slice_grid(grid: Grid, labels: Tensor | None, longest: int = LONGEST_PIXELS)
 
 
 def choose_slice(labels: Tensor, axis: int) -> int:
-    """The slice that shows most classes, and of those the one with most foreground.
+    """Choose the slice that shows most classes, and of those the one with most foreground.
 
     Args:
         labels: 1XYZ.
-        axis: Which of XYZ runs through the slices.
+        axis: Axis of XYZ that runs through the slices.
+
+    Returns:
+        Index of the slice.
     """
     slices = labels[0].movedim(axis, 0).flatten(1)
     count = int(slices.max()) + 1
@@ -136,11 +141,11 @@ def choose_slice(labels: Tensor, axis: int) -> int:
 
 
 def window(plane: Tensor, volume: Tensor) -> Tensor:
-    """Grey values 0 .. 1 between the 1st and the 99.5th percentile of what is not background.
+    """Scale grey values to 0 .. 1, from the 1st to the 99.5th percentile of the foreground.
 
     Args:
-        plane: What is to be shown, any shape.
-        volume: What it was cut from, to know the range.
+        plane: Values to be shown, any shape.
+        volume: Volume that the plane is from; the percentiles are taken over it.
     """
     values = volume[volume != volume.min()].float().flatten()
     if values.numel() == 0:
@@ -169,7 +174,7 @@ def overlay(grey: Tensor, labels: Tensor) -> Tensor:
 
 
 def encode_png(picture: Tensor) -> bytes:
-    """A picture as the bytes of a PNG.
+    """Encode a picture as PNG.
 
     Args:
         picture: (1 or 3, columns, rows), 0 to 1.
@@ -180,7 +185,7 @@ def encode_png(picture: Tensor) -> bytes:
 
 
 def _pixels(picture: Tensor) -> NDArray[np.uint8]:
-    """Rows, columns, RGB."""
+    """Return a picture as (rows, columns, RGB)."""
     return (
         (picture.expand(3, -1, -1).clamp(0, 1) * 255)
         .round()

@@ -1,4 +1,4 @@
-"""Gaussian smoothing of fields, differentiable."""
+"""Differentiable Gaussian smoothing of fields."""
 
 import torch
 from torch import Tensor
@@ -8,18 +8,19 @@ _REACH = 3.0  # sigmas
 
 
 def smooth(field: Tensor, sigma: float) -> Tensor:
-    """Convolve with a Gaussian along every axis; beyond the border the nearest value counts.
+    """Convolve with a Gaussian along every axis; the border is replicated.
 
     Args:
         field: (B, C, H, W, D).
-        sigma: In voxels; 0 changes nothing.
+        sigma: Standard deviation in voxels; 0 changes nothing.
 
     Raises:
         ValueError: `sigma` is negative, or `field` is not 3-D.
     """
     if sigma < 0 or field.ndim != 5:
         raise ValueError(
-            f"sigma {sigma} of a field of shape {tuple(field.shape)}: it must be at least 0, and the shape (B, C, H, W, D)"
+            f"sigma {sigma} of a field of shape {tuple(field.shape)}: it must be at least 0, and "
+            "the shape (B, C, H, W, D)"
         )
     if sigma == 0:
         return field

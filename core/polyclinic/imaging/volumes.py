@@ -1,16 +1,13 @@
-"""NIfTI, PNG and JPEG <-> tensors that know where their voxels lie, checked before the voxels are read.
+"""NIfTI, PNG and JPEG files as tensors with an affine, and label maps as files.
 
-Every image is a volume of shape CXYZ (channels, then three axes as in the file); a 2-D image has one slice, Z = 1.
-An affine maps a voxel's index to millimetres in RAS+ (right, anterior, superior), as NIfTI defines it.
+Headers are checked before voxels are read. Every image is a volume of shape CXYZ (channels, then
+three axes as in the file); a 2-D image has one slice, Z = 1. An affine maps a voxel's index to
+millimetres in RAS+ (right, anterior, superior), as NIfTI defines it.
 """
 
-import errno
 import gzip
 import math
-import os
-import shutil
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +18,6 @@ from monai.data import MetaTensor
 from numpy.typing import NDArray
 
 from polyclinic.errors import (
-    DiskFull,
     ImageInvalid,
     ImageUnreadable,
     LabelInvalid,
@@ -37,18 +33,23 @@ from polyclinic.imaging.headers import (
     open_stream,
     reason_of,
 )
+from polyclinic.system.durable import write_durably
+
+# Pillow's modes that are turned into grey or RGB
+CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 
 
 def read_image(
     path: Path | Sequence[Path], channels: int, spatial_dims: int, limit_bytes: int = LIMIT_BYTES
 ) -> MetaTensor:
-    """Read an image, or several files that are one channel each.
+    """Read an image, from one file or from one file for each channel.
 
     Args:
         path: One file (a fourth NIfTI dimension holds channels), or one file for each channel.
-        channels: How many channels there must be. Pictures are turned into grey (1) or RGB (3).
-        spatial_dims: 3 refuses 2-D images; 2 takes both 2-D images and volumes, whose slices are chosen later.
-        limit_bytes: The most memory that one file may take.
+        channels: Expected number of channels. Pictures are turned into grey (1) or RGB (3).
+        spatial_dims: 3 refuses 2-D images; 2 takes both 2-D images and volumes, whose slices are
+            chosen later.
+        limit_bytes: Largest size of one file in memory.
 
     Returns:
         float32, shape CXYZ (Z = 1 for a 2-D image), with its affine.
@@ -90,8 +91,8 @@ def read_label(
 
     Args:
         path: An image file with one channel of whole numbers.
-        classes: If given, labels must lie in 0 .. classes - 1.
-        limit_bytes: The most memory that the file may take.
+        classes: Number of classes; if given, labels must lie in 0 .. classes - 1.
+        limit_bytes: Largest size of the file in memory.
 
     Returns:
         int32, shape 1XYZ, with its affine.
@@ -115,12 +116,12 @@ def read_label(
 
 
 def write_label_map(path: Path, labels: NDArray[np.uint8], header: Header) -> None:
-    """Write a label map as NIfTI on the grid of its input: complete under its name, or not there at all.
+    """Write a label map as NIfTI on the grid of its input, whole or not at all.
 
     Args:
         path: A .nii or .nii.gz file; replaced if present.
         labels: uint8, the spatial shape of `header`.
-        header: The input's: affine, sform and qform with their codes are kept.
+        header: Header of the input; its affine, sform and qform with their codes are kept.
 
     Raises:
         ValueError: `labels` has another shape, or `path` another suffix.
@@ -129,7 +130,8 @@ def write_label_map(path: Path, labels: NDArray[np.uint8], header: Header) -> No
     shape = header.shape[:3]
     if labels.shape != shape or not path.name.endswith((".nii", ".nii.gz")):
         raise ValueError(
-            f"{path.name}: {labels.shape} labels for an input of shape {shape}, in a .nii or .nii.gz file"
+            f"{path.name}: {labels.shape} labels for an input of shape {shape}, in a .nii or "
+            ".nii.gz file"
         )
     if header.nifti is None:
         image = nib.Nifti1Image(labels.astype(np.uint8), header.affine)
@@ -144,11 +146,21 @@ def write_label_map(path: Path, labels: NDArray[np.uint8], header: Header) -> No
         kind = nib.Nifti2Image if isinstance(fresh, nib.Nifti2Header) else nib.Nifti1Image
         image = kind(labels.astype(np.uint8), None, fresh)
     blob = image.to_bytes()
-    _write_durably(path, gzip.compress(blob, 4, mtime=0) if path.suffix == ".gz" else blob)
+    if path.suffix == ".gz":
+        blob = gzip.compress(blob, 4, mtime=0)
+    try:
+        write_durably(path, blob, private=False)
+    except OSError as error:
+        raise ResourceError(
+            f"{path.parent}: cannot be written ({reason_of(error)}). Choose another folder."
+        ) from error
 
 
 def _read_voxels(path: Path, header: Header, channels: int | None) -> NDArray[Any]:
-    """Voxels of shape XYZC, scaled as the header says; `channels` chooses grey or RGB for a picture."""
+    """Read voxels of shape XYZC, scaled as the header says.
+
+    For a picture, `channels` chooses grey (1) or RGB (3).
+    """
     try:
         if header.nifti is None:
             return _read_pixels(path, channels)
@@ -172,38 +184,8 @@ def _read_voxels(path: Path, header: Header, channels: int | None) -> NDArray[An
 
 def _read_pixels(path: Path, channels: int | None) -> NDArray[Any]:
     with open_picture(path) as picture:
-        if channels in (1, 3) and picture.mode in (
-            "1",
-            "L",
-            "LA",
-            "P",
-            "PA",
-            "RGB",
-            "RGBA",
-            "CMYK",
-            "YCbCr",
-        ):
+        if channels in (1, 3) and picture.mode in CONVERTIBLE:
             pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
         else:
-            pixels = np.asarray(picture)  # a label map's numbers, or 16 bits of grey, as they are
+            pixels = np.asarray(picture)  # numbers of a label map, or 16 bits of grey: unchanged
     return pixels.reshape(*pixels.shape[:2], 1, -1).swapaxes(0, 1)
-
-
-def _write_durably(path: Path, blob: bytes) -> None:
-    """Write under a temporary name, flush to the disk, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        with part.open("wb") as stream:
-            stream.write(blob)
-            stream.flush()
-            os.fsync(stream.fileno())
-        part.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            part.unlink(missing_ok=True)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise DiskFull(path.parent, shutil.disk_usage(path.parent).free, len(blob)) from error
-        raise ResourceError(
-            f"{path.parent}: cannot be written ({reason_of(error)}). Choose another folder."
-        ) from error

@@ -3,30 +3,22 @@
 Everything here is pure except `read_results` and what it calls.
 """
 
-import json
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from polyclinic.errors import RunError
-from polyclinic.federation.events import Event, EventLog
+from polyclinic.federation.events import Event
 from polyclinic.federation.method import Pace, methods
 from polyclinic.federation.metrics import Metric, read_metrics
-from polyclinic.federation.run_state import ComparisonState, RunState
+from polyclinic.federation.run_folder import RunFolder
+from polyclinic.federation.run_state import ComparisonState, RunState, checked
 
 LOCAL, POOLED = "local", "pooled"  # every hospital alone; all images in one place
 REFERENCES = frozenset({LOCAL, POOLED})
 State = TypeVar("State", bound=BaseModel)
-Found = TypeVar("Found")
-EXPECTED = {
-    "model_type": "an object was expected",
-    "dict_type": "an object was expected",
-    "mapping_type": "an object was expected",
-    "tuple_type": "a list was expected",
-}
 
 
 @dataclass(frozen=True)
@@ -136,7 +128,7 @@ class Results:
         Raises:
             RunError: It is damaged.
         """
-        return checked(self.folder / "run.json", lambda: self.run.part(name, model), f"{name}.")
+        return checked(self.folder / "run.json", lambda: self.run.part(name, model), name)
 
 
 def read_results(run_folder: Path) -> Results:
@@ -145,7 +137,9 @@ def read_results(run_folder: Path) -> Results:
     Raises:
         RunError: The folder has no run.json, or a damaged one.
     """
-    run = _without_own_opponents(read_state(run_folder))
+    run = _without_own_opponents(RunFolder(run_folder).state())
+    if not run.name:
+        run = run.model_copy(update={"name": run_folder.resolve().name})
     metrics, skipped = read_metrics(run_folder / "metrics.jsonl")
     arms = tuple(
         Arm(arm.name, arm.title or arm.name, arm.note, arm.kind, arm.name in REFERENCES)
@@ -160,7 +154,7 @@ def read_results(run_folder: Path) -> Results:
         hospitals=_hospitals(run, metrics),
         metrics=tuple(metric for metric in metrics if metric.arm not in opponents),
         compared=tuple(metric for metric in metrics if metric.arm in opponents),
-        events=EventLog().read(run_folder / "events.jsonl"),
+        events=RunFolder(run_folder).events(),
         rounds=run.rounds or 0,
         skipped_lines=skipped,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",
@@ -169,55 +163,6 @@ def read_results(run_folder: Path) -> Results:
         if (adapt := method.load("results")) is not None:
             results = adapt(results)
     return _complete(results)
-
-
-def read_state(run_folder: Path) -> RunState:
-    """Read run.json.
-
-    Raises:
-        RunError: It is missing, cannot be read, or is damaged.
-    """
-    path = run_folder / "run.json"
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{run_folder}: this is not a run's folder, it has no run.json.") from None
-    except (OSError, ValueError, RecursionError) as error:
-        raise RunError(
-            f"{path}: cannot be read ({error}). The run has no report without it."
-        ) from error
-    given = (
-        {key: value for key, value in found.items() if value is not None}
-        if isinstance(found, dict)
-        else found
-    )
-    run = checked(path, lambda: RunState.model_validate(given))
-    return run if run.name else run.model_copy(update={"name": run_folder.resolve().name})
-
-
-def checked(path: Path, read: Callable[[], Found], inside: str = "") -> Found:
-    """Return what is read of a file; `inside` names the part of the file, with a point at its end.
-
-    Raises:
-        RunError: The file is damaged.
-    """
-    try:
-        return read()
-    except ValidationError as error:
-        problem = describe_damage(error, inside)
-    except OverflowError as error:
-        problem = str(error)
-    raise RunError(f"{path}: is damaged ({problem}). The run has no report without it.")
-
-
-def describe_damage(error: ValidationError, inside: str = "") -> str:
-    """Name the first thing that is wrong in a file."""
-    first = error.errors(include_url=False)[0]
-    where = (inside + ".".join(map(str, first["loc"]))).rstrip(".")
-    if first["type"] == "missing":
-        return f"'{where}' is missing"
-    message = EXPECTED.get(first["type"]) or first["msg"].removeprefix("Value error, ")
-    return f"'{where}': {message}" if where else message
 
 
 def _without_own_opponents(run: RunState) -> RunState:

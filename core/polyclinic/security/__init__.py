@@ -1,1 +1,1 @@
-"""Keys, kits, and the reasons why a hospital is turned away."""
+"""Keys of hospitals, the kit of an enrolled hospital, and reasons for refusing admission."""

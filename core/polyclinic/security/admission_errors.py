@@ -1,7 +1,8 @@
-"""Why a hospital and a coordinator do not come together: one class for each reason, with a sentence for either side.
+"""Reasons why a hospital and a coordinator do not connect: one class for each.
 
-A hospital knocks before it joins: it checks the coordinator's certificate, then shows its key and says which site it is. Whoever
-refuses says why; the coordinator keeps a line of every refusal in its journal.
+Before a hospital joins, it makes a handshake: it checks the coordinator's certificate, then shows
+its key and the name of its site. The side that refuses says why; each class has a sentence for
+either side. The coordinator records every refusal in its journal.
 """
 
 import json
@@ -15,151 +16,195 @@ from polyclinic.security.keys import PrivateKey, public_pem
 
 KNOCK = "/polyclinic.Door/Knock"
 SITE_HEADER = "polyclinic-site"
-PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER = (
-    "flwr-public-key-bin",
-    "flwr-signature-bin",
-    "flwr-timestamp",
-)  # Flower's
-MAX_FACT = 200  # characters of one fact that travels
+# headers of Flower's node authentication
+PUBLIC_KEY_HEADER = "flwr-public-key-bin"
+SIGNATURE_HEADER = "flwr-signature-bin"
+TIMESTAMP_HEADER = "flwr-timestamp"
+MAX_FACT = 200  # characters of one fact on the wire
 
 
 class AdmissionRefused(LinkError):
-    """The two do not come together. Subclasses say why, `code` names the reason on the wire."""
+    """One side refuses the other; the subclass says why.
+
+    Attributes:
+        code: Name of the reason on the wire.
+        hospital: Sentence for the hospital, with the remedy.
+        coordinator: Sentence for the coordinator.
+    """
 
     code = ""
-    hospital = ""  # what the hospital reads, with the remedy
-    coordinator = ""  # what the coordinator reads
+    hospital = ""
+    coordinator = ""
 
     def __init__(self, **facts: str) -> None:
         self.facts = {name: str(fact)[:MAX_FACT] for name, fact in facts.items()}
         super().__init__(self.hospital.format(**self.facts))
 
     def told(self) -> str:
-        """The coordinator's sentence."""
+        """Return the sentence for the coordinator."""
         return self.coordinator.format(**self.facts)
 
     def pack(self) -> str:
-        """For the wire."""
+        """Encode the reason and its facts for the wire."""
         return json.dumps({"polyclinic": self.code, **self.facts})
 
 
 class KeyMissing(AdmissionRefused):
-    """A caller that shows no key."""
+    """A caller showed no key."""
 
     code = "no-key"
-    hospital = "The coordinator asks for a key and none was shown. Join with the kit that it sent and the key it belongs to."
+    hospital = (
+        "The coordinator asks for a key and none was shown. "
+        "Join with the kit that it sent, and with the key that belongs to the kit."
+    )
     coordinator = (
-        "{who} showed no key and was turned away. If it is a hospital, it has to join with its kit."
+        "{who} showed no key and was refused. If it is a hospital, it must join with --kit."
     )
 
 
 class KeyUnknown(AdmissionRefused):
-    """A key that was never enrolled."""
+    """A key was never enrolled."""
 
     code = "unknown-key"
     hospital = (
-        "The coordinator does not know the key {key}. Send it hospital.pub (the public half), have it enrolled, and use the kit that "
-        "comes back."
+        "The coordinator does not know the key {key}. Send it hospital.pub (the public half), "
+        "have it enrolled, and use the kit that comes back."
     )
-    coordinator = "A client showed the key {key}, which is not enrolled, and was turned away. Enrol it: polyclinic-server enrol NAME hospital.pub"
+    coordinator = (
+        "A client showed the key {key}, which is not enrolled, and was refused. "
+        "Enrol it: polyclinic-server enrol NAME hospital.pub"
+    )
 
 
 class KeyRevoked(AdmissionRefused):
-    """A key that was enrolled once."""
+    """A key was enrolled once and has been revoked."""
 
     code = "revoked-key"
     hospital = (
-        "The coordinator has revoked the key of {site} ({key}). Ask it why; to come back, make a new key "
-        "(polyclinic-client keygen --folder NEW) and have it enrolled."
+        "The coordinator has revoked the key of {site} ({key}). Ask it why; to come back, make a "
+        "new key (polyclinic-client keygen --folder NEW) and have it enrolled."
     )
-    coordinator = "{site} showed its revoked key {key} and was turned away. A new key of that hospital can be enrolled."
+    coordinator = (
+        "{site} showed its revoked key {key} and was refused. "
+        "A new key of that hospital can be enrolled."
+    )
 
 
 class KeyOfAnother(AdmissionRefused):
-    """A key that is enrolled for another site."""
+    """A key is enrolled for another site."""
 
     code = "other-site"
-    hospital = "The key {key} is enrolled for another hospital than {claimed}. Use the kit and the key that belong together."
+    hospital = (
+        "The key {key} is enrolled for another hospital than {claimed}. "
+        "Use the kit and the key that belong together."
+    )
     coordinator = (
-        "{site} called itself {claimed}, showing the key {key} of {site}, and was turned away."
+        "{site} called itself {claimed}, showing the key {key} of {site}, and was refused."
     )
 
 
 class SignatureInvalid(AdmissionRefused):
-    """Somebody who shows a public key without having its private half."""
+    """A caller shows a public key without having its private half."""
 
     code = "bad-signature"
-    hospital = "The coordinator could not verify this hospital's signature. Use the private key that belongs to the enrolled public key."
-    coordinator = (
-        "A client showed the key {key} without being able to sign for it, and was turned away."
+    hospital = (
+        "The coordinator could not verify this hospital's signature. "
+        "Use the private key that belongs to the enrolled public key."
     )
+    coordinator = "A client showed the key {key}, could not sign with it, and was refused."
 
 
 class ClockWrong(AdmissionRefused):
-    """Clocks that differ too much."""
+    """The clocks of the two sides differ too much."""
 
     code = "clock"
-    hospital = "This machine's clock differs from the coordinator's by {seconds} s, which is too much. Set it, for example with NTP."
-    coordinator = "The clock of a client with the key {key} is {seconds} s off; it was turned away. It has to set its clock (NTP)."
+    hospital = (
+        "This machine's clock differs from the coordinator's by {seconds} s, which is too much. "
+        "Set it, for example with NTP."
+    )
+    coordinator = (
+        "The clock of a client with the key {key} is {seconds} s off; the client was refused. "
+        "It must set its clock (NTP)."
+    )
 
 
 class AuthorityUnknown(AdmissionRefused):
-    """The coordinator's certificate is not of the authority in the kit."""
+    """The coordinator's certificate is not from the authority in the kit."""
 
     code = "wrong-ca"
     hospital = (
-        "The certificate of {server} was not made by the coordinator that the kit belongs to. The kit may be old or of another federation: "
-        "ask for a new one. If it is not, somebody else may be answering there: do not go on."
+        "The certificate of {server} was not made by the coordinator that the kit belongs to. "
+        "The kit may be old or from another federation: ask for a new one. If it is neither, "
+        "somebody else may be answering there: do not go on."
     )
-    coordinator = "{who} does not trust this coordinator's certificate authority and left. Its kit is old or of another coordinator."
+    coordinator = (
+        "{who} does not trust this coordinator's certificate authority and left. "
+        "Its kit is old or from another coordinator."
+    )
 
 
 class CertificateExpired(AdmissionRefused):
-    """The coordinator's certificate is past its time."""
+    """The coordinator's certificate has expired."""
 
     code = "expired-certificate"
-    hospital = "The certificate of {server} has expired. Ask the coordinator to run `polyclinic-server init --renew`; this kit stays good."
-    coordinator = "{who} left because the server's certificate has expired. Run: polyclinic-server init --renew"
+    hospital = (
+        "The certificate of {server} has expired. Ask the coordinator to run "
+        "`polyclinic-server init --renew`; this kit stays valid."
+    )
+    coordinator = (
+        "{who} left because the server's certificate has expired. "
+        "Run: polyclinic-server init --renew"
+    )
 
 
 class HostNameWrong(AdmissionRefused):
-    """The coordinator's certificate is for other names."""
+    """The coordinator's certificate is for other host names."""
 
     code = "wrong-host"
     hospital = (
-        "The certificate of {server} is not for that name. Use the address in the kit, or ask the coordinator to add this name: "
-        "polyclinic-server init --renew --host NAME"
+        "The certificate of {server} is not for that name. Use the address in the kit, or ask the "
+        "coordinator to add this name: polyclinic-server init --renew --host NAME"
     )
-    coordinator = "{who} left because the server's certificate is not for the name it dialled. Add it: polyclinic-server init --renew --host NAME"
+    coordinator = (
+        "{who} left because the server's certificate is not for the name that it dialled. "
+        "Add the name: polyclinic-server init --renew --host NAME"
+    )
 
 
 class PlaintextRefused(AdmissionRefused):
-    """Plain text where TLS is spoken."""
+    """A client speaks plain text to a server that speaks TLS."""
 
     code = "plaintext"
-    hospital = "{server} speaks TLS, and this client was told not to. Join with --kit FILE instead of --insecure."
-    coordinator = "{who} spoke plain text to the TLS port and was turned away. A hospital joins with --kit, without --insecure."
+    hospital = (
+        "{server} speaks TLS, and this client was told not to. "
+        "Join with --kit FILE instead of --insecure."
+    )
+    coordinator = (
+        "{who} spoke plain text to the TLS port and was refused. "
+        "A hospital joins with --kit, without --insecure."
+    )
 
 
 class TlsMissing(AdmissionRefused):
-    """TLS where plain text is spoken."""
+    """A client speaks TLS to a server that speaks plain text."""
 
     code = "no-tls"
-    hospital = "{server} does not speak TLS, so nobody knows who answers there. A coordinator that hospitals can trust runs without --insecure."
+    hospital = (
+        "{server} does not speak TLS, so nobody knows who answers there. "
+        "A coordinator that hospitals can trust runs without --insecure."
+    )
     coordinator = "{who} spoke TLS to a coordinator that was started with --insecure."
 
 
+KEY_REASONS = (KeyMissing, KeyUnknown, KeyRevoked, KeyOfAnother, SignatureInvalid, ClockWrong)
+TLS_REASONS = (AuthorityUnknown, CertificateExpired, HostNameWrong, PlaintextRefused, TlsMissing)
 REASONS: dict[str, type[AdmissionRefused]] = {
-    kind.code: kind
-    for kind in (
-        KeyMissing, KeyUnknown, KeyRevoked, KeyOfAnother, SignatureInvalid, ClockWrong,
-        AuthorityUnknown, CertificateExpired, HostNameWrong, PlaintextRefused, TlsMissing,
-    )
-}  # fmt: skip
+    kind.code: kind for kind in (*KEY_REASONS, *TLS_REASONS)
+}
 
 
 def unpack_refusal(text: str) -> AdmissionRefused | None:
-    """What a coordinator said, if it is one of its refusals."""
+    """Decode a coordinator's refusal; None for any other text."""
     try:
         facts = json.loads(text)
         return REASONS[facts.pop("polyclinic")](
@@ -170,10 +215,15 @@ def unpack_refusal(text: str) -> AdmissionRefused | None:
 
 
 def credentials(key: PrivateKey, site: str = "") -> list[tuple[str, str | bytes]]:
-    """gRPC metadata by which a hospital shows its key: as Flower's SuperNode does, and the site's name."""
+    """Return the gRPC metadata by which a hospital shows its key.
+
+    They are those of Flower's SuperNode, and the site's name if there is one.
+    """
     timestamp = datetime.now(UTC).isoformat()
     signature = key.sign(timestamp.encode(), ec.ECDSA(hashes.SHA256()))
     found: list[tuple[str, str | bytes]] = [
-        (PUBLIC_KEY_HEADER, public_pem(key.public_key())), (TIMESTAMP_HEADER, timestamp), (SIGNATURE_HEADER, signature),
-    ]  # fmt: skip
+        (PUBLIC_KEY_HEADER, public_pem(key.public_key())),
+        (TIMESTAMP_HEADER, timestamp),
+        (SIGNATURE_HEADER, signature),
+    ]
     return [*found, (SITE_HEADER, site)] if site else found

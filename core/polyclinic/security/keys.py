@@ -1,6 +1,7 @@
-"""Hospitals' keys: ECDSA on P-384 in OpenSSH's formats, which is what Flower's node authentication takes.
+"""Hospitals' keys: ECDSA on P-384 in OpenSSH's formats, as Flower's node authentication needs them.
 
-`ssh-keygen -t ecdsa -b 384` makes the same files, and `ssh-keygen -lf hospital.pub` shows the same fingerprint.
+`ssh-keygen -t ecdsa -b 384` makes the same files, and `ssh-keygen -lf hospital.pub` shows the same
+fingerprint.
 """
 
 import base64
@@ -23,20 +24,25 @@ from polyclinic.system.durable import write_durably
 
 PRIVATE, PUBLIC = "hospital.key", "hospital.pub"
 MAX_KEY_BYTES = 10_000
-OTHERS = 0o007  # what anybody on the machine may do with a private key: nothing; its group may read it, as mounted secrets need
+# what anybody on the machine may do with a private key: nothing; its group may read it, as mounted
+# secrets need
+OTHERS = 0o007
 PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
 
 
 def make_key(folder: Path, comment: str = "polyclinic") -> PublicKey:
-    """Write a new pair, `hospital.key` (only its owner can read it) and `hospital.pub`; returns the public half.
+    """Write a new key pair and return its public half.
+
+    The files are `hospital.key`, which only its owner can read, and `hospital.pub`.
 
     Raises:
         KeyInvalid: There is a key already; it is never overwritten.
     """
     if (folder / PRIVATE).exists():
         raise KeyInvalid(
-            f"{folder / PRIVATE}: there is a key already, and it is not overwritten. Use it, or choose another folder with --folder."
+            f"{folder / PRIVATE}: there is a key already, and it is not overwritten. Use it, or "
+            "choose another folder with --folder."
         )
     key = ec.generate_private_key(ec.SECP384R1())
     write_durably(
@@ -48,10 +54,11 @@ def make_key(folder: Path, comment: str = "polyclinic") -> PublicKey:
 
 
 def load_private_key(path: Path) -> PrivateKey:
-    """A hospital's private key.
+    """Load a hospital's private key.
 
     Raises:
-        KeyInvalid: None there, readable by others, protected by a password, or of another kind.
+        KeyInvalid: There is no key, others can read it, it has a password, or it is of another
+            kind.
     """
     content = _read(path, "`polyclinic-client keygen` makes one")
     if path.stat().st_mode & OTHERS and os.name == "posix":
@@ -62,7 +69,8 @@ def load_private_key(path: Path) -> PrivateKey:
         key = serialization.load_ssh_private_key(content, password=None)
     except (ValueError, TypeError, UnsupportedAlgorithm) as error:
         raise KeyInvalid(
-            f"{path}: not an OpenSSH private key without a password. `polyclinic-client keygen` makes one."
+            f"{path}: not an OpenSSH private key without a password. `polyclinic-client keygen` "
+            "makes one."
         ) from error
     if not isinstance(key, PrivateKey) or not isinstance(key.curve, ec.SECP384R1):
         raise KeyInvalid(
@@ -72,32 +80,34 @@ def load_private_key(path: Path) -> PrivateKey:
 
 
 def load_public_key(path: Path) -> PublicKey:
-    """A hospital's public key.
+    """Load a hospital's public key.
 
     Raises:
-        KeyInvalid: Not a file, or not such a key; a private key that was sent by mistake is named as that.
+        KeyInvalid: There is no such file, or it is not such a key. A private key that was sent by
+            mistake is named as one.
     """
     content = _read(
         path, "the hospital's `polyclinic-client keygen` writes hospital.pub; have it sent"
     )
     if b"PRIVATE KEY" in content:
         raise KeyInvalid(
-            f"{path}: this is a private key, which must never leave its hospital. Delete it here, have the hospital make a new pair, "
-            "and enrol the file hospital.pub."
+            f"{path}: this is a private key, which must never leave its hospital. Delete it here, "
+            "have the hospital make a new pair, and enrol the file hospital.pub."
         )
     try:
         return parse_public_key(content)
     except ValueError as error:
         raise KeyInvalid(
-            f"{path}: not an ECDSA public key on P-384. `polyclinic-client keygen` writes one, hospital.pub."
+            f"{path}: not an ECDSA public key on P-384. `polyclinic-client keygen` writes one, "
+            "hospital.pub."
         ) from error
 
 
 def parse_public_key(content: bytes) -> PublicKey:
-    """A public key in OpenSSH's one-line format, or in PEM as Flower sends it.
+    """Parse a public key in OpenSSH's one-line format, or in PEM as Flower sends it.
 
     Raises:
-        ValueError: Anything else.
+        ValueError: The bytes are neither.
     """
     try:
         pem = content.startswith(b"-----BEGIN")
@@ -114,17 +124,17 @@ def parse_public_key(content: bytes) -> PublicKey:
 
 
 def public_text(key: PublicKey) -> str:
-    """OpenSSH's one line, without a comment."""
+    """Return the key in OpenSSH's one-line format, without a comment."""
     return key.public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH).decode()
 
 
 def public_pem(key: PublicKey) -> bytes:
-    """PEM, as Flower sends it with every call."""
+    """Return the key in PEM, as Flower sends it with every call."""
     return key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
 
 
 def fingerprint(key: PublicKey) -> str:
-    """SHA256:..., the same as `ssh-keygen -l` shows."""
+    """Return the fingerprint SHA256:..., as `ssh-keygen -l` shows it."""
     blob = base64.b64decode(public_text(key).split()[1])
     return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
 

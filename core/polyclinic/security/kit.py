@@ -1,4 +1,4 @@
-"""The kit: what a coordinator sends back to a hospital that it enrolled. Nothing in it is secret."""
+"""The kit that a coordinator sends to a hospital that it enrolled; it holds no secret."""
 
 import json
 import re
@@ -16,7 +16,7 @@ SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 
 @dataclass(frozen=True)
 class Kit:
-    """Where the coordinator is, how it is recognized, and what it calls the hospital."""
+    """Address of the coordinator, how to recognize it, and its name for the hospital."""
 
     site: str
     server: str  # HOST:PORT
@@ -32,10 +32,10 @@ class Kit:
 
     @classmethod
     def read(cls, path: Path) -> "Kit":
-        """A kit's file.
+        """Read a kit's file.
 
         Raises:
-            KitInvalid: Not a kit, or of a newer polyclinic.
+            KitInvalid: The file is not a kit, or is from a newer polyclinic.
         """
         try:
             if path.stat().st_size > MAX_KIT_BYTES:
@@ -63,10 +63,10 @@ class Kit:
         try:
             parse_address(self.server)
         except AddressInvalid as error:
-            raise KitInvalid(path, f"its address is of no use: {error}") from error
+            raise KitInvalid(path, f"its address is invalid: {error}") from error
 
 
 def check_site_name(name: str, option: str = "--name") -> None:
-    """Raise `ConfigError` if a hospital cannot be called that."""
+    """Raise `ConfigError` if a hospital cannot have this name."""
     if not SITE_NAME.fullmatch(name):
         raise ConfigError(f"{option} '{name}': letters, digits, dots and hyphens only, at most 63.")

@@ -1,1 +1,1 @@
-"""The durable store of contributions: ledger, journal, verification, refusals."""
+"""Durable store of contributions: ledger, journal, verification, refusals."""

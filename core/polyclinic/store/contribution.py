@@ -1,13 +1,13 @@
-"""What a hospital hands over: a task vector, statistics of its features, and where they come from.
+"""A hospital's contribution: a task vector, statistics of its features, and their provenance.
 
-One safetensors file. Its tensors are called `task_vector/NAME` and `statistics/NAME`; its only metadata is `polyclinic`, the provenance as
-JSON with sorted keys, so that the same contribution is the same bytes. It is named by the SHA-256 of those bytes.
+A contribution is one safetensors file. Its tensors are called `task_vector/NAME` and
+`statistics/NAME`. Its only metadata is `polyclinic`, the provenance as JSON with sorted keys, so
+that equal contributions are equal bytes. The file is named by the SHA-256 of those bytes.
 """
 
 import json
 import math
 import sys
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,7 +35,7 @@ from polyclinic.store.refusals import (
     TypeRefused,
     UnknownSite,
 )
-from polyclinic.system.durable import file_digest, make_folder, sync_folder
+from polyclinic.system.durable import file_digest, make_folder, put_in_place, temporary_file
 
 __all__ = [
     "Contribution",
@@ -47,26 +47,26 @@ __all__ = [
     "write_contribution",
 ]
 
-OPEN: Any = safe_open  # safetensors has only part of its types
+OPEN: Any = safe_open  # safetensors is only partly typed
 TASK_VECTOR, STATISTICS = "task_vector/", "statistics/"
-FEWEST_NORMS = 3  # of fewer than three numbers the median says nothing
+FEWEST_NORMS = 3  # the median of fewer norms says nothing
 MAX_TEXT = 200  # characters of a name
 MAX_METRICS = 1000
-MAX_EXAMPLES = 2**53  # a weight that a float64 still counts exactly
+MAX_EXAMPLES = 2**53  # up to here a float64 holds every whole number exactly
 
 
 @dataclass(frozen=True)
 class Contribution:
-    """Where a task vector comes from; the tensors stay in the file.
+    """Provenance of a task vector; the tensors stay in the file.
 
     Attributes:
-        site: The hospital.
-        base: `state_digest` of the model that it trained from.
-        task: What for; the coordinator compares it literally.
-        num_examples: How many examples it trained on, at least 1.
-        metrics: What it measured; finite.
+        site: Name of the hospital.
+        base: `state_digest` of the model from which the hospital trained.
+        task: Name of the task; the coordinator compares it literally.
+        num_examples: Number of training examples, at least 1.
+        metrics: The hospital's own measurements; finite.
         created: Seconds since 1970, UTC, by the hospital's clock.
-        version: Of polyclinic.
+        version: Version of polyclinic.
     """
 
     site: str
@@ -84,12 +84,14 @@ class Requirements:
 
     Attributes:
         base: `state_digest` of the newest base.
-        layout: Names and shapes of the base's floating tensors.
-        task: The federation's.
-        sites: Its hospitals; None for anybody.
-        max_bytes: The largest file.
-        max_norm_ratio: The longest task vector, in medians of the others'; 0 for no limit.
-        older_bases: Digests of earlier bases, and how many bases each is behind; 1 is the one before the newest.
+        layout: Names and shapes of the base's floating-point tensors.
+        task: Name of the federation's task.
+        sites: Names of its hospitals; None accepts everybody.
+        max_bytes: Largest size of a file.
+        max_norm_ratio: Largest norm of a task vector, in medians of the others' norms; 0 for no
+            limit.
+        older_bases: Digest of each earlier base, and how many bases it is behind the newest; 1 is
+            the one before the newest.
         max_staleness: How many bases a contribution may be behind.
     """
 
@@ -104,10 +106,10 @@ class Requirements:
 
 
 class TensorFile:
-    """A contribution whose tensors are read one at a time, when they are asked for.
+    """An open contribution; each tensor is read when it is asked for.
 
     Raises:
-        ContributionDamaged: Not a contribution.
+        ContributionDamaged: The file is not a contribution.
     """
 
     def __init__(self, path: Path) -> None:
@@ -136,21 +138,21 @@ class TensorFile:
         self._file = None
 
     def task_vector(self, name: str) -> Tensor:
-        """The task vector of one tensor of the model."""
+        """Read the task vector of one tensor of the model."""
         tensor: Tensor = self._file.get_tensor(TASK_VECTOR + name)
         return tensor
 
     def statistic(self, name: str) -> Tensor:
-        """One statistic."""
+        """Read one statistic."""
         tensor: Tensor = self._file.get_tensor(STATISTICS + name)
         return tensor
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Shape of one tensor of the task vector, from the header alone."""
+        """Return the shape of one tensor of the task vector, from the header alone."""
         return tuple(self._file.get_slice(TASK_VECTOR + name).get_shape())
 
     def types(self) -> dict[str, str]:
-        """Every tensor's type as safetensors calls it, such as F32; from the header alone."""
+        """Return every tensor's type as safetensors calls it, such as F32, from the header."""
         keys = [TASK_VECTOR + name for name in self.names] + [
             STATISTICS + name for name in self.statistics
         ]
@@ -160,10 +162,11 @@ class TensorFile:
 def write_contribution(
     folder: Path, contribution: Contribution, task_vector: StateDict, statistics: StateDict
 ) -> Path:
-    """Write FOLDER/DIGEST.safetensors; it is whole, and on the disk, once this returns.
+    """Write FOLDER/DIGEST.safetensors; the file is whole and on the disk once this returns.
 
     Raises:
-        ValueError: The provenance is not as `Contribution` describes it, for example a metric that is not finite.
+        ValueError: The provenance is not as `Contribution` describes it, for example because a
+            metric is not finite.
         DiskFull: No room.
     """
     text = json.dumps(
@@ -175,22 +178,18 @@ def write_contribution(
     make_folder(folder)
     tensors = {TASK_VECTOR + name: tensor for name, tensor in task_vector.items()}
     tensors |= {STATISTICS + name: tensor for name, tensor in statistics.items()}
-    temporary = folder / f".{uuid.uuid4().hex}.partial"
-    try:
-        save_state(tensors, temporary, {"polyclinic": text})
-        path = folder / f"{file_digest(temporary)}.safetensors"
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(folder)
+    with temporary_file(folder, "contribution") as unfinished:
+        save_state(tensors, unfinished, {"polyclinic": text})
+        path = folder / f"{file_digest(unfinished)}.safetensors"
+        put_in_place(unfinished, path)
     return path
 
 
 def read_contribution(path: Path) -> Contribution:
-    """The provenance, from the header alone.
+    """Read the provenance, from the header alone.
 
     Raises:
-        ContributionDamaged: Not a contribution.
+        ContributionDamaged: The file is not a contribution.
     """
     with TensorFile(path) as file:
         return file.contribution
@@ -203,12 +202,12 @@ def check_contribution(
 
     Args:
         path: The file as it arrived.
-        sender: The site that really sent it, whatever the file says.
+        sender: The site that sent it, whatever the file says.
         requirements: What is accepted.
         norms: L2 norms of the other hospitals' active task vectors.
 
     Returns:
-        Its provenance, and the L2 norm of its task vector, added up in float64.
+        Its provenance, and the L2 norm of its task vector, summed in float64.
 
     Raises:
         ContributionRefused: One of the types in `polyclinic.store.refusals`.
@@ -226,7 +225,10 @@ def check_contribution(
 
 
 def staleness_of(base: str, requirements: Requirements) -> int | None:
-    """How many bases a contribution made on `base` is behind; None if the federation never had that base."""
+    """Return how many bases behind the newest a contribution made on `base` is.
+
+    None means that the federation never had that base.
+    """
     return 0 if base == requirements.base else requirements.older_bases.get(base)
 
 
@@ -256,11 +258,11 @@ def _check_layout(file: TensorFile, sender: str, layout: Mapping[str, tuple[int,
 
 
 def _measure(file: TensorFile, sender: str) -> float:
-    """The task vector's L2 norm; everything in the file is finite."""
+    """Return the L2 norm of the task vector, and check that every tensor is finite."""
     squares = 0.0
     for name in file.names:
         length = float(torch.linalg.vector_norm(file.task_vector(name), dtype=torch.float64))
-        if not math.isfinite(length):  # in float64 no sum of squares of finite float32 overflows
+        if not math.isfinite(length):  # squares of finite float32 do not overflow in float64
             raise NotFinite(sender, TASK_VECTOR + name)
         squares += length * length
     for name in file.statistics:
@@ -276,10 +278,10 @@ def _check_norm(sender: str, norm: float, norms: Sequence[float], ratio: float) 
 
 
 def _parse(text: str) -> Contribution:
-    """The provenance, every field of the right type and size.
+    """Parse the provenance, and check the type and size of every field.
 
     Raises:
-        ValueError: It is not.
+        ValueError: The text is not a valid provenance.
     """
     if not text:
         raise ValueError("it has no polyclinic metadata")

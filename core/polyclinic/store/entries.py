@@ -1,7 +1,8 @@
-"""What a ledger's tables say: lines, publications, contributions, and which of those are active.
+"""Queries on a ledger's tables: journal lines, publications, contributions and their state.
 
-A site's active contribution is the one with the greatest (created, digest) of those that no withdrawal covers, so the order of arrival
-does not matter. A withdrawal covers what the site had handed over before it.
+The active contribution of a site is the one with the greatest (created, digest) among those that no
+withdrawal covers, so the order of arrival does not matter. A withdrawal covers everything that the
+site had handed over before.
 """
 
 import json
@@ -19,7 +20,7 @@ State = Literal["active", "superseded", "withdrawn"]
 
 @dataclass(frozen=True)
 class Receipt:
-    """What became of a contribution: whether it is new, and whether it is the one of its site that counts."""
+    """Answer to a contribution: whether it is new, and whether it is its site's active one."""
 
     digest: str
     sequence: int
@@ -29,7 +30,10 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Entry:
-    """A contribution in the ledger; `received` and `created` in seconds since 1970, by the coordinator's and the hospital's clock."""
+    """A contribution in the ledger.
+
+    `received` and `created` are seconds since 1970, by the coordinator's and the hospital's clock.
+    """
 
     digest: str
     sequence: int
@@ -50,7 +54,7 @@ class Entry:
 
 @dataclass(frozen=True)
 class Publication:
-    """A published model: its digest, and how and from which contributions it was made."""
+    """A published model: its digest, how it was made, and from which contributions."""
 
     number: int
     time: float
@@ -76,7 +80,7 @@ class Line:
 def read_lines(
     connection: Connection, kinds: Sequence[str] = (), limit: int | None = None
 ) -> list[Line]:
-    """Lines of the journal, oldest first; the last `limit` of them."""
+    """Return lines of the journal, oldest first; with `limit`, only the last ones."""
     chosen = select(JOURNAL).order_by(JOURNAL.c.sequence.desc()).limit(limit)
     if kinds:
         chosen = chosen.where(JOURNAL.c.kind.in_(kinds))
@@ -84,12 +88,12 @@ def read_lines(
 
 
 def as_line(row: RowMapping) -> Line:
-    """A row of the journal, its body parsed."""
+    """Return a row of the journal with its body parsed."""
     return Line(**{**row, "body": json.loads(row["body"])})
 
 
 def note_of(line: Line) -> dict[str, Any]:
-    """What a `base` line notes, if it is a JSON object; else an empty one."""
+    """Return the note of a `base` line if it is a JSON object; else an empty one."""
     try:
         note = json.loads(str(line.body.get("note")))
     except json.JSONDecodeError:
@@ -98,7 +102,7 @@ def note_of(line: Line) -> dict[str, Any]:
 
 
 def as_publication(line: Line) -> Publication:
-    """What a `published` line says."""
+    """Return the publication that a `published` line describes."""
     return Publication(
         line.body["number"],
         line.time,
@@ -109,35 +113,30 @@ def as_publication(line: Line) -> Publication:
 
 
 def first_row(connection: Connection) -> Mapping[str, Any]:
-    """The line that opened the journal; empty if there is none."""
-    return dict(
-        connection.execute(select(JOURNAL).order_by(JOURNAL.c.sequence).limit(1)).mappings().first()
-        or {}
-    )
+    """Return the line that opened the journal; empty if there is none."""
+    chosen = select(JOURNAL).order_by(JOURNAL.c.sequence).limit(1)
+    return dict(connection.execute(chosen).mappings().first() or {})
 
 
 def base_digests(connection: Connection) -> list[str]:
-    """Digests of all bases, oldest first."""
-    return list(
-        connection.scalars(
-            select(JOURNAL.c.subject).where(JOURNAL.c.kind == "base").order_by(JOURNAL.c.sequence)
-        )
-    )
+    """Return the digests of all bases, oldest first."""
+    bases = select(JOURNAL.c.subject).where(JOURNAL.c.kind == "base")
+    return list(connection.scalars(bases.order_by(JOURNAL.c.sequence)))
 
 
 def is_active(connection: Connection, site: str, digest: str) -> bool:
-    """Whether a contribution is the one of its site that counts."""
+    """Tell whether a contribution is its site's active one."""
     newest = active_rows(connection, site).get(site)
     return newest is not None and newest.digest == digest
 
 
 def active_rows(connection: Connection, site: str | None = None) -> dict[str, Row[Any]]:
-    """Digest, site and norm of every active contribution, by site; of one site alone, if it is given."""
+    """Return digest, site and norm of every active contribution, by site; of one site if given."""
     return {row.site: row for row in connection.execute(select(_active(site)))}
 
 
 def read_entries(connection: Connection, *, only_active: bool) -> list[dict[str, Any]]:
-    """Contributions as the fields of an `Entry` but its path, oldest first.
+    """Return contributions as the fields of an `Entry` without its path, oldest first.
 
     Raises:
         ValueError: A row's metrics are not JSON.
@@ -162,7 +161,7 @@ def read_entries(connection: Connection, *, only_active: bool) -> list[dict[str,
 
 
 def _withdrawals() -> Subquery:
-    """The newest withdrawal of every site that has one."""
+    """Select the newest withdrawal of every site that has one."""
     newest = func.max(JOURNAL.c.sequence).label("sequence")
     return (
         select(JOURNAL.c.site, newest)
@@ -173,7 +172,7 @@ def _withdrawals() -> Subquery:
 
 
 def _active(site: str | None = None) -> Subquery:
-    """Of every site the greatest (created, digest) that no withdrawal covers."""
+    """Select, for every site, the greatest (created, digest) that no withdrawal covers."""
     columns, withdrawals = CONTRIBUTIONS.c, _withdrawals()
     rank = func.row_number().over(
         partition_by=columns.site, order_by=(columns.created.desc(), columns.digest.desc())

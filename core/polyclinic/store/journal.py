@@ -1,7 +1,9 @@
-"""The ledger's database: two tables that only grow, one hash chain through them, and what SQLite and PostgreSQL each need for that.
+"""Database of a ledger: two tables that only grow, and a hash chain through the journal.
 
-Every line of the journal carries the hash of the line before, so that a line that was changed, removed or moved breaks the chain from there
-on. Only the removal of the last lines leaves a sound, shorter chain: keep the newest hash elsewhere to notice that too.
+Every line of the journal holds the hash of the line before, so that a line that was changed,
+removed or moved breaks the chain from there on. Removing the last lines leaves a sound, shorter
+chain: keep the newest hash in another place to notice that too. The module also holds what SQLite
+and PostgreSQL each need for this.
 """
 
 import json
@@ -41,8 +43,8 @@ from polyclinic.system.durable import write_durably
 
 FORMAT = 1
 FILE, ADDRESS = "ledger.sqlite", "database.url"
-START = "0" * 64  # what the first line names as the hash before it
-PATIENCE_S = 30.0  # for another writer
+START = "0" * 64  # the previous hash of the first line
+PATIENCE_S = 30.0  # how long to wait for another writer
 GROWS_ONLY = "the ledger only grows"
 TABLES = MetaData()
 CONTRIBUTIONS = Table(
@@ -80,11 +82,11 @@ KEYS = {"contributions": "digest", "journal": "sequence"}
 
 
 class Database:
-    """Where the two tables are.
+    """Connection to the two tables.
 
     Args:
-        url: Of SQLAlchemy, for SQLite or PostgreSQL.
-        where: What errors call it; without a password.
+        url: SQLAlchemy's address, for SQLite or PostgreSQL.
+        where: Name of the database in error messages, without a password.
 
     Raises:
         LedgerError: Another kind of database, or its driver is not installed.
@@ -96,7 +98,8 @@ class Database:
             self._engine = create_engine(url, pool_pre_ping=url.get_backend_name() != "sqlite")
         except ModuleNotFoundError as error:
             raise LedgerError(
-                f"{where}: {error.name} is not installed. Install polyclinic with its extra 'postgresql'."
+                f"{where}: {error.name} is not installed. Install polyclinic with its extra "
+                "'postgresql'."
             ) from error
         self._postgresql = url.get_backend_name() == "postgresql"
         if not self._postgresql:
@@ -107,29 +110,24 @@ class Database:
         self._engine.dispose()
 
     def has_tables(self) -> bool:
-        """Whether the tables are there."""
+        """Tell whether the tables exist."""
         with self.reading() as connection:
             return inspect(connection).has_table("journal")
 
     def create_tables(self) -> None:
-        """Make the tables and write the journal's first line, unless another process has."""
+        """Make the tables and write the journal's first line, unless this is already done."""
         with self.writing(tables=False) as connection:
             if inspect(connection).has_table("journal"):
                 return
             TABLES.create_all(connection)
             for statement in _postgresql_triggers() if self._postgresql else _sqlite_triggers():
                 connection.exec_driver_sql(statement)
-            append(
-                connection,
-                "opened",
-                "",
-                "",
-                {"format": FORMAT, "version": version("polyclinic"), "name": uuid.uuid4().hex},
-            )
+            body = {"format": FORMAT, "version": version("polyclinic"), "name": uuid.uuid4().hex}
+            append(connection, "opened", "", "", body)
 
     @contextmanager
     def reading(self) -> Iterator[Connection]:
-        """One unchanging view of both tables."""
+        """Yield a connection that sees one unchanging state of both tables."""
         options: dict[str, Any] = {"isolation_level": "REPEATABLE READ"} if self._postgresql else {}
         with self._plain_errors(), self._engine.connect() as connection:
             chosen = connection.execution_options(**options)
@@ -138,7 +136,10 @@ class Database:
 
     @contextmanager
     def writing(self, *, tables: bool = True) -> Iterator[Connection]:
-        """One transaction, all or nothing, on the disk when it ends; one writer at a time."""
+        """Yield a connection for one transaction, all or nothing; one writer at a time.
+
+        The transaction is on the disk when the block ends.
+        """
         with self._plain_errors(), self._engine.connect() as connection:
             chosen = connection.execution_options(writes=True)
             with chosen.begin():
@@ -157,7 +158,8 @@ class Database:
             yield
         except OperationalError as error:
             raise LedgerError(
-                f"{self.where}: the database does not answer ({_first_line(error)}). Check it, then try again."
+                f"{self.where}: the database does not answer ({_first_line(error)}). Check it, "
+                "then try again."
             ) from error
         except DatabaseError as error:
             if GROWS_ONLY in str(error.orig):
@@ -170,7 +172,7 @@ class Database:
 
 
 def database_of(folder: Path) -> tuple[URL, str] | None:
-    """A ledger folder's database, and what to call it; None if the folder has none.
+    """Return the address of a folder's database and its name in messages; None if there is none.
 
     Raises:
         LedgerError: `database.url` is not an address of SQLite or PostgreSQL.
@@ -184,12 +186,12 @@ def database_of(folder: Path) -> tuple[URL, str] | None:
 
 
 def sqlite_url(path: Path) -> URL:
-    """The address of an SQLite file."""
+    """Return the address of an SQLite file."""
     return URL.create("sqlite", database=str(path.absolute()))
 
 
 def parse_url(text: str) -> URL:
-    """A database's address; PostgreSQL is reached by psycopg.
+    """Parse a database's address; psycopg is the driver for PostgreSQL.
 
     Raises:
         LedgerError: Neither SQLite nor PostgreSQL.
@@ -199,20 +201,24 @@ def parse_url(text: str) -> URL:
         kind = url.get_backend_name()
     except (ArgumentError, ValueError) as error:
         raise LedgerError(
-            "The database's address cannot be read. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+            "The database's address cannot be read. Write "
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
         ) from error
     if kind not in ("sqlite", "postgresql"):
         raise LedgerError(
-            f"A ledger lives in SQLite or PostgreSQL, not in {kind}. Write postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
+            f"A ledger lives in SQLite or PostgreSQL, not in {kind}. Write "
+            "postgresql://USER:PASSWORD@HOST:PORT/DATABASE."
         )
     return url.set(drivername="postgresql+psycopg") if kind == "postgresql" else url
 
 
 def write_address(folder: Path, text: str) -> None:
-    """Let a new ledger folder use another database; only the owner can read the address, which may hold a password.
+    """Make a new ledger folder use another database.
+
+    Only the owner can read the address, which may hold a password.
 
     Raises:
-        LedgerError: The address is of no use, or the folder has a ledger already.
+        LedgerError: The address is invalid, or the folder has a ledger already.
     """
     url = parse_url(text).render_as_string(hide_password=False)
     found = database_of(folder)
@@ -224,7 +230,7 @@ def write_address(folder: Path, text: str) -> None:
 def append(
     connection: Connection, kind: str, site: str, subject: str, body: Mapping[str, object]
 ) -> RowMapping:
-    """Add a line to the journal; returns it.
+    """Add a line to the journal and return it.
 
     Raises:
         ValueError: `body` is not JSON, or holds NaN.
@@ -242,33 +248,30 @@ def append(
         "previous": last.hash if last else START,
     }
     connection.execute(insert(JOURNAL).values(**line, hash=line_hash(line)))
-    return (
-        connection.execute(select(JOURNAL).where(JOURNAL.c.sequence == line["sequence"]))
-        .mappings()
-        .one()
-    )
+    added = select(JOURNAL).where(JOURNAL.c.sequence == line["sequence"])
+    return connection.execute(added).mappings().one()
 
 
 def line_hash(line: Mapping[str, object]) -> str:
-    """SHA-256 of the canonical JSON of a line's other columns."""
+    """Return the SHA-256 of the canonical JSON of a line's other columns."""
     return digest({key: line[key] for key in JOURNAL.columns.keys() if key != "hash"})  # noqa: SIM118
 
 
 def canonical(body: Mapping[str, object]) -> str:
-    """JSON of which there is one way to write it.
+    """Return the JSON text of a value; equal values give equal text.
 
     Raises:
-        ValueError: NaN or Inf inside.
+        ValueError: The value holds NaN or Inf.
     """
     return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
 
 
 def _prepare_sqlite(engine: Engine) -> None:
-    """Transactions that we begin ourselves, each on the disk before it counts as done."""
+    """Set up SQLite: explicit transactions, each flushed to the disk before it counts as done."""
 
     @event.listens_for(engine, "connect")
     def _connect(connection: sqlite3.Connection, _record: object) -> None:
-        connection.isolation_level = None  # the driver begins nothing by itself
+        connection.isolation_level = None  # the driver begins no transaction by itself
         for setting in (
             f"busy_timeout={int(1000 * PATIENCE_S)}",
             "journal_mode=WAL",
@@ -285,7 +288,7 @@ def _prepare_sqlite(engine: Engine) -> None:
 
 
 def _sqlite_triggers() -> list[str]:
-    """Refuse changes and removals, and an insertion that would replace a row."""
+    """Return triggers that refuse changes, removals, and insertions that would replace a row."""
     refuse = f"BEGIN SELECT RAISE(ABORT, '{GROWS_ONLY}'); END"
     made = []
     for table, key in KEYS.items():
@@ -301,7 +304,7 @@ def _sqlite_triggers() -> list[str]:
 
 
 def _postgresql_triggers() -> list[str]:
-    """Refuse changes, removals and emptying."""
+    """Return triggers that refuse changes, removals and emptying."""
     function = (
         "CREATE OR REPLACE FUNCTION polyclinic_grows_only() RETURNS trigger LANGUAGE plpgsql AS "
         f"$$ BEGIN RAISE EXCEPTION '{GROWS_ONLY}'; END $$"
@@ -310,7 +313,8 @@ def _postgresql_triggers() -> list[str]:
     return [
         function,
         *(
-            f"CREATE TRIGGER {table}_grows_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} {call}"
+            f"CREATE TRIGGER {table}_grows_only BEFORE UPDATE OR DELETE OR TRUNCATE ON {table} "
+            f"{call}"
             for table in KEYS
         ),
     ]

@@ -1,18 +1,21 @@
-"""The durable store of contributions, and of the models that are made of them.
+"""Ledger: the durable store of contributions and of the models made from them.
 
-    FOLDER/ledger.sqlite                          two tables, see `polyclinic.store.journal`; or database.url, the address of a PostgreSQL
+    FOLDER/ledger.sqlite                          the tables of `polyclinic.store.journal`
+           database.url                           or, instead: the address of a PostgreSQL database
            contributions/ab/DIGEST.safetensors    named by the SHA-256 of the file
-           models/DIGEST.safetensors              bases and published models, named by `state_digest`
+           models/DIGEST.safetensors              bases and published models, by `state_digest`
 
-Nothing is ever changed or removed: a newer contribution of a site supersedes the older one, a withdrawal covers all that the site has
-handed over so far. Which contributions are active follows from the tables alone, and what is published follows from the active ones. A file
-reaches the disk before the row that names it, so whatever is acknowledged is there; a crash between the two leaves a file that no row
-names, which does no harm and is used when the same contribution comes again.
+Nothing is changed or removed. A newer contribution of a site supersedes the older one; a withdrawal
+covers everything that the site has handed over so far. The tables alone determine which
+contributions are active, and the active ones determine what is published.
+
+A file reaches the disk before the row that names it, so everything that was acknowledged is there.
+A crash between the two leaves a file that no row names. It does no harm, and is used when the same
+contribution comes again.
 """
 
 import json
 import re
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -63,6 +66,7 @@ from polyclinic.system.durable import (
     file_digest,
     make_folder,
     remove_leftovers,
+    replacing,
     sync_folder,
 )
 
@@ -72,7 +76,7 @@ DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Ledger:
-    """The ledger of one federation; any number of processes may have it open."""
+    """Ledger of one federation; several processes may have it open."""
 
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
@@ -80,7 +84,7 @@ class Ledger:
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = True) -> "Ledger":
-        """The ledger of a folder, made if there is none.
+        """Open the ledger of a folder; by default, make one if there is none.
 
         Raises:
             LedgerNotFound: There is none and `create` is false.
@@ -123,12 +127,15 @@ class Ledger:
         self._database.close()
 
     def identity(self) -> str:
-        """What tells this ledger from every other: the hash of its first line."""
+        """Return the hash of the first line, which no other ledger has."""
         with self._database.reading() as connection:
             return str(first_row(connection)["hash"])
 
     def add_base(self, state: StateDict, note: str = "") -> str:
-        """Make a model the current base; returns its digest. The newest base again changes nothing."""
+        """Make a model the current base and return its digest.
+
+        Adding the newest base again changes nothing.
+        """
         digest = self._store_model(state)
         with self._database.writing() as connection:
             if base_digests(connection)[-1:] != [digest]:
@@ -136,57 +143,63 @@ class Ledger:
         return digest
 
     def bases(self) -> list[str]:
-        """Digests of all bases, oldest first; the last one is current."""
+        """Return the digests of all bases, oldest first; the last one is current."""
         with self._database.reading() as connection:
             return base_digests(connection)
 
     def base_notes(self) -> list[tuple[str, dict[str, Any]]]:
-        """Every base's digest and what was noted with it as a JSON object, oldest first; an empty object if it was something else."""
+        """Return every base's digest and note, oldest first.
+
+        A note that is not a JSON object is returned as an empty one.
+        """
         with self._database.reading() as connection:
             return [(line.subject, note_of(line)) for line in read_lines(connection, ("base",))]
 
     def model_path(self, digest: str) -> Path:
-        """The file of a base or of a published model.
+        """Return the file of a base or of a published model.
 
         Raises:
-            ModelInvalid: The ledger has none of that digest.
+            ModelInvalid: The ledger holds no model of that digest.
         """
         path = self._path_of("models", digest)
         if not DIGEST.fullmatch(digest) or not path.is_file():
             raise ModelInvalid(
-                f"{self.folder}: has no model {digest[:12]}. `polyclinic-server models list` shows those it has."
+                f"{self.folder}: the ledger has no model {digest[:12]}. "
+                "`polyclinic-server models list` shows its models."
             )
         return path
 
     def contribution_path(self, digest: str) -> Path:
-        """The file of a contribution, whether it counts or not."""
+        """Return the file of a contribution, active or not."""
         return self._path_of("contributions", digest)
 
     def load_model(self, digest: str) -> StateDict:
-        """A base or a published model.
+        """Load a base or a published model.
 
         Raises:
-            ModelInvalid: The ledger has none of that digest, or its file is damaged.
+            ModelInvalid: The ledger holds no model of that digest, or its file is damaged.
         """
         state, _ = load_state(self.model_path(digest))
         if (found := state_digest(state)) != digest:
             raise ModelInvalid(
-                f"{self.model_path(digest)}: was changed, it is {found[:12]} now. Restore it from a backup."
+                f"{self.model_path(digest)}: the file was changed, its digest is {found[:12]} now. "
+                "Restore it from a backup."
             )
         return state
 
     def receive(self, source: Path, sender: str, requirements: Requirements) -> Receipt:
-        """Check a contribution and keep it; once this returns, it outlasts a crash and a power cut.
+        """Check and store a contribution; once this returns, it survives a crash and a power cut.
+
+        A contribution that is already stored is acknowledged again and changes nothing.
 
         Args:
             source: The file as it arrived; it stays where it is.
-            sender: The site that really sent it.
+            sender: The site that sent it.
             requirements: What is accepted.
 
-        The same contribution again is acknowledged again and changes nothing.
-
         Raises:
-            ContributionRefused: Why it was not taken; the journal keeps that too, once for each file and reason.
+            ContributionRefused: The reason why it was refused. The journal records it, once for
+                each file and reason.
             DiskFull: No room.
         """
         digest = file_digest(source)
@@ -212,31 +225,32 @@ class Ledger:
             "staleness": staleness_of(contribution.base, requirements),
         }
         with self._database.writing() as connection:
-            known = self._receipt(
-                connection, digest, sender
-            )  # another process may have been faster
-            if known:
+            if known := self._receipt(connection, digest, sender):  # another process was faster
                 return known
             line = append(connection, "contribution", sender, digest, body_of(row))
             connection.execute(insert(CONTRIBUTIONS).values(**row, sequence=line["sequence"]))
             return Receipt(digest, line["sequence"], True, is_active(connection, sender, digest))
 
     def active(self, base: str | None = None) -> list[Entry]:
-        """The contribution of every site that counts, sorted by site; only those made on `base`, if it is given."""
+        """Return the active contribution of every site, sorted by site.
+
+        Args:
+            base: Return only contributions made on this base; None for all.
+        """
         return sorted(
             (entry for entry in self._entries(only_active=True) if base in (None, entry.base)),
             key=lambda entry: entry.site,
         )
 
     def entries(self) -> list[Entry]:
-        """All contributions ever received, oldest first."""
+        """Return all contributions ever received, oldest first."""
         return self._entries(only_active=False)
 
     def withdraw(self, site: str, reason: str) -> None:
-        """From now on nothing counts that a site has handed over so far; what it hands over later does.
+        """Withdraw all contributions of a site so far; what it hands over later is active again.
 
         Raises:
-            NothingToWithdraw: It has no active contribution.
+            NothingToWithdraw: The site has no active contribution.
         """
         with self._database.writing() as connection:
             active = active_rows(connection)
@@ -247,15 +261,15 @@ class Ledger:
     def publish(
         self, state: StateDict, recipe: Mapping[str, object], contributions: Sequence[str]
     ) -> Publication:
-        """Keep a model with how it was made; exactly the newest publication again is that publication.
+        """Store a model and how it was made; repeating the newest publication changes nothing.
 
         Args:
             state: The model.
             recipe: How it was made; must be JSON.
-            contributions: Digests of what it was made from.
+            contributions: Digests of the contributions that it was made from.
 
         Raises:
-            LedgerError: A contribution that the ledger has not.
+            LedgerError: The ledger lacks one of the contributions.
             DiskFull: No room.
         """
         digest = self._store_model(state)
@@ -268,7 +282,8 @@ class Ledger:
             known = set(connection.scalars(select(CONTRIBUTIONS.c.digest)))
             if unknown := [name for name in contributions if name not in known]:
                 raise LedgerError(
-                    f"{self.folder}: has no contribution {unknown[0][:12]}. Publish what was made from this ledger's."
+                    f"{self.folder}: the ledger has no contribution {unknown[0][:12]}. Publish "
+                    "only what was made from its contributions."
                 )
             newest = read_lines(connection, ("published",), limit=1)
             if newest and newest[-1].body == {**made, "number": newest[-1].body["number"]}:
@@ -279,17 +294,20 @@ class Ledger:
             )
 
     def publications(self) -> list[Publication]:
-        """All published models, oldest first."""
+        """Return all published models, oldest first."""
         with self._database.reading() as connection:
             return [as_publication(line) for line in read_lines(connection, ("published",))]
 
     def history(self, limit: int | None = None) -> list[Line]:
-        """The journal, oldest line first; only its last `limit` lines, if that is given."""
+        """Return the journal, oldest line first; with `limit`, only its last lines."""
         with self._database.reading() as connection:
             return read_lines(connection, (), limit)
 
     def verify(self, on_progress: Progress | None = None) -> Fault | None:
-        """Check the chain, the rows, and every file; returns the first fault. See `find_fault`."""
+        """Check the hash chain, the rows, and every file; return the first fault.
+
+        See `find_fault`.
+        """
         with self._database.reading() as connection:
             return find_fault(connection, self._path_of, on_progress)
 
@@ -304,7 +322,7 @@ class Ledger:
         return [Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows]
 
     def _path_of(self, kind: str, digest: str) -> Path:
-        """Where a file of `contributions` or `models` lies, whether or not it is there."""
+        """Return the path of a file of `contributions` or `models`, whether or not it is there."""
         parts = (kind, digest[:2]) if kind == "contributions" else (kind,)
         return self.folder.joinpath(*parts, f"{digest}.safetensors")
 
@@ -319,23 +337,21 @@ class Ledger:
         digest = state_digest(state)
         path = self._path_of("models", digest)
         if not holds_model(path, digest):
-            temporary = path.with_name(f".{uuid.uuid4().hex}.partial")
-            save_state(state, temporary, {})
-            temporary.replace(path)
-        sync_folder(path.parent)
+            with replacing(path) as unfinished:
+                save_state(state, unfinished, {})
+        else:
+            sync_folder(path.parent)
         return digest
 
     def _receipt(self, connection: Connection, digest: str, sender: str) -> Receipt | None:
-        """Of a contribution that its own site handed over before."""
+        """Return the receipt of a contribution that its own site has handed over before."""
         columns = CONTRIBUTIONS.c
         sequence = connection.scalar(
             select(columns.sequence).where(columns.digest == digest, columns.site == sender)
         )
-        return (
-            None
-            if sequence is None
-            else Receipt(digest, sequence, False, is_active(connection, sender, digest))
-        )
+        if sequence is None:
+            return None
+        return Receipt(digest, sequence, False, is_active(connection, sender, digest))
 
     def _norms(self, sender: str) -> list[float]:
         with self._database.reading() as connection:

@@ -1,7 +1,8 @@
-"""Why a contribution was not accepted: one type for each reason.
+"""Reasons for refusing a contribution: one error type for each.
 
-The tree is drawn in `polyclinic.errors`. Every sentence is made of what the hospital itself sent and of what the coordinator asks for, so
-it may travel back to the hospital; names that a hospital chose are shortened, and shown without control characters.
+`polyclinic.errors` shows the tree. Every sentence uses only what the hospital itself sent and what
+the coordinator requires, so it may travel back to the hospital. Names that a hospital chose are
+shortened, and control characters are escaped.
 """
 
 from collections.abc import Sequence
@@ -13,7 +14,7 @@ SHOWN_CHARACTERS = 80
 
 
 class ContributionRefused(PolyclinicError):
-    """The coordinator does not take a contribution; the ledger says why."""
+    """The coordinator refuses a contribution; the ledger records the reason."""
 
     exit_code = 3
     shareable = True
@@ -24,22 +25,24 @@ class BaseMismatch(ContributionRefused):
 
     def __init__(self, site: str, expected: str, received: str) -> None:
         super().__init__(
-            f"{site}: the task vector is relative to base {shown(received[:12])}, the federation's base is {expected[:12]}. "
-            "Fetch the federation's base and train from it."
+            f"{site}: the task vector is relative to base {shown(received[:12])}, "
+            f"the federation's base is {expected[:12]}. Fetch the federation's base and train from "
+            "it."
         )
 
 
 class StaleBase(ContributionRefused):
-    """A contribution was made on a base that has been replaced too often since."""
+    """A contribution was made on a base that has been replaced too often since then."""
 
     def __init__(self, site: str, staleness: int, limit: int) -> None:
         super().__init__(
-            f"{site}: its base was replaced {staleness} times since, the limit is {limit}. Train again from the newest base."
+            f"{site}: its base has been replaced {staleness} times since then, "
+            f"the limit is {limit}. Train again from the newest base."
         )
 
 
 class TensorsMissing(ContributionRefused):
-    """Tensors of the base that the task vector lacks."""
+    """The task vector lacks tensors of the base."""
 
     def __init__(self, site: str, names: Sequence[str]) -> None:
         super().__init__(
@@ -48,25 +51,27 @@ class TensorsMissing(ContributionRefused):
 
 
 class TensorsExtra(ContributionRefused):
-    """Tensors that the base does not have."""
+    """The contribution holds tensors that the base does not have."""
 
     def __init__(self, site: str, names: Sequence[str]) -> None:
         super().__init__(
-            f"{site}: the contribution holds {listed(names)}, which the base has not. Use the same conf/model on both sides."
+            f"{site}: the contribution holds {listed(names)}, which the base does not have. "
+            "Use the same conf/model on both sides."
         )
 
 
 class ShapeRefused(ContributionRefused):
-    """A tensor of another shape than the base's."""
+    """A tensor has another shape than in the base."""
 
     def __init__(self, site: str, name: str, expected: Sequence[int], found: Sequence[int]) -> None:
         super().__init__(
-            f"{site}: {shown(name)} has the shape {tuple(found)}, the base's is {tuple(expected)}. Use the same conf/model on both sides."
+            f"{site}: {shown(name)} has the shape {tuple(found)}, in the base it is "
+            f"{tuple(expected)}. Use the same conf/model on both sides."
         )
 
 
 class TypeRefused(ContributionRefused):
-    """A tensor that is not float32."""
+    """A tensor is not float32."""
 
     def __init__(self, site: str, name: str, found: str) -> None:
         super().__init__(
@@ -75,35 +80,38 @@ class TypeRefused(ContributionRefused):
 
 
 class NotFinite(ContributionRefused):
-    """NaN or Inf in a tensor."""
+    """A tensor contains NaN or Inf."""
 
     def __init__(self, site: str, name: str) -> None:
         super().__init__(
-            f"{site}: {shown(name)} contains NaN or Inf: training diverged. Lower training.learning_rate and train again."
+            f"{site}: {shown(name)} contains NaN or Inf: training diverged. Lower "
+            "training.learning_rate and train again."
         )
 
 
 class NormTooLarge(ContributionRefused):
-    """A task vector much longer than everybody else's."""
+    """The norm of a task vector is much larger than the others'."""
 
     def __init__(self, site: str, norm: float, median: float, ratio: float) -> None:
         super().__init__(
-            f"{site}: the task vector's norm is {norm:.4g}, more than {ratio:g} times the other hospitals' median of {median:.4g}. "
+            f"{site}: the task vector's norm is {norm:.4g}, more than {ratio:g} times "
+            f"the other hospitals' median of {median:.4g}. "
             "Check the labels and the learning rate, then train again."
         )
 
 
 class ContributionTooLarge(ContributionRefused):
-    """More bytes than the limit."""
+    """The file is larger than the limit."""
 
     def __init__(self, site: str, size: int, limit: int) -> None:
         super().__init__(
-            f"{site}: the contribution has {size} bytes, the limit is {limit}. Use the same conf/model on both sides."
+            f"{site}: the contribution has {size} bytes, the limit is {limit}. "
+            "Use the same conf/model on both sides."
         )
 
 
 class UnknownSite(ContributionRefused):
-    """Not one of the federation's hospitals."""
+    """The sender is not one of the federation's hospitals."""
 
     def __init__(self, site: str) -> None:
         super().__init__(
@@ -112,34 +120,37 @@ class UnknownSite(ContributionRefused):
 
 
 class SiteMismatch(ContributionRefused):
-    """Sent by one hospital in the name of another."""
+    """One hospital sent a contribution in the name of another."""
 
     def __init__(self, sender: str, claimed: str) -> None:
         super().__init__(
-            f"{sender}: the contribution says that it is from {shown(claimed)}. A hospital hands over only its own."
+            f"{sender}: the contribution says that it is from {shown(claimed)}. "
+            "A hospital can hand over only its own contributions."
         )
 
 
 class TaskMismatch(ContributionRefused):
-    """Made for another task than the federation's."""
+    """A contribution was made for another task than the federation's."""
 
     def __init__(self, site: str, expected: str, found: str) -> None:
         super().__init__(
-            f"{site}: the contribution is for the task {shown(found)}, the federation's is {shown(expected)}. Train for that."
+            f"{site}: the contribution is for the task {shown(found)}, the federation's task is "
+            f"{shown(expected)}. Train for the federation's task."
         )
 
 
 class ContributionDamaged(ContributionRefused):
-    """Not a contribution, or not all of it."""
+    """The file is not a contribution, or not all of it."""
 
     def __init__(self, where: str, problem: str) -> None:
         super().__init__(
-            f"{shown(where)}: not a readable contribution ({problem}). Make it again with `contribute` and send it again."
+            f"{shown(where)}: not a readable contribution ({problem}). Make it again with "
+            "`contribute` and send it again."
         )
 
 
 def shown(text: str, characters: int = SHOWN_CHARACTERS) -> str:
-    """Text that somebody else chose, safe to print: control characters escaped, shortened."""
+    """Make text that somebody else chose safe to print: shorten it, escape control characters."""
     if len(text) <= characters and text.isprintable():
         return text
     plain = "".join(
@@ -150,6 +161,6 @@ def shown(text: str, characters: int = SHOWN_CHARACTERS) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and how many more there are."""
     first = ", ".join(shown(name) for name in names[:SHOWN_NAMES])
     return first if len(names) <= SHOWN_NAMES else f"{first} and {len(names) - SHOWN_NAMES} more"

@@ -1,4 +1,4 @@
-"""Whether a ledger still holds what was written: the chain, the rows, the contributions' files and the models' files."""
+"""Verification that a ledger still holds what was written: the hash chain, the rows, the files."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -14,13 +14,13 @@ from polyclinic.learning.state_dict import state_digest
 from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL, START, canonical, line_hash
 from polyclinic.system.durable import file_digest
 
-OPEN: Any = safe_open  # safetensors has only part of its types
+OPEN: Any = safe_open  # safetensors is only partly typed
 Progress = Callable[[str, int], None]
 
 
 @dataclass(frozen=True)
 class Fault:
-    """The first thing that is not as it was written, in words."""
+    """The first difference between what a ledger holds and what was written."""
 
     what: str
     where: str
@@ -32,7 +32,7 @@ class Fault:
 
 
 class StoredModel(Mapping[str, Tensor]):
-    """A model's tensors, read from its file one at a time."""
+    """Tensors of a model, read from its file one at a time."""
 
     def __init__(self, path: Path) -> None:
         self._file = OPEN(path, framework="pt")
@@ -52,12 +52,13 @@ class StoredModel(Mapping[str, Tensor]):
 def find_fault(
     connection: Connection, path_of: Callable[[str, str], Path], on_progress: Progress | None = None
 ) -> Fault | None:
-    """The first fault, or None.
+    """Return the first fault, or None.
 
     Args:
-        connection: One unchanging view of the tables.
-        path_of: Where the file of a digest lies; the first argument is `contributions` or `models`.
-        on_progress: Told after each `line`, `file` and `model` how many of them have been checked.
+        connection: A connection that sees one unchanging state of the tables.
+        path_of: Where the file of a digest belongs; the first argument is `contributions` or
+            `models`.
+        on_progress: Called after each `line`, `file` and `model` with the number checked so far.
     """
     told = on_progress or (lambda _what, _count: None)
     fault = _check_chain(connection, told)
@@ -94,15 +95,13 @@ def _check_chain(connection: Connection, told: Progress) -> Fault | None:
             return Fault("a journal line was changed", where, f"hash {line['hash']}", hashed)
         previous = str(line["hash"])
         told("line", count)
-    return (
-        None
-        if count
-        else Fault("the journal is empty", "journal", "at least the line that opened it", "no line")
-    )
+    if count:
+        return None
+    return Fault("the journal is empty", "journal", "at least the line that opened it", "no line")
 
 
 def _bodies(connection: Connection) -> dict[int, dict[str, Any]]:
-    """What the lines that files and rows answer to say, by sequence."""
+    """Return the journal lines that name files or rows, by sequence, with their bodies parsed."""
     chosen = (
         select(JOURNAL)
         .where(JOURNAL.c.kind.in_(("base", "contribution", "published")))
@@ -115,7 +114,7 @@ def _bodies(connection: Connection) -> dict[int, dict[str, Any]]:
 
 
 def _check_rows(connection: Connection, lines: Mapping[int, Mapping[str, Any]]) -> Fault | None:
-    """Every row has a line that says the same, and the other way round."""
+    """Check that every row has a line that says the same, and every line a row."""
     announced = {
         sequence: line for sequence, line in lines.items() if line["kind"] == "contribution"
     }
@@ -149,7 +148,7 @@ def _check_rows(connection: Connection, lines: Mapping[int, Mapping[str, Any]]) 
 
 
 def body_of(row: RowMapping | Mapping[str, Any]) -> dict[str, Any]:
-    """What a contribution's journal line says about it: its row."""
+    """Return the body of a contribution's journal line: its row without the sequence."""
     return {key: row[key] for key in CONTRIBUTIONS.columns.keys() if key != "sequence"}  # noqa: SIM118
 
 
@@ -205,7 +204,7 @@ def _check_models(
 
 
 def holds_model(path: Path, digest: str) -> bool:
-    """Whether a model's file is there and whole."""
+    """Tell whether a model's file is there and whole."""
     return _check_model(digest, path) is None
 
 
@@ -216,8 +215,6 @@ def _check_model(digest: str, path: Path) -> Fault | None:
         found = state_digest(StoredModel(path))
     except (OSError, SafetensorError) as error:
         found = str(error).split("\n", maxsplit=1)[0]
-    return (
-        None
-        if found == digest
-        else Fault("a model's file was changed", str(path), f"digest {digest}", found)
-    )
+    if found == digest:
+        return None
+    return Fault("a model's file was changed", str(path), f"digest {digest}", found)

@@ -1,1 +1,1 @@
-"""Files that survive a power cut, child processes, exit codes."""
+"""Atomic file writes, child processes, exit codes, installed plugins."""

@@ -1,4 +1,4 @@
-"""Command lines that are put together of what is installed."""
+"""Command lines, built of the commands that installed packages offer."""
 
 from collections.abc import Iterable
 from importlib import import_module
@@ -13,7 +13,7 @@ DEMOS = "Demos"  # panel of the help
 
 
 class InOrder(TyperGroup):
-    """Lists commands in the order of use, which `order` gives; others follow."""
+    """Group whose help lists commands in the order of use: those in `order`, then the others."""
 
     order: ClassVar[tuple[str, ...]] = ()
 
@@ -22,6 +22,18 @@ class InOrder(TyperGroup):
         names = super().list_commands(ctx)
         places = {name: place for place, name in enumerate(self.order)}
         return sorted(names, key=lambda name: places.get(name, len(places)))
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        """Return a command, with a help text that is wrapped at the terminal's width."""
+        command = super().get_command(ctx, cmd_name)
+        if command is not None and command.help:
+            command.help = join_lines(command.help)
+        return command
+
+
+def join_lines(text: str) -> str:
+    """Join the lines of each paragraph, which typer would otherwise keep apart in a help text."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def add_commands(app: typer.Typer, references: Iterable[str]) -> None:
@@ -33,7 +45,8 @@ def add_commands(app: typer.Typer, references: Iterable[str]) -> None:
 def add_installed_commands(app: typer.Typer) -> None:
     """Add the commands of the entry points `polyclinic.commands`.
 
-    One whose package was left out of an image, such as the demos, is passed over.
+    An entry point whose package is missing is skipped: the hospital's image, for example, has no
+    demos.
     """
     for entry in offered(COMMANDS).values():
         try:
@@ -41,3 +54,8 @@ def add_installed_commands(app: typer.Typer) -> None:
         except ModuleNotFoundError:
             continue
         app.add_typer(entry.load())
+
+
+def unwrap(text: str) -> str:
+    """Join the lines of each paragraph of a help text, so that any terminal breaks them itself."""
+    return "\n\n".join(" ".join(part.split("\n")) for part in text.strip().split("\n\n"))

@@ -1,13 +1,19 @@
-"""Files that are complete, and still there after a power cut, once a function here has returned.
+"""Files that are there as a whole or not at all.
 
-A file is written under a temporary name, its bytes are flushed to the disk, it is renamed, and the rename is flushed too.
+Every function here writes under a temporary name in the target's folder and renames the file.
+A durable write also flushes the file's bytes and the folder's list of names to the disk: once the
+function has returned, the file survives a power cut. `write_atomically` does not flush, which is
+faster and enough for reports and status files.
 """
 
 import errno
 import hashlib
 import os
-import tempfile
+import shutil
 import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from polyclinic.errors import DiskFull
@@ -17,7 +23,7 @@ LEFTOVER_S = 86_400.0  # a temporary file older than a day belongs to a process 
 
 
 def file_digest(path: Path) -> str:
-    """SHA-256 (hex) of a file's bytes, read in pieces."""
+    """Return the SHA-256 (hex) of a file's bytes; the file is read in pieces."""
     found = hashlib.sha256()
     with path.open("rb") as file:
         while block := file.read(CHUNK_BYTES):
@@ -25,52 +31,117 @@ def file_digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def copy_durably(source: Path, target: Path) -> str:
-    """Copy a file so that `target` is whole or absent; returns the digest of what was copied.
+@contextmanager
+def replacing(
+    target: Path, *, durable: bool = True, private: bool = False, needed_bytes: int = 0
+) -> Iterator[Path]:
+    """Yield a temporary path, and rename it to `target` when the block ends without an error.
+
+        with replacing(folder / "scores.csv") as unfinished:
+            table.to_csv(unfinished)
+
+    Args:
+        target: The file to write; its folder is made if need be. It is replaced if present.
+        durable: Flush the file and its folder to the disk.
+        private: Create the file so that only its owner can read it.
+        needed_bytes: Size of what is written, for the message when the disk is full.
 
     Raises:
         DiskFull: No room.
     """
-    make_folder(target.parent)
-    number, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    temporary, found, copied = Path(name), hashlib.sha256(), 0
     try:
-        with source.open("rb") as reading, os.fdopen(number, "wb") as writing:
-            while block := reading.read(CHUNK_BYTES):
-                found.update(block)
-                copied += writing.write(block)
-            writing.flush()
-            os.fsync(writing.fileno())
-        temporary.replace(target)
-        sync_folder(target.parent)
+        if durable:
+            make_folder(target.parent)
+        else:
+            target.parent.mkdir(parents=True, exist_ok=True)
+        with temporary_file(target.parent, target.name, private=private) as unfinished:
+            yield unfinished
+            put_in_place(unfinished, target, durable=durable)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        stats = os.statvfs(target.parent)
-        raise DiskFull(
-            target.parent, stats.f_bavail * stats.f_frsize, source.stat().st_size
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+        free_bytes = shutil.disk_usage(target.parent).free
+        raise DiskFull(target.parent, free_bytes, needed_bytes or free_bytes + 2**20) from error
+
+
+@contextmanager
+def temporary_file(folder: Path, name: str, *, private: bool = False) -> Iterator[Path]:
+    """Yield a path in a folder for a file that has no name yet; what is left there is removed.
+
+    Use `put_in_place` to give the file its name, or `replacing` where the name is known before.
+    """
+    path = folder / f".{name}.{uuid.uuid4().hex[:12]}.partial"
+    try:
+        if private:
+            os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
+        yield path
+    finally:
+        with suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def put_in_place(unfinished: Path, target: Path, *, durable: bool = True) -> None:
+    """Rename a complete file to its name, in the same folder."""
+    if durable:
+        with unfinished.open("rb") as file:
+            os.fsync(file.fileno())
+    unfinished.replace(target)
+    if durable:
+        sync_folder(target.parent)
+
+
+def write_atomically(target: Path, content: bytes | str) -> None:
+    """Write a small file, whole or not at all; a power cut may still lose it. Text is UTF-8.
+
+    Raises:
+        DiskFull: No room.
+    """
+    _write(target, content, durable=False, private=False)
+
+
+def write_durably(target: Path, content: bytes | str, *, private: bool = True) -> None:
+    """Write a small file, whole or not at all, that survives a power cut. Text is UTF-8.
+
+    Args:
+        target: The file; replaced if present.
+        content: All of it.
+        private: Whether only the file's owner can read it.
+
+    Raises:
+        DiskFull: No room.
+    """
+    _write(target, content, durable=True, private=private)
+
+
+def _write(target: Path, content: bytes | str, *, durable: bool, private: bool) -> None:
+    data = content.encode() if isinstance(content, str) else content
+    with replacing(target, durable=durable, private=private, needed_bytes=len(data)) as unfinished:
+        unfinished.write_bytes(data)
+
+
+def copy_durably(source: Path, target: Path) -> str:
+    """Copy a file so that `target` is whole or absent; only its owner can read it.
+
+    Returns:
+        The SHA-256 (hex) of the bytes that were copied.
+
+    Raises:
+        DiskFull: No room.
+    """
+    found = hashlib.sha256()
+    with (
+        replacing(target, private=True, needed_bytes=source.stat().st_size) as unfinished,
+        source.open("rb") as reading,
+        unfinished.open("wb") as writing,
+    ):
+        while block := reading.read(CHUNK_BYTES):
+            found.update(block)
+            writing.write(block)
     return found.hexdigest()
 
 
-def write_durably(target: Path, content: bytes) -> None:
-    """Write a small file that only its owner can read, whole or not at all."""
-    make_folder(target.parent)
-    number, name = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent)
-    with os.fdopen(number, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    Path(name).replace(target)
-    sync_folder(target.parent)
-
-
 def make_folder(folder: Path) -> None:
-    """A folder, and those above it, that outlast a power cut."""
+    """Make a folder, and those above it, so that they survive a power cut."""
     missing = []
     while not folder.is_dir():
         missing.append(folder)
@@ -90,7 +161,7 @@ def sync_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files that a process left behind when it died, more than a day ago."""
+    """Remove temporary files, older than a day, of processes that died while they wrote."""
     for path in folder.rglob(".*.partial"):
         try:
             if path.stat().st_mtime < time.time() - LEFTOVER_S:

@@ -1,11 +1,11 @@
-"""What both command lines share: how they end.
+"""Exit codes, and how both command lines end.
 
-Exit codes: 0 done; 1 unexpected; 2 wrong usage or setting; 3 data or model files; 4 network; 5 a run that could not go on;
-6 disk or memory; 130 interrupted.
+Exit codes: 0 done; 1 unexpected; 2 wrong usage or setting; 3 data or model files; 4 network; 5 a
+run that could not go on; 6 disk or memory; 130 interrupted.
 """
 
 import errno
-import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -19,18 +19,18 @@ import typer
 from polyclinic.errors import DiskFull, PolyclinicError
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 2 wrong usage or setting, 3 data or model files, 4 network, 5 a run that could not go on, "
-    "6 disk or memory, 130 interrupted."
+    "Exit codes: 0 done, 2 wrong usage or setting, 3 data or model files, 4 network, "
+    "5 a run that could not go on, 6 disk or memory, 130 interrupted."
 )
 
 
 def end_like_ctrl_c(_number: int, _frame: FrameType | None) -> None:
-    """Let SIGTERM unwind the program as Ctrl-C does, so that children are ended."""
+    """Raise KeyboardInterrupt on SIGTERM, so that a program ends its children as after Ctrl-C."""
     raise KeyboardInterrupt
 
 
 def run_command(app: typer.Typer) -> None:
-    """Run a command line; every error ends it with one plain sentence and a meaningful exit code."""
+    """Run a command line and exit; an error ends it with one plain sentence and its exit code."""
     signal.signal(signal.SIGTERM, end_like_ctrl_c)
     try:
         sys.exit(app(standalone_mode=False) or 0)
@@ -47,10 +47,8 @@ def run_command(app: typer.Typer) -> None:
         if error.errno != errno.ENOSPC:
             _unexpected(error)
         folder = Path(error.filename).parent if isinstance(error.filename, str) else Path.cwd()
-        stats = os.statvfs(folder)
-        full = DiskFull(
-            folder, stats.f_bavail * stats.f_frsize, stats.f_bavail * stats.f_frsize + 2**20
-        )
+        free_bytes = shutil.disk_usage(folder).free
+        full = DiskFull(folder, free_bytes, free_bytes + 2**20)
         _say(f"error: {full}")
         sys.exit(full.exit_code)
     except Exception as error:
@@ -58,13 +56,14 @@ def run_command(app: typer.Typer) -> None:
 
 
 def _unexpected(error: Exception) -> None:
-    """A fault of ours: one sentence, and the details in a file."""
+    """Report a fault of polyclinic itself: one sentence, and the traceback in a file."""
     with tempfile.NamedTemporaryFile(
         "w", prefix="polyclinic-", suffix=".log", delete=False
     ) as file:
         traceback.print_exception(error, file=file)
     _say(
-        f"error: something went wrong inside polyclinic ({type(error).__name__}). Please report it with {file.name}."
+        f"error: something went wrong inside polyclinic ({type(error).__name__}). Please report it "
+        f"with {file.name}."
     )
     sys.exit(1)
 

@@ -1,6 +1,6 @@
-"""Child processes that end with their parent, and the pace at which one process asks another for news.
+"""Child processes that end with their parent, ports, and pauses between two questions.
 
-The one place below `server` and `client` that starts processes: both need it (docs/decisions/child-processes.md).
+Server and client start their processes here (docs/decisions/child-processes.md).
 """
 
 import faulthandler
@@ -19,30 +19,29 @@ from typing import IO
 
 from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
 
-PARENT = "POLYCLINIC_PARENT"  # the process id of who started this one
-GOODBYE_S = 5.0  # for a process to end in order after its parent is gone
-SHARE = 0.05  # of the time already waited, how long the next pause may be
-QUIET = {
-    "FLWR_TELEMETRY_ENABLED": "0",
-    "FLWR_DISABLE_UPDATE_CHECK": "1",
-}  # Flower sends nothing to its makers
+PARENT = "POLYCLINIC_PARENT"  # environment variable: id of the process that started this one
+GOODBYE_S = 5.0  # time for a process to end in order after its parent is gone
+SHARE = 0.05  # length of the next pause, as a share of the time already waited
+# Flower sends nothing to its makers
+QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
-# Flower reads a message before all its parts have arrived, and then waits 1 s, 2 s, 4 s ... for each. These keyword defaults of its
-# `pull_objects` and `pull_and_inflate_object_from_tree` make it ask again at our pace, for as long (two hours) as before.
+# Flower reads a message before all its parts have arrived, and then waits 1 s, 2 s, 4 s ... for
+# each. These keyword defaults of its `pull_objects` and `pull_and_inflate_object_from_tree` make it
+# ask again at our pace, for as long (two hours) as before.
 PROMPT = {"initial_backoff": 0.02, "backoff_cap": 2.0, "max_tries_per_object": None}
 
 
 def pause_s(waited_s: float, shortest_s: float = 0.02, longest_s: float = 3.0) -> float:
-    """How long to sleep before asking again, after waiting so long for an answer.
+    """Return how long to sleep before asking again, after waiting `waited_s` for an answer.
 
-    Five percent of the time waited: quick while an answer is expected at once, gentle when nothing has happened for long, and never
-    more than five percent late.
+    The pause is 5 % of the time waited, within the limits: short while an answer is expected at
+    once, long when nothing has happened for long, and never more than 5 % late.
     """
     return min(longest_s, max(shortest_s, SHARE * waited_s))
 
 
 class Child:
-    """A process of ours in a session of its own, with its output in a file.
+    """A child process in a session of its own, with its output in a file.
 
     A terminal's Ctrl-C does not reach it: the parent ends its children itself, in order.
     """
@@ -57,7 +56,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        """Start it; its output is appended to the log."""
+        """Start the process; its output is appended to the log."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             environment = {**self._env, PARENT: str(os.getpid())}
@@ -72,28 +71,28 @@ class Child:
 
     @property
     def pid(self) -> int:
-        """Its process id; 0 before it is started."""
+        """Process id; 0 before the start."""
         return self._process.pid if self._process else 0
 
     def status(self) -> int | None:
-        """Its exit status; None while it runs."""
+        """Return its exit status; None while it runs."""
         return self._process.poll() if self._process else None
 
     def wait(self, timeout_s: float | None = None) -> int | None:
-        """Its exit status; None when it still runs after the time."""
+        """Wait for its end and return its exit status; None if it still runs after `timeout_s`."""
         try:
             return self._process.wait(timeout_s) if self._process else None
         except subprocess.TimeoutExpired:
             return None
 
     def check(self) -> None:
-        """Raise `ProcessDied` with the last words of its log if it has ended."""
+        """Raise `ProcessDied`, with the last line of the log, if the process has ended."""
         status = self.status()
         if status is not None:
             raise ProcessDied(self.name, status, self.last_words())
 
     def last_words(self) -> str:
-        """The last line of its log that says something."""
+        """Return the last line of its log that holds a letter or a digit."""
         lines = self.log.read_text(errors="replace").splitlines() if self.log.exists() else []
         words = [line.strip() for line in lines if any(map(str.isalnum, line))]
         return (
@@ -103,11 +102,11 @@ class Child:
         )
 
     def stop(self, patience_s: float = 5.0) -> None:
-        """Ask it to end, then insist; safe to repeat."""
+        """Ask the process to end (SIGTERM), then kill it; calling this twice does no harm."""
         stop_all([self], patience_s)
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the whole session, so that nothing that it started is left."""
+        """Send a signal to the whole session, so that nothing that the process started is left."""
         try:
             os.killpg(self.pid, number)
         except ProcessLookupError:
@@ -115,7 +114,7 @@ class Child:
 
 
 def stop_all(children: Sequence[Child], patience_s: float = 5.0) -> None:
-    """Ask all of them to end at once, then insist; safe to repeat."""
+    """Ask all processes to end at once (SIGTERM), then kill the rest; safe to call twice."""
     alive = [child for child in children if child.pid and child.status() is None]
     deadline = time.monotonic() + patience_s
     for child in alive:
@@ -127,16 +126,21 @@ def stop_all(children: Sequence[Child], patience_s: float = 5.0) -> None:
 
 
 def end_with_parent() -> None:
-    """Let this process end when its parent is gone, even by SIGKILL, and even if it was gone before this was called."""
+    """Start a thread that ends this process when its parent is gone.
+
+    This holds for a parent killed by SIGKILL, and for one that was gone before this call.
+    """
     parent = os.getppid()
     starter = int(os.environ.get(PARENT) or parent)
     if starter != parent and not Path(f"/proc/{starter}").exists():
-        parent = starter  # it died while this process was still importing; somebody else is the parent now
+        # it died while this process was still importing; somebody else is the parent now
+        parent = starter
 
     def watch() -> None:
         while os.getppid() == parent:
             time.sleep(0.5)
-        # gRPC can hang while the interpreter shuts down, when Python threads no longer run: this watchdog is not one
+        # gRPC can hang while the interpreter shuts down, when Python threads no longer run: this
+        # watchdog is not one
         faulthandler.dump_traceback_later(GOODBYE_S, exit=True)
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -145,13 +149,16 @@ def end_with_parent() -> None:
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[bool]:
-    """Hold a lock on a file for a while, if nobody else does; yields whether it is ours. It ends with the process, however that ends."""
+    """Lock a file if no other process has; yields whether the lock is ours.
+
+    The lock ends with the block, or with the process, however that ends.
+    """
     with path.open("a") as file:
         yield try_lock(file)
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Take the lock on an open file, if nobody else has it; closing the file gives it back."""
+    """Lock an open file unless another process has; return success. Closing it unlocks it."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -160,15 +167,15 @@ def try_lock(file: IO[str]) -> bool:
 
 
 def python_module(module: str, *arguments: str) -> list[str]:
-    """The command that runs a module of ours with this interpreter."""
+    """Return the command that runs a Python module with this interpreter."""
     return [sys.executable, "-m", module, *arguments]
 
 
 def parse_address(address: str) -> tuple[str, int]:
-    """HOST:PORT as a pair.
+    """Split HOST:PORT into a pair.
 
     Raises:
-        AddressInvalid: Not of that form.
+        AddressInvalid: The address has another form.
     """
     host, colon, port = address.rpartition(":")
     if not colon or not host:
@@ -179,17 +186,22 @@ def parse_address(address: str) -> tuple[str, int]:
 
 
 def free_port(host: str = "127.0.0.1") -> int:
-    """A TCP port that nobody listens on at this moment."""
+    """Return a TCP port on which nobody listens at this moment."""
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
 
 
 def claim_port(host: str, port: int, setting: str) -> int:
-    """The port itself if it is free, a free one for 0.
+    """Return the port if it is free; for 0, return a free one.
+
+    Args:
+        host: Address to listen on.
+        port: Wanted port, or 0.
+        setting: Name of the setting, for the message.
 
     Raises:
-        PortTaken: Another program listens there.
+        PortTaken: Another program listens on the port.
     """
     if port == 0:
         return free_port(host)
@@ -203,11 +215,16 @@ def claim_port(host: str, port: int, setting: str) -> int:
 
 
 def wait_for_port(address: str, timeout_s: float, child: Child | None = None) -> None:
-    """Return once something accepts connections there.
+    """Wait until something accepts connections at an address.
+
+    Args:
+        address: HOST:PORT.
+        timeout_s: How long to wait.
+        child: The process that is expected to listen, if it is ours.
 
     Raises:
-        ServerUnreachable: Nothing did in time.
-        ProcessDied: The child that should have listened ended.
+        ServerUnreachable: Nothing accepted a connection in time.
+        ProcessDied: `child` has ended.
     """
     host, port = parse_address(address)
     start = time.monotonic()

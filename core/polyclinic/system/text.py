@@ -1,8 +1,11 @@
-"""Words that came from elsewhere."""
+"""Text from files and from other machines."""
 
 
 def clean(value: object) -> str:
-    """Return a word from a file without the control characters that would steer a terminal."""
+    """Return a value as text in which control characters, which steer a terminal, are replaced.
+
+    None becomes the empty text.
+    """
     if value is None:
         return ""
     return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))

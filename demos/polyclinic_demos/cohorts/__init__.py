@@ -1,1 +1,1 @@
-"""The demo hospitals, written to disk as real ones would have them."""
+"""The demo hospitals, written to disk like real hospitals' data."""

@@ -1,11 +1,13 @@
-"""The demo hospitals: six scanners that disagree, each with a folder of its own patients.
+"""The demo hospitals: six different scanners, each with a folder of its own patients.
 
 `write_cohort(folder)` writes, for every hospital, what a real one would have:
 
-    folder/mprage-3t/dataset.json                    the format of MONAI and the Medical Segmentation Decathlon
-    folder/mprage-3t/imagesTr/mprage-3t_001.nii.gz   training and validation, with labelsTr/ of the same names
-    folder/mprage-3t/imagesTs/mprage-3t_006.nii.gz   test, with labelsTs/
-    folder/cohort.json                               which settings made which hospital, to reuse what is complete
+    folder/mprage-3t/dataset.json        in the format of the Medical Segmentation Decathlon
+    folder/mprage-3t/imagesTr/mprage-3t_001.nii.gz
+                                         training and validation; labelsTr/ has the same names
+    folder/mprage-3t/imagesTs/mprage-3t_006.nii.gz
+                                         test; labelsTs/ has the same names
+    folder/cohort.json                   settings of every hospital, to reuse what is complete
 """
 
 import json
@@ -30,21 +32,22 @@ HOSPITALS = (
     Scanner("t2w", "T2", (1.0, 0.62, 0.42), 0.20, 0.03, (1.0, 1.0, 2.0), 0.5, 0.03, "RAS"),
     Scanner("flair", "FLAIR", (0.15, 0.95, 0.75), 0.25, 0.04, (1.0, 1.0, 2.0), 0.5, 0.03, "PSR"),
 )
-NEWCOMERS = (  # who joins later: a relative of the T1 hospitals, one of the T2 hospital, and a contrast that nobody has
+# hospitals that join later: one like the T1 hospitals, one like the T2 hospital, and one with a
+# contrast of its own
+NEWCOMERS = (
     Scanner("t1-new", "T1", (0.26, 0.66, 0.97), 0.25, 0.03, (1.0, 1.0, 1.2), 0.5, 0.03, "LAS"),
     Scanner("t2-new", "T2", (0.95, 0.58, 0.45), 0.25, 0.04, (1.0, 1.0, 2.5), 0.5, 0.03, "LPS"),
-    Scanner(
-        "dir-new", "DIR", (0.20, 1.0, 0.35), 0.20, 0.04, (1.0, 1.0, 2.0), 0.5, 0.03, "RAS"
-    ),  # double inversion recovery
+    # double inversion recovery
+    Scanner("dir-new", "DIR", (0.20, 1.0, 0.35), 0.20, 0.04, (1.0, 1.0, 2.0), 0.5, 0.03, "RAS"),
 )
 SPLITS = ("training", "validation", "test")
 LABELS = {"0": "background", "1": "CSF", "2": "grey matter", "3": "white matter"}
 
 Anatomy = Literal["icbm152", "real"]
 Subjects = tuple[int, int, int]  # training, validation, test
-Progress = Callable[[int, int, str], None]  # scans done, scans in all, what was just done
+Progress = Callable[[int, int, str], None]  # number of scans done, their total, the last one
 
-_FORMAT = 1  # to be raised when the same settings would give other voxels
+_FORMAT = 1  # raise this when the same settings give other voxels
 _RECORD = "cohort.json"
 _BYTES_PER_SCAN = 7 * 2**20
 
@@ -59,22 +62,27 @@ def write_cohort(
     on_progress: Progress | None = None,
     scanners: Sequence[Scanner] = HOSPITALS,
 ) -> list[Path]:
-    """Write one folder per hospital and return the folders; what is complete with the same settings is reused.
+    """Write one folder per hospital; hospitals that are complete with the same settings are reused.
 
-    A script that calls this keeps its own code below `if __name__ == "__main__":`, as it starts processes.
+    A script that calls this keeps its own code below `if __name__ == "__main__":`, as it starts
+    processes.
 
     Args:
-        folder: Where the hospitals' folders go; made if it does not exist.
+        folder: Parent of the hospitals' folders; made if it does not exist.
         sites: Number of hospitals, the first ones of `scanners`.
-        subjects: People for training, validation and test of each hospital.
+        subjects: Number of people for training, validation and test of each hospital.
         seed: Another seed gives other people and other noise.
-        anatomy: "icbm152", an average brain that is installed along, or "real": the label maps of real people in
-            the folder `POLYCLINIC_DATA`, dealt so that no two hospitals, and no training and test, share a person.
+        anatomy: "icbm152", an average brain that is installed with the package, or "real": the
+            label maps of real people in the folder `POLYCLINIC_DATA`, divided so that no two
+            hospitals, and no training and test, share a person.
         on_progress: Called after every scan.
         scanners: The hospitals to choose from.
 
+    Returns:
+        The hospitals' folders.
+
     Raises:
-        ConfigError: A setting is impossible, or a hospital's folder holds files that are not ours.
+        ConfigError: A setting is impossible, or a hospital's folder holds files of another origin.
         DiskFull: There is too little room.
         RunError: A process that writes scans died.
     """
@@ -82,22 +90,18 @@ def write_cohort(
     folder = Path(folder).resolve()
     chosen = list(scanners[:sites])
     people = _real_people(sites, seed) if anatomy == "real" else [()] * sites
-    orders = {
-        s.name: _orders(folder, s, subjects, seed, who)
-        for s, who in zip(chosen, people, strict=True)
-    }
-    wanted = {
-        s.name: _settings(s, subjects, seed, anatomy, [path.name for path in who])
-        for s, who in zip(chosen, people, strict=True)
-    }
+    orders, wanted = {}, {}
+    for scanner, who in zip(chosen, people, strict=True):
+        orders[scanner.name] = _orders(folder, scanner, subjects, seed, who)
+        names = [path.name for path in who]
+        wanted[scanner.name] = _settings(scanner, subjects, seed, anatomy, names)
     record = _read_record(folder)
-    report = on_progress or _silent
-    total = sum(map(len, orders.values()))
     todo = [
         s
         for s in chosen
         if not _complete(folder / s.name, record.get(s.name), wanted[s.name], orders[s.name])
     ]
+    total, report = sum(map(len, orders.values())), on_progress or _silent
     done = total - sum(len(orders[s.name]) for s in todo)
     if done:
         report(done, total, "already there")
@@ -110,9 +114,8 @@ def write_cohort(
         done, site = done + 1, order.scanner.name
         left[site] -= 1
         if left[site] == 0:
-            write_json(
-                folder / site / "dataset.json", _dataset(order.scanner, orders[site], anatomy)
-            )
+            content = _dataset(order.scanner, orders[site], anatomy)
+            write_json(folder / site / "dataset.json", content)
             record[site] = {**record[site], "complete": True}
             _write_record(folder, record)
         report(done, total, order.stem)
@@ -120,20 +123,21 @@ def write_cohort(
 
 
 def write_unlabelled(site: Path, folder: Path) -> Path:
-    """A newcomer's view of its training and validation images, without labels: `folder`/dataset.json; returns the folder.
+    """List a hospital's training and validation images without labels, as a newcomer would.
 
     Args:
         site: A hospital's folder, from `write_cohort`.
-        folder: Where the list of images goes; the images stay where they are.
+        folder: Folder for the list, `dataset.json`; the images stay where they are.
+
+    Returns:
+        The folder.
     """
     described = json.loads((site / "dataset.json").read_text(encoding="utf-8"))
     cases = [case["image"] for split in ("training", "validation") for case in described[split]]
     images = [os.path.relpath(site / image, folder) for image in cases]
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(
-        folder / "dataset.json",
-        {**{key: value for key, value in described.items() if key not in SPLITS}, "test": images},
-    )
+    kept = {key: value for key, value in described.items() if key not in SPLITS}
+    write_json(folder / "dataset.json", {**kept, "test": images})
     return folder
 
 
@@ -144,8 +148,8 @@ def _check(sites: int, subjects: Subjects, seed: int, scanners: Sequence[Scanner
         )
     if len(subjects) != len(SPLITS) or min(subjects) < 0 or subjects[0] < 1:
         raise ConfigError(
-            "The demo cohort needs three numbers of subjects (training at least 1, validation and test at least 0), "
-            f"{tuple(subjects)} were given."
+            "The demo cohort needs three numbers of subjects (training at least 1, "
+            f"validation and test at least 0), {tuple(subjects)} were given."
         )
     if seed < 0:
         raise ConfigError(f"The demo cohort's seed must be at least 0, it is {seed}.")
@@ -154,7 +158,10 @@ def _check(sites: int, subjects: Subjects, seed: int, scanners: Sequence[Scanner
 def _orders(
     folder: Path, scanner: Scanner, subjects: Subjects, seed: int, people: Sequence[Path]
 ) -> list[ScanOrder]:
-    """List a hospital's scans. Each seed depends on hospital, split and index alone, so adding one changes no other."""
+    """List a hospital's scans.
+
+    Each seed depends only on hospital, split and index, so that adding one scan changes no other.
+    """
     orders: list[ScanOrder] = []
     for split, count, pool in zip(SPLITS, subjects, _pools(people, subjects), strict=True):
         for index in range(count):
@@ -168,22 +175,23 @@ def _orders(
 
 
 def stable_seed(*parts: str | int) -> int:
-    """Turn names and numbers into a seed below 2^62, the same in every process and on every machine."""
+    """Turn names and numbers into a seed below 2^62 that is the same on every machine."""
     return int.from_bytes(sha256(json.dumps(parts).encode()).digest()[:8], "big") >> 2
 
 
 def _real_people(sites: int, seed: int) -> list[tuple[Path, ...]]:
-    """Deal the real label maps to the hospitals, two people at least for each."""
+    """Divide the real label maps among the hospitals, at least two people for each."""
     root = os.environ.get("POLYCLINIC_DATA")
     if not root:
         raise ConfigError(
-            "Real anatomies need POLYCLINIC_DATA, the folder that holds brain_label_maps/: set it, or choose icbm152."
+            "Real anatomies need POLYCLINIC_DATA, the folder that holds brain_label_maps/: set it, "
+            "or choose icbm152."
         )
     maps = sorted((Path(root).resolve() / "brain_label_maps").glob("training_seg_*.nii.gz"))
     if len(maps) < 2 * sites:
         raise ConfigError(
-            f"{root} has {len(maps)} label maps in brain_label_maps/, {sites} hospitals need at least {2 * sites}: "
-            "choose fewer hospitals, or icbm152."
+            f"{root} has {len(maps)} label maps in brain_label_maps/, "
+            f"{sites} hospitals need at least {2 * sites}: choose fewer hospitals, or icbm152."
         )
     maps.sort(key=lambda path: stable_seed(seed, path.name))
     return [tuple(maps[site::sites]) for site in range(sites)]
@@ -192,7 +200,10 @@ def _real_people(sites: int, seed: int) -> list[tuple[Path, ...]]:
 def _pools(
     people: Sequence[Path], subjects: Subjects
 ) -> tuple[Sequence[Path], Sequence[Path], Sequence[Path]]:
-    """Divide a hospital's people into training, validation and test; of two people, one is for the test alone."""
+    """Divide a hospital's people into training, validation and test.
+
+    Of two people, one is for the test alone.
+    """
     quarter = max(1, len(people) // 4)
     test = min(subjects[2], quarter)
     validation = min(subjects[1], quarter) if len(people) - test > 1 else 0
@@ -203,7 +214,7 @@ def _pools(
 def _settings(
     scanner: Scanner, subjects: Subjects, seed: int, anatomy: Anatomy, people: list[str]
 ) -> dict[str, Any]:
-    """Everything that decides a hospital's voxels, as JSON gives it back."""
+    """Return everything that determines a hospital's voxels, as JSON returns it."""
     settings = {
         "format": _FORMAT,
         "seed": seed,
@@ -223,7 +234,8 @@ def _dataset(scanner: Scanner, orders: Sequence[ScanOrder], anatomy: Anatomy) ->
         splits[order.split].append(files)
     return {
         "name": scanner.name,
-        "description": f"Simulated {scanner.modality} scans of deformed copies of {source}, brain only.",
+        "description": f"Simulated {scanner.modality} scans of deformed copies of {source}, "
+        "brain only.",
         "modality": {"0": scanner.modality},
         "labels": LABELS,
         "tensorImageSize": "3D",
@@ -239,12 +251,16 @@ def _complete(
 
 
 def _make_room(folder: Path, todo: Sequence[Scanner], record: dict[str, Any], scans: int) -> None:
-    """Remove what an earlier run left in the hospitals to be written; never touch a folder that we did not write."""
+    """Remove leftovers of an earlier run in the hospitals to be written.
+
+    A folder that was not written here is never touched.
+    """
     for scanner in todo:
         site = folder / scanner.name
         if site.exists() and scanner.name not in record and any(site.iterdir()):
             raise ConfigError(
-                f"{site} holds files that are not of a demo cohort: choose another folder, or remove it."
+                f"{site} holds files that are not from a demo cohort: "
+                "choose another folder, or remove it."
             )
     for scanner in todo:
         (folder / scanner.name / "dataset.json").unlink(missing_ok=True)
@@ -261,11 +277,8 @@ def _read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
-    return (
-        dict(record["hospitals"])
-        if isinstance(record, dict) and isinstance(record.get("hospitals"), dict)
-        else {}
-    )
+    hospitals = record.get("hospitals") if isinstance(record, dict) else None
+    return dict(hospitals) if isinstance(hospitals, dict) else {}
 
 
 def _write_record(folder: Path, record: dict[str, Any]) -> None:

@@ -1,11 +1,12 @@
-"""Three real laboratories: photographs of white blood cells, each laboratory with its own stain and camera.
+"""Three real laboratories: photographs of white blood cells, with different stains and cameras.
 
-`write_laboratories(folder)` copies from the folder `white_blood_cells` in `POLYCLINIC_DATA`, whose `labels.csv` has the columns site, image
-and label, and writes what a laboratory would have:
+`write_laboratories(folder)` copies from the folder `white_blood_cells` in `POLYCLINIC_DATA`, whose
+`labels.csv` has the columns site, image and label, and writes what a laboratory would have:
 
-    folder/laboratory-a/dataset.json       the classes as numbers; training, validation and test are 60, 20 and 20 of 100 of each class
+    folder/laboratory-a/dataset.json       the classes as numbers; 60, 20 and 20 of 100 images of
+                                           each class are for training, validation and test
     folder/laboratory-a/images/001.png
-    folder/laboratories.json               which folders are ours, and may be written again
+    folder/laboratories.json               names of the folders that may be written again
 """
 
 import csv
@@ -18,20 +19,21 @@ from hashlib import sha256
 from pathlib import Path
 
 from polyclinic.errors import ConfigError
+from polyclinic.system.durable import write_atomically
 from polyclinic_demos.cohorts.hospitals import stable_seed
-from polyclinic_demos.cohorts.writing import replace_file, write_json
+from polyclinic_demos.cohorts.writing import write_json
 
 SHARES = {"training": 0.6, "validation": 0.2, "test": 0.2}
 COLUMNS = ("site", "image", "label")
 
-Progress = Callable[[int, int, str], None]  # images done, images in all, what was just done
+Progress = Callable[[int, int, str], None]  # number of images done, their total, the last one
 
 _RECORD = "laboratories.json"
 
 
 @dataclass(frozen=True)
 class Photograph:
-    """One cell, as a laboratory keeps it."""
+    """Photograph of one cell."""
 
     laboratory: str
     source: Path
@@ -41,15 +43,20 @@ class Photograph:
 def write_laboratories(
     folder: Path, *, seed: int = 0, on_progress: Progress | None = None
 ) -> list[Path]:
-    """Write one folder per laboratory and return the folders, in the order of their names.
+    """Write one folder per laboratory.
 
     Args:
-        folder: Where the laboratories' folders go; made if it does not exist. What an earlier call left there is written anew.
+        folder: Parent of the laboratories' folders; made if it does not exist. Results of an
+            earlier call are written again.
         seed: Another seed divides the images into other splits; the images stay the same.
         on_progress: Called after every image.
 
+    Returns:
+        The folders, in the order of their names.
+
     Raises:
-        ConfigError: `POLYCLINIC_DATA` is unset or has no such images, or a laboratory's folder holds files that are not ours.
+        ConfigError: `POLYCLINIC_DATA` is unset or has no such images, or a laboratory's folder
+            holds files of another origin.
         DiskFull: There is too little room.
     """
     photographs = find_photographs()
@@ -65,7 +72,7 @@ def write_laboratories(
             for split, chosen in _divide(mine, labels, seed).items()
         }
         for each in mine:
-            replace_file(folder / name / "images" / each.source.name, each.source.read_bytes())
+            write_atomically(folder / name / "images" / each.source.name, each.source.read_bytes())
             done += 1
             if on_progress is not None:
                 on_progress(done, len(photographs), f"{name}/{each.source.name}")
@@ -74,7 +81,9 @@ def write_laboratories(
 
 
 def find_photographs() -> list[Photograph]:
-    """Find the images that `labels.csv` lists, each once: a copy could end up in training and in test.
+    """Find the images that `labels.csv` lists, each once.
+
+    A copy could be in training and in test.
 
     Raises:
         ConfigError: `POLYCLINIC_DATA` is unset or has no such images.
@@ -82,7 +91,8 @@ def find_photographs() -> list[Photograph]:
     root = os.environ.get("POLYCLINIC_DATA")
     if not root:
         raise ConfigError(
-            "The laboratories need POLYCLINIC_DATA, the folder that holds white_blood_cells/: set it."
+            "The laboratories need POLYCLINIC_DATA: "
+            "set it to the folder that holds white_blood_cells/."
         )
     home = Path(root).resolve() / "white_blood_cells"
     try:
@@ -90,11 +100,12 @@ def find_photographs() -> list[Photograph]:
             rows = list(csv.DictReader(file))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ConfigError(
-            f"{home}: has no labels.csv that can be read: point POLYCLINIC_DATA to the folder that holds it."
+            f"{home}: there is no readable labels.csv. "
+            "Set POLYCLINIC_DATA to the folder that holds it."
         ) from error
     if not rows or not all(row.get(column) for row in rows for column in COLUMNS):
         raise ConfigError(
-            f"{home}/labels.csv: every line needs {', '.join(COLUMNS)}: get the file again."
+            f"{home}/labels.csv: every line needs {', '.join(COLUMNS)}. Get the file again."
         )
     found = [
         Photograph(row["site"].replace("site_", "laboratory-"), home / row["image"], row["label"])
@@ -102,7 +113,8 @@ def find_photographs() -> list[Photograph]:
     ]
     if missing := [each.source for each in found if not each.source.is_file()]:
         raise ConfigError(
-            f"{missing[0]}: labels.csv lists this image, but it does not exist: get the folder again."
+            f"{missing[0]}: labels.csv lists this image, but it does not exist. "
+            "Get the folder again."
         )
     distinct: dict[bytes, Photograph] = {}
     for each in found:
@@ -111,12 +123,16 @@ def find_photographs() -> list[Photograph]:
 
 
 def _claim(folder: Path, names: Sequence[str]) -> None:
-    """Remove what an earlier call left, and say that these folders are ours; never touch a folder that is not."""
+    """Remove leftovers of an earlier call, and record which folders may be written again.
+
+    A folder that was not written here is never touched.
+    """
     ours = _read_record(folder)
     for name in names:
         if name not in ours and (folder / name).exists():
             raise ConfigError(
-                f"{folder / name} was not written by this program: choose another folder, or remove it."
+                f"{folder / name} was not written by this program: "
+                "choose another folder, or remove it."
             )
     write_json(folder / _RECORD, {"laboratories": sorted({*ours, *names})})
     for name in names:
@@ -135,23 +151,19 @@ def _read_record(folder: Path) -> list[str]:
 def _divide(
     photographs: Sequence[Photograph], labels: Sequence[str], seed: int
 ) -> dict[str, list[Photograph]]:
-    """Each class by the shares, in an order that hangs on the seed and the image's name alone."""
+    """Divide each class by the shares.
+
+    The order depends only on the seed and the image's name.
+    """
     splits: dict[str, list[Photograph]] = {split: [] for split in SHARES}
     for label in labels:
         pool = [each for each in photographs if each.label == label]
         pool.sort(key=lambda each: stable_seed(seed, each.laboratory, each.source.name))
         validation, test = (round(SHARES[split] * len(pool)) for split in ("validation", "test"))
         training = len(pool) - validation - test
-        for split, part in zip(
-            SHARES,
-            (
-                pool[:training],
-                pool[training : training + validation],
-                pool[training + validation :],
-            ),
-            strict=True,
-        ):
-            splits[split] += part
+        splits["training"] += pool[:training]
+        splits["validation"] += pool[training : training + validation]
+        splits["test"] += pool[training + validation :]
     return {
         split: sorted(part, key=lambda each: each.source.name) for split, part in splits.items()
     }

@@ -12,12 +12,10 @@ from torch.nn import functional
 from polyclinic_demos.cohorts.anatomy import Subject, field_of_view, sample
 
 MARGIN_MM = 3.0  # air kept around the brain
-_GAIN = (
-    300.0,
-    700.0,
-)  # scanners count in arbitrary units: white matter in T1 lies at about this many
+# range of the gain; scanners use arbitrary units, in which white matter in T1 has about this value
+_GAIN = (300.0, 700.0)
 _TEXTURE_MM = 2.0
-_SLAB = 1_000_000  # points sampled at a time: what fits in the cache is fastest
+_SLAB = 1_000_000  # number of points sampled at a time; fast if they fit into the cache
 _WAVES = 3  # bias field: cosines of order 0 to 2 along each axis
 _AXES = {
     "R": (0, 1.0),
@@ -31,18 +29,21 @@ _AXES = {
 
 @dataclass(frozen=True)
 class Scanner:
-    """What makes one hospital's images differ from another's.
+    """Properties of a hospital's images.
 
     Attributes:
-        name: The hospital's name, also its folder's.
+        name: Name of the hospital and of its folder.
         modality: As `dataset.json` names it, for example "T1".
-        contrast: Intensity of pure CSF, grey matter and white matter; the brightest is about 1. Air is 0.
-        bias: Strength of the smooth shading: intensities are multiplied by exp(u), u within about -bias to bias.
-        noise: Standard deviation of the noise in each of the receiver's two channels (Rician in the image).
-        voxel_mm: Voxel size along the stored axes, the third is across the slices.
+        contrast: Intensity of pure CSF, grey matter and white matter; the brightest is about 1. Air
+            is 0.
+        bias: Strength of the smooth shading: intensities are multiplied by exp(u), u within about
+            -bias to bias.
+        noise: Standard deviation of the noise in each of the receiver's two channels (Rician in the
+            image).
+        voxel_mm: Voxel size along the stored axes; the third is across the slices.
         blur_mm: Sigma of the point spread within a slice and across.
-        texture: Standard deviation of the tissue's own variation, relative.
-        orientation: Where the stored axes point to: three letters of R/L, A/P and S/I.
+        texture: Relative standard deviation of the tissue's own variation.
+        orientation: Directions of the stored axes: three letters of R/L, A/P and S/I.
     """
 
     name: str
@@ -56,9 +57,8 @@ class Scanner:
     orientation: str
 
     def __post_init__(self) -> None:
-        if {_AXES[letter][0] for letter in self.orientation if letter in _AXES} != {0, 1, 2} or len(
-            self.orientation
-        ) != 3:
+        axes = {_AXES[letter][0] for letter in self.orientation if letter in _AXES}
+        if axes != {0, 1, 2} or len(self.orientation) != 3:
             raise ValueError(
                 f"orientation is '{self.orientation}', it needs one letter each of R/L, A/P and S/I"
             )
@@ -85,9 +85,9 @@ def acquire(person: Subject, scanner: Scanner, seed: int) -> Scan:
     """Scan a person: contrast, texture, shading, point spread, thick slices, Rician noise.
 
     Args:
-        person: Who lies in the scanner.
-        scanner: Which scanner.
-        seed: Decides noise, texture, shading and gain; the same seed gives the same voxels.
+        person: The person.
+        scanner: The scanner.
+        seed: Determines noise, texture, shading and gain; the same seed gives the same voxels.
     """
     generator = torch.Generator().manual_seed(seed)
     affine, shape = _stored_grid(person, scanner)
@@ -96,11 +96,8 @@ def acquire(person: Subject, scanner: Scanner, seed: int) -> Scan:
     signal *= _texture(shape, scanner.voxel_mm, generator).mul_(scanner.texture).add_(1)
     signal *= _shading(shape, generator).mul_(scanner.bias).exp_()
     if scanner.blur_mm > 0:
-        signal = torch.from_numpy(
-            gaussian_filter(
-                signal.numpy(), [scanner.blur_mm / mm for mm in scanner.voxel_mm], truncate=3
-            )
-        )
+        sigma = [scanner.blur_mm / mm for mm in scanner.voxel_mm]
+        signal = torch.from_numpy(gaussian_filter(signal.numpy(), sigma, truncate=3))
     real, imaginary = (
         torch.randn(shape, generator=generator).mul_(scanner.noise) for _ in range(2)
     )
@@ -131,11 +128,14 @@ def _average_in_voxels(
     shape: tuple[int, int, int],
     voxel_mm: tuple[float, float, float],
 ) -> Tensor:
-    """Sample every 1 to 2 mm, at most 3 times an axis, and average: thick slices mix tissues. (3, H, W, D)."""
+    """Sample every 1 to 2 mm, at most 3 times per axis, and average: thick slices mix tissues.
+
+    Returns:
+        (3, H, W, D).
+    """
     factors = np.clip(np.array(voxel_mm).astype(int), 1, 3)
-    offset = np.append(
-        (1 - factors) / (2 * factors), 1
-    )  # of the first sample from its voxel's centre, in voxels
+    # offset of the first sample from its voxel's centre, in voxels
+    offset = np.append((1 - factors) / (2 * factors), 1)
     fine = affine @ np.diag([*(1 / factors), 1])
     fine[:3, 3] = (affine @ offset)[:3]
     tissues = torch.zeros(3, *shape)
@@ -173,7 +173,10 @@ def _shading(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
 
 
 def _label_map(tissues: Tensor) -> NDArray[np.uint8]:
-    """Name the most probable of background and the three tissues; at a tie the first of them."""
+    """Label each voxel with the most probable of background and the three tissues.
+
+    At a tie, the first of them is taken.
+    """
     probabilities = tissues.numpy()
     most = 1 - probabilities.sum(0)
     labels = np.zeros(most.shape, np.uint8)

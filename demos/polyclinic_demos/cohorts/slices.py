@@ -1,6 +1,7 @@
-"""Slices of a brain on a simulated scanner, in 2-D alone: where the slice lies, what it shows, how it was exposed.
+"""Slices of a brain on a simulated scanner, in 2-D alone: position, content and exposure.
 
-The same chain as in `scanner`, without ever making a volume: contrast, texture, shading, ghosts, point spread, Rician noise, 8 bits.
+The steps are those of `scanner`, without a volume: contrast, texture, shading, ghosts, point
+spread, Rician noise, 8 bits.
 """
 
 from dataclasses import dataclass
@@ -11,18 +12,20 @@ from scipy.ndimage import gaussian_filter
 
 from polyclinic_demos.cohorts.anatomy import Subject, sample
 
-CONTRASTS = {  # CSF, grey matter and white matter: about those of the demo hospitals, and proton density
+# intensities of CSF, grey matter and white matter: about those of the demo hospitals, and proton
+# density
+CONTRASTS = {
     "T1": (0.28, 0.68, 0.95),
     "T2": (1.00, 0.60, 0.43),
     "FLAIR": (0.16, 0.95, 0.70),
     "PD": (0.88, 1.00, 0.70),
 }
-PLANES = {  # where rows and columns point to: down and right on the screen
+PLANES = {  # directions of rows and columns: down and right on the screen
     "axial": ((0, -1, 0), (1, 0, 0)),
     "coronal": ((0, 0, -1), (1, 0, 0)),
     "sagittal": ((0, 0, -1), (0, 1, 0)),
 }
-FINE = 2  # points a pixel has along each of its sides, so that pixels mix tissues
+FINE = 2  # number of points along each side of a pixel, so that pixels mix tissues
 _DEPTH = 2  # points across the slice
 _WAVES = 3  # shading: cosines of order 0 to 2 along each axis
 _TEXTURE_MM = 1.2
@@ -33,13 +36,13 @@ Field = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class View:
-    """Where a slice lies.
+    """Position of a slice.
 
     Attributes:
         plane: One of `PLANES`.
-        centre_mm: What is in its middle, in the world of ICBM152.
+        centre_mm: Its centre, in the world of ICBM152.
         extent_mm: Length of its sides.
-        tilt_degrees: Standard deviation of the turn about each axis.
+        tilt_degrees: Standard deviation of the rotation about each axis.
     """
 
     plane: str
@@ -50,7 +53,7 @@ class View:
 
 @dataclass(frozen=True)
 class Exposure:
-    """What a scanner does to a slice; as in `Scanner`, where it has the same name.
+    """Properties of a scanner; those of the same name are as in `Scanner`.
 
     Attributes:
         family: One of `CONTRASTS`.
@@ -58,7 +61,7 @@ class Exposure:
         bias: Strength of the shading.
         noise: Standard deviation of the noise in each channel of the receiver.
         blur_mm: Sigma of the point spread.
-        texture: Standard deviation of the tissue's own variation, relative.
+        texture: Relative standard deviation of the tissue's own variation.
         ghost: Phase, in radians, by which breathing moves the lines of k-space.
         gamma: Exponent of the curve by which the image is stored.
     """
@@ -78,16 +81,14 @@ def draw_exposure(rng: np.random.Generator, family: str | None = None) -> Exposu
     family = family or str(rng.choice(list(CONTRASTS)))
     contrast = np.clip(np.array(CONTRASTS[family]) * np.exp(rng.normal(0, 0.06, 3)), 0.05, 1.15)
     low, middle, high = (float(value) for value in contrast)
-    bias, noise = rng.uniform(0.05, 0.35), rng.uniform(0.01, 0.05)
     return Exposure(
         family,
         (low, middle, high),
-        bias,
-        noise,
-        rng.uniform(0.4, 1.6),
-        rng.uniform(0.02, 0.05),
-        0.0,
-        rng.uniform(0.85, 1.2),
+        bias=rng.uniform(0.05, 0.35),
+        noise=rng.uniform(0.01, 0.05),
+        blur_mm=rng.uniform(0.4, 1.6),
+        texture=rng.uniform(0.02, 0.05),
+        gamma=rng.uniform(0.85, 1.2),
     )
 
 
@@ -100,13 +101,15 @@ def look(person: Subject, view: View, size: int, rng: np.random.Generator) -> Fi
     affine[:3, :3] = linear
     centre = np.linalg.solve(person.pose, [*view.centre_mm, 1.0])[:3]
     affine[:3, 3] = centre - linear @ ((np.array([fine, fine, _DEPTH]) - 1) / 2)
-    return np.asarray(
-        sample(person, affine, (fine, fine, _DEPTH)).mean(-1).numpy(), dtype=np.float32
-    )
+    tissues = sample(person, affine, (fine, fine, _DEPTH)).mean(-1)
+    return np.asarray(tissues.numpy(), dtype=np.float32)
 
 
 def plane_axes(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Return where rows, columns and slices point to, slightly turned: the columns of a (3, 3) matrix."""
+    """Return the directions of rows, columns and slices, slightly rotated.
+
+    They are the columns of a (3, 3) matrix.
+    """
     down, right = (np.array(axis, dtype=np.float64) for axis in PLANES[view.plane])
     turn = np.eye(3)
     for axis, angle in enumerate(np.deg2rad(view.tilt_degrees) * rng.normal(0, 1, 3).clip(-2, 2)):
@@ -119,34 +122,35 @@ def plane_axes(view: View, rng: np.random.Generator) -> NDArray[np.float64]:
 
 
 def pool(field: Field) -> Field:
-    """Average the fine points of each pixel. (..., FINE * size, FINE * size) -> (..., size, size)."""
+    """Average the fine points of each pixel.
+
+    (..., FINE * size, FINE * size) -> (..., size, size)
+    """
     *rest, height, width = field.shape
-    return np.asarray(
-        field.reshape(*rest, height // FINE, FINE, width // FINE, FINE).mean((-3, -1)),
-        dtype=np.float32,
-    )
+    blocks = field.reshape(*rest, height // FINE, FINE, width // FINE, FINE)
+    return np.asarray(blocks.mean((-3, -1)), dtype=np.float32)
 
 
 def signal_of(tissues: Field, exposure: Exposure) -> Field:
     """Mix the tissues' intensities, still on the fine grid."""
-    return np.asarray(
-        np.einsum("c,chw->hw", np.array(exposure.contrast, dtype=np.float32), tissues),
-        dtype=np.float32,
-    )
+    contrast = np.array(exposure.contrast, dtype=np.float32)
+    return np.asarray(np.einsum("c,chw->hw", contrast, tissues), dtype=np.float32)
 
 
 def develop(signal: Field, exposure: Exposure, pixel_mm: float, rng: np.random.Generator) -> Grey:
-    """Turn a slice's signal, (size, size), into an 8-bit image: texture, shading, ghosts, point spread, noise, gain."""
+    """Turn a slice's signal, (size, size), into an 8-bit image.
+
+    The steps are texture, shading, ghosts, point spread, noise and gain.
+    """
     grains = gaussian_filter(rng.normal(0, 1, signal.shape), _TEXTURE_MM / pixel_mm)
     shaded = (
         np.exp(exposure.bias * _shading(signal.shape, rng))
         * (1 + exposure.texture * grains / grains.std())
         * signal
     )
-    shaded = gaussian_filter(
-        _ghosted(shaded, exposure.ghost, rng) if exposure.ghost else shaded,
-        exposure.blur_mm / pixel_mm,
-    )
+    if exposure.ghost:
+        shaded = _ghosted(shaded, exposure.ghost, rng)
+    shaded = gaussian_filter(shaded, exposure.blur_mm / pixel_mm)
     real, imaginary = rng.normal(0, exposure.noise, (2, *signal.shape))
     magnitude = np.hypot(shaded + real, imaginary)  # a scanner shows the modulus: Rician noise
     brightest = max(float(np.percentile(magnitude, 99.5)), 1e-3)
@@ -155,13 +159,16 @@ def develop(signal: Field, exposure: Exposure, pixel_mm: float, rng: np.random.G
 
 
 def label_map(tissues: Field) -> Grey:
-    """Name the most probable of background and the tissues, (tissues, size, size); at a tie the first of them."""
+    """Label each pixel with the most probable of background and the tissues.
+
+    At a tie, the first of them is taken. (tissues, size, size) -> (size, size)
+    """
     background = 1 - tissues.sum(0, keepdims=True)
     return np.asarray(np.concatenate([background, tissues]).argmax(0), dtype=np.uint8)
 
 
 def turned(image: Grey, rng: np.random.Generator) -> Grey:
-    """Turn by a random number of quarters, and mirror or not."""
+    """Rotate by a random number of quarter turns, and mirror or not."""
     image = np.rot90(image, int(rng.integers(4)))
     return np.ascontiguousarray(image[:, ::-1] if rng.random() < 0.5 else image)
 
@@ -178,7 +185,10 @@ def _shading(shape: tuple[int, ...], rng: np.random.Generator) -> NDArray[np.flo
 def _ghosted(
     signal: NDArray[np.float64], phase: float, rng: np.random.Generator
 ) -> NDArray[np.float64]:
-    """Move the lines of k-space to and fro, as breathing does: copies of the brain appear along one axis."""
+    """Move the lines of k-space to and fro, as breathing does.
+
+    Copies of the brain appear along one axis.
+    """
     axis = int(rng.integers(2))
     lines, period = np.arange(signal.shape[axis]), rng.uniform(2.5, 6.0)
     motion = np.exp(1j * phase * np.sin(2 * np.pi * lines / period + rng.uniform(0, 2 * np.pi)))

@@ -1,6 +1,6 @@
-"""How an image of each task of the brain is drawn: what is asked about it, and everything else at random.
+"""Images for each task on brains: what the task asks for, and everything else at random.
 
-People come before images: a person is drawn from the seed, the task and the split, so none is in two of them.
+People are drawn first, from the seed, the task and the split, so nobody is in two splits.
 """
 
 from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ from polyclinic_demos.cohorts.slices import (
 IMAGES_PER_PERSON = 6
 HEIGHTS_MM = (-50.0, 70.0)  # from the cerebellum to the vertex
 WARPS_MM = (1.5, 4.5, 8.0)  # root mean square of the displacement
-PLACES_MM = {  # ICBM152's world; x is drawn to either side
+PLACES_MM = {  # in ICBM152's world; the sign of x is drawn
     "cerebellum": (24.0, -64.0, -36.0),
     "brainstem": (0.0, -28.0, -34.0),
     "lateral ventricle": (10.0, 14.0, 14.0),
@@ -42,17 +42,12 @@ PLACES_MM = {  # ICBM152's world; x is drawn to either side
     "parietal cortex": (34.0, -54.0, 50.0),
 }
 _JITTER_MM = 6.0
-_BRAIN_MM = (
-    (0.0, -18.0, 8.0),
-    (42.0, 55.0, 42.0),
-)  # centre and half axes of an ellipsoid well inside the brain
-_WHOLE_MM = {
-    "axial": (186.0, 198.0),
-    "coronal": (168.0, 192.0),
-    "sagittal": (188.0, 200.0),
-}  # the brain fits
+# centre and half axes of an ellipsoid well inside the brain
+_BRAIN_MM = ((0.0, -18.0, 8.0), (42.0, 55.0, 42.0))
+# ranges of the extent with which the brain fits into the image
+_WHOLE_MM = {"axial": (186.0, 198.0), "coronal": (168.0, 192.0), "sagittal": (188.0, 200.0)}
 _ARTEFACTS = ("none", "motion", "noise", "shading")
-_CLEAR_FAMILIES = ("T1", "T2", "FLAIR")  # those in which a lesion stands out
+_CLEAR_FAMILIES = ("T1", "T2", "FLAIR")  # families in which a lesion is visible
 
 Rng = np.random.Generator
 
@@ -62,8 +57,8 @@ class Drawn:
     """An image and what is known about it.
 
     Attributes:
-        subject: Whose it is.
-        pixels: (size, size) of grey, or (size, size, 3).
+        subject: Name of the person.
+        pixels: (size, size) for grey, or (size, size, 3).
         label: The number of the class, or a label map of (size, size).
     """
 
@@ -78,10 +73,10 @@ class BrainTask:
 
     Attributes:
         description: One sentence.
-        labels: The classes' names.
+        labels: Names of the classes.
         draw: From (person, class, size, random numbers) to an image and its label.
-        held_out: Whether nobody trains on it.
-        images_per_person: How many images each person has.
+        held_out: Whether no hospital trains on it.
+        images_per_person: Number of images of each person.
     """
 
     description: str
@@ -92,27 +87,28 @@ class BrainTask:
 
 
 def draw_brains(name: str, seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
-    """Draw a task's images of one split; each hangs on seed, task, split and index alone."""
+    """Draw a task's images of one split.
+
+    Each image depends only on seed, task, split and index.
+    """
     task = BRAIN_TASKS[name]
     person: Subject | None = None
     for index in range(count):
         block, place = divmod(index, len(task.labels))
-        order = np.random.default_rng(stable_seed(seed, name, split, "classes", block)).permutation(
-            len(task.labels)
-        )
+        shuffle = np.random.default_rng(stable_seed(seed, name, split, "classes", block))
+        order = shuffle.permutation(len(task.labels))
         who = person_seed(seed, name, split, index // task.images_per_person)
         person = subject(who) if person is None or index % task.images_per_person == 0 else person
-        pixels, label = task.draw(
-            person,
-            int(order[place]),
-            size,
-            np.random.default_rng(stable_seed(seed, name, split, "image", index)),
-        )
+        rng = np.random.default_rng(stable_seed(seed, name, split, "image", index))
+        pixels, label = task.draw(person, int(order[place]), size, rng)
         yield Drawn(f"{who:016x}", pixels, label)
 
 
 def draw_public_brains(seed: int, count: int, size: int) -> Iterator[Drawn]:
-    """Draw slices and patches of every plane, scale and scanner, of people who are in no hospital; the label is 0."""
+    """Draw slices and patches of every plane, scale and scanner, of people who are in no hospital.
+
+    The label is 0.
+    """
     person: Subject | None = None
     for index in range(count):
         who = person_seed(seed, "public", "", index // IMAGES_PER_PERSON)
@@ -122,24 +118,22 @@ def draw_public_brains(seed: int, count: int, size: int) -> Iterator[Drawn]:
 
 
 def person_seed(seed: int, task: str, split: str, number: int) -> int:
-    """What a person's shape is drawn from, and known by."""
+    """Return the seed of a person's shape, which also names the person."""
     return stable_seed(seed, task, split, "person", number)
 
 
 def _draw_public(person: Subject, size: int, rng: Rng) -> Grey:
     whole = rng.random() < 0.5
-    view = (
-        _whole_view(rng)
-        if whole
-        else View(_any_plane(rng), _inside(rng), rng.uniform(42, 100), 8.0)
-    )
+    if whole:
+        view = _whole_view(rng)
+    else:
+        view = View(_any_plane(rng), _inside(rng), rng.uniform(42, 100), 8.0)
     tissues, exposure = look(person, view, size, rng), draw_exposure(rng)
     exposure = _spoiled(exposure, str(rng.choice(_ARTEFACTS, p=(0.7, 0.1, 0.1, 0.1))), rng)
     signal = signal_of(tissues, exposure)
     if rng.random() < 0.25:
-        signal = _with_lesion(
-            signal, _draw_lesions(tissues, view, int(rng.integers(1, 4)), rng), exposure, rng
-        )
+        lesions = _draw_lesions(tissues, view, int(rng.integers(1, 4)), rng)
+        signal = _with_lesion(signal, lesions, exposure, rng)
     image = develop(pool(signal), exposure, view.extent_mm / size, rng)
     return turned(image, rng) if not whole or rng.random() < 0.3 else image
 
@@ -165,9 +159,8 @@ def _draw_structure(person: Subject, label: int, size: int, rng: Rng) -> tuple[G
 def _draw_tissue(person: Subject, _label: int, size: int, rng: Rng) -> tuple[Grey, Grey]:
     view, exposure = _axial(rng.uniform(-20, 55), rng), draw_exposure(rng)
     tissues = look(person, view, size, rng)
-    return develop(
-        pool(signal_of(tissues, exposure)), exposure, view.extent_mm / size, rng
-    ), label_map(pool(tissues))
+    image = develop(pool(signal_of(tissues, exposure)), exposure, view.extent_mm / size, rng)
+    return image, label_map(pool(tissues))
 
 
 def _draw_lesion(person: Subject, label: int, size: int, rng: Rng) -> tuple[Grey, int]:
@@ -185,9 +178,8 @@ def _draw_artefact(person: Subject, label: int, size: int, rng: Rng) -> tuple[Gr
 
 def _draw_warp(person: Subject, label: int, size: int, rng: Rng) -> tuple[Grey, int]:
     view = _axial(rng.normal(8, 1), rng)
-    return _photograph(
-        deformed(person, WARPS_MM[label], rng), view, draw_exposure(rng), size, rng
-    ), label
+    person = deformed(person, WARPS_MM[label], rng)
+    return _photograph(person, view, draw_exposure(rng), size, rng), label
 
 
 def _draw_position(person: Subject, label: int, size: int, rng: Rng) -> tuple[Grey, int]:
@@ -228,12 +220,8 @@ BRAIN_TASKS = {
 
 
 def _photograph(person: Subject, view: View, exposure: Exposure, size: int, rng: Rng) -> Grey:
-    return develop(
-        pool(signal_of(look(person, view, size, rng), exposure)),
-        exposure,
-        view.extent_mm / size,
-        rng,
-    )
+    signal = pool(signal_of(look(person, view, size, rng), exposure))
+    return develop(signal, exposure, view.extent_mm / size, rng)
 
 
 def _any_plane(rng: Rng) -> str:
@@ -241,7 +229,7 @@ def _any_plane(rng: Rng) -> str:
 
 
 def _inside(rng: Rng, reach: float = 1.0) -> tuple[float, float, float]:
-    """A random place inside the brain; `reach` below 1 keeps to its middle."""
+    """Draw a random place inside the brain; `reach` below 1 keeps to its middle."""
     direction = rng.normal(0, 1, 3)
     place = direction / np.linalg.norm(direction) * rng.random() ** (1 / 3) * reach
     x, y, z = (float(value) for value in np.array(_BRAIN_MM[0]) + place * np.array(_BRAIN_MM[1]))
@@ -274,41 +262,40 @@ def _spoiled(exposure: Exposure, artefact: str, rng: Rng) -> Exposure:
 
 
 def _lesioned(person: Subject, number: int, size: int, rng: Rng) -> tuple[Grey, Grey]:
-    """An axial slice at the height of the ventricles or above, with that many lesions, and where they are."""
-    view, exposure = (
-        _axial(rng.uniform(5, 45), rng),
-        draw_exposure(rng, str(rng.choice(_CLEAR_FAMILIES))),
-    )
-    exposure = replace(
-        exposure, noise=exposure.noise / 2, blur_mm=exposure.blur_mm / 2
-    )  # a lesion is two to four pixels wide
+    """Draw an axial slice with lesions, and a map of them.
+
+    It lies at the height of the ventricles or above.
+    """
+    view = _axial(rng.uniform(5, 45), rng)
+    exposure = draw_exposure(rng, str(rng.choice(_CLEAR_FAMILIES)))
+    # a lesion is only two to four pixels wide
+    exposure = replace(exposure, noise=exposure.noise / 2, blur_mm=exposure.blur_mm / 2)
     tissues = look(person, view, size, rng)
     lesions = _draw_lesions(tissues, view, number, rng)
     signal = _with_lesion(signal_of(tissues, exposure), lesions, exposure, rng)
-    return develop(pool(signal), exposure, view.extent_mm / size, rng), (
-        pool(lesions) >= 0.5
-    ).astype(np.uint8)
+    image = develop(pool(signal), exposure, view.extent_mm / size, rng)
+    return image, (pool(lesions) >= 0.5).astype(np.uint8)
 
 
 def _with_lesion(signal: Field, lesions: Field, exposure: Exposure, rng: Rng) -> Field:
-    """Fluid-like; in FLAIR bright."""
+    """Give lesions the intensity of fluid; in FLAIR, a bright one."""
     fluid, _, white = exposure.contrast
     value = white + rng.uniform(0.8, 1.0) * ((1.4 if exposure.family == "FLAIR" else fluid) - white)
     return np.asarray(signal * (1 - lesions) + value * lesions, dtype=np.float32)
 
 
 def _draw_lesions(tissues: Field, view: View, number: int, rng: Rng) -> Field:
-    """Blobs with a radius of 3 to 6 mm inside white matter, on the fine grid: 1 inside, 0 outside."""
+    """Draw blobs with a radius of 3 to 6 mm inside white matter.
+
+    They are on the fine grid: 1 inside, 0 outside.
+    """
     mm = view.extent_mm / tissues.shape[-1]
     lesions = np.zeros(tissues.shape[1:], np.float32)
     deep = np.argwhere(gaussian_filter(tissues[2], 2.0 / mm) > 0.75)
     rows, columns = np.indices(lesions.shape)
     for row, column in deep[rng.choice(len(deep), min(number, len(deep)), replace=False)]:
-        radius, stretch, angle = (
-            rng.uniform(3.5, 5.2),
-            rng.uniform(0.87, 1.15),
-            rng.uniform(0, np.pi),
-        )
+        radius, stretch = rng.uniform(3.5, 5.2), rng.uniform(0.87, 1.15)
+        angle = rng.uniform(0, np.pi)
         along = np.cos(angle) * (rows - row) + np.sin(angle) * (columns - column)
         across = np.cos(angle) * (columns - column) - np.sin(angle) * (rows - row)
         lesions[np.hypot(along * stretch, across / stretch) * mm <= radius] = 1
@@ -316,6 +303,9 @@ def _draw_lesions(tissues: Field, view: View, number: int, rng: Rng) -> Field:
 
 
 def deformed(person: Subject, rms_mm: float, rng: Rng) -> Subject:
-    """Give a person another shape, whose displacement has about this root mean square; the pose stays."""
+    """Give a person another shape, by a displacement of about this root mean square.
+
+    The pose stays the same.
+    """
     noise: NDArray[np.float64] = rng.normal(0, 1, tuple(person.displacement_mm.shape))
     return replace(person, displacement_mm=smooth_displacement(noise, rms_mm))

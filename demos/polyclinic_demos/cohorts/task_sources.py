@@ -1,6 +1,8 @@
-"""Tasks on real images, from the folder `POLYCLINIC_DATA`: white blood cells, chest radiographs, and the structures of real brains.
+"""Tasks on real images, from the folder `POLYCLINIC_DATA`.
 
-Cells and chests are divided by image, brains by person. What a task does not take goes, unlabelled, to the public images.
+They are white blood cells, chest radiographs, and the structures of real brains. Cells and chests
+are divided by image, brains by person. Images that no task takes become public images without
+labels.
 """
 
 import os
@@ -32,7 +34,7 @@ from polyclinic_strategies.proxy.frame.icbm152 import read_volume
 
 CELLS = ("eosinophil", "lymphocyte", "monocyte", "neutrophil")
 CHEST = ("normal", "pneumonia")
-STRUCTURES = {  # as numbered in FreeSurfer's colour table, left and right
+STRUCTURES = {  # numbers of FreeSurfer's colour table, left and right
     "ventricles": (4, 5, 14, 15, 43, 44),
     "deep grey matter": (10, 11, 12, 13, 26, 49, 50, 51, 52, 58),
     "hippocampus and amygdala": (17, 18, 53, 54),
@@ -40,22 +42,22 @@ STRUCTURES = {  # as numbered in FreeSurfer's colour table, left and right
     "brainstem": (16,),
 }
 _CODES = 1024
-_PUBLIC_SHARE = 0.25  # of a laboratory's images
-_SHARES = {"training": 0.6, "validation": 0.15, "test": 0.25}  # of the others
+_PUBLIC_SHARE = 0.25  # share of a laboratory's images that become public
+_SHARES = {"training": 0.6, "validation": 0.15, "test": 0.25}  # shares of the other images
 _PEOPLE = {"training": (0, 10), "validation": (10, 12), "test": (12, 16)}
-_SHOWN_PIXELS = 8  # a slice shows a structure with at least so many
+_SHOWN_PIXELS = 8  # a structure with at least this number of pixels counts as shown
 _TRIES = 50
 
 
 def draw_cells(laboratory: str, seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
-    """Take a laboratory's images of one split: all there are, or as many of each class as possible."""
+    """Take a laboratory's images of one split, the same number of each class if possible."""
     pools = [pool[split] for pool in _divide_cells(seed, laboratory).values()]
     for each in _in_turn(pools)[:count]:
         yield Drawn(_name(each), _shrunk(each, size), CELLS.index(each.label))
 
 
 def draw_public_cells(seed: int, count: int, size: int) -> Iterator[Drawn]:
-    """Take what the laboratories give away unlabelled; the label is 0."""
+    """Take the laboratories' public images; the label is 0."""
     given = [
         each
         for laboratory in "abc"
@@ -67,31 +69,29 @@ def draw_public_cells(seed: int, count: int, size: int) -> Iterator[Drawn]:
 
 
 def draw_chest(seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
-    """Take radiographs of one split of the file, as many of one class as of the other."""
+    """Take radiographs of one split of the file, the same number of each class."""
     for number, label in _choose_chest(seed, split, count):
         yield Drawn(f"{split}-{number}", _enlarged(_chest()[split][0][number], size), label)
 
 
 def draw_public_chest(seed: int, taken: int, count: int, size: int) -> Iterator[Drawn]:
-    """Take training radiographs other than the first `taken`, which the hospital has; the label is 0."""
+    """Take training radiographs except for the first `taken`, which the hospital has.
+
+    The label is 0.
+    """
     hospital = {number for number, _ in _choose_chest(seed, "training", taken)}
     images = _chest()["training"][0]
-    others = sorted(
-        {*range(len(images))} - hospital, key=lambda number: stable_seed(seed, "public", number)
-    )
+    others = sorted({*range(len(images))} - hospital, key=lambda n: stable_seed(seed, "public", n))
     for number in others[:count]:
         yield Drawn(f"training-{number}", _enlarged(images[number], size), 0)
 
 
 def draw_structures(seed: int, split: str, count: int, size: int) -> Iterator[Drawn]:
-    """Draw slices of real people on a simulated scanner, each with two structures at least."""
-    people = sorted(_people(), key=lambda path: stable_seed(seed, path.name))[
-        slice(*_PEOPLE[split])
-    ]
+    """Draw slices of real people on a simulated scanner, each with at least two structures."""
+    shuffled = sorted(_people(), key=lambda path: stable_seed(seed, path.name))
+    people = shuffled[slice(*_PEOPLE[split])]
     found: dict[int, Drawn] = {}
-    for place, person in enumerate(
-        people
-    ):  # one person after the other: a brain takes long to read
+    for place, person in enumerate(people):  # person by person: reading a brain is slow
         for index in range(place, count, len(people)):
             rng = np.random.default_rng(stable_seed(seed, "structures", split, "image", index))
             found[index] = _draw_structures(person, size, rng)
@@ -99,7 +99,10 @@ def draw_structures(seed: int, split: str, count: int, size: int) -> Iterator[Dr
 
 
 def _divide_cells(seed: int, laboratory: str) -> dict[str, dict[str, list[Photograph]]]:
-    """Each class of a laboratory by the shares, in an order that hangs on the seed and the image's name alone."""
+    """Divide each class of a laboratory by the shares.
+
+    The order depends only on the seed and the image's name.
+    """
     divided = {}
     for label in CELLS:
         mine = [
@@ -127,22 +130,24 @@ def _photographs(_root: str | None) -> list[Photograph]:
 
 
 def _in_turn(pools: Sequence[Sequence[Photograph]]) -> list[Photograph]:
-    """The first of every class, then the second of every class, and so on."""
+    """Return the first photograph of every class, then the second of every class, and so on."""
     return [
         pool[place] for place in range(max(map(len, pools))) for pool in pools if place < len(pool)
     ]
 
 
 def _choose_chest(seed: int, split: str, count: int) -> list[tuple[int, int]]:
-    """Number and class of the radiographs of a split, of both classes as many as the rarer has at most."""
+    """Choose number and class of the radiographs of a split.
+
+    Both classes have the same number, at most that of the rarer class.
+    """
     labels = _chest()[split][1]
     ranked = [
         sorted(np.flatnonzero(labels == label).tolist(), key=lambda n: stable_seed(seed, split, n))
         for label in range(len(CHEST))
     ]
-    return [
-        (pair[label], label) for pair in zip(*ranked, strict=False) for label in range(len(CHEST))
-    ][:count]
+    pairs = zip(*ranked, strict=False)
+    return [(pair[label], label) for pair in pairs for label in range(len(CHEST))][:count]
 
 
 def _chest() -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
@@ -151,7 +156,10 @@ def _chest() -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
 
 @lru_cache(maxsize=1)
 def _read_chest(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    """Images and classes of each split, each image once: a copy could be in training and in test."""
+    """Read images and classes of each split, each image once.
+
+    A copy could be in training and in test.
+    """
     try:
         with np.load(path, allow_pickle=False) as file:
             raw = {
@@ -160,7 +168,8 @@ def _read_chest(path: Path) -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int
             }
     except (OSError, ValueError, KeyError) as error:
         raise ConfigError(
-            f"{path}: cannot be read as MedMNIST's pneumonia: point POLYCLINIC_DATA to the folder that holds it."
+            f"{path}: cannot be read as the pneumonia data of MedMNIST. "
+            "Set POLYCLINIC_DATA to the folder that holds it."
         ) from error
     seen: set[bytes] = set()
     distinct = {}
@@ -184,11 +193,10 @@ def _draw_structures(person: Path, size: int, rng: np.random.Generator) -> Drawn
     centre = affine[:3, :3] @ _middle(person) + affine[:3, 3]
     for _ in range(_TRIES):
         plane = str(rng.choice(["axial", "coronal"]))
-        offset = (
-            np.array([0, 0, rng.uniform(-45, 30)])
-            if plane == "axial"
-            else np.array([0, rng.uniform(-50, 30), 0])
-        )
+        if plane == "axial":
+            offset = np.array([0, 0, rng.uniform(-45, 30)])
+        else:
+            offset = np.array([0, rng.uniform(-50, 30), 0])
         x, y, z = (float(value) for value in centre + offset + rng.normal(0, 2, 3))
         view = View(plane, (x, y, z), rng.uniform(176, 198))
         shown = _slice(codes, affine, view, size, rng)
@@ -196,19 +204,15 @@ def _draw_structures(person: Path, size: int, rng: np.random.Generator) -> Drawn
             [pool(np.isin(shown, wanted).astype(np.float32)) for wanted in STRUCTURES.values()]
         )
         labels = label_map(names)
-        if (
-            np.bincount(labels.ravel(), minlength=len(STRUCTURES) + 1)[1:] >= _SHOWN_PIXELS
-        ).sum() >= 2:
+        pixels = np.bincount(labels.ravel(), minlength=len(STRUCTURES) + 1)[1:]
+        if (pixels >= _SHOWN_PIXELS).sum() >= 2:
             break
     exposure = draw_exposure(rng)
     intensity = np.zeros(_CODES, np.float32)
     for value, tissue in zip(exposure.contrast, TISSUES, strict=True):
         intensity[list(tissue)] = value * np.exp(rng.normal(0, 0.06, len(tissue)))
-    return Drawn(
-        person.name.removesuffix(".nii.gz"),
-        develop(pool(intensity[shown]), exposure, view.extent_mm / size, rng),
-        labels,
-    )
+    image = develop(pool(intensity[shown]), exposure, view.extent_mm / size, rng)
+    return Drawn(person.name.removesuffix(".nii.gz"), image, labels)
 
 
 def _slice(
@@ -218,22 +222,15 @@ def _slice(
     size: int,
     rng: np.random.Generator,
 ) -> NDArray[np.int16]:
-    """The nearest label at every fine point of a slice; 0 outside of the volume."""
+    """Return the nearest label at every fine point of a slice; 0 outside of the volume."""
     fine = FINE * size
     down, right = (axis * view.extent_mm / fine for axis in plane_axes(view, rng).T[:2])
     rows, columns = np.indices((fine, fine)) - (fine - 1) / 2
-    world = (
-        np.array(view.centre_mm)[:, None, None]
-        + down[:, None, None] * rows
-        + right[:, None, None] * columns
-    )
-    index = (
-        np.einsum(
-            "ij,jhw->ihw", np.linalg.inv(affine[:3, :3]), world - affine[:3, 3][:, None, None]
-        )
-        .round()
-        .astype(np.int64)
-    )
+    moved = down[:, None, None] * rows + right[:, None, None] * columns
+    world = np.array(view.centre_mm)[:, None, None] + moved
+    from_origin = world - affine[:3, 3][:, None, None]
+    index = np.einsum("ij,jhw->ihw", np.linalg.inv(affine[:3, :3]), from_origin)
+    index = index.round().astype(np.int64)
     last = np.array(codes.shape)[:, None, None] - 1
     inside = ((index >= 0) & (index <= last)).all(0)
     found: NDArray[np.int16] = codes[tuple(index.clip(0, last))]
@@ -245,7 +242,8 @@ def _people() -> list[Path]:
     wanted = _PEOPLE["test"][1]
     if len(found) < wanted:
         raise ConfigError(
-            f"{_root()} has {len(found)} label maps in brain_label_maps/, the structures need {wanted}: get the folder again."
+            f"{_root()} has {len(found)} label maps in brain_label_maps/, the structures need "
+            f"{wanted}. Get the folder again."
         )
     return found
 
@@ -258,25 +256,22 @@ def _read_structures(path: Path) -> tuple[NDArray[np.int16], NDArray[np.float64]
 
 @lru_cache(maxsize=1)
 def _middle(path: Path) -> NDArray[np.float64]:
-    """The middle of the brain, in voxels."""
-    brain = np.isin(
-        _read_structures(path)[0][::2, ::2, ::2], [code for tissue in TISSUES for code in tissue]
-    )
+    """Return the middle of the brain, in voxels."""
+    codes = [code for tissue in TISSUES for code in tissue]
+    brain = np.isin(_read_structures(path)[0][::2, ::2, ::2], codes)
     ends = [np.flatnonzero(brain.any(axis=tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
     return np.array([float(low + high) for low, high in ends])
 
 
 def _shrunk(photograph: Photograph, size: int) -> Grey:
     with Image.open(photograph.source) as picture:
-        return np.asarray(
-            picture.convert("RGB").resize((size, size), Image.Resampling.LANCZOS), dtype=np.uint8
-        )
+        small = picture.convert("RGB").resize((size, size), Image.Resampling.LANCZOS)
+        return np.asarray(small, dtype=np.uint8)
 
 
 def _enlarged(pixels: Grey, size: int) -> Grey:
-    return np.asarray(
-        Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC), dtype=np.uint8
-    )
+    large = Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC)
+    return np.asarray(large, dtype=np.uint8)
 
 
 def _name(photograph: Photograph) -> str:
@@ -287,6 +282,7 @@ def _root() -> Path:
     root = os.environ.get("POLYCLINIC_DATA")
     if not root:
         raise ConfigError(
-            "Real images need POLYCLINIC_DATA, the folder that holds them: set it, or do without."
+            "Real images need POLYCLINIC_DATA: "
+            "set it to the folder that holds them, or choose real=False."
         )
     return Path(root).resolve()

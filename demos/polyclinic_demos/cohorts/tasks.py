@@ -1,14 +1,16 @@
-"""Hospitals with different tasks, which teach one encoder, and a coordinator with unlabelled public images.
+"""Hospitals with different tasks, from which one encoder learns, and public images.
 
-`write_tasks(folder)` writes:
+The public images belong to the coordinator and have no labels. `write_tasks(folder)` writes:
 
-    folder/hospitals/<task>/dataset.json    what a hospital has: training, validation and test, and whose each image is
-    folder/hospitals/<task>/images/001.png  with labels/001.png where the task is a segmentation
-    folder/held-out/<task>/...              tasks that nobody trains on
-    folder/public/0001.png                  just images, shuffled
-    folder/tasks.json                       which settings made which folder, to reuse what is complete
+    folder/hospitals/<task>/dataset.json    training, validation and test, with the subject of each
+                                            image
+    folder/hospitals/<task>/images/001.png  and labels/001.png if the task is a segmentation
+    folder/held-out/<task>/...              tasks on which no hospital trains
+    folder/public/0001.png                  images only, shuffled
+    folder/tasks.json                       settings of every folder, to reuse what is complete
 
-No person, and no real image, is in two splits, in two hospitals, or in a hospital and the public images.
+No person, and no real image, is in two splits, in two hospitals, or in a hospital and the public
+images.
 """
 
 import json
@@ -26,6 +28,7 @@ import numpy as np
 from PIL import Image
 
 from polyclinic.errors import ConfigError
+from polyclinic.system.durable import write_atomically
 from polyclinic_demos.cohorts.hospitals import SPLITS, Progress, stable_seed
 from polyclinic_demos.cohorts.slices import Grey
 from polyclinic_demos.cohorts.task_images import BRAIN_TASKS, Drawn, draw_brains, draw_public_brains
@@ -39,11 +42,11 @@ from polyclinic_demos.cohorts.task_sources import (
     draw_public_chest,
     draw_structures,
 )
-from polyclinic_demos.cohorts.writing import replace_file, write_json
+from polyclinic_demos.cohorts.writing import write_json
 
 Images = tuple[int, int, int]  # training, validation, test
 
-_FORMAT = 1  # to be raised when the same settings would give other images
+_FORMAT = 1  # raise this when the same settings give other images
 _RECORD = "tasks.json"
 _LEAST_SIZE = 16
 _GREY, _COLOURS = ("MR",), ("red", "green", "blue")
@@ -51,11 +54,11 @@ _GREY, _COLOURS = ("MR",), ("red", "green", "blue")
 
 @dataclass(frozen=True)
 class TaskCohort:
-    """Where everything lies.
+    """Folders of a cohort.
 
     Attributes:
         hospitals: One folder for each task that takes part.
-        held_out: One folder for each task that nobody trains on.
+        held_out: One folder for each task on which no hospital trains.
         public: The coordinator's images.
     """
 
@@ -75,7 +78,7 @@ class _Task:
 
     @property
     def place(self) -> str:
-        """Where it lies in the cohort's folder."""
+        """Name of its folder in the cohort's folder."""
         return f"{'held-out' if self.held_out else 'hospitals'}/{self.name}"
 
 
@@ -90,20 +93,25 @@ def write_tasks(
     names: Sequence[str] | None = None,
     on_progress: Progress | None = None,
 ) -> TaskCohort:
-    """Write one folder per task and the public images; what is complete with the same settings is reused.
+    """Write one folder per task and the public images.
+
+    Folders that are complete with the same settings are reused.
 
     Args:
-        folder: Where everything goes; made if it does not exist.
+        folder: Parent of all folders; made if it does not exist.
         seed: Another seed gives other people, another choice of real images and other noise.
         size: Height and width of every image.
-        images: Training, validation and test images of each task; of real images there may be fewer.
+        images: Number of training, validation and test images of each task; of real images there
+            may be fewer.
         public: Number of public images.
-        real: Whether tasks on real images, from the folder `POLYCLINIC_DATA`, take part; by default if that is set.
-        names: Only these tasks; by default all.
-        on_progress: Called with (images done, images in all, what was just done).
+        real: Whether tasks on real images, from the folder `POLYCLINIC_DATA`, take part; by default
+            if that is set.
+        names: Names of the tasks to write; by default all.
+        on_progress: Called with the number of images done, their total, and the last one's name.
 
     Raises:
-        ConfigError: A setting is impossible, real data is missing, or a folder holds files that are not ours.
+        ConfigError: A setting is impossible, real data is missing, or a folder holds files of
+            another origin.
         DiskFull: There is too little room.
     """
     real = bool(os.environ.get("POLYCLINIC_DATA")) if real is None else real
@@ -111,38 +119,27 @@ def write_tasks(
     tasks = _choose(names, _find_tasks(real))
     folder = Path(folder).resolve()
     common = {"format": _FORMAT, "seed": seed, "size": size, "images": list(images)}
-    wanted = {task.place: common for task in tasks} | {
-        "public": {**common, "public": public, "real": real}
-    }
+    wanted: dict[str, dict[str, Any]] = {task.place: common for task in tasks}
+    wanted["public"] = {**common, "public": public, "real": real}
     record = _read_record(folder)
     todo = [
         place for place in wanted if not _complete(folder / place, record.get(place), wanted[place])
     ]
     _claim(folder, todo, record, wanted)
     total = len(tasks) * sum(images) + public
-    report = _Report(
-        on_progress,
-        total,
-        total - sum(public if place == "public" else sum(images) for place in todo),
-    )
+    left = sum(public if place == "public" else sum(images) for place in todo)
+    report = _Report(on_progress, total, total - left)
     for task in tasks:
         if task.place in todo:
             count = _write_task(folder / task.place, task, seed, size, images, report)
             _conclude(folder, record, task.place, count)
     if "public" in todo:
-        _write_public(
-            folder / "public",
-            _draw_public(seed, size, images[0], public, real),
-            public,
-            seed,
-            report,
-        )
+        drawn = _draw_public(seed, size, images[0], public, real)
+        _write_public(folder / "public", drawn, public, seed, report)
         _conclude(folder, record, "public", public)
-    places = {
-        held: tuple(folder / task.place for task in tasks if task.held_out is held)
-        for held in (False, True)
-    }
-    return TaskCohort(places[False], places[True], folder / "public")
+    hospitals = tuple(folder / task.place for task in tasks if not task.held_out)
+    held_out = tuple(folder / task.place for task in tasks if task.held_out)
+    return TaskCohort(hospitals, held_out, folder / "public")
 
 
 def _find_tasks(real: bool) -> list[_Task]:
@@ -154,33 +151,18 @@ def _find_tasks(real: bool) -> list[_Task]:
         return tasks
     if not os.environ.get("POLYCLINIC_DATA"):
         raise ConfigError(
-            "Tasks on real images need POLYCLINIC_DATA, the folder that holds them: set it, or choose real=False."
+            "Tasks on real images need POLYCLINIC_DATA: "
+            "set it to the folder that holds them, or choose real=False."
         )
     cells = "Which white blood cell a photograph shows."
-    tasks += [
-        _Task(
-            f"cells-{lab}",
-            cells,
-            CELLS,
-            _COLOURS,
-            partial(draw_cells, f"laboratory-{lab}"),
-            lab == "b",
-        )
-        for lab in "acb"
-    ]
-    tasks.append(
-        _Task("chest", "Whether a radiograph shows pneumonia.", CHEST, ("X-ray",), draw_chest)
-    )
-    structures = ("background", *STRUCTURES)
-    tasks.append(
-        _Task(
-            "structures",
-            "Structures of real brains on a simulated scanner.",
-            structures,
-            _GREY,
-            draw_structures,
-        )
-    )
+    for lab in "acb":
+        draw = partial(draw_cells, f"laboratory-{lab}")
+        tasks.append(_Task(f"cells-{lab}", cells, CELLS, _COLOURS, draw, lab == "b"))
+    chest = "Whether a radiograph shows pneumonia."
+    tasks.append(_Task("chest", chest, CHEST, ("X-ray",), draw_chest))
+    structures = "Structures of real brains on a simulated scanner."
+    labels = ("background", *STRUCTURES)
+    tasks.append(_Task("structures", structures, labels, _GREY, draw_structures))
     return tasks
 
 
@@ -200,16 +182,17 @@ def _check(seed: int, size: int, images: Images, public: int) -> None:
         )
     if len(images) != len(SPLITS) or min(images) < 0 or min(images[:2]) < 1:
         raise ConfigError(
-            f"Tasks need three numbers of images (training and validation at least 1, test at least 0), {tuple(images)} were given."
+            "Tasks need three numbers of images (training and validation at least 1, "
+            f"test at least 0), {tuple(images)} were given."
         )
     if size < _LEAST_SIZE:
         raise ConfigError(
-            f"Images must have at least {_LEAST_SIZE} pixels along each side, {size} were asked for."
+            f"Images must have at least {_LEAST_SIZE} pixels along each side, {size} were given."
         )
 
 
 class _Report:
-    """Counts the images that are done."""
+    """Counter of the images that are done."""
 
     def __init__(self, on_progress: Progress | None, total: int, done: int) -> None:
         self._on_progress, self._total, self._done = on_progress, total, done
@@ -225,20 +208,19 @@ class _Report:
 def _write_task(
     folder: Path, task: _Task, seed: int, size: int, images: Images, report: _Report
 ) -> int:
-    """Write a task's images, then its dataset.json; return how many there are."""
+    """Write a task's images, then its dataset.json; return the number of images."""
     splits: dict[str, list[dict[str, str | int]]] = {split: [] for split in SPLITS}
     number = 0
     for split, count in zip(SPLITS, images, strict=True):
         for drawn in task.draw(seed, split, count, size):
             number += 1
             name = f"{number:03d}.png"
-            replace_file(folder / "images" / name, _png(drawn.pixels))
+            write_atomically(folder / "images" / name, _png(drawn.pixels))
             label: str | int = drawn.label if isinstance(drawn.label, int) else f"labels/{name}"
             if not isinstance(drawn.label, int):
-                replace_file(folder / "labels" / name, _png(drawn.label))
-            splits[split].append(
-                {"image": f"images/{name}", "label": label, "subject": drawn.subject}
-            )
+                write_atomically(folder / "labels" / name, _png(drawn.label))
+            entry = {"image": f"images/{name}", "label": label, "subject": drawn.subject}
+            splits[split].append(entry)
             report(1, f"{task.name}/{name}")
         report(count - len(splits[split]), f"{task.name}: {split}")
     write_json(folder / "dataset.json", {**_describe(task), **splits})
@@ -246,7 +228,10 @@ def _write_task(
 
 
 def _draw_public(seed: int, size: int, taken: int, public: int, real: bool) -> Iterator[Drawn]:
-    """Brains, half of the images at least; with real data chests, up to a third, and cells."""
+    """Draw the public images: at least half of them brains.
+
+    With real data, up to a third are chests, and some are cells.
+    """
     if not real:
         yield from draw_public_brains(seed, public, size)
         return
@@ -262,7 +247,7 @@ def _write_public(
     folder.mkdir(parents=True, exist_ok=True)
     for place, drawn in zip(order, images, strict=True):
         name = f"{place + 1:04d}.png"
-        replace_file(folder / name, _png(drawn.pixels))
+        write_atomically(folder / name, _png(drawn.pixels))
         report(1, f"public/{name}")
 
 
@@ -283,12 +268,10 @@ def _describe(task: _Task) -> dict[str, Any]:
 
 
 def _complete(folder: Path, recorded: object, wanted: Mapping[str, Any]) -> bool:
-    """Whether the record says so, and the files are there."""
-    if (
-        not isinstance(recorded, dict)
-        or recorded != {**wanted, "complete": recorded.get("complete")}
-        or not recorded["complete"]
-    ):
+    """Tell whether the record says so, and the files are there."""
+    if not isinstance(recorded, dict) or not recorded.get("complete"):
+        return False
+    if recorded != {**wanted, "complete": recorded["complete"]}:
         return False
     images = "*.png" if folder.name == "public" else "images/*.png"
     described = folder.name == "public" or (folder / "dataset.json").is_file()
@@ -298,11 +281,15 @@ def _complete(folder: Path, recorded: object, wanted: Mapping[str, Any]) -> bool
 def _claim(
     folder: Path, todo: Sequence[str], record: dict[str, Any], wanted: Mapping[str, dict[str, Any]]
 ) -> None:
-    """Remove what an earlier call left, and say that these folders are ours; never touch a folder that is not."""
+    """Remove leftovers of an earlier call, and record which folders may be written again.
+
+    A folder that was not written here is never touched.
+    """
     for place in todo:
         if place not in record and (folder / place).exists():
             raise ConfigError(
-                f"{folder / place} was not written by this program: choose another folder, or remove it."
+                f"{folder / place} was not written by this program: "
+                "choose another folder, or remove it."
             )
     for place in todo:
         record[place] = {**wanted[place], "complete": 0}

@@ -1,8 +1,10 @@
-"""A hospital whose patients come more than once: what recognizing people, and hiding them, is trained and measured on.
+"""A hospital whose patients come several times, to train and measure how people are recognized.
 
-folder/dataset.json            each entry names its "subject"; a subject's visits are all in one split
-folder/imagesTr/007_1.nii.gz   the second visit of the eighth subject; labelsTr/ has the same names, imagesTs/ and labelsTs/ hold the test
-folder/visits.json             which settings made it
+folder/dataset.json              each entry names its "subject"; a subject's visits are all in
+                                 one split
+folder/imagesTr/007_1.nii.gz     the second visit of the eighth subject; labelsTr/ has the same
+                                 names; imagesTs/ and labelsTs/ hold the test
+folder/visits.json               settings of the cohort
 """
 
 import json
@@ -26,13 +28,14 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class Visits:
-    """Who comes, and how often.
+    """Number of people and visits.
 
     Attributes:
-        subjects: People for training, validation and test.
-        visits: Of every person.
-        lesions: Of every person, at places that are the person's own.
-        people: Label maps of real people to start from, one for each subject in the order of the splits; none: deformed copies of ICBM152.
+        subjects: Number of people for training, validation and test.
+        visits: Number of visits of every person.
+        lesions: Number of lesions of every person, at places of the person's own.
+        people: Label maps of real people to start from, one for each subject in the order of the
+            splits; without any, people are deformed copies of ICBM152.
     """
 
     subjects: Subjects
@@ -47,38 +50,33 @@ class Visits:
             )
         if self.people and len(self.people) != sum(self.subjects):
             raise ConfigError(
-                f"{len(self.people)} label maps for {sum(self.subjects)} subjects: one for each is needed."
+                f"{len(self.people)} label maps for {sum(self.subjects)} subjects: "
+                "give one for each."
             )
 
 
 def write_visits(
     folder: Path, scanner: Scanner, who: Visits, seed: int = 0, on_progress: Progress | None = None
 ) -> Path:
-    """Write a hospital's folder; scans that are there already, of the same settings, are left alone.
+    """Write a hospital's folder; scans of the same settings that are already there are kept.
 
-    A script that calls this keeps its own code below `if __name__ == "__main__":`, as it starts processes.
+    A script that calls this keeps its own code below `if __name__ == "__main__":`, as it starts
+    processes.
 
     Args:
-        folder: Where; made if need be.
-        scanner: What everybody is scanned with.
+        folder: The hospital's folder; made if need be.
+        scanner: Scanner of all scans.
         who: Subjects and visits.
         seed: Another seed gives other people and other noise.
-        on_progress: Called with the scans done, and all of them.
+        on_progress: Called with the number of scans done, and their total.
 
     Raises:
         ConfigError: The folder holds a cohort of other settings.
         DiskFull: There is too little room.
     """
-    settings = json.loads(
-        json.dumps(
-            {
-                "scanner": asdict(scanner),
-                "seed": seed,
-                **asdict(who),
-                "people": [path.name for path in who.people],
-            }
-        )
-    )
+    people = [path.name for path in who.people]
+    plain = {"scanner": asdict(scanner), "seed": seed, **asdict(who), "people": people}
+    settings = json.loads(json.dumps(plain))
     orders = _orders(folder, scanner, who, seed)
     _claim(folder, settings)
     todo = [order for order in orders if not all(path.is_file() for path in order.files.values())]
@@ -91,7 +89,8 @@ def write_visits(
         splits[order.split].append({**files, "subject": order.stem.rpartition("_")[0]})
     tree = {
         "name": folder.name,
-        "description": f"Simulated {scanner.modality} scans, brain only; every subject comes {who.visits} times.",
+        "description": f"Simulated {scanner.modality} scans, brain only; "
+        f"every subject comes {who.visits} times.",
         "modality": {"0": scanner.modality},
         "labels": LABELS,
         "tensorImageSize": "3D",
@@ -108,24 +107,16 @@ def _orders(folder: Path, scanner: Scanner, who: Visits, seed: int) -> list[Scan
         for index in range(count):
             person, number = next(people, None), len(orders) // who.visits
             chosen = stable_seed(seed, scanner.name, split, index)
-            orders += [
-                ScanOrder(
-                    folder,
-                    f"{number:03d}_{visit}",
-                    split,
-                    scanner,
-                    chosen,
-                    person,
-                    visit,
-                    who.lesions,
+            for visit in range(who.visits):
+                stem = f"{number:03d}_{visit}"
+                orders.append(
+                    ScanOrder(folder, stem, split, scanner, chosen, person, visit, who.lesions)
                 )
-                for visit in range(who.visits)
-            ]
     return orders
 
 
 def _claim(folder: Path, settings: dict[str, Any]) -> None:
-    """Write down whose the folder is, before anything else is in it."""
+    """Record the settings of the folder, before anything else is in it."""
     record = folder / "visits.json"
     if record.is_file():
         if json.loads(record.read_text(encoding="utf-8")) != settings:
@@ -135,6 +126,7 @@ def _claim(folder: Path, settings: dict[str, Any]) -> None:
         return
     if folder.exists() and any(folder.iterdir()):
         raise ConfigError(
-            f"{folder} holds files that are not of a demo cohort: choose another folder, or remove it."
+            f"{folder} holds files that are not from a demo cohort: "
+            "choose another folder, or remove it."
         )
     write_json(record, settings)

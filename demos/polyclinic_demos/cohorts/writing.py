@@ -1,10 +1,11 @@
-"""Scans to disk: each complete or absent, on two cores where there are two, and no process that outlives its parent."""
+"""Writing of scans, each whole or not at all, by two processes where there are two cores.
 
-import errno
+No process outlives its parent.
+"""
+
 import gzip
 import json
 import os
-import shutil
 import signal
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,15 +21,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from polyclinic.errors import DiskFull, RunError
+from polyclinic.errors import RunError
+from polyclinic.system.durable import write_atomically
 from polyclinic_demos.cohorts.anatomy import real_person, revisit, subject, with_lesions
 from polyclinic_demos.cohorts.scanner import Scanner, acquire
 from polyclinic_strategies.proxy.frame.icbm152 import icbm152
 
 _WORKERS = 2
-_WORTH_A_PROCESS = (
-    3  # up to this many scans are faster written here than by processes that first have to start
-)
+# up to this many scans are written faster in this process than by new ones
+_WORTH_A_PROCESS = 3
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,13 @@ class ScanOrder:
 
     Attributes:
         site: The hospital's folder.
-        stem: The files' name without ".nii.gz".
+        stem: Name of the files without ".nii.gz".
         split: "training", "validation" or "test".
-        scanner: What it is scanned with.
-        seed: Decides the person's shape and the scan's noise.
-        person: A label map to start from, or None for ICBM152.
-        visit: Which of the person's visits; 0 is the first.
-        lesions: How many the person has.
+        scanner: The scanner.
+        seed: Determines the person's shape and the scan's noise.
+        person: A label map to start from; None for ICBM152.
+        visit: Number of the person's visit; 0 is the first.
+        lesions: Number of the person's lesions.
     """
 
     site: Path
@@ -57,7 +58,7 @@ class ScanOrder:
 
     @property
     def files(self) -> dict[str, Path]:
-        """Where "image" and "label" go."""
+        """Paths of "image" and "label"."""
         part = "Ts" if self.split == "test" else "Tr"
         return {
             kind: self.site / f"{kind}s{part}" / f"{self.stem}.nii.gz"
@@ -66,10 +67,10 @@ class ScanOrder:
 
 
 def write_scans(orders: Sequence[ScanOrder]) -> Iterator[ScanOrder]:
-    """Write every scan and yield each order once its files are there, in the order of completion.
+    """Write every scan; yield each order once its files are there, in the order of completion.
 
     Raises:
-        DiskFull: No room is left.
+        DiskFull: There is no room left.
         RunError: A worker process died.
     """
     workers = min(_WORKERS, os.cpu_count() or 1)
@@ -83,62 +84,37 @@ def write_scans(orders: Sequence[ScanOrder]) -> Iterator[ScanOrder]:
             yield future.result()
     except BrokenProcessPool as error:
         raise RunError(
-            "A process that writes the demo cohort died: memory ran out, or a script calls write_cohort outside of "
-            'if __name__ == "__main__".'
+            "A process that writes the demo cohort died: memory ran out, or a script calls "
+            'write_cohort outside of if __name__ == "__main__".'
         ) from error
     finally:
-        pool.shutdown(
-            wait=True, cancel_futures=True
-        )  # after Ctrl-C: the scans at work end, no further one starts
+        # after Ctrl-C, the present scans are finished, and no further one starts
+        pool.shutdown(wait=True, cancel_futures=True)
 
 
 def write_scan(order: ScanOrder) -> ScanOrder:
-    """Make one scan and write its image and its label map.
+    """Make one scan, and write its image and its label map.
 
     Raises:
-        DiskFull: No room is left.
+        DiskFull: There is no room left.
     """
     maps = real_person(order.person) if order.person else icbm152()
     if order.lesions:
         maps = with_lesions(maps, order.seed, order.lesions)
-    scan = acquire(
-        revisit(subject(order.seed, maps), order.visit, order.seed),
-        order.scanner,
-        order.seed + 1 + order.visit,
-    )
+    person = revisit(subject(order.seed, maps), order.visit, order.seed)
+    scan = acquire(person, order.scanner, order.seed + 1 + order.visit)
     for kind, voxels in (("image", scan.image), ("label", scan.label_map)):
-        replace_file(order.files[kind], _nifti(voxels, scan.affine))
+        write_atomically(order.files[kind], _nifti(voxels, scan.affine))
     return order
 
 
-def replace_file(path: Path, content: bytes) -> None:
-    """Write a file under another name and rename it, so that it is there as a whole or not at all.
-
-    Raises:
-        DiskFull: No room is left.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_bytes(content)
-        partial.replace(path)
-    except OSError as error:
-        if error.errno in {errno.ENOSPC, errno.EDQUOT}:
-            raise DiskFull(
-                path.parent, shutil.disk_usage(path.parent).free, len(content)
-            ) from error
-        raise
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def write_json(path: Path, content: object) -> None:
-    """Write a file of JSON, as a whole or not at all.
+    """Write a JSON file, whole or not at all.
 
     Raises:
-        DiskFull: No room is left.
+        DiskFull: There is no room left.
     """
-    replace_file(path, (json.dumps(content, indent=2) + "\n").encode())
+    write_atomically(path, json.dumps(content, indent=2) + "\n")
 
 
 def _nifti(voxels: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
@@ -150,7 +126,7 @@ def _nifti(voxels: NDArray[Any], affine: NDArray[np.float64]) -> bytes:
 
 
 def _start_worker() -> None:
-    """Make a worker quiet on Ctrl-C, which its parent handles, and let it end when its parent is gone."""
+    """Make a worker ignore Ctrl-C, which its parent handles, and end when its parent is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
     Thread(target=_end_with_parent, daemon=True).start()

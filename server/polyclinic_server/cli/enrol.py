@@ -1,4 +1,4 @@
-"""`polyclinic-server init` and `polyclinic-server enrol`: keys, certificates, and who may join."""
+"""`polyclinic-server init` and `polyclinic-server enrol`: certificates, and keys of hospitals."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,27 +14,26 @@ console = Console(highlight=False)
 ADD = "add"
 Security = Annotated[
     Path,
-    typer.Option(
-        "--security", metavar="FOLDER", help="The folder that `polyclinic-server init` made."
-    ),
+    typer.Option("--security", metavar="FOLDER", help="Folder that `polyclinic-server init` made."),
 ]
 
 
 class NamesFirst(TyperGroup):
-    """`enrol NAME KEY.pub` is `enrol add NAME KEY.pub`."""
+    """Group in which `enrol NAME KEY.pub` means `enrol add NAME KEY.pub`."""
 
     def resolve_command(self, context: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """Take what is no subcommand for a hospital's name."""
+        """Resolve the subcommand; a first word that is none is the name of a hospital."""
         return super().resolve_command(context, args if args[0] in self.commands else [ADD, *args])
 
     def format_usage(self, _context: Any, formatter: click.HelpFormatter) -> None:
-        """Show both ways to call it."""
+        """Write the usage line with all ways to call the command."""
         formatter.write_usage("polyclinic-server enrol", "NAME KEY.pub | list | revoke NAME")
 
 
 enrol_app = typer.Typer(
     cls=NamesFirst,
-    help="Let hospitals in by their keys: enrol NAME KEY.pub, enrol list, enrol revoke NAME --reason TEXT.",
+    help="Enrol hospitals by their keys: enrol NAME KEY.pub, enrol list, "
+    "enrol revoke NAME --reason TEXT.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -44,20 +43,22 @@ def init(
     host: Annotated[
         list[str] | None,
         typer.Option(
-            help="Name or IP address by which hospitals reach this machine; several times for several."
+            help="Name or IP address by which hospitals reach this machine; may be repeated."
         ),
     ] = None,
     port: Annotated[
         int | None,
-        typer.Option(min=1, max=65535, help="The one port that hospitals dial. Default: 9092."),
+        typer.Option(min=1, max=65535, help="Port that hospitals connect to. Default: 9092."),
     ] = None,
     folder: Annotated[
-        Path, typer.Option(help="Where keys and certificates go; only this user can read it.")
+        Path,
+        typer.Option(help="Folder for keys and certificates; only this user can read it."),
     ] = Path("security"),
     renew: Annotated[
         bool,
         typer.Option(
-            "--renew", help="A new server certificate by the same authority; kits stay good."
+            "--renew",
+            help="Make a new server certificate by the same authority; kits remain valid.",
         ),
     ] = False,
 ) -> None:
@@ -65,7 +66,8 @@ def init(
 
     Example: [bold]polyclinic-server init --host coordinator.example.org[/bold]
 
-    Example: [bold]polyclinic-server init --renew[/bold] (once a year; a running coordinator takes the new certificate at once)
+    Example: [bold]polyclinic-server init --renew[/bold] (once a year; a running coordinator takes
+    the new certificate at once)
     """
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.enrolment.endpoint import PORT
@@ -76,14 +78,14 @@ def init(
     else:
         authority = Authority.create(folder, host or (), port or PORT)
         Registry(folder).close()
-    names = ", ".join(authority.hosts)
+    names, until = ", ".join(authority.hosts), f"{authority.expires():%Y-%m-%d}"
     console.print(
-        f"{folder}: certificate for {names}, port {authority.port}, until {authority.expires():%Y-%m-%d}",
-        markup=False,
+        f"{folder}: certificate for {names}, port {authority.port}, until {until}", markup=False
     )
     if not renew:
         console.print(
-            "Back this folder up where nobody else can read it. Next: polyclinic-server enrol NAME hospital.pub",
+            "Back this folder up where nobody else can read it. "
+            "Next: polyclinic-server enrol NAME hospital.pub",
             markup=False,
         )
 
@@ -92,24 +94,21 @@ def init(
 def add(
     name: Annotated[
         str,
-        typer.Argument(
-            help="What the hospital is called from now on: letters, digits, dots and hyphens."
-        ),
+        typer.Argument(help="Name of the hospital: letters, digits, dots and hyphens."),
     ],
     key: Annotated[
         Path,
-        typer.Argument(
-            metavar="KEY.pub", help="The public half of the key that the hospital made."
-        ),
+        typer.Argument(metavar="KEY.pub", help="Public key of the hospital."),
     ],
     security: Security = Path("security"),
     to: Annotated[
-        Path | None, typer.Option(help="Where the kit goes. Default: FOLDER/kits/NAME.kit.json.")
+        Path | None, typer.Option(help="File for the kit. Default: FOLDER/kits/NAME.kit.json.")
     ] = None,
 ) -> None:
     """Enrol a hospital's key and write the kit that is sent back to it; nothing in a kit is secret.
 
-    Compare the fingerprint with the hospital's by telephone: who can swap the file on its way can join in the hospital's name.
+    Compare the fingerprint with the hospital's by telephone: anybody who can replace the key file
+    on its way can join in the hospital's name.
     """
     from polyclinic.security.keys import load_public_key
     from polyclinic_server.enrolment.authority import Authority
@@ -123,7 +122,7 @@ def add(
 
 @enrol_app.command("list")
 def list_keys(security: Security = Path("security")) -> None:
-    """List every key ever enrolled."""
+    """List all keys that were ever enrolled, and their state."""
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.enrolment.registry import Registry
 
@@ -141,18 +140,19 @@ def list_keys(security: Security = Path("security")) -> None:
 
 @enrol_app.command()
 def revoke(
-    name: Annotated[str, typer.Argument(help="The hospital.")],
+    name: Annotated[str, typer.Argument(help="Name of the hospital.")],
     reason: Annotated[
         str,
         typer.Option(
-            help="Why; kept in the journal, and told to the hospital only as that its key was revoked."
+            help="Reason for the journal. The hospital is told only that its key was revoked."
         ),
     ],
     security: Security = Path("security"),
 ) -> None:
-    """From now on the hospital's key opens nothing, a running client is cut off; what it has contributed stays.
+    """Revoke a hospital's key: it is refused from now on, and a running client is disconnected.
 
-    `polyclinic-server ledger withdraw` takes back what it has contributed. To come back, the hospital makes a new key.
+    The hospital's contributions stay; `polyclinic-server ledger withdraw` withdraws them. To come
+    back, the hospital makes a new key.
     """
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.enrolment.registry import Registry
@@ -160,7 +160,8 @@ def revoke(
     Authority.open(security)
     revoked = Registry(security).revoke(name, reason)
     console.print(
-        f"{name}'s key {revoked.fingerprint} is revoked. Its contributions stay: see `polyclinic-server ledger withdraw`.",
+        f"{name}'s key {revoked.fingerprint} is revoked. Its contributions stay: "
+        "see `polyclinic-server ledger withdraw`.",
         markup=False,
     )
 

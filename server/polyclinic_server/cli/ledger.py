@@ -1,4 +1,4 @@
-"""`polyclinic-server ledger` and `polyclinic-server models`: what the coordinator holds, and withdrawing a hospital's work."""
+"""`polyclinic-server ledger` and `polyclinic-server models`: contributions and published models."""
 
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -7,23 +7,26 @@ import typer
 from rich.console import Console
 
 ledger_app = typer.Typer(
-    help="Contributions of hospitals: list, withdraw, verify.", no_args_is_help=True
+    help="List, show, withdraw, verify and export contributions of hospitals.",
+    no_args_is_help=True,
 )
-models_app = typer.Typer(help="Published models, and what they were made of.", no_args_is_help=True)
+models_app = typer.Typer(
+    help="List published models with their contributions.", no_args_is_help=True
+)
 console = Console(highlight=False)
 Folder = Annotated[
     Path | None,
     typer.Option(
         "--ledger",
         metavar="FOLDER",
-        help="The ledger's folder. Default: the newest run's, runs/*/ledger.",
+        help="Folder of the ledger. Default: that of the newest run, runs/*/ledger.",
     ),
 ]
 
 
 @ledger_app.command("list")
 def list_entries(ledger: Folder = None) -> None:
-    """List every contribution, oldest first, and whether it counts."""
+    """List all contributions, oldest first, with their state: active, superseded or withdrawn."""
     from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import print_entries
@@ -37,12 +40,13 @@ def show(
     what: Annotated[
         str,
         typer.Argument(
-            metavar="DIGEST-OR-SITE", help="The first characters of a digest, or a hospital."
+            metavar="DIGEST-OR-SITE",
+            help="First characters of a contribution's digest, or the name of a hospital.",
         ),
     ],
     ledger: Folder = None,
 ) -> None:
-    """Show everything about a contribution, or about all of a hospital's."""
+    """Show all details of a contribution, or of all contributions of a hospital."""
     from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import entry_table, find_entries
@@ -54,13 +58,13 @@ def show(
 
 @ledger_app.command()
 def withdraw(
-    site: Annotated[str, typer.Argument(help="The hospital.")],
-    reason: Annotated[str, typer.Option(help="Why; kept in the journal.")],
+    site: Annotated[str, typer.Argument(help="Name of the hospital.")],
+    reason: Annotated[str, typer.Option(help="Reason for the journal.")],
     ledger: Folder = None,
 ) -> None:
-    """From now on nothing counts that a hospital has handed over so far; what it hands over later does.
+    """Withdraw all contributions of a hospital; those that it hands over later count again.
 
-    A hospital that only described its images is forgotten: nobody's model was made of it.
+    If the hospital only described its images, the description is removed.
     """
     from polyclinic.errors import NothingToWithdraw
     from polyclinic.federation.run_folder import find_ledger
@@ -78,23 +82,25 @@ def withdraw(
                 raise
             refiner.forget(site)
             console.print(
-                f"The description of {site} is forgotten; nobody's model was made of it.",
-                markup=False,
+                f"The description of {site} is removed; no model was made of it.", markup=False
             )
             return
         left = len(opened.active())
     console.print(
-        f"{site} is withdrawn; active contributions: {left}. The next published model is made without it.",
+        f"{site} is withdrawn; active contributions: {left}. "
+        "The next published model is made without it.",
         markup=False,
     )
 
 
 @ledger_app.command()
 def history(
-    limit: Annotated[int | None, typer.Option(min=1, help="Only the newest lines.")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Number of lines, the newest. Default: all.")
+    ] = None,
     ledger: Folder = None,
 ) -> None:
-    """The journal: everything that happened, oldest first."""
+    """Show the journal of the ledger, oldest line first."""
     from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import print_history
@@ -105,7 +111,10 @@ def history(
 
 @ledger_app.command()
 def verify(ledger: Folder = None) -> None:
-    """Check that nothing was changed, removed or moved since it was written: the journal's chain, the tables, every file."""
+    """Verify that nothing was changed, removed or moved since it was written.
+
+    The journal's chain of hashes, the tables and all files are checked.
+    """
     from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
 
@@ -128,12 +137,15 @@ def verify(ledger: Folder = None) -> None:
 @ledger_app.command()
 def export(
     digest: Annotated[
-        str, typer.Argument(help="The first characters of a contribution's or a model's digest.")
+        str, typer.Argument(help="First characters of the digest of a contribution or a model.")
     ],
     to: Annotated[Path, typer.Option("--to", help="The safetensors file to write.")],
     ledger: Folder = None,
 ) -> None:
-    """Write a contribution or a model as one safetensors file; a model is ready for `polyclinic-client predict`."""
+    """Write a contribution or a model as one safetensors file.
+
+    `polyclinic-client predict` takes the file of a model.
+    """
     from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import export_file
@@ -145,17 +157,19 @@ def export(
 
 @ledger_app.command()
 def init(
-    folder: Annotated[Path, typer.Argument(help="The new ledger's folder; files stay there.")],
+    folder: Annotated[
+        Path, typer.Argument(help="Folder of the new ledger, which holds the files.")
+    ],
     url: Annotated[
         str,
         typer.Option(
             envvar="POLYCLINIC_LEDGER_URL",
             show_envvar=True,
-            help="postgresql://USER:PASSWORD@HOST:PORT/DATABASE, empty.",
+            help="Address of an empty database: postgresql://USER:PASSWORD@HOST:PORT/DATABASE.",
         ),
     ],
 ) -> None:
-    """Make a ledger whose tables are in PostgreSQL; without this, a run makes one in SQLite."""
+    """Make a ledger whose tables are in PostgreSQL; by default, a run makes one in SQLite."""
     from polyclinic.store.journal import database_of, write_address
     from polyclinic.store.ledger import Ledger
 
@@ -172,7 +186,7 @@ def init(
 
 @models_app.command("list")
 def list_models(ledger: Folder = None) -> None:
-    """List every published model: rule, number, and the contributions it came from."""
+    """List all published models: number, rule, and the contributions in it."""
     from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
     from polyclinic_server.cli.ledger_tables import models_table

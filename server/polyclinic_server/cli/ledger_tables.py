@@ -1,4 +1,7 @@
-"""Tables of what a ledger holds. Whatever a hospital chose is shown as plain text, without control characters."""
+"""Tables of a ledger's content.
+
+Text that a hospital chose is shown as plain text, without control characters.
+"""
 
 import json
 import shutil
@@ -18,11 +21,11 @@ from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Entry, Ledger, Line, Publication
 from polyclinic.store.refusals import shown
 
-SHORT = 12  # characters of a digest
+SHORT = 12  # number of a digest's characters that are shown
 
 
 def print_entries(entries: Sequence[Entry], console: Console) -> None:
-    """Every contribution in a line."""
+    """Print one line per contribution, and how many are active, superseded and withdrawn."""
     titles = ("site", "state", "digest", "base", "examples", "norm", "made", "received", "bytes")
     rows = (
         (
@@ -47,7 +50,7 @@ def print_entries(entries: Sequence[Entry], console: Console) -> None:
 
 
 def print_history(lines: Sequence[Line], console: Console) -> None:
-    """Every line of the journal in a line."""
+    """Print the lines of the journal."""
     rows = (
         (
             str(line.sequence),
@@ -55,7 +58,7 @@ def print_history(lines: Sequence[Line], console: Console) -> None:
             line.kind,
             shown(line.site),
             line.subject[:SHORT],
-            _said(line),
+            _summary(line),
         )
         for line in lines
     )
@@ -63,21 +66,16 @@ def print_history(lines: Sequence[Line], console: Console) -> None:
 
 
 def entry_table(entry: Entry, publications: Sequence[Publication]) -> Table:
-    """Everything about one contribution."""
+    """Return a table with all details of a contribution, and the models that it is in."""
     table = Table(show_header=False)
-    used = [
-        str(publication.number)
-        for publication in publications
-        if entry.digest in publication.contributions
-    ]
+    used = [str(each.number) for each in publications if entry.digest in each.contributions]
     metrics = ", ".join(f"{shown(name)} {value:.4g}" for name, value in entry.metrics.items())
+    late = f" ({entry.staleness} bases behind when it arrived)" if entry.staleness else ""
     described = {
         "site": shown(entry.site),
         "state": entry.state,
         "digest": entry.digest,
-        "base": f"{entry.base} ({entry.staleness} bases behind when it arrived)"
-        if entry.staleness
-        else entry.base,
+        "base": f"{entry.base}{late}",
         "task": shown(entry.task),
         "examples": str(entry.num_examples),
         "metrics": metrics or "-",
@@ -93,7 +91,7 @@ def entry_table(entry: Entry, publications: Sequence[Publication]) -> Table:
 
 
 def models_table(ledger: Ledger) -> Table:
-    """Every published model, and what it was made of."""
+    """Return a table with one line per published model."""
     table = Table(title="published models")
     for title in ("number", "time", "digest", "rule", "made of"):
         table.add_column(title)
@@ -115,10 +113,14 @@ def models_table(ledger: Ledger) -> Table:
 
 
 def find_entries(ledger: Ledger, what: str) -> list[Entry]:
-    """The contributions of a hospital of that name; else the one whose digest begins so.
+    """Return the contributions of a hospital, or the one contribution of a digest.
+
+    Args:
+        ledger: The ledger.
+        what: Name of a hospital, or first characters of a digest.
 
     Raises:
-        LedgerError: None, or several.
+        LedgerError: Nothing fits, or several digests begin with these characters.
     """
     entries = ledger.entries()
     if of_site := [entry for entry in entries if entry.site == what]:
@@ -128,10 +130,15 @@ def find_entries(ledger: Ledger, what: str) -> list[Entry]:
 
 
 def export_file(ledger: Ledger, what: str, to: Path) -> None:
-    """Write a contribution's file, or a model with what `polyclinic-client predict` needs to know.
+    """Write a contribution, or a model with the metadata that `polyclinic-client predict` needs.
+
+    Args:
+        ledger: The ledger.
+        what: First characters of a digest.
+        to: The safetensors file to write.
 
     Raises:
-        LedgerError: Nothing begins so, or several.
+        LedgerError: No digest begins with these characters, or several do.
         DiskFull: No room.
     """
     paths = {entry.digest: entry.path for entry in ledger.entries()}
@@ -147,7 +154,7 @@ def export_file(ledger: Ledger, what: str, to: Path) -> None:
 
 
 def moment(seconds: float) -> str:
-    """Seconds since 1970 as this machine's date and time; a hospital's clock may say anything."""
+    """Return local date and time of seconds since 1970; the seconds if they are out of range."""
     try:
         return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
     except (OverflowError, ValueError, OSError):
@@ -158,17 +165,19 @@ def _complete(beginning: str, digests: Iterable[str], ledger: Ledger) -> str:
     found = sorted(digest for digest in digests if digest.startswith(beginning))
     if not found:
         raise LedgerError(
-            f"{ledger.folder}: holds nothing called '{shown(beginning)}'. `polyclinic-server ledger list` shows what it holds."
+            f"{ledger.folder} holds nothing called '{shown(beginning)}'. "
+            "`polyclinic-server ledger list` shows what it holds."
         )
     if len(found) > 1:
         raise LedgerError(
-            f"{ledger.folder}: {len(found)} digests begin with '{shown(beginning)}'. Write more characters of it."
+            f"{ledger.folder}: {len(found)} digests begin with '{shown(beginning)}'. "
+            "Give more characters of it."
         )
     return found[0]
 
 
 def _job_of(ledger: Ledger, digest: str) -> dict[str, str]:
-    """The network's description, which is the note of the base that a model was made from."""
+    """Return the metadata of a model, which is the note of the base that it was made from."""
     note = ""
     for line in ledger.history():
         if line.kind == "base":
@@ -182,36 +191,35 @@ def _job_of(ledger: Ledger, digest: str) -> dict[str, str]:
 
 
 def _recipe(recipe: Mapping[str, Any]) -> str:
-    """`ties(keep=0.2)`, or whatever the recipe says."""
+    """Return a recipe in words, such as `ties(keep=0.2)`."""
     if "rule" not in recipe:
         return shown(json.dumps(recipe))
-    parameters = recipe.get("parameters") or {}
-    listed = (
-        ", ".join(
-            f"{name}={value}" for name, value in parameters.items() if name != "fraction_bits"
-        )
-        if isinstance(parameters, dict)
-        else ""
-    )
+    parameters = recipe.get("parameters")
+    known = parameters.items() if isinstance(parameters, dict) else ()
+    listed = ", ".join(f"{name}={value}" for name, value in known if name != "fraction_bits")
     return shown(f"{recipe['rule']}({listed})" if listed else str(recipe["rule"]))
 
 
-def _said(line: Line) -> str:
-    """What a line's body says, in a few words."""
+def _summary(line: Line) -> str:
+    """Return the content of a journal line in a few words."""
     body = line.body
     if line.kind == "refused":
         return f"{body['type']}: {body['sentence']}"
     if line.kind in ("withdrawn", "revoked"):
         return shown(str(body["reason"]))
     if line.kind == "published":
-        return f"model {body['number']}: {_recipe(body['recipe'])} of {len(body['contributions'])} contributions"
+        recipe, count = _recipe(body["recipe"]), len(body["contributions"])
+        return f"model {body['number']}: {recipe} of {count} contributions"
     if line.kind == "contribution":
         return f"{body['num_examples']} examples, {body['bytes']:,} bytes, norm {body['norm']:.4g}"
     return shown(str(body.get("note") or body.get("version") or ""))
 
 
 def _print_lines(titles: Sequence[str], rows: Iterable[Sequence[str]], console: Console) -> None:
-    """Aligned columns. A rich table takes a millisecond a row, too much for a ledger of many years."""
+    """Print aligned columns.
+
+    A rich table would take a millisecond per row, which is too much for a ledger of many years.
+    """
     listed = list(rows)
     widths = [max(map(cell_len, column)) for column in zip(titles, *listed, strict=True)]
     lines = [

@@ -1,4 +1,4 @@
-"""`polyclinic-server`: what the researcher who coordinates runs."""
+"""The command line `polyclinic-server` of the researcher who coordinates a federation."""
 
 import os
 import sys
@@ -22,8 +22,8 @@ class ServerCommands(InOrder):
     """Commands of the coordinator, in the order of use."""
 
     order = (
-        "init", "enrol", "settings", "run", "status", "report", "export", "ledger", "models", "merge",
-        "refine", "pretrain", "train-proxy", "segment-service",
+        "init", "enrol", "settings", "run", "status", "report", "export", "ledger", "models",
+        "merge", "refine", "pretrain", "train-proxy", "segment-service",
     )  # fmt: skip
 
 
@@ -41,7 +41,7 @@ app.add_typer(enrol_app, name="enrol", rich_help_panel=SET_UP)
 app.add_typer(ledger_app, name="ledger", rich_help_panel=MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=MODELS)
 app.command(name="segment-service", rich_help_panel=SERVICES)(segment_service)
-WIDE = 120  # where output goes to a file, nobody's window limits the tables
+WIDE = 120  # columns of the tables when output goes to a file
 console = Console(
     highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
 )
@@ -49,40 +49,42 @@ Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
 
 RUN_HELP = """Start the coordinator, wait for hospitals, train, evaluate, and write a report.
 
-Settings are given as NAME=VALUE; groups choose a file of conf/: strategy, model, data, training, privacy, deployment.
+Settings are given as NAME=VALUE. The groups strategy, model, data, training, privacy and deployment
+each choose a file of conf/. [bold]polyclinic-server settings[/bold] lists all names and settings.
 
 Examples:
 
-[bold]polyclinic-server run[/bold] (after `polyclinic-server init` and `enrol`; hospitals join with their kits)
+[bold]polyclinic-server run[/bold] (after `polyclinic-server init` and `enrol`; hospitals join with
+their kits)
 
-[bold]polyclinic-server run --insecure[/bold] (to try it on this machine alone: no TLS, no keys)
+[bold]polyclinic-server run --insecure[/bold] (to try it on this machine: no TLS, no keys)
 
 [bold]polyclinic-server run strategy=averaging/fedprox model=unet training.epochs=2 rounds=10[/bold]
 
-[bold]polyclinic-server run strategy=averaging/local,averaging/fedavg,averaging/fedbn[/bold] (one after another, compared in one report)
+[bold]polyclinic-server run strategy=averaging/local,averaging/fedavg,averaging/fedbn[/bold] (one
+after another, compared in one report)
 
-[bold]polyclinic-server run --resume latest[/bold]
-
-[bold]polyclinic-server settings[/bold] lists every name and setting."""
+[bold]polyclinic-server run --resume latest[/bold]"""
 
 
 @app.command(help=RUN_HELP, rich_help_panel=RUNS)
 def run(
     overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra overrides.")
+        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Name of the run's folder. Default: the time.")
+        str | None, typer.Option(help="Name of the run's folder. Default: the present time.")
     ] = None,
     resume: Annotated[
         str | None,
-        typer.Option(help="Take up this run where it stopped ('latest' for the newest)."),
+        typer.Option(help="Name of a run to resume where it stopped; 'latest' for the newest."),
     ] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="No TLS, no keys: this machine alone, over loopback.")
+        bool,
+        typer.Option("--insecure", help="Use neither TLS nor keys; only this machine can connect."),
     ] = False,
 ) -> None:
-    """Run a federation."""
+    """Run a federation; the help text is RUN_HELP."""
     from polyclinic_server.runs.coordinator import finish
     from polyclinic_server.runs.coordinator import run as run_federation
 
@@ -92,7 +94,9 @@ def run(
 
 @app.command(rich_help_panel=SET_UP)
 def settings(
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...")] = None,
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings.")
+    ] = None,
 ) -> None:
     """List names of settings, of statistics and of packages that extend polyclinic, then all values.
 
@@ -112,7 +116,7 @@ def settings(
 
 @app.command(rich_help_panel=RUNS)
 def status(runs: Runs = Path("runs")) -> None:
-    """List the runs: what they do or how they ended."""
+    """List all runs with their state and progress."""
     from polyclinic_server.runs.status import status_table
 
     console.print(status_table(runs))
@@ -123,7 +127,7 @@ def report(
     name: Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or 'latest'.")],
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write a run's report again and show its table."""
+    """Write the report of a run again, and show its table."""
     from polyclinic.federation.run_folder import find_run
     from polyclinic_server.runs.coordinator import finish
 
@@ -136,7 +140,8 @@ def export(
         Path,
         typer.Option(
             "--to",
-            help="The file to write: .safetensors; or .pt2, a universal encoder for plain torch.",
+            help="File to write: .safetensors, or .pt2 for a universal encoder that needs only "
+            "torch.",
         ),
     ],
     name: Annotated[
@@ -144,22 +149,25 @@ def export(
     ] = None,
     source: Annotated[
         Path | None,
-        typer.Option(
-            "--from", metavar="FILE", help="A model's file instead of a run: of `pretrain`."
-        ),
+        typer.Option("--from", metavar="FILE", help="File of a model, such as `pretrain` writes."),
     ] = None,
     strategy: Annotated[
-        str | None, typer.Option(help="Which strategy's model, where the run compared several.")
+        str | None,
+        typer.Option(help="Name of the strategy, if the run compared several."),
     ] = None,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write a run's model as one file: ready for `polyclinic-client predict` or `adapt`; or an encoder that needs torch and nothing else.
+    """Write the model of a run as one file.
+
+    The file is for `polyclinic-client predict` or `adapt`, or an encoder that needs only torch.
 
     Example: [bold]polyclinic-server export latest --to model.safetensors[/bold]
 
-    Example: [bold]polyclinic-server export latest --to encoder.pt2[/bold] (of a run with strategy=universal)
+    Example: [bold]polyclinic-server export latest --to encoder.pt2[/bold] (of a run with
+    strategy=universal)
 
-    Example: [bold]polyclinic-server export --from pretrained/encoder.safetensors --to encoder.pt2[/bold]
+    Example: [bold]polyclinic-server export --from pretrained/encoder.safetensors
+    --to encoder.pt2[/bold]
     """
     from polyclinic.errors import ConfigError
     from polyclinic.federation.run_folder import find_run
@@ -167,10 +175,10 @@ def export(
 
     if (name is None) == (source is None):
         raise ConfigError(
-            "export: name a run ('latest' for the newest), or a file with --from FILE."
+            "export: name either a run ('latest' for the newest), or a file with --from FILE."
         )
     example = export_model(source or choose_model(find_run(runs, str(name)), strategy), to)
-    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
     if example:
         console.print(
             "\nLoad it with torch alone:\n",

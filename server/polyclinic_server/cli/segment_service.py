@@ -1,4 +1,4 @@
-"""`polyclinic-server segment-service`: serve a model that was trained on proxies."""
+"""`polyclinic-server segment-service`: a service that segments the warped volumes of hospitals."""
 
 import asyncio
 import math
@@ -25,65 +25,80 @@ def segment_service(
         typer.Option(
             "--model",
             metavar="FILE",
-            help="What the training of a deformation proxy wrote for the service.",
+            help="Segmenter that `polyclinic-server train-proxy` wrote.",
         ),
     ],
     host: Annotated[
         str | None,
-        typer.Option(help="Where to listen. Default: everywhere with TLS, 127.0.0.1 without."),
+        typer.Option(
+            help="Address to listen on. Default: all addresses with TLS, 127.0.0.1 without."
+        ),
     ] = None,
-    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = PORT,
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
+    ] = PORT,
     security: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="The folder that `polyclinic-server init` made.")
+        Path, typer.Option(metavar="FOLDER", help="Folder that `polyclinic-server init` made.")
     ] = Path("security"),
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="No TLS, no keys: this machine alone, over loopback.")
+        bool,
+        typer.Option("--insecure", help="Use neither TLS nor keys; only this machine can connect."),
     ] = False,
     workers: Annotated[
         int,
         typer.Option(
-            min=1, max=64, help="Volumes that are computed at the same time; one is best on a CPU."
+            min=1,
+            max=64,
+            help="Number of volumes that are segmented at the same time; 1 is best on a CPU.",
         ),
     ] = 1,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="Of torch, for one volume. Default: as torch chooses.")
+        int | None,
+        typer.Option(min=1, help="Number of torch's threads per volume. Default: torch's own."),
     ] = None,
     queue: Annotated[
         int,
-        typer.Option(min=1, max=400, help="Requests that may wait; more are told to ask again."),
+        typer.Option(
+            min=1, max=400, help="Number of requests that may wait; further ones are refused."
+        ),
     ] = 32,
     memory_gb: Annotated[
-        float, typer.Option(min=0.001, help="For the volumes and answers of all requests together.")
+        float,
+        typer.Option(min=0.001, help="Memory for the volumes and answers of all requests, in GiB."),
     ] = 1.0,
     deadline_s: Annotated[
-        float, typer.Option(min=0.1, help="No request takes longer, waiting included.")
+        float, typer.Option(min=0.1, help="Longest time for a request with its wait, in seconds.")
     ] = 600.0,
     idle_s: Annotated[
-        float, typer.Option(min=0.1, help="An upload that sends nothing for so long is ended.")
+        float,
+        typer.Option(min=0.1, help="Seconds without data after which an upload is ended."),
     ] = 30.0,
     upload_s: Annotated[
-        float, typer.Option(min=0.1, help="An upload that is not complete after so long is ended.")
+        float, typer.Option(min=0.1, help="Longest time for an upload, in seconds.")
     ] = 300.0,
     reflection: Annotated[
         bool,
-        typer.Option("--reflection", help="Let tools such as grpcurl ask which calls there are."),
+        typer.Option("--reflection", help="Let tools such as grpcurl list the calls."),
     ] = False,
 ) -> None:
-    """Segment warped volumes for hospitals, until Ctrl-C. Needs no data, keeps none, and never sees an image as it was taken.
+    """Segment warped volumes for hospitals, until Ctrl-C.
 
-    Hospitals that are enrolled (`polyclinic-server enrol`) may call, with `polyclinic-client segment`. A running service takes new keys
-    and a renewed certificate at once. It answers gRPC's health checks.
+    The service needs no data and keeps none. It gets warped volumes only, never an original image.
+    Hospitals that are enrolled (`polyclinic-server enrol`) call it with
+    `polyclinic-client segment`. A running service takes new keys and a renewed certificate at once.
+    It answers gRPC's health checks.
 
     Example: [bold]polyclinic-server segment-service --model proxy.safetensors[/bold]
 
-    Example, on one machine without keys: [bold]polyclinic-server segment-service --model proxy.safetensors --insecure[/bold]
+    Example, on one machine without keys:
+    [bold]polyclinic-server segment-service --model proxy.safetensors --insecure[/bold]
     """
     from polyclinic.system.processes import claim_port
     from polyclinic_server.enrolment.endpoint import listening_at
 
     console = Console(highlight=False, soft_wrap=True)
     place = listening_at(host, port, security, insecure=insecure, option="--host ")
-    claim_port(place.host, place.port, "--port")  # before torch takes its seconds
+    claim_port(place.host, place.port, "--port")  # before torch is loaded, which takes seconds
     with console.status("loading torch and MONAI"):
         import torch
 
@@ -119,25 +134,29 @@ def greeting(
     limits: "Limits",
     callers: "Sequence[str]",
 ) -> list[str]:
-    """What whoever starts the service wants to know."""
+    """Return the lines that are printed when the service has started."""
     shape, voxels = " x ".join(map(str, model.shape)), math.prod(model.shape)
+    labels = ", ".join(f"{number} {label}" for number, label in enumerate(model.labels))
     lines = [
         f"model    {path}, digest {model.digest[:12]}",
         f"volumes  {shape} voxels, {voxels / 2**20:.1f} MiB each",
-        f"labels   {', '.join(f'{number} {label}' for number, label in enumerate(model.labels))}",
-        f"limits   {limits.waiting} may wait, {limits.memory / 2**30:g} GiB for them, {limits.deadline_s:g} s for a request",
+        f"labels   {labels}",
+        f"limits   {limits.waiting} requests may wait, {limits.memory / 2**30:g} GiB for them, "
+        f"{limits.deadline_s:g} s for a request",
     ]
+    call = "try      polyclinic-client segment IMAGE --out labels.nii.gz"
     if place.authority is None:
         address = f"{place.host}:{port}"
         return [
             *lines,
             f"address  {address}, plain text; anybody on this machine may call",
-            f"try      polyclinic-client segment IMAGE --out labels.nii.gz --insecure --server {address} --generator FILE",
+            f"{call} --insecure --server {address} --generator FILE",
         ]
     name, ends = place.authority.address.rpartition(":")[0], f"{place.authority.expires():%Y-%m-%d}"
+    hosts = ", ".join(place.authority.hosts)
     return [
         *lines,
-        f"address  {place.host}:{port}, TLS; certificate for {', '.join(place.authority.hosts)} until {ends}",
+        f"address  {place.host}:{port}, TLS; certificate for {hosts} until {ends}",
         f"callers  {', '.join(callers) or 'nobody yet: polyclinic-server enrol NAME hospital.pub'}",
-        f"try      polyclinic-client segment IMAGE --out labels.nii.gz --kit KIT --server {name}:{port} --generator FILE",
+        f"{call} --kit KIT --server {name}:{port} --generator FILE",
     ]

@@ -1,1 +1,1 @@
-"""Certificates, enrolled keys, and who is let in."""
+"""Certificates, enrolled keys, and admission of hospitals."""

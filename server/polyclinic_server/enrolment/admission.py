@@ -1,4 +1,7 @@
-"""Who is let in: every call must show an enrolled key, and is then that key's site, whatever it says of itself."""
+"""Admission: every call must show an enrolled key, and is then treated as that key's site.
+
+What a caller says about itself does not count.
+"""
 
 import json
 import time
@@ -27,17 +30,15 @@ from polyclinic.security.admission_errors import (
 from polyclinic.security.keys import fingerprint, parse_public_key
 from polyclinic_server.enrolment.registry import Enrolled, Registry
 
-EARLY_S, LATE_S = (
-    300.0,
-    300.0,
-)  # how far a hospital's clock may differ; a call that waits on a slow link grows old, too
+# largest difference of a hospital's clock; a call that waits on a slow link is late, too
+EARLY_S, LATE_S = (300.0, 300.0)
 
 
 def admit(registry: Registry, metadata: Mapping[str, Any]) -> Enrolled:
-    """The site behind a call, by the call's metadata; whoever is refused is a line in the journal.
+    """Return the site behind a call, by the call's metadata; the journal records every refusal.
 
     Raises:
-        AdmissionRefused: Why it is none.
+        AdmissionRefused: The caller is not an enrolled hospital; the type says why.
     """
     key, signature, timestamp = (
         metadata.get(name) for name in (PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER)
@@ -60,25 +61,20 @@ def admit(registry: Registry, metadata: Mapping[str, Any]) -> Enrolled:
         raise _noted(registry, ClockWrong(key=mark, seconds=f"{ahead_s:.0f}"), mark, enrolled.site)
     claimed = metadata.get(SITE_HEADER, enrolled.site)
     if claimed != enrolled.site:
-        raise _noted(
-            registry,
-            KeyOfAnother(key=mark, site=enrolled.site, claimed=claimed),
-            mark,
-            enrolled.site,
-        )
+        refusal = KeyOfAnother(key=mark, site=enrolled.site, claimed=claimed)
+        raise _noted(registry, refusal, mark, enrolled.site)
     return enrolled
 
 
 def knock_answer(site: str, instance: str) -> bytes:
-    """What a hospital that knocks is told.
+    """Return the answer to a hospital's handshake.
 
     Args:
-        site: As the owner of its key is called here; empty without keys.
-        instance: What tells this server from the one before it.
+        site: Name of the hospital here; empty if no keys are used.
+        instance: Identifier of this start of the server.
     """
-    return json.dumps(
-        {"site": site, "version": version("polyclinic"), "time": time.time(), "instance": instance}
-    ).encode()
+    facts = {"site": site, "version": version("polyclinic"), "time": time.time()}
+    return json.dumps({**facts, "instance": instance}).encode()
 
 
 def _noted(registry: Registry, refusal: AdmissionRefused, who: str, site: str) -> AdmissionRefused:
@@ -87,7 +83,7 @@ def _noted(registry: Registry, refusal: AdmissionRefused, who: str, site: str) -
 
 
 def _mark(key: bytes) -> str:
-    """A key's fingerprint, if it is one."""
+    """Return a key's fingerprint, if it is a key."""
     try:
         return fingerprint(parse_public_key(key))
     except (ValueError, TypeError):

@@ -1,10 +1,13 @@
-"""The coordinator's certificate authority and its server certificate: one folder, made once, readable by its owner alone.
+"""The coordinator's certificate authority and server certificate, in one folder.
 
-FOLDER/ca.key, ca.crt          the authority, ten years; hospitals have ca.crt in their kit
-       server.key, server.crt  what hospitals meet, 397 days; renewed by the same authority, so kits stay good
-       address.json            names and port that hospitals dial
-       kits/NAME.kit.json      what was made for every hospital; nothing secret
-       journal/                who was enrolled, revoked, turned away (polyclinic_server.enrolment.registry)
+The folder is made once, and only its owner can read it.
+
+    FOLDER/ca.key, ca.crt           the authority, for ten years; every kit holds ca.crt
+           server.key, server.crt   certificate of the server, for 397 days; it is renewed by the
+                                    same authority, so that kits stay valid
+           address.json             host names and port that hospitals dial
+           kits/NAME.kit.json       every hospital's kit; nothing secret
+           journal/                 enrolments, revocations, refusals (enrolment.registry)
 """
 
 import ipaddress
@@ -44,16 +47,18 @@ class Authority:
         """Make the authority and the server's certificate.
 
         Args:
-            folder: Where; must not hold one yet.
-            hosts: Names and IP addresses by which hospitals dial the coordinator; the first goes into the kits.
-            port: The fleet's port.
+            folder: The folder; must not hold an authority yet.
+            hosts: Names and IP addresses by which hospitals dial the coordinator; the first goes
+                into the kits.
+            port: Port of the fleet.
 
         Raises:
-            ConfigError: There is one already, or a name that cannot be in a certificate.
+            ConfigError: There is an authority already, or a name cannot be in a certificate.
         """
         if (folder / "ca.key").exists():
             raise ConfigError(
-                f"{folder}: was made before. Use --renew for a new server certificate, or choose another --folder."
+                f"{folder}: there is an authority already. Use --renew for a new server "
+                "certificate, or choose another --folder."
             )
         names = _names(hosts)
         make_folder(folder)
@@ -74,7 +79,7 @@ class Authority:
 
     @classmethod
     def open(cls, folder: Path) -> "Authority":
-        """The authority of a folder.
+        """Open the authority of a folder.
 
         Raises:
             ConfigError: There is none.
@@ -85,24 +90,31 @@ class Authority:
             authority.expires()
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise ConfigError(
-                f"{folder}: no keys and certificates are here. Make them with `polyclinic-server init --host NAME`, or serve this machine "
-                "alone with `polyclinic-server run --insecure`."
+                f"{folder}: there are no keys and certificates here. Make them with "
+                "`polyclinic-server init --host NAME`, or serve only this machine with "
+                "`polyclinic-server run --insecure`."
             ) from error
         return authority
 
     def renew(
         self, hosts: Sequence[str] = (), port: int | None = None, days: int = SERVER_DAYS
     ) -> "Authority":
-        """A new server certificate by the same authority; a running coordinator takes it at once. Other names and port, if given.
+        """Issue a new server certificate; a running coordinator uses it at once.
+
+        Args:
+            hosts: New names; empty keeps the present ones.
+            port: New port; None keeps the present one.
+            days: Days until the certificate expires.
 
         Raises:
-            ConfigError: A name that cannot be in a certificate, or the authority itself ends before.
+            ConfigError: A name cannot be in a certificate, or the authority itself expires before.
         """
         left = (self.authority_expires() - datetime.now(UTC)).days
         if left < days:
             raise ConfigError(
-                f"{self.folder}: the authority itself ends in {left} days. Make a new one in another folder with `polyclinic-server init` "
-                "and send every hospital a new kit."
+                f"{self.folder}: the authority itself expires in {left} days. "
+                "Make a new one in another folder with `polyclinic-server init`, and send every "
+                "hospital a new kit."
             )
         renewed = Authority(self.folder, tuple(hosts) or self.hosts, port or self.port)
         renewed._issue(_names(renewed.hosts), days)
@@ -110,35 +122,35 @@ class Authority:
 
     @property
     def address(self) -> str:
-        """HOST:PORT as it is in the kits."""
-        return (
-            f"[{self.hosts[0]}]:{self.port}"
-            if ":" in self.hosts[0]
-            else f"{self.hosts[0]}:{self.port}"
-        )
+        """HOST:PORT as in the kits."""
+        host = f"[{self.hosts[0]}]" if ":" in self.hosts[0] else self.hosts[0]
+        return f"{host}:{self.port}"
 
     def ca(self) -> str:
-        """PEM of the authority's certificate."""
+        """Return the authority's certificate in PEM."""
         return (self.folder / "ca.crt").read_text()
 
     def expires(self) -> datetime:
-        """When the server's certificate ends."""
+        """Return when the server's certificate expires."""
         return _load(self.folder / "server.crt").not_valid_after_utc
 
     def authority_expires(self) -> datetime:
-        """When the authority's own certificate ends."""
+        """Return when the authority's own certificate expires."""
         return _load(self.folder / "ca.crt").not_valid_after_utc
 
     def warning(self) -> str | None:
-        """A sentence once the server's certificate is near its end, or past it."""
+        """Return a sentence if the server's certificate has expired or soon will."""
         left = self.expires() - datetime.now(UTC)
         if left > timedelta(days=WARN_DAYS):
             return None
         when = "has expired" if left < timedelta(0) else f"expires in {left.days} days"
-        return f"The server's certificate {when} ({self.expires():%Y-%m-%d}). Run: polyclinic-server init --renew --folder {self.folder}"
+        return (
+            f"The server's certificate {when} ({self.expires():%Y-%m-%d}). "
+            f"Run: polyclinic-server init --renew --folder {self.folder}"
+        )
 
     def context(self) -> ssl.SSLContext:
-        """TLS 1.2 or newer with the server's certificate, for gRPC (HTTP/2)."""
+        """Return TLS 1.2 or newer with the server's certificate, for gRPC (HTTP/2)."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
         context.set_alpn_protocols(["h2"])
@@ -146,7 +158,7 @@ class Authority:
         return context
 
     def load_into(self, context: ssl.SSLContext) -> None:
-        """Take the newest certificate for connections to come."""
+        """Use the newest certificate for further connections."""
         context.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
 
     def _issue(self, names: Sequence[x509.GeneralName], days: int) -> None:
@@ -157,31 +169,26 @@ class Authority:
         authority = _load(self.folder / "ca.crt")
         key = ec.generate_private_key(ec.SECP256R1())
         identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+        issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
+        subject = _subject(str(names[0].value)[:64])
         certificate = (
-            _certificate(
-                _subject(str(names[0].value)[:64]), authority.subject, key.public_key(), days
-            )
+            _certificate(subject, authority.subject, key.public_key(), days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_usage(authority=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier),
-                critical=False,
-            )
+            .add_extension(issuer, critical=False)
             .sign(authority_key, hashes.SHA256())
         )
-        # a running coordinator reads the pair when the certificate's file changes, so the key goes first
+        # the key is written first, as a running coordinator reads both when the certificate changes
         write_durably(self.folder / "server.key", _pem(key))
         write_durably(self.folder / "server.crt", certificate.public_bytes(Encoding.PEM))
-        write_durably(
-            self.folder / "address.json",
-            json.dumps({"hosts": list(self.hosts), "port": self.port}).encode(),
-        )
+        address = {"hosts": list(self.hosts), "port": self.port}
+        write_durably(self.folder / "address.json", json.dumps(address))
 
 
 def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
-    """Subject alternative names."""
+    """Return the subject alternative names."""
     found: list[x509.GeneralName] = []
     for host in hosts:
         try:
@@ -189,12 +196,14 @@ def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:
         except ValueError:
             if len(host) > 253 or not HOST_NAME.fullmatch(host):
                 raise ConfigError(
-                    f"--host '{host}': neither a host's name nor an IP address. Write it without port or scheme."
+                    f"--host '{host}': neither a host name nor an IP address. "
+                    "Write it without port or scheme."
                 ) from None
             found.append(x509.DNSName(host))
     if not found:
         raise ConfigError(
-            "--host: say by which name or IP address hospitals reach this machine, for example --host coordinator.example.org."
+            "--host is missing: name the host or IP address by which hospitals reach this machine, "
+            "for example --host coordinator.example.org."
         )
     return found
 
@@ -203,9 +212,8 @@ def _certificate(
     subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePublicKey, days: int
 ) -> x509.CertificateBuilder:
     moment = datetime.now(UTC)
-    start = min(moment, moment + timedelta(days=days)) - timedelta(
-        hours=1
-    )  # hospitals' clocks may be a little behind
+    # an hour for hospitals whose clocks are behind
+    start = min(moment, moment + timedelta(days=days)) - timedelta(hours=1)
     return (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -220,9 +228,16 @@ def _certificate(
 
 def _usage(*, authority: bool) -> x509.KeyUsage:
     return x509.KeyUsage(
-        digital_signature=not authority, key_cert_sign=authority, crl_sign=authority, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=not authority,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
 
 
 def _subject(name: str) -> x509.Name:

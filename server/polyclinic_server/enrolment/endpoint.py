@@ -1,4 +1,7 @@
-"""Where a coordinator listens, and by which keys; who was turned away is told while a run goes on."""
+"""Endpoint of a coordinator: its address and its keys.
+
+While a run goes on, refused callers are announced.
+"""
 
 import ipaddress
 import threading
@@ -13,8 +16,10 @@ from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.registry import Registry
 
 PORT = 9092
-EVERYWHERE, LOOPBACK = "0.0.0.0", "127.0.0.1"  # hospitals come from outside; the door asks for keys
-CHANNEL_OPTIONS = [  # of a gRPC server that hospitals reach: a quiet connection stays, and may ask whether it still lives
+# hospitals connect from outside; with TLS, every call must show a key
+EVERYWHERE, LOOPBACK = "0.0.0.0", "127.0.0.1"
+# options of a gRPC server for hospitals: idle connections stay open, and may send pings
+CHANNEL_OPTIONS = [
     ("grpc.max_concurrent_streams", 100),
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 60_000),
@@ -23,30 +28,37 @@ CHANNEL_OPTIONS = [  # of a gRPC server that hospitals reach: a quiet connection
     ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.so_reuseport", 0),
 ]
-LOOK_S = 1.0
+LOOK_S = 1.0  # interval between two looks at the journal
 DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
 class Listening:
-    """The fleet's address, and the security folder; None is loopback in plain text."""
+    """Address of the fleet, and the security folder; None means plain text on loopback."""
 
     host: str
     port: int
     authority: Authority | None
 
     def invitation(self, address: str) -> str:
-        """What hospitals are told to run."""
+        """Return the command that hospitals have to run."""
         if self.authority is None:
-            return f"hospitals join with: polyclinic-client join --insecure --server {address} --data DIR --name NAME"
-        return f"hospitals join with: polyclinic-client join --kit KIT --data DIR (the kits' address is {self.authority.address})"
+            return (
+                "hospitals join with: polyclinic-client join --insecure "
+                f"--server {address} --data DIR --name NAME"
+            )
+        return (
+            "hospitals join with: polyclinic-client join --kit KIT --data DIR "
+            f"(the kits' address is {self.authority.address})"
+        )
 
 
 def listening(deployment: DeploymentConfig) -> Listening:
-    """What a configuration says, or leaves to be understood.
+    """Return the endpoint of a configuration, with defaults for what it leaves open.
 
     Raises:
-        ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate past its time.
+        ConfigError: Plain text beyond loopback, no keys and certificates, or an expired
+            certificate.
     """
     return listening_at(
         deployment.host, deployment.port, Path(deployment.security), insecure=deployment.insecure
@@ -61,24 +73,25 @@ def listening_at(
     insecure: bool,
     option: str = "deployment.host=",
 ) -> Listening:
-    """Where to listen, and by which keys.
+    """Return an endpoint, with defaults.
 
     Args:
-        host: None: everywhere with TLS, loopback without.
-        port: None: as the security folder was told, 9092 without TLS.
+        host: Address to listen on; None for all with TLS, and for loopback without.
+        port: Port; None for that of the security folder, and for 9092 without TLS.
         security: The folder that `init` made.
-        insecure: No TLS and no keys.
-        option: How a host is given, for the error's text.
+        insecure: Use neither TLS nor keys.
+        option: How a host is set, for the error message.
 
     Raises:
-        ConfigError: Plain text anywhere but on loopback, no keys and certificates, or a certificate past its time.
+        ConfigError: Plain text beyond loopback, no keys and certificates, or an expired
+            certificate.
     """
     if insecure:
         host = host or LOOPBACK
         if not is_loopback(host):
             raise ConfigError(
-                f"--insecure with {option}{host}: without TLS and keys only this machine is served. Leave --insecure away, or use "
-                f"{option}{LOOPBACK}."
+                f"--insecure with {option}{host}: without TLS and keys, only this machine is "
+                f"served. Leave out --insecure, or use {option}{LOOPBACK}."
             )
         return Listening(host, PORT if port is None else port, None)
     authority = Authority.open(security)
@@ -88,7 +101,7 @@ def listening_at(
 
 
 def is_loopback(host: str) -> bool:
-    """Whether a host's name or address is this machine's own."""
+    """Tell whether a host name or address is this machine's own."""
     try:
         return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -97,7 +110,7 @@ def is_loopback(host: str) -> bool:
 
 @contextmanager
 def announced(authority: Authority | None, tell: Callable[[str], None]) -> Iterator[None]:
-    """While inside, tell of everybody who is turned away, and daily of a certificate near its end."""
+    """Announce every refused caller, and once a day a certificate that expires soon."""
     if authority is None:
         yield
         return

@@ -1,7 +1,8 @@
-"""Who may join: hospitals' public keys, kept as lines of a hash-chained journal in the security folder.
+"""Registry of hospitals' public keys: lines of a hash-chained journal in the security folder.
 
-The journal is a ledger's (`polyclinic.store.journal`), so `polyclinic-server ledger history|verify --ledger security/journal` reads it. There is
-no second list: who is enrolled follows from the lines `enrolled` and `revoked`. Lines `refused` say who was turned away, and why.
+The journal is that of a ledger (`polyclinic.store.journal`), so `polyclinic-server ledger
+history|verify --ledger security/journal` reads it. There is no second list: the lines `enrolled`
+and `revoked` determine who is enrolled. Lines `refused` record refused callers and the reasons.
 """
 
 import json
@@ -22,11 +23,12 @@ from polyclinic.store.journal import FILE, JOURNAL, Database, append, database_o
 from polyclinic.system.durable import make_folder
 from polyclinic_server.enrolment.authority import Authority
 
-FRESH_S = 1.0  # how old what is known of the journal may be
-SOON_S = 0.05  # the same, where a key is not in it: strangers must not make us read it for each of their attempts
-QUIET_S = 60.0  # the same refusal of the same client is one line in so long
+FRESH_S = 1.0  # how old the knowledge of an enrolled key may be
+# the same for an unknown key: strangers must not cause a read of the journal at every attempt
+SOON_S = 0.05
+QUIET_S = 60.0  # the same refusal of the same client is recorded once in this time
 MAX_REMEMBERED = 1000
-MOST_A_MINUTE = 100  # refusals of all clients together: a flood of strangers does not fill the disk
+MOST_A_MINUTE = 100  # recorded refusals of all clients: a flood of strangers must not fill the disk
 
 
 @dataclass(frozen=True)
@@ -41,12 +43,12 @@ class Enrolled:
 
     @property
     def active(self) -> bool:
-        """Whether it opens the door."""
+        """Whether the key is valid."""
         return self.revoked is None
 
 
 def enrol_with_kit(authority: Authority, site: str, key: PublicKey, path: Path) -> Enrolled:
-    """Enrol a hospital's key, and write the kit that is sent back to it.
+    """Enrol a hospital's key, and write the kit that is sent back to the hospital.
 
     Raises:
         ConfigError: The name, or the key, is taken.
@@ -61,7 +63,7 @@ def enrol_with_kit(authority: Authority, site: str, key: PublicKey, path: Path) 
 
 
 class Registry:
-    """The enrolled keys of a security folder; any number of processes and threads may use it.
+    """Enrolled keys of a security folder; several processes and threads may use it.
 
     Args:
         folder: The security folder.
@@ -73,9 +75,8 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         place = folder / "journal"
         make_folder(place)
-        self._database = Database(
-            *(database_of(place) or (sqlite_url(place / FILE), str(place / FILE)))
-        )
+        known = database_of(place) or (sqlite_url(place / FILE), str(place / FILE))
+        self._database = Database(*known)
         if not self._database.has_tables():
             self._database.create_tables()
         self._lock = threading.Lock()
@@ -89,10 +90,10 @@ class Registry:
         self._database.close()
 
     def enrol(self, site: str, key: PublicKey) -> Enrolled:
-        """Let a hospital in by its key. The same pair again changes nothing.
+        """Enrol a hospital by its key; enrolling the same pair again changes nothing.
 
         Raises:
-            ConfigError: The name, or the key, is taken; a revoked key does not come back.
+            ConfigError: The name, or the key, is taken, or the key was revoked.
         """
         check_site_name(site, "NAME")
         mark = fingerprint(key)
@@ -102,56 +103,59 @@ class Registry:
             if known and known.active and known.site == site:
                 return known
             if known:
-                problem = (
-                    f"was revoked ({known.reason})"
-                    if not known.active
-                    else f"is the key of {known.site}"
-                )
+                revoked = f"was revoked ({known.reason})"
+                problem = f"is the key of {known.site}" if known.active else revoked
                 raise ConfigError(
-                    f"{mark}: {problem}. Have {site} make a new key with `polyclinic-client keygen`."
+                    f"The key {mark} {problem}. "
+                    f"Have {site} make a new key with `polyclinic-client keygen`."
                 )
             if (other := self._active_key(site)) is not None:
                 raise ConfigError(
-                    f"{site} is enrolled with another key ({other.fingerprint}). Revoke that first: "
-                    f"polyclinic-server enrol revoke {site} --reason TEXT"
+                    f"{site} is enrolled with another key ({other.fingerprint}). "
+                    f"Revoke that first: polyclinic-server enrol revoke {site} --reason TEXT"
                 )
             append(connection, "enrolled", site, mark, {"key": public_text(key)})
             self._read(connection)
             return self._keys[mark]
 
     def revoke(self, site: str, reason: str) -> Enrolled:
-        """From now on the site's key opens nothing; a hospital that is connected is cut off at its next call.
+        """Revoke the site's key; a connected hospital is refused at its next call.
 
         Raises:
-            ConfigError: It has no active key.
+            ConfigError: The site has no active key.
         """
         with self._lock, self._database.writing() as connection:
             self._read(connection)
             known = self._active_key(site)
             if known is None:
-                names = (
-                    ", ".join(sorted(key.site for key in self._keys.values() if key.active))
-                    or "nobody"
-                )
+                sites = sorted(key.site for key in self._keys.values() if key.active)
+                names = ", ".join(sites) or "nobody"
                 raise ConfigError(f"{site} has no key that could be revoked. Enrolled: {names}.")
             append(connection, "revoked", site, known.fingerprint, {"reason": reason})
             self._read(connection)
             return self._keys[known.fingerprint]
 
     def everybody(self) -> list[Enrolled]:
-        """Every key ever enrolled, by site and time."""
+        """Return every key ever enrolled, by site and time."""
         with self._lock:
             self._refresh(0.0)
             return sorted(self._keys.values(), key=lambda key: (key.site, key.since))
 
     def find(self, mark: str) -> Enrolled | None:
-        """The key of that fingerprint; what is known of it may be a second old, and that there is none a twentieth."""
+        """Return the key of a fingerprint.
+
+        The answer may be one second old; that there is no such key, a twentieth of a second.
+        """
         with self._lock:
             self._refresh(FRESH_S if mark in self._keys else SOON_S)
             return self._keys.get(mark)
 
     def note(self, refusal: AdmissionRefused, who: str, site: str = "") -> None:
-        """Keep a line of a refusal; the same of the same client at most once a minute, and of a flood the first hundred a minute."""
+        """Record a refusal in the journal.
+
+        The same refusal of the same client is recorded at most once a minute, and of a flood only
+        the first hundred in a minute.
+        """
         key, moment = (refusal.code, who), time.monotonic()
         with self._lock:
             flooded = len(self._written) == MOST_A_MINUTE and moment - self._written[0] < QUIET_S
@@ -162,26 +166,18 @@ class Registry:
             self._noted.move_to_end(key)
             while len(self._noted) > MAX_REMEMBERED:
                 self._noted.popitem(last=False)
+        body = {"type": type(refusal).__name__, "sentence": refusal.told()}
         with self._database.writing() as connection:
-            append(
-                connection,
-                "refused",
-                site,
-                who,
-                {"type": type(refusal).__name__, "sentence": refusal.told()},
-            )
+            append(connection, "refused", site, who, body)
 
     def refusals(self, after: int) -> tuple[int, list[str]]:
-        """Sentences of the refusals after a line of the journal, and the number of its last line."""
+        """Return the last line's number, and the sentences of the refusals after a line."""
+        columns = JOURNAL.c.sequence, JOURNAL.c.kind, JOURNAL.c.body
+        chosen = select(*columns).where(JOURNAL.c.sequence > after).order_by(JOURNAL.c.sequence)
         with self._database.reading() as connection:
-            rows = connection.execute(
-                select(JOURNAL.c.sequence, JOURNAL.c.kind, JOURNAL.c.body)
-                .where(JOURNAL.c.sequence > after)
-                .order_by(JOURNAL.c.sequence)
-            ).all()
-        return max([after, *(row.sequence for row in rows)]), [
-            json.loads(row.body)["sentence"] for row in rows if row.kind == "refused"
-        ]
+            rows = connection.execute(chosen).all()
+        refused = [json.loads(row.body)["sentence"] for row in rows if row.kind == "refused"]
+        return max([after, *(row.sequence for row in rows)]), refused
 
     def _active_key(self, site: str) -> Enrolled | None:
         return next((key for key in self._keys.values() if key.site == site and key.active), None)
@@ -194,17 +190,9 @@ class Registry:
         self._looked = time.monotonic()
 
     def _read(self, connection: Any) -> None:
-        """Take in the lines that came since."""
-        rows = (
-            connection.execute(
-                select(JOURNAL)
-                .where(JOURNAL.c.sequence > self._read_to)
-                .order_by(JOURNAL.c.sequence)
-            )
-            .mappings()
-            .all()
-        )
-        for row in rows:
+        """Read the journal's new lines."""
+        newer = select(JOURNAL).where(JOURNAL.c.sequence > self._read_to)
+        for row in connection.execute(newer.order_by(JOURNAL.c.sequence)).mappings().all():
             mark, body = row["subject"], json.loads(row["body"])
             if row["kind"] == "enrolled":
                 self._keys[mark] = Enrolled(row["site"], mark, row["time"])

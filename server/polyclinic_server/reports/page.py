@@ -1,8 +1,8 @@
 """One self-contained HTML page about a run, for physicians and a hospital's board.
 
-The page loads nothing: charts and pictures are inside it, and its own policy forbids scripts and
-    every address. What came from hospitals is escaped by the templates. Methods contribute
-    sections, each with a template of its own; this page knows none of them.
+The page loads nothing. Charts and pictures are inside it, and its own policy forbids scripts and
+every address. Templates escape what came from hospitals. Methods contribute sections, each with a
+template of its own; this module knows none of the methods.
 """
 
 from pathlib import Path

@@ -1,1 +1,1 @@
-"""Runs: from the first setting to the report."""
+"""Runs at the coordinator, from the settings to the report."""

@@ -1,4 +1,4 @@
-"""A run at the coordinator: every strategy, one after another, with the same hospitals."""
+"""The strategies of a run, one after another, with the same hospitals."""
 
 import json
 
@@ -16,11 +16,11 @@ from polyclinic.federation.traffic import CountingGrid
 
 
 def coordinate(grid: Grid, folder: RunFolder) -> None:
-    """Run every strategy of a run's folder, from what an earlier attempt left, to its final figures.
+    """Run all strategies of a run to their final figures; go on where an earlier attempt ended.
 
     Args:
         grid: Flower's grid to the hospitals.
-        folder: The run's; `overrides.json` holds the settings of each strategy.
+        folder: Folder of the run; its `overrides.json` holds the settings of each strategy.
 
     Raises:
         PolyclinicError: A setting is wrong, or a strategy cannot go on.
@@ -39,17 +39,17 @@ def coordinate(grid: Grid, folder: RunFolder) -> None:
 
 
 def make_coordinator(config: Config) -> Coordinator:
-    """Make the coordinator's part of a strategy, with settings that fit together.
+    """Make the coordinator of a strategy, and check its settings.
 
     Raises:
-        ConfigError: Settings that do not fit together, or something is missing.
+        ConfigError: Settings do not fit together, or something is missing.
     """
     method = method_of(config)
     if config.data.task == "own" and not method.site_tasks:
         able = [f"strategy={name}" for name, each in methods().items() if each.site_tasks]
         raise ConfigError(
-            f"strategy={config.choices['strategy']} needs one task for all hospitals. Hospitals with "
-            f"tasks of their own share an encoder: {' or '.join(able)}."
+            f"strategy={config.choices['strategy']} needs one task for all hospitals. For "
+            f"hospitals with tasks of their own, choose {' or '.join(able)}."
         )
     part: Coordinator = method.load("coordinator")(config)
     part.check()

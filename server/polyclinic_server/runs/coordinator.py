@@ -1,4 +1,4 @@
-"""`polyclinic-server run`: SuperLink and run, from the first setting to the report."""
+"""`polyclinic-server run`: a SuperLink and a run, from the settings to the report."""
 
 import json
 import logging
@@ -34,10 +34,11 @@ from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.live_table import LiveTable, show
 
 if TYPE_CHECKING:
+    from polyclinic_server.enrolment.endpoint import Listening
     from polyclinic_server.fleet.superlink import SuperLink
 
 SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "own": "score"}
-NEEDED_DISK = 2**29
+NEEDED_DISK = 2**29  # free bytes that a new run needs
 
 
 def run(
@@ -46,15 +47,15 @@ def run(
     """Run a federation to its end.
 
     Args:
-        overrides: Hydra's; `strategy=a,b` runs several strategies one after another.
-        name: Of the run's folder; the time if None.
-        resume: Name of a run to take up where it stopped; it keeps its own configuration.
-        console: Where progress is shown.
+        overrides: Hydra settings; `strategy=a,b` runs several strategies one after another.
+        name: Name of the run's folder; the present time if None.
+        resume: Name of a run to resume; it keeps its own configuration.
+        console: Terminal that shows the progress.
 
     Raises:
-        ConfigError: A wrong setting, or no keys and certificates.
+        ConfigError: A setting is wrong, or keys and certificates are missing.
         PortTaken: The hospitals' port is in use.
-        RunError: The run could not go on; it can be resumed.
+        RunError: The run cannot go on; it can be resumed.
     """
     folder, configs = _resume(resume, overrides) if resume else _create(overrides, name)
     first = configs[0]
@@ -62,34 +63,27 @@ def run(
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
         from polyclinic.federation.jobs import arm_name
-        from polyclinic_server.fleet.superlink import SuperLink
+    names = [arm_name(config) for config in configs]
     titles = {
-        arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs
+        name: str(config.strategy.get("title", name))
+        for name, config in zip(names, configs, strict=True)
     }
-    without = frozenset(
-        arm_name(config) for config in configs if method_of(config).pace != "rounds"
+    without_rounds = frozenset(
+        name
+        for name, config in zip(names, configs, strict=True)
+        if method_of(config).pace != "rounds"
     )
-    state = LiveState(titles, first.rounds, SCORE_NAMES[first.data.task], without)
+    state = LiveState(titles, first.rounds, SCORE_NAMES[first.data.task], without_rounds)
     _describe_run(folder, configs, titles)
-    runs = Path(first.deployment.runs)
+    link_folder = Path(first.deployment.runs) / ".superlink"
     try:
         with (
-            _alone(runs / ".superlink"),
+            _locked(link_folder),
             show(LiveTable(state), console) as handle,
             _logged(folder),
         ):
             folder.listeners.append(handle)
-
-            def tell(kind: str, text: str) -> None:
-                folder.record(Link(text=text) if kind == "superlink" else Note(text=text))
-
-            security = place.authority.folder if place.authority else None
-            with (
-                announced(place.authority, lambda text: tell("note", text)),
-                SuperLink(runs / ".superlink", place.host, place.port, tell, security) as link,
-            ):
-                console.print(place.invitation(link.address), markup=False)
-                _execute(link, folder)
+            _serve(folder, link_folder, place, console)
     except BaseException as error:
         _end(folder, error)
         raise
@@ -98,7 +92,7 @@ def run(
 
 
 def finish(folder: RunFolder, console: Console) -> None:
-    """Write the report and show the table."""
+    """Write the report of a run, and print its tables."""
     report = write_report(folder.path)
     results = read_results(folder.path)
     console.print()
@@ -107,8 +101,24 @@ def finish(folder: RunFolder, console: Console) -> None:
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
+def _serve(folder: RunFolder, link_folder: Path, place: "Listening", console: Console) -> None:
+    """Start a SuperLink for the hospitals, and run the strategies against it."""
+    from polyclinic_server.fleet.superlink import SuperLink
+
+    def record(kind: str, text: str) -> None:
+        folder.record(Link(text=text) if kind == "superlink" else Note(text=text))
+
+    security = place.authority.folder if place.authority else None
+    with (
+        announced(place.authority, lambda text: record("note", text)),
+        SuperLink(link_folder, place.host, place.port, record, security) as link,
+    ):
+        console.print(place.invitation(link.address), markup=False)
+        _execute(link, folder)
+
+
 def _execute(link: "SuperLink", folder: RunFolder) -> None:
-    """The run, in this process, against the SuperLink; taken up again after its last round when the SuperLink dies."""
+    """Run the strategies in this process; go on after the last round if the SuperLink dies."""
     from polyclinic_server.fleet.superlink import SuperLinkLost
     from polyclinic_server.runs.app import coordinate
 
@@ -119,13 +129,18 @@ def _execute(link: "SuperLink", folder: RunFolder) -> None:
                 coordinate(grid, folder)
             return
         except SuperLinkLost:
-            folder.record(
-                Link(text="a new SuperLink runs; waiting for the hospitals to come back to it")
-            )
+            text = "a new SuperLink runs; waiting for the hospitals to come back to it"
+            folder.record(Link(text=text))
 
 
 def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
-    """A fresh folder, once every setting is known to be right."""
+    """Check all settings, and make the folder of a new run.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        DiskFull: Less than `NEEDED_DISK` is free.
+        RunError: The name is taken, or the folder cannot be made.
+    """
     expanded = expand_strategies(overrides)
     configs = [load_config(each) for each in expanded]
     folder = new_run(Path(configs[0].deployment.runs), name)
@@ -139,19 +154,25 @@ def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list
 
 
 def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config]]:
-    """An unfinished run, as it was configured; only the deployment may be another."""
-    runs = Path(
-        load_config([text for text in overrides if text.startswith("deployment")]).deployment.runs
-    )
-    folder = find_run(runs, name)
+    """Find an unfinished run; it keeps its settings, except those of the deployment.
+
+    Raises:
+        ConfigError: A setting besides the deployment is given.
+        RunError: The run is finished.
+        RunNotFound: There is no run of that name.
+    """
+    deployment = [text for text in overrides if text.startswith("deployment")]
+    folder = find_run(Path(load_config(deployment).deployment.runs), name)
     if folder.describe().get("state") == "finished":
         raise RunError(
-            f"Run {folder.name} is finished: there is nothing to resume. `polyclinic-server report {folder.name}` shows it."
+            f"Run {folder.name} is finished: there is nothing to resume. "
+            f"`polyclinic-server report {folder.name}` shows it."
         )
     others = [text for text in overrides if not text.startswith("deployment")]
     if others:
         raise ConfigError(
-            f"A run resumes with its own settings; {others[0]} would change them. Start a new run instead."
+            f"A run resumes with its own settings, and {others[0]} would change them: leave it "
+            "out, or start a new run."
         )
     kept = json.loads((folder.path / "overrides.json").read_text())
     expanded = [[*each, *overrides] for each in kept]
@@ -170,47 +191,58 @@ def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, st
     }
     arms = [{"name": arm, "title": title, **kinds[arm]} for arm, title in titles.items()]
     folder.update(
-        name=folder.name, finished=None, state="waiting", reason=None, pid=os.getpid(), versions=versions(), seed=first.seed,
-        rounds=first.rounds, arms=arms, task=first.data.task,
-        score_name=SCORE_NAMES[first.data.task], labels=list(first.data.labels), hospitals={},
-    )  # fmt: skip
+        name=folder.name,
+        finished=None,
+        state="waiting",
+        reason=None,
+        pid=os.getpid(),
+        versions=versions(),
+        seed=first.seed,
+        rounds=first.rounds,
+        arms=arms,
+        task=first.data.task,
+        score_name=SCORE_NAMES[first.data.task],
+        labels=list(first.data.labels),
+        hospitals={},
+    )
     if "started" not in folder.describe():
         folder.update(started=now())
 
 
 def _end(folder: RunFolder, error: BaseException | None) -> None:
-    """Every run reaches a terminal state, and says why."""
+    """Record the final state of a run, and the reason if it did not finish."""
     folder.close()
     if error is None:
         folder.update(state="finished", finished=now())
     elif isinstance(error, KeyboardInterrupt):
-        folder.update(
-            state="interrupted",
-            finished=now(),
-            reason=f"interrupted; resume with --resume {folder.name}",
-        )
+        reason = f"interrupted; resume with --resume {folder.name}"
+        folder.update(state="interrupted", finished=now(), reason=reason)
     else:
-        reason = (
-            str(error) if isinstance(error, PolyclinicError) else f"{type(error).__name__}: {error}"
-        )
+        known = isinstance(error, PolyclinicError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
         folder.update(state="failed", finished=now(), reason=reason)
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One coordinator for one folder of runs."""
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the lock of a folder, so that only one coordinator works there.
+
+    Raises:
+        RunError: Another coordinator holds the lock.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     with lock_file(folder / "lock") as mine:
         if not mine:
             raise RunError(
-                f"Another coordinator works in {folder.parent}. End it, or choose another folder with deployment.runs=FOLDER."
+                f"Another coordinator works in {folder.parent}. End it, or choose another folder "
+                "with deployment.runs=FOLDER."
             )
         yield
 
 
 @contextmanager
 def _logged(folder: RunFolder) -> Iterator[None]:
-    """Flower's and Python's own chatter goes to a file, not between the lines of the table."""
+    """Write Flower's log to coordinator.log instead of the terminal, and ignore warnings."""
     handler = logging.FileHandler(folder.path / "coordinator.log")
     handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
     flower = logging.getLogger("flwr")

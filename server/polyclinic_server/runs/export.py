@@ -1,4 +1,4 @@
-"""A run's model as one file: polyclinic's own, or a universal encoder alone for plain torch."""
+"""Export of a run's model: polyclinic's own file, or a universal encoder for torch alone."""
 
 import os
 import shutil
@@ -13,16 +13,20 @@ from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_metadata, load_state
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
-PROGRAM = ".pt2"  # torch's own ending for an exported program
-LARGEST_BATCH = 4096
+PROGRAM = ".pt2"  # torch's suffix of exported programs
+LARGEST_BATCH = 4096  # upper limit of an exported program's batch
 
 
 def choose_model(folder: RunFolder, strategy: str | None) -> Path:
-    """The model of a run's strategy.
+    """Return the path of a strategy's model in a run.
+
+    Args:
+        folder: Folder of the run.
+        strategy: Name of the strategy; None if the run has only one.
 
     Raises:
         UnknownName: The run has no such strategy.
-        RunError: Several strategies and none chosen, or no model of the coordinator's.
+        RunError: The run has several strategies and none is chosen, or it has no model.
     """
     files = {
         path.parent.name: path
@@ -41,7 +45,8 @@ def choose_model(folder: RunFolder, strategy: str | None) -> Path:
     chosen = files[strategy] if strategy else next(iter(files.values()))
     if chosen.parent.name == "local":
         raise RunError(
-            "'local' shares nothing, so the coordinator has no model of it: every hospital keeps its own, in its state folder."
+            "The coordinator has no model of 'local', which shares nothing: every hospital keeps "
+            "its own, in its state folder."
         )
     return chosen
 
@@ -50,15 +55,16 @@ def export_model(source: Path, to: Path) -> list[str]:
     """Write a model's file for others, whole or not at all.
 
     Args:
-        source: A safetensors file of polyclinic's.
-        to: Ends in .pt2: the encoder alone, as a program for plain torch; else a copy of the source.
+        source: A safetensors file that polyclinic wrote.
+        to: File to write. With the suffix .pt2 it is the encoder, as a program for torch alone;
+            else a copy of the source.
 
     Returns:
-        Lines of Python that load it, if it is a program.
+        Lines of Python that load the program; none if the file is a copy.
 
     Raises:
-        ModelInvalid: The source is damaged, or not of polyclinic's.
-        ConfigError: A program is wanted of something that is no universal model.
+        ModelInvalid: The source is damaged, or polyclinic did not write it.
+        ConfigError: The suffix is .pt2, and the source is no universal model.
     """
     to.parent.mkdir(parents=True, exist_ok=True)
     partial = to.with_name(f".{to.stem}.{os.getpid()}.partial{to.suffix}")
@@ -76,23 +82,24 @@ def export_model(source: Path, to: Path) -> list[str]:
 
 
 class _Maps(nn.Module):
-    """An encoder as a plain function of a batch: its maps, contiguous."""
+    """An encoder as a function from a batch to its feature maps, contiguous in memory."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
 
     def forward(self, images: Tensor) -> list[Tensor]:
-        """Fine to coarse."""
+        """Return the feature maps, fine to coarse."""
         return [features.contiguous() for features in self.encoder(images)]
 
 
 def _write_program(source: Path, path: Path, name: str) -> list[str]:
-    """The encoder for batches of any size; returns the lines that load it."""
+    """Write the encoder as a program for batches of any size; return lines that load it."""
     network, _ = load_model(source)
     if not isinstance(network, UniversalNetwork):
         raise ConfigError(
-            f"{source}: no universal model, only an encoder's program can be written. Export to a .safetensors file instead."
+            f"{source} is no universal model, and only a universal encoder can be exported to "
+            f"{PROGRAM}. Export to a .safetensors file instead."
         )
     encoder = network.encoder
     shape = (encoder.in_channels, *encoder.size)
@@ -105,7 +112,8 @@ def _write_program(source: Path, path: Path, name: str) -> list[str]:
         maps = encoder(torch.zeros(1, *shape))
     found = ", ".join(str(("batch", *features.shape[1:])).replace("'", "") for features in maps)
     given = str(("batch", *shape)).replace("'", "")
+    comment = f"float32, {given}, about -1 to 1; gives {len(maps)} maps: {found}"
     return [
         f'encoder = torch.export.load("{name}").module()',
-        f"maps = encoder(images)  # float32, {given}, about -1 to 1; gives {len(maps)} maps: {found}",
+        f"maps = encoder(images)  # {comment}",
     ]

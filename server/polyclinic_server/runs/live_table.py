@@ -1,4 +1,4 @@
-"""Live table of a run: drawn in a terminal, a line for each piece of news elsewhere."""
+"""The live table of a run in a terminal; without a terminal, one line per event."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,15 +15,15 @@ from polyclinic.federation.events import DOING, Event
 from polyclinic.federation.live_state import LiveState, SiteRow
 
 Statuses = Callable[[], Mapping[str, Mapping[str, Any]]]
-IN_STEPS = frozenset({*DOING.values(), "training again"})  # what a hospital does step by step
+IN_STEPS = frozenset({*DOING.values(), "training again"})  # work that is counted in steps
 
 
 class LiveTable:
-    """Takes events in, draws the state of the run.
+    """The table that shows the state of a run, kept up to date by events.
 
     Args:
-        state: What is known of the run.
-        statuses: Asked for more about each hospital, where that is known (on one machine).
+        state: Live state of the run.
+        statuses: Returns the status of each hospital by site, where it is known (on one machine).
     """
 
     def __init__(self, state: LiveState, statuses: Statuses = dict) -> None:
@@ -31,7 +31,7 @@ class LiveTable:
         self._statuses = statuses
 
     def handle(self, event: Event) -> str | None:
-        """Take in one event; return a line worth printing, if it is one."""
+        """Update the state by one event; return a line to print, or None."""
         line = event.tell(self.state)
         if line is not None:
             self.state.news = line
@@ -50,7 +50,7 @@ class LiveTable:
         return Group(self._head(), bar, table, Text(state.news, style="dim"))
 
     def _head(self) -> Text:
-        """Which strategy of how many, where it is, for how long it has been going on."""
+        """Return the head line: strategy, round or contributions, elapsed and remaining time."""
         state = self.state
         names = list(state.arms)
         which = ""
@@ -63,7 +63,7 @@ class LiveTable:
 
 
 def _describe(row: SiteRow, status: Mapping[str, Any]) -> str:
-    """Say what a hospital is doing, as exactly as is known."""
+    """Return what a hospital is doing, with steps and seconds where they are known."""
     if row.doing not in IN_STEPS:
         return row.doing
     same = status.get("doing") == row.doing and "step" in status
@@ -77,7 +77,7 @@ def _figure(value: float | None) -> str:
 
 @contextmanager
 def show(table: LiveTable, console: Console) -> Iterator[Callable[[Event], None]]:
-    """Draw the table while inside; yield what takes in events."""
+    """Show the table inside the `with` block; yield the function to call with every event."""
     if not console.is_terminal:
         yield lambda event: _print(table.handle(event), console)
         return

@@ -1,4 +1,4 @@
-"""`polyclinic-server status`: the runs at a glance."""
+"""`polyclinic-server status`: a table of the runs."""
 
 from pathlib import Path
 

@@ -1,1 +1,1 @@
-"""The segmentation service of the deformation proxy."""
+"""Segmentation service of the deformation proxy."""

@@ -1,8 +1,10 @@
-"""The network behind a segmentation service: a proxy in, labels or probabilities out.
+"""Network of a segmentation service: a proxy in, labels or probabilities out.
 
-Volumes are computed one after another: two in one batch take as much processor time each as one alone (within 20 % either way, on two
-cores, U-Net of 16, 32 and 64 channels, 160 x 192 x 160), twice the memory, and the first answer comes only with the second
-(`benchmarks/proxy_service.py` measures it). The windows of one volume are read two at a time anyhow (`polyclinic.learning.training.infer`).
+Volumes are computed one after another. Two in one batch take as much processor time each as one
+alone (within 20 % either way, on two cores, U-Net of 16, 32 and 64 channels, 160 x 192 x 160), and
+twice the memory, and the first answer comes only with the second (`benchmarks/proxy_service.py`
+measures it). The windows of one volume are read two at a time
+(`polyclinic.learning.training.infer`).
 """
 
 import json
@@ -33,7 +35,7 @@ class Interrupted(Exception):
 
 
 class Interruptible(nn.Module):
-    """A network that stops before its next window once nobody waits for it."""
+    """A network that stops before its next window once nobody waits for its answer."""
 
     def __init__(self, network: nn.Module, gone: threading.Event) -> None:
         super().__init__()
@@ -41,7 +43,7 @@ class Interruptible(nn.Module):
         self._gone = gone
 
     def forward(self, windows: Tensor) -> Tensor:
-        """The network's logits.
+        """Return the network's logits.
 
         Raises:
             Interrupted: `gone` is set.
@@ -54,24 +56,26 @@ class Interruptible(nn.Module):
 
 @dataclass(frozen=True)
 class SegmentationModel:
-    """A network that was trained on proxies, and the grid that they lie on."""
+    """A network that was trained on proxies, and the grid of these proxies."""
 
     network: nn.Module
     data: DataConfig
     shape: tuple[int, int, int]
-    digest: str  # of the generator's family and its reference grid
+    digest: str  # digest of the generator and its reference grid
 
     @classmethod
     def load(cls, path: Path) -> "SegmentationModel":
-        """The model of a file.
+        """Load the model of a file.
 
         Raises:
-            ModelInvalid: Damaged, not ours, not a segmentation, or not made for proxies.
+            ModelInvalid: The file is damaged, not from polyclinic, not a segmentation, or not made
+                for proxies.
         """
         _, metadata = load_state(path)
         if '"protection"' in metadata.get("polyclinic", ""):
             raise ModelInvalid(
-                f"{path}: is the generator, which goes to the hospitals. Give the service segmenter.safetensors."
+                f"{path}: this is the generator, which goes to the hospitals. "
+                "Give segmenter.safetensors to the service."
             )
         network, job = load_model(path)
         try:
@@ -86,12 +90,14 @@ class SegmentationModel:
                 raise ValueError("no such shape or digest")
         except (KeyError, TypeError, ValueError) as error:
             raise ModelInvalid(
-                f"{path}: was not trained on proxies: it names no shape and digest of theirs. Use the file that the training of a "
-                "deformation proxy wrote for the service."
+                f"{path}: the model was not trained on proxies, because it names no shape and "
+                "digest of theirs. Use the file that `polyclinic-server train-proxy` wrote for the "
+                "service."
             ) from error
         if job.data.task != "segmentation" or job.data.channels != 1 or job.data.spatial_dims != 3:
             raise ModelInvalid(
-                f"{path}: a proxy is one channel in three dimensions, and is segmented; this network was made for another task."
+                f"{path}: the network was made for another task than the segmentation of proxies, "
+                "which have one channel in three dimensions. Use segmenter.safetensors."
             )
         model = cls(network, job.data, shape, digest)
         model._try(path)
@@ -103,16 +109,17 @@ class SegmentationModel:
         return self.data.labels
 
     def segment(self, volume: NDArray[Any], kind: int, gone: threading.Event) -> NDArray[np.uint8]:
-        """The answer for one proxy.
+        """Return the answer for one proxy.
 
         Args:
-            volume: uint8 or float16 on the scale 0..255, of the model's shape; the network reads it divided by 255.
+            volume: uint8 or float16 on the scale 0..255, of the model's shape; the network reads it
+                divided by 255.
             kind: An `AnswerKind`.
             gone: Set when nobody waits for the answer any more.
 
         Raises:
-            Interrupted: Nobody does.
-            ArithmeticError: The network's answer is not finite.
+            Interrupted: `gone` is set.
+            ArithmeticError: The network's output is not finite.
         """
         with torch.inference_mode():
             image = torch.from_numpy(volume.astype(np.float32))[None].div_(TOP)
@@ -124,15 +131,19 @@ class SegmentationModel:
             return np.asarray(logits.softmax(0)[1:].mul(TOP).round_().to(torch.uint8).numpy())
 
     def _try(self, path: Path) -> None:
-        """One window through the network: a model that cannot answer is met at the start, not at the first request."""
+        """Run the network on one window.
+
+        A model that cannot answer is found at the start, not at the first request.
+        """
         try:
             with torch.inference_mode():
                 found = self.network(torch.zeros(1, 1, *self.data.patch)).shape
         except (RuntimeError, ValueError, TypeError) as error:
             raise ModelInvalid(
-                f"{path}: its network fails on one patch ({type(error).__name__}). Train it again."
+                f"{path}: the network fails on one patch ({type(error).__name__}). Train it again."
             ) from error
         if found != (1, len(self.labels), *self.data.patch):
             raise ModelInvalid(
-                f"{path}: its network answers {tuple(found)} for a patch of {self.data.patch}. Train it again."
+                f"{path}: the network's output for a patch of {self.data.patch} has the shape "
+                f"{tuple(found)}. Train it again."
             )

@@ -1,4 +1,4 @@
-"""Stands before the segmentation service: asks every call for an enrolled key, and answers a knock."""
+"""Authentication of calls to the segmentation service by enrolled keys, and handshakes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -12,16 +12,16 @@ from polyclinic_server.enrolment.admission import admit, knock_answer
 from polyclinic_server.enrolment.registry import Registry
 from polyclinic_server.segmentation.service import CALLER
 
-HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # the one call that needs no key: probes have none
+HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # the only call without a key: probes have none
 ANYBODY = "anybody"
 
 
 class SegmentationGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
-    """Lets calls of enrolled keys through, as their sites.
+    """Lets calls with enrolled keys pass, as their sites.
 
     Args:
-        registry: Whose keys are enrolled; None lets everybody in (loopback), by the name that they say.
-        instance: What tells this service from the one before it.
+        registry: Enrolled keys; None accepts everybody (on loopback), by the name that they state.
+        instance: Identifier of this start of the service.
     """
 
     def __init__(self, registry: Registry | None, instance: str) -> None:
@@ -31,7 +31,7 @@ class SegmentationGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], details: Any
     ) -> Any:
-        """Part of gRPC's interface: the handler of this call, or one that refuses it."""
+        """Return the handler of this call, or one that refuses it; part of gRPC's interface."""
         if details.method == HEALTH_CHECK:
             return await continuation(details)
         metadata = dict(details.invocation_metadata)
@@ -56,7 +56,10 @@ class SegmentationGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
 
 
 def _refuse(refusal: AdmissionRefused) -> Any:
-    """Say no before the request's body is read: a handler of a stream is called at once."""
+    """Return a handler that refuses before the request's body is read.
+
+    A stream's handler is called at once.
+    """
 
     async def refuse(_requests: Any, context: Any) -> None:
         await context.abort(grpc.StatusCode.UNAUTHENTICATED, refusal.pack())

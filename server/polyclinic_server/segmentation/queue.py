@@ -1,9 +1,10 @@
-"""Who is next: the requests of a segmentation service, from their header to their answer.
+"""Queue of the requests of a segmentation service, from their header to their answer.
 
-A request holds a place from its header on, and with it the bytes of its volume and of its answer. Within a site the first that is complete
-is the first that is computed; among sites it is the turn of the one that has waited longest since its last turn. When no place is left, the
-site that holds most of them gives up its newest one, if it holds more than the newcomer's site: thirty requests of one hospital do not shut
-another one out.
+From its header on, a request holds a place, and the bytes of its volume and of its answer. Within a
+site, requests are computed in the order in which they are complete. Among sites, the next is the
+one whose last turn is longest ago. When no place is left, the site with the most places loses its
+newest one, if it holds more than the newcomer's site: thirty requests of one hospital do not block
+another.
 """
 
 import asyncio
@@ -16,17 +17,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_SITES = 10_000  # whose last turn is remembered
-FIRST_GUESS_S = 5.0  # one volume, before one was computed
+MOST_SITES = 10_000  # largest number of sites whose last turn is remembered
+FIRST_GUESS_S = 5.0  # time for a volume, before one was computed
 
 
 class Refusal(Exception):
-    """Why a request gets no answer.
+    """A request gets no answer.
 
     Args:
-        code: The name of a gRPC status.
+        code: Name of a gRPC status.
         sentence: What is wrong, and what to do.
-        retry_s: When to ask again; None: not at all.
+        retry_s: Seconds after which to ask again; None if asking again does not help.
     """
 
     def __init__(self, code: str, sentence: str, retry_s: float | None = None) -> None:
@@ -36,17 +37,16 @@ class Refusal(Exception):
 
 @dataclass(eq=False)
 class Place:
-    """One request's place. All of it but `gone` belongs to the event loop's thread."""
+    """Place of one request. Only the event loop's thread uses it, except for `gone`."""
 
     site: str
-    number: int  # of the request, since the service was started
-    kind: int  # of the answer
+    number: int  # number of the request, since the start of the service
+    kind: int  # kind of the answer
     size: int  # bytes reserved
-    owner: asyncio.Task[Any]  # who is told when the place is lost
+    owner: asyncio.Task[Any]  # cancelled when the place is lost
     answer: asyncio.Future[NDArray[np.uint8]]
-    gone: threading.Event = field(
-        default_factory=threading.Event
-    )  # nobody waits for the answer any more
+    # set when nobody waits for the answer any more
+    gone: threading.Event = field(default_factory=threading.Event)
     volume: NDArray[Any] | None = None
     refusal: Refusal | None = None  # set when the place is lost
     complete_at: float = 0.0
@@ -59,16 +59,16 @@ class Queue:
     """Places for requests, bounded in number and in bytes.
 
     Args:
-        places: Requests that may wait, those that are being uploaded included.
-        memory: Bytes of volumes and answers, of those that wait and those that are being computed.
-        workers: That take from it.
+        places: Largest number of waiting requests, including those that are being uploaded.
+        memory: Bytes for volumes and answers of requests that wait or are being computed.
+        workers: Number of workers that take requests.
     """
 
     def __init__(self, places: int, memory: int, workers: int) -> None:
         self._places, self._memory, self._workers = places, memory, workers
         self._waiting: dict[Place, None] = {}  # in the order of their headers
         self._busy: set[Place] = set()  # being computed, or answered
-        self._lines: dict[str, deque[Place]] = {}  # of each site, complete and not yet taken
+        self._lines: dict[str, deque[Place]] = {}  # for each site: complete and not yet taken
         self._turns: dict[str, int] = {}
         self._turn = 0
         self._filled = asyncio.Event()
@@ -79,22 +79,23 @@ class Queue:
 
     @property
     def waiting(self) -> int:
-        """Requests that wait or are being uploaded."""
+        """Number of requests that wait or are being uploaded."""
         return len(self._waiting)
 
     def enter(self, site: str, number: int, kind: int, size: int) -> Place:
-        """A place for the request that the current task serves.
+        """Reserve a place for the request that the current task serves.
 
         Raises:
-            Refusal: There is none.
+            Refusal: There is no place.
         """
         if self._closed:
             raise self._closed
         if size > self._memory:
             raise Refusal(
                 "RESOURCE_EXHAUSTED",
-                f"A request needs {size / 2**20:,.1f} MiB, this service has {self._memory / 2**20:,.1f} MiB for all. Have it started with "
-                "a larger --memory-gb.",
+                f"A request needs {size / 2**20:,.1f} MiB, this service has "
+                f"{self._memory / 2**20:,.1f} MiB for all requests. "
+                "Have it started with a larger --memory-gb.",
             )
         while len(self._waiting) >= self._places or self.reserved + size > self._memory:
             loser = self._loser(site)
@@ -109,13 +110,13 @@ class Queue:
         return place
 
     def complete(self, place: Place, volume: NDArray[Any]) -> None:
-        """The volume has arrived: from now on it waits for its turn."""
+        """Let a request, whose volume has arrived, wait for its turn."""
         place.volume, place.complete_at = volume, time.monotonic()
         self._lines.setdefault(place.site, deque()).append(place)
         self._filled.set()
 
     async def take(self) -> Place:
-        """The next one to compute; say `computed` when it is done."""
+        """Wait for the next request to compute, and return it; call `computed` afterwards."""
         while not self._lines:
             self._filled.clear()
             await self._filled.wait()
@@ -134,7 +135,7 @@ class Queue:
         return place
 
     def computed(self, place: Place, seconds: float) -> None:
-        """It is done, or failed, or nobody waited for it any more."""
+        """Record the end of a computation, with or without success."""
         place.computing, place.volume, place.computed_s = False, None, seconds
         if place.gone.is_set():
             self._release(place)
@@ -142,19 +143,19 @@ class Queue:
             self.mean_s += 0.3 * (seconds - self.mean_s)
 
     def leave(self, place: Place) -> None:
-        """The request has ended in one way or another; safe to repeat."""
+        """End a request in any state; safe to call twice."""
         place.gone.set()
         if not place.computing:
             self._release(place)
 
     def close(self, refusal: Refusal) -> None:
-        """Let nobody in any more, and send away those that wait; what is being computed goes on."""
+        """Refuse new and waiting requests; those that are being computed go on."""
         self._closed = refusal
         for place in list(self._waiting):
             self._evict(place, refusal)
 
     async def drained(self) -> None:
-        """Returns once nothing is being computed or answered."""
+        """Return once nothing is being computed or answered."""
         while self._busy:
             self._left.clear()
             await self._left.wait()
@@ -181,7 +182,10 @@ class Queue:
         self._left.set()
 
     def _loser(self, newcomer: str) -> Place | None:
-        """The newest place of the site that holds most, if that is at least two more than the newcomer's."""
+        """Return the newest place of the site that holds most, or None.
+
+        That site must hold at least two more than the newcomer's.
+        """
         held: dict[str, list[Place]] = {}
         for place in self._waiting:
             held.setdefault(place.site, []).append(place)
@@ -192,6 +196,7 @@ class Queue:
         retry_s = max(1.0, self.mean_s * (1 + len(self._waiting) / (2 * self._workers)))
         return Refusal(
             "RESOURCE_EXHAUSTED",
-            f"{len(self._waiting)} requests wait already, and no place is left. Ask again in {retry_s:.0f} s.",
+            f"{len(self._waiting)} requests wait already, and no place is left. "
+            f"Ask again in {retry_s:.0f} s.",
             retry_s,
         )

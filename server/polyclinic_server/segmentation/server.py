@@ -1,4 +1,4 @@
-"""`polyclinic-server segment-service`: the process around the segmentation service, from the port to the last request."""
+"""`polyclinic-server segment-service`: the process of the segmentation service."""
 
 import asyncio
 import contextlib
@@ -30,11 +30,10 @@ from polyclinic_strategies.proxy.wire.segmentation_pb2_grpc import (
 )
 
 NAME = DESCRIPTOR.services_by_name["Segmentation"].full_name
-CALLS = 512  # at the same time, the waiting ones included
-LAST_WORDS_S = 5.0  # for answers that are on their way when the service stops
-UNCOMPRESSED = (
-    1  # of gRPC's bits of algorithms: a message of a megabyte must not unfold into a gigabyte
-)
+CALLS = 512  # largest number of calls at the same time, including those that wait
+LAST_WORDS_S = 5.0  # time for answers that are being sent when the service stops
+# gRPC's bit mask of allowed algorithms: a message of a megabyte must not expand to a gigabyte
+UNCOMPRESSED = 1
 OPTIONS = [
     ("grpc.max_send_message_length", MESSAGE_BYTES),
     ("grpc.max_receive_message_length", MESSAGE_BYTES),
@@ -47,10 +46,10 @@ class SegmentationServer:
     """The service on its port; lives in one event loop.
 
     Args:
-        model: Computes.
-        place: Where, and by which keys.
+        model: The model that computes.
+        place: Endpoint of the service.
         limits: Bounds.
-        tell: Told a line of every request.
+        tell: Called with a line for every request.
         reflection: Whether tools may ask which calls there are.
     """
 
@@ -80,13 +79,13 @@ class SegmentationServer:
             _reflect(self._grpc)
 
     def callers(self) -> list[str]:
-        """Who may call; nobody is named where everybody may."""
-        return (
-            [key.site for key in self.registry.everybody() if key.active] if self.registry else []
-        )
+        """Return the sites that may call; empty if everybody may."""
+        if self.registry is None:
+            return []
+        return [key.site for key in self.registry.everybody() if key.active]
 
     async def start(self) -> int:
-        """Listen; returns the port once hospitals can connect.
+        """Listen, and return the port once hospitals can connect.
 
         Raises:
             PortTaken: Another program listens there.
@@ -98,10 +97,8 @@ class SegmentationServer:
                 self._grpc.add_insecure_port(f"{place.host}:{port}")
                 await self._grpc.start()
             else:
-                folder = self._stack.enter_context(
-                    tempfile.TemporaryDirectory(prefix="polyclinic-")
-                )  # only this user can enter
-                inner = Path(folder) / "segmentation"
+                folder = tempfile.TemporaryDirectory(prefix="polyclinic-")  # only for this user
+                inner = Path(self._stack.enter_context(folder)) / "segmentation"
                 self._grpc.add_insecure_port(f"unix:{inner}")
                 await self._grpc.start()
                 Door(place.host, port, place.authority, inner, self.registry.note).open()
@@ -112,7 +109,7 @@ class SegmentationServer:
         return port
 
     async def stop(self) -> None:
-        """Refuse what is new, finish what is being computed, and close."""
+        """Refuse new requests, finish what is being computed, and close."""
         await self._health.enter_graceful_shutdown()
         await self.service.stop()
         await self._grpc.stop(LAST_WORDS_S)
@@ -128,10 +125,10 @@ async def serve(
     """Serve until SIGTERM or Ctrl-C; a second one ends the process at once.
 
     Args:
-        server: Not yet started.
-        authority: Whose refusals are told.
-        tell: Told what happens.
-        greet: Told the port.
+        server: The server, not yet started.
+        authority: Authority whose refusals are announced.
+        tell: Called with lines about what happens.
+        greet: Called with the port.
     """
     leaving = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -143,20 +140,19 @@ async def serve(
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.remove_signal_handler(number)
             signal.signal(number, signal.SIG_DFL)
-        tell("stopping: what is being computed is finished, nothing new is taken")
+        tell("stopping: requests that are being computed are finished, new ones are refused")
         await server.stop()
     tell("stopped")
 
 
 def _reflect(server: Any) -> None:
-    """Let tools such as grpcurl ask what there is, with a key."""
+    """Let tools such as grpcurl list the calls; they need a key."""
     try:
         reflection = import_module("grpc_reflection.v1alpha.reflection")
     except ImportError as error:
         raise ConfigError(
-            "--reflection needs the package grpcio-reflection: pip install 'polyclinic[reflection]'."
+            "--reflection needs the package grpcio-reflection. "
+            "Run: pip install 'polyclinic[reflection]'"
         ) from error
-    reflection.enable_server_reflection(
-        (NAME, health_pb2.DESCRIPTOR.services_by_name["Health"].full_name, reflection.SERVICE_NAME),
-        server,
-    )
+    health_name = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    reflection.enable_server_reflection((NAME, health_name, reflection.SERVICE_NAME), server)

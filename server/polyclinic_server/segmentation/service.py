@@ -1,8 +1,9 @@
-"""The gRPC service of the deformation proxy: takes warped volumes, answers their segmentation, and keeps nothing.
+"""gRPC service of the deformation proxy: segments warped volumes, and keeps nothing.
 
-A request goes through three steps, each of them bounded: its parts are read, never beyond what its header announced; it waits for its turn
-(`polyclinic_server.segmentation.queue`); it is computed, one volume after another. Nothing is written to the disk, and what is told of a request is
-who, how many bytes, how long, and how it ended.
+A request goes through three steps, each of them bounded. Its parts are read, never more than its
+header announced. It waits for its turn (`polyclinic_server.segmentation.queue`). It is computed,
+one volume after another. Nothing is written to the disk. The service logs only who made a request,
+how many bytes it had, how long it took, and how it ended.
 """
 
 import asyncio
@@ -40,32 +41,32 @@ from polyclinic_strategies.proxy.wire.arrays import (
 )
 from polyclinic_strategies.proxy.wire.segmentation_pb2_grpc import SegmentationServicer
 
-UPLOADS, UPLOADS_OF_A_SITE = 16, 4  # at the same time; others of them wait to be read
-CALLS_OF_A_SITE = 100  # at the same time, those that have sent no header yet included
-CALLER: ContextVar[str] = ContextVar("caller")  # the site behind the call, as the gate found it
+UPLOADS, UPLOADS_OF_A_SITE = 16, 4  # at the same time; further uploads wait
+CALLS_OF_A_SITE = 100  # at the same time, including calls that have not sent a header yet
+CALLER: ContextVar[str] = ContextVar("caller")  # the site behind the call, from `node_auth`
 INVALID, EXHAUSTED, LATE = "INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED"
 STOPPING = Refusal(
     "UNAVAILABLE",
-    "This service is being stopped. Ask again in a minute, or ask whoever runs it.",
+    "This service is being stopped. Ask again in a minute, or ask its operator.",
     10.0,
 )
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one service takes upon itself."""
+    """Limits of one service."""
 
     waiting: int = 32
     memory: int = 2**30  # bytes of volumes and answers
     workers: int = 1
-    idle_s: float = 30.0  # an upload that sends nothing for so long is ended
-    upload_s: float = 300.0  # and one that is not complete after so long
+    idle_s: float = 30.0  # an upload that sends nothing for this time is ended
+    upload_s: float = 300.0  # an upload that is not complete after this time is ended
     deadline_s: float = 600.0  # from the header to the answer's last part
 
 
 @dataclass
 class Record:
-    """What is told of a request."""
+    """Log of a request."""
 
     site: str
     number: int
@@ -75,10 +76,10 @@ class Record:
     status: str = "CANCELLED"
 
     def line(self) -> str:
-        """One line, without anything of the volume."""
+        """Return one line, without anything of the volume."""
         return (
-            f"{self.site}: request {self.number}, {self.received:,} bytes, waited {self.waited_s:.2f} s, "
-            f"computed in {self.computed_s:.2f} s, {self.status}"
+            f"{self.site}: request {self.number}, {self.received:,} bytes, "
+            f"waited {self.waited_s:.2f} s, computed in {self.computed_s:.2f} s, {self.status}"
         )
 
 
@@ -86,9 +87,9 @@ class SegmentationService(SegmentationServicer):
     """Answers `Describe` and `Segment`.
 
     Args:
-        model: Computes.
+        model: The model that computes.
         limits: Bounds.
-        tell: Told a line of every request.
+        tell: Called with a line for every request.
     """
 
     def __init__(
@@ -104,26 +105,34 @@ class SegmentationService(SegmentationServicer):
         self._workers = [asyncio.ensure_future(self._work()) for _ in range(limits.workers)]
 
     async def Describe(self, _request: wire.Empty, _context: Any) -> wire.Description:  # noqa: N802  # gRPC's name
-        """What the model takes and answers, and the service's limits."""
+        """Return what the model takes and answers, and the service's limits."""
         limits = wire.Limits(
-            part_bytes=PART_BYTES, volume_bytes=2 * math.prod(self._model.shape), waiting=self._limits.waiting,
-            idle_s=self._limits.idle_s, upload_s=self._limits.upload_s, deadline_s=self._limits.deadline_s,
-        )  # fmt: skip
+            part_bytes=PART_BYTES,
+            volume_bytes=2 * math.prod(self._model.shape),
+            waiting=self._limits.waiting,
+            idle_s=self._limits.idle_s,
+            upload_s=self._limits.upload_s,
+            deadline_s=self._limits.deadline_s,
+        )
         return wire.Description(
-            shape=self._model.shape, dtypes=[wire.UINT8, wire.FLOAT16], answers=[wire.LABELS, wire.PROBABILITIES],
-            labels=self._model.labels, digest=self._model.digest, limits=limits, version=version("polyclinic"),
-        )  # fmt: skip
+            shape=self._model.shape,
+            dtypes=[wire.UINT8, wire.FLOAT16],
+            answers=[wire.LABELS, wire.PROBABILITIES],
+            labels=self._model.labels,
+            digest=self._model.digest,
+            limits=limits,
+            version=version("polyclinic"),
+        )
 
     async def Segment(self, _requests: Any, context: Any) -> None:  # noqa: N802  # gRPC's name
-        """One volume, from its header to its answer."""
+        """Serve one volume, from its header to its answer."""
         record = Record(CALLER.get(), next(self._numbers))
         refusal: Refusal | None = None
         self._calls[record.site] += 1
         try:
-            async with _within(
-                self._limits.deadline_s,
-                f"No answer within {self._limits.deadline_s:g} s. Ask again later.",
-            ):
+            deadline_s = self._limits.deadline_s
+            late = f"There was no answer within {deadline_s:g} s. Ask again later."
+            async with _within(deadline_s, late):
                 await self._serve(record, context)
             record.status = "OK"
         except Refusal as found:
@@ -138,7 +147,7 @@ class SegmentationService(SegmentationServicer):
             await context.abort(getattr(grpc.StatusCode, refusal.code), refusal.sentence, hint)
 
     async def stop(self) -> None:
-        """Finish what is being computed; who waits is sent away."""
+        """Finish what is being computed; refuse waiting requests."""
         self.queue.close(STOPPING)
         await self.queue.drained()
         for worker in self._workers:
@@ -148,15 +157,11 @@ class SegmentationService(SegmentationServicer):
 
     async def _serve(self, record: Record, context: Any) -> None:
         if self._calls[record.site] > CALLS_OF_A_SITE:
-            raise Refusal(
-                EXHAUSTED,
-                f"{CALLS_OF_A_SITE} calls of this site are open already. Ask again when some have ended.",
-                5.0,
-            )
-        async with _within(
-            self._limits.idle_s,
-            f"No header came within {self._limits.idle_s:g} s. Send it with the call.",
-        ):
+            problem = f"{CALLS_OF_A_SITE} calls of this site are open already."
+            raise Refusal(EXHAUSTED, f"{problem} Ask again when some have ended.", 5.0)
+        idle_s = self._limits.idle_s
+        late = f"There was no header within {idle_s:g} s. Send it with the call."
+        async with _within(idle_s, late):
             first = await _read(context)
         header = _checked(first, self._model.shape)
         size = math.prod(header.shape) * DTYPES[header.dtype].itemsize
@@ -167,11 +172,9 @@ class SegmentationService(SegmentationServicer):
             self.queue.complete(place, volume)
             del volume
             answer = await place.answer
+            late = f"The answer was not read for {idle_s:g} s. Ask again."
             for part in answer_parts(answer, header.answer, header.request_id):
-                async with _within(
-                    self._limits.idle_s,
-                    f"The answer was not taken for {self._limits.idle_s:g} s. Ask again.",
-                ):
+                async with _within(idle_s, late):
                     await context.write(part)
         except asyncio.CancelledError:
             if place.refusal is None:
@@ -187,24 +190,16 @@ class SegmentationService(SegmentationServicer):
     async def _upload(
         self, header: wire.VolumeHeader, record: Record, context: Any
     ) -> NDArray[Any]:
-        """The volume, read part by part once there is room for another upload."""
+        """Read the volume part by part, once there is room for another upload."""
         of_site = self._uploads_of.setdefault(record.site, asyncio.Semaphore(UPLOADS_OF_A_SITE))
-        limits = self._limits
-        async with (
-            of_site,
-            self._uploads,
-            _within(
-                limits.upload_s,
-                f"The upload was not complete after {limits.upload_s:g} s. Use a faster link.",
-            ),
-        ):
+        idle_s, upload_s = self._limits.idle_s, self._limits.upload_s
+        late = f"The upload was not complete after {upload_s:g} s. Use a faster link."
+        idle = f"Nothing was sent for {idle_s:g} s. Send the volume without pauses."
+        async with of_site, self._uploads, _within(upload_s, late):
             assembly = Assembly(header.shape, DTYPES[header.dtype])
             try:
                 while True:
-                    async with _within(
-                        limits.idle_s,
-                        f"Nothing came for {limits.idle_s:g} s. Send the volume without pauses.",
-                    ):
+                    async with _within(idle_s, idle):
                         part = await _read(context)
                     if part is None:
                         break
@@ -232,44 +227,42 @@ class SegmentationService(SegmentationServicer):
                 )
             except Interrupted:
                 pass
-            except Exception as error:  # whatever a network may raise; its text may hold values
+            except Exception as error:  # a network may raise anything; the text may hold values
                 failure = type(error).__name__
             self.queue.computed(place, time.monotonic() - start)
             if not place.answer.done():
                 if answer is None:
-                    place.answer.set_exception(
-                        Refusal(
-                            "INTERNAL",
-                            f"The model failed ({failure}). Tell whoever runs this service.",
-                        )
-                    )
+                    sentence = f"The model failed ({failure}). Tell the operator of this service."
+                    place.answer.set_exception(Refusal("INTERNAL", sentence))
                 else:
                     place.answer.set_result(answer)
             del place, answer
 
 
 def _checked(part: wire.VolumePart | None, shape: tuple[int, int, int]) -> wire.VolumeHeader:
-    """The header of a request that can be served."""
+    """Return the header of a request, if the request can be served."""
     if part is None or part.WhichOneof("part") != "header":
         raise Refusal(
             INVALID,
-            "The first message carries no header. Send the header, then the volume's bytes.",
+            "The first message holds no header. Send the header, then the volume's bytes.",
         )
     header = part.header
     if tuple(header.shape) != shape:
         found = " x ".join(map(str, header.shape[:4])) or "nothing"
         raise Refusal(
             INVALID,
-            f"The volume's shape is {found}, this service segments {' x '.join(map(str, shape))}. Use its generator.",
+            f"The volume's shape is {found}, this service segments {' x '.join(map(str, shape))}. "
+            "Use its generator.",
         )
     if header.dtype not in DTYPES:
         raise Refusal(INVALID, "The volume's type is not one of UINT8, FLOAT16.")
     if header.answer not in (wire.LABELS, wire.PROBABILITIES):
-        raise Refusal(INVALID, "The answer that is asked for is not one of LABELS, PROBABILITIES.")
+        raise Refusal(INVALID, "The kind of the answer is not one of LABELS, PROBABILITIES.")
     if len(header.request_id) != REQUEST_ID_BYTES:
         raise Refusal(
             INVALID,
-            f"The request's id has {len(header.request_id)} bytes. Draw {REQUEST_ID_BYTES} random ones for every request.",
+            f"The request's id has {len(header.request_id)} bytes. "
+            f"Draw {REQUEST_ID_BYTES} random bytes for every request.",
         )
     return header
 
@@ -284,7 +277,7 @@ def _check_values(volume: NDArray[Any]) -> None:
 
 
 async def _read(context: Any) -> wire.VolumePart | None:
-    """The next message; None at the stream's end."""
+    """Return the next message; None at the end of the stream."""
     try:
         part = await context.read()
     except DecodeError as error:

@@ -1,4 +1,4 @@
-"""Averaging at the coordinator: rounds, from the initial or last kept weights to the final figures."""
+"""Averaging at the coordinator: rounds from the initial weights, or from the last saved ones."""
 
 import json
 import random
@@ -27,7 +27,8 @@ class AveragingCoordinator:
 
     Args:
         config: Configuration of the strategy.
-        finish: Called with the trained network at the end, for what a method writes besides the model.
+        finish: Called with the trained network, its order and its folder at the end; a method may
+            write further files there.
     """
 
     def __init__(self, config: Config, finish: Finish | None = None) -> None:
@@ -41,27 +42,27 @@ class AveragingCoordinator:
         return self._strategy.title
 
     def check(self) -> None:
-        """Refuse a base where tensors stay at the hospital.
+        """Refuse a base for strategies that keep tensors at the hospital.
 
         Raises:
-            ConfigError: `base` would not reach these tensors.
+            ConfigError: The hospital's own tensors would not get the weights of `base`.
         """
         if self._config.base is not None and self._strategy.personal != "none":
             raise ConfigError(
-                f"base={self._config.base}: {self.title} keeps tensors at the hospital, where a base "
-                "does not reach."
+                f"base={self._config.base}: {self.title} keeps tensors at the hospital, which do "
+                "not get their weights from it. Leave base out, or choose another strategy."
             )
 
     def run(self, context: RunContext) -> None:
-        """Wait for hospitals, train in rounds, test; a strategy that was tested is left alone.
+        """Wait for hospitals, train in rounds, and test; do nothing if the strategy was tested.
 
         Raises:
-            TooFewHospitals: Fewer than the minimum came in time.
+            TooFewHospitals: Fewer than the minimum came or answered in time.
         """
         config, folder = self._config, context.folder
-        patience, minimum = config.deployment, config.deployment.min_hospitals
-        wanted = max(patience.hospitals, minimum)
-        context.attendance.wait_for(wanted, minimum, patience.wait_s)
+        deployment, minimum = config.deployment, config.deployment.min_hospitals
+        wanted = max(deployment.hospitals, minimum)
+        context.attendance.wait_for(wanted, minimum, deployment.wait_s)
         folder.update(hospitals=context.attendance.describe(), state="running")
         random.seed(config.seed)
         network = start_network(config)
@@ -84,7 +85,7 @@ class AveragingCoordinator:
                 network.load_state_dict(state)
                 self._finish(network, order, path.parent)
 
-        grid = ReliableGrid(context.grid, context.attendance, patience, folder.record)
+        grid = ReliableGrid(context.grid, context.attendance, deployment, folder.record)
         if done < order.rounds:
             aggregation = self._strategy.build(config.privacy, names)
             weights = self._strategy.run(grid, aggregation, order, weights, keep)
@@ -94,7 +95,7 @@ class AveragingCoordinator:
 
 
 def _take_up(path: Path, network: nn.Module, names: list[str]) -> tuple[Tensor, int, bool]:
-    """Return the shared weights, the rounds behind them, and whether they were tested."""
+    """Return the packed weights, the number of their rounds, and whether they were tested."""
     if not path.exists():
         return pack(network.state_dict(), names), 0, False
     state, metadata = load_state(path)

@@ -1,7 +1,8 @@
 """Synchronous rounds with Flower's own strategies, named in `conf/strategy/averaging/`.
 
-Flower's classes do the sampling and the aggregation, unchanged; here they are given one flat vector of the shared tensors, told who
-is asked, and watched after every round. FedBN and `local only` are not other aggregations: they share fewer tensors.
+Flower's classes do the sampling and the aggregation, unchanged. Here they get one flat vector of
+the shared tensors and the hospitals to ask, and are watched after every round. FedBN and `local
+only` use the same aggregation: they share fewer tensors.
 """
 
 from collections.abc import Callable, Mapping
@@ -31,9 +32,9 @@ class Averaging:
     """One way of averaging, as a node of `conf/strategy/averaging/` describes it.
 
     Args:
-        title: Its name in tables.
-        personal: What stays at the hospital: none, norm, all.
-        aggregation: A strategy of Flower's, with its own settings.
+        title: Name in tables.
+        personal: Tensors that stay at the hospital: none, norm, all.
+        aggregation: One of Flower's strategies, with its own settings.
     """
 
     def __init__(self, title: str, personal: str, aggregation: Mapping[str, Any]) -> None:
@@ -42,20 +43,23 @@ class Averaging:
         self.aggregation = dict(aggregation)
 
     def build(self, privacy: Part, shared: list[str]) -> Strategy:
-        """Flower's strategy, wrapped for differential privacy if that is configured.
+        """Make Flower's strategy, wrapped for differential privacy if that is configured.
 
         Args:
-            privacy: A node of `conf/privacy/`; no `_target_`, no wrapping. Its `release` is for statistics, which no averaging asks for.
+            privacy: A node of `conf/privacy/`; without `_target_`, nothing is wrapped. Its
+                `release` is for statistics, which averaging does not ask for.
             shared: Names of the tensors that are averaged.
 
         Raises:
-            ConfigError: An adaptive server optimizer would average running variances, which it can make negative.
+            ConfigError: An adaptive server optimizer would average running variances, which it can
+                make negative.
         """
         target = str(self.aggregation.get("_target_", "")).rpartition(".")[2]
         if target in ADAPTIVE and any(name.endswith("running_var") for name in shared):
             raise ConfigError(
-                f"{target} can make the running variances of batch normalization negative: choose a model with instance or group "
-                "normalization (model=unet), or keep normalization at the hospital (strategy.personal=norm)."
+                f"{target} can make the running variances of batch normalization negative: "
+                "choose a model with instance or group normalization (model=unet), "
+                "or keep normalization at the hospital (strategy.personal=norm)."
             )
         strategy = instantiate(
             self.aggregation, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1
@@ -72,9 +76,10 @@ class Averaging:
         """Train for `order.rounds - order.offset` rounds.
 
         Args:
-            grid: Asks the hospitals; see `polyclinic.federation.reliable_grid.ReliableGrid`.
-            strategy: What `build` made.
-            order: What every hospital is told.
+            grid: Connection to the hospitals; see
+                `polyclinic.federation.reliable_grid.ReliableGrid`.
+            strategy: From `build`.
+            order: Order for every hospital.
             weights: Initial shared weights, (parameters,).
             on_round: Called after every round with its number and the shared weights.
 
@@ -100,5 +105,5 @@ class Averaging:
         return latest
 
     def test(self, grid: Grid, order: Order, weights: Tensor) -> None:
-        """Ask every hospital for its final figures; they reach the run by the grid's events."""
+        """Ask every hospital for its final figures; they reach the run as events of the grid."""
         grid.send_and_receive([ask_for_test(order, weights, node) for node in grid.get_node_ids()])

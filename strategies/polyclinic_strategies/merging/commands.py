@@ -8,6 +8,7 @@ from rich.console import Console
 
 app = typer.Typer()
 console = Console(highlight=False)
+MERGED = Path("merged.safetensors")
 
 
 @app.command(rich_help_panel="Models")
@@ -16,16 +17,19 @@ def merge(
         list[str] | None,
         typer.Argument(metavar="[PARAMETER=VALUE]...", help="Parameters of the rule."),
     ] = None,
-    rule: Annotated[str, typer.Option(help="Name of a rule: conf/strategy/merging/.")] = "mean",
+    rule: Annotated[
+        str, typer.Option(help="Name of a rule in conf/strategy/merging/, such as ties.")
+    ] = "mean",
     ledger: Annotated[
-        Path | None, typer.Option(metavar="FOLDER", help="The ledger. Default: the newest run's.")
+        Path | None,
+        typer.Option(
+            metavar="FOLDER", help="Folder of the ledger. Default: the ledger of the newest run."
+        ),
     ] = None,
-    to: Annotated[Path, typer.Option("--to", help="The safetensors file to write.")] = Path(
-        "merged.safetensors"
-    ),
+    to: Annotated[Path, typer.Option("--to", help="The safetensors file to write.")] = MERGED,
     runs: Annotated[Path, typer.Option("--runs", help="Folder of the runs.")] = Path("runs"),
 ) -> None:
-    """Merge a ledger's contributions by any rule, offline; the ledger stays as it is.
+    """Merge a ledger's contributions by any rule, offline; the ledger is not changed.
 
     Examples:
 
@@ -39,4 +43,4 @@ def merge(
     words, entries = merge_offline(rule, parameters or [], find_ledger(ledger, runs), to)
     sites = ", ".join(entry.site for entry in entries)
     console.print(f"{words} of {len(entries)} contributions: {sites}", markup=False)
-    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)

@@ -1,9 +1,11 @@
-"""What a merged model is compared with, all made of the same contributions: other rules, each hospital alone, a random vector."""
+"""Models with which a merged model is compared, all made from the same contributions.
+
+They are other rules, each hospital alone, a random vector, and the base.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
-from typing import Any
 
 from flwr.serverapp import Grid
 
@@ -15,39 +17,41 @@ from polyclinic_strategies.merging.messages import ask_for_score
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 from polyclinic_strategies.merging.strategy import Merging
 
-RESTORATION_STEPS = 10  # where a run without restoration shows what it would do
+RESTORATION_STEPS = 10  # steps with which a run without restoration shows its effect
 
 
 @dataclass(frozen=True)
 class Opponent:
     """One more model to test.
 
-    `states` is one model for everybody, or one for each site.
+    Attributes:
+        group: main, rule, single, control, local, restored, or unrestored.
+        states: One model for everybody, or one for each site.
     """
 
     name: str
     title: str
-    group: str  # main, rule, single, control, local, restored, unrestored
+    group: str
     note: str
     states: StateDict | Mapping[str, StateDict]
     restoration: str
     restoration_steps: int
 
     def state_for(self, site: str) -> StateDict | None:
-        """The model that a site tests; None if there is none for it."""
+        """Return the model that a site tests; None if there is none for it."""
         if self.group != "local":
             return self.states  # type: ignore[return-value]
         return self.states.get(site)  # type: ignore[return-value]
 
 
 class Comparison:
-    """The opponents of a merged model.
+    """Opponents of a merged model.
 
     Args:
-        strategy: The run's.
-        publisher: Knows the ledger.
+        strategy: Settings of the run.
+        publisher: Makes models from the ledger.
         arm: Name of the run's merging arm.
-        order: What hospitals are told.
+        order: Order for the hospitals.
         names: The base's tensors in the network's order.
     """
 
@@ -63,7 +67,7 @@ class Comparison:
         self._names = list(names)
 
     def merged(self, state: StateDict) -> Opponent:
-        """The run's own merged model."""
+        """Return the run's own merged model."""
         return self._opponent(self._arm, self._strategy.title, "main", "", state)
 
     def rule(
@@ -74,22 +78,22 @@ class Comparison:
         candidates: Mapping[str, Sequence[float]],
         grid: Grid,
     ) -> Opponent:
-        """Another rule, with the candidate that the hospitals score best on their validation cases."""
+        """Return another rule's model, with the candidate that scores best at the hospitals."""
         rules = make_rules(rule, candidates)
         best = rules[0] if len(rules) == 1 else max(rules, key=lambda each: self._score(each, grid))
-        parameters = {
-            key: value
-            for key, value in describe_rule(best)["parameters"].items()
-            if key != "fraction_bits"
-        }
         note = ", ".join(
             f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"
-            for key, value in parameters.items()
+            for key, value in describe_rule(best)["parameters"].items()
+            if key != "fraction_bits"
         )
         return self._opponent(name, title, "rule", note, self._publisher.merge(best))
 
     def controls(self, merged: StateDict) -> Iterator[Opponent]:
-        """Every hospital's model at its own hospital; at all; a random vector; these and the merged one restored otherwise."""
+        """Yield every control.
+
+        These are every hospital's model at its own hospital, and at all; the base; a random vector;
+        and these and the merged model with the other kind of restoration.
+        """
         singles = {entry.site: self._publisher.single(entry) for entry in self._publisher.entries()}
         own = "every hospital's own model, on its own images"
         yield self._opponent("local", "local only", "local", own, singles)
@@ -98,45 +102,35 @@ class Comparison:
             for site, state in singles.items()
         ]
         noise = "the merged vector's length in every tensor, in a random direction"
-        random = self._opponent(
-            "random",
-            "random vector",
-            "control",
-            noise,
-            self._publisher.random(merged, self._order.seed),
-        )
+        state = self._publisher.random(merged, self._order.seed)
+        random = self._opponent("random", "random vector", "control", noise, state)
         yield from strangers
         yield random
-        nobody = "what everybody starts from, with nobody's contribution"
+        nobody = "the initial model, without any contribution"
         base = self._opponent("base", "the base alone", "control", nobody, self._publisher.base())
         yield base
         for opponent in (self.merged(merged), base, random, *strangers):
             yield self._restored_otherwise(opponent)
 
     def _restored_otherwise(self, opponent: Opponent) -> Opponent:
-        """With restoration if the run does without, without if it has one."""
-        if self._strategy.restoration == "none" and any(
-            map(is_normalization_statistic, self._names)
-        ):
+        """Add restoration if the run has none; remove it if the run has one."""
+        kind, steps = "none", 0
+        if self._strategy.restoration != "none":
+            group, note = "unrestored", "no restoration"
+        elif any(map(is_normalization_statistic, self._names)):
+            group, kind = "restored", "statistics"
             note = "normalization statistics from each hospital's own unlabelled images"
-            changes: dict[str, Any] = {
-                "group": "restored",
-                "restoration": "statistics",
-                "restoration_steps": 0,
-            }
-        elif self._strategy.restoration == "none":
-            note = f"{RESTORATION_STEPS} labelled steps at each hospital"
-            changes = {
-                "group": "restored",
-                "restoration": "steps",
-                "restoration_steps": RESTORATION_STEPS,
-            }
         else:
-            note, changes = (
-                "no restoration",
-                {"group": "unrestored", "restoration": "none", "restoration_steps": 0},
-            )
-        return replace(opponent, name=f"{opponent.name}.{changes['group']}", note=note, **changes)
+            group, kind, steps = "restored", "steps", RESTORATION_STEPS
+            note = f"{steps} labelled steps at each hospital"
+        return replace(
+            opponent,
+            name=f"{opponent.name}.{group}",
+            group=group,
+            note=note,
+            restoration=kind,
+            restoration_steps=steps,
+        )
 
     def _opponent(
         self,
@@ -157,7 +151,7 @@ class Comparison:
         )
 
     def _score(self, rule: Rule, grid: Grid) -> float:
-        """The mean over the hospitals that are here."""
+        """Return the mean score over the connected hospitals."""
         weights = pack(self._publisher.merge(rule), self._names)
         order = replace(self._order, arm=self._arm)
         replies = grid.send_and_receive(

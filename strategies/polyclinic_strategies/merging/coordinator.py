@@ -1,4 +1,4 @@
-"""Merging at the coordinator: from the ledger to the published model, its figures and its rivals'."""
+"""Merging at the coordinator: contributions, published models, and the final comparison."""
 
 import json
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, Asked, Event, Note
-from polyclinic.federation.final_test import FinalTest, announce, task_of
+from polyclinic.federation.final_test import FinalTest, record_start, task_of
 from polyclinic.federation.jobs import arm_name, describe_model, make_order, start_network
 from polyclinic.federation.records import Order
 from polyclinic.federation.reliable_grid import ReliableGrid
@@ -24,11 +24,11 @@ from polyclinic_strategies.merging.messages import Assignment, ask_for_score
 from polyclinic_strategies.merging.publisher import make_rules
 from polyclinic_strategies.merging.strategy import Merging
 
-MOST_SCORED_AGAIN = 12  # publications, at the end
+MOST_SCORED_AGAIN = 12  # upper limit of publications that are scored again at the end
 
 
 class MergingCoordinator:
-    """Coordinator of one strategy whose hospitals contribute whenever they like.
+    """Coordinator of one strategy in which hospitals contribute at any time.
 
     Args:
         config: Configuration of the strategy.
@@ -47,7 +47,7 @@ class MergingCoordinator:
         """Do nothing: settings are checked when the strategy is made."""
 
     def run(self, context: RunContext) -> None:
-        """Merge until the configured end, then test the model and its rivals.
+        """Merge until the configured end, then test the model and those it is compared with.
 
         Raises:
             RunError: Nobody contributed.
@@ -57,10 +57,10 @@ class MergingCoordinator:
 
 
 class MergingRun:
-    """One merging strategy while it runs.
+    """The run of one merging strategy.
 
     Args:
-        context: What it works with.
+        context: Grid, hospitals, folder and configuration of the run.
         strategy: How to merge.
     """
 
@@ -71,8 +71,8 @@ class MergingRun:
         self._folder = context.folder
         self._config = config
         self._overrides = [text for text in context.overrides if not text.startswith("strategy")]
-        # scores are taken from whoever is here
-        self._patience = replace(config.deployment, min_hospitals=1)
+        # scores are taken from the hospitals that are online, however few
+        self._deployment = replace(config.deployment, min_hospitals=1)
         self._final = FinalTest(self._folder, self._grid, self._attendance, config.deployment)
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
@@ -81,8 +81,12 @@ class MergingRun:
         self._expected = strategy.expected_contributions(config.deployment)
 
     def run(self) -> None:
-        """Run to the end; what was tested before a restart is not tested again."""
-        announce(self._folder, self._order, self._strategy.title, self._expected)
+        """Run the strategy to its end; do not repeat tests that were made before a restart.
+
+        Raises:
+            RunError: Nobody contributed.
+        """
+        record_start(self._folder, self._order, self._strategy.title, self._expected)
         with Ledger.open(self._strategy.ledger_folder(self._folder.path)) as ledger:
             initial = {
                 name: self._network.state_dict()[name].detach().float() for name in self._names
@@ -108,9 +112,10 @@ class MergingRun:
             )
             if loop.run() is None:
                 raise RunError(
-                    "The run is over by its configuration, but no hospital has contributed. See events.jsonl for refusals."
+                    "The run has reached its configured end, but no hospital has contributed. "
+                    f"See {self._folder.path / 'events.jsonl'} for refusals."
                 )
-            self._backfill(ledger)
+            self._score_earlier(ledger)
             merged = ledger.load_model(ledger.publications()[-1].digest)
             comparison = Comparison(
                 self._strategy, loop.publisher, self._order.arm, self._order, self._names
@@ -120,23 +125,27 @@ class MergingRun:
         self._folder.record(ArmEnd(arm=self._order.arm))
 
     def _rivals(self) -> list[Config]:
-        """Configurations of the strategies that are compared at the end."""
+        """Return the configurations of the strategies that are compared at the end."""
         return [
             load_config([*self._overrides, f"strategy=merging/{name}"])
             for name in self._strategy.compare
         ]
 
     def _statistics(self, rivals: Mapping[str, Config]) -> tuple[str, ...]:
-        """What hospitals send besides their task vector: what is configured, and what any of the rules needs."""
+        """Return the names of the statistics that hospitals send besides their task vector.
+
+        They are those in the configuration, and those that any of the compared rules needs.
+        """
         wanted = set(self._strategy.statistics)
         for config in [self._config, *rivals.values()]:
             wanted |= make_rules(config.strategy["rule"], {})[0].needs
         return tuple(sorted(wanted))
 
-    def _backfill(self, ledger: Ledger) -> None:
-        """Let the hospitals score earlier publications that they were not there for, so that the curve compares like with like.
+    def _score_earlier(self, ledger: Ledger) -> None:
+        """Have the hospitals score the publications that they have not scored yet.
 
-        Of many publications it is a few, evenly spread, the newest among them: everybody scoring everything would take longer than merging.
+        Every point of the curve is then a mean over the same hospitals. At most `MOST_SCORED_AGAIN`
+        publications are scored, evenly spread and with the newest, to limit the time.
         """
         arm = self._order.arm
         lines = [
@@ -154,61 +163,51 @@ class MergingRun:
                 restoration=self._strategy.restoration,
                 restoration_steps=self._strategy.restoration_steps,
             )
-            sites = [
-                site
-                for site in self._attendance.refresh()
-                if (publication.number, site) not in scored
-            ]
-            grid = ReliableGrid(
-                self._grid, self._attendance, self._patience, self._scores_of(publication.number)
-            )
+            number = publication.number
+            sites = [site for site in self._attendance.refresh() if (number, site) not in scored]
             if sites:
-                grid.send_and_receive(
-                    [ask_for_score(order, weights, self._node(site)) for site in sites]
-                )
+                questions = [ask_for_score(order, weights, self._node(site)) for site in sites]
+                self._make_grid(self._record_scores_of(number)).send_and_receive(questions)
 
-    def _scores_of(self, number: int) -> Callable[[Event], None]:
-        """Turns a candidate's figures into those of a publication."""
+    def _record_scores_of(self, number: int) -> Callable[[Event], None]:
+        """Return a function that records answers as figures of a publication."""
 
-        def tell(event: Event) -> None:
+        def record(event: Event) -> None:
             if not isinstance(event, Asked):
                 self._folder.record(event.model_copy(update={"phase": "evaluate", "round": number}))
 
-        return tell
+        return record
 
     def _compare(
         self, comparison: Comparison, rivals: Mapping[str, Config], merged: StateDict
     ) -> None:
-        """The opponents' final figures."""
+        """Test the models that the strategy is compared with."""
         for name, config in rivals.items():
-            if not self._final.is_done(name):  # choosing its parameters takes long
-                rule, candidates = config.strategy["rule"], config.strategy.get("candidates") or {}
-                try:
-                    opponent = comparison.rule(
-                        name, str(config.strategy["title"]), rule, candidates, self._quiet_grid()
-                    )
-                except ConfigError as error:  # Krum, say, needs more hospitals
-                    self._folder.record(
-                        Note(text=f"{config.strategy['title']} is not compared: {error}")
-                    )
-                    continue
-                self._test(opponent)
+            if self._final.is_done(name):  # do not choose its parameters again: that takes long
+                continue
+            title, rule = str(config.strategy["title"]), config.strategy["rule"]
+            candidates = config.strategy.get("candidates") or {}
+            try:
+                opponent = comparison.rule(name, title, rule, candidates, self._silent_grid())
+            except ConfigError as error:  # the rule needs more hospitals, as Krum does
+                self._folder.record(Note(text=f"{title} is not compared: {error}"))
+                continue
+            self._test(opponent)
         if self._strategy.controls:
             for opponent in comparison.controls(merged):
                 self._test(opponent)
 
     def _test(self, opponent: Opponent) -> None:
-        """One opponent's final figures at every hospital that is here, unless they are known already."""
-        self._introduce(opponent)
+        """Test a model at every hospital that is online, unless it was tested before."""
+        self._list(opponent)
         order = replace(
             self._order,
             arm=opponent.name,
             restoration=opponent.restoration,
             restoration_steps=opponent.restoration_steps,
         )
-        if opponent.group != "local" and not self._final.is_done(
-            opponent.name
-        ):  # there is one model for everybody
+        shared = opponent.group != "local"  # one model for all hospitals
+        if shared and not self._final.is_done(opponent.name):
             self._keep(opponent, order)
 
         def weights_for(site: str) -> Tensor | None:
@@ -226,8 +225,8 @@ class MergingRun:
         path = self._folder.path / "arms" / opponent.name / "model.safetensors"
         save_state(state, path, {"polyclinic": json.dumps(described)})
 
-    def _introduce(self, opponent: Opponent) -> None:
-        """List an opponent in run.json."""
+    def _list(self, opponent: Opponent) -> None:
+        """List a model in run.json."""
         described = self._folder.describe()
         arms = described["arms"]
         if opponent.group == "local" and all(arm["name"] != "local" for arm in arms):
@@ -246,9 +245,12 @@ class MergingRun:
         kept = [each for each in entries if each["name"] != opponent.name]
         self._folder.update(comparison={"arm": self._order.arm, "entries": [*kept, entry]})
 
-    def _quiet_grid(self) -> ReliableGrid:
-        """For scores that are a means to an end."""
-        return ReliableGrid(self._grid, self._attendance, self._patience, lambda _event: None)
+    def _silent_grid(self) -> ReliableGrid:
+        """Make a grid for scores that do not belong into the run's figures."""
+        return self._make_grid(lambda _event: None)
+
+    def _make_grid(self, on_event: Callable[[Event], None]) -> ReliableGrid:
+        return ReliableGrid(self._grid, self._attendance, self._deployment, on_event)
 
     def _node(self, site: str) -> int:
         member = self._attendance.current(site)

@@ -1,39 +1,38 @@
-"""The coordinator's side of asynchronous merging: an event loop on push and pull, no rounds.
+"""The coordinator's event loop of asynchronous merging: hospitals contribute without rounds.
 
-Whoever is online is asked, whoever hands in is merged at once, the new model is published and offered for scoring, and nobody waits for
-anybody. What must last lies in the ledger and in the hospitals' outboxes, so coordinator, SuperLink and hospitals may each die at any
-moment: the loop starts again from the ledger.
+Every hospital that is online is asked for its contribution. Each contribution is merged at once,
+and the new model is published and sent to the hospitals for scoring; no hospital waits for another.
+All lasting state is in the ledger and in the hospitals' outboxes, so coordinator, SuperLink and
+hospitals may each die at any moment: the loop starts again from the ledger.
 """
 
 import hashlib
-import math
 import tempfile
 import time
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import fmean
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 from pydantic import ValidationError
-from torch import Tensor
 
 from polyclinic.errors import ConfigError
-from polyclinic.federation.events import Answered, Event, Failed, Note, Progress, answer_of
+from polyclinic.federation.attendance import Listener
+from polyclinic.federation.events import Answered, Failed, Note, Progress, answer_of
 from polyclinic.federation.records import metrics_from_reply
-from polyclinic.learning.state_dict import StateDict, pack
+from polyclinic.learning.state_dict import pack
 from polyclinic.store.ledger import Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system.processes import pause_s
 from polyclinic_strategies.merging.arithmetic.layer import Rule
-from polyclinic_strategies.merging.correspondence import Correspondence, Roster
 from polyclinic_strategies.merging.events import (
     Contributed,
     ContributionRejected,
     Duplicate,
     Published,
 )
+from polyclinic_strategies.merging.mailbox import Mailbox, Members
 from polyclinic_strategies.merging.messages import (
     Assignment,
     Handover,
@@ -45,53 +44,56 @@ from polyclinic_strategies.merging.messages import (
 )
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 from polyclinic_strategies.merging.strategy import Merging
+from polyclinic_strategies.merging.trials import Trial, best_of, judges_of
 
-Tell = Callable[[Event], None]
-CALL_S = 0.3  # for each hospital: a question costs 60 ms of a SuperLink (docs/scale.md), so a hundred are asked every 30 s at most
-
-
-@dataclass(eq=False)
-class Trial:
-    """A model that the hospitals score."""
-
-    rule: Rule
-    weights: Tensor
-    state: StateDict
-    number: int = 0  # of its publication; 0 while it is a mere candidate
-    figures: dict[str, Answered] = field(default_factory=dict)
-
-    def score(self, site: str) -> float:
-        """A hospital's score; NaN where it could not be had."""
-        score = self.figures[site].score
-        return math.nan if score is None else score
+# Seconds between two questions for a contribution, for each hospital that is online. A question
+# costs a SuperLink 60 ms (docs/scale.md), so a hundred hospitals are asked at most every 30 s.
+CALL_S = 0.3
 
 
 @dataclass(frozen=True)
 class Question:
-    """Why a hospital was asked."""
+    """The purpose of a question to a hospital.
 
-    kind: str  # collect, base, score
+    Attributes:
+        kind: collect (a contribution), base (send the base) or score (a model); subclasses of the
+            loop add kinds of their own.
+        trial: Model to score.
+    """
+
+    kind: str
     trial: Trial | None = None
 
 
 class EventLoop:
-    """The coordinator's side, until the run is over.
+    """The coordinator's side of merging, until the run is over.
+
+    Subclasses change what happens by the public methods, such as `ask`, `take`, `receive`,
+    `check_contribution` and `on_change`.
 
     Args:
         strategy: How to merge.
         grid: Flower's grid.
-        roster: Who takes part.
-        ledger: What is known for good; its current base is where everybody starts.
-        assignment: What every hospital is asked for.
-        names: The base's tensors in the network's order, as weights travel.
-        expected: Contributions after which the run is over, if the strategy names no other end; 0: never.
-        tell: Told what happens.
+        members: Hospitals that take part.
+        ledger: Ledger of contributions; all hospitals start from its current base.
+        assignment: What every hospital is asked to contribute.
+        names: Names of the base's tensors in the network's order, in which weights travel.
+        expected: Number of contributions that end the run, if the strategy names no other end;
+            0: the run does not end by their number.
+        on_event: Called with every event.
     """
 
     def __init__(
-        self, strategy: Merging, grid: Grid, roster: Roster, ledger: Ledger, assignment: Assignment, names: Sequence[str], expected: int,
-        tell: Tell,
-    ) -> None:  # fmt: skip
+        self,
+        strategy: Merging,
+        grid: Grid,
+        members: Members,
+        ledger: Ledger,
+        assignment: Assignment,
+        names: Sequence[str],
+        expected: int,
+        on_event: Listener,
+    ) -> None:
         self.strategy = strategy
         self.ledger = ledger
         self.assignment = assignment
@@ -99,26 +101,31 @@ class EventLoop:
         self.publisher = Publisher(
             ledger, strategy.max_staleness, strategy.staleness_discount, ledger.folder / "sums"
         )
-        self.talk: Correspondence[Question] = Correspondence(grid, roster)
-        self.tell = tell
+        self.mailbox: Mailbox[Question] = Mailbox(grid, members)
+        self.on_event = on_event
         self._rules = make_rules(strategy.rule, strategy.candidates)
         self._chosen = self._last_choice()
         self.base = ledger.load_model(assignment.base)
         self.requirements = strategy.requirements(self.publisher, self.base, assignment.task)
         self._end = strategy.make_end(expected)
         self._verdicts: dict[str, list[Verdict]] = {}
-        self._due: dict[str, float] = {}  # when a site is asked for a contribution next
-        self._news: dict[str, float] = {}  # when a site last had news
-        self._doing: dict[str, str] = {}  # what a site last said that it does
+        # monotonic times in seconds: next question for a contribution, last contribution
+        self._due: dict[str, float] = {}
+        self._contributed: dict[str, float] = {}
+        self._doing: dict[str, str] = {}  # a site's last words about its work
         self._needs_base: set[str] = set()
         self.trials: list[Trial] = []
         self._published: Publication | None = None
-        self.merged: set[str] = set()  # contributions of the newest model
-        self._head = 0  # last line of the journal that was looked at
+        self.merged: set[str] = set()  # digests of the contributions in the newest model
+        self._head = 0  # number of the journal's last line that was seen
         self._began = self.last_moved = self._checked = time.monotonic()
 
     def run(self) -> Publication | None:
-        """Ask, merge and publish until the run is over; returns what was published last, None if nobody contributed."""
+        """Ask, merge and publish until the run is over.
+
+        Returns:
+            The last publication; None if nobody contributed.
+        """
         self.on_change("arrival")
         while True:
             self.step()
@@ -127,18 +134,18 @@ class EventLoop:
             time.sleep(pause_s(time.monotonic() - self.last_moved, 0.05, 0.5))
 
     def step(self) -> None:
-        """Look who is here, take in what came, ask who is idle."""
-        self.talk.look()
-        for site, question, reply in self.talk.hear():
+        """Update the list of members, take the answers, and ask the hospitals that are idle."""
+        self.mailbox.refresh()
+        for site, question, reply in self.mailbox.collect():
             self.last_moved = time.monotonic()
             self.take(site, question, reply)
         self._notice_changes()
         self._choose()
-        for site in self.talk.idle():
+        for site in self.mailbox.idle():
             self.ask(site)
 
     def is_over(self) -> bool:
-        """Whether the configured end has come."""
+        """Return whether the configured end has come."""
         contributed = {entry.site for entry in self.publisher.entries()}
         if self._end.sites and contributed >= set(self._end.sites):
             return not self.owes_verdict()
@@ -147,7 +154,7 @@ class EventLoop:
         return 0 < self._end.seconds <= time.monotonic() - self._began
 
     def _last_choice(self) -> Rule:
-        """The candidate that was published last, if it still is one."""
+        """Return the candidate that was published last, if it still is one; else the first."""
         published = self.ledger.publications()
         recipe = published[-1].recipe if published else {}
         same = [
@@ -158,27 +165,26 @@ class EventLoop:
         return same[0] if same else self._rules[0]
 
     def owes_verdict(self) -> bool:
-        """Whether a hospital that is online still waits for the word on its contribution."""
+        """Return whether a hospital that is online has not yet got its verdict."""
         return any(self._verdicts.get(site) for site in self.members())
 
     def is_scored(self) -> bool:
-        """Whether every hospital that is online has scored every candidate."""
+        """Return whether every hospital that is online has scored every candidate."""
         return all(site in trial.figures for trial in self.trials for site in self.members())
 
     def members(self) -> Collection[str]:
-        """Who is online and contributes."""
-        return self.talk.online
+        """Return the sites that are online and contribute."""
+        return self.mailbox.online
 
     def ask(self, site: str) -> None:
-        """The next question to an idle hospital, if there is one."""
+        """Send the next question to an idle hospital, if there is one."""
         if site in self._needs_base:
             weights = pack(self.base, self.names)
-            self.talk.ask(
-                site, lambda node: send_base(self.assignment, weights, node), Question("base")
-            )
+            question = Question("base")
+            self.mailbox.ask(site, lambda node: send_base(self.assignment, weights, node), question)
         elif self._verdicts.get(site) or time.monotonic() >= self._due.get(site, 0.0):
             verdicts = list(self._verdicts.get(site, ()))
-            self.talk.ask(
+            self.mailbox.ask(
                 site,
                 lambda node: ask_for_contribution(self.assignment, verdicts, node),
                 Question("collect"),
@@ -190,19 +196,15 @@ class EventLoop:
                 restoration=self.strategy.restoration,
                 restoration_steps=self.strategy.restoration_steps,
             )
-            self.talk.ask(
-                site,
-                lambda node: ask_for_score(order, trial.weights, node),
-                Question("score", trial),
-            )
+            question = Question("score", trial)
+            self.mailbox.ask(site, lambda node: ask_for_score(order, trial.weights, node), question)
 
     def take(self, site: str, question: Question, reply: Message) -> None:
-        """What a hospital answered."""
+        """Take a hospital's answer to a question."""
         if reply.has_error():
             self._due[site] = time.monotonic() + self.strategy.poll_s
-            self.tell(
-                Failed(phase=question.kind, round=0, site=site, reason=str(reply.error.reason))
-            )
+            reason = str(reply.error.reason)
+            self.on_event(Failed(phase=question.kind, round=0, site=site, reason=reason))
             if question.trial is not None:
                 question.trial.figures[site] = Answered(phase="evaluate", site=site)
         elif question.kind == "base":
@@ -220,17 +222,21 @@ class EventLoop:
             self._needs_base.add(site)
         if handover.digest:
             self._verdicts[site] = [self.receive(site, handover)] if _is_whole(handover) else []
-            self._news[site] = moment
+            self._contributed[site] = moment
         elif handover.doing and handover.doing != self._doing.get(site):
             self._doing[site] = handover.doing
-            self.tell(Progress(site=site, text=handover.doing))
-        longest = max(self.strategy.poll_s, CALL_S * len(self.members()))
-        self._due[site] = moment + pause_s(
-            moment - self._news.setdefault(site, moment), max(0.5, longest / 10), longest
-        )
+            self.on_event(Progress(site=site, text=handover.doing))
+        longest_s = max(self.strategy.poll_s, CALL_S * len(self.members()))
+        waited_s = moment - self._contributed.setdefault(site, moment)
+        self._due[site] = moment + pause_s(waited_s, max(0.5, longest_s / 10), longest_s)
 
     def receive(self, site: str, handover: Handover) -> Verdict:
-        """Put a contribution into the ledger; what is accepted is merged and published at once."""
+        """Put a contribution into the ledger, then merge and publish it if it is accepted.
+
+        Args:
+            site: Hospital that sent the contribution.
+            handover: The contribution's file and digest.
+        """
         incoming = self.ledger.folder / "incoming"
         incoming.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=incoming, suffix=".safetensors") as file:
@@ -240,18 +246,14 @@ class EventLoop:
                 self.check_contribution(Path(file.name), site)
                 receipt = self.ledger.receive(Path(file.name), site, self.requirements)
             except ContributionRefused as refusal:
-                self.tell(
-                    ContributionRejected(
-                        site=site,
-                        digest=handover.digest,
-                        error=type(refusal).__name__,
-                        reason=str(refusal),
-                    )
+                digest, error, reason = handover.digest, type(refusal).__name__, str(refusal)
+                self.on_event(
+                    ContributionRejected(site=site, digest=digest, error=error, reason=reason)
                 )
-                return Verdict(handover.digest, False, str(refusal))
+                return Verdict(digest, False, reason)
         if receipt.new:
             entry = next(entry for entry in self.ledger.entries() if entry.digest == receipt.digest)
-            self.tell(
+            self.on_event(
                 Contributed(
                     site=site,
                     digest=receipt.digest,
@@ -262,16 +264,20 @@ class EventLoop:
                 )
             )
         else:
-            self.tell(Duplicate(site=site, digest=receipt.digest))
+            self.on_event(Duplicate(site=site, digest=receipt.digest))
         if receipt.active:
             self.on_change("arrival")
         return Verdict(handover.digest, True)
 
     def check_contribution(self, path: Path, site: str) -> None:
-        """What a contribution must be besides what the ledger requires; raises `ContributionRefused`."""
+        """Check a contribution's file beyond the ledger's requirements; here nothing is checked.
+
+        Raises:
+            ContributionRefused: The contribution is not accepted.
+        """
 
     def _notice_changes(self) -> None:
-        """Somebody may withdraw a hospital from the ledger while the loop runs, or hand in by another way."""
+        """Look for changes of the ledger by other processes, such as a hospital's withdrawal."""
         moment = time.monotonic()
         if moment - self._checked < self.strategy.poll_s:
             return
@@ -283,7 +289,11 @@ class EventLoop:
                 self.on_change("withdrawal")
 
     def on_change(self, why: str) -> None:
-        """Publish the model of what the ledger holds now, and let the hospitals score it and its rivals."""
+        """Merge and publish what the ledger holds now, and have the hospitals score all candidates.
+
+        Args:
+            why: arrival or withdrawal.
+        """
         self.trials = []
         self.merged = {entry.digest for entry in self.publisher.entries()}
         if not self.merged:
@@ -292,18 +302,18 @@ class EventLoop:
             for rule in [self._chosen, *(rule for rule in self._rules if rule != self._chosen)]:
                 state = self.publisher.merge(rule)
                 self.trials.append(Trial(rule, pack(state, self.names), state))
-        except ConfigError as error:  # Krum, say, needs more hospitals than have contributed yet
-            self.tell(Note(text=f"nothing is published yet: {error}"))
+        except ConfigError as error:  # the rule needs more hospitals, as Krum does
+            self.on_event(Note(text=f"nothing is published yet: {error}"))
             return
-        published = self.trials[0]
-        self._announce(self.publisher.publish(published.rule, published.state), published, why)
+        self._publish(self.trials[0], why)
 
-    def _announce(self, publication: Publication, trial: Trial, why: str) -> None:
+    def _publish(self, trial: Trial, why: str) -> None:
+        publication = self.publisher.publish(trial.rule, trial.state)
         trial.number = publication.number
         if self._published is not None and publication.number == self._published.number:
             return
         self._published = publication
-        self.tell(
+        self.on_event(
             Published(
                 number=publication.number,
                 digest=publication.digest,
@@ -315,38 +325,37 @@ class EventLoop:
         )
 
     def _take_score(self, site: str, trial: Trial, reply: Message) -> None:
-        """Take a hospital's score of a model; a published model's goes into the run's figures."""
+        """Take a hospital's score of a model; those of a published model are figures of the run."""
         try:
             trial.figures[site] = answer_of(metrics_from_reply(reply), "evaluate", 0, site)
         except ValidationError:
-            self.tell(Failed(phase="score", site=site, reason="its figures are not numbers"))
+            self.on_event(Failed(phase="score", site=site, reason="its figures are not numbers"))
             trial.figures[site] = Answered(phase="evaluate", site=site)
         if trial.number:
-            self._tell_figures(trial, site)
+            self._record_score(trial, site)
 
-    def _tell_figures(self, trial: Trial, site: str) -> None:
-        self.tell(trial.figures[site].model_copy(update={"round": trial.number}))
+    def _record_score(self, trial: Trial, site: str) -> None:
+        self.on_event(trial.figures[site].model_copy(update={"round": trial.number}))
 
     def _choose(self) -> None:
-        """Once every hospital that is here has scored every candidate, publish the best if it is another."""
+        """Publish the best candidate once every hospital that is online has scored all of them.
+
+        The best has the highest mean score over the hospitals that could score every candidate.
+        """
         if len(self.trials) < 2 or not self.members() or not self.is_scored():
             return
-        scored = [
-            {site for site in trial.figures if not math.isnan(trial.score(site))}
-            for trial in self.trials
-        ]
-        present = set.intersection(*scored)
-        if not present:
+        judges = judges_of(self.trials)
+        if not judges:
             return
-        best = max(self.trials, key=lambda trial: fmean(trial.score(site) for site in present))
+        best = best_of(self.trials, judges)
         if best.rule == self._chosen:
             return
         self._chosen = best.rule
-        self._announce(self.publisher.publish(best.rule, best.state), best, "parameters")
-        for site in sorted(present):
-            self._tell_figures(best, site)
+        self._publish(best, "parameters")
+        for site in sorted(judges):
+            self._record_score(best, site)
 
 
 def _is_whole(handover: Handover) -> bool:
-    """Whether the contribution arrived as it was sent; if not, the next question brings it again."""
+    """Return whether the contribution arrived as it was sent; if not, it is asked for again."""
     return hashlib.sha256(handover.content).hexdigest() == handover.digest

@@ -1,4 +1,4 @@
-"""What merging tells: contributions, refusals, publications."""
+"""Events of merging: contributions, refusals, publications."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -13,7 +13,15 @@ REASONS = {"parameters": " with other parameters", "withdrawal": " after a withd
 
 
 class Contributed(SiteEvent):
-    """A contribution is in the ledger."""
+    """A contribution is in the ledger.
+
+    Attributes:
+        digest: SHA-256 (hex) of the contribution.
+        num_examples: Number of training cases.
+        staleness: Number of bases that are newer than the one it started from.
+        norm: Euclidean norm of the task vector.
+        number: Number of its line in the journal.
+    """
 
     kind: Literal["contribution"] = "contribution"
     digest: Word = ""
@@ -23,7 +31,7 @@ class Contributed(SiteEvent):
     number: int | None = None
 
     def tell(self, live: "LiveState") -> str | None:
-        """Count the hospital."""
+        """Count the hospital, and return a line about its contribution."""
         live.contributed.add(self.site)
         live.set_doing(self.site, "contributed")
         late = f", made {self.staleness} bases ago" if self.staleness else ""
@@ -32,15 +40,15 @@ class Contributed(SiteEvent):
 
 
 class Duplicate(SiteEvent):
-    """A contribution that was there already; it counts once."""
+    """A contribution was handed in again; it counts once."""
 
     kind: Literal["duplicate"] = "duplicate"
     digest: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:
-        """Tell that nothing changed."""
+        """Return a line: nothing changed."""
         live.set_doing(self.site, "contributed")
-        return f"{self.site} handed in what was there already; it counts once"
+        return f"{self.site} handed in the same contribution again; it counts once"
 
 
 class ContributionRejected(SiteEvent):
@@ -52,7 +60,7 @@ class ContributionRejected(SiteEvent):
     reason: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:
-        """Tell why."""
+        """Return the reason."""
         live.set_doing(self.site, "refused")
         return f"{self.site}'s contribution was refused: {self.reason}"
 
@@ -64,7 +72,7 @@ class Withdrawn(SiteEvent):
     reason: Word = ""
 
     def tell(self, live: "LiveState") -> str | None:
-        """Count the hospital no longer."""
+        """Stop counting the hospital, and return the reason."""
         live.contributed.discard(self.site)
         live.set_doing(self.site, "withdrawn")
         reason = f": {self.reason}" if self.reason else ""
@@ -89,7 +97,16 @@ class Scored(SiteEvent):
 
 
 class Published(Event):
-    """A model is published; `why` is arrival, parameters or withdrawal."""
+    """A model is published.
+
+    Attributes:
+        number: Number of the publication.
+        digest: Digest of the model.
+        sites: Hospitals whose contributions are in the model.
+        why: arrival, parameters (another candidate is better) or withdrawal.
+        rule: Name of the rule.
+        parameters: Parameters of the rule.
+    """
 
     kind: Literal["published"] = "published"
     number: int
@@ -100,7 +117,7 @@ class Published(Event):
     parameters: Mapping[str, Any] = {}
 
     def tell(self, live: "LiveState") -> str | None:
-        """Tell what was published, and why."""
+        """Return a line about the model, and why it was published."""
         live.contributed |= set(self.sites)
         why = REASONS.get(self.why, "")
         count = len(self.sites)

@@ -1,7 +1,8 @@
-"""What coordinator and hospital say to each other about contributions, as Flower's messages.
+"""Messages about contributions between coordinator and hospital, packed as Flower's messages.
 
-A ClientApp can only answer, and a hospital trains for as long as it likes: so the coordinator asks now and then (`query.collect`), and
-the hospital answers at once with what its outbox holds. Between two such questions both sides may die and nothing is lost.
+Flower's ClientApp can only answer, and training takes a hospital hours or days. The coordinator
+therefore asks again and again (`query.collect`), and the hospital answers at once with the content
+of its outbox. Between two such questions both sides may die, and nothing is lost.
 """
 
 from typing import Any
@@ -39,25 +40,19 @@ __all__ = [
     "send_base",
 ]
 FILE = "file"
-SHORT_S, LONG_S = (
-    600.0,
-    86400.0,
-)  # how long a question waits for its hospital: a poll is asked again, a model is worth the wait
+# Seconds for which a message waits for its hospital: a question for a contribution is repeated
+# anyhow, a message with a model is worth a longer wait.
+SHORT_S, LONG_S = 600.0, 86400.0
 
 
 def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: int) -> Message:
-    """`query.collect`: what is wanted, and what became of what was handed over before."""
+    """Make a `query.collect`: an assignment, and verdicts on what was handed over before."""
     config = order_to_config(assignment.order)
-    config["base"], config["task"], config["ledger"] = (
-        assignment.base,
-        assignment.task,
-        assignment.ledger,
-    )
+    config["base"], config["task"] = assignment.base, assignment.task
+    config["ledger"] = assignment.ledger
     config["statistics"] = list(assignment.statistics)
-    config["min-subjects"], config["noise-multiplier"] = (
-        assignment.min_subjects,
-        assignment.noise_multiplier,
-    )
+    config["min-subjects"] = assignment.min_subjects
+    config["noise-multiplier"] = assignment.noise_multiplier
     config["verdict.digests"] = [verdict.digest for verdict in verdicts]
     config["verdict.accepted"] = [verdict.accepted for verdict in verdicts]
     config["verdict.reasons"] = [verdict.reason for verdict in verdicts]
@@ -67,10 +62,10 @@ def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: 
 
 
 def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
-    """The inverse of `ask_for_contribution`.
+    """Read a `query.collect`.
 
     Raises:
-        ConfigError: Something is missing or of another kind.
+        ConfigError: A field is missing or has the wrong type.
     """
     order = order_from_message(message)
     flat: dict[str, Any] = dict(message.content[CONFIG])
@@ -83,9 +78,14 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
             for digest, accepted, reason in triples
         ]
         assignment = Assignment(
-            order, _digest(flat["base"]), str(flat["task"]), _digest(flat["ledger"]), tuple(str(name) for name in flat["statistics"]),
-            int(flat["min-subjects"]), float(flat["noise-multiplier"]),
-        )  # fmt: skip
+            order,
+            _digest(flat["base"]),
+            str(flat["task"]),
+            _digest(flat["ledger"]),
+            tuple(str(name) for name in flat["statistics"]),
+            int(flat["min-subjects"]),
+            float(flat["noise-multiplier"]),
+        )
         return assignment, verdicts
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(
@@ -94,7 +94,10 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
 
 
 def hand_over(message: Message, handover: Handover) -> Message:
-    """The answer to `query.collect`; a small contribution travels among the scalars, which is half as many calls."""
+    """Make the answer to a `query.collect`.
+
+    A contribution of at most `INLINE_BYTES` travels among the scalars, which halves the calls.
+    """
     flat: dict[str, Any] = {
         "needs-base": handover.needs_base,
         "doing": handover.doing,
@@ -111,10 +114,10 @@ def hand_over(message: Message, handover: Handover) -> Message:
 
 
 def read_handover(message: Message) -> Handover:
-    """The inverse of `hand_over`.
+    """Read the answer to a `query.collect`.
 
     Raises:
-        ConfigError: Not an answer to `query.collect`.
+        ConfigError: A field is missing or has the wrong type.
     """
     try:
         flat: dict[str, Any] = dict(message.content[CONFIG])
@@ -132,7 +135,7 @@ def read_handover(message: Message) -> Handover:
 
 
 def send_base(assignment: Assignment, weights: Tensor, node: int) -> Message:
-    """`query.base`: the model that the hospital starts from."""
+    """Make a `query.base`: the model that the hospital starts from."""
     config = order_to_config(assignment.order)
     config["base"] = assignment.base
     return Message(
@@ -144,24 +147,31 @@ def send_base(assignment: Assignment, weights: Tensor, node: int) -> Message:
 
 
 def read_base(message: Message) -> tuple[Order, str]:
-    """Order and digest of a `query.base`; its weights are read by `records.weights_from_message`."""
+    """Return order and digest of a `query.base`.
+
+    Its weights are read by `records.weights_from_message`.
+    """
     flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
     return order_from_message(message), str(flat.get("base"))
 
 
 def confirm(message: Message) -> Message:
-    """An answer without content but that it was understood."""
+    """Make an answer that only confirms a message."""
     return Message(RecordDict({CONFIG: ConfigRecord({"understood": True})}), reply_to=message)
 
 
 def ask_for_score(order: Order, weights: Tensor, node: int) -> Message:
-    """`evaluate.score`: how good a candidate is on the hospital's validation cases."""
+    """Make an `evaluate.score`: a model to score on the hospital's validation cases."""
     content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: order_to_config(order)})
     return Message(content, dst_node_id=node, message_type="evaluate.score", ttl=LONG_S)
 
 
 def _digest(value: object) -> str:
-    """A SHA-256 in hexadecimal."""
+    """Check that a value is a SHA-256 in hexadecimal, and return it.
+
+    Raises:
+        ValueError: It is not.
+    """
     text = str(value)
     if len(text) != 64 or set(text) - set("0123456789abcdef"):
         raise ValueError(f"a digest instead of {text[:80]!r}")

@@ -1,69 +1,63 @@
-"""`polyclinic-server merge`: merge what a ledger holds by any rule, without any hospital."""
+"""`polyclinic-server merge`: merge the contributions of a ledger by any rule, without hospitals."""
 
 import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from polyclinic.config.compose import list_names, load_config
+from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, UnknownName
 from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 
+GROUP = "merging/"  # prefix of the rules' names in conf/strategy/
+OF_STRATEGY = ("max_staleness", "staleness_discount")
+
 
 def merge_offline(
     rule: str, parameters: Sequence[str], ledger: Path, to: Path
 ) -> tuple[str, list[Entry]]:
-    """Recompute a model; the ledger stays as it is.
+    """Merge the contributions of a ledger and write the model; the ledger is not changed.
 
     Args:
-        rule: Name in `conf/strategy/merging/`.
-        parameters: The rule's own `parameter=value`; staleness as in `strategy.max_staleness`.
-        ledger: The ledger's folder.
+        rule: Name of a rule in `conf/strategy/merging/`.
+        parameters: Parameters of the rule as PARAMETER=VALUE; also `max_staleness` and
+            `staleness_discount` of the strategy.
+        ledger: Folder of the ledger.
         to: The safetensors file to write; `polyclinic-client predict` takes it.
 
     Returns:
-        The rule with its parameters in words, and what was merged.
+        The rule with its parameters in words, and the contributions that were merged.
 
     Raises:
         ConfigError: There is no such rule or parameter.
         LedgerError: There is no ledger, or it holds no contribution to its current base.
     """
-    given = dict(_split(text) for text in parameters)
-    known = [
-        each.removeprefix("merging/")
-        for each in list_names("strategy")
-        if each.startswith("merging/")
-    ]
-    if rule not in known:
-        raise UnknownName("rule", rule, known)
-    config = load_config(
-        [
-            f"strategy=merging/{rule}",
-            *(f"{_setting(key)}={value}" for key, value in given.items()),
-        ]
-    )
+    config = _load_rule(rule, parameters)
+    strategy = config.strategy
     with Ledger.open(ledger, create=False) as opened:
-        publisher = Publisher(
-            opened, config.strategy["max_staleness"], config.strategy["staleness_discount"]
-        )
-        made = make_rules(config.strategy["rule"], {})[0]
+        publisher = Publisher(opened, strategy["max_staleness"], strategy["staleness_discount"])
+        made = make_rules(strategy["rule"], {})[0]
         entries = publisher.entries()
         state = publisher.merge(made, entries)
         recipe = describe_rule(made)
-        save_state(
-            state,
-            to,
-            {
-                "polyclinic": json.dumps(
-                    {**describe_base(opened), "recipe": recipe, "arm": f"merging-{rule}"}
-                )
-            },
-        )
+        described = {**describe_base(opened), "recipe": recipe, "arm": f"merging-{rule}"}
+        save_state(state, to, {"polyclinic": json.dumps(described)})
     words = ", ".join(
         f"{key}={value}" for key, value in recipe["parameters"].items() if key != "fraction_bits"
     )
     return f"{recipe['rule']}({words})", entries
+
+
+def _load_rule(rule: str, parameters: Sequence[str]) -> Config:
+    given = dict(_split(text) for text in parameters)
+    names = [name for name in list_names("strategy") if name.startswith(GROUP)]
+    known = [name.removeprefix(GROUP) for name in names]
+    if rule not in known:
+        raise UnknownName("rule", rule, known)
+    settings = [f"{_setting(key)}={value}" for key, value in given.items()]
+    return load_config([f"strategy={GROUP}{rule}", *settings])
 
 
 def _split(text: str) -> tuple[str, str]:
@@ -74,15 +68,12 @@ def _split(text: str) -> tuple[str, str]:
 
 
 def _setting(key: str) -> str:
-    """`scale` is the rule's, `max_staleness` the strategy's."""
-    return (
-        f"strategy.{key}"
-        if key in ("max_staleness", "staleness_discount")
-        else f"strategy.rule.{key}"
-    )
+    """Return the full name of a setting, which belongs to the strategy or to its rule."""
+    group = "strategy" if key in OF_STRATEGY else "strategy.rule"
+    return f"{group}.{key}"
 
 
 def describe_base(ledger: Ledger) -> dict[str, object]:
-    """What the base says about its network, so that the merged model can be used."""
+    """Return the metadata of the newest base, from which its network can be built again."""
     notes = ledger.base_notes()
     return dict(notes[-1][1]) if notes else {}

@@ -1,6 +1,7 @@
-"""From a ledger to published models: everything here is a function of what the ledger holds.
+"""From a ledger to published models; everything here is a function of what the ledger holds.
 
-No Flower, no network: the event loop uses it, and so does `polyclinic-server merge`, without any hospital.
+It uses neither Flower nor the network: the event loop needs it, and so does `polyclinic-server
+merge`, without any hospital.
 """
 
 import itertools
@@ -25,11 +26,11 @@ from polyclinic_strategies.merging.arithmetic.running_sum import ADDITIVE, merge
 
 
 class Discounted(TensorFile):
-    """A contribution made on an older base: its task vector counts for less.
+    """A contribution made on an older base; its task vector counts less.
 
     Args:
         path: The contribution.
-        factor: What the task vector is multiplied with, 0 .. 1.
+        factor: Factor of the task vector, 0 .. 1.
     """
 
     def __init__(self, path: Path, factor: float) -> None:
@@ -37,7 +38,7 @@ class Discounted(TensorFile):
         self._factor = factor
 
     def task_vector(self, name: str) -> Tensor:
-        """The task vector of one tensor, discounted."""
+        """Return the task vector of one tensor, discounted."""
         return super().task_vector(name) * self._factor
 
 
@@ -45,10 +46,11 @@ class Publisher:
     """Merges what a ledger holds.
 
     Args:
-        ledger: Where contributions are, and where models go.
-        max_staleness: Contributions to so many bases before the current one still count.
+        ledger: Holds the contributions, and receives the models.
+        max_staleness: Contributions to this many bases before the current one still count.
         discount: Factor for each base that a contribution is behind, 0 .. 1.
-        sums: Folder for running sums of the rules that allow them; None reads every contribution each time. The bits are the same.
+        sums: Folder for running sums of the rules that allow them; None reads every contribution
+            each time. The bits are the same.
     """
 
     def __init__(
@@ -60,7 +62,7 @@ class Publisher:
         self._sums = sums
 
     def older_bases(self) -> dict[str, int]:
-        """Earlier bases, with how many bases they are behind the current one."""
+        """Return earlier bases, and how many bases each is behind the current one."""
         *earlier, current = self.ledger.bases()
         return {
             base: behind
@@ -69,7 +71,7 @@ class Publisher:
         }
 
     def entries(self) -> list[Entry]:
-        """The contributions that count, sorted by site."""
+        """Return the contributions that count, sorted by site."""
         ages = self._ages()
         return [
             entry
@@ -78,20 +80,21 @@ class Publisher:
         ]
 
     def merge(self, rule: Rule, entries: Sequence[Entry] | None = None) -> StateDict:
-        """The model that a rule makes of the contributions.
+        """Merge contributions by a rule.
 
         Args:
             rule: One of `rules/`.
-            entries: Which contributions; all that count if None.
+            entries: Contributions to merge; None for all that count.
 
         Raises:
-            LedgerError: There is none.
+            LedgerError: There is no contribution.
             ConfigError: The rule needs statistics that a contribution lacks.
         """
         chosen = self.entries() if entries is None else list(entries)
         if not chosen:
             raise LedgerError(
-                "The ledger holds no contribution to its current base: there is nothing to merge yet."
+                "The ledger holds no contribution to its current base: there is nothing to merge "
+                "yet."
             )
         digest = self.ledger.bases()[-1]
         base = self.ledger.load_model(digest)
@@ -103,44 +106,47 @@ class Publisher:
             return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)
 
     def publish(self, rule: Rule, state: StateDict) -> Publication:
-        """Keep what `merge` made with how it came about; the newest again is the newest."""
+        """Store a model from `merge` and how it was made.
+
+        Storing the newest publication again changes nothing.
+        """
         return self.ledger.publish(
             state, describe_rule(rule), [entry.digest for entry in self.entries()]
         )
 
     def base(self) -> StateDict:
-        """Where everybody starts."""
+        """Return the current base model."""
         return self.ledger.load_model(self.ledger.bases()[-1])
 
     def single(self, entry: Entry) -> StateDict:
-        """The model of one hospital alone: base plus its task vector, undiscounted."""
+        """Return the model of one hospital alone: base plus its task vector, not discounted."""
         base = self.base()
         with TensorFile(entry.path) as file:
             return {name: tensor + file.task_vector(name) for name, tensor in base.items()}
 
     def random(self, merged: StateDict, seed: int) -> StateDict:
-        """A control: as far from the base as the merged model in every tensor, in a random direction.
+        """Make a control model in a random direction from the base.
 
-        Normalization statistics are the merged model's: noise there would be no honest opponent.
+        In every tensor, it is as far from the base as the merged model. Normalization statistics
+        are those of the merged model: noise there would make the control too weak.
         """
         base = self.base()
         generator = torch.Generator().manual_seed(seed)
         made = {}
         for name, tensor in sorted(base.items()):
             direction = torch.randn(tensor.shape, generator=generator, dtype=torch.float64)
-            length = (merged[name].double() - tensor.double()).norm() / direction.norm().clamp_min(
-                1e-300
-            )
+            length = (merged[name].double() - tensor.double()).norm()
+            length = length / direction.norm().clamp_min(1e-300)
             noisy = (tensor.double() + direction * length).float()
             made[name] = merged[name] if is_normalization_statistic(name) else noisy
         return made
 
     def open(self, entry: Entry) -> TensorFile:
-        """A contribution as it counts: discounted, if its base is an older one."""
+        """Open a contribution; discounted, if its base is an older one."""
         return self._file(entry.path, self._ages()[entry.base])
 
     def _ages(self) -> dict[str, int]:
-        """How many bases each is behind the current one, which is 0."""
+        """Return how many bases each base is behind the current one, which is 0."""
         return {**self.older_bases(), self.ledger.bases()[-1]: 0}
 
     def _file(self, path: Path, behind: int) -> TensorFile:
@@ -161,7 +167,9 @@ class Publisher:
 
 
 def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Rule]:
-    """The rule as configured, then its other candidates: every combination of the values given for its parameters.
+    """Make the rule as configured, then its other candidates.
+
+    The candidates are all combinations of the values given for its parameters.
 
     Args:
         rule: A node with `_target_` in `polyclinic_strategies.merging.rules`.
@@ -182,5 +190,5 @@ def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Ru
 
 
 def describe_rule(rule: Rule) -> dict[str, Any]:
-    """A rule's name and parameters, as a publication keeps them."""
+    """Return a rule's name and parameters, as a publication keeps them."""
     return {"rule": type(rule).__name__, "parameters": asdict(rule)}  # type: ignore[call-overload]

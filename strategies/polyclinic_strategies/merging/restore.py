@@ -1,8 +1,9 @@
-"""Restoration: what a merged model still needs, at whoever holds images.
+"""Restoration: adapting a merged model to the images of the hospital that uses it.
 
-The sum of task vectors is a point at which no network was ever trained, so the statistics that normalization layers keep do not fit
-what now enters them. Either they are estimated anew from images without labels, or the model takes a few labelled steps; a comparison
-is fair only if single hospitals' models get the same.
+No network was ever trained at the sum of task vectors, so the statistics of its normalization
+layers do not fit their new inputs. Either they are estimated again from images without labels, or
+the model takes a few labelled steps. A comparison is fair only if single hospitals' models get the
+same.
 
 The restoration step of task-vector merging, Tian et al. 2024, https://arxiv.org/abs/2408.13038.
 """
@@ -23,22 +24,21 @@ from polyclinic.learning.training import FitResult, device_of, fit
 BATCHNORM = nn.modules.batchnorm._BatchNorm
 
 
-def recalibrate(
-    network: nn.Module, images: Iterable[Float[Tensor, "batch channels *places"]]
-) -> int:
-    """Replace the running statistics of batch normalization by the mean and variance over all these images.
+def recalibrate(network: nn.Module, images: Iterable[Float[Tensor, "_ channels ..."]]) -> int:
+    """Replace the running statistics of batch normalization by mean and variance over all images.
 
-    The old statistics play no part. While the images pass, layers normalize by each batch as they do in training, so batches should be
-    about as large as in training; every batch counts as many times as it has values, so the order and a smaller last batch do not matter.
+    The old statistics play no part. While the images pass, layers normalize by each batch as they
+    do in training, so batches should be about as large as in training. Every batch counts as many
+    times as it has values, so the order and a smaller last batch do not matter.
 
     Args:
-        network: Changed in place: `running_mean`, `running_var` (unbiased) and `num_batches_tracked`, nothing else. Left as it was
-            if a batch fails.
+        network: Changed in place: `running_mean`, `running_var` (unbiased) and
+            `num_batches_tracked`, nothing else. It stays as it was if a batch fails.
         images: Batches as the network takes them, without labels.
 
     Returns:
-        How many layers have new statistics. 0 if there are no images, or no batch normalization with statistics: instance and group
-        normalization have nothing to recalibrate.
+        Number of layers with new statistics. It is 0 if there are no images, or no batch
+        normalization with statistics: instance and group normalization have none.
 
     Raises:
         ValueError: A layer sees a single value per channel in a batch; torch's own message.
@@ -75,10 +75,11 @@ def fine_tune(
 
     Args:
         network: Changed in place.
-        loader: From `preparation.training_loader`; read again from the start if it has fewer batches.
+        loader: From `preparation.training_loader`; read again from the start if it has fewer
+            batches.
         training: Optimizer and loss.
         data: For the number of samples drawn from one case.
-        steps: 0 leaves the network as it is.
+        steps: Number of batches; 0 leaves the network as it is.
 
     Returns:
         What was done; None if `steps` is 0.
@@ -101,25 +102,22 @@ def fine_tune(
 
 
 class _Moments:
-    """Count, sum and sum of squares of what enters one layer, per channel, in float64."""
+    """Count, sum and sum of squares of the inputs of one layer, per channel, in float64."""
 
     def __init__(self) -> None:
         self.batches, self.count = 0, 0
         self.sum, self.squares = torch.zeros(()), torch.zeros(())
 
     def add(self, _layer: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        values = inputs[0].detach().double().transpose(0, 1).flatten(1)  # channels, all others
+        values = inputs[0].detach().double().transpose(0, 1).flatten(1)  # (channels, rest)
         self.batches, self.count = self.batches + 1, self.count + values.shape[1]
         self.sum = self.sum.to(values) + values.sum(1)
         self.squares = self.squares.to(values) + values.square().sum(1)
 
     def write(self, layer: nn.Module) -> None:
         mean = self.sum / self.count
-        variance = (
-            (self.squares / self.count - mean.square()).clamp(min=0)
-            * self.count
-            / max(1, self.count - 1)
-        )
+        biased = (self.squares / self.count - mean.square()).clamp(min=0)
+        variance = biased * self.count / max(1, self.count - 1)
         state = {
             "running_mean": mean,
             "running_var": variance,
@@ -131,7 +129,10 @@ class _Moments:
 
 @contextmanager
 def _normalizing_by_batch(network: nn.Module, layers: list[BATCHNORM]) -> Iterator[None]:
-    """These layers use each batch's own statistics and keep none of them; dropout and all else is in evaluation mode."""
+    """Make these layers normalize by each batch and keep no statistics.
+
+    Everything else, such as dropout, is in evaluation mode.
+    """
     before = [(layer, layer.training) for layer in network.modules()]
     tracked = [layer.track_running_stats for layer in layers]
     network.eval()

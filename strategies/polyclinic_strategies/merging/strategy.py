@@ -1,6 +1,7 @@
-"""Asynchronous task-vector merging: how contributions are merged, and what a contribution must be.
+"""Settings of asynchronous task-vector merging.
 
-Task vectors: Ilharco et al. 2023, https://arxiv.org/abs/2212.04089; of hospitals: Tian et al. 2024, https://arxiv.org/abs/2408.13038.
+Task vectors: Ilharco et al. 2023, https://arxiv.org/abs/2212.04089. Task vectors of hospitals: Tian
+et al. 2024, https://arxiv.org/abs/2408.13038.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,35 +20,41 @@ RESTORATIONS = ("none", "statistics", "steps")
 
 @dataclass(frozen=True)
 class End:
-    """When a run is over: as soon as one of these holds; never if none is set."""
+    """Conditions that end a run; the first that holds ends it, and without any it never ends."""
 
-    sites: tuple[str, ...] = ()  # all of these have contributed
-    contributions: int = 0  # so many sites have contributed; 0: does not count
-    seconds: float = 0.0  # so long after the start; 0: does not count
+    sites: tuple[str, ...] = ()  # all of these sites have contributed
+    contributions: int = 0  # this many sites have contributed; 0: no such condition
+    seconds: float = 0.0  # this much time has passed since the start; 0: no such condition
 
 
 @dataclass(frozen=True)
 class Merging:
-    """How contributions are merged, as a node of `conf/strategy/merging/` describes it.
+    """Settings of a merging run, as a node of `conf/strategy/merging/` describes them.
 
     Args:
-        title: Its name in tables.
+        title: Name in tables.
         rule: A node that names one of `rules/`, with its parameters.
-        candidates: Parameter of the rule -> values, which the hospitals score on their validation cases; the best is published.
-        statistics: What hospitals send besides the task vector: gram, fisher.
-        restoration: What a hospital does to a merged model before it scores it: none, statistics (normalization statistics from its
-            own unlabelled images), steps (a few labelled ones).
-        restoration_steps: How many.
+        candidates: Parameter of the rule to values, which the hospitals score on their validation
+            cases; the best is published.
+        statistics: Statistics that hospitals send with the task vector: gram, fisher.
+        restoration: How a hospital adapts a merged model before it scores it: none, statistics
+            (normalization statistics from its own unlabelled images), steps (a few labelled steps).
+        restoration_steps: Number of these steps.
         ledger: Folder of the ledger; None keeps one in the run's folder.
-        sites: Who may contribute; nobody named: anybody.
-        max_staleness: A contribution to so many bases before the current one still counts.
-        staleness_discount: What it is multiplied with for each of them.
-        max_norm_ratio: A task vector longer than so many times the others' median is refused; 0 takes any.
+        sites: Names of the hospitals that may contribute; empty for all.
+        max_staleness: Contributions to this many bases before the current one still count.
+        staleness_discount: Factor for each base that a contribution is behind.
+        max_norm_ratio: A task vector longer than this many medians of the others is refused; 0
+            accepts any.
         max_mb: A larger contribution is refused.
-        poll_s: The longest time between two questions to a hospital; with many hospitals it is longer.
-        end: When the run is over: sites, contributions (None: as many as the deployment has hospitals), seconds.
-        compare: Other names of `conf/strategy/merging/`, merged from the same contributions at the end.
-        controls: Also test single hospitals and a random vector, with and without restoration, at the end.
+        poll_s: Longest time between two questions to a hospital; with many hospitals it is
+            longer.
+        end: Conditions that end the run: sites, contributions (None: as many as the deployment has
+            hospitals), seconds.
+        compare: Other names of `conf/strategy/merging/`, merged from the same contributions at the
+            end.
+        controls: At the end, also test single hospitals and a random vector, with and without
+            restoration.
     """
 
     title: str
@@ -81,7 +88,7 @@ class Merging:
         make_rules(self.rule, self.candidates)
 
     def make_end(self, expected: int) -> End:
-        """When a run is over, where `expected` sites contribute."""
+        """Return the conditions that end a run, where `expected` sites contribute."""
         contributions = self.end.get("contributions")
         sites = tuple(self.end.get("sites") or ())
         return End(
@@ -91,17 +98,22 @@ class Merging:
         )
 
     def expected_contributions(self, deployment: DeploymentConfig) -> int:
-        """After how many contributions the first phase is over."""
+        """Return the number of contributions after which the first phase is over."""
         return self.make_end(max(deployment.hospitals, deployment.min_hospitals)).contributions
 
     def ledger_folder(self, run: Path) -> Path:
-        """The configured ledger, or the run's own."""
+        """Return the configured ledger, or the run's own."""
         return Path(self.ledger) if self.ledger else run / "ledger"
 
     def requirements(self, publisher: Publisher, base: StateDict, task: str) -> Requirements:
-        """What a contribution must be to be taken."""
+        """Return what a contribution must fulfil to be accepted."""
         return Requirements(
-            base=publisher.ledger.bases()[-1], layout={name: tuple(tensor.shape) for name, tensor in base.items()}, task=task,
-            sites=frozenset(self.sites) or None, max_bytes=int(self.max_mb * 2**20), max_norm_ratio=self.max_norm_ratio,
-            older_bases=publisher.older_bases(), max_staleness=self.max_staleness,
-        )  # fmt: skip
+            base=publisher.ledger.bases()[-1],
+            layout={name: tuple(tensor.shape) for name, tensor in base.items()},
+            task=task,
+            sites=frozenset(self.sites) or None,
+            max_bytes=int(self.max_mb * 2**20),
+            max_norm_ratio=self.max_norm_ratio,
+            older_bases=publisher.older_bases(),
+            max_staleness=self.max_staleness,
+        )

@@ -1,4 +1,4 @@
-"""The deformation proxy: a hospital sends a warped volume, has it segmented elsewhere, and unwarps the answer."""
+"""Deformation proxy: a hospital has a warped volume segmented elsewhere, and unwarps the answer."""
 
 from polyclinic.federation.method import Method
 

@@ -1,6 +1,7 @@
-"""Scans in the canonical frame, as training and attackers need them: at three resolutions, with labels, by subject.
+"""Scans in the canonical frame, at three resolutions, with labels and by subject.
 
-Registering and resampling a scan takes seconds, so what comes out is kept on disk and taken up again.
+Training and attackers use them. Registering and resampling a scan takes seconds, so the results are
+kept on disk and used again.
 """
 
 import hashlib
@@ -34,10 +35,10 @@ class CanonicalCase:
     """One scan of one person.
 
     Attributes:
-        subject: Who.
-        middle: (1, h, w, d), float16, every 2 mm.
-        fine: (H, W, D), uint8, on the reference's grid; None where only people are told apart.
-        labels: (H, W, D), uint8, likewise.
+        subject: Name of the person.
+        middle: (1, h, w, d), float16, with voxels of 2 mm.
+        fine: (H, W, D), uint8, on the reference's grid; None if only people are told apart.
+        labels: (H, W, D), uint8, on the same grid; None likewise.
     """
 
     subject: str
@@ -47,17 +48,17 @@ class CanonicalCase:
 
     @property
     def digest(self) -> str:
-        """Names the person and the voxels."""
+        """SHA-256 of the person's name and the voxels."""
         return hashlib.sha256(self.subject.encode() + self.middle.numpy().tobytes()).hexdigest()
 
     @property
     def coarse(self) -> Tensor:
-        """(1, h, w, d), float32, every `IMAGE_MM`."""
+        """Image with voxels of `IMAGE_MM`, (1, h, w, d), float32."""
         return shrink(self.middle.float()[None], round(IMAGE_MM / FINEST_MM))[0]
 
 
 def group(cases: Sequence[CanonicalCase]) -> list[list[CanonicalCase]]:
-    """Each subject's visits; who came once is left out."""
+    """Return each subject's visits, without subjects that came once."""
     people: dict[str, list[CanonicalCase]] = {}
     for case in cases:
         people.setdefault(case.subject, []).append(case)
@@ -65,7 +66,7 @@ def group(cases: Sequence[CanonicalCase]) -> list[list[CanonicalCase]]:
 
 
 def check_people(cases: Sequence[Case], path: Path, split: str) -> None:
-    """See that recognizing people can be learned from these cases.
+    """Check that recognizing people can be learned from these cases.
 
     Raises:
         DatasetInvalid: Fewer than two people came more than once.
@@ -75,7 +76,8 @@ def check_people(cases: Sequence[Case], path: Path, split: str) -> None:
         raise DatasetInvalid(
             path,
             f"fewer than two people under '{split}' came more than once",
-            'Name who is who: {"image": "a_2.nii.gz", "label": ..., "subject": "a"}, two visits at least of everybody.',
+            'Name the subject of each case: {"image": "a_2.nii.gz", "label": ..., '
+            '"subject": "a"}, with at least two visits of each.',
         )
 
 
@@ -91,16 +93,17 @@ def prepare_cases(
     """Bring scans into the canonical frame.
 
     Args:
-        cases: From a dataset.json that names each case's subject; a case without one is a person of its own.
+        cases: From a dataset.json that names each case's subject; a case without one is a person of
+            its own.
         reference: The frame.
-        kept: Folder that keeps what was made before.
-        classes: How many the labels have.
-        fine: Whether the finest resolution and the labels are wanted.
-        on_progress: Called with the cases done, all of them, and the last one's name.
+        kept: Folder of results that are used again.
+        classes: Number of classes of the labels.
+        fine: Whether the finest resolution and the labels are needed.
+        on_progress: Called with the number of cases done, their total, and the last one's name.
 
     Raises:
         ScanNotRecognized: The reference does not fit a scan.
-        DataError: The typed fault of a file.
+        DataError: A faulty file, by its type.
     """
     prepared = []
     for number, case in enumerate(cases, start=1):
@@ -109,11 +112,9 @@ def prepare_cases(
         if state is None:
             state = _prepare(case, reference, classes, fine)
             save_state(state, path, {})
-        prepared.append(
-            CanonicalCase(
-                case.subject or case.name, state["middle"], state.get("fine"), state.get("labels")
-            )
-        )
+        fine_image, labels = state.get("fine"), state.get("labels")
+        subject = case.subject or case.name
+        prepared.append(CanonicalCase(subject, state["middle"], fine_image, labels))
         if on_progress is not None:
             on_progress(number, len(cases), case.name)
     return prepared
@@ -134,18 +135,15 @@ def _prepare(case: Case, reference: Reference, classes: int, fine: bool) -> dict
         for rows in slabs_of(reference.shape):
             points = identity((rows.stop - rows.start, *reference.shape[1:]))
             points[:, 0] += rows.start
-            slabs.append(
-                sample(native, transform(canonical.to_native, points), "nearest")[0, 0].to(
-                    torch.uint8
-                )
-            )
+            points = transform(canonical.to_native, points)
+            slabs.append(sample(native, points, "nearest")[0, 0].to(torch.uint8))
         state["labels"] = torch.cat(slabs)
         state["fine"] = torch.from_numpy(quantize(canonical.image()))
     return state
 
 
 def _name(case: Case, reference: Reference, fine: bool) -> str:
-    """Names what is kept by everything that decides it."""
+    """Return a name that depends on everything that determines the result."""
     files = [*case.image, *([case.label] if isinstance(case.label, Path) else [])]
     facts = [[str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size] for path in files]
     return digest([_FORMAT, reference.digest, fine, facts])[:32]

@@ -9,12 +9,13 @@ from rich.console import Console
 app = typer.Typer()
 console = Console(highlight=False)
 
-TRAIN_HELP = """Train the deformation proxy: a generator for hospitals, a segmenter for the service, a report.
+TRAIN_HELP = """Train the deformation proxy: a generator for hospitals, a segmenter, and a report.
 
---data names a cohort with several visits of everybody: dataset.json gives each case a "subject". Its
-training cases train all three networks. The people under 'validation' are those whom attackers know,
-those under 'test' are to be recognized. --lesions names a cohort whose people have lesions, to attack
-as well. Interrupted, the same command goes on.
+The segmenter is for the segmentation service. --data names a cohort with several visits of each
+person: dataset.json gives each case a "subject". Its training cases train all three networks.
+Attackers know the people under 'validation', and try to recognize those under 'test'. --lesions
+names a cohort of people with lesions, which is attacked as well. After an interruption, the same
+command goes on.
 
 Examples:
 
@@ -22,28 +23,36 @@ Examples:
 
 [bold]polyclinic-server train-proxy --data /data/visits training.proxy.steps=2000[/bold]
 
-Then: [bold]polyclinic-server segment-service --model proxy/segmenter.safetensors[/bold]; hospitals get
-proxy/generator.safetensors."""
+Then: [bold]polyclinic-server segment-service --model proxy/segmenter.safetensors[/bold]. Hospitals
+get proxy/generator.safetensors."""
 
 
 @app.command(name="train-proxy", help=TRAIN_HELP, rich_help_panel="Methods")
 def train_proxy(
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="See the examples.")
+        list[str] | None,
+        typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings, as in the examples."),
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option("--data", metavar="FOLDER", help="A cohort with visits.")
+        list[Path] | None,
+        typer.Option(
+            "--data",
+            metavar="FOLDER",
+            help="A cohort with several visits of each person; may be repeated.",
+        ),
     ] = None,
     lesions: Annotated[
         list[Path] | None,
-        typer.Option("--lesions", metavar="FOLDER", help="A cohort with lesions."),
+        typer.Option(
+            "--lesions", metavar="FOLDER", help="A cohort of people with lesions; may be repeated."
+        ),
     ] = None,
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")] = Path("proxy"),
     restarts: Annotated[
-        int, typer.Option(min=1, help="Trainings of every attacker; the strongest counts.")
+        int, typer.Option(min=1, help="Number of trainings of each attacker; the strongest counts.")
     ] = 3,
     keys: Annotated[
-        int, typer.Option(min=2, help="Number of proxies of every visit that attackers get.")
+        int, typer.Option(min=2, help="Number of proxies of each visit that attackers get.")
     ] = 4,
     scored: Annotated[
         int,
@@ -71,4 +80,4 @@ def show_result(out: Path, console: Console) -> None:
     path = write_proxy_report(out)
     for table in proxy_tables(out):
         console.print(table)
-    console.print(f"report: {path}", markup=False)
+    console.print(f"report: {path}", markup=False, soft_wrap=True)

@@ -38,6 +38,6 @@ class ProxyCoordinator(AveragingCoordinator):
             )
 
     def _write_parts(self, network: nn.Module, order: Order, folder: Path) -> None:
-        """Write what hospitals and what the segmentation service get."""
+        """Write the file for hospitals, and the one for the segmentation service."""
         assert isinstance(network, ProxySystem)
         write_parts(network, self._labels, order.settings, folder)

@@ -1,12 +1,14 @@
-"""Fields that hide who a patient is: from an image and a key to a velocity.
+"""Fields that hide the identity of a patient: from an image and a key to a velocity.
 
-Three behind one interface: `LearnedField` (a network), `RandomField` (the key alone, the baseline) and `NoField` (the original).
-They see an image every 4 mm and answer with a velocity every 8 mm: the shapes by which people differ are that coarse.
+Three share one interface: `LearnedField` (a network), `RandomField` (the key alone, the baseline)
+and `NoField` (the original). They read an image with voxels of 4 mm, and return a velocity with
+voxels of 8 mm: the shapes by which people differ are that coarse.
 
-A **key** is a smooth random velocity, white noise under a Gaussian of one voxel. A learned field is trained (`training.py`) so that
-the proxy looks like the reference warped by the key: like a stranger whom the key makes up. It therefore has to take away what is
-the patient's own before it adds what is the key's; a random field only adds. That goal is ours; the adversary is that of Kim et al.
-2020, https://arxiv.org/abs/2011.12835.
+A **key** is a smooth random velocity: white noise under a Gaussian of one voxel. A learned field is
+trained (`training.py`) so that the proxy looks like the reference warped by the key, a stranger
+that exists only by the key. It therefore has to remove the patient's own shape before it adds the
+key's; a random field only adds. That goal is ours; the adversary is that of Kim et al. 2020,
+https://arxiv.org/abs/2011.12835.
 """
 
 import secrets
@@ -22,20 +24,22 @@ from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
 IMAGE_MM, VELOCITY_MM = 4.0, 8.0
 KEY_SMOOTHNESS = 1.0  # sigma in voxels of the velocity's grid
-STRANGER_MM = 6.0  # root mean square of a key's velocity; people's brains differ by 3 to 5 mm after an affine registration
+# root mean square of a key's velocity; after an affine registration, brains of different people
+# differ by 3 to 5 mm
+STRANGER_MM = 6.0
 SQUARINGS = 6
 
 Shape = tuple[int, int, int]
 
 
 class Field(Protocol):
-    """What turns an image and a key into a velocity."""
+    """Function from an image and a key to a velocity."""
 
     def __call__(self, image: Tensor, key: Tensor) -> Tensor:
-        """Give the velocity.
+        """Return the velocity.
 
         Args:
-            image: (B, 1, h, w, d), canonical, every `IMAGE_MM`.
+            image: (B, 1, h, w, d), canonical, with voxels of `IMAGE_MM`.
             key: (B, 3, h/2, w/2, d/2), from `draw_keys`.
 
         Returns:
@@ -44,11 +48,11 @@ class Field(Protocol):
 
 
 class LearnedField(nn.Module):
-    """A trained generator, which also sees the reference that images are aligned to.
+    """A trained generator, which also reads the reference that images are aligned to.
 
     Args:
-        reference: (h, w, d), every `IMAGE_MM`.
-        network: Its settings are `FlowGenerator`'s own.
+        reference: (h, w, d), with voxels of `IMAGE_MM`.
+        network: The network; by default with `FlowGenerator`'s own settings.
     """
 
     def __init__(self, reference: Tensor, network: FlowGenerator | None = None) -> None:
@@ -58,16 +62,17 @@ class LearnedField(nn.Module):
         self.register_buffer("reference", reference[None, None].float(), persistent=False)
 
     def forward(self, image: Tensor, key: Tensor) -> Tensor:
-        """As `Field`."""
+        """Return the velocity, as `Field` describes it."""
         velocity: Tensor = self.network(torch.cat([image, self.reference.expand_as(image)], 1), key)
         return velocity
 
 
 class RandomField(nn.Module):
-    """The key itself, whoever the patient is.
+    """The key itself, whatever the image.
 
     Args:
-        strength_mm: Root mean square of the velocity; that of the displacement on a finer grid is a tenth to a sixth less.
+        strength_mm: Root mean square of the velocity; that of the displacement on a finer grid is a
+            tenth to a sixth smaller.
         smoothness: Sigma of a further Gaussian, in voxels of the velocity's grid.
     """
 
@@ -76,20 +81,23 @@ class RandomField(nn.Module):
         self.strength_mm, self.smoothness = strength_mm, smoothness
 
     def forward(self, _image: Tensor, key: Tensor) -> Tensor:
-        """As `Field`."""
+        """Return the velocity, as `Field` describes it."""
         return _scale(smooth(key, self.smoothness), self.strength_mm)
 
 
 class NoField(nn.Module):
-    """Nothing moves."""
+    """The zero velocity."""
 
     def forward(self, _image: Tensor, key: Tensor) -> Tensor:
-        """As `Field`."""
+        """Return the velocity, as `Field` describes it."""
         return torch.zeros_like(key)
 
 
 def draw_seed() -> int:
-    """What decides a key, from the operating system's source of randomness: 63 bits, for one image, never kept."""
+    """Draw the 63-bit seed of a key from the operating system's source of randomness.
+
+    It is for one image, and never kept.
+    """
     return secrets.randbits(63)
 
 
@@ -97,9 +105,9 @@ def draw_keys(number: int, shape: Shape, generator: torch.Generator) -> Tensor:
     """Draw keys.
 
     Args:
-        number: How many.
-        shape: Of the velocity's grid.
-        generator: Decides them.
+        number: Number of keys.
+        shape: Shape of the velocity's grid.
+        generator: Determines the keys.
 
     Returns:
         (number, 3, *shape), in voxels of `VELOCITY_MM`, of `STRANGER_MM` root mean square each.
@@ -109,11 +117,11 @@ def draw_keys(number: int, shape: Shape, generator: torch.Generator) -> Tensor:
 
 
 def displace(velocity: Tensor, shape: Shape | None = None) -> Tensor:
-    """Follow a velocity on a finer grid of the same box.
+    """Integrate a velocity, on a finer grid of the same box if wanted.
 
     Args:
         velocity: (B, 3, h, w, d), in voxels of its grid. Its negative gives the inverse.
-        shape: The grid on which it is followed; its own if not given.
+        shape: Shape of the grid on which it is integrated; by default its own.
 
     Returns:
         (B, 3, *shape), a ddf in voxels of that grid.
@@ -122,7 +130,10 @@ def displace(velocity: Tensor, shape: Shape | None = None) -> Tensor:
 
 
 def warp_coarsely(volumes: Tensor, velocity: Tensor) -> Tensor:
-    """Warp volumes whose grid is finer than the velocity's: quick, and differentiable in both."""
+    """Warp volumes whose grid is finer than the velocity's.
+
+    This is fast, and differentiable in both arguments.
+    """
     return warp(volumes, upsample(displace(velocity), volumes.shape[2:]))
 
 

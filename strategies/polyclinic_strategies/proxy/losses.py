@@ -1,4 +1,4 @@
-"""What training minimizes: losses of the segmentation, of the field, and of the game between generator and adversary."""
+"""Losses of the segmentation, of the field, and of the generator and the adversary."""
 
 import torch
 from torch import Tensor
@@ -17,22 +17,21 @@ def focal_tversky(
     beta: float = 0.7,
     gamma: float = 0.75,
 ) -> Tensor:
-    """Mean over the foreground classes of (1 - TP / (TP + alpha FP + beta FN))^gamma.
+    """Return the mean over the foreground classes of (1 - TP / (TP + alpha FP + beta FN))^gamma.
 
     Args:
         probabilities: (B, classes, *spatial).
         labels: (B, *spatial), int64.
-        known: (B, *spatial), 1 where the probabilities mean something, else 0.
+        known: (B, *spatial), 1 where the probabilities are valid, else 0.
         alpha: Weight of false positives.
-        beta: Weight of what is missed.
+        beta: Weight of false negatives.
         gamma: Below 1, a class that is nearly right still counts.
 
     Abraham & Khan 2019, https://arxiv.org/abs/1810.07842, whose 1/gamma of 4/3 is this gamma.
     """
     axes = tuple(range(2, probabilities.ndim))
-    truth = (
-        functional.one_hot(labels, probabilities.shape[1]).movedim(-1, 1)[:, 1:] * known[:, None]
-    )
+    masks = functional.one_hot(labels, probabilities.shape[1]).movedim(-1, 1)
+    truth = masks[:, 1:] * known[:, None]
     found = probabilities[:, 1:] * known[:, None]
     both = (found * truth).sum(axes)
     false, missed = found.sum(axes) - both, truth.sum(axes) - both
@@ -41,22 +40,24 @@ def focal_tversky(
 
 
 def roughness(velocity: Tensor) -> Tensor:
-    """Mean squared difference between neighbours, summed over the axes, in squared voxels."""
-    return torch.stack(
-        [velocity.diff(dim=axis).square().mean() for axis in range(2, velocity.ndim)]
-    ).sum()
+    """Return the mean squared difference between neighbours, summed over the axes.
+
+    The unit is squared voxels.
+    """
+    squares = [velocity.diff(dim=axis).square().mean() for axis in range(2, velocity.ndim)]
+    return torch.stack(squares).sum()
 
 
 def folding(ddf: Tensor, least: float = 0.2) -> Tensor:
-    """Mean of how far det J falls below `least`; at 0 space would be folded."""
+    """Return the mean of how far det J falls below `least`; at 0, space would be folded."""
     return (least - jacobian_determinant(ddf)).clamp(min=0).mean()
 
 
 def sameness(first: Tensor, second: Tensor, wanted: Tensor) -> Tensor:
-    """How much less two proxies of one person differ than two strangers do, 0 if not less.
+    """Return how much less two proxies of a person differ than two strangers do; at least 0.
 
     Args:
-        first, second: (B, C, *spatial), proxies of two keys.
+        first, second: (B, C, *spatial), proxies by two keys.
         wanted: (B,), the mean squared difference of two strangers.
     """
     axes = tuple(range(1, first.ndim))
@@ -64,7 +65,9 @@ def sameness(first: Tensor, second: Tensor, wanted: Tensor) -> Tensor:
 
 
 def recognition(first: Tensor, second: Tensor) -> Tensor:
-    """The adversary's loss: row i of one must be told to be the person of row i of the other, among all rows, both ways.
+    """Return the adversary's loss: cross entropy of identifying B people among each other.
+
+    Row i of one argument has to be matched with row i of the other, among all rows, both ways.
 
     Args:
         first, second: (B, features), unit vectors of two visits of B people.
@@ -76,8 +79,14 @@ def recognition(first: Tensor, second: Tensor) -> Tensor:
     return (functional.cross_entropy(likeness, who) + functional.cross_entropy(likeness.T, who)) / 2
 
 
-def betrayal(first: Tensor, second: Tensor) -> Tensor:
-    """The generator's loss against the adversary: by how much the same person looks more alike to it than others do, at least 0."""
+def identity_leak(first: Tensor, second: Tensor) -> Tensor:
+    """Return the generator's loss against the adversary, at least 0.
+
+    It is the mean similarity of the same person less that of different people.
+
+    Args:
+        first, second: (B, features), unit vectors of two visits of B people.
+    """
     likeness = first @ second.T
     same = likeness.diagonal()
     others = (likeness.sum() - same.sum()) / (likeness.numel() - len(same))

@@ -1,4 +1,7 @@
-"""What a generator and its segmenter are worth on people whom neither was trained on: displacement, folding, round trip, Dice, pictures."""
+"""Measurements of a generator and its segmenter on people that neither was trained on.
+
+They are displacement, folding, round trip, Dice, and pictures.
+"""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -44,12 +47,12 @@ class Measured:
 
 @dataclass(frozen=True)
 class FieldMeasured:
-    """How far and how well a field moves.
+    """Size and regularity of a field's displacements.
 
     Attributes:
         strength_mm: Root mean square displacement.
-        largest_mm: The largest of any voxel.
-        smallest_jacobian: The smallest determinant of any voxel.
+        largest_mm: Largest displacement of a voxel.
+        smallest_jacobian: Smallest determinant of a voxel.
         folded: Share of voxels whose determinant is not above 0.
     """
 
@@ -80,7 +83,10 @@ def measure_field(field: Field, cases: Sequence[CanonicalCase], seed: int = 1) -
 def round_trips(
     field: Field, protection: Protection, cases: Sequence[Case], data: DataConfig, seed: int = 1
 ) -> float:
-    """Mean Dice of label maps that are warped as the scan is, sent as labels, and brought back to the scan's own grid."""
+    """Return the mean Dice of label maps after a round trip.
+
+    They are warped as the scan is, sent as labels, and brought back to the scan's own grid.
+    """
     found = []
     for number, case in enumerate(cases):
         canonical, truth = _open(case, protection, data)
@@ -93,33 +99,32 @@ def round_trips(
 def dice_through(
     system: ProxySystem, protection: Protection, cases: Sequence[Case], data: DataConfig, say: Say
 ) -> Measured:
-    """Dice of scans that are segmented as proxies."""
+    """Measure the Dice of scans that are segmented as proxies."""
     rows = []
     for row in scores_through(system, protection, cases, data):
         rows.append(row)
-        say(
-            f"test scan {len(rows)} of {len(cases)}, through its proxy: Dice {float(row.nanmean()):.3f}"
-        )
+        done = f"test scan {len(rows)} of {len(cases)}"
+        say(f"{done}, through its proxy: Dice {float(row.nanmean()):.3f}")
     return _measured(rows, data)
 
 
 def scores_through(
     system: ProxySystem, protection: Protection, cases: Sequence[Case], data: DataConfig
 ) -> Iterator[Tensor]:
-    """Dice of each foreground class, (classes - 1,), of one scan after another, each through a proxy of its own key."""
+    """Yield the Dice of each foreground class, (classes - 1,), for one scan after another.
+
+    Each scan is segmented through a proxy of its own key.
+    """
     for case in cases:
         protected = protection.protect(read_image(case.image, 1, 3))
-        yield _dice(
-            protected.reveal(answer(system.segmenter, protected.proxy, data)),
-            _truth(case, data),
-            data,
-        )
+        found = answer(system.segmenter, protected.proxy, data)
+        yield _dice(protected.reveal(found), _truth(case, data), data)
 
 
 def dice_directly(
     system: ProxySystem, protection: Protection, cases: Sequence[Case], data: DataConfig, say: Say
 ) -> Measured:
-    """Dice of scans that are segmented in the canonical frame, not warped."""
+    """Measure the Dice of scans that are segmented in the canonical frame, not warped."""
     rows = []
     for number, case in enumerate(cases, start=1):
         canonical, truth = _open(case, protection, data)
@@ -130,7 +135,7 @@ def dice_directly(
 
 
 def answer(segmenter: nn.Module, proxy: NDArray[np.uint8], data: DataConfig) -> NDArray[np.uint8]:
-    """What the service answers: (classes - 1, H, W, D), foreground probabilities times 255."""
+    """Return the service's answer: (classes - 1, H, W, D), foreground probabilities times 255."""
     with torch.inference_mode():
         logits = infer(segmenter, torch.from_numpy(proxy)[None].float() / TOP, data)
         return quantize(logits.softmax(0)[1:])
@@ -143,7 +148,11 @@ def draw_pictures(
     cases: Sequence[Case],
     data: DataConfig,
 ) -> Iterator[dict[str, str]]:
-    """Draw scans with their proxies and answers; yields file (relative to `folder`'s parent) and title."""
+    """Draw scans with their proxies and answers.
+
+    Yields:
+        Name of the file, relative to `folder`'s parent, and title.
+    """
     for case in cases:
         volume = read_image(case.image, 1, 3)
         protected = protection.protect(volume)
@@ -151,9 +160,15 @@ def draw_pictures(
         path = folder / f"{case.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         write_preview(
-            path, volume.as_tensor(), np.asarray(volume.affine), protected.proxy, found, protected.reveal(found), data.labels,
+            path,
+            volume.as_tensor(),
+            np.asarray(volume.affine),
+            protected.proxy,
+            found,
+            protected.reveal(found),
+            data.labels,
             quantize(protected.canonical.image()),
-        )  # fmt: skip
+        )
         yield {"file": f"{folder.name}/{path.name}", "title": case.name}
 
 
@@ -164,14 +179,14 @@ def _open(case: Case, protection: Protection, data: DataConfig) -> tuple[Canonic
 
 
 def _truth(case: Case, data: DataConfig) -> Tensor:
-    """(X, Y, Z), labels as drawn."""
+    """Read the drawn labels, (X, Y, Z)."""
     assert isinstance(case.label, Path)
     truth: Tensor = read_label(case.label, len(data.labels)).as_tensor()[0]
     return truth
 
 
 def _warp_labels(truth: Tensor, canonical: Canonical, ddf: Tensor, classes: int) -> Tensor:
-    """Labels on the ddf's grid, each mask interpolated linearly: (H, W, D), uint8."""
+    """Warp labels onto the ddf's grid, with linear interpolation of each mask: (H, W, D), uint8."""
     masks = functional.one_hot(truth.long(), classes).movedim(-1, 0)[None, 1:].float()
     shape = (int(ddf.shape[2]), int(ddf.shape[3]), int(ddf.shape[4]))
     slabs = []

@@ -1,4 +1,4 @@
-"""A trained system taken apart: what goes to the hospitals, and what stays with the segmentation service."""
+"""Files of a trained system: one for the hospitals, one for the segmentation service."""
 
 import json
 from collections.abc import Mapping
@@ -9,7 +9,7 @@ from polyclinic.learning.state_dict import save_state
 from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.proxy.system import ProxySystem
 
-OWN = "model.segmenter."  # settings of the segmenter within the system's
+OWN = "model.segmenter."  # prefix of the segmenter's settings among the system's
 GENERATOR, SEGMENTER = "generator.safetensors", "segmenter.safetensors"
 
 
@@ -19,10 +19,11 @@ def write_parts(
     """Write the generator's and the segmenter's files.
 
     Args:
-        system: A trained one.
-        labels: Of the classes.
-        settings: What differs from `conf/` as it is; what concerns the segmenter's data is kept in its file.
-        folder: Where.
+        system: A trained system.
+        labels: Names of the classes.
+        settings: Settings that differ from `conf/`; those of the segmenter's data are kept in its
+            file.
+        folder: Folder to write to.
 
     Raises:
         DiskFull: No room.

@@ -1,4 +1,4 @@
-"""A picture of what the deformation proxy did: for the people at the hospital, and kept there."""
+"""Picture of what the deformation proxy did, for the people at the hospital; it stays there."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +17,9 @@ from polyclinic.imaging.pictures import label_colours, overlay, slice_grid, wind
 
 PANEL_PIXELS = 300  # the longer side of a slice
 GAP = 16
-PANELS = 4  # and a fifth where the unwarped image is given
+PANELS = 4  # a fifth is added if the unwarped image is given
 BRIGHTER, DARKER = "#FF6A5A", "#7C83FF"  # not among the labels' colours
-_GAIN = 1.5  # of the difference, so that a difference of two thirds has the full colour
+_GAIN = 1.5  # factor of the difference, so that two thirds have the full colour
 _STAYS, _LEAVES = "#00664B", "#B04A00"
 _INK, _PAPER = "#222222", "#FFFFFF"
 _TITLE, _TEXT = 17, 14  # size of the letters
@@ -31,7 +31,7 @@ _SWATCH = 14
 class _Panel:
     title: str
     note: str
-    leaves: bool  # the hospital
+    leaves: bool  # whether its content leaves the hospital
     picture: Tensor  # RGB, (3, columns, rows)
 
 
@@ -45,22 +45,23 @@ def write_preview(
     labels: tuple[str, ...],
     canonical: NDArray[np.uint8] | None = None,
 ) -> None:
-    """Write one PNG: original, proxy, answer on the proxy, answer on the original, and what the warp changed.
+    """Write one PNG with the original, the proxy, the answer on both, and the change by the warp.
 
     Args:
         path: A .png file; its folder is made if need be.
-        volume: CXYZ, the original, of which the first channel is drawn.
+        volume: CXYZ, the original; its first channel is drawn.
         affine: (4, 4), the original's voxel index to mm in RAS+.
-        proxy: (H, W, D), what was sent; its axes run to the right, the front and up.
-        answer: (H, W, D), labels; or (classes - 1, H, W, D), probabilities of all but the background, 255 for 1.
-        label_map: XYZ, the answer brought back.
-        labels: The classes' names, the background first.
-        canonical: (H, W, D), the proxy before it was warped; without it there is no picture of the change.
+        proxy: (H, W, D), as it was sent; its axes run to the right, the front and up.
+        answer: (H, W, D), labels; or (classes - 1, H, W, D), probabilities of all but the
+            background, 255 for 1.
+        label_map: XYZ, the answer on the original's grid.
+        labels: Names of the classes, the background first.
+        canonical: (H, W, D), the proxy before it was warped; without it, the change is not drawn.
 
     Raises:
-        ValueError: Two of the arrays do not belong together.
+        ValueError: The arrays do not fit each other.
     """
-    volume = volume.as_subclass(Tensor)[:1].float()  # without MONAI's record of what was done to it
+    volume = volume.as_subclass(Tensor)[:1].float()  # without MONAI's record of transforms
     x, y, z = volume.shape[1:]
     native = Grid((x, y, z), np.asarray(affine, dtype=np.float64))
     height, width, depth = proxy.shape
@@ -70,7 +71,8 @@ def write_preview(
     if label_map.shape != native.shape or any(each.shape != frame.shape for each in others):
         shapes = ", ".join(str(each.shape) for each in (proxy, *others, label_map))
         raise ValueError(
-            f"a preview needs arrays on the proxy's and on the original's grid ({native.shape}), these have {shapes}"
+            f"a preview needs arrays on the proxy's and on the original's grid ({native.shape}), "
+            f"these have {shapes}"
         )
     found, warped = (
         torch.from_numpy(np.ascontiguousarray(each[None], dtype=np.int32))
@@ -79,33 +81,23 @@ def write_preview(
     plane, level = slice_grid(native, found, PANEL_PIXELS), slice_grid(frame, warped, PANEL_PIXELS)
     grey = window(_cut(volume, native, plane), volume[0])
     sent = _cut(_as_volume(proxy), frame, level) / 255
+    on_proxy = overlay(sent, _cut(warped, frame, level, nearest=True))
+    on_original = overlay(grey, _cut(found, native, plane, nearest=True))
     panels = [
         _Panel("Original", "stays at the hospital", False, _rgb(grey)),
         _Panel("Proxy", "all that leaves the hospital", True, _rgb(sent)),
-        _Panel(
-            "Answer on the proxy",
-            "what comes back",
-            True,
-            overlay(sent, _cut(warped, frame, level, nearest=True)),
-        ),
-        _Panel(
-            "Answer on the original",
-            "unwarped at the hospital",
-            False,
-            overlay(grey, _cut(found, native, plane, nearest=True)),
-        ),
+        _Panel("Answer on the proxy", "what comes back", True, on_proxy),
+        _Panel("Answer on the original", "unwarped at the hospital", False, on_original),
     ]
     if canonical is not None:
-        change = sent - _cut(_as_volume(canonical), frame, level) / 255
-        panels.append(
-            _Panel("What the warp changed", "proxy against unwarped", False, _two_colours(change))
-        )
+        change = _two_colours(sent - _cut(_as_volume(canonical), frame, level) / 255)
+        panels.append(_Panel("What the warp changed", "proxy against unwarped", False, change))
     path.parent.mkdir(parents=True, exist_ok=True)
     _compose(panels, labels).save(path, optimize=True)
 
 
 def _labels_of(answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The most probable label; where the background is no less probable, 0."""
+    """Return the most probable label; 0 where the background is at least as probable."""
     if answer.ndim == 3:
         return answer
     best = answer.max(0)
@@ -118,7 +110,7 @@ def _as_volume(array: NDArray[np.uint8]) -> Tensor:
 
 
 def _cut(volume: Tensor, grid: Grid, plane: Grid, *, nearest: bool = False) -> Tensor:
-    """One slice, (columns, rows)."""
+    """Return one slice, (columns, rows)."""
     return resample(volume, grid, plane, nearest=nearest)[0, :, :, 0]
 
 
@@ -127,7 +119,7 @@ def _rgb(grey: Tensor) -> Tensor:
 
 
 def _two_colours(change: Tensor) -> Tensor:
-    """Black where nothing changed."""
+    """Colour a change; black where there is none."""
     strength = (change.abs() * _GAIN).clamp(0, 1)
     brighter, darker = (
         torch.tensor(_numbers(colour)).view(3, 1, 1) / 255 for colour in (BRIGHTER, DARKER)
@@ -140,43 +132,30 @@ def _numbers(colour: str) -> list[int]:
 
 
 def _compose(panels: Sequence[_Panel], labels: tuple[str, ...]) -> Any:
-    """Titles, slices and a legend on white paper."""
+    """Draw titles, slices and a legend on white paper."""
     widths = [max(panel.picture.shape[1], PANEL_PIXELS * 9 // 10) for panel in panels]
     height = max(panel.picture.shape[2] for panel in panels)
     top = GAP + 2 * _LINE + 4
-    sheet = Image.new(
-        "RGB",
-        (sum(widths) + GAP * (len(panels) + 1), top + height + GAP + _LINE + GAP // 2),
-        _PAPER,
-    )
+    size = sum(widths) + GAP * (len(panels) + 1), top + height + GAP + _LINE + GAP // 2
+    sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     title, text = ImageFont.load_default(_TITLE), ImageFont.load_default(_TEXT)
     left = GAP
     for panel, width in zip(panels, widths, strict=True):
         draw.text((left, GAP - 4), panel.title, fill=_INK, font=title)
-        draw.text(
-            (left, GAP - 2 + _LINE), panel.note, fill=_LEAVES if panel.leaves else _STAYS, font=text
-        )
+        colour = _LEAVES if panel.leaves else _STAYS
+        draw.text((left, GAP - 2 + _LINE), panel.note, fill=colour, font=text)
         draw.rectangle((left, top, left + width - 1, top + height - 1), fill="#000000")
         columns, rows = panel.picture.shape[1:]
-        pixels = (
-            (panel.picture.clamp(0, 1) * 255)
-            .round()
-            .to(torch.uint8)
-            .permute(2, 1, 0)
-            .contiguous()
-            .numpy()
-        )
-        sheet.paste(
-            Image.fromarray(pixels), (left + (width - columns) // 2, top + (height - rows) // 2)
-        )
+        scaled = (panel.picture.clamp(0, 1) * 255).round().to(torch.uint8)
+        pixels = Image.fromarray(scaled.permute(2, 1, 0).contiguous().numpy())
+        sheet.paste(pixels, (left + (width - columns) // 2, top + (height - rows) // 2))
         left += width + GAP
     foot = top + height + GAP
     _draw_legend(draw, text, label_colours(labels), (GAP, foot))
     if len(panels) > PANELS:
-        _draw_legend(
-            draw, text, {"brighter": BRIGHTER, "darker": DARKER}, (left - widths[-1] - GAP, foot)
-        )
+        changes = {"brighter": BRIGHTER, "darker": DARKER}
+        _draw_legend(draw, text, changes, (left - widths[-1] - GAP, foot))
     return sheet
 
 

@@ -1,6 +1,6 @@
-"""What a hospital holds to hide its patients: the generator and the reference, in one file; and how both are used on a scan.
+"""A hospital's protection: generator and reference in one file, and how they are used on a scan.
 
-The key is drawn for one scan, never leaves and is not kept. Two scans never share one.
+The key is drawn for one scan, never leaves the hospital and is not kept. No two scans share one.
 """
 
 import hashlib
@@ -31,8 +31,8 @@ from polyclinic_strategies.proxy.generator import (
 )
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
-FINEST_MM = 2.0  # on which a scan is read before it is averaged to `IMAGE_MM`
-TOP = 255  # stands for an intensity, and for a probability, of 1
+FINEST_MM = 2.0  # voxel size at which a scan is read before it is averaged to `IMAGE_MM`
+TOP = 255  # the number for an intensity, and for a probability, of 1
 TRIES = 5
 REFERENCE, AFFINE, NETWORK = "reference.image", "reference.affine", "generator."
 
@@ -42,10 +42,11 @@ class Protected:
     """A scan's proxy, and the way back.
 
     Attributes:
-        canonical: The scan; stays here.
-        proxy: (H, W, D), uint8; what travels.
-        ddf: (1, 3, h, w, d), what was done to the scan, in voxels of its own grid over the reference's box.
-        inverse: What undoes it.
+        canonical: The scan; stays at the hospital.
+        proxy: (H, W, D), uint8; is sent.
+        ddf: (1, 3, h, w, d), the deformation of the scan, in voxels of its own grid over the
+            reference's box.
+        inverse: The deformation that undoes it.
     """
 
     canonical: Canonical
@@ -57,7 +58,8 @@ class Protected:
         """Bring an answer back to the scan's own grid.
 
         Args:
-            answer: (H, W, D), labels; or (classes - 1, H, W, D), foreground probabilities times 255.
+            answer: (H, W, D), labels; or (classes - 1, H, W, D), foreground probabilities times
+                255.
 
         Returns:
             (X, Y, Z), labels.
@@ -70,8 +72,8 @@ class Protection:
 
     Args:
         field: The generator.
-        reference: The frame that scans are brought to; the proxy has its shape.
-        labels: What the service answers with.
+        reference: The frame to which scans are brought; the proxy has its shape.
+        labels: Names of the classes in the service's answer.
     """
 
     def __init__(self, field: LearnedField, reference: Reference, labels: tuple[str, ...]) -> None:
@@ -86,44 +88,37 @@ class Protection:
 
     @property
     def shape(self) -> Shape:
-        """Of the proxy."""
+        """Shape of the proxy."""
         return self.reference.shape
 
     @property
     def coarse(self) -> Tensor:
-        """The reference every `IMAGE_MM`: (h, w, d)."""
+        """Reference with voxels of `IMAGE_MM`, (h, w, d)."""
         return coarse_reference(self.reference)
 
     @classmethod
     def load(cls, path: Path) -> "Protection":
-        """Read what `save` wrote.
+        """Load a file from `save`.
 
         Raises:
-            ModelInvalid: The file is damaged, or another's.
+            ModelInvalid: The file is damaged, or of another kind.
         """
         state, metadata = load_state(path)
         try:
             described = json.loads(metadata["polyclinic"])["protection"]
-            reference = Reference(
-                state.pop(REFERENCE).float() / 65535, state.pop(AFFINE).double().numpy()
-            )
-            network = FlowGenerator(
-                tuple(described["channels"]),
-                float(described["smoothness"]),
-                float(described["bound"]),
-            )
-            network.load_state_dict(
-                {name.removeprefix(NETWORK): tensor for name, tensor in state.items()}
-            )
-            return cls(
-                LearnedField(coarse_reference(reference), network),
-                reference,
-                tuple(described["labels"]),
-            )
+            image, affine = state.pop(REFERENCE), state.pop(AFFINE)
+            reference = Reference(image.float() / 65535, affine.double().numpy())
+            smoothness, bound = float(described["smoothness"]), float(described["bound"])
+            network = FlowGenerator(tuple(described["channels"]), smoothness, bound)
+            weights = {name.removeprefix(NETWORK): tensor for name, tensor in state.items()}
+            network.load_state_dict(weights)
+            field = LearnedField(coarse_reference(reference), network)
+            return cls(field, reference, tuple(described["labels"]))
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelInvalid(
-                f"{path}: is not a generator ({str(error).splitlines()[0][:100]}). Use the generator.safetensors that `polyclinic-server "
-                "train-proxy` wrote and the coordinator sent."
+                f"{path}: not a generator ({str(error).splitlines()[0][:100]}). "
+                "Use the generator.safetensors that `polyclinic-server train-proxy` wrote and "
+                "the coordinator sent."
             ) from error
 
     def save(self, path: Path) -> None:
@@ -142,14 +137,11 @@ class Protection:
         state = {f"{NETWORK}{name}": tensor for name, tensor in network.state_dict().items()}
         state[REFERENCE] = (self.reference.image * 65535).round().to(torch.int32)
         state[AFFINE] = torch.from_numpy(self.reference.affine.copy())
-        save_state(
-            state,
-            path,
-            {"polyclinic": json.dumps({"protection": described, "digest": self.digest})},
-        )
+        text = json.dumps({"protection": described, "digest": self.digest})
+        save_state(state, path, {"polyclinic": text})
 
     def protect(self, volume: MetaTensor) -> Protected:
-        """Warp a scan with a key that nobody else ever gets.
+        """Warp a scan with a key that is used for no other scan.
 
         Args:
             volume: (1, X, Y, Z), a brain without skull, with its affine.
@@ -166,47 +158,45 @@ class Protection:
                 proxy = canonical.image(upsample(ddf, self.shape))
                 return Protected(canonical, quantize(proxy), ddf, inverse)
         raise RunError(
-            "Every deformation that was drawn folds the image: the generator is not fit for use. Train it with more smoothness."
+            f"All {TRIES} deformations that were drawn fold the image: the generator cannot be "
+            "used. Train it with more smoothness."
         )
 
 
 def draw_deformation(field: Field, image: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Make the deformation that a key gives.
+    """Return the deformation by a key.
 
     Args:
         field: The generator.
-        image: (1, 1, h, w, d), canonical, every `IMAGE_MM`.
+        image: (1, 1, h, w, d), canonical, with voxels of `IMAGE_MM`.
         seed: The key.
 
     Returns:
-        The ddf and what undoes it, each (1, 3, h, w, d) in voxels of the image's grid.
+        The ddf and its inverse, each (1, 3, h, w, d) in voxels of the image's grid.
     """
     height, width, depth = image.shape[2:]
+    shape: Shape = (height, width, depth)
     half: Shape = (height // 2, width // 2, depth // 2)
     with torch.inference_mode():
         velocity = field(image, draw_keys(1, half, torch.Generator().manual_seed(seed)))
-        return displace(velocity, (height, width, depth)), displace(
-            -velocity, (height, width, depth)
-        )
+        return displace(velocity, shape), displace(-velocity, shape)
 
 
 def coarse_image(canonical: Canonical) -> Tensor:
-    """Read a scan every `IMAGE_MM`: (1, 1, h, w, d)."""
-    fine = [
-        round(size * _spacing(canonical.reference) / FINEST_MM)
-        for size in canonical.reference.shape
-    ]
+    """Read a scan with voxels of `IMAGE_MM`: (1, 1, h, w, d)."""
+    times = _spacing(canonical.reference) / FINEST_MM
+    fine = [round(size * times) for size in canonical.reference.shape]
     read = canonical.image(torch.zeros(1, 3, *fine))
     return shrink(read[None, None], round(IMAGE_MM / FINEST_MM))
 
 
 def coarse_reference(reference: Reference) -> Tensor:
-    """The reference every `IMAGE_MM`: (h, w, d)."""
+    """Return the reference with voxels of `IMAGE_MM`: (h, w, d)."""
     return shrink(reference.image[None, None], round(IMAGE_MM / _spacing(reference)))[0, 0]
 
 
 def quantize(image: Tensor) -> NDArray[np.uint8]:
-    """[0, 1] to 0 .. 255."""
+    """Map [0, 1] to 0 .. 255."""
     return np.asarray((image.clamp(0, 1) * TOP).round().to(torch.uint8).numpy())
 
 

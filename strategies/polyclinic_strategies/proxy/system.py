@@ -1,4 +1,7 @@
-"""The three networks of the deformation proxy as one module, so that they are trained, averaged and saved together."""
+"""The three networks of the deformation proxy in one module.
+
+So they are trained, averaged and saved together.
+"""
 
 from collections.abc import Sequence
 
@@ -15,10 +18,10 @@ class ProxySystem(nn.Module):
     """Generator, segmenter and adversary over the ICBM152 reference.
 
     Args:
-        segmenter: One channel in, a class each out.
-        classes: How many, the background included.
-        channels, smoothness, bound: The generator's, see `FlowGenerator`.
-        spacing_mm: Of the reference, and so of proxies.
+        segmenter: Network with one input channel and one output channel for each class.
+        classes: Number of classes, including the background.
+        channels, smoothness, bound: Settings of the generator, see `FlowGenerator`.
+        spacing_mm: Voxel size of the reference, and so of proxies.
         field: Another generator, for comparison; it is not trained.
     """
 
@@ -43,13 +46,12 @@ class ProxySystem(nn.Module):
             coarse, FlowGenerator((first, second, third), smoothness, bound)
         )
         self.segmenter = segmenter
-        self.adversary = IdentityNetwork(
-            self.coarse, inputs=classes
-        )  # the proxy, and the foreground of its segmentation
+        # its inputs are the proxy and the foreground of its segmentation
+        self.adversary = IdentityNetwork(self.coarse, inputs=classes)
 
     @property
     def reference(self) -> Tensor:
-        """(1, 1, h, w, d), every 4 mm."""
+        """Reference image, (1, 1, h, w, d), with voxels of 4 mm."""
         return coarse_reference(icbm152_reference(self.spacing_mm))[None, None]
 
     def forward(self, proxy: Tensor) -> Tensor:
@@ -58,7 +60,7 @@ class ProxySystem(nn.Module):
         return logits
 
     def protection(self, labels: tuple[str, ...]) -> Protection:
-        """What clients get: the generator and the reference.
+        """Return the part for clients: the generator and the reference.
 
         Raises:
             TypeError: The field is not a learned one.
@@ -69,5 +71,5 @@ class ProxySystem(nn.Module):
 
 
 def generator_parameters(system: ProxySystem) -> list[nn.Parameter]:
-    """What the generator's optimizer moves."""
+    """Return the parameters that the generator's optimizer changes."""
     return list(system.field.parameters()) if isinstance(system.field, nn.Module) else []

@@ -1,9 +1,12 @@
-"""`polyclinic-server train-proxy`: from a cohort with several visits of everybody to a generator, a segmenter and an honest report.
+"""`polyclinic-server train-proxy`: from a cohort to a generator, a segmenter and a report.
 
-OUT/generator.safetensors   goes to the hospitals
-OUT/segmenter.safetensors   stays with the segmentation service
-OUT/proxy.json, report.html what it is worth
-OUT/work/                   what is taken up again if it is interrupted: canonical scans, finished trainings, attackers' results
+Everybody in the cohort has several visits.
+
+    OUT/generator.safetensors     goes to the hospitals
+        segmenter.safetensors     stays with the segmentation service
+        proxy.json, report.html   measurements
+        work/                     used again after an interruption: canonical scans,
+                                  finished trainings, attackers' results
 """
 
 import json
@@ -24,19 +27,20 @@ from polyclinic.errors import ConfigError
 from polyclinic.imaging.datasets import Case, SiteDataset, check_agreement, read_dataset
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic.system.durable import write_durably
-from polyclinic_strategies.proxy.attacks.attack_suite import Campaign
+from polyclinic_strategies.proxy.attacks.attack_suite import AttackSuite
 from polyclinic_strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.generator import NoField
 from polyclinic_strategies.proxy.measurements import dice_directly, dice_through, draw_pictures
 from polyclinic_strategies.proxy.parts import write_parts
+from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.proxy.settings import NAME, proxy_settings
 from polyclinic_strategies.proxy.system import ProxySystem
 from polyclinic_strategies.proxy.training import OnStep, Trainer
 
 DEFAULTS = ("model=proxy", "data=proxy_brain", "training=proxy")
-PICTURED = 3
-TELL_EVERY = 25
+PICTURED = 3  # number of scans with a picture
+TELL_EVERY = 25  # steps, or scans, between two lines of progress
 Say = Callable[[str], None]
 
 
@@ -50,24 +54,29 @@ class Others:
 
     @classmethod
     def with_lesions(cls, folder: Path) -> "Others":
-        """People who have lesions at places of their own."""
-        note = "A warp moves a lesion and does not remove it: where it lies in the anatomy stays to be seen."
+        """Describe people who have lesions at places of their own."""
+        note = (
+            "A warp moves a lesion and does not remove it: "
+            "where it lies in the anatomy stays to be seen."
+        )
         return cls("lesions: an identity that is not shape", note, folder)
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What a call asks for.
+    """Arguments of a call.
 
     Attributes:
-        folders: Hospitals' folders; their dataset.json name each case's subject. Training cases train, validation cases are the people
-            that attackers know, test cases the people whom they try to recognize.
-        others: People of another kind, to attack as well: only known ones and such as are to be recognized.
-        out: Where everything goes.
+        folders: Hospitals' folders; their dataset.json name each case's subject. Training cases
+            train; validation cases are the people that attackers know, test cases the people whom
+            they try to recognize.
+        out: Folder for all results.
         overrides: Settings.
-        restarts: Of every attacker.
-        keys: Proxies of every visit, for attackers to train on and to average.
-        scored: Test scans that are segmented.
+        others: Cohorts of another kind, to attack as well; they need people that attackers know and
+            people to be recognized.
+        restarts: Number of trainings of every attacker.
+        keys: Number of proxies of every visit, for attackers to train on and to average.
+        scored: Number of test scans that are segmented.
     """
 
     folders: tuple[Path, ...]
@@ -81,7 +90,7 @@ class Orders:
 
 @dataclass(frozen=True, eq=False)
 class People:
-    """Canonical scans by what they are for."""
+    """Canonical scans by their use."""
 
     training: list[CanonicalCase]
     known: list[CanonicalCase]
@@ -89,44 +98,76 @@ class People:
 
 
 def train_proxy(orders: Orders, console: Console) -> Path:
-    """Train, measure, and write everything; returns OUT.
+    """Train, measure, and write everything; return the folder of results.
 
     Raises:
         ConfigError: A setting is wrong.
-        DatasetInvalid: People came once only, or the labels are others.
-        DataError: The typed fault of a scan.
+        DatasetInvalid: People came only once, or the labels differ from the settings.
+        DataError: A faulty scan, by its type.
     """
     start = time.time()
     config = load_config([*DEFAULTS, *orders.overrides])
     proxy_settings(config.training)  # refuses another training before anything is read
+    sites, others = _read_cohorts(orders, config)
+    say: Say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+    work = orders.out / "work"
+    prepared = _prepare(sites, config, work, say, ("training", "validation", "test"))
+    people = People(prepared["training"], prepared["validation"], prepared["test"])
+    learned, losses = _train(config, people.training, work / "learned", say)
+    _, settings = job_settings(config)
+    protection = write_parts(learned, config.data.labels, settings, orders.out)
+    direct, _ = _train(config, people.training, work / "direct", say, field=NoField())
+    labelled = [case for site in sites for case in site.test if isinstance(case.label, Path)]
+    cases = labelled[: orders.scored]
+    scored = {
+        "originals": dice_directly(direct, protection, cases, config.data, say),
+        "learned": dice_through(learned, protection, cases, config.data, say),
+    }
+    folder, pictured = orders.out / "pictures", cases[:PICTURED]
+    report: dict[str, Any] = {
+        **_describe(orders, config, people, protection),
+        "direct": asdict(scored["originals"]),
+        "losses": losses,
+        "pictures": list(draw_pictures(folder, learned, protection, pictured, config.data)),
+    }
+    suite = AttackSuite(
+        people.known, people.test, protection, orders.restarts, orders.keys, work / "attacks", say
+    )
+    report["arms"] = [
+        {**row, "dice": scored[row["name"]].dice if row["name"] in scored else None}
+        for row in suite.arms(cases, config.data)
+    ]
+    report["curve"] = suite.curve(report["arms"], cases, config.data)
+    report["extra"] = []
+    for other, site in others:
+        shown = _prepare([site], config, work, say, ("validation", "test"))
+        attackers = suite.others(other.title, shown["validation"], shown["test"])
+        report["extra"].append({"title": other.title, "note": other.note, "attackers": attackers})
+    report["seconds"] = time.time() - start
+    write_durably(orders.out / "proxy.json", json.dumps(report, indent=1))
+    return orders.out
+
+
+def _read_cohorts(
+    orders: Orders, config: Config
+) -> tuple[list[SiteDataset], list[tuple[Others, SiteDataset]]]:
     sites = [read_dataset(folder) for folder in orders.folders]
     others = [(other, read_dataset(other.folder, labelled=False)) for other in orders.others]
     for site in (*sites, *(site for _, site in others)):
         check_agreement(site, config.data)
     if len({site.folder.resolve().name for site in sites}) < len(sites):
         raise ConfigError(
-            "Two of the data folders have the same name, their people would be mixed up: rename one."
+            "Two of the data folders have the same name, so that their people would be mixed up. "
+            "Rename one of them."
         )
-    say: Say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
-    work = orders.out / "work"
-    prepared = _prepare(sites, config, work, say, ("training", "validation", "test"))
-    people = People(prepared["training"], prepared["validation"], prepared["test"])
-    torch.manual_seed(config.seed)
-    learned: ProxySystem = instantiate(config.model)
-    losses = _train(learned, people.training, config, work / "learned", say)
-    _, settings = job_settings(config)
-    protection = write_parts(learned, config.data.labels, settings, orders.out)
-    torch.manual_seed(config.seed)
-    direct: ProxySystem = instantiate(config.model, field=NoField())
-    _train(direct, people.training, config, work / "direct", say)
-    cases = [case for site in sites for case in site.test if isinstance(case.label, Path)][
-        : orders.scored
-    ]
-    scored = {
-        "originals": dice_directly(direct, protection, cases, config.data, say),
-        "learned": dice_through(learned, protection, cases, config.data, say),
-    }
-    report: dict[str, Any] = {
+    return sites, others
+
+
+def _describe(
+    orders: Orders, config: Config, people: People, protection: Protection
+) -> dict[str, Any]:
+    """Return the first part of the report: what was trained, with what, and when."""
+    return {
         "format": 1,
         "version": version("polyclinic"),
         "name": orders.out.name,
@@ -141,61 +182,33 @@ def train_proxy(orders: Orders, console: Console) -> Path:
         "labels": list(config.data.labels),
         "reference": protection.reference.digest,
         "shape": list(protection.shape),
-        "direct": asdict(scored["originals"]),
-        "losses": losses,
-        "pictures": list(
-            draw_pictures(
-                orders.out / "pictures", learned, protection, cases[:PICTURED], config.data
-            )
-        ),
     }
-    campaign = Campaign(
-        people.known, people.test, protection, orders.restarts, orders.keys, work / "attacks", say
-    )
-    report["arms"] = [
-        {**row, "dice": scored[row["name"]].dice if row["name"] in scored else None}
-        for row in campaign.arms(cases, config.data)
-    ]
-    report["curve"] = campaign.curve(report["arms"], cases, config.data)
-    report["extra"] = []
-    for other, site in others:
-        shown = _prepare([site], config, work, say, ("validation", "test"))
-        attackers = campaign.others(other.title, shown["validation"], shown["test"])
-        report["extra"].append({"title": other.title, "note": other.note, "attackers": attackers})
-    report["seconds"] = time.time() - start
-    write_durably(orders.out / "proxy.json", json.dumps(report, indent=1).encode())
-    return orders.out
 
 
 def _prepare(
     sites: Sequence[SiteDataset], config: Config, work: Path, say: Say, splits: Sequence[str]
 ) -> dict[str, list[CanonicalCase]]:
-    """Everybody's scans in the canonical frame, by split; labels and the finest resolution where they train a segmenter."""
-    return {
-        split: _prepare_split(
-            [_named(case, site) for site in sites for case in getattr(site, split)],
-            split,
-            config,
-            work,
-            say,
-        )
-        for split in splits
-    }
+    """Return everybody's scans in the canonical frame, by split.
+
+    Scans that train a segmenter have labels and the finest resolution.
+    """
+    prepared = {}
+    for split in splits:
+        cases = [_named(case, site) for site in sites for case in getattr(site, split)]
+        prepared[split] = _prepare_split(cases, split, config, work, say)
+    return prepared
 
 
 def _named(case: Case, site: SiteDataset) -> Case:
-    """Two hospitals may call different people the same."""
+    """Put the hospital before the subject: two hospitals may use one name for different people."""
     return replace(case, subject=f"{site.folder.name}/{case.subject}") if case.subject else case
 
 
 def _prepare_split(
     cases: Sequence[Case], split: str, config: Config, work: Path, say: Say
 ) -> list[CanonicalCase]:
-    check_people(
-        cases,
-        cases[0].image[0].parent.parent / "dataset.json" if cases else Path("dataset.json"),
-        split,
-    )
+    folder = cases[0].image[0].parent.parent if cases else Path()
+    check_people(cases, folder / "dataset.json", split)
 
     def tell(done: int, total: int, name: str) -> None:
         if done % TELL_EVERY == 0 or done == total:
@@ -217,39 +230,43 @@ def _count(cases: Sequence[CanonicalCase]) -> int:
 
 
 def _mark(facts: object) -> str:
-    """Names a training by everything that decides it."""
+    """Return a name that depends on everything that determines a training."""
     return digest(facts)[:16]
 
 
 def _train(
-    system: ProxySystem, cases: Sequence[CanonicalCase], config: Config, kept: Path, say: Say
-) -> list[dict[str, float]]:
-    """Train, unless a former call has with the same settings and scans; returns the course of the joint training's losses."""
+    config: Config, cases: Sequence[CanonicalCase], kept: Path, say: Say, **changes: object
+) -> tuple[ProxySystem, list[dict[str, float]]]:
+    """Train a system, unless an earlier call has with the same settings and scans.
+
+    Args:
+        config: Settings.
+        cases: Scans to train with.
+        kept: Folder of trained systems.
+        say: Called with lines of progress.
+        changes: Arguments of the system that replace those of the settings.
+
+    Returns:
+        The system, and the losses in the course of the joint training.
+    """
+    torch.manual_seed(config.seed)
+    system: ProxySystem = instantiate(config.model, **changes)
     people = [case.digest for case in cases]
     training = asdict(config.training)
     polish = training["methods"][NAME].pop("polish")
     facts = [config.model, training, config.seed, people, version("polyclinic"), torch.__version__]
-    trainer = cache(
-        partial(
-            Trainer,
-            system,
-            cases,
-            proxy_settings(config.training),
-            config.training.learning_rate,
-            config.seed,
-        )
-    )
-    course = _phase(system, lambda tell: trainer().train(tell), kept / f"joint-{_mark(facts)}", say)
-    _phase(
-        system, lambda tell: trainer().polish(tell), kept / f"polish-{_mark([*facts, polish])}", say
-    )
-    return course
+    settings, rate = proxy_settings(config.training), config.training.learning_rate
+    trainer = cache(partial(Trainer, system, cases, settings, rate, config.seed))
+    joint, last = kept / f"joint-{_mark(facts)}", kept / f"polish-{_mark([*facts, polish])}"
+    course = _phase(system, lambda tell: trainer().train(tell), joint, say)
+    _phase(system, lambda tell: trainer().polish(tell), last, say)
+    return system, course
 
 
 def _phase(
     system: ProxySystem, train: Callable[[OnStep], object], kept: Path, say: Say
 ) -> list[dict[str, float]]:
-    """One phase of a training, or what a former call has kept of it."""
+    """Run one phase of a training, or load what an earlier call has kept of it."""
     path, course = kept.with_suffix(".safetensors"), kept.with_suffix(".json")
     if path.is_file() and course.is_file():
         system.load_state_dict(load_state(path)[0])
@@ -266,5 +283,5 @@ def _phase(
 
     train(tell)
     save_state(system.state_dict(), path, {})
-    write_durably(course, json.dumps(rows).encode())
+    write_durably(course, json.dumps(rows))
     return rows

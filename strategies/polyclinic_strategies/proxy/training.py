@@ -1,15 +1,18 @@
-"""Train generator, segmenter and adversary end to end, one after another in each step.
+"""Training of generator, segmenter and adversary, one after another in each step.
 
-A step takes two visits of each of a few people, warps both with keys of their own and then moves
+A step takes two visits of each of a few people, warps both with keys of their own, and then updates
 
-    the adversary          on recognition(proxies of two visits) + recognition(proxies of one, originals of the other),
+    the adversary          on  recognition(proxies of two visits)
+                               + recognition(proxies of one, originals of the other),
                                all of them with their segmentation, warped alike
-    generator + segmenter  on  segmentation + adversarial * betrayal + stranger * |proxy - stranger|^2 + smoothness * roughness
+    generator + segmenter  on  segmentation + adversarial * identity leak
+                               + stranger * |proxy - stranger|^2 + smoothness * roughness
                                + diversity * sameness + unfolded * folding
 
-where the stranger is the reference warped by the key. Kim et al. 2020, https://arxiv.org/abs/2011.12835, have the segmentation, the
-adversary, the smoothness and a diversity term; the stranger is ours, see `generator.py`. The segmentation's loss is taken after
-unwarping, on a patch: there lies what the hospital gets.
+The stranger is the reference warped by the key. Segmentation, adversary, smoothness and a
+diversity term are those of Kim et al. 2020, https://arxiv.org/abs/2011.12835; the stranger is
+ours, see `generator.py`. The segmentation loss is taken after unwarping, on a patch, because the
+hospital gets the unwarped answer.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -33,18 +36,18 @@ from polyclinic_strategies.proxy.system import ProxySystem, generator_parameters
 
 OnStep = Callable[[int, int, Mapping[str, float]], None]
 FORMAT = torch.channels_last_3d
-_MEMORY = 0.95  # of the running means that are reported
+_MEMORY = 0.95  # weight of the past in the running means that are reported
 
 
 class Trainer:
     """Trains a system in place.
 
     Args:
-        system: Trained in place.
-        cases: With fine images and labels; people who came at least twice.
-        settings: How.
-        learning_rate: The highest, of a cycle that starts and ends low.
-        seed: Decides everything that is drawn.
+        system: The system to train.
+        cases: Scans with fine images and labels, of people who came at least twice.
+        settings: Settings of the training.
+        learning_rate: Highest learning rate of a cycle that starts and ends low.
+        seed: Determines all random draws.
     """
 
     def __init__(
@@ -68,26 +71,27 @@ class Trainer:
         self._running: dict[str, float] = {}
 
     def train(self, on_step: OnStep | None = None) -> dict[str, float]:
-        """Joint training, at its end some steps of the segmenter alone; returns the running means of the losses."""
+        """Train all three, and at the end the segmenter alone for some steps.
+
+        Returns:
+            The running means of the losses.
+        """
         adversary = torch.optim.AdamW(self.system.adversary.parameters(), 1e-3, weight_decay=0.02)
-        moving, every = generator_parameters(self.system), self.settings
+        generator = generator_parameters(self.system)
+        joint_steps = self.settings.steps if generator else 0
 
         def loss(step: int) -> Tensor:
-            return (
-                self._joint(adversary)
-                if moving and step < every.steps
-                else self._segmentation_alone()
-            )
+            return self._joint(adversary) if step < joint_steps else self._segmentation_alone()
 
-        return self._descend(
-            [moving, list(self.system.segmenter.parameters())],
-            every.steps + every.more_segmentation,
-            loss,
-            on_step,
-        )
+        groups = [generator, list(self.system.segmenter.parameters())]
+        steps = self.settings.steps + self.settings.more_segmentation
+        return self._descend(groups, steps, loss, on_step)
 
     def polish(self, on_step: OnStep | None = None) -> dict[str, float]:
-        """The segmenter alone, on proxies of the generator as it is, in a cycle of its own; the same after `train` and after loading."""
+        """Train the segmenter alone on the generator's proxies, with its own learning-rate cycle.
+
+        The result is the same after `train` and after loading.
+        """
         self._random.manual_seed(self._seed + 1)
         return self._descend(
             [list(self.system.segmenter.parameters())],
@@ -103,7 +107,7 @@ class Trainer:
         loss_of: Callable[[int], Tensor],
         on_step: OnStep | None,
     ) -> dict[str, float]:
-        """One cycle of the learning rate."""
+        """Minimize a loss over one cycle of the learning rate."""
         moved = [{"params": group} for group in groups if group]
         optimizer = torch.optim.AdamW(moved, self._learning_rate, weight_decay=1e-4)
         schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -124,7 +128,7 @@ class Trainer:
         return dict(self._running)
 
     def _joint(self, adversary: torch.optim.Optimizer) -> Tensor:
-        """One step of all three; returns the loss of generator and segmenter."""
+        """Update the adversary; return the loss of generator and segmenter."""
         chosen = self._choose()
         number = len(chosen)
         seen = torch.cat([self._coarse_of(chosen, 0), self._coarse_of(chosen, 1)])
@@ -133,18 +137,18 @@ class Trainer:
         velocity = self._field(seen[:, :1], keys)
         warped = warp_coarsely(seen, velocity)
         strangers = warp_coarsely(self._reference.expand(len(seen), -1, -1, -1, -1), keys)
-        told = self._tell(torch.cat([warped.detach(), seen[number:]]))
-        first, second, original = torch.split(told, number)
+        features = self._identify(torch.cat([warped.detach(), seen[number:]]))
+        first, second, original = torch.split(features, number)
         unmasked = losses.recognition(first, second) + losses.recognition(first, original)
         adversary.zero_grad()
         unmasked.backward()  # type: ignore[no-untyped-call]
         adversary.step()
-        first, second, original = torch.split(
-            self._tell(torch.cat([warped, seen[number:]])), number
-        )
+        features = self._identify(torch.cat([warped, seen[number:]]))
+        first, second, original = torch.split(features, number)
+        leak = losses.identity_leak(first, second) + losses.identity_leak(first, original)
         wanted = (strangers[:number] - strangers[number:]).square().mean((1, 2, 3, 4))
         parts = {
-            "adversarial": (losses.betrayal(first, second) + losses.betrayal(first, original)) / 2,
+            "adversarial": leak / 2,
             "stranger": (warped[:, :1] - strangers).square().mean(),
             "smoothness": losses.roughness(velocity),
             "diversity": losses.sameness(warped[:number, :1], warped[number:, :1], wanted),
@@ -164,13 +168,16 @@ class Trainer:
         return loss
 
     def _one_patch(self) -> tuple[CanonicalCase, Tensor]:
-        """Anybody's scan and a velocity for it."""
+        """Draw a scan of any person, and a velocity for it."""
         visits = self._people[self._draw(len(self._people))]
         case = visits[self._draw(len(visits))]
         return case, self._field(case.coarse[None], self._keys(1))
 
     def _segment(self, case: CanonicalCase, velocity: Tensor) -> Tensor:
-        """The segmentation's loss on a patch of one proxy, taken where the answer is unwarped to."""
+        """Return the segmentation loss on a patch of one proxy.
+
+        The patch lies in the unwarped image.
+        """
         assert case.fine is not None and case.labels is not None
         shape = case.fine.shape
         size = [min(part, whole) for part, whole in zip(self.settings.patch, shape, strict=True)]
@@ -186,32 +193,28 @@ class Trainer:
         with quick(proxy.device):
             logits = self.system((proxy / 255).to(memory_format=FORMAT))
         probabilities = logits.float().softmax(1)
-        there = (
-            patch
-            + ratio * sample(inverse, (patch + 0.5) / ratio - 0.5)
-            - corner.view(1, 3, 1, 1, 1)
-        )
+        there = patch + ratio * sample(inverse, (patch + 0.5) / ratio - 0.5)
+        there = there - corner.view(1, 3, 1, 1, 1)
         limits = torch.tensor(size).view(1, 3, 1, 1, 1) - 1
         known = ((there >= 0) & (there <= limits)).all(1).float()
-        labels = case.labels[
-            tuple(slice(int(low), int(low) + part) for low, part in zip(corner, size, strict=True))
-        ]
+        starts = [int(low) for low in corner]
+        cut = (slice(low, low + part) for low, part in zip(starts, size, strict=True))
+        labels = case.labels[tuple(cut)]
         return losses.focal_tversky(sample(probabilities, there), labels[None].long(), known)
 
     def _field(self, images: Tensor, keys: Tensor) -> Tensor:
         with quick(images.device):
             return self.system.field(images.to(memory_format=FORMAT), keys).float()
 
-    def _tell(self, images: Tensor) -> Tensor:
+    def _identify(self, images: Tensor) -> Tensor:
         with quick(images.device):
             features: Tensor = self.system.adversary(images.to(memory_format=FORMAT))
         return features.float()
 
     def _choose(self) -> list[tuple[int, list[int]]]:
-        """Some people, and two visits of each."""
-        order = torch.randperm(len(self._people), generator=self._random)[
-            : self.settings.people
-        ].tolist()
+        """Draw some people, and two visits of each."""
+        shuffled = torch.randperm(len(self._people), generator=self._random)
+        order = shuffled[: self.settings.people].tolist()
         return [
             (person, torch.randperm(len(self._people[person]), generator=self._random)[:2].tolist())
             for person in order
@@ -223,14 +226,11 @@ class Trainer:
         ).float()
 
     def _invent(self, seen: Tensor, number: int) -> Tensor:
-        """Warp both visits of a person alike, so that nobody is met twice."""
+        """Warp both visits of a person alike, so that no person is seen twice."""
         if self.settings.invented_mm == 0:
             return seen
-        strength = (
-            torch.rand((number, 1, 1, 1, 1), generator=self._random)
-            * self.settings.invented_mm
-            / STRANGER_MM
-        )
+        share = torch.rand((number, 1, 1, 1, 1), generator=self._random)
+        strength = share * self.settings.invented_mm / STRANGER_MM
         with torch.no_grad():
             return warp_coarsely(seen, (self._keys(number) * strength).repeat(2, 1, 1, 1, 1))
 
@@ -248,7 +248,7 @@ class Trainer:
 
 
 def _with_tissues(case: CanonicalCase, classes: int) -> Tensor:
-    """(classes, h, w, d), float16: the coarse image and the share of each foreground class."""
+    """Stack the coarse image and the share of each foreground class: (classes, h, w, d), half."""
     assert case.labels is not None
     times = case.labels.shape[0] // case.coarse.shape[1]
     shares = [
@@ -259,12 +259,15 @@ def _with_tissues(case: CanonicalCase, classes: int) -> Tensor:
 
 
 def _start(points: Tensor) -> Tensor:
-    """The lowest corner of what points touch, (1, 3, 1, 1, 1)."""
+    """Return the lowest corner of the voxels that points touch, (1, 3, 1, 1, 1)."""
     return points.detach().amin((0, 2, 3, 4)).floor().clamp(min=0).view(1, 3, 1, 1, 1)
 
 
 def _crop_around(volume: Tensor, points: Tensor) -> Tensor:
-    """The part of a uint8 volume that points touch, as (1, 1, h, w, d) float32: reading a whole volume would take longer than a step."""
+    """Return the part of a uint8 volume that points touch, as (1, 1, h, w, d) float32.
+
+    Reading a whole volume would take longer than a step.
+    """
     low = _start(points).flatten().long().tolist()
     high = (points.detach().amax((0, 2, 3, 4)).ceil().long() + 1).tolist()
     parts = []

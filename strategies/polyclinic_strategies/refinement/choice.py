@@ -1,7 +1,8 @@
-"""Which statistic, rule and sharpness: whatever serves best those hospitals that are left out in turn.
+"""Choice of statistic, rule and sharpness: the best for hospitals that are left out in turn.
 
-A hospital that takes part plays the newcomer: its own vector is left out, a refined model is made for it by each recipe, and it scores that
-on its validation cases. Hospitals that really are new have no say, as nobody could ask them.
+A hospital that takes part plays the newcomer. Its own vector is left out, each recipe makes a
+refined model for it, and it scores that on its validation cases. Hospitals that really are new
+have no influence, as nobody could ask them.
 """
 
 import math
@@ -13,19 +14,19 @@ from polyclinic_strategies.refinement.refine import Recipe, Refinement
 
 Key = tuple[tuple[tuple[str, float], ...], ...]
 Score = Callable[[Mapping[str, Refinement]], Mapping[str, float]]  # by site: coefficients to score
-DIGITS = 3  # coefficients that agree so far are the same model to a score
+DIGITS = 3  # coefficients that agree to this many decimals count as the same model
 
 
 @dataclass(frozen=True)
 class Tried:
-    """One recipe's scores by hospital."""
+    """Scores of one recipe, by hospital."""
 
     recipe: Recipe
     scores: Mapping[str, float]
 
     @property
     def mean(self) -> float:
-        """Over the hospitals that scored; NaN if none did."""
+        """Mean over the hospitals that scored; NaN if none did."""
         return fmean(self.scores.values()) if self.scores else math.nan
 
 
@@ -35,12 +36,14 @@ def try_recipes(
     refine: Callable[[str, Recipe], Refinement],
     score: Score,
 ) -> list[Tried]:
-    """Every recipe's scores, the best first; recipes that come to the same coefficients for a hospital are scored there once.
+    """Score every recipe, and return the best first.
+
+    Recipes that give a hospital the same coefficients are scored there once.
 
     Args:
-        recipes: What is tried.
-        sites: The hospitals that take part.
-        refine: A hospital's coefficients by a recipe, its own vector left out or not.
+        recipes: Recipes to try.
+        sites: Names of the hospitals that take part.
+        refine: Returns a hospital's coefficients by a recipe, with its own vector left out or not.
         score: Scores models at their hospitals; a hospital that does not answer is left out.
     """
     known: dict[tuple[str, Key], float] = {}

@@ -1,4 +1,8 @@
-"""A refinement strategy within a run: a base in rounds, contributions at leisure, the choice of a recipe, a model for each hospital."""
+"""Refinement at the coordinator: a model for every hospital.
+
+A run makes a base in rounds of averaging, collects contributions without rounds, chooses a recipe,
+and sends every hospital the model that the recipe makes for it.
+"""
 
 import json
 import math
@@ -18,9 +22,9 @@ from polyclinic.federation.events import ArmEnd, Note
 from polyclinic.federation.final_test import (
     RETURN_S,
     FinalTest,
-    announce,
     list_before,
     record_as,
+    record_start,
     task_of,
 )
 from polyclinic.federation.jobs import describe_model, make_order, start_network
@@ -46,25 +50,32 @@ from polyclinic_strategies.refinement.refine import Recipe, Refinement
 from polyclinic_strategies.refinement.refiner import Refiner
 from polyclinic_strategies.refinement.strategy import Refining
 
-CENTRE = "centre"  # the arm of the model that everybody would get
+CENTRE = "centre"  # name of the merged model, which is the same for all hospitals
+NO_CONTRIBUTION = (
+    "The run has reached its configured end, but no hospital has contributed. See {} for refusals."
+)
 
 
-class Everybody:
-    """Attendance with the hospitals that only describe themselves."""
+class AllMembers:
+    """The hospitals of a run, also those that only describe their images.
+
+    Args:
+        attendance: Hospitals of the run.
+    """
 
     def __init__(self, attendance: Attendance) -> None:
         self._attendance = attendance
 
     def refresh(self) -> Mapping[str, Member]:
-        """Everybody who is online, by site."""
+        """Update the list, and return the members that are online, by site."""
         return self._attendance.refresh_all()
 
     def current(self, site: str) -> Member | None:
-        """A site's newest node, online or not."""
+        """Return a site's newest node, online or not; None if the site is unknown."""
         return self._attendance.current(site)
 
     def site_of(self, node: int) -> str:
-        """The site behind a node."""
+        """Return the site of a node."""
         return self._attendance.site_of(node)
 
 
@@ -88,16 +99,16 @@ class RefinementCoordinator:
         """Refuse a base that takes all rounds.
 
         Raises:
-            ConfigError: No pass is left for contributions.
+            ConfigError: No round is left for contributions.
         """
         if not 0 <= self._refining.base_rounds < self._config.rounds:
             raise ConfigError(
-                f"strategy.base_rounds={self._refining.base_rounds}: at least 0, and less than "
-                f"rounds={self._config.rounds}."
+                f"strategy.base_rounds={self._refining.base_rounds} must be at least 0 and less "
+                f"than rounds={self._config.rounds}."
             )
 
     def run(self, context: RunContext) -> None:
-        """Run until there is nothing more to stay for.
+        """Run the strategy until the conditions in `strategy.stay` are met.
 
         Raises:
             RunError: Nobody contributed, or no recipe could be chosen.
@@ -107,10 +118,10 @@ class RefinementCoordinator:
 
 
 class RefinementRun:
-    """One refinement strategy while it runs.
+    """The run of one refinement strategy.
 
     Args:
-        context: What it works with.
+        context: Grid, hospitals, folder and configuration of the run.
         refining: How to refine.
     """
 
@@ -120,8 +131,8 @@ class RefinementRun:
         self._attendance = context.attendance
         self._folder = context.folder
         self._config = config
-        # figures are taken from whoever is here
-        self._patience = replace(config.deployment, min_hospitals=1)
+        # figures are taken from the hospitals that are online, however few
+        self._deployment = replace(config.deployment, min_hospitals=1)
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
         self._normalization = sorted(set(self._names) - set(shared_names(self._network, "norm")))
@@ -131,47 +142,56 @@ class RefinementRun:
         self._order = make_order(self._folder, config, self._network)
 
     def run(self) -> None:
-        """Until there is nothing more to stay for."""
-        announce(self._folder, self._order, self._refining.title, self._expected)
-        self._tell_privacy()
+        """Run the strategy to its end.
+
+        Raises:
+            RunError: Nobody contributed, or no recipe could be chosen.
+        """
+        record_start(self._folder, self._order, self._refining.title, self._expected)
+        self._record_privacy()
         with Ledger.open(self._merging.ledger_folder(self._folder.path)) as ledger:
-            base = self._base(ledger)
-            digest = ledger.add_base(base, json.dumps(describe_model(self._order, 0, False)))
-            loop = RefinementLoop(
-                self._refining, self._grid, Everybody(self._attendance), ledger, self._assignment(digest, ledger), self._names,
-                self._expected, self._folder.record,
-            )  # fmt: skip
-            loop.refiner = Refiner(loop.publisher, self._normalization)
-            chosen = (
-                ledger.folder / CHOICE
-            ).exists()  # then the first phase is over, even if somebody has left since
-            if chosen:  # those that are here get their models first; nobody has to be
-                self._attendance.wait_for(
-                    len(loop.refiner.contributors()),
-                    0,
-                    min(RETURN_S, self._config.deployment.wait_s),
-                )
+            loop = self._make_loop(ledger)
+            # a chosen recipe ends the first phase, even if a hospital has left since
+            if (ledger.folder / CHOICE).exists():
+                known = len(loop.refiner.contributors())
+                self._attendance.wait_for(known, 0, min(RETURN_S, self._config.deployment.wait_s))
             elif loop.run() is None:
-                raise RunError(
-                    "The run is over by its configuration, but no hospital has contributed. See events.jsonl for refusals."
-                )
+                raise RunError(NO_CONTRIBUTION.format(self._folder.path / "events.jsonl"))
             recipe, own = self._choose(ledger, loop.refiner)
             self._test(loop.refiner, ledger, own)
             self._draw(loop.refiner, recipe)
             loop.count(*self._history())
             stay = self._refining.make_stay()
             if not stay.any:
-                self._folder.record(
-                    Note(
-                        text="the run ends with these models; strategy.stay.seconds=N keeps it open for newcomers"
-                    )
+                self._note(
+                    "the run ends with these models; strategy.stay.seconds=N keeps it open for "
+                    "newcomers"
                 )
             loop.stay(recipe, own, stay)
             self._draw(loop.refiner, recipe)
         self._folder.record(ArmEnd(arm=self._order.arm))
 
+    def _make_loop(self, ledger: Ledger) -> RefinementLoop:
+        base = self._base(ledger)
+        digest = ledger.add_base(base, json.dumps(describe_model(self._order, 0, False)))
+        loop = RefinementLoop(
+            self._refining,
+            self._grid,
+            AllMembers(self._attendance),
+            ledger,
+            self._assignment(digest, ledger),
+            self._names,
+            self._expected,
+            self._folder.record,
+        )
+        loop.refiner = Refiner(loop.publisher, self._normalization)
+        return loop
+
+    def _note(self, text: str) -> None:
+        self._folder.record(Note(text=text))
+
     def _history(self) -> tuple[set[str], int]:
-        """Newcomers that this run has served already, and how many hospitals have left it."""
+        """Return the newcomers that got a model in this run, and how many hospitals have left."""
         events = self._folder.events()
         served = {
             event.site for event in events if isinstance(event, Delivered) and event.why == JOIN
@@ -179,47 +199,49 @@ class RefinementRun:
         gone = sum(len(event.gone) for event in events if isinstance(event, Recalculated))
         return served, gone
 
-    def _tell_privacy(self) -> None:
-        """What the noise on descriptions promises to each subject."""
+    def _record_privacy(self) -> None:
+        """Record the differential privacy that the noise on descriptions gives each subject."""
         release, releases = self._config.privacy["release"], len(self._refining.statistics)
         if release.noise_multiplier > 0:
             told = [
                 f"epsilon {release.epsilon(count):.2f} for {who}"
                 for count, who in ((releases, "contributors"), (1, "newcomers"))
             ]
-            self._folder.record(
-                Note(text=f"descriptions are noisy: {', '.join(told)}, delta {release.delta:g}")
-            )
+            self._note(f"descriptions are noisy: {', '.join(told)}, delta {release.delta:g}")
 
     def _assignment(self, base: str, ledger: Ledger) -> Assignment:
-        passes = replace(
-            self._order, round=0, rounds=self._order.rounds - self._refining.base_rounds
-        )
+        rounds = self._order.rounds - self._refining.base_rounds
         release = self._config.privacy["release"]
-        names = tuple(sorted({*self._merging.statistics, *self._refining.statistics}))
         return Assignment(
-            passes,
+            replace(self._order, round=0, rounds=rounds),
             base,
             task_of(self._config),
             ledger.identity(),
-            names,
+            tuple(sorted({*self._merging.statistics, *self._refining.statistics})),
             release.min_subjects,
             release.noise_multiplier,
         )
 
     def _base(self, ledger: Ledger) -> StateDict:
-        """What everybody starts from: the ledger's base if it has one, else what a few rounds of averaging make."""
+        """Return the model that contributions start from.
+
+        It is the newest base of the ledger if there is one, else the result of
+        `strategy.base_rounds` rounds of averaging.
+
+        Raises:
+            ConfigError: The ledger's base is of another network.
+        """
         if ledger.bases():
             found = ledger.load_model(ledger.bases()[-1])
             if set(found) != set(self._names):
+                model = self._config.choices["model"]
                 raise ConfigError(
-                    f"{ledger.folder}: its base is of another network than model={self._config.choices['model']}."
+                    f"{ledger.folder}: its base is of another network than model={model}. "
+                    "Choose the model that the ledger was made with, or another ledger."
                 )
             return found
-        rounds, path = (
-            self._refining.base_rounds,
-            self._folder.path / "arms" / self._order.arm / "base.safetensors",
-        )
+        rounds = self._refining.base_rounds
+        path = self._folder.path / "arms" / self._order.arm / "base.safetensors"
         initial, done = self._network.state_dict(), 0
         if path.exists():
             initial, metadata = load_state(path)
@@ -233,100 +255,93 @@ class RefinementRun:
                 deployment.wait_s,
             )
             weights = self._average(weights, done, path)
-        return {
-            name: tensor.float()
-            for name, tensor in unpack(weights, self._network.state_dict(), self._names).items()
-        }
+        state = unpack(weights, self._network.state_dict(), self._names)
+        return {name: tensor.float() for name, tensor in state.items()}
 
     def _average(self, weights: Any, done: int, path: Path) -> Any:
-        """Rounds of averaging; what they came to is kept after each."""
-        averaging: Averaging = instantiate(
-            load_config(["strategy=averaging/fedavg"]).strategy, _recursive_=False
-        )
+        """Run the rounds of averaging that are not done yet, and save the weights after each."""
+        fedavg = load_config(["strategy=averaging/fedavg"]).strategy
+        averaging: Averaging = instantiate(fedavg, _recursive_=False)
         order = replace(self._order, rounds=self._refining.base_rounds, offset=done)
 
         def keep(number: int, latest: Any) -> None:
-            state = {
-                **self._network.state_dict(),
-                **unpack(latest, self._network.state_dict(), self._names),
-            }
+            state = self._network.state_dict()
+            described = json.dumps(describe_model(order, number, False))
             save_state(
-                state, path, {"polyclinic": json.dumps(describe_model(order, number, False))}
+                {**state, **unpack(latest, state, self._names)}, path, {"polyclinic": described}
             )
-            self._folder.record(Note(text=f"base, round {number} of {order.rounds} is averaged"))
+            self._note(f"base, round {number} of {order.rounds} is averaged")
 
-        grid = ReliableGrid(
-            self._grid,
-            self._attendance,
-            self._config.deployment,
-            record_as(self._folder, f"{self._order.arm}.base"),
-        )
-        return averaging.run(
-            grid, averaging.build(self._config.privacy, self._names), order, weights, keep
-        )
+        record = record_as(self._folder, f"{self._order.arm}.base")
+        grid = ReliableGrid(self._grid, self._attendance, self._config.deployment, record)
+        aggregation = averaging.build(self._config.privacy, self._names)
+        return averaging.run(grid, aggregation, order, weights, keep)
 
     def _choose(self, ledger: Ledger, refiner: Refiner) -> tuple[Recipe, Recipe]:
-        """The recipe for newcomers, and that for contributors: kept beside the ledger, so it is chosen once."""
+        """Choose the recipe for newcomers and the one for contributors.
+
+        The choice is saved in the ledger's folder, and read from there if it is made already.
+
+        Raises:
+            RunError: There are too few contributors, or none scored every model.
+        """
         path = ledger.folder / CHOICE
         if path.exists():
             return read_choice(path)
-        here = [site for site in self._attendance.refresh() if site in refiner.contributors()]
-        usable = [
-            recipe
-            for recipe in self._refining.recipes()
-            if recipe.statistic in refiner.statistics()
-        ]
-        if len(refiner.contributors()) < 2 or not here or not usable:
+        left_out, own = self._try(refiner)
+        kept = {
+            "normalization": self._normalization,
+            "max_staleness": self._merging.max_staleness,
+            "staleness_discount": self._merging.staleness_discount,
+            "left_out": list(map(_plain, left_out)),
+            "own": list(map(_plain, own)),
+        }
+        write_whole(path, json.dumps(kept, indent=1))
+        self._note(f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}")
+        return left_out[0].recipe, own[0].recipe
+
+    def _try(self, refiner: Refiner) -> tuple[list[Tried], list[Tried]]:
+        """Score recipes with each hospital left out in turn, then recipes for contributors.
+
+        Returns:
+            Both, the best first.
+        """
+        contributors, described = refiner.contributors(), refiner.statistics()
+        online = [site for site in self._attendance.refresh() if site in contributors]
+        usable = [each for each in self._refining.recipes() if each.statistic in described]
+        if len(contributors) < 2 or not online or not usable:
             raise RunError(
-                "To choose a recipe, two hospitals must have contributed and described themselves, and one must be online."
+                "To choose a recipe, two hospitals must have contributed and described their "
+                "images, and one of them must be online. Resume the run when they are."
             )
 
         def score(wanted: Mapping[str, Refinement]) -> Mapping[str, float]:
             return self._score(refiner, wanted)
 
-        self._folder.record(
-            Note(text=f"trying {len(usable)} recipes on hospitals left out in turn")
-        )
-        left_out = try_recipes(
-            usable, here, lambda site, each: refiner.coefficients(site, each, leave_out=True), score
-        )
+        def leave_out(site: str, recipe: Recipe) -> Refinement:
+            return refiner.coefficients(site, recipe, leave_out=True)
+
+        self._note(f"trying {len(usable)} recipes on hospitals left out in turn")
+        left_out = try_recipes(usable, online, leave_out, score)
         if math.isnan(left_out[0].mean):
             raise RunError(
-                "To choose a recipe, one hospital must score every model that is tried. See events.jsonl for failures."
+                "To choose a recipe, one hospital must score every model that is tried. "
+                f"See {self._folder.path / 'events.jsonl'} for failures."
             )
-        own = try_recipes(
-            self._refining.own_recipes(left_out[0].recipe), here, refiner.coefficients, score
-        )
-        staleness = {
-            "max_staleness": self._merging.max_staleness,
-            "staleness_discount": self._merging.staleness_discount,
-        }
-        kept = {
-            "normalization": self._normalization,
-            **staleness,
-            "left_out": list(map(_plain, left_out)),
-            "own": list(map(_plain, own)),
-        }
-        write_whole(path, json.dumps(kept, indent=1))
-        self._folder.record(
-            Note(text=f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}")
-        )
-        return left_out[0].recipe, own[0].recipe
+        recipes = self._refining.own_recipes(left_out[0].recipe)
+        return left_out, try_recipes(recipes, online, refiner.coefficients, score)
 
     def _score(self, refiner: Refiner, wanted: Mapping[str, Refinement]) -> dict[str, float]:
-        grid = ReliableGrid(self._grid, self._attendance, self._patience, lambda _event: None)
-        nodes = {
-            site: member.node
-            for site, member in self._attendance.refresh().items()
-            if site in wanted
-        }
+        """Return the score of each hospital that is online for the model that is made for it."""
+        grid = ReliableGrid(self._grid, self._attendance, self._deployment, lambda _event: None)
+        members = self._attendance.refresh().items()
+        nodes = {site: member.node for site, member in members if site in wanted}
         order = replace(self._order, round=0)
-        replies = grid.send_and_receive(
-            [
-                ask_for_score(order, pack(refiner.model(wanted[site]), self._names), node)
-                for site, node in nodes.items()
-            ]
-        )
+        questions = [
+            ask_for_score(order, pack(refiner.model(wanted[site]), self._names), node)
+            for site, node in nodes.items()
+        ]
+        replies = grid.send_and_receive(questions)
         by_node = {node: site for site, node in nodes.items()}
         return {
             by_node[reply.metadata.src_node_id]: float(metrics_from_reply(reply)["score"])
@@ -334,7 +349,7 @@ class RefinementRun:
         }
 
     def _test(self, refiner: Refiner, ledger: Ledger, own: Recipe) -> None:
-        """Final figures of the centre and of each hospital's own model; what was tested before a restart is not tested again."""
+        """Test the merged model, and each contributor's own model."""
         centre = ledger.load_model(ledger.publications()[-1].digest)
         weights = pack(centre, self._names)
         list_before(self._folder, self._order.arm, {"name": CENTRE, "title": self._merging.title})
@@ -344,40 +359,42 @@ class RefinementRun:
         contributors = refiner.contributors()
 
         def own_model(site: str) -> Tensor | None:
-            return (
-                pack(refiner.model(refiner.coefficients(site, own)), self._names)
-                if site in contributors
-                else None
-            )
+            if site not in contributors:
+                return None
+            return pack(refiner.model(refiner.coefficients(site, own)), self._names)
 
         test.run(self._order, own_model)
 
     def _keep(self, name: str, state: StateDict) -> None:
         described = describe_model(replace(self._order, arm=name), self._order.rounds, True)
         whole = {**self._network.state_dict(), **state}
-        save_state(
-            whole,
-            self._folder.path / "arms" / name / "model.safetensors",
-            {"polyclinic": json.dumps(described)},
-        )
+        path = self._folder.path / "arms" / name / "model.safetensors"
+        save_state(whole, path, {"polyclinic": json.dumps(described)})
 
     def _draw(self, refiner: Refiner, recipe: Recipe) -> None:
-        """What the report shows of who is near whom."""
+        """Write distances, coefficients and the choice to run.json, for the report's figures."""
         sites, distances = refiner.matrix(recipe.statistic)
         contributors = refiner.contributors()
-        coefficients = {
+        made = {
             site: refiner.coefficients(site, recipe, leave_out=contributors != [site])
             for site in sites
         }
         choice = json.loads((self._merging.ledger_folder(self._folder.path) / CHOICE).read_text())
-        self._folder.update(
-            refinement={
-                "statistic": recipe.statistic, "recipe": str(recipe), "sites": sites, "contributors": contributors, "distances": distances,
-                "coefficients": {site: dict(each.coefficients) for site, each in coefficients.items()},
-                "fallback": {site: each.fallback for site, each in coefficients.items() if each.fallback},
-                "choice": {key: [{"recipe": each["words"], "mean": each["mean"]} for each in choice[key]] for key in ("left_out", "own")},
-            }
-        )  # fmt: skip
+        means = {
+            key: [{"recipe": each["words"], "mean": each["mean"]} for each in choice[key]]
+            for key in ("left_out", "own")
+        }
+        described = {
+            "statistic": recipe.statistic,
+            "recipe": str(recipe),
+            "sites": sites,
+            "contributors": contributors,
+            "distances": distances,
+            "coefficients": {site: dict(each.coefficients) for site, each in made.items()},
+            "fallback": {site: each.fallback for site, each in made.items() if each.fallback},
+            "choice": means,
+        }
+        self._folder.update(refinement=described)
 
 
 def _plain(tried: Tried) -> dict[str, Any]:

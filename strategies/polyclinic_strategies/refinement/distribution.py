@@ -1,4 +1,7 @@
-"""Who is near whom: distances between hospitals' descriptions, kept so that a change of one hospital measures only its own again."""
+"""Distances between hospitals' descriptions.
+
+They are kept, so that a change of one hospital requires only its own distances again.
+"""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -12,7 +15,7 @@ from polyclinic.learning.state_dict import StateDict
 
 
 class Neighbourhood:
-    """Distances by one statistic between the hospitals that contributed, and to those that only described themselves.
+    """Distances by one statistic, between all hospitals that contributed or described themselves.
 
     Args:
         statistic: Name of an installed statistic.
@@ -26,9 +29,10 @@ class Neighbourhood:
         self._units: dict[tuple[str, ...], float] = {}
 
     def update(self, descriptions: Mapping[str, StateDict]) -> None:
-        """Take in who is there now, and how each describes itself; only what is new or changed is measured.
+        """Take over the present descriptions; distances of unchanged hospitals are kept.
 
-        A description of another length than most others have cannot be compared: its hospital counts as not described.
+        A description of another length than most have cannot be compared: its hospital counts as
+        not described.
         """
         means = {
             site: found[self.statistic]
@@ -51,15 +55,15 @@ class Neighbourhood:
 
     @property
     def sites(self) -> list[str]:
-        """Whoever is described by this statistic, by name."""
+        """Names of the hospitals that are described by this statistic, sorted."""
         return sorted(self._means)
 
     def knows(self, site: str) -> bool:
-        """Whether a hospital is described by this statistic."""
+        """Tell whether a hospital is described by this statistic."""
         return site in self._means
 
     def distance(self, one: str, other: str) -> float:
-        """Between two hospitals; 0 to itself.
+        """Return the distance between two hospitals; 0 for a hospital and itself.
 
         Raises:
             KeyError: One of them is not described.
@@ -73,7 +77,10 @@ class Neighbourhood:
         return known[other]
 
     def unit(self, among: Sequence[str]) -> float:
-        """The median distance between two of these hospitals: what near and far are told by; 1 if there is none."""
+        """Return the median distance between two of these hospitals; 1 if there is none.
+
+        Other distances are given in this unit.
+        """
         key = tuple(among)
         if key not in self._units:
             found = [self.distance(one, other) for one, other in combinations(among, 2)]

@@ -1,7 +1,13 @@
-"""The coordinator's side of refinement: the event loop of merging, and what follows once it is known how to refine.
+"""The coordinator's event loop of refinement: that of merging, then changes of membership.
 
-A newcomer says what its images are like and gets its model; a hospital with new data hands in again and gets its own; one that leaves is
-withdrawn. Each time everything is recalculated here, and only the hospital that it is about hears of it.
+After the recipe is chosen, three things may happen:
+
+- A newcomer describes its images and gets a model.
+- A hospital with new data hands in another contribution and gets a new model.
+- A hospital leaves, which means that its contribution is withdrawn.
+
+Each time the coordinator recalculates all models, and sends a message only to the hospital that
+joined or changed.
 """
 
 import time
@@ -13,13 +19,14 @@ from flwr.app import Message
 
 from polyclinic.describing.statistics import statistic_named
 from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.federation.attendance import Listener
 from polyclinic.federation.events import Failed
 from polyclinic.federation.traffic import Count, CountingGrid
 from polyclinic.learning.state_dict import pack
 from polyclinic.store.ledger import Ledger
 from polyclinic.system.processes import pause_s
-from polyclinic_strategies.merging.correspondence import Roster
-from polyclinic_strategies.merging.event_loop import EventLoop, Question, Tell
+from polyclinic_strategies.merging.event_loop import EventLoop, Question
+from polyclinic_strategies.merging.mailbox import Members
 from polyclinic_strategies.merging.messages import Assignment, Handover, Verdict
 from polyclinic_strategies.refinement.events import (
     Delivered,
@@ -37,67 +44,96 @@ from polyclinic_strategies.refinement.refine import Recipe, Refinement
 from polyclinic_strategies.refinement.refiner import Description, Refiner, affected
 from polyclinic_strategies.refinement.strategy import Refining, Stay
 
-WATCH_S = 1.0  # after a departure: whatever it makes anybody send or receive has been sent by then
+# Seconds after a departure at which its traffic is counted: all messages that it causes have been
+# sent by then.
+WATCH_S = 1.0
 
 
-class NamedRoster(Roster, Protocol):
-    """Who takes part, and which site is behind a node."""
+class NamedMembers(Members, Protocol):
+    """The hospitals that take part, also by node."""
 
     def site_of(self, node: int) -> str:
-        """The site behind a node."""
+        """Return the site of a node."""
         ...
 
 
 @dataclass(frozen=True)
-class Occasion:
-    """Something that changes models, with the moment and the count of bytes before it."""
+class MembershipChange:
+    """A change that concerns one hospital.
 
-    why: str  # join, update, withdrawal
+    Attributes:
+        why: join, update or withdrawal.
+        began: Monotonic time in seconds.
+        before: Bytes that had been sent and received before.
+    """
+
+    why: str
     began: float
     before: Count
 
 
 class RefinementLoop(EventLoop):
-    """See the module.
+    """The coordinator's side of refinement, until the run is over.
+
+    `run` is the first phase, in which hospitals contribute. `stay` is the second, which sends
+    refined models.
 
     Args:
-        refining: The strategy.
-        grid: Flower's grid, counting.
-        roster: Who takes part, hospitals that only describe themselves among them.
-        ledger: What is known for good.
-        assignment: What every hospital is asked for.
-        names: The base's tensors in the network's order.
-        expected: Contributions after which the first phase is over.
-        tell: Told what happens.
+        refining: How to refine.
+        grid: Flower's grid; it counts bytes.
+        members: Hospitals that take part, also those that only describe their images.
+        ledger: Ledger of contributions.
+        assignment: What every hospital is asked to contribute.
+        names: Names of the base's tensors in the network's order.
+        expected: Number of contributions that end the first phase.
+        on_event: Called with every event.
     """
 
     def __init__(
-        self, refining: Refining, grid: CountingGrid, roster: NamedRoster, ledger: Ledger, assignment: Assignment, names: Sequence[str],
-        expected: int, tell: Tell,
-    ) -> None:  # fmt: skip
-        super().__init__(
-            refining.merging(), grid, roster, ledger, assignment, names, expected, tell
-        )
+        self,
+        refining: Refining,
+        grid: CountingGrid,
+        members: NamedMembers,
+        ledger: Ledger,
+        assignment: Assignment,
+        names: Sequence[str],
+        expected: int,
+        on_event: Listener,
+    ) -> None:
+        merging = refining.merging()
+        super().__init__(merging, grid, members, ledger, assignment, names, expected, on_event)
         self.refiner = Refiner(self.publisher)
-        self._grid, self._roster = grid, roster
+        self._grid, self._members = grid, members
         self._recipe: Recipe | None = None  # for hospitals that did not contribute
         self._own_recipe: Recipe | None = None  # for those that did
-        self._known: list[Refinement] = []
-        self._ready: dict[str, Refinement] = {}  # made, and on its way
-        self._described: dict[str, str] = {}  # newcomer -> when its SuperNode had come online
-        self._occasions: dict[str, Occasion] = {}
-        self._moment = Occasion("", 0.0, {})
+        self._known: list[Refinement] = []  # coefficients of all hospitals
+        self._ready: dict[str, Refinement] = {}  # models that their hospitals do not have yet
+        # newcomer -> when its SuperNode came online before it was asked to describe itself
+        self._described: dict[str, str] = {}
+        self._changes: dict[str, MembershipChange] = {}  # joins and updates without a model yet
+        self._step_began = MembershipChange("", 0.0, {})
         self._newcomers: set[str] = set()
         self._departures = 0
-        self._departed: dict[str, Occasion] = {}  # whose departure is being watched
+        self._departed: dict[str, MembershipChange] = {}  # departures whose traffic is not told yet
         self._number = 0
 
     def count(self, newcomers: Collection[str], departures: int) -> None:
-        """Who was served, and how many left, before the coordinator was started again."""
+        """Count what happened before the coordinator was started again.
+
+        Args:
+            newcomers: Hospitals that got a model for their description.
+            departures: Number of hospitals that left.
+        """
         self._newcomers, self._departures = set(newcomers), departures
 
     def stay(self, recipe: Recipe, own_recipe: Recipe, stay: Stay) -> None:
-        """Send every hospital its model; then take in who comes, changes and goes, until there is nothing more to stay for."""
+        """Send every hospital its model, then serve those that join, change or leave.
+
+        Args:
+            recipe: Recipe for hospitals that did not contribute.
+            own_recipe: Recipe for contributors.
+            stay: When to end.
+        """
         self._recipe, self._own_recipe = recipe, own_recipe
         self.trials = []
         self._known = self.refine_all()
@@ -111,58 +147,58 @@ class RefinementLoop(EventLoop):
             self.step()
 
     def step(self) -> None:
-        """As in merging."""
-        self._moment = self._now("")
+        """Do a step of merging, then tell the traffic of departures."""
+        self._step_began = self._now("")
         super().step()
-        for site, occasion in list(self._departed.items()):
-            if self._moment.began - occasion.began > WATCH_S:
-                self._tell_traffic(site, self._departed.pop(site))
+        for site, change in list(self._departed.items()):
+            if self._step_began.began - change.began > WATCH_S:
+                self._record_traffic(site, self._departed.pop(site))
 
     def receive(self, site: str, handover: Handover) -> Verdict:
-        """As in merging; after the first phase the hospital gets the model that follows from what it handed in."""
+        """Put a contribution into the ledger; in the second phase, make the hospital's new model.
+
+        Args:
+            site: Hospital that sent the contribution.
+            handover: The contribution's file and digest.
+        """
         before = self._digest_of(site)
         verdict = super().receive(site, handover)
         if self._recipe is not None and self._digest_of(site) != before:
-            self._occasions[site] = replace(self._moment, why="update")
+            self._changes[site] = replace(self._step_began, why="update")
             self._offer(self.refine(site), "update")
         return verdict
 
     def refine(self, site: str) -> Refinement:
-        """A hospital's coefficients as things are now."""
+        """Return a hospital's coefficients for the present contributions and descriptions."""
         assert self._recipe is not None
         assert self._own_recipe is not None
         own = site in self.refiner.contributors()
         return self.refiner.coefficients(site, self._own_recipe if own else self._recipe)
 
     def refine_all(self) -> list[Refinement]:
-        """Everybody's coefficients as things are now."""
+        """Return the coefficients of all hospitals."""
         assert self._recipe is not None
         assert self._own_recipe is not None
         return self.refiner.all_coefficients(self._recipe, self._own_recipe)
 
     def _is_done(self, stay: Stay, seconds: float) -> bool:
-        if (
-            any(site in self.talk.online for site in self._ready)
-            or self.owes_verdict()
-            or self._departed
-        ):
+        waits_for_model = any(site in self.mailbox.online for site in self._ready)
+        if waits_for_model or self.owes_verdict() or self._departed:
             return False
         if not stay.any:
             return True
         counted = [(len(self._newcomers), stay.newcomers), (self._departures, stay.departures)]
         wanted = [(found, limit) for found, limit in counted if limit]
-        return (
-            bool(wanted and all(found >= limit for found, limit in wanted))
-            or 0 < stay.seconds <= seconds
-        )
+        is_complete = bool(wanted) and all(found >= limit for found, limit in wanted)
+        return is_complete or 0 < stay.seconds <= seconds
 
     def members(self) -> Collection[str]:
-        """Return who is online and contributes; a hospital that only describes itself does not."""
-        return [site for site, member in self.talk.online.items() if not member.describes]
+        """Return the sites that are online and contribute, without those that only describe."""
+        return [site for site, member in self.mailbox.online.items() if not member.describes]
 
     def ask(self, site: str) -> None:
-        """Put the next question to an idle hospital; a model that is ready is sent first."""
-        member = self.talk.online[site]
+        """Send the next question to an idle hospital; a model that is ready is sent first."""
+        member = self.mailbox.online[site]
         if self._recipe is None:
             if not member.describes:
                 super().ask(site)
@@ -172,19 +208,21 @@ class RefinementLoop(EventLoop):
             super().ask(site)
         elif not self._is_busy() and self._described.get(site) != member.activated:
             self._described[site] = member.activated
-            self._occasions[site] = self._now("join")
+            self._changes[site] = self._now("join")
             self._ask_newcomer(site, self._recipe.statistic)
 
     def _is_busy(self) -> bool:
-        """Whether somebody who is here describes itself or waits for its model: one at a time, so a count of bytes is of one occasion."""
-        asked = set(self._occasions) - set(
-            self.talk.idle()
-        )  # not those that were away meanwhile: they are asked again
-        return any(site in self.talk.online for site in asked.union(self._ready))
+        """Return whether a hospital that is online describes itself or waits for its model.
+
+        Newcomers are served one at a time, so that the bytes that are counted belong to one change.
+        """
+        # a site with a change that is idle was offline meanwhile, and is asked again
+        asked = set(self._changes) - set(self.mailbox.idle())
+        return any(site in self.mailbox.online for site in asked.union(self._ready))
 
     def _ask_newcomer(self, site: str, statistic: str) -> None:
         weights = pack(self.base, self.names) if statistic_named(statistic).needs_network else None
-        self.talk.ask(
+        self.mailbox.ask(
             site,
             lambda node: ask_for_description(self.assignment, [statistic], weights, node),
             Question("describe"),
@@ -194,14 +232,14 @@ class RefinementLoop(EventLoop):
         weights = pack(self.refiner.model(self._ready[site]), self.names)
         self._number += 1
         number = self._number
-        self.talk.ask(
+        self.mailbox.ask(
             site,
             lambda node: send_refined(self.assignment.order, weights, number, node),
             Question("refined"),
         )
 
     def take(self, site: str, question: Question, reply: Message) -> None:
-        """Take in what a hospital answered."""
+        """Take a hospital's answer to a question."""
         if question.kind not in ("describe", "refined"):
             super().take(site, question, reply)
         elif reply.has_error():
@@ -219,22 +257,25 @@ class RefinementLoop(EventLoop):
         except (ConfigError, ModelInvalid) as error:
             self._give_up(site, "describe", str(error))
             return
-        self.tell(
-            Described(
-                site=site, subjects=subjects, statistic=self._recipe.statistic, seconds=seconds
-            )
-        )
+        statistic = self._recipe.statistic
+        self.on_event(Described(site=site, subjects=subjects, statistic=statistic, seconds=seconds))
         self._known = self.refine_all()
         self._offer(next(each for each in self._known if each.site == site), "join")
 
     def _give_up(self, site: str, phase: str, reason: str) -> None:
-        """A hospital could not describe itself, or take its model: others are not kept waiting."""
+        """Stop waiting for a hospital that could not describe itself or take its model."""
         self._ready.pop(site, None)
-        self._occasions.pop(site, None)
-        self.tell(Failed(phase=phase, round=0, site=site, reason=reason))
+        self._changes.pop(site, None)
+        self.on_event(Failed(phase=phase, round=0, site=site, reason=reason))
 
     def on_change(self, why: str) -> None:
-        """The centre, and every hospital's coefficients; after the first phase nobody is asked to score."""
+        """Publish the merged model; in the second phase, recalculate all coefficients.
+
+        In the second phase no hospital is asked to score.
+
+        Args:
+            why: arrival or withdrawal.
+        """
         super().on_change(why)
         if self._recipe is None or not self.merged:
             return
@@ -243,20 +284,22 @@ class RefinementLoop(EventLoop):
         self._known = self.refine_all()
         gone = sorted({each.site for each in before} - {each.site for each in self._known})
         changed, seconds = affected(before, self._known), time.monotonic() - began
-        self.tell(Recalculated(why=why, sites=tuple(changed), gone=tuple(gone), seconds=seconds))
+        self.on_event(
+            Recalculated(why=why, sites=tuple(changed), gone=tuple(gone), seconds=seconds)
+        )
         self._departures += len(gone)
         self._departed |= dict.fromkeys(gone, departure)
 
     def _digest_of(self, site: str) -> str:
         return next((entry.digest for entry in self.publisher.entries() if entry.site == site), "")
 
-    def _now(self, why: str) -> Occasion:
-        return Occasion(why, time.monotonic(), self._grid.total())
+    def _now(self, why: str) -> MembershipChange:
+        return MembershipChange(why, time.monotonic(), self._grid.total())
 
     def _offer(self, refinement: Refinement, why: str) -> None:
-        """A model is ready for its hospital."""
+        """Make a model ready to be sent to its hospital."""
         self._ready[refinement.site] = refinement
-        self.tell(
+        self.on_event(
             Refined(
                 site=refinement.site,
                 why=why,
@@ -269,24 +312,25 @@ class RefinementLoop(EventLoop):
         )
 
     def _conclude(self, site: str) -> None:
-        """A hospital has its model."""
+        """Record that a hospital has its model, and the traffic of the change that led to it."""
         self._ready.pop(site, None)
-        occasion = self._occasions.pop(site, None)
-        why = occasion.why if occasion else "choice"
-        seconds = time.monotonic() - occasion.began if occasion else None
-        self.tell(Delivered(site=site, why=why, seconds=seconds))
-        if occasion is not None:
+        change = self._changes.pop(site, None)
+        why = change.why if change else "choice"
+        seconds = time.monotonic() - change.began if change else None
+        self.on_event(Delivered(site=site, why=why, seconds=seconds))
+        if change is not None:
             self._newcomers |= {site} if why == "join" else set()
-            self._tell_traffic(site, occasion)
+            self._record_traffic(site, change)
 
-    def _tell_traffic(self, site: str, occasion: Occasion) -> None:
-        """What an occasion moved, to and from everybody; that hospitals are asked for news now and then goes on meanwhile."""
-        after = self._grid.total()
-        moved = {
-            self._roster.site_of(node): {
-                kind: count - occasion.before.get(node, {}).get(kind, 0)
-                for kind, count in kinds.items()
+    def _record_traffic(self, site: str, change: MembershipChange) -> None:
+        """Record the bytes that all hospitals sent and received since a change began.
+
+        Regular questions for contributions, which go on meanwhile, are in the count.
+        """
+        moved: dict[str, dict[str, int]] = {}
+        for node, kinds in self._grid.total().items():
+            before = change.before.get(node, {})
+            moved[self._members.site_of(node)] = {
+                kind: count - before.get(kind, 0) for kind, count in kinds.items()
             }
-            for node, kinds in after.items()
-        }
-        self.tell(Traffic(why=occasion.why, site=site, bytes=moved))
+        self.on_event(Traffic(why=change.why, site=site, bytes=moved))

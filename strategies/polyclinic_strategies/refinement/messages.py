@@ -1,4 +1,4 @@
-"""What coordinator and hospital say to each other about descriptions and refined models, as Flower's messages."""
+"""Messages about descriptions and refined models, packed as Flower's messages."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -23,20 +23,25 @@ from polyclinic.federation.records import (
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.merging.messages import LONG_S, Assignment
 
-MEAN = "mean."
-MOST_NUMBERS = 2**20  # in one statistic
+MEAN = "mean."  # prefix of the statistics' names in a message
+MOST_NUMBERS = 2**20  # upper limit for the numbers in one statistic
 
 
 def ask_for_description(
     assignment: Assignment, names: Sequence[str], weights: Tensor | None, node: int
 ) -> Message:
-    """`query.describe`: the base travels along only if one of the statistics is made of its features."""
+    """Make a `query.describe`.
+
+    Args:
+        assignment: Job of the hospital, and conditions for the release of a description.
+        names: Names of the statistics.
+        weights: Packed weights of the base if a statistic needs them, else None.
+        node: Node that the message goes to.
+    """
     config = order_to_config(assignment.order)
     config["base"], config["statistics"] = assignment.base, list(names)
-    config["min-subjects"], config["noise-multiplier"] = (
-        assignment.min_subjects,
-        assignment.noise_multiplier,
-    )
+    config["min-subjects"] = assignment.min_subjects
+    config["noise-multiplier"] = assignment.noise_multiplier
     content = RecordDict({CONFIG: config})
     if weights is not None:
         content[ARRAYS] = weights_to_record(weights)
@@ -44,10 +49,10 @@ def ask_for_description(
 
 
 def read_question(message: Message) -> tuple[Order, tuple[str, ...], Release]:
-    """Order, names of statistics, and what may leave, of a `query.describe`.
+    """Return order, names of statistics, and conditions for the release, of a `query.describe`.
 
     Raises:
-        ConfigError: Something is missing or of another kind.
+        ConfigError: A field is missing or has the wrong type.
     """
     flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
     try:
@@ -55,7 +60,8 @@ def read_question(message: Message) -> tuple[Order, tuple[str, ...], Release]:
         release = Release(int(flat["min-subjects"]), float(flat["noise-multiplier"]))
     except ValidationError as error:
         raise ConfigError(
-            "The coordinator's message asks for an impossible release: it runs another version of polyclinic."
+            "The coordinator's message asks for an impossible release: it runs another version of "
+            "polyclinic."
         ) from error
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ConfigError(
@@ -65,26 +71,32 @@ def read_question(message: Message) -> tuple[Order, tuple[str, ...], Release]:
 
 
 def has_weights(message: Message) -> bool:
-    """Whether the base came along."""
+    """Return whether a message holds the weights of the base."""
     return ARRAYS in unpack_content(message.content)
 
 
 def describe_reply(message: Message, means: StateDict, subjects: int, seconds: float) -> Message:
-    """A hospital's answer to `query.describe`: float32 numbers as bytes."""
+    """Make the answer to a `query.describe`.
+
+    Args:
+        message: The question.
+        means: Mean of each statistic over the subjects; it travels as float32 in bytes.
+        subjects: Number of subjects.
+        seconds: Time that the description took.
+    """
     flat: dict[str, Any] = {
         f"{MEAN}{name}": mean.numpy().astype("<f4").tobytes() for name, mean in means.items()
     }
-    return Message(
-        RecordDict({CONFIG: ConfigRecord({**flat, "subjects": subjects, "seconds": seconds})}),
-        reply_to=message,
-    )
+    config = ConfigRecord({**flat, "subjects": subjects, "seconds": seconds})
+    return Message(RecordDict({CONFIG: config}), reply_to=message)
 
 
 def read_description(message: Message, wanted: Sequence[str]) -> tuple[StateDict, int, float]:
-    """The means, the number of subjects behind them, and how long that took the hospital.
+    """Return the means, the number of subjects, and the seconds that the description took.
 
     Raises:
-        ConfigError: A statistic is missing, is no list of finite numbers, or is too long; or nothing says over how many subjects.
+        ConfigError: A statistic is missing, too long, or not a list of finite numbers; or the
+            number of subjects is missing.
     """
     flat: dict[str, Any] = dict(message.content.config_records.get(CONFIG, {}))
     means = {}
@@ -96,17 +108,18 @@ def read_description(message: Message, wanted: Sequence[str]) -> tuple[StateDict
             )
         means[name] = torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32))
         if not bool(torch.isfinite(means[name]).all()):
-            raise ConfigError(f"A hospital's {name} holds NaN or Inf.")
+            raise ConfigError(f"A hospital's {name} holds NaN or Inf: check its images.")
     subjects, seconds = flat.get("subjects"), flat.get("seconds", 0.0)
     if type(subjects) is not int or subjects < 1 or not isinstance(seconds, int | float):
         raise ConfigError(
-            "A hospital's description does not say over how many subjects: it runs another version of polyclinic."
+            "A hospital's description lacks the number of subjects: it runs another version of "
+            "polyclinic."
         )
     return means, subjects, float(seconds)
 
 
 def send_refined(order: Order, weights: Tensor, number: int, node: int) -> Message:
-    """`query.refined`: the model that was made for this hospital."""
+    """Make a `query.refined`: the model that was made for this hospital, with its number."""
     config = order_to_config(order)
     config["number"] = number
     content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config})
@@ -114,6 +127,9 @@ def send_refined(order: Order, weights: Tensor, number: int, node: int) -> Messa
 
 
 def read_refined(message: Message) -> tuple[Order, int]:
-    """Order and number of a `query.refined`; its weights are read by `records.weights_from_message`."""
+    """Return order and number of a `query.refined`.
+
+    Its weights are read by `records.weights_from_message`.
+    """
     flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
     return order_from_message(message), int(flat.get("number", 0))

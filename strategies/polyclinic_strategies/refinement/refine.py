@@ -1,16 +1,17 @@
-"""How much of each hospital's task vector goes into a hospital's refined model, and the model that comes of it.
+"""Coefficients of a hospital's refined model, and the model that they give.
 
     θ_i = θ0 + Σ_j w_ij τ_j,    Σ_j w_ij = 1
 
-Kitrungrotsakul et al. leave open how a refined model follows from a distribution; the coefficients here are our reading. Everything is a
-function of the descriptions and of the contributions that count, so whoever comes, changes or goes costs nobody else anything.
+Kitrungrotsakul et al. leave open how a refined model follows from a distribution; the coefficients
+here are our interpretation. Everything is a function of the descriptions and of the contributions
+that count, so a hospital that joins, changes or leaves costs the others nothing.
 """
 
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import nsmallest
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,29 +22,33 @@ from polyclinic_strategies.merging.arithmetic.merge import add_to_base
 from polyclinic_strategies.refinement.distribution import Neighbourhood
 
 RULES = ("softmax", "nearest", "clusters", "uniform", "norm_local")
-NEGLIGIBLE = 1e-6  # of the nearest one's share: not worth reading a contribution
+NEGLIGIBLE = 1e-6  # a share below this, relative to the nearest one's, is left out
 
 
-class Vectors(Protocol):
-    """A contribution, opened."""
+@runtime_checkable
+class TaskVectors(Protocol):
+    """An open contribution."""
 
     def task_vector(self, name: str) -> Tensor:
-        """One parameter's task vector, float32."""
+        """Return one parameter's task vector, float32."""
         ...
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How coefficients follow from distances, which are counted in medians of those among the hospitals that contributed.
+    """How coefficients follow from distances.
+
+    Distances are counted in medians of those among the hospitals that contributed.
 
     Args:
-        rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters: the mean of all that hang together with
-            the nearest one, in steps of at most `sharpness`; uniform: the mean of all; norm_local: the mean of all, but a contributor's own
-            normalization layers, as FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623) keeps them.
+        rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters:
+            the mean of all that are linked to the nearest one, in steps of at most `sharpness`;
+            uniform: the mean of all; norm_local: the mean of all, but a contributor's own
+            normalization layers, as in FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623).
         statistic: Name of an installed statistic.
-        sharpness: The smaller, the more the nearest counts.
-        reach: Who is farther than this from everybody gets the uniform mean.
-        neighbours: Of softmax: at most so many hospitals' vectors make one model.
+        sharpness: The smaller, the more the nearest hospitals count.
+        reach: A hospital that is farther than this from all others gets the uniform mean.
+        neighbours: Softmax uses at most this many hospitals' vectors for a model.
     """
 
     rule: str = "softmax"
@@ -60,26 +65,23 @@ class Recipe:
 
     def __str__(self) -> str:
         if self.rule in ("uniform", "norm_local"):
-            return (
-                "uniform mean"
-                if self.rule == "uniform"
-                else "uniform mean with the own normalization"
-            )
+            own = " with the own normalization" if self.rule == "norm_local" else ""
+            return f"uniform mean{own}"
         sharp = f", sharpness {self.sharpness:g}" if self.rule in ("softmax", "clusters") else ""
         return f"{self.rule} by {self.statistic.replace('_', ' ')}{sharp}"
 
 
 @dataclass(frozen=True)
 class Refinement:
-    """Why a hospital's refined model is what it is.
+    """Coefficients of a hospital's refined model, and their reasons.
 
     Attributes:
-        site: Whose model.
-        recipe: How it was made.
-        coefficients: Contributing hospital to w; those with 0 are left out. Adds up to 1.
-        distances: Contributing hospital to distance, in medians; empty where no distance was asked for.
+        site: Name of the hospital.
+        recipe: The recipe that gave the coefficients.
+        coefficients: Contributing hospital to w, without zeros. They add up to 1.
+        distances: Contributing hospital to distance, in medians; empty if the recipe needs none.
         fallback: Why the uniform mean was taken instead; empty if it was not.
-        normalization: Other coefficients for normalization layers; empty if they are mixed like all else.
+        normalization: Other coefficients for normalization layers; empty if they are the same.
     """
 
     site: str
@@ -91,28 +93,29 @@ class Refinement:
 
     @property
     def sources(self) -> list[str]:
-        """Whose vectors are needed."""
+        """Names of the hospitals whose vectors are needed."""
         return sorted({*self.coefficients, *self.normalization})
 
     @property
     def nearest(self) -> str:
-        """The nearest hospital; empty where no distance was asked for."""
+        """Name of the nearest hospital; empty if the recipe needs no distance."""
         return min(self.distances, key=lambda site: (self.distances[site], site), default="")
 
 
 def choose_coefficients(
     site: str, neighbourhood: Neighbourhood, contributors: Sequence[str], recipe: Recipe
 ) -> Refinement:
-    """The coefficients of a hospital's refined model.
+    """Choose the coefficients of a hospital's refined model.
 
     Args:
         site: Any hospital; one that contributed is at distance 0 from its own vector.
-        neighbourhood: By the recipe's statistic.
-        contributors: Whose vectors may be used. Leave `site` out to see what it would get if it had not contributed.
-        recipe: How.
+        neighbourhood: Distances by the recipe's statistic.
+        contributors: Hospitals whose vectors may be used. Leave `site` out to see the coefficients
+            that it would get without a contribution.
+        recipe: How to choose.
 
     Raises:
-        ConfigError: Nobody has contributed.
+        ConfigError: There is no contribution.
     """
     known = [each for each in sorted(contributors) if neighbourhood.knows(each)]
     if not contributors:
@@ -121,35 +124,34 @@ def choose_coefficients(
         own = {site: 1.0} if recipe.rule == "norm_local" and site in contributors else {}
         return Refinement(site, recipe, _uniform(contributors), {}, normalization=own)
     if not neighbourhood.knows(site) or not known:
-        return Refinement(
-            site,
-            recipe,
-            _uniform(contributors),
-            {},
-            f"nobody described {site} by {recipe.statistic.replace('_', ' ')}",
-        )
+        reason = f"nobody described {site} by {recipe.statistic.replace('_', ' ')}"
+        return Refinement(site, recipe, _uniform(contributors), {}, reason)
     unit = neighbourhood.unit(known)
     distances = {each: neighbourhood.distance(site, each) / unit for each in known}
     if min(distances.values()) > recipe.reach:
         nearest = min(distances, key=lambda each: (distances[each], each))
-        reason = f"nobody is near: {nearest}, the nearest, is {distances[nearest]:.1f} medians away, the limit is {recipe.reach:g}"
+        reason = (
+            f"nobody is near: {nearest}, the nearest, is {distances[nearest]:.1f} medians away, "
+            f"the limit is {recipe.reach:g}"
+        )
         return Refinement(site, recipe, _uniform(contributors), distances, reason)
     return Refinement(site, recipe, _weigh(distances, neighbourhood, unit, recipe), distances)
 
 
 def combine(
     base: StateDict,
-    files: Mapping[str, Vectors],
+    files: Mapping[str, TaskVectors],
     refinement: Refinement,
     normalization: Collection[str] = (),
 ) -> StateDict:
-    """θ0 + Σ w_j τ_j, one parameter at a time, added up in float64 in the order of the names.
+    """Return θ0 + Σ w_j τ_j, one parameter at a time, summed in float64 in the order of the names.
 
-    Running statistics of normalization layers are mixed like all else: they describe the images of the hospitals that count.
+    Running statistics of normalization layers are mixed like everything else: they describe the
+    images of the hospitals that count.
 
     Args:
-        base: θ0; what is not of a floating type is copied.
-        files: Opened contributions; those of all `refinement.sources`.
+        base: θ0; tensors that are not floating-point are copied.
+        files: Open contributions; those of all `refinement.sources`.
         refinement: The coefficients.
         normalization: Names of the tensors of normalization layers.
     """
@@ -159,10 +161,8 @@ def combine(
             made[name] = tensor.clone()
             continue
         own = refinement.normalization if name in normalization else {}
-        coefficients, total = (
-            own or refinement.coefficients,
-            torch.zeros(tensor.shape, dtype=torch.float64),
-        )
+        coefficients = own or refinement.coefficients
+        total = torch.zeros(tensor.shape, dtype=torch.float64)
         for site in sorted(coefficients):
             total.add_(files[site].task_vector(name), alpha=coefficients[site])
         made[name] = add_to_base(name, tensor, total.float())
@@ -180,9 +180,8 @@ def _weigh(
     if recipe.rule == "nearest":
         return {chosen[0]: 1.0}
     if recipe.rule == "clusters":
-        return _uniform(
-            _cluster(chosen[0], list(distances), neighbourhood, unit * recipe.sharpness)
-        )
+        step = unit * recipe.sharpness
+        return _uniform(_cluster(chosen[0], list(distances), neighbourhood, step))
     shares = {
         site: math.exp((distances[chosen[0]] - distances[site]) / recipe.sharpness)
         for site in chosen
@@ -195,7 +194,7 @@ def _weigh(
 def _cluster(
     start: str, sites: Sequence[str], neighbourhood: Neighbourhood, step: float
 ) -> list[str]:
-    """Everybody who can be reached from `start` in steps no longer than `step`: single linkage."""
+    """Return all sites that `start` reaches in steps of at most `step` (single linkage)."""
     found, edge = {start}, [start]
     while edge:
         here = edge.pop()

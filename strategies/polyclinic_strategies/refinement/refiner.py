@@ -1,6 +1,6 @@
-"""From a ledger and the descriptions beside it to refined models: no Flower, no network.
+"""From a ledger and the descriptions beside it to refined models, without Flower or the network.
 
-    LEDGER/descriptions/SITE.safetensors    what a hospital told of itself that has not contributed, or not yet
+    LEDGER/descriptions/SITE.safetensors    description of a hospital without a contribution
 
 Hospitals that contributed describe themselves inside their contribution (`statistics/site/NAME`).
 """
@@ -17,18 +17,18 @@ from polyclinic.errors import ModelInvalid, UnknownName
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry
-from polyclinic.system.durable import make_folder
+from polyclinic.system.durable import replacing
 from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.refinement.distribution import Neighbourhood
 from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
 
-NOTICED = 0.001
+NOTICED = 0.001  # a larger change of a coefficient is a new model
 _SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a hospital told of itself."""
+    """A hospital's description of its images."""
 
     base: str  # digest of the model that features were taken from
     subjects: int
@@ -36,35 +36,35 @@ class Description:
 
 
 class Refiner:
-    """Makes refined models of what a ledger holds.
+    """Makes refined models from what a ledger holds.
 
     Args:
         publisher: Knows which contributions count.
-        normalization: Names of the tensors of normalization layers, for recipes that treat them apart.
+        normalization: Names of the tensors of normalization layers, for recipes that treat them
+            differently.
     """
 
     def __init__(self, publisher: Publisher, normalization: Collection[str] = ()) -> None:
         self._publisher = publisher
         self._normalization = frozenset(normalization)
         self._folder = publisher.ledger.folder / "descriptions"
-        self._of_contribution: dict[
-            str, StateDict
-        ] = {}  # digest -> description; contributions never change
-        self._of_newcomer: tuple[int, dict[str, Description]] = (
-            -1,
-            {},
-        )  # when the folder last changed, and what it held
+        # digest -> description; contributions never change
+        self._of_contribution: dict[str, StateDict] = {}
+        # time of the folder's last change, and its content
+        self._of_newcomer: tuple[int, dict[str, Description]] = (-1, {})
         self._neighbourhoods: dict[str, Neighbourhood] = {}
-        self._read: tuple[int, dict[str, Entry]] | None = (
-            None  # last line of the journal, and what counted then
-        )
+        # last line of the journal, and the entries that counted then
+        self._read: tuple[int, dict[str, Entry]] | None = None
 
     def contributors(self) -> list[str]:
-        """Sites whose vectors count, by name."""
+        """Return the names of the sites whose vectors count, sorted."""
         return list(self._entries())
 
     def newcomers(self) -> dict[str, Description]:
-        """Hospitals that described themselves; a description of features of an older base does not count."""
+        """Return the hospitals that described themselves.
+
+        A description by features of an older base does not count.
+        """
         changed = self._folder.stat().st_mtime_ns if self._folder.is_dir() else 0
         if self._of_newcomer[0] != changed:
             self._of_newcomer = (
@@ -75,34 +75,24 @@ class Refiner:
         return {site: found for site, found in self._of_newcomer[1].items() if found.base == base}
 
     def describe(self, site: str, description: Description) -> None:
-        """Keep what a hospital told of itself, instead of what it told before."""
+        """Keep a hospital's description; it replaces an earlier one."""
         if not _SITE.fullmatch(site):
             raise ModelInvalid(f"{site[:80]!r} is not a hospital's name.")
-        make_folder(self._folder)
-        path = self._folder / f"{site}.safetensors"
-        temporary = path.with_name(f".{site}.partial")
-        save_state(
-            description.means,
-            temporary,
-            {
-                "polyclinic": json.dumps(
-                    {"base": description.base, "subjects": description.subjects}
-                )
-            },
-        )
-        temporary.replace(path)
+        text = json.dumps({"base": description.base, "subjects": description.subjects})
+        with replacing(self._folder / f"{site}.safetensors") as unfinished:
+            save_state(description.means, unfinished, {"polyclinic": text})
 
     def forget(self, site: str) -> None:
-        """A hospital that only described itself leaves."""
+        """Remove the description of a hospital that leaves."""
         (self._folder / f"{site}.safetensors").unlink(missing_ok=True)
 
     def statistics(self) -> list[str]:
-        """Statistics by which every contributor is described."""
+        """Return the statistics by which every contributor is described."""
         found = [set(description) for description in self._contributed().values()]
         return sorted(set.intersection(*found)) if found else []
 
     def neighbourhood(self, statistic: str) -> Neighbourhood:
-        """Distances by one statistic as things are now."""
+        """Return the present distances by one statistic."""
         if statistic not in self._neighbourhoods:
             self._neighbourhoods[statistic] = Neighbourhood(statistic)
         found = self._neighbourhoods[statistic]
@@ -112,16 +102,16 @@ class Refiner:
         return found
 
     def coefficients(self, site: str, recipe: Recipe, *, leave_out: bool = False) -> Refinement:
-        """Whose vectors make a hospital's model.
+        """Choose the coefficients of a hospital's model.
 
         Args:
             site: Any hospital that is described.
-            recipe: How.
-            leave_out: As if `site` had not contributed.
+            recipe: How to choose.
+            leave_out: Choose as if `site` had not contributed.
 
         Raises:
-            UnknownName: Nobody of that name has contributed or described itself.
-            ConfigError: Nobody (else) has contributed.
+            UnknownName: No hospital of that name has contributed or described itself.
+            ConfigError: No (other) hospital has contributed.
         """
         contributors = self.contributors()
         if site not in contributors and site not in self.newcomers():
@@ -130,7 +120,12 @@ class Refiner:
         return choose_coefficients(site, self.neighbourhood(recipe.statistic), among, recipe)
 
     def all_coefficients(self, recipe: Recipe, own_recipe: Recipe) -> list[Refinement]:
-        """Everybody's, sorted by name: by one recipe for those that contributed, by the other for newcomers."""
+        """Choose everybody's coefficients, sorted by name.
+
+        Args:
+            recipe: For newcomers.
+            own_recipe: For hospitals that contributed.
+        """
         contributors, newcomers = self.contributors(), self.newcomers()
         near = {each.statistic: self.neighbourhood(each.statistic) for each in (recipe, own_recipe)}
         chosen = {
@@ -143,7 +138,7 @@ class Refiner:
         ]
 
     def model(self, refinement: Refinement) -> StateDict:
-        """The refined model itself; only the contributions that take part are read."""
+        """Make a refined model; only the contributions that take part are read."""
         entries = self._entries()
         with ExitStack() as stack:
             files = {
@@ -153,7 +148,10 @@ class Refiner:
             return combine(self._publisher.base(), files, refinement, self._normalization)
 
     def matrix(self, statistic: str) -> tuple[list[str], list[list[float]]]:
-        """Everybody's distances to everybody, in medians of those among contributors; contributors come first."""
+        """Return the names of all hospitals, contributors first, and their distances.
+
+        Distances are in medians of those among contributors.
+        """
         neighbourhood = self.neighbourhood(statistic)
         among = [site for site in self.contributors() if site in neighbourhood.sites]
         sites = [*among, *(site for site in neighbourhood.sites if site not in among)]
@@ -163,7 +161,10 @@ class Refiner:
         ]
 
     def _entries(self) -> dict[str, Entry]:
-        """The contributions that count, by site; read anew whenever the ledger has a new line."""
+        """Return the contributions that count, by site.
+
+        They are read again whenever the ledger has a new line.
+        """
         head = self._publisher.ledger.history(limit=1)[-1].sequence
         if self._read is None or self._read[0] != head:
             self._read = head, {entry.site: entry for entry in self._publisher.entries()}
@@ -180,7 +181,7 @@ class Refiner:
 
 
 def affected(before: Sequence[Refinement], after: Sequence[Refinement]) -> list[str]:
-    """Hospitals that are new, or whose coefficients changed by more than `NOTICED`."""
+    """Return the hospitals that are new, or whose coefficients changed by more than `NOTICED`."""
     known = {each.site: each for each in before}
     return [
         each.site
@@ -190,16 +191,14 @@ def affected(before: Sequence[Refinement], after: Sequence[Refinement]) -> list[
 
 
 def _difference(one: Refinement, other: Refinement) -> float:
-    """The largest change of a coefficient."""
+    """Return the largest change of a coefficient."""
     pairs = [(one.coefficients, other.coefficients), (one.normalization, other.normalization)]
-    return max(
-        (
-            abs(first.get(site, 0.0) - second.get(site, 0.0))
-            for first, second in pairs
-            for site in {*first, *second}
-        ),
-        default=0.0,
+    changes = (
+        abs(first.get(site, 0.0) - second.get(site, 0.0))
+        for first, second in pairs
+        for site in {*first, *second}
     )
+    return max(changes, default=0.0)
 
 
 def _read_contribution(entry: Entry) -> StateDict:
@@ -215,5 +214,5 @@ def _read(path: Path) -> Description:
         return Description(str(described["base"]), int(described["subjects"]), means)
     except (KeyError, TypeError, ValueError) as error:
         raise ModelInvalid(
-            f"{path}: is not a hospital's description. Remove it; the hospital describes itself again."
+            f"{path}: not a hospital's description. Remove it; the hospital describes itself again."
         ) from error

@@ -1,6 +1,6 @@
-"""Refinement's settings: how contributions come about, what hospitals describe themselves by, and what is tried.
+"""Settings of refinement: contributions, descriptions, and the recipes to try.
 
-Kitrungrotsakul et al.; its abstract leaves the formulas open, see `refine` for our reading.
+Kitrungrotsakul et al.; the abstract leaves the formulas open, see `refine` for our interpretation.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,40 +14,44 @@ from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.refinement.refine import Recipe
 
-GENTLE = 0.8  # the sharpness that is tried for contributors beside the others: their own vector and a little of the neighbours'
+# additional sharpness for contributors: their own vector, and a little of the neighbours'
+GENTLE = 0.8
 
 
 @dataclass(frozen=True)
 class Stay:
-    """How long hospitals may come, change and go after the first refined models: until one of these holds."""
+    """Conditions that end the time in which hospitals may join, change and leave.
 
-    newcomers: int = (
-        0  # so many hospitals got a model for their description alone; 0: does not count
-    )
-    departures: int = 0  # and so many have been withdrawn
-    seconds: float = 0.0  # so long after the first refined models; 0: does not count
+    It begins with the first refined models; the first condition that holds ends it.
+    """
+
+    newcomers: int = 0  # this many hospitals got a model for their description alone; 0: none
+    departures: int = 0  # and this many have been withdrawn
+    seconds: float = 0.0  # this much time has passed; 0: no such condition
 
     @property
     def any(self) -> bool:
-        """Whether there is anything to stay for."""
+        """Whether there is any condition."""
         return self.newcomers > 0 or self.departures > 0 or self.seconds > 0
 
 
 @dataclass(frozen=True)
 class Refining:
-    """How refined models come about, as conf/strategy/refinement.yaml describes it.
+    """Settings of refinement, as `conf/strategy/refinement.yaml` describes them.
 
     Args:
-        title: Its name in tables.
-        base_rounds: Synchronous rounds of averaging that make the base; what is left of `rounds` every hospital fine-tunes in its own time.
-            0: the base is `base`, or the network as the seed makes it.
-        contributions: How hospitals contribute: a node of `conf/strategy/merging/`, whose rule makes the centre.
-        statistics: What hospitals describe themselves by.
-        rules: Rules that are tried.
-        sharpness: Values that are tried.
-        reach: Farther than so many medians from everybody: the uniform mean.
-        neighbours: At most so many vectors in one refined model.
-        stay: How long hospitals may come, change and go.
+        title: Name in tables.
+        base_rounds: Synchronous rounds of averaging that make the base. Every hospital fine-tunes
+            for the rest of `rounds`, at its own pace. 0: the base is `base`, or the network as the
+            seed initializes it.
+        contributions: How hospitals contribute: a node of `conf/strategy/merging/`, whose rule
+            makes the centre.
+        statistics: Statistics by which hospitals describe themselves.
+        rules: Rules to try.
+        sharpness: Values to try.
+        reach: A hospital farther than this many medians from all others gets the uniform mean.
+        neighbours: Largest number of vectors in one refined model.
+        stay: Conditions that end the time in which hospitals may join, change and leave.
     """
 
     title: str
@@ -67,18 +71,19 @@ class Refining:
             )
         if not self.statistics or not self.rules or not self.sharpness:
             raise ConfigError(
-                "strategy.statistics, strategy.rules and strategy.sharpness name at least one each."
+                "strategy.statistics, strategy.rules and strategy.sharpness: "
+                "name at least one value for each."
             )
         self.recipes()
         self.merging()
 
     def merging(self) -> Merging:
-        """How hospitals contribute."""
+        """Return how hospitals contribute."""
         merging: Merging = instantiate(self.contributions, _recursive_=False)
         return merging
 
     def make_stay(self) -> Stay:
-        """How long hospitals may come, change and go."""
+        """Return the conditions that end the time in which hospitals may join, change and leave."""
         known = {key: self.stay[key] or 0 for key in self.stay}
         return Stay(
             int(known.get("newcomers", 0)),
@@ -87,7 +92,10 @@ class Refining:
         )
 
     def recipes(self) -> list[Recipe]:
-        """Everything that is tried for hospitals that did not contribute; the uniform mean is always among it."""
+        """Return the recipes to try for hospitals without a contribution.
+
+        The uniform mean is always one of them.
+        """
         made = [
             Recipe(rule, statistic, sharpness, self.reach, self.neighbours)
             for statistic in self.statistics
@@ -98,15 +106,16 @@ class Refining:
         return [*made, Recipe("uniform", self.statistics[0], 1.0, self.reach, self.neighbours)]
 
     def own_recipes(self, chosen: Recipe) -> list[Recipe]:
-        """Everything that is tried for hospitals that contributed: the same statistic, from their own vector alone to the mean."""
+        """Return the recipes to try for hospitals that contributed.
+
+        They use the same statistic, and range from their own vector alone to the mean.
+        """
         sharp = [
             Recipe("softmax", chosen.statistic, value, self.reach, self.neighbours)
             for value in (*self.sharpness, GENTLE)
         ]
-        return [
-            *sharp,
-            *(
-                Recipe(rule, chosen.statistic, 1.0, self.reach, self.neighbours)
-                for rule in ("nearest", "uniform", "norm_local")
-            ),
+        others = [
+            Recipe(rule, chosen.statistic, 1.0, self.reach, self.neighbours)
+            for rule in ("nearest", "uniform", "norm_local")
         ]
+        return [*sharp, *others]

@@ -12,11 +12,11 @@ ENDING = ".safetensors"
 
 PRETRAIN_HELP = """Train a universal encoder on images without labels, by masked image modelling.
 
-The encoder learns to predict squares that are hidden from it. --data names a folder of images, in any
-subfolders: PNG, JPEG, NIfTI. base=FILE starts from the weights of an earlier pretrain, or of any file
-with the same encoder. Interrupted, the same command goes on; with other images or settings it begins
-anew. It ends with OUT/encoder.safetensors and OUT/report.html, which compares 8 images that were held
-back.
+The encoder learns to predict squares that are hidden from it. --data names a folder of images (PNG,
+JPEG, NIfTI), also in subfolders. base=FILE starts from the weights of an earlier pretrain, or of
+any file with the same encoder. After an interruption, the same command goes on; with other images
+or settings it begins again. The results are OUT/encoder.safetensors and OUT/report.html, which
+shows 8 images that were not used for training.
 
 Examples:
 
@@ -34,17 +34,19 @@ training=universal strategy.public=/data/public base=pretrained/encoder.safetens
 @app.command(help=PRETRAIN_HELP, rich_help_panel="Methods")
 def pretrain(
     settings: Annotated[
-        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="See the examples.")
+        list[str] | None,
+        typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings, as in the examples."),
     ] = None,
     data: Annotated[
-        list[Path] | None, typer.Option("--data", metavar="FOLDER", help="A folder of images.")
+        list[Path] | None,
+        typer.Option("--data", metavar="FOLDER", help="A folder of images; may be repeated."),
     ] = None,
     out: Annotated[
         Path,
         typer.Option(
             "--out",
-            help="Folder for the results; or a .safetensors file, whose report goes into a folder "
-            "of its name.",
+            help="Folder for the results; or a .safetensors file, and the report is in the folder "
+            "of the same name.",
         ),
     ] = Path("pretrained"),
     steps: Annotated[int, typer.Option(min=1, help="Number of optimizer steps.")] = 1000,
@@ -53,7 +55,7 @@ def pretrain(
         typer.Option(min=1, help="Number of images in a step. Default: training.batch_size."),
     ] = None,
     learning_rate: Annotated[
-        float | None, typer.Option(help="Highest rate. Default: training.learning_rate.")
+        float | None, typer.Option(help="Highest learning rate. Default: training.learning_rate.")
     ] = None,
 ) -> None:
     """See PRETRAIN_HELP."""
@@ -64,19 +66,19 @@ def pretrain(
     if not data:
         raise ConfigError("pretrain: name the folder of the images with --data FOLDER.")
     if learning_rate is not None and not learning_rate > 0:
-        raise ConfigError(f"--learning-rate {learning_rate:g}: a number above 0.")
+        raise ConfigError(f"--learning-rate {learning_rate:g} must be a number above 0.")
     single = out.suffix == ENDING
     folder = out.with_suffix("") if single else out
     weights = out if single else folder / f"encoder{ENDING}"
-    orders = Orders(
-        tuple(data), folder, weights, tuple(settings or ()), steps, batch_size, learning_rate
-    )
+    overrides = tuple(settings or ())
+    orders = Orders(tuple(data), folder, weights, overrides, steps, batch_size, learning_rate)
     found = pretrain_encoder(orders, console)
     path = write_pretraining_report(folder, found)
     console.print(
-        f"held-back images: misses by {found.missed:.4f}, "
-        f"the mean colour of what is seen by {found.missed_by_mean:.4f}",
+        f"images that were not used for training: error {found.missed:.4f}, "
+        f"{found.missed_by_mean:.4f} if the mean colour of the visible squares is predicted",
         markup=False,
+        soft_wrap=True,
     )
     console.print(f"encoder: {weights}", markup=False, soft_wrap=True)
     console.print(f"report: {path}", markup=False, soft_wrap=True)

@@ -1,4 +1,7 @@
-"""The universal model within a run: stages of contributions, a new encoder after each, and a probe of the first and the last."""
+"""The universal model at the coordinator: stages of contributions, and a new encoder after each.
+
+The first encoder and the last are tested with a probe at every hospital.
+"""
 
 import json
 import time
@@ -15,7 +18,7 @@ from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, Note, Progress
-from polyclinic.federation.final_test import RETURN_S, FinalTest, announce, list_before
+from polyclinic.federation.final_test import RETURN_S, FinalTest, list_before, record_start
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Entry, Ledger
@@ -33,7 +36,7 @@ from polyclinic_strategies.universal.settings import (
     check_parts,
     universal_settings,
 )
-from polyclinic_strategies.universal.stage_log import StageBook
+from polyclinic_strategies.universal.stage_log import StageLog
 from polyclinic_strategies.universal.strategy import Universal
 
 LISTED_BEFORE = {
@@ -42,11 +45,11 @@ LISTED_BEFORE = {
     "kind": "universal",
     "note": "the encoder that hospitals got in the first stage",
 }
-TELL_S = 2.0  # between two words on how far something is
+PROGRESS_S = 2.0  # seconds between two events about the progress of some work
 
 
 class UniversalCoordinator:
-    """Coordinator of one strategy whose hospitals teach one encoder.
+    """Coordinator of one strategy in which all hospitals teach one encoder.
 
     Args:
         config: Configuration of the strategy.
@@ -80,10 +83,10 @@ class UniversalCoordinator:
 
 
 class UniversalRun:
-    """One universal strategy while it runs.
+    """The run of one universal strategy.
 
     Args:
-        context: What it works with.
+        context: Grid, hospitals, folder and configuration of the run.
     """
 
     def __init__(self, context: RunContext) -> None:
@@ -102,86 +105,92 @@ class UniversalRun:
         self._expected = self._merging.expected_contributions(config.deployment)
         # a stage is `training.epochs` passes
         self._order = replace(make_order(self._folder, config, network), rounds=1)
-        self._book = StageBook(self._folder, self._order.arm)
+        self._log = StageLog(self._folder, self._order.arm)
         self._images: torch.Tensor | None = None
-        self._gathered = False  # whether this process has spoken with hospitals
+        self._gathered = False  # whether this process has collected contributions
 
     def run(self) -> None:
-        """All stages that are not done yet, then the figures of the first encoder and the last."""
-        announce(self._folder, self._order, self._universal.title, self._expected)
-        self._book.begin(self._universal.combine, self._universal.stages)
-        first = {
-            name: self._network.state_dict()[name].detach().cpu().float().clone()
-            for name in self._names
-        }
+        """Run the stages that are not done yet, then test the first encoder and the last.
+
+        Raises:
+            RunError: Nobody contributed to the only stage.
+        """
+        record_start(self._folder, self._order, self._universal.title, self._expected)
+        stages = self._universal.stages
+        self._log.record_plan(self._universal.combine, stages)
+        initial = self._network.state_dict()
+        first = {name: initial[name].detach().cpu().float().clone() for name in self._names}
         with Ledger.open(self._merging.ledger_folder(self._folder.path)) as ledger:
-            done, state = self._find_newest(ledger, first)
-            self._images = (
-                self._read_public()
-                if self._universal.distils and done < self._universal.stages
-                else None
-            )
-            for number in range(done + 1, self._universal.stages + 1):
+            done, state = self._latest_encoder(ledger, first)
+            if self._universal.distils and done < stages:
+                self._images = self._read_public()
+            for number in range(done + 1, stages + 1):
                 state = self._run_stage(ledger, number, state)
-        if (
-            not self._gathered
-        ):  # a coordinator that was started again: hospitals need a moment to come back
-            known = len(self._book.contributors())
+        if not self._gathered:  # after a restart, hospitals need some seconds to come back
+            known = len(self._log.contributors())
             self._attendance.wait_for(known, 0, min(RETURN_S, self._config.deployment.wait_s))
         list_before(self._folder, self._order.arm, LISTED_BEFORE)
         self._test(BEFORE, first)
         self._test(self._order.arm, state)
-        self._keep(state, self._universal.stages, tested=True)
+        self._keep(state, stages, tested=True)
         self._folder.record(ArmEnd(arm=self._order.arm))
 
-    def _find_newest(self, ledger: Ledger, first: StateDict) -> tuple[int, StateDict]:
-        """How many stages this run has behind it, and the encoder that came of them: the ledger's bases say so."""
-        made = self._book.read_bases(ledger)
+    def _latest_encoder(self, ledger: Ledger, first: StateDict) -> tuple[int, StateDict]:
+        """Return the number of finished stages, which the ledger's bases show, and the encoder."""
+        made = self._log.read_bases(ledger)
         if not made:
             return 0, first
         return max(made), ledger.load_model(made[max(made)])
 
     def _run_stage(self, ledger: Ledger, number: int, state: StateDict) -> StateDict:
-        """Gather, combine, and make what comes of it the next base; what a crash left half-done is taken up."""
+        """Run a stage, or the rest of one that a crash interrupted, and return its encoder.
+
+        The stage's contributions are combined, and the result becomes the next base.
+
+        Raises:
+            RunError: Nobody contributed, and it is the only stage.
+        """
         base = ledger.add_base(state, json.dumps(describe_model(self._order, number - 1, False)))
         begun = time.monotonic()
         sites = tuple(sorted(entry.site for entry in ledger.active(base)))
         self._folder.record(StageBegins(number=number, of=self._universal.stages, sites=sites))
-        entries = self._book.gathered(number, base, ledger) or self._gather(
-            ledger, number, base, begun
-        )
+        entries = self._log.read_contributions(number, base, ledger)
+        entries = entries or self._gather(ledger, number, base, begun)
+        name = f"stage {number} of {self._universal.stages}"
         if not entries:
             if self._universal.stages == 1:
                 raise RunError(
-                    "The stage is over by its configuration, but no hospital contributed. See events.jsonl for refusals."
+                    "The stage has reached its configured end, but no hospital contributed. "
+                    f"See {self._folder.path / 'events.jsonl'} for refusals."
                 )
-            self._note(
-                f"stage {number} of {self._universal.stages}: nobody contributed, the encoder stays as it is"
-            )
+            self._note(f"{name}: nobody contributed, the encoder is not changed")
             return state
+        made = self._combine(ledger, entries, number, state)
+        contributors = ", ".join(entry.site for entry in entries)
+        self._note(f"{name}: a new encoder is made of {contributors}")
+        return made
+
+    def _combine(
+        self, ledger: Ledger, entries: Sequence[Entry], number: int, state: StateDict
+    ) -> StateDict:
+        """Combine a stage's contributions into an encoder, and make it the next base."""
         began = time.monotonic()
-        made, result = (
-            self._distil(entries, number, state)
-            if self._universal.distils
-            else self._merge(ledger, entries)
-        )
-        self._book.conclude(number, {**result, "seconds": time.monotonic() - began})
-        recipe = {
-            "rule": "Distillation" if self._universal.distils else self._universal.combine,
-            "parameters": {"stage": number},
-        }
+        if self._universal.distils:
+            made, result = self._distil(entries, number, state)
+        else:
+            made, result = self._merge(ledger, entries)
+        self._log.record_result(number, {**result, "seconds": time.monotonic() - began})
+        rule = "Distillation" if self._universal.distils else self._universal.combine
+        recipe = {"rule": rule, "parameters": {"stage": number}}
         ledger.publish(made, recipe, [entry.digest for entry in entries])
         ledger.add_base(made, json.dumps(describe_model(self._order, number, False)))
         self._keep(made, number)
         for left in self._checkpoints().glob("*"):
             left.unlink()
-        self._note(
-            f"stage {number} of {self._universal.stages}: a new encoder is made of {', '.join(entry.site for entry in entries)}"
-        )
         return made
 
     def _gather(self, ledger: Ledger, number: int, base: str, began: float) -> list[Entry]:
-        """Until the stage is over; what moved is counted."""
+        """Collect contributions until the stage is over, and record them with their bytes."""
         release = self._config.privacy["release"]
         statistics = (EMBEDDING,) if self._universal.distils else ()
         noise = release.noise_multiplier
@@ -215,11 +224,12 @@ class UniversalRun:
             site, earlier = self._attendance.site_of(node), before.get(node, (0, 0))
             other = moved.get(site, (0, 0))
             moved[site] = (other[0] + sent - earlier[0], other[1] + received - earlier[1])
-        self._book.close(number, base, entries, moved, time.monotonic() - began)
+        seconds = time.monotonic() - began
+        self._log.record_contributions(number, base, entries, moved, seconds)
         return entries
 
     def _merge(self, ledger: Ledger, entries: Sequence[Entry]) -> tuple[StateDict, dict[str, Any]]:
-        """One encoder by a rule of merging."""
+        """Return an encoder that a rule of merging made, and the rule."""
         (rule,) = make_rules(self._merging.rule, {})
         state = Publisher(ledger, 0, 1.0).merge(rule, entries)
         return state, {"rule": describe_rule(rule)}
@@ -227,20 +237,23 @@ class UniversalRun:
     def _distil(
         self, entries: Sequence[Entry], number: int, base: StateDict
     ) -> tuple[StateDict, dict[str, Any]]:
-        """One encoder that learned on public images what the hospitals' know."""
+        """Return an encoder, distilled from the hospitals' on public images, and its figures."""
         assert self._images is not None
         self._network.eval().load_state_dict({**self._network.state_dict(), **base})
         teachers = [make_teacher(entry, base, self._learning.rank) for entry in entries]
         key = sha256("".join(sorted(entry.digest for entry in entries)).encode()).hexdigest()[:16]
-        who = (
-            "1 hospital's encoder" if len(teachers) == 1 else f"{len(teachers)} hospitals' encoders"
-        )
-        self._note(f"stage {number}: learning from {who} on {len(self._images)} public images")
-        seed = self._config.seed + number
+        count = len(teachers)
+        whose = "1 hospital's encoder" if count == 1 else f"{count} hospitals' encoders"
+        self._note(f"stage {number}: distilling {whose} on {len(self._images)} public images")
         found = distil(
-            self._network, teachers, self._images, self._universal.make_distillation(), seed,
-            checkpoint=self._checkpoints() / f"{number}-{key}.pt", on_step=self._progress(f"stage {number}, distilling"),
-        )  # fmt: skip
+            self._network,
+            teachers,
+            self._images,
+            self._universal.make_distillation(),
+            self._config.seed + number,
+            checkpoint=self._checkpoints() / f"{number}-{key}.pt",
+            on_step=self._progress(f"stage {number}, distilling"),
+        )
         state = {name: found.state[name].detach().cpu().float() for name in self._names}
         return state, {
             "weights": dict(found.weights),
@@ -250,54 +263,60 @@ class UniversalRun:
 
     def _read_public(self) -> torch.Tensor:
         paths = find_images(Path(str(self._universal.public)))
-        tell = self._progress("reading public images")
-        images = read_images(paths, self._config.data, lambda done, total: tell(done, total, None))
-        self._book.note_public(len(images))
+        record = self._progress("reading public images")
+        images = read_images(
+            paths, self._config.data, lambda done, total: record(done, total, None)
+        )
+        self._log.record_public_images(len(images))
         return images
 
     def _progress(self, what: str) -> Callable[[int, int, float | None], None]:
-        """Tells how far something is, now and then."""
-        told = time.monotonic()
+        """Return a function that records the progress of some work, at most every `PROGRESS_S`.
 
-        def tell(step: int, steps: int, loss: float | None) -> None:
-            nonlocal told
-            if time.monotonic() - told >= TELL_S:
-                told = time.monotonic()
+        It takes the number of steps that are done, the number of all steps, and the loss if any.
+        """
+        last = time.monotonic()
+
+        def record(step: int, steps: int, loss: float | None) -> None:
+            nonlocal last
+            if time.monotonic() - last >= PROGRESS_S:
+                last = time.monotonic()
                 more = "" if loss is None else f", loss {loss:.3f}"
                 self._folder.record(Progress(text=f"{what}: {step} of {steps}{more}"))
 
-        return tell
+        return record
 
     def _note(self, text: str) -> None:
         self._folder.record(Note(text=text))
 
     def _test(self, name: str, state: StateDict) -> None:
-        """Figures of an encoder with a probe at every hospital that is here."""
+        """Test an encoder with a probe at every hospital that is online."""
         weights = pack(state, self._names)
         self._final.run(replace(self._order, arm=name), lambda _site: weights)
 
     def _keep(self, state: Mapping[str, torch.Tensor], number: int, tested: bool = False) -> None:
         described = json.dumps(describe_model(self._order, number, tested))
         whole = {**self._network.state_dict(), **state}
-        save_state(
-            whole,
-            self._folder.path / "arms" / self._order.arm / "model.safetensors",
-            {"polyclinic": described},
-        )
+        path = self._folder.path / "arms" / self._order.arm / "model.safetensors"
+        save_state(whole, path, {"polyclinic": described})
 
     def _checkpoints(self) -> Path:
         return self._folder.path / "arms" / self._order.arm / "checkpoints"
 
 
 def check_universal(config: Config) -> tuple[Universal, UniversalConfig]:
-    """The strategy and what hospitals learn, as far as they can be checked without anybody else.
+    """Check all that can be checked without hospitals.
+
+    Returns:
+        The strategy, and what hospitals learn.
 
     Raises:
-        ConfigError: They do not fit together, or there are no public images where some are needed.
+        ConfigError: Settings do not fit together, or public images are needed and missing.
     """
     if config.data.task != "own":
         raise ConfigError(
-            "strategy=universal is for hospitals with tasks of their own: model=universal data=universal training=universal."
+            "strategy=universal is for hospitals with tasks of their own: add model=universal "
+            "data=universal training=universal."
         )
     check_parts(config.model, config.training)
     universal: Universal = instantiate(config.strategy, _recursive_=False)

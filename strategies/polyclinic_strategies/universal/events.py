@@ -1,4 +1,4 @@
-"""What the universal model tells: its stages."""
+"""Events of the universal model: its stages."""
 
 from typing import TYPE_CHECKING, Literal
 
@@ -9,7 +9,13 @@ if TYPE_CHECKING:
 
 
 class StageBegins(Event):
-    """A stage begins, or goes on after a restart; `sites` have contributed to it already."""
+    """A stage begins, or goes on after a restart.
+
+    Attributes:
+        number: Number of the stage, from 1.
+        of: Number of all stages.
+        sites: Hospitals that have contributed to the stage already.
+    """
 
     kind: Literal["stage"] = "stage"
     number: int

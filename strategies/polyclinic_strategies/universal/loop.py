@@ -1,4 +1,4 @@
-"""The coordinator's side of a stage: the event loop of merging takes contributions into the ledger, and publishes nothing on arrival."""
+"""The coordinator's event loop of a stage: that of merging, without publications on arrival."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,12 +6,13 @@ from pathlib import Path
 
 from flwr.serverapp import Grid
 
+from polyclinic.federation.attendance import Listener
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic.store.refusals import ContributionDamaged, ContributionRefused
-from polyclinic_strategies.merging.correspondence import Roster
-from polyclinic_strategies.merging.event_loop import EventLoop, Tell
+from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.events import Withdrawn
+from polyclinic_strategies.merging.mailbox import Members
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.exchange import EMBEDDING, layout_of, read_declaration
@@ -23,10 +24,11 @@ class Stage:
     """One stage.
 
     Attributes:
-        number: From 1.
-        expected: Contributions after which it is over, if the strategy names no other end; 0: never.
-        rank: Of the updates that travel; 0: the whole encoder's.
-        numbers: Of an embedding.
+        number: Number of the stage, from 1.
+        expected: Number of contributions that end the stage, if the strategy names no other end;
+            0: the stage does not end by their number.
+        rank: Rank of the updates that travel; 0: updates of all weights.
+        numbers: Number of entries in an embedding.
     """
 
     number: int
@@ -36,48 +38,64 @@ class Stage:
 
 
 class UniversalLoop(EventLoop):
-    """See the module.
+    """The coordinator's side of one stage.
 
     Args:
         merging: How hospitals contribute.
         grid: Flower's grid.
-        roster: Who takes part.
-        ledger: What is known for good; its current base is the stage's.
-        assignment: What every hospital is asked for.
-        names: The encoder's tensors in the network's order.
-        stage: Which, and what it expects.
-        tell: Told what happens.
+        members: Hospitals that take part.
+        ledger: Ledger of contributions; its current base is the stage's.
+        assignment: What every hospital is asked to contribute.
+        names: Names of the encoder's tensors in the network's order.
+        stage: The stage.
+        on_event: Called with every event.
     """
 
     def __init__(
-        self, merging: Merging, grid: Grid, roster: Roster, ledger: Ledger, assignment: Assignment, names: Sequence[str], stage: Stage,
-        tell: Tell,
-    ) -> None:  # fmt: skip
-        super().__init__(merging, grid, roster, ledger, assignment, names, stage.expected, tell)
+        self,
+        merging: Merging,
+        grid: Grid,
+        members: Members,
+        ledger: Ledger,
+        assignment: Assignment,
+        names: Sequence[str],
+        stage: Stage,
+        on_event: Listener,
+    ) -> None:
+        expected = stage.expected
+        super().__init__(merging, grid, members, ledger, assignment, names, expected, on_event)
         self._stage = stage
         self.requirements = replace(self.requirements, layout=layout_of(self.base, stage.rank))
         self._contributors: set[str] = set()
 
     def gather(self) -> list[Entry]:
-        """Ask and take in until the stage is over; returns what counts."""
+        """Collect contributions until the stage is over, and return those that count."""
         self.run()
         return self.publisher.entries()
 
     def on_change(self, why: str) -> None:
-        """Nothing: the next encoder is made once the stage is over. A withdrawal is told."""
+        """Record withdrawals; nothing is published before the stage is over.
+
+        Args:
+            why: arrival or withdrawal.
+        """
         entries = self.publisher.entries()
         gone = self._contributors - {entry.site for entry in entries}
         self._contributors = {entry.site for entry in entries}
         self.merged = {entry.digest for entry in entries}
         for site in sorted(gone) if why == "withdrawal" else ():
-            self.tell(Withdrawn(site=site))
+            self.on_event(Withdrawn(site=site))
 
     def check_contribution(self, path: Path, site: str) -> None:
-        """Statistics and declaration, without which nobody could teach."""
+        """Check the declaration of the task, and the names and shapes of the statistics.
+
+        Raises:
+            ContributionRefused: One of them is missing or wrong.
+        """
         try:
             opened = TensorFile(path)
         except ContributionDamaged:
-            return  # the ledger refuses it, and keeps why
+            return  # the ledger refuses the file, and records the reason
         with opened as file:
             if read_declaration(file.contribution.metrics) is None:
                 raise ContributionRefused(

@@ -1,4 +1,4 @@
-"""Who is here: a hospital that only describes itself belongs to the federation, and yet never trains."""
+"""Attendance: who takes part, who is online, who only describes its images."""
 
 import json
 from collections.abc import Callable
@@ -29,8 +29,8 @@ def hospital(site: str, mode: str = "train", refusal: str = "") -> Callable[[Mes
     )
 
 
-class House:
-    """Two hospitals that train, one that only describes itself."""
+class Hospitals:
+    """Hospitals a, b and c, each in a mode: train or describe."""
 
     def __init__(self, *modes: str) -> None:
         self.nodes = [
@@ -43,62 +43,60 @@ class House:
     def note(self, event: Event) -> None:
         self.events.append(event.to_line())
 
+    def sites(self, kind: str) -> list[str]:
+        return [str(event["site"]) for event in self.events if event["kind"] == kind]
+
 
 @pytest.fixture
-def house() -> House:
-    return House("train", "describe", "train")
+def hospitals() -> Hospitals:
+    return Hospitals("train", "describe", "train")
 
 
-def test_those_that_train_are_without_the_one_that_describes_itself(house: House) -> None:
-    assert sorted(house.attendance.refresh()) == ["a", "c"]
-    everybody = house.attendance.refresh_all()
-    assert list(everybody) == ["a", "b", "c"]
-    assert {site: member.describes for site, member in everybody.items()} == {
-        "a": False,
-        "b": True,
-        "c": False,
-    }
-    assert house.attendance.site_of(2) == "b"
+def test_a_hospital_that_describes_is_a_member_but_does_not_train(hospitals: Hospitals) -> None:
+    attendance = hospitals.attendance
+    assert sorted(attendance.refresh()) == ["a", "c"]
+    members = attendance.refresh_all()
+    assert list(members) == ["a", "b", "c"]
+    describes = {site: member.describes for site, member in members.items()}
+    assert describes == {"a": False, "b": True, "c": False}
+    assert attendance.site_of(2) == "b"
 
 
-def test_one_that_describes_itself_does_not_count_as_one_that_was_waited_for(house: House) -> None:
-    assert sorted(house.attendance.wait_for(2, 2, 0.0)) == ["a", "c"]
+def test_a_hospital_that_describes_does_not_count_for_the_minimum(hospitals: Hospitals) -> None:
+    assert sorted(hospitals.attendance.wait_for(2, 2, 0.0)) == ["a", "c"]
     with pytest.raises(TooFewHospitals, match="a, c answered"):
-        house.attendance.wait_for(3, 3, 0.2)
+        hospitals.attendance.wait_for(3, 3, 0.2)
 
 
-def test_it_is_told_as_what_it_is(house: House) -> None:
-    house.attendance.refresh()
-    assert {
-        event["site"]: event["mode"] for event in house.events if event["kind"] == "joined"
-    } == {
-        "a": "train",
-        "b": "describe",
-        "c": "train",
-    }
-    described = house.attendance.describe()
+def test_its_mode_is_in_the_event_and_in_the_description(hospitals: Hospitals) -> None:
+    hospitals.attendance.refresh()
+    joined = [event for event in hospitals.events if event["kind"] == "joined"]
+    modes = {event["site"]: event["mode"] for event in joined}
+    assert modes == {"a": "train", "b": "describe", "c": "train"}
+    described = hospitals.attendance.describe()
     assert described["b"] == {"modality": "T1", "training": 1, "test": 2, "describes": True}
     assert "describes" not in described["a"]
 
 
-def test_it_leaves_and_comes_back_like_anybody_and_may_train_then(house: House) -> None:
-    house.attendance.refresh_all()
-    node = house.nodes[1]
+def test_it_leaves_and_comes_back_and_may_train_then(hospitals: Hospitals) -> None:
+    attendance = hospitals.attendance
+    attendance.refresh_all()
+    node = hospitals.nodes[1]
     node.leave()
-    assert list(house.attendance.refresh_all()) == ["a", "c"]
-    assert [event["site"] for event in house.events if event["kind"] == "left"] == ["b"]
+    assert list(attendance.refresh_all()) == ["a", "c"]
+    assert hospitals.sites("left") == ["b"]
     node.answer = hospital("b")
     node.come_back()
-    assert sorted(house.attendance.refresh()) == ["a", "b", "c"]
-    assert not house.attendance.refresh_all()["b"].describes
-    assert [event["site"] for event in house.events if event["kind"] == "returned"] == ["b"]
+    assert sorted(attendance.refresh()) == ["a", "b", "c"]
+    assert not attendance.refresh_all()["b"].describes
+    assert hospitals.sites("returned") == ["b"]
 
 
-def test_one_that_is_refused_is_in_neither_list() -> None:
-    house = House("train", "describe", "train")
-    house.nodes[1].answer = hospital("b", "describe", "no image can be read")
-    assert sorted(house.attendance.refresh_all()) == ["a", "c"]
-    assert house.attendance.refused == {"b": "no image can be read"}
+def test_a_hospital_that_is_refused_is_no_member() -> None:
+    hospitals = Hospitals("train", "describe", "train")
+    hospitals.nodes[1].answer = hospital("b", "describe", "no image can be read")
+    assert sorted(hospitals.attendance.refresh_all()) == ["a", "c"]
+    assert hospitals.attendance.refused == {"b": "no image can be read"}
 
 
 def test_rounds_of_averaging_never_ask_it_for_anything(tmp_path: Path) -> None:
@@ -107,46 +105,30 @@ def test_rounds_of_averaging_never_ask_it_for_anything(tmp_path: Path) -> None:
     newcomer = write_unlabelled(sites[2], tmp_path / "newcomer")
     folder = tmp_path / "run"
     folder.mkdir()
-    (folder / "overrides.json").write_text(
-        json.dumps(
-            [
-                [
-                    *SMALL,
-                    "strategy=averaging/fedavg",
-                    "rounds=1",
-                    "deployment.hospitals=2",
-                    "deployment.min_hospitals=2",
-                ]
-            ]
-        )
-    )
+    two = ["rounds=1", "deployment.hospitals=2", "deployment.min_hospitals=2"]
+    settings = [*SMALL, "strategy=averaging/fedavg", *two]
+    (folder / "overrides.json").write_text(json.dumps([settings]))
     modes = [(sites[0], "train"), (sites[1], "train"), (newcomer, "describe")]
     configs = [
         {"site": path.name, "data": str(path), "state": str(folder / path.name), "mode": mode}
         for path, mode in modes
     ]
-    nodes = [
-        FakeNode(number, serve(client_app, config)) for number, config in enumerate(configs, 1)
-    ]
-    made, grid = RunFolder(folder), FakeGrid(nodes)
+    apps = [serve(client_app, config) for config in configs]
+    made, grid = RunFolder(folder), FakeGrid(map(FakeNode, (1, 2, 3), apps))
     coordinate(grid, made)  # type: ignore[arg-type]
     made.close()
-    asked = [
-        message.metadata.message_type
-        for message in grid.pushed
-        if message.metadata.dst_node_id == 3
-    ]
-    assert asked == ["query.hello"]
-    assert {line["site"] for line in read_lines(folder / "metrics.jsonl")} == {
-        site.name for site in sites[:2]
-    }
+    sent = [message.metadata for message in grid.pushed]
+    assert [each.message_type for each in sent if each.dst_node_id == 3] == ["query.hello"]
+    scored = {line["site"] for line in read_lines(folder / "metrics.jsonl")}
+    assert scored == {site.name for site in sites[:2]}
     assert made.describe()["hospitals"]["newcomer"]["describes"]
 
 
 def test_with_keys_a_node_is_the_site_of_its_key_whatever_it_calls_itself() -> None:
-    house = House("train", "train", "train")
-    for node, enrolled in zip(house.nodes, ("a", "z", "c"), strict=True):
+    hospitals = Hospitals("train", "train", "train")
+    for node, enrolled in zip(hospitals.nodes, ("a", "z", "c"), strict=True):
         node.name = enrolled
-    assert sorted(house.attendance.refresh()) == ["a", "c"]
-    (refused,) = [event for event in house.events if event["kind"] == "refused"]
-    assert refused["site"] == "z" and "calls itself b" in str(refused["reason"])
+    assert sorted(hospitals.attendance.refresh()) == ["a", "c"]
+    (refused,) = [event for event in hospitals.events if event["kind"] == "refused"]
+    assert refused["site"] == "z"
+    assert {"b", "z"} < set(str(refused["reason"]).replace(",", " ").replace(":", " ").split())

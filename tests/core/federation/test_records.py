@@ -1,4 +1,4 @@
-"""The one codec: what goes in comes out, and nothing else is taken."""
+"""The message codec: what is packed comes out unchanged, and anything else is refused."""
 
 import math
 from dataclasses import replace

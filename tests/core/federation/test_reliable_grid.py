@@ -1,4 +1,4 @@
-"""Exchanges that always end: late, leaving, crashing, returning hospitals."""
+"""Exchanges end whatever hospitals do: come late, leave, crash, come back."""
 
 import time
 from collections.abc import Callable
@@ -33,7 +33,10 @@ PATIENT = replace(
 def hospital(
     site: str, work: Callable[[Message], Message | None] | None = None, refusal: str = ""
 ) -> Callable[[Message], Message | None]:
-    """A hospital that introduces itself, and answers with its name's length as loss unless it is told otherwise."""
+    """Make a hospital that answers the greeting, and other messages by `work`.
+
+    Without `work` it answers with the length of its name as loss.
+    """
 
     def answer(message: Message) -> Message | None:
         if message.metadata.message_type == "query.hello":
@@ -48,7 +51,7 @@ def hospital(
 
 
 class Federation:
-    """A grid over fake nodes, and what it told."""
+    """A ReliableGrid over fake nodes, with all events."""
 
     def __init__(self, nodes: list[FakeNode], deployment: DeploymentConfig = PATIENT) -> None:
         self.events: list[dict[str, Any]] = []

@@ -43,15 +43,15 @@ def test_arrays_count_as_they_travel() -> None:
 
 def test_everything_in_a_message_is_added_up() -> None:
     array = Array(np.zeros(10, dtype=np.float32))
-    content = RecordDict({
-        "arrays": ArrayRecord({"w": array}), "config": ConfigRecord({"a": "xy"}), "metrics": MetricRecord({"loss": 0.5, "n": [1, 2]}),
-    })  # fmt: skip
+    arrays, config = ArrayRecord({"w": array}), ConfigRecord({"a": "xy"})
+    metrics = MetricRecord({"loss": 0.5, "n": [1, 2]})
+    content = RecordDict({"arrays": arrays, "config": config, "metrics": metrics})
     assert size_of(content) == len(array.data) + (1 + 2) + (4 + 8) + (1 + 16)
     assert size_of(RecordDict()) == 0
 
 
 class Blocking(FakeGrid):
-    """Flower's own way to ask and wait goes past `push_messages` of the grid around it."""
+    """A grid whose `send_and_receive` calls its own `push_messages`, as Flower's does."""
 
     def send_and_receive(self, messages: Any, *, timeout: float | None = None) -> list[Message]:
         return self.pull_messages(self.push_messages(messages))
@@ -59,15 +59,13 @@ class Blocking(FakeGrid):
 
 @pytest.fixture
 def grid() -> CountingGrid:
-    nodes = [
-        FakeNode(
-            1, lambda message: make_reply(message, {"config": ConfigRecord({"answer": b"1" * 94})})
-        )
-    ]
-    nodes.append(
-        FakeNode(2, lambda message: make_error(message, "a long reason that is no content"))
-    )
-    return CountingGrid(Blocking(nodes))  # type: ignore[arg-type]
+    def answer(message: Message) -> Message:
+        return make_reply(message, {"config": ConfigRecord({"answer": b"1" * 94})})
+
+    def fail(message: Message) -> Message:
+        return make_error(message, "a long reason that is no content")
+
+    return CountingGrid(Blocking([FakeNode(1, answer), FakeNode(2, fail)]))  # type: ignore[arg-type]
 
 
 def question(node: int, kind: str, size: int) -> Message:
@@ -111,9 +109,6 @@ def test_the_rest_is_the_grids_own(grid: CountingGrid) -> None:
     assert grid.run == "a run"
     assert list(grid.get_node_ids()) == [node.node_id for node in grid.get_nodes()] == [1, 2]
     made = grid.create_message(config(a=1), "train", 2, "group", 5.0)
-    assert (made.metadata.dst_node_id, made.metadata.message_type, made.metadata.ttl) == (
-        2,
-        "train",
-        5.0,
-    )
+    metadata = made.metadata
+    assert (metadata.dst_node_id, metadata.message_type, metadata.ttl) == (2, "train", 5.0)
     assert grid.total() == {}

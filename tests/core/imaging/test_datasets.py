@@ -269,9 +269,8 @@ def test_samples(folder: Path) -> None:
     for batch in batches:
         assert batch["image"].shape == batch["label"].shape == (3, 1, 8, 8, 8)
         assert batch["image"].dtype == torch.float32 and batch["label"].dtype == torch.int64
-        assert (
-            float((batch["image"] * (2 * batch["label"] - 1)).mean()) > 0.3
-        )  # both were cropped and flipped alike
+        # both were cropped and flipped alike
+        assert float((batch["image"] * (2 * batch["label"] - 1)).mean()) > 0.3
 
 
 def test_equal_seeds_draw_equal_samples_with_and_without_a_cache(folder: Path) -> None:
@@ -331,9 +330,8 @@ def test_two_dimensional_images(tmp_path: Path, suffix: str) -> None:
 
 
 def test_the_networks_grid() -> None:
-    affine = np.array(
-        [[0.0, 0, 3, -10], [-1, 0, 0, 20], [0, 2, 0, 5], [0, 0, 0, 1]]
-    )  # axes: posterior, superior, right
+    # axes: posterior, superior, right
+    affine = np.array([[0.0, 0, 3, -10], [-1, 0, 0, 20], [0, 2, 0, 5], [0, 0, 0, 1]])
     native = Grid((40, 20, 10), affine)
     grid = network_grid(native, replace(DATA, spacing_mm=(1.5, 2.0, 4.0)))
     assert grid.shape == (20, 20, 10)

@@ -28,9 +28,8 @@ def test_constant_field_pulls_the_content_back() -> None:
     ddf[:, 0], ddf[:, 2] = 2.0, -1.0
     moved = warp(volume, ddf)
     assert_close(moved[..., :4, :, 1:], volume[..., 2:, :, :-1])  # output(x) = input(x + ddf)
-    assert_close(
-        moved[..., 4:, :, 1:], volume[..., 5:, :, :-1].expand(1, 1, 2, 6, 5)
-    )  # beyond the face: the face
+    # beyond the face: the face
+    assert_close(moved[..., 4:, :, 1:], volume[..., 5:, :, :-1].expand(1, 1, 2, 6, 5))
 
 
 def test_constant_velocity_is_a_translation_by_itself() -> None:

@@ -139,9 +139,8 @@ def test_two_dimensions_are_three_with_one_slice_repeated() -> None:
         assert_close(one, other[..., 1], atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.filterwarnings(
-    "ignore:monai.networks.blocks.Warp"
-)  # it says that it has no compiled code
+# it says that it has no compiled code
+@pytest.mark.filterwarnings("ignore:monai.networks.blocks.Warp")
 @SHAPES
 def test_monai_agrees_in_the_interior(shape: tuple[int, ...]) -> None:
     velocity, image = smooth_velocity(shape, 2.0), torch.rand(1, 1, *shape)
@@ -194,9 +193,8 @@ def test_reading_through_a_finer_grid(
     moved[:, 0] = 4.0  # fine voxels: 2 of the image's
     by_four = resample_through(image, moved)
     assert_close(by_four[:, :, :-4], finer[:, :, 4:], atol=1e-5, rtol=0.0)
-    monkeypatch.setattr(
-        "polyclinic.imaging.deformation._SLAB", 3 * math.prod(fine[1:])
-    )  # slabs of three rows, a last one of one
+    # slabs of three rows, a last one of one
+    monkeypatch.setattr("polyclinic.imaging.deformation._SLAB", 3 * math.prod(fine[1:]))
     assert_close(resample_through(image, moved), by_four)
     assert_close(resample_through(image, torch.zeros(1, axes, *shape)), image, atol=1e-5, rtol=0.0)
 

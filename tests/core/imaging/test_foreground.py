@@ -1,4 +1,7 @@
-"""What counts as the patient: masked images, scanners' own images, photographs, and images that are hardly images."""
+"""What counts as the patient.
+
+Masked images, scanners' own images, photographs, and images that are hardly images.
+"""
 
 import pytest
 import torch

@@ -15,7 +15,10 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def scene(codes: str) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """A bright front, and label 1 in the patient's right front of the upper slices; 2 x 1 x 3 mm voxels."""
+    """A bright front, and label 1 in the patient's right front of the upper slices.
+
+    2 x 1 x 3 mm voxels.
+    """
     image, label = np.zeros((10, 16, 5), np.float32), np.zeros((10, 16, 5), np.uint8)
     image[:, 8:] = np.linspace(1, 2, 8)[None, :, None]
     label[6:, 10:, 3:] = 1

@@ -112,12 +112,8 @@ def test_pictures(tmp_path: Path) -> None:
     rgb = read_image(tmp_path / "rgb.png", 3, 2)
     assert rgb.shape == (3, 7, 5, 1)
     np.testing.assert_array_equal(rgb.numpy()[:, 6, 2, 0], pixels[2, 6])
-    assert read_image(tmp_path / "rgb.png", 1, 2).shape == (
-        1,
-        7,
-        5,
-        1,
-    )  # grey pictures saved as RGB are common
+    # grey pictures saved as RGB are common
+    assert read_image(tmp_path / "rgb.png", 1, 2).shape == (1, 7, 5, 1)
     assert read_image(tmp_path / "grey.png", 3, 2).shape == (3, 7, 5, 1)
     assert read_image(tmp_path / "grey.jpg", 1, 2).shape == (1, 7, 5, 1)
     np.testing.assert_array_equal(
@@ -150,9 +146,8 @@ def test_a_gzip_bomb_is_read_no_further_than_its_header_says(tmp_path: Path) -> 
             stream.write(bytes(2**20))
     assert path.stat().st_size < 2**20
     assert read_image(path, 1, 3).shape == (1, 4, 4, 4)
-    claims = header_bytes(
-        (1500, 1500, 200)
-    )  # 1.7 GiB, below the limit, but more than the file can expand to
+    # 1.7 GiB, below the limit, but more than the file can expand to
+    claims = header_bytes((1500, 1500, 200))
     path.write_bytes(gzip.compress(claims + bytes(2**16)))
     with pytest.raises(ImageUnreadable, match="truncated"):
         check_header(path)
@@ -313,12 +308,10 @@ def test_a_label_map_is_written_whole_or_not_at_all(
 def test_resampling_a_ramp_is_exact_and_returns() -> None:
     source = Grid((6, 8, 10), AFFINE)
     places = np.stack(np.meshgrid(*[np.arange(n) for n in source.shape], indexing="ij"), -1)
-    ramp = (
-        torch.from_numpy(places @ AFFINE[:3, :3].T + AFFINE[:3, 3]).float().permute(3, 0, 1, 2)
-    )  # each voxel's mm
-    half = np.array(
-        [[0, 0, 0.5, 1.25], [-0.5, 0, 0, 4.0], [0, 0.5, 0, 1.0], [0, 0, 0, 1]]
-    )  # permuted, flipped, finer
+    # each voxel's mm
+    ramp = torch.from_numpy(places @ AFFINE[:3, :3].T + AFFINE[:3, 3]).float().permute(3, 0, 1, 2)
+    # permuted, flipped, finer
+    half = np.array([[0, 0, 0.5, 1.25], [-0.5, 0, 0, 4.0], [0, 0.5, 0, 1.0], [0, 0, 0, 1]])
     target = Grid((6, 9, 5), AFFINE @ half)
     moved = resample(ramp, source, target)
     inside = np.stack(np.meshgrid(*[np.arange(n) for n in target.shape], indexing="ij"), -1)

@@ -1,14 +1,15 @@
 import json
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import BaseModel
 
 from polyclinic.errors import RunError
-from polyclinic.reporting.curves import curves, draw, spread, ticks
-from polyclinic.reporting.results import by_label, headline, read_results
-from polyclinic_server.reports.participation import absences, attendance
+from polyclinic.federation.events import Left, RoundEnd
+from polyclinic.reporting.curves import curves, draw_curves
+from polyclinic.reporting.results import read_results
+from polyclinic.reporting.scores import by_label, headline
 
 ARMS = [{"name": name, "title": name} for name in ("local", "fedavg", "fedbn", "pooled")]
 TEST_SCORES = {
@@ -113,7 +114,6 @@ def test_the_later_of_two_equal_lines_counts(tmp_path: Path) -> None:
     ]
     results = read_results(write_run(tmp_path, lines))
     assert [metric.loss for metric in results.metrics] == [0.5]
-    assert absences(results) == ()
 
 
 def test_nan_is_no_score(tmp_path: Path) -> None:
@@ -122,32 +122,6 @@ def test_nan_is_no_score(tmp_path: Path) -> None:
         [line("fedavg", "a", score=float("nan"), scores={"CSF": 0.4, "white matter": 0.6})],
     )
     assert read_results(run).metrics[0].score == pytest.approx(0.5)
-
-
-def test_attendance_and_absences(tmp_path: Path) -> None:
-    lines = [
-        line("fedavg", "a", "train", 1, loss=0.5),
-        line("fedavg", "a", "train", 2, loss=0.4),
-        line("fedavg", "b", "train", 1, missing="offline"),
-        line("fedavg", "b", "train", 2, missing="offline"),
-        line("fedbn", "a", "train", 1, loss=0.4),
-    ]
-    results = read_results(write_run(tmp_path, lines))
-    assert attendance(results, results.arms[1]) == {
-        "a": ("trained", "trained"),
-        "b": ("missing", "missing"),
-    }
-    assert attendance(results, results.arms[2]) == {
-        "a": ("trained", "pending"),
-        "b": ("silent", "pending"),
-    }
-    (absence,) = absences(results)
-    assert (absence.site, absence.arm.name, absence.rounds, absence.reason) == (
-        "b",
-        "fedavg",
-        (1, 2),
-        "offline",
-    )
 
 
 def test_a_hospital_that_came_later_is_listed_and_the_pool_is_no_hospital(tmp_path: Path) -> None:
@@ -172,15 +146,54 @@ def test_control_characters_do_not_survive(tmp_path: Path) -> None:
     [
         (None, "no run.json"),
         ("{", "cannot be read"),
-        ("[]", "damaged"),
+        ("[]", "an object was expected"),
         ('{"state": "failed"}', "'arms' is missing"),
+        ('{"state": "failed", "arms": 3}', "'arms': a list was expected"),
+        ('{"state": "failed", "arms": [{}]}', "'arms.0.name' is missing"),
+        ('{"state": "failed", "arms": [], "hospitals": {"a": 7}}', "'hospitals.a': an object"),
     ],
 )
-def test_what_is_no_run_is_said_plainly(tmp_path: Path, text: str | None, problem: str) -> None:
+def test_what_is_no_run_is_named(tmp_path: Path, text: str | None, problem: str) -> None:
     if text is not None:
         (tmp_path / "run.json").write_text(text)
     with pytest.raises(RunError, match=problem):
         read_results(tmp_path)
+
+
+def test_what_is_null_or_absent_has_a_default(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("name", "seed", "labels", "score_name", "versions", "hospitals"))
+    results = read_results(write_run(tmp_path, [], **nothing))
+    assert (results.run.name, results.run.score_name) == (tmp_path.name, "score")
+    assert (results.run.seed, results.run.labels, results.hospitals) == (None, (), ())
+    assert (results.events, results.config) == ((), "")
+
+
+def test_a_part_that_is_damaged_is_named(tmp_path: Path) -> None:
+    class Part(BaseModel):
+        sizes: tuple[int, ...]
+
+    results = read_results(write_run(tmp_path, [], extra={"sizes": ["many"]}, other={}))
+    assert results.part("absent", Part) is None
+    assert results.part("other", Part) is None
+    with pytest.raises(RunError, match=r"run\.json: is damaged \('extra.sizes.0'"):
+        results.part("extra", Part)
+
+
+def test_damaged_events_are_skipped_and_others_are_in_the_order_of_time(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [])
+    lines = [
+        '{"time":3,"arm":"fedavg","kind":"round_end","round":1}',
+        '{"time":1,"arm":"fedavg","kind":"left","site":"\x1ba"}'.replace("\x1b", "\\u001b"),
+        "[]",
+        '{"kind":"left","site":"a"}',
+        '{"time":NaN,"kind":"left","site":"a"}',
+        '{"time":2,"kind":"from another version"}',
+        '{"time":2,"kind":"left","si',
+    ]
+    (run / "events.jsonl").write_text("\n".join(lines))
+    left, ended = read_results(run).events
+    assert isinstance(left, Left) and isinstance(ended, RoundEnd)
+    assert left.site == "\N{REPLACEMENT CHARACTER}a"
 
 
 def test_curves_average_over_those_that_reported(tmp_path: Path) -> None:
@@ -190,23 +203,7 @@ def test_curves_average_over_those_that_reported(tmp_path: Path) -> None:
     (curve,) = curves(results, "validate", "score")
     assert curve.mean == ((1, pytest.approx(0.2)), (2, pytest.approx(0.5)))
     assert curve.partial == {1}
-    chart = draw([curve], results.arms)
+    chart = draw_curves("Dice", [curve], results.arms)
     assert chart is not None
-    assert [partial for *_, partial in chart.lines[0].dots] == [True, False]
-    assert draw([], results.arms) is None
-
-
-@pytest.mark.parametrize(
-    ("low", "high"), [(0.0, 1.0), (0.61, 0.83), (0.5, 0.5), (-3.0, 1e6), (0.0, 1e-9)]
-)
-def test_ticks_enclose_the_values(low: float, high: float) -> None:
-    found = ticks(low, high)
-    assert found[0] <= low
-    assert found[-1] >= high
-    assert 2 <= len(found) <= 8
-
-
-def test_titles_beside_the_plot_do_not_overlap() -> None:
-    placed = sorted(spread([100.0, 101.0, 99.0, 261.0, 262.0]))
-    assert all(below - above >= 14 for above, below in pairwise(placed))
-    assert placed[-1] <= 262
+    assert [dot.partial for dot in chart.lines[0].dots] == [True, False]
+    assert draw_curves("Dice", [], results.arms) is None

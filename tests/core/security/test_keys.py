@@ -1,4 +1,7 @@
-"""A hospital's key and kit: made once, readable by their owner, and explained where they are of no use."""
+"""A hospital's key and kit.
+
+Made once, readable by their owner, and explained where they are of no use.
+"""
 
 import json
 import shutil

@@ -1,7 +1,8 @@
 """A process that hands contributions to a ledger until it is killed at any moment, again and again.
 
-The parent has imported everything and forks each child, so that a kill costs milliseconds. A child acknowledges a contribution by a line
-in a pipe after `receive` has returned; whatever is in the pipe must be in the ledger, once.
+The parent has imported everything and forks each child, so that a kill costs milliseconds. A child
+acknowledges a contribution by a line in a pipe after `receive` has returned; whatever is in the
+pipe must be in the ledger, once.
 """
 
 import json
@@ -28,10 +29,11 @@ from polyclinic.store.journal import ADDRESS, FILE
 from polyclinic.store.ledger import Ledger
 
 LAYOUT: dict[str, tuple[int, ...]] = {"weight": (8, 8), "bias": (8,)}
-MOST_LINES = 6  # a child says that the ledger is open, and then acknowledges; it is killed after fewer lines than these, or in the next
-KILLS_PER_LEDGER = (
-    50  # a new ledger now and then: killed while it is made, too, and quickly checked
-)
+# a child says that the ledger is open, and then acknowledges; it is killed after fewer lines than
+# these, or in the next
+MOST_LINES = 6
+# a new ledger now and then: killed while it is made, too, and quickly checked
+KILLS_PER_LEDGER = 50
 BASE = "b" * 64
 ASKED = Requirements(BASE, LAYOUT, "blood", None, 10**6, 10.0, {}, 0)
 
@@ -42,7 +44,9 @@ class Tally:
 
     kills: int = 0
     acknowledged: int = 0
-    unacknowledged: int = 0  # kept although the child died before it could say so: allowed, and acknowledged when it comes again
+    # kept although the child died before it could say so: allowed, and acknowledged when it comes
+    # again
+    unacknowledged: int = 0
     lost: int = 0
     duplicated: int = 0
     faults: list[str] = field(default_factory=list)
@@ -69,9 +73,8 @@ def kill_repeatedly(folder: Path, kills: int, seed: int) -> Tally:
         seed: Of the moments.
     """
     stock = make_stock(folder / "arrived", MOST_LINES * KILLS_PER_LEDGER)
-    _submit(
-        folder / "warm", stock[:1], None
-    )  # what is imported late is imported before the first fork
+    # what is imported late is imported before the first fork
+    _submit(folder / "warm", stock[:1], None)
     moments, tally, acknowledged, pace_s = random.Random(seed), Tally(), set[str](), 0.02
     while tally.kills < kills:
         ledger = folder / f"ledger-{tally.kills // KILLS_PER_LEDGER}"
@@ -90,7 +93,7 @@ def kill_repeatedly(folder: Path, kills: int, seed: int) -> Tally:
 def _one_life(
     ledger: Path, left: Sequence[Path], moments: random.Random, pace_s: float
 ) -> tuple[set[str], float]:
-    """What one child acknowledged before it was killed, and the seconds that it took for each line.
+    """Return what one child acknowledged before it was killed, and its seconds for each line.
 
     It begins with what interrupted the last one: a contribution that may be in the ledger already.
     """
@@ -120,7 +123,7 @@ def _one_life(
 
 
 def _submit(folder: Path, left: Sequence[Path], writing: int | None) -> None:
-    """Hand over what is left, acknowledging each; then wait for the kill. Without a pipe, once and for all."""
+    """Hand over what is left and acknowledge each; then wait for the kill, if there is a pipe."""
     with Ledger.open(folder) as ledger:
         if writing is not None:
             os.write(writing, b"open\n")

@@ -1,4 +1,4 @@
-"""What a ledger must do, whichever database it is in: every case takes a folder that has no ledger yet."""
+"""Cases that every ledger must pass, whatever its database; they take a folder without one."""
 
 import math
 import multiprocessing
@@ -178,9 +178,7 @@ def a_site_leaves_and_returns(place: Path) -> None:
 def who_has_nothing_withdraws_nothing(place: Path) -> None:
     with Ledger.open(place) as ledger:
         hand_over(ledger, "south")
-        with pytest.raises(
-            NothingToWithdraw, match=r"north has no active contribution .* Active: south"
-        ):
+        with pytest.raises(NothingToWithdraw, match=r"north .* Active: south"):
             ledger.withdraw("north", "")
         ledger.withdraw("south", "")
         with pytest.raises(NothingToWithdraw, match="Active: none"):
@@ -245,15 +243,14 @@ def a_model_that_is_not_there_is_named(place: Path) -> None:
     with Ledger.open(place) as ledger:
         digest = ledger.add_base(model())
         for wrong in ("0" * 64, "../" + digest, ""):
-            with pytest.raises(ModelInvalid, match="has no model"):
+            with pytest.raises(ModelInvalid, match=r"models list"):
                 ledger.load_model(wrong)
         path = ledger.model_path(digest)
         flip(path)
-        with pytest.raises(ModelInvalid, match="was changed"):
+        with pytest.raises(ModelInvalid, match="backup"):
             ledger.load_model(digest)
-        assert (
-            ledger.add_base(model()) == digest
-        )  # a damaged file is written again by who has the model
+        # a damaged file is written again by who has the model
+        assert ledger.add_base(model()) == digest
         assert sound(ledger)
 
 
@@ -273,7 +270,7 @@ def publications_are_numbered(place: Path) -> None:
         assert ledger.publications() == [first, second, third]
         assert [publication.number for publication in ledger.publications()] == [1, 2, 3]
         assert torch.equal(ledger.load_model(first.digest)["conv.bias"], torch.full((2,), 3.0))
-        with pytest.raises(LedgerError, match="has no contribution 000000000000"):
+        with pytest.raises(LedgerError, match="000000000000"):
             ledger.publish(model(), {}, ["0" * 64])
         with pytest.raises(ValueError, match="JSON"):
             ledger.publish(model(), {"scale": math.nan}, digests)
@@ -326,9 +323,8 @@ def two_processes_keep_one_chain(place: Path) -> None:
         worker.join(60)
     assert [worker.exitcode for worker in workers] == [0, 0]
     with Ledger.open(place, create=False) as ledger:
-        assert (
-            kinds(ledger).count("contribution") == 3 * count
-        )  # each its own, and those of "both" once
+        # each its own, and those of "both" once
+        assert kinds(ledger).count("contribution") == 3 * count
         assert kinds(ledger).count("opened") == 1
         assert [entry.site for entry in ledger.active()] == ["both", "site-0", "site-1"]
         assert sound(ledger)
@@ -354,7 +350,7 @@ def what_verify_counts(place: Path) -> None:
 
 @case
 def there_is_no_ledger_where_none_was_made(place: Path) -> None:
-    with pytest.raises(LedgerNotFound, match="there is no ledger here"):
+    with pytest.raises(LedgerNotFound, match="--ledger"):
         Ledger.open(place, create=False)
 
 

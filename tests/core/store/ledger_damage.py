@@ -1,4 +1,4 @@
-"""What a ledger's `verify` must find, whichever database it is in: what `ledger_cases` is to its behaviour."""
+"""Damage that `verify` must find, whatever the ledger's database."""
 
 import json
 import sqlite3

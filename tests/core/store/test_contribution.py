@@ -1,6 +1,5 @@
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +9,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from polyclinic.errors import DiskFull
 from polyclinic.store.contribution import (
     Contribution,
     Requirements,
@@ -37,7 +35,6 @@ from polyclinic.store.refusals import (
     TypeRefused,
     UnknownSite,
 )
-from polyclinic.system import durable
 
 LAYOUT: dict[str, tuple[int, ...]] = {"conv.weight": (2, 1, 3), "conv.bias": (2,), "scale": ()}
 BASE, BEFORE, LONG_AGO = "b" * 64, "a" * 64, "9" * 64
@@ -131,31 +128,31 @@ REFUSED: dict[str, tuple[type[ContributionRefused], Callable[[Path], Path], Requ
         BaseMismatch,
         lambda f: handed(f, replace(GIVEN, base="0" * 64)),
         ASKED,
-        "base 000000000000",
+        "000000000000",
     ),
     "a base of long ago": (
         StaleBase,
         lambda f: handed(f, replace(GIVEN, base=LONG_AGO)),
         ASKED,
-        "replaced 2 times since",
+        "2 times",
     ),
     "a tensor too few": (
         TensorsMissing,
         lambda f: write_contribution(f, GIVEN, {"scale": torch.tensor(1.0)}, {}),
         ASKED,
-        "lacks conv.bias, conv.weight",
+        r"conv\.bias, conv\.weight",
     ),
     "a tensor too many": (
         TensorsExtra,
         lambda f: handed(f, more=torch.zeros(1)),
         ASKED,
-        "holds more, which",
+        r"\bmore\b",
     ),
     "another shape": (
         ShapeRefused,
         lambda f: handed(f, conv__bias=torch.zeros(3)),
         ASKED,
-        r"\(3,\), the base's is \(2,\)",
+        r"\(3,\).*\(2,\)",
     ),
     "half precision": (
         TypeRefused,
@@ -179,7 +176,7 @@ REFUSED: dict[str, tuple[type[ContributionRefused], Callable[[Path], Path], Requ
         NotFinite,
         lambda f: handed(f, conv__bias=torch.tensor([0.0, math.nan])),
         ASKED,
-        "task_vector/conv.bias contains NaN",
+        "task_vector/conv.bias",
     ),
     "Inf": (
         NotFinite,
@@ -199,31 +196,31 @@ REFUSED: dict[str, tuple[type[ContributionRefused], Callable[[Path], Path], Requ
             f, **{name.replace(".", "__"): 1000 * tensor for name, tensor in vector().items()}
         ),
         ASKED,
-        "more than 10 times",
+        "10 times",
     ),
     "too many bytes": (
         ContributionTooLarge,
         handed,
         replace(ASKED, max_bytes=100),
-        "the limit is 100",
+        r"\b100\b",
     ),
     "an unknown hospital": (
         UnknownSite,
         handed,
         replace(ASKED, sites=frozenset({"south"})),
-        "not one of this federation",
+        "north",
     ),
     "another hospital's name": (
         SiteMismatch,
         lambda f: handed(f, replace(GIVEN, site="south")),
         ASKED,
-        "is from south",
+        "south",
     ),
     "another task": (
         TaskMismatch,
         lambda f: handed(f, replace(GIVEN, task="brain")),
         ASKED,
-        "the task brain",
+        "brain",
     ),
 }
 
@@ -325,35 +322,3 @@ def test_nothing_is_written_that_would_be_refused(wrong: dict[str, object], tmp_
     with pytest.raises(ValueError, match=r"JSON compliant|its "):
         handed(tmp_path, replace(GIVEN, **wrong))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_copy_is_whole_or_absent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    source = handed(tmp_path / "a")
-    assert durable.copy_durably(source, tmp_path / "b" / "c" / "copy") == file_digest(source)
-    assert (tmp_path / "b" / "c" / "copy").read_bytes() == source.read_bytes()
-
-    def full(number: int) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(DiskFull):
-        durable.copy_durably(source, tmp_path / "b" / "c" / "another")
-    assert [path.name for path in (tmp_path / "b" / "c").iterdir()] == ["copy"]
-
-
-def test_only_old_leftovers_are_removed(tmp_path: Path) -> None:
-    old, young, kept = (
-        tmp_path / "ab" / ".x.partial",
-        tmp_path / "ab" / ".y.partial",
-        tmp_path / "ab" / "z.safetensors",
-    )
-    (tmp_path / "ab").mkdir()
-    for path in (old, young, kept):
-        path.touch()
-    for path in (old, kept):
-        os.utime(path, (0, 0))
-    durable.remove_leftovers(tmp_path)
-    assert sorted(path.name for path in (tmp_path / "ab").iterdir()) == [
-        ".y.partial",
-        "z.safetensors",
-    ]

@@ -58,7 +58,7 @@ def test_a_ledger_of_a_newer_polyclinic_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for module in ("journal", "ledger"):
-        monkeypatch.setattr(f"polyclinic.{module}.FORMAT", 2)
+        monkeypatch.setattr(f"polyclinic.store.{module}.FORMAT", 2)
     Ledger.open(tmp_path).close()
     monkeypatch.undo()
     with pytest.raises(LedgerError, match="newer polyclinic"):

@@ -18,8 +18,13 @@ def test_nothing_acknowledged_is_lost_or_counted_twice(tmp_path: Path) -> None:
     root = Path(__file__).parents[3]
     ran = subprocess.run(
         [sys.executable, "-m", "tests.core.store.killing", str(tmp_path), str(KILLS)],
-        cwd=root, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=60 + KILLS, check=False,
-    )  # fmt: skip
+        cwd=root,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=60 + KILLS,
+        check=False,
+    )
     assert ran.returncode == 0, ran.stderr
     tally = json.loads(ran.stdout)
     assert tally["kills"] == KILLS

@@ -37,7 +37,7 @@ def account() -> str | None:
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    """The address of a running PostgreSQL, without a database's name."""
+    """Return the address of a running PostgreSQL, without the name of a database."""
     initdb, pg_ctl = find_program("initdb"), find_program("pg_ctl")
     if not initdb or not pg_ctl:
         pytest.skip("PostgreSQL's programs initdb and pg_ctl are not installed")
@@ -79,7 +79,7 @@ def server() -> Iterator[str]:
 
 @pytest.fixture
 def place(server: str, tmp_path: Path) -> Iterator[Path]:
-    """A ledger folder with a database of its own."""
+    """Make a ledger folder with a database of its own."""
     with psycopg.connect(f"{server}/postgres", autocommit=True) as connection:
         connection.execute("DROP DATABASE IF EXISTS ledger WITH (FORCE)")
         connection.execute("CREATE DATABASE ledger")
@@ -108,7 +108,8 @@ def test_a_connection_that_was_cut_is_made_anew(place: Path) -> None:
         hand_over(ledger, "north")
         execute(
             place,
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ledger' AND pid <> pg_backend_pid()",
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'ledger' AND "
+            "pid <> pg_backend_pid()",
         )
         assert hand_over(ledger, "south").new
         assert sound(ledger)

@@ -69,8 +69,8 @@ def test_a_child_that_ends_is_reported_with_its_last_words(tmp_path: Path) -> No
 
 def test_a_child_is_ended_with_everything_that_it_started(tmp_path: Path) -> None:
     code = (
-        "import subprocess, sys, time; grandchild = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)']);"
-        "print(grandchild.pid, flush=True); time.sleep(60)"
+        "import subprocess, sys, time; grandchild = subprocess.Popen([sys.executable, '-c', "
+        "'import time; time.sleep(60)']);print(grandchild.pid, flush=True); time.sleep(60)"
     )
     one = child(tmp_path, code)
     one.start()
@@ -92,7 +92,8 @@ def test_a_child_is_ended_with_everything_that_it_started(tmp_path: Path) -> Non
 def test_a_child_that_will_not_end_is_killed(tmp_path: Path) -> None:
     one = child(
         tmp_path,
-        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', flush=True); time.sleep(60)",
+        "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('up', "
+        "flush=True); time.sleep(60)",
     )
     one.start()
     deadline = time.monotonic() + 30
@@ -109,7 +110,8 @@ def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
     )
     one = child(
         tmp_path,
-        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {inner!r}]); time.sleep(60)",
+        f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {inner!r}]); "
+        "time.sleep(60)",
     )
     one.start()
     deadline = time.monotonic() + 60

@@ -62,9 +62,8 @@ def test_displacement_is_as_wide_as_promised_and_never_folds(seed: int) -> None:
     moved = subject(seed).displacement_mm
     rms = moved.square().sum(0).mean().sqrt()
     assert DISPLACEMENT_MM[0] * 0.95 < rms < DISPLACEMENT_MM[1] * 1.05
-    gradient = torch.stack(
-        torch.gradient(moved / 4.0, dim=(1, 2, 3))
-    )  # (axis of derivative, component, h, w, d)
+    # (axis of derivative, component, h, w, d)
+    gradient = torch.stack(torch.gradient(moved / 4.0, dim=(1, 2, 3)))
     jacobian = torch.eye(3) + gradient.permute(2, 3, 4, 1, 0)
     assert torch.linalg.det(jacobian).min() > 0
 

@@ -1,4 +1,7 @@
-"""Laboratories' folders: from a small made-up collection, and from the real one where it is at hand."""
+"""Laboratories' folders.
+
+From a small made-up collection, and from the real one where it is at hand.
+"""
 
 import json
 import os

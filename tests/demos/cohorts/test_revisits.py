@@ -1,4 +1,7 @@
-"""A person's visits and lesions: closer to each other than to other people, and at places of the person's own."""
+"""A person's visits and lesions.
+
+Closer to each other than to other people, and at places of the person's own.
+"""
 
 from functools import lru_cache
 
@@ -36,9 +39,8 @@ def test_the_first_visit_is_the_person() -> None:
 
 def test_a_visit_is_the_same_every_time_and_another_one_each_time() -> None:
     threads = torch.get_num_threads()
-    torch.set_num_threads(
-        3 - min(threads, 2)
-    )  # another number: the last bits of the shape are then others
+    # another number: the last bits of the shape are then others
+    torch.set_num_threads(3 - min(threads, 2))
     try:
         again = revisit(subject(1), 2, 1)
     finally:
@@ -74,9 +76,8 @@ def test_lesions_are_fluid_at_the_persons_own_places() -> None:
     whole = icbm152()
     one, again, other = (with_lesions(whole, seed, 3) for seed in (1, 1, 2))
     assert torch.equal(one.probabilities, again.probabilities)
-    torch.testing.assert_close(
-        one.probabilities.sum(0), whole.probabilities.sum(0)
-    )  # nobody loses tissue
+    # nobody loses tissue
+    torch.testing.assert_close(one.probabilities.sum(0), whole.probabilities.sum(0))
     holes, others = (
         ((each.probabilities - whole.probabilities)[2] < -0.5) for each in (one, other)
     )
@@ -84,9 +85,8 @@ def test_lesions_are_fluid_at_the_persons_own_places() -> None:
     ball = 4 / 3 * np.pi * LESION_MM**3
     assert 0.3 * ball < float(holes.sum()) * voxel < 3.3 * ball
     assert float((holes & others).sum()) < 0.1 * float(holes.sum())
-    assert (
-        float(one.probabilities[1:, holes].max()) == 0.0
-    )  # no white, no grey matter is left in them
+    # no white, no grey matter is left in them
+    assert float(one.probabilities[1:, holes].max()) == 0.0
 
 
 def test_no_lesions_change_nothing() -> None:
@@ -94,7 +94,10 @@ def test_no_lesions_change_nothing() -> None:
 
 
 def test_lesions_stay_where_they_are_from_visit_to_visit() -> None:
-    """Seen on a grid of the anatomy, not of the scanner: both visits are read back through their own pose and shape."""
+    """Seen on a grid of the anatomy, not of the scanner.
+
+    Both visits are read back through their own pose and shape.
+    """
     marked = with_lesions(icbm152(), 5, 2)
     affine = icbm152().affine @ np.diag([3.0, 3.0, 3.0, 1.0])
     shape = tuple(size // 3 for size in icbm152().probabilities.shape[1:])

@@ -47,9 +47,8 @@ def test_the_centre_of_a_view_is_in_the_middle() -> None:
     middle = far[:, 8:24, 8:24]  # the same 96 mm, half as fine
     coarse = near.reshape(3, 16, 2, 16, 2).mean((2, 4))
     assert np.corrcoef(middle.ravel(), coarse.ravel())[0, 1] > 0.95
-    assert (
-        np.corrcoef(middle[:, 2:].ravel(), coarse[:, :-2].ravel())[0, 1] < 0.9
-    )  # two pixels aside
+    # two pixels aside
+    assert np.corrcoef(middle[:, 2:].ravel(), coarse[:, :-2].ravel())[0, 1] < 0.9
 
 
 def test_a_pose_moves_the_place_and_a_slice_still_finds_it() -> None:
@@ -166,6 +165,5 @@ def test_higher_slices_have_higher_classes() -> None:
         np.mean([(each.pixels > 60).mean() for each in drawn if each.label == label])
         for label in range(5)
     ]
-    assert (
-        max(area[1:4]) == max(area) and area[4] < area[3] and area[0] < area[2]
-    )  # the middle of a brain is the widest
+    # the middle of a brain is the widest
+    assert max(area[1:4]) == max(area) and area[4] < area[3] and area[0] < area[2]

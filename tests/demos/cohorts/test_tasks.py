@@ -1,4 +1,7 @@
-"""Hospitals with different tasks: what is on disk, who is in it, and that nobody is in two places."""
+"""Hospitals with different tasks.
+
+What is on disk, who is in it, and that nobody is in two places.
+"""
 
 import json
 from collections import Counter
@@ -81,9 +84,10 @@ def test_tasks_that_are_held_out_lie_apart(cohort: TaskCohort) -> None:
 def test_nobody_is_in_two_splits_or_two_hospitals_or_public(cohort: TaskCohort) -> None:
     groups = [group for folder in folders(cohort) for group in subjects(read_dataset(folder))]
     public = list(draw_public_brains(0, PUBLIC, SIZE))
+    # these are the ones on disk
     assert {each.pixels.tobytes() for each in public} == {
         pixels(path) for path in cohort.public.iterdir()
-    }  # these are the ones on disk
+    }
     groups.append({each.subject for each in public})
     assert all(groups) and all(one.isdisjoint(other) for one, other in combinations(groups, 2))
 
@@ -153,10 +157,8 @@ def test_what_is_complete_is_reused_and_what_is_not_is_written_anew(tmp_path: Pa
     (cohort.hospitals[0] / "images/002.png").unlink()
     write_tasks(tmp_path, on_progress=lambda *each: news.append(each), **SMALL)
     assert files(tmp_path) == before
-    assert news[1] == (8, 13, "already there") and news[-1][:2] == (
-        13,
-        13,
-    )  # the other task and the public images are kept
+    # the other task and the public images are kept
+    assert news[1] == (8, 13, "already there") and news[-1][:2] == (13, 13)
 
 
 def test_other_settings_leave_nothing_of_the_earlier_ones(tmp_path: Path) -> None:

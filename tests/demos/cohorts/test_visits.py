@@ -1,4 +1,7 @@
-"""People who come more than once: what is taken up again, what is refused, and that a person stays that person."""
+"""People who come more than once.
+
+What is taken up again, what is refused, and that a person stays that person.
+"""
 
 import gzip
 import json
@@ -58,9 +61,8 @@ def test_every_case_names_its_person_and_nobody_is_in_two_splits(cohort: Path) -
 
 
 def test_same_seed_same_voxels_other_seed_others(cohort: Path, tmp_path: Path) -> None:
-    write_visits(
-        tmp_path / "again", COARSE, Visits((1, 1, 1)), seed=3
-    )  # by processes, with another number of threads
+    # by processes, with another number of threads
+    write_visits(tmp_path / "again", COARSE, Visits((1, 1, 1)), seed=3)
     assert digests(tmp_path / "again") == digests(cohort)
     write_visits(tmp_path / "other", COARSE, Visits((1, 0, 0), visits=1), seed=4)
     assert not set(digests(tmp_path / "other").values()) & set(digests(cohort).values())

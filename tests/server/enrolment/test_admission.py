@@ -1,4 +1,6 @@
-"""Everybody who should be turned away is, with a plain message on both sides and a line in the journal."""
+"""Everybody who should be turned away is, with a plain message on both sides and a line in the
+journal.
+"""
 
 import socket
 import time
@@ -245,6 +247,5 @@ def test_a_stranger_s_request_is_refused_before_it_is_read(lab: Coordinator) -> 
     with pytest.raises(grpc.RpcError) as raised:
         channel.unary_unary("/flwr.proto.Fleet/PushObject")(bytes(30_000_000), timeout=20.0)
     channel.close()
-    assert (
-        raised.value.code() == grpc.StatusCode.UNAUTHENTICATED
-    )  # an answer to its size would be RESOURCE_EXHAUSTED
+    # an answer to its size would be RESOURCE_EXHAUSTED
+    assert raised.value.code() == grpc.StatusCode.UNAUTHENTICATED

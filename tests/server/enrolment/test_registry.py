@@ -81,9 +81,8 @@ def test_a_host_that_cannot_be_in_a_certificate_is_refused(host: str, tmp_path: 
 def test_one_key_one_site(authority: Authority, tmp_path: Path) -> None:
     registry = Registry(authority.folder)
     first, second = make_key(tmp_path / "1"), make_key(tmp_path / "2")
-    assert registry.enrol("a", first) == registry.enrol(
-        "a", first
-    )  # the same again changes nothing
+    # the same again changes nothing
+    assert registry.enrol("a", first) == registry.enrol("a", first)
     with pytest.raises(ConfigError, match="is the key of a"):
         registry.enrol("b", first)
     with pytest.raises(ConfigError, match="Revoke that first"):

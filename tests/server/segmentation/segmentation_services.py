@@ -1,4 +1,6 @@
-"""A segmentation service in this process, with a network small enough to check by hand, and callers that need not behave."""
+"""A segmentation service in this process, with a network small enough to check by hand, and callers
+that need not behave.
+"""
 
 import asyncio
 import threading

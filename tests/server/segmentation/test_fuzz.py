@@ -1,4 +1,7 @@
-"""Five hundred spoiled requests: each is refused with a status that says so, and the service goes on as before."""
+"""Five hundred spoiled requests.
+
+Each is refused with a status that says so, and the service goes on as before.
+"""
 
 import random
 from collections import Counter

@@ -1,4 +1,7 @@
-"""Requests and callers that a segmentation service refuses: each with the status and the sentence that belong to it."""
+"""Requests and callers that a segmentation service refuses.
+
+Each with the status and the sentence that belong to it.
+"""
 
 import time
 from collections.abc import Iterator

@@ -1,4 +1,7 @@
-"""The segmentation service: who is answered, who is refused and how, and that it stays bounded, fair and alive."""
+"""The segmentation service.
+
+Who is answered, who is refused and how, and that it stays bounded, fair and alive.
+"""
 
 import contextlib
 import threading
@@ -98,10 +101,11 @@ def test_a_knock_and_a_description(lab: Service) -> None:
 
 def test_health_needs_no_key_and_everything_else_does(lab: Service) -> None:
     with caller(lab.hospital("st-mary"), metadata=[]) as probe:
+        # SERVING
         assert (
             probe.channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=PATIENCE_S)
             == b"\x08\x01"
-        )  # SERVING
+        )
         for method in (
             DESCRIBE,
             "/grpc.health.v1.Health/Watch",
@@ -173,9 +177,8 @@ def test_an_answer_that_nobody_takes_is_given_up() -> None:
     with service(limits=Limits(idle_s=0.5)) as lab, caller(lab.hospital("a")) as someone:
         lab.server.service._model = a_large_model()
         call = someone.start(messages(np.zeros(LARGE, np.uint8), wire.PROBABILITIES))
-        lab.until(
-            lambda running: len(running.lines) == 1
-        )  # the answer is larger than what the connection takes in by itself
+        # the answer is larger than what the connection takes in by itself
+        lab.until(lambda running: len(running.lines) == 1)
         assert lab.lines[0].endswith("DEADLINE_EXCEEDED") and lab.server.service.queue.reserved == 0
         call.cancel()
 
@@ -250,9 +253,8 @@ def test_thirty_requests_of_one_site_do_not_hold_up_another() -> None:
         many += [pool.submit(greedy.ask, messages(a_volume(seed))) for seed in range(30)]
         lab.until(lambda running: running.server.service.queue.waiting == 30)
         one = pool.submit(modest.ask, messages(a_volume()))
-        lab.until(
-            lambda running: "RESOURCE_EXHAUSTED" in " ".join(running.lines)
-        )  # greedy's newest gave up its place
+        # greedy's newest gave up its place
+        lab.until(lambda running: "RESOURCE_EXHAUSTED" in " ".join(running.lines))
         lab.until(lambda running: "modest" in running.server.service.queue._lines)
         held.go.release(2)
         assert len(one.result(PATIENCE_S)) == 2

@@ -1,4 +1,7 @@
-"""The event loop against hospitals that are functions: arrivals, refusals, absences, restarts, choice of parameters."""
+"""The event loop of merging: arrivals, refusals, absences, restarts, choice of parameters.
+
+Hospitals are functions; there is no network.
+"""
 
 import hashlib
 import time
@@ -44,7 +47,10 @@ MEAN = {"_target_": f"{RULES}.mean.Mean"}
 
 @dataclass
 class Hospital:
-    """Contributes `value` everywhere as soon as it has the base; likes models whose weights are near `liked`."""
+    """A hospital that contributes `value` everywhere as soon as it has the base.
+
+    Its score of a model is the higher, the nearer the mean of the weights is to `liked`.
+    """
 
     site: str
     node: FakeNode
@@ -99,8 +105,8 @@ class Seat:
     activated: str
 
 
-class Roster:
-    """Everybody on the grid takes part."""
+class AllMembers:
+    """All hospitals on the grid are members."""
 
     def __init__(self, grid: FakeGrid, hospitals: Mapping[str, Hospital]) -> None:
         self.grid, self.hospitals = grid, hospitals
@@ -154,7 +160,7 @@ class World:
         self.loop = EventLoop(
             self.strategy,
             self.grid,
-            Roster(self.grid, self.hospitals),
+            AllMembers(self.grid, self.hospitals),
             self.ledger,
             assignment,
             NAMES,
@@ -166,7 +172,7 @@ class World:
     def step(self, seconds: float = 1.0, until: Any = lambda: False) -> None:
         end = time.monotonic() + seconds
         while time.monotonic() < end and not until():
-            self.loop.talk._looked = float("-inf")  # look at once
+            self.loop.mailbox._looked = float("-inf")  # look at once
             self.loop.step()
             time.sleep(0.002)
 
@@ -273,9 +279,8 @@ def test_a_restart_takes_up_from_the_ledger_and_counts_nothing_twice(tmp_path: P
     world.hospitals["b"].ready = False
     world.step(2.0, until=world.ledger.publications)
     world.ledger.close()
-    world.hospitals[
-        "a"
-    ].verdicts.clear()  # the coordinator died before it could say so: the hospital hands over again
+    # the coordinator died before it sent the verdict: the hospital hands over again
+    world.hospitals["a"].verdicts.clear()
     world.hospitals["b"].ready = True
     world.grid._out.clear()
     world.restart().run()

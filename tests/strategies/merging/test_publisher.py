@@ -1,4 +1,7 @@
-"""A ledger and a rule make a model: kept sums and streaming agree bit for bit, whatever comes, goes or grows old."""
+"""A ledger and a rule make a model.
+
+Kept sums and streaming agree bit for bit, whatever comes, goes or grows old.
+"""
 
 import itertools
 from pathlib import Path
@@ -91,7 +94,7 @@ def test_a_random_vector_is_as_long_in_every_tensor_and_leaves_statistics_alone(
 def test_nothing_to_merge_is_said(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "ledger") as ledger:
         ledger.add_base(BASE)
-        with pytest.raises(LedgerError, match="no contribution"):
+        with pytest.raises(LedgerError):
             Publisher(ledger, 0, 0.5).merge(Mean())
 
 

@@ -1,4 +1,7 @@
-"""What the training of a proxy leaves for its report; the numbers are made up, and chosen so that sentences can be checked by hand."""
+"""What the training of a proxy leaves for its report.
+
+The numbers are made up, and chosen so that sentences can be checked by hand.
+"""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,6 @@
-"""Small made-up people: canonical scans of blobs, whose places are the person's own, at three resolutions, with labels."""
+"""Small made-up people: canonical scans of blobs, whose places are the person's own, at three
+resolutions, with labels.
+"""
 
 import torch
 from torch import Tensor
@@ -13,7 +15,10 @@ CLASSES = 3
 
 
 def blobs(person: int, visit: int, shape: Shape, apart: float = 1.0) -> tuple[Tensor, Tensor]:
-    """An image in [0, 1] and its labels: a large ball, and in it a bright one at the person's own place."""
+    """An image in [0, 1] and its labels.
+
+    A large ball, and in it a bright one at the person's own place.
+    """
     size = shape[0]
     generator = torch.Generator().manual_seed(1000 + person)
     places = identity(shape)[0] + 0.5

@@ -8,17 +8,16 @@ from torch.testing import assert_close
 
 from polyclinic_strategies.proxy.losses import (
     TEMPERATURE,
-    betrayal,
     focal_tversky,
     folding,
+    identity_leak,
     recognition,
     roughness,
     sameness,
 )
 
-LABELS = (
-    torch.arange(4).view(1, 4, 1, 1).expand(2, 4, 3, 5).contiguous()
-)  # four classes, 15 voxels each
+# four classes, 15 voxels each
+LABELS = torch.arange(4).view(1, 4, 1, 1).expand(2, 4, 3, 5).contiguous()
 KNOWN = torch.ones(LABELS.shape)
 
 
@@ -30,10 +29,11 @@ def test_a_perfect_segmentation_costs_nothing_and_an_empty_one_everything() -> N
     assert float(focal_tversky(certain(LABELS), LABELS, KNOWN)) < 1e-4
     nothing = focal_tversky(certain(torch.zeros_like(LABELS)), LABELS, KNOWN)
     assert_close(nothing, torch.tensor((1 - 1 / (0.7 * 15 + 1)) ** 0.75))  # no hit, 15 missed
+    # nothing to find, none found
     assert (
         float(focal_tversky(certain(torch.zeros_like(LABELS)), torch.zeros_like(LABELS), KNOWN))
         < 1e-4
-    )  # nothing to find, none found
+    )
 
 
 def test_what_is_missed_costs_more_than_what_is_too_much() -> None:
@@ -99,9 +99,8 @@ def test_recognition_of_orthogonal_people() -> None:
     assert_close(recognition(people, people), torch.tensor(right), atol=1e-6, rtol=0)
     assert_close(recognition(people, people.roll(1, 0)), torch.tensor(right + 1 / TEMPERATURE))
     same = people[:1].expand(4, -1)
-    assert_close(
-        recognition(same, same), torch.tensor(math.log(4))
-    )  # told nothing: one of four by chance
+    # told nothing: one of four by chance
+    assert_close(recognition(same, same), torch.tensor(math.log(4)))
     assert_close(
         recognition(people[[2, 0, 1, 3]], people[[2, 0, 1, 3]]), recognition(people, people)
     )
@@ -109,14 +108,13 @@ def test_recognition_of_orthogonal_people() -> None:
 
 def test_nothing_is_betrayed_where_nothing_is_told() -> None:
     people = torch.eye(4)
-    assert float(betrayal(people, people)) == 1
-    assert float(betrayal(people[:1].expand(4, -1), people[:1].expand(4, -1))) == 0
-    assert (
-        float(betrayal(people, people.roll(1, 0))) == 0
-    )  # to look less alike than strangers is no gain
+    assert float(identity_leak(people, people)) == 1
+    assert float(identity_leak(people[:1].expand(4, -1), people[:1].expand(4, -1))) == 0
+    # to look less alike than strangers is no gain
+    assert float(identity_leak(people, people.roll(1, 0))) == 0
 
 
-@pytest.mark.parametrize("loss", [recognition, betrayal])
+@pytest.mark.parametrize("loss", [recognition, identity_leak])
 def test_features_of_other_lengths_are_refused(loss) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(RuntimeError):
         loss(torch.eye(4), torch.eye(5))

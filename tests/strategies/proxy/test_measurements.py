@@ -1,4 +1,7 @@
-"""Scans from a folder into the canonical frame and through a generator: what is kept, what is measured, what is drawn."""
+"""Scans from a folder into the canonical frame and through a generator.
+
+What is kept, what is measured, what is drawn.
+"""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -138,9 +141,10 @@ def test_what_was_prepared_is_not_prepared_again(
 
 def test_a_scan_without_labels_trains_no_segmenter(scans: tuple[Case, ...], tmp_path: Path) -> None:
     bare = replace(scans[0], label=None, subject="")
+    # a person of its own
     assert [case.subject for case in prepare_cases([bare], REFERENCE, tmp_path, 4, fine=False)] == [
         "000_0"
-    ]  # a person of its own
+    ]
     with pytest.raises(DatasetInvalid, match="no label map"):
         prepare_cases([bare], REFERENCE, tmp_path, 4, fine=True)
 

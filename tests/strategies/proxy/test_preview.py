@@ -14,7 +14,10 @@ LABELS = ("background", "fluid", "tissue")
 
 
 def scene() -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A ball, of which label 2 is the left half; the original is stored front to back, in slices of 3 mm."""
+    """A ball, of which label 2 is the left half.
+
+    The original is stored front to back, in slices of 3 mm.
+    """
     places = np.indices((24, 28, 24)) - np.array([12, 14, 12]).reshape(3, 1, 1, 1)
     ball = (places**2).sum(0) < 100
     proxy = np.where(ball, 180, 0).astype(np.uint8)
@@ -82,9 +85,8 @@ def test_original_and_proxy_are_seen_from_the_same_side(tmp_path: Path) -> None:
         ).nonzero()[0]
         for grey, colour in zip((180, 180), label_colours(LABELS).values(), strict=True)
     )
-    assert (
-        len(fluid) and len(tissue) and fluid.mean() < tissue.mean()
-    )  # the patient's right is on the left
+    # the patient's right is on the left
+    assert len(fluid) and len(tissue) and fluid.mean() < tissue.mean()
     colours = (half.max(-1) - half.min(-1)) > 20
     assert colours[: shown.shape[1] // 2].sum() == 0 and colours[shown.shape[1] // 2 :].sum() > 200
 

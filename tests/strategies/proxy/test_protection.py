@@ -1,4 +1,7 @@
-"""A hospital's generator: no proxy twice, labels come back, no key leaves, and a file is as good as what it was written from."""
+"""A hospital's generator.
+
+No proxy twice, labels come back, no key leaves, and a file is as good as what it was written from.
+"""
 
 import json
 from dataclasses import fields, replace
@@ -165,9 +168,8 @@ def test_a_file_is_as_good_as_what_it_was_written_from(tmp_path: Path) -> None:
         draw_deformation(written.field, image, 7),
         strict=True,
     ):
-        torch.testing.assert_close(
-            one, other, atol=1e-3, rtol=0
-        )  # the reference is stored in 16 bits
+        # the reference is stored in 16 bits
+        torch.testing.assert_close(one, other, atol=1e-3, rtol=0)
     read.save(tmp_path / "again.safetensors")
     assert (tmp_path / "again.safetensors").read_bytes() == (
         tmp_path / "generator.safetensors"

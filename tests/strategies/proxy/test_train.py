@@ -1,4 +1,7 @@
-"""`train-proxy` from a cohort to its files: once in full with tiny settings, then taken up again, and what it refuses."""
+"""`train-proxy` from a cohort to its files.
+
+Once in full with tiny settings, then taken up again, and what it refuses.
+"""
 
 import io
 import json
@@ -9,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from polyclinic_strategies.proxy.report.record import read_proxy
 from rich.console import Console
 
 from polyclinic.errors import ConfigError, DatasetInvalid
@@ -18,14 +22,13 @@ from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
 from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_strategies.proxy import commands
 from polyclinic_strategies.proxy import train as proxy_training
-from polyclinic_strategies.proxy.attacks import attack_suite as proxy_campaign
+from polyclinic_strategies.proxy.attacks import attack_suite
 from polyclinic_strategies.proxy.attacks.attackers import SIAMESE, AttackTraining
 from polyclinic_strategies.proxy.frame import registration
 from polyclinic_strategies.proxy.generator import NoField, RandomField
 from polyclinic_strategies.proxy.parts import GENERATOR, SEGMENTER
 from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.proxy.report.page import write_proxy_report
-from polyclinic_strategies.proxy.report.record import read_proxy
 from polyclinic_strategies.proxy.train import Orders, Others, train_proxy
 from tests.strategies.proxy.strangers import cases
 
@@ -41,7 +44,10 @@ NEVER = "must not be called again"
 
 @pytest.fixture(scope="module")
 def cohorts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two people each to train with, whom attackers know, and to be recognized; and such people with lesions."""
+    """Two people each to train with, whom attackers know, and to be recognized.
+
+    And such people with lesions.
+    """
     folder = tmp_path_factory.mktemp("cohorts")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(writing, "_WORTH_A_PROCESS", 99)
@@ -53,8 +59,10 @@ def cohorts(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 @pytest.fixture(scope="module")
 def tiny() -> Iterator[None]:
-    """Attackers of a few steps, all of them at the first attack alone, one strength for the curve, and a quick registration."""
-    real, made = proxy_campaign.attack, []
+    """Attackers of a few steps, all of them at the first attack alone, one strength for the curve,
+    and a quick registration.
+    """
+    real, made = attack_suite.attack, []
 
     def attack(
         training: Any, test: Any, atlas: Any, settings: AttackTraining, on_attack: Any
@@ -69,11 +77,10 @@ def tiny() -> Iterator[None]:
         return real(training, test, atlas, brief, on_attack)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(proxy_campaign, "attack", attack)
-        patch.setattr(proxy_campaign, "STRENGTHS_MM", (4.0,))
-        patch.setattr(
-            registration, "TILTS", registration.TILTS[:1]
-        )  # nobody tilts the head, and all affines are right
+        patch.setattr(attack_suite, "attack", attack)
+        patch.setattr(attack_suite, "STRENGTHS_MM", (4.0,))
+        # nobody tilts the head, and all affines are right
+        patch.setattr(registration, "TILTS", registration.TILTS[:1])
         patch.setattr(registration, "TURNS", registration.TURNS[:1])
         yield
 
@@ -193,9 +200,8 @@ def test_a_second_call_takes_everything_up(
     assert ((out / GENERATOR).read_bytes(), (out / SEGMENTER).read_bytes()) == weights
     assert "trained before" in console.file.getvalue()  # type: ignore[attr-defined]
     with pytest.raises(AssertionError, match=NEVER):
-        train_proxy(
-            order(cohorts, out, "training.learning_rate=0.001"), quiet()
-        )  # other settings are trained anew
+        # other settings are trained anew
+        train_proxy(order(cohorts, out, "training.learning_rate=0.001"), quiet())
 
 
 def test_people_who_came_once_are_refused(tmp_path: Path, cohorts: tuple[Path, Path]) -> None:
@@ -302,15 +308,15 @@ def test_attacks_are_named_by_what_decides_them(
     out: Path, cohorts: tuple[Path, Path], tmp_path: Path
 ) -> None:
     protection = Protection.load(out / GENERATOR)
-    campaign = proxy_campaign.Campaign(cases(2), cases(2), protection, 1, 2, tmp_path, print)
+    suite = attack_suite.AttackSuite(cases(2), cases(2), protection, 1, 2, tmp_path, print)
     once, twice = AttackTraining(restarts=1), AttackTraining(restarts=2)
     given = [
         (NoField(), cases(2), once), (RandomField(1.0), cases(2), once), (RandomField(2.0), cases(2), once),
         (protection.field, cases(2), once), (NoField(), cases(3), once), (NoField(), cases(2, apart=0.5), once),
         (NoField(), cases(2), twice),
     ]  # fmt: skip
-    marks = [campaign._mark(field, known, cases(2), settings) for field, known, settings in given]
+    marks = [suite._mark(field, known, cases(2), settings) for field, known, settings in given]
     assert (
         len(set(marks)) == len(marks)
-        and campaign._mark(NoField(), cases(2), cases(2), once) == marks[0]
+        and suite._mark(NoField(), cases(2), cases(2), once) == marks[0]
     )

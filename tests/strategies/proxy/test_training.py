@@ -48,7 +48,10 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reference of 16 x 16 x 16 voxels, in float32: for bfloat16 that is too small, see `modes.quick`."""
+    """A reference of 16 x 16 x 16 voxels, in float32.
+
+    For bfloat16 that is too small, see `modes.quick`.
+    """
     coarse = torch.stack([case(person, 0).coarse[0] for person in range(6)]).mean(0)
     monkeypatch.setattr(module, "icbm152_reference", lambda spacing_mm: None)
     monkeypatch.setattr(module, "coarse_reference", lambda reference: coarse)
@@ -152,7 +155,9 @@ def test_the_generator_rests_while_the_segmenter_goes_on() -> None:
 
 
 def test_the_adversary_is_no_part_of_the_generators_step() -> None:
-    """Without a weight on anything but the segmentation the generator still learns, and the adversary by its own loss alone."""
+    """Without a weight on anything but the segmentation the generator still learns, and the
+    adversary by its own loss alone.
+    """
     plain = replace(
         SETTINGS,
         adversarial=0.0,
@@ -227,7 +232,9 @@ class Brightness(nn.Module):
 
 @pytest.mark.parametrize("finer", [1, 2])
 def test_an_answer_is_judged_where_it_is_unwarped_to(finer: int) -> None:
-    """A segmenter that is right about every proxy costs little however far that is warped, and much if the way back is another's."""
+    """A segmenter that is right about every proxy costs little however far that is warped, and much
+    if the way back is another's.
+    """
     system = made(NoField())
     system.segmenter = Brightness()
     size = finer * COARSE[0]
@@ -239,9 +246,8 @@ def test_an_answer_is_judged_where_it_is_unwarped_to(finer: int) -> None:
     still, warped = (float(trainer._segment(person, each)) for each in (0 * velocity, velocity))
     assert still < 0.01 and warped < 0.3  # the edges of coarse labels blur
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            training, "displace", lambda given: displace(velocity)
-        )  # there and there again
+        # there and there again
+        patch.setattr(training, "displace", lambda given: displace(velocity))
         assert float(trainer._segment(person, velocity)) > 1.5 * warped
 
 

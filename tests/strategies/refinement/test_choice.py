@@ -1,4 +1,7 @@
-"""Recipes compete on hospitals that are left out: fairly, and without asking twice for the same model."""
+"""Recipes compete on hospitals that are left out.
+
+Fairly, and without asking twice for the same model.
+"""
 
 import math
 from collections.abc import Mapping

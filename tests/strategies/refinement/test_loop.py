@@ -1,4 +1,7 @@
-"""Newcomers against a coordinator without a network: one after another, and nobody waits for one that fails or is gone."""
+"""The event loop of refinement: newcomers are served one by one, and failures hold up nobody.
+
+Hospitals are functions; there is no network.
+"""
 
 import time
 from collections.abc import Iterator
@@ -15,7 +18,7 @@ from polyclinic.federation.records import Order, evaluation_reply
 from polyclinic.federation.traffic import CountingGrid
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.store.ledger import Ledger
-from polyclinic_strategies.merging import correspondence
+from polyclinic_strategies.merging import mailbox
 from polyclinic_strategies.merging.messages import Assignment, Handover, confirm, hand_over
 from polyclinic_strategies.refinement.loop import RefinementLoop
 from polyclinic_strategies.refinement.messages import describe_reply
@@ -28,7 +31,7 @@ POLL = "query.collect"
 
 @dataclass
 class Newcomer:
-    """Describes itself as standing at `place`, after being looked at so many times."""
+    """A hospital whose description is `place`, given at the question number `patience` + 1."""
 
     site: str
     place: float = 0.4
@@ -49,11 +52,9 @@ class Newcomer:
         self.asked.append(kind)
         if self.broken:
             return make_error(message, self.broken)
-        return (
-            confirm(message)
-            if kind == "query.refined"
-            else describe_reply(message, {NAME: torch.tensor([self.place])}, 3, 0.0)
-        )
+        if kind == "query.refined":
+            return confirm(message)
+        return describe_reply(message, {NAME: torch.tensor([self.place])}, 3, 0.0)
 
 
 @dataclass
@@ -63,8 +64,8 @@ class Seat:
     describes: bool
 
 
-class House:
-    """a and b contributed; x, y and others only describe themselves."""
+class Federation:
+    """A federation in which a and b contributed, and newcomers only describe their images."""
 
     def __init__(self, folder: Path, *newcomers: Newcomer) -> None:
         self.ledger = Ledger.open(folder / "ledger")
@@ -119,14 +120,16 @@ class House:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(correspondence, "LOOK_S", 0.0)
+    monkeypatch.setattr(mailbox, "LOOK_S", 0.0)
     yield
 
 
 def test_two_that_come_at_once_are_served_one_after_another(tmp_path: Path) -> None:
-    house = House(tmp_path, Newcomer("x", 0.1, patience=5), Newcomer("y", 0.9, patience=5))
-    house.serve(2)
-    joins = [event for event in house.events if event["kind"] == "traffic"]
+    federation = Federation(
+        tmp_path, Newcomer("x", 0.1, patience=5), Newcomer("y", 0.9, patience=5)
+    )
+    federation.serve(2)
+    joins = [event for event in federation.events if event["kind"] == "traffic"]
     assert [event["site"] for event in joins] == ["x", "y"]
     for event in joins:
         moved = {
@@ -137,101 +140,98 @@ def test_two_that_come_at_once_are_served_one_after_another(tmp_path: Path) -> N
             event["site"]: {"query.describe", "query.refined"}
         }
     nearest = {
-        event["site"]: event["nearest"] for event in house.events if event["kind"] == "refined"
+        event["site"]: event["nearest"] for event in federation.events if event["kind"] == "refined"
     }
     assert (nearest["x"], nearest["y"]) == ("a", "b")
 
 
 def test_contributors_get_their_own_models_first(tmp_path: Path) -> None:
-    house = House(tmp_path, Newcomer("x"))
-    house.serve(1)
-    delivered = [
-        (event["site"], event["why"]) for event in house.events if event["kind"] == "delivered"
-    ]
-    assert sorted(delivered[:2]) == [("a", "choice"), ("b", "choice")] and delivered[2:] == [
-        ("x", "join")
-    ]
-    assert house.everybody["a"].asked == ["query.refined"]
+    federation = Federation(tmp_path, Newcomer("x"))
+    federation.serve(1)
+    events = [event for event in federation.events if event["kind"] == "delivered"]
+    delivered = [(event["site"], event["why"]) for event in events]
+    assert sorted(delivered[:2]) == [("a", "choice"), ("b", "choice")]
+    assert delivered[2:] == [("x", "join")]
+    assert federation.everybody["a"].asked == ["query.refined"]
 
 
 @pytest.mark.parametrize("reason", ["TooFewSubjects: The hospital has 2 subjects", "ImageInvalid"])
 def test_one_that_cannot_describe_itself_is_told_about_and_keeps_nobody_waiting(
     tmp_path: Path, reason: str
 ) -> None:
-    house = House(tmp_path, Newcomer("x", broken=reason), Newcomer("y"))
-    house.serve(1)
-    assert [event["reason"] for event in house.events if event["kind"] == "failed"] == [reason]
-    assert house.everybody["x"].asked == ["query.describe"]  # not again and again
-    assert house.of_kind("delivered")[-1] == "y"
+    federation = Federation(tmp_path, Newcomer("x", broken=reason), Newcomer("y"))
+    federation.serve(1)
+    assert [event["reason"] for event in federation.events if event["kind"] == "failed"] == [reason]
+    assert federation.everybody["x"].asked == ["query.describe"]  # not again and again
+    assert federation.of_kind("delivered")[-1] == "y"
 
 
 @pytest.mark.parametrize("place", [float("nan"), float("inf")])
 def test_a_description_that_is_none_is_told_about_and_keeps_nobody_waiting(
     tmp_path: Path, place: float
 ) -> None:
-    house = House(tmp_path, Newcomer("x", place), Newcomer("y"))
-    house.serve(1)
-    assert house.of_kind("failed") == ["x"] and house.of_kind("delivered")[-1] == "y"
-    assert list(house.loop.refiner.newcomers()) == ["y"]
+    federation = Federation(tmp_path, Newcomer("x", place), Newcomer("y"))
+    federation.serve(1)
+    assert federation.of_kind("failed") == ["x"] and federation.of_kind("delivered")[-1] == "y"
+    assert list(federation.loop.refiner.newcomers()) == ["y"]
 
 
 def test_a_name_that_leads_elsewhere_does_not_stop_the_coordinator(tmp_path: Path) -> None:
-    house = House(tmp_path, Newcomer("../x"), Newcomer("y"))
-    house.serve(1)
-    assert house.of_kind("failed") == ["../x"] and house.of_kind("delivered")[-1] == "y"
+    federation = Federation(tmp_path, Newcomer("../x"), Newcomer("y"))
+    federation.serve(1)
+    assert federation.of_kind("failed") == ["../x"] and federation.of_kind("delivered")[-1] == "y"
 
 
 def test_one_that_failed_is_asked_again_when_it_comes_back(tmp_path: Path) -> None:
     x = Newcomer("x", broken="ImageInvalid")
-    house = House(tmp_path, x)
+    federation = Federation(tmp_path, x)
 
     def mend(event: Any) -> None:
         if event["kind"] == "failed":
             x.broken = ""
             x.node.come_back()
 
-    house.on_event = mend
-    house.serve(1)
+    federation.on_event = mend
+    federation.serve(1)
     assert x.asked == ["query.describe", "query.describe", "query.refined"]
 
 
 def test_one_that_leaves_before_its_model_is_made_keeps_nobody_waiting(tmp_path: Path) -> None:
     x = Newcomer("x")
-    house = House(tmp_path, x, Newcomer("y"))
-    house.on_event = lambda event: (
+    federation = Federation(tmp_path, x, Newcomer("y"))
+    federation.on_event = lambda event: (
         x.node.leave() if event["kind"] == "described" and event["site"] == "x" else None
     )
-    house.serve(1)
-    assert house.of_kind("described") == ["x", "y"]
-    assert house.of_kind("delivered")[-1] == "y" and "x" not in house.of_kind("delivered")
+    federation.serve(1)
+    assert federation.of_kind("described") == ["x", "y"]
+    assert federation.of_kind("delivered")[-1] == "y" and "x" not in federation.of_kind("delivered")
 
 
 def test_one_that_starts_again_over_the_question_is_asked_anew(tmp_path: Path) -> None:
     x = Newcomer("x")
-    house = House(tmp_path, x)
+    federation = Federation(tmp_path, x)
     answer = x.node.answer
 
     def die_once(message: Message) -> Message | None:
         if message.metadata.message_type != "query.describe":
             return answer(message)
         x.node.answer = answer
-        house.grid._out.clear()  # it has forgotten the question
+        federation.grid._out.clear()  # it has forgotten the question
         x.node.come_back()
         return None
 
     x.node.answer = die_once
-    house.serve(1)
-    assert house.of_kind("delivered")[-1] == "x"
+    federation.serve(1)
+    assert federation.of_kind("delivered")[-1] == "x"
 
 
 def test_it_stays_so_long_and_not_longer(tmp_path: Path) -> None:
-    house = House(tmp_path)
-    assert house.loop.run() is not None
+    federation = Federation(tmp_path)
+    assert federation.loop.run() is not None
     began = time.monotonic()
-    house.loop.stay(
-        RECIPE, RECIPE, Stay()
-    )  # nothing to stay for: everybody who is here gets its model, and that is all
-    assert sorted(house.of_kind("delivered")) == ["a", "b"] and time.monotonic() - began < 3
+    # nothing to stay for: every hospital that is online gets its model, then the loop ends
+    federation.loop.stay(RECIPE, RECIPE, Stay())
+    assert sorted(federation.of_kind("delivered")) == ["a", "b"] and time.monotonic() - began < 3
     began = time.monotonic()
-    house.loop.stay(RECIPE, RECIPE, Stay(seconds=0.5))
+    federation.loop.stay(RECIPE, RECIPE, Stay(seconds=0.5))
     assert 0.5 <= time.monotonic() - began < 4

@@ -1,4 +1,4 @@
-"""What is said about descriptions and refined models arrives as it was meant, and what is wrong with it is said plainly."""
+"""Messages about descriptions and refined models: unchanged on arrival, or refused in one line."""
 
 import math
 from dataclasses import replace
@@ -53,9 +53,8 @@ def question() -> Message:
 # questions
 
 
-@pytest.mark.parametrize(
-    "weights", [None, torch.arange(5.0), torch.zeros(2 * 2**20)]
-)  # small ones are packed, large ones not
+# small weights are packed, large ones not
+@pytest.mark.parametrize("weights", [None, torch.arange(5.0), torch.zeros(2 * 2**20)])
 def test_a_question_arrives_with_names_release_and_the_base_if_it_is_needed(
     weights: torch.Tensor | None,
 ) -> None:
@@ -87,14 +86,11 @@ def test_a_question_arrives_with_names_release_and_the_base_if_it_is_needed(
 )
 def test_an_impossible_question_is_a_wrong_setting_in_one_line(key: str, value: object) -> None:
     flat: dict[str, Any] = dict(question().content[CONFIG])
-    flat = (
-        {**flat, key: value}
-        if value is not None
-        else {name: each for name, each in flat.items() if name != key}
-    )
-    message = Message(
-        RecordDict({CONFIG: ConfigRecord(flat)}), dst_node_id=3, message_type="query.describe"
-    )
+    del flat[key]
+    if value is not None:
+        flat[key] = value
+    content = RecordDict({CONFIG: ConfigRecord(flat)})
+    message = Message(content, dst_node_id=3, message_type="query.describe")
     with pytest.raises(ConfigError, match="another version of polyclinic") as caught:
         read_question(message)
     assert "\n" not in str(caught.value) and "http" not in str(caught.value)
@@ -106,26 +102,20 @@ def test_an_impossible_question_is_a_wrong_setting_in_one_line(key: str, value: 
 def described(**changes: object) -> Message:
     means = {"average_image": torch.tensor([0.5, -0.25, 1e-7]), "histogram": torch.ones(1)}
     reply = describe_reply(question(), means, 4, 1.5)
-    flat: dict[str, Any] = {
-        **dict(reply.content[CONFIG]),
-        **{key.replace("_of_", "."): value for key, value in changes.items()},
-    }
-    return make_reply(
-        question(),
-        {CONFIG: ConfigRecord({key: value for key, value in flat.items() if value is not None})},
-    )
+    flat: dict[str, Any] = dict(reply.content[CONFIG])
+    flat |= {key.replace("_of_", "."): value for key, value in changes.items()}
+    kept = {key: value for key, value in flat.items() if value is not None}
+    return make_reply(question(), {CONFIG: ConfigRecord(kept)})
 
 
 def test_a_description_arrives_bit_for_bit() -> None:
     means, subjects, seconds = read_description(described(), NAMES)
-    assert torch.equal(means["average_image"], torch.tensor([0.5, -0.25, 1e-7])) and torch.equal(
-        means["histogram"], torch.ones(1)
-    )
+    assert torch.equal(means["average_image"], torch.tensor([0.5, -0.25, 1e-7]))
+    assert torch.equal(means["histogram"], torch.ones(1))
     assert means["average_image"].dtype == torch.float32
     assert (subjects, seconds) == (4, 1.5)
-    assert set(read_description(described(), NAMES[:1])[0]) == {
-        "average_image"
-    }  # nothing that was not asked for
+    asked, _, _ = read_description(described(), NAMES[:1])
+    assert set(asked) == {"average_image"}  # nothing that was not asked for
 
 
 @pytest.mark.parametrize(
@@ -154,7 +144,7 @@ def test_a_description_that_is_not_finite_is_refused(number: float) -> None:
     ],
 )
 def test_a_description_over_nobody_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="over how many subjects"):
+    with pytest.raises(ConfigError, match="number of subjects"):
         read_description(described(**changes), NAMES)
 
 

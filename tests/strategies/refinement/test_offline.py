@@ -1,4 +1,4 @@
-"""The `refine` command: a hospital's model from a ledger, and whose work is in it, without any hospital."""
+"""The `refine` command: a hospital's model from a ledger, and the hospitals in it."""
 
 import json
 import signal
@@ -103,6 +103,12 @@ def place(tmp_path: Path) -> Path:
     return ledger
 
 
+def last_words(text: str) -> set[str]:
+    """Return the words below the table."""
+    words = unwrapped(text.rpartition("\u2518")[2]).split()
+    return {word.strip(",.:") for word in words}
+
+
 def rows(said: str) -> dict[str, list[str]]:
     """The table's cells by hospital."""
     cells = [
@@ -121,31 +127,20 @@ def unwrapped(said: str) -> str:
 def test_explain_shows_whose_vectors_and_how_far(run_cli: Run, place: Path) -> None:
     told = run_cli("--for", "st-mary", "--explain", "--ledger", str(place))
     assert told.returncode == 0, told.stderr
-    assert "the model for st-mary: softmax by average image, sharpness 0.5" in unwrapped(
-        told.stdout
-    )
+    assert f"st-mary: {LEFT_OUT}" in unwrapped(told.stdout)
     distances = torch.tensor([1.3, 0.3, 2.7]) / 3
     shares = torch.softmax(-distances / 0.5, 0)
     table = rows(told.stdout)
-    assert list(table) == [
-        "b",
-        "a",
-        "[red]c[/red]",
-    ]  # the largest share first; a name is text, not markup
+    # the largest share first; a name is text, not markup
+    assert list(table) == ["b", "a", "[red]c[/red]"]
     for number, site in enumerate(PLACES):
         assert table[site] == [f"{distances[number]:.2f}", f"{100 * shares[number]:.0f} %"]
-    assert (
-        "The nearest is b, 0.10 medians of the distances between contributors away: near."
-        in told.stdout
-    )
+    assert {"b", "0.10"} <= last_words(told.stdout)
 
 
 def test_a_fallback_says_why(run_cli: Run, place: Path) -> None:
     told = run_cli("--for", "far", "--explain", "--ledger", str(place)).stdout
-    assert (
-        "The uniform mean of all is used, because nobody is near: [red]c[/red], the nearest, is 32.0 medians away"
-        in told
-    )
+    assert {"uniform", "[red]c[/red]", "32.0"} <= last_words(told)
     assert {cells[1] for cells in rows(told).values()} == {"33 %"}
 
 
@@ -153,17 +148,14 @@ def test_a_contributor_has_a_recipe_of_its_own_and_left_out_that_of_newcomers(
     run_cli: Run, place: Path
 ) -> None:
     own = run_cli("--for", "b", "--explain", "--ledger", str(place)).stdout
-    assert (
-        "uniform mean with the own normalization" in unwrapped(own)
-        and "no distance plays a part" in own
-    )
+    assert str(OWN) in unwrapped(own) and "uniform" in last_words(own)
     left_out = run_cli("--for", "b", "--explain", "--left-out", "--ledger", str(place)).stdout
-    assert "softmax by average image" in left_out and set(rows(left_out)) == {"a", "[red]c[/red]"}
-    assert "The nearest is a, 0.25 medians" in left_out  # of the one distance that is left, 4
+    assert str(LEFT_OUT) in unwrapped(left_out)
+    assert set(rows(left_out)) == {"a", "[red]c[/red]"}
+    assert {"a", "0.25"} <= last_words(left_out)  # of the one distance that is left, 4
     choose(place, own=LEFT_OUT)
-    assert (
-        "b contributed itself" in run_cli("--for", "b", "--explain", "--ledger", str(place)).stdout
-    )
+    own = run_cli("--for", "b", "--explain", "--ledger", str(place)).stdout
+    assert {"b", "contributed"} <= last_words(own)
 
 
 def test_a_newcomer_with_the_images_of_a_contributor_did_not_contribute(
@@ -174,7 +166,7 @@ def test_a_newcomer_with_the_images_of_a_contributor_did_not_contribute(
             "twin", Description(ledger.bases()[-1], 4, {"average_image": torch.tensor([1.0])})
         )
     told = run_cli("--for", "twin", "--explain", "--ledger", str(place)).stdout
-    assert "The nearest is b, 0.00 medians" in told and "contributed itself" not in told
+    assert {"b", "0.00"} <= last_words(told) and "contributed" not in last_words(told)
 
 
 @pytest.mark.parametrize("overrides", [TINY, BATCHNORM], ids=["instance norm", "batch norm"])
@@ -258,7 +250,7 @@ def test_without_a_choice_a_run_is_recommended(run_cli: Run, place: Path) -> Non
 )
 def test_a_damaged_choice_is_no_choice(tmp_path: Path, text: str) -> None:
     (tmp_path / CHOICE).write_text(text)
-    with pytest.raises(RunError, match="no recipe has been chosen"):
+    with pytest.raises(RunError, match=CHOICE):
         read_choice(tmp_path / CHOICE)
 
 

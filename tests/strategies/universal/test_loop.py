@@ -1,4 +1,4 @@
-"""A stage's event loop: what it takes, what it refuses, what it tells."""
+"""The event loop of a stage: contributions, refusals, withdrawals."""
 
 import hashlib
 from collections.abc import Mapping
@@ -28,7 +28,7 @@ RULE = {"_target_": "polyclinic_strategies.merging.rules.mean.Mean"}
 
 
 class Nobody:
-    """A roster without hospitals."""
+    """Members without hospitals."""
 
     def refresh(self) -> dict[str, Any]:
         return {}
@@ -47,18 +47,17 @@ class World:
         self.events: list[Mapping[str, Any]] = []
         assignment = Assignment(ORDER, self.base, TASK, self.ledger.identity(), (EMBEDDING,))
         merging = Merging("t", RULE, poll_s=0.0, **strategy)
-        names = list(BASE)
-        stage = Stage(1, 2, 0, 4)
+        stage, grid = Stage(1, 2, 0, 4), FakeGrid([])
         self.loop = UniversalLoop(
             merging,
-            FakeGrid([]),
+            grid,  # type: ignore[arg-type]
             Nobody(),
             self.ledger,
             assignment,
-            names,
+            list(BASE),
             stage,
             self.note,
-        )  # type: ignore[arg-type]
+        )
 
     def note(self, event: Event) -> None:
         self.events.append(event.to_line())
@@ -70,19 +69,12 @@ class World:
         metrics: Mapping[str, float] = DECLARED,
         **changes: Any,
     ) -> Any:
-        said = Contribution(
-            site, changes.get("base", self.base), changes.get("task", TASK), 4, metrics, 1.0, "1"
-        )
-        path = write_contribution(
-            self.folder / "out",
-            said,
-            changes.get("vector", {"encoder.w": torch.ones(2, 3)}),
-            statistics,
-        )
-        content = path.read_bytes()
-        return self.loop.receive(
-            site, Handover(False, "", hashlib.sha256(content).hexdigest(), content)
-        )
+        base, task = changes.get("base", self.base), changes.get("task", TASK)
+        vector = changes.get("vector", {"encoder.w": torch.ones(2, 3)})
+        said = Contribution(site, base, task, 4, metrics, 1.0, "1")
+        content = write_contribution(self.folder / "out", said, vector, statistics).read_bytes()
+        digest = hashlib.sha256(content).hexdigest()
+        return self.loop.receive(site, Handover(False, "", digest, content))
 
 
 def test_a_contribution_is_kept_told_and_not_published(tmp_path: Path) -> None:

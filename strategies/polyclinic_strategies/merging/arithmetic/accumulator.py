@@ -1,7 +1,7 @@
-"""A running sum of task vectors: a site joins or leaves for the work of one task vector, whatever the number of sites.
+"""Running sum of task vectors: a site joins or leaves at the cost of one task vector.
 
-The sum is kept in whole numbers (`fixed_point`), so it holds no trace of a site that left, and what it yields has the same bits as
-`merge` over the same contributions.
+The sum is kept in whole numbers (`fixed_point`), so it keeps no trace of a site that left, and its
+result has the same bits as that of `merge` over the same contributions.
 """
 
 import json
@@ -24,7 +24,7 @@ from polyclinic_strategies.merging.arithmetic.fixed_point import (
 from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic, require
 from polyclinic_strategies.merging.arithmetic.merge import (
     STATISTICS_RULE,
-    Vectors,
+    OpenContribution,
     add_to_base,
     read_task_vector,
 )
@@ -44,8 +44,8 @@ AdditiveRule = Sum | Mean | WeightedMean
 
 
 @dataclass(frozen=True)
-class Member:
-    """A contribution in the sum; the largest values, in fixed point, bound what the sum can reach."""
+class Summand:
+    """Part of a contribution in the sum; its largest values, in fixed point, bound the sum."""
 
     weight: int
     largest: int
@@ -54,21 +54,23 @@ class Member:
 
 @dataclass(frozen=True)
 class Accumulator:
-    """The sum of some contributions' task vectors, in a file. A change returns the new state and replaces the file, whole or not at all.
+    """Sum of some contributions' task vectors, in a file.
+
+    A change returns the new state and replaces the file, whole or not at all.
 
     Args:
         path: A safetensors file of int64 tensors; its header says which contributions it holds.
-        rule: What `result` makes of the sum.
+        rule: The rule that `result` applies to the sum.
         members: Digest of a contribution to its part in the sum.
     """
 
     path: Path
     rule: AdditiveRule
-    members: Mapping[str, Member] = field(default_factory=dict)
+    members: Mapping[str, Summand] = field(default_factory=dict)
 
     @classmethod
     def create(cls, path: Path, base: Mapping[str, Tensor], rule: AdditiveRule) -> Self:
-        """An empty sum for the floating tensors of a base model.
+        """Create an empty sum for the floating-point tensors of a base model.
 
         Raises:
             DiskFull: No room.
@@ -84,7 +86,7 @@ class Accumulator:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """A sum that was kept.
+        """Open a sum that was kept.
 
         Raises:
             ModelInvalid: Missing, damaged, or not an accumulator.
@@ -94,14 +96,14 @@ class Accumulator:
         try:
             rule = RULES[header["rule"]](**header["parameters"])  # type: ignore[index, arg-type]
             listed = header["members"].items()  # type: ignore[attr-defined]
-            return cls(path, rule, {digest: Member(*values) for digest, values in listed})
+            return cls(path, rule, {digest: Summand(*values) for digest, values in listed})
         except (KeyError, TypeError) as error:
             raise ModelInvalid(
                 f"{path}: not a sum of contributions. Delete it; it is made again from the ledger."
             ) from error
 
-    def add(self, file: Vectors, digest: str, weight: int) -> Self:
-        """The sum with one more contribution.
+    def add(self, file: OpenContribution, digest: str, weight: int) -> Self:
+        """Return the sum with one more contribution.
 
         Args:
             file: The contribution.
@@ -110,18 +112,19 @@ class Accumulator:
 
         Raises:
             ValueError: It is in the sum already, or the weight is not positive.
-            ConfigError: The sum could leave 64 bits. It is left as it was.
-            ModelInvalid: Another network's, or NaN or Inf inside.
+            ConfigError: The sum could overflow 64 bits. It stays as it was.
+            ModelInvalid: It belongs to another network, or holds NaN or Inf.
             DiskFull: No room.
         """
         require(digest not in self.members, f"{digest}: in the sum already.")
         require(weight > 0, f"{digest}: {weight} examples.")
         return self._changed(self._joined(file, digest, weight), file, digest, weight)
 
-    def remove(self, file: Vectors, digest: str) -> Self:
-        """The sum without a contribution: bit for bit what it was if that had never been added.
+    def remove(self, file: OpenContribution, digest: str) -> Self:
+        """Return the sum without a contribution, bit for bit as if that had never been added.
 
-        Cannot overflow: the bound that was checked when members joined covers every selection of them.
+        This cannot overflow: the bound that was checked when members joined covers every subset of
+        them.
 
         Raises:
             ValueError: It is not in the sum.
@@ -132,12 +135,14 @@ class Accumulator:
         return self._changed(members, file, digest, -self.members[digest].weight)
 
     def result(self, base: Mapping[str, Tensor]) -> StateDict:
-        """The merged model in memory; the base itself while the sum is empty."""
+        """Return the merged model in memory; while the sum is empty, that is the base."""
         with StoredState(self.path) as totals:
             return dict(self._merged(base, list(base), totals))
 
     def write_result(self, base_path: Path, out: Path) -> None:
-        """The merged model from file to file, with the base's metadata, one tensor in memory at a time.
+        """Write the merged model from file to file, with the base's metadata.
+
+        One tensor is in memory at a time.
 
         Raises:
             ModelInvalid: The base cannot be read.
@@ -156,34 +161,23 @@ class Accumulator:
                 yield name, base[name]
                 continue
             rule = self._rule(name)
-            denominator = (
-                examples
-                if isinstance(rule, WeightedMean)
-                else count
-                if isinstance(rule, Mean)
-                else 1
-            )
-            yield (
-                name,
-                add_to_base(
-                    name,
-                    base[name],
-                    from_fixed(totals[name], denominator, rule.scale, rule.fraction_bits),
-                ),
-            )
+            denominator = {WeightedMean: examples, Mean: count}.get(type(rule), 1)
+            vector = from_fixed(totals[name], denominator, rule.scale, rule.fraction_bits)
+            yield name, add_to_base(name, base[name], vector)
 
-    def _joined(self, file: Vectors, digest: str, weight: int) -> dict[str, Member]:
-        """The members with a new one, after a first reading of its tensors: does the sum still fit?"""
+    def _joined(self, file: OpenContribution, digest: str, weight: int) -> dict[str, Summand]:
+        """Return the members with a new one, after checking that the sum still fits.
+
+        This reads the contribution's tensors for the first time.
+        """
         peaks = {True: 0, False: 0}
         with StoredState(self.path) as totals:
             for name, (_, shape) in totals.layout().items():
                 vector = read_task_vector(file, digest, name, torch.Size(shape))
+                peak = largest(vector, self._rule(name).fraction_bits, f"{digest}: {name}")
                 statistic = is_normalization_statistic(name)
-                peaks[statistic] = max(
-                    peaks[statistic],
-                    largest(vector, self._rule(name).fraction_bits, f"{digest}: {name}"),
-                )
-        members = {**self.members, digest: Member(weight, peaks[False], peaks[True])}
+                peaks[statistic] = max(peaks[statistic], peak)
+        members = {**self.members, digest: Summand(weight, peaks[False], peaks[True])}
         weighted = isinstance(self.rule, WeightedMean)
         parameters = {
             key: (member.weight if weighted else 1) * member.largest
@@ -198,8 +192,10 @@ class Accumulator:
         )
         return members
 
-    def _changed(self, members: dict[str, Member], file: Vectors, digest: str, factor: int) -> Self:
-        """A second reading, and the file in its place."""
+    def _changed(
+        self, members: dict[str, Summand], file: OpenContribution, digest: str, factor: int
+    ) -> Self:
+        """Read the contribution's tensors a second time, and replace the file."""
         changed = replace(self, members=members)
         with StoredState(self.path) as totals:
             layout = totals.layout()
@@ -208,9 +204,8 @@ class Accumulator:
                 for name in file_order(layout):
                     rule, total = self._rule(name), totals[name].clone()
                     vector = read_task_vector(file, digest, name, total.shape)
-                    times = (
-                        factor if isinstance(rule, WeightedMean) else (factor > 0) - (factor < 0)
-                    )
+                    sign = 1 if factor > 0 else -1
+                    times = factor if isinstance(rule, WeightedMean) else sign
                     _add(total.view(-1), vector.reshape(-1), times, rule.fraction_bits)
                     yield name, total
 

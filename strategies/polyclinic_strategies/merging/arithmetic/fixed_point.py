@@ -1,7 +1,8 @@
-"""Sums of task vectors in whole numbers, so that their order does not matter and what was added can be taken out again.
+"""Sums of task vectors in whole numbers: independent of their order, and reversible.
 
-A value t becomes q = round(t · 2^fraction_bits), an int64; sums of q are exact, so any order of sites gives the same bits and removing a
-site is the inverse of adding it. Only the last step, back to float32, rounds again. With 40 bits a value is kept within 2^-41 (4.5e-13).
+A value t becomes q = round(t · 2^fraction_bits), an int64. Sums of q are exact, so any order of
+sites gives the same bits, and removing a site is the inverse of adding it. Only the last step, back
+to float32, rounds again. With 40 bits a value is kept within 2^-41 (4.5e-13).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,17 +21,18 @@ LARGEST = 2**63 - 1
 
 
 def largest(values: Float32[Tensor, "..."], fraction_bits: int, where: str) -> int:
-    """The largest absolute value in fixed point, rounded up.
+    """Return the largest absolute value in fixed point, rounded up.
 
     Raises:
-        ModelInvalid: NaN or Inf inside.
+        ModelInvalid: A value is NaN or Inf.
     """
     if not values.numel():
         return 0
     low, high = (float(value) for value in torch.aminmax(values))
     if not (isfinite(low) and isfinite(high)):
         raise ModelInvalid(
-            f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's contribution."
+            f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's "
+            "contribution."
         )
     return int(max(abs(low), abs(high)) * 2.0**fraction_bits) + 1
 
@@ -38,16 +40,17 @@ def largest(values: Float32[Tensor, "..."], fraction_bits: int, where: str) -> i
 def check_bound(
     bounds: Mapping[str, int], fraction_bits: int, name: str, *, adjustable: bool = True
 ) -> None:
-    """Refuse a sum that could leave 64 bits.
+    """Refuse a sum that could overflow 64 bits.
 
     Args:
         bounds: Each site's factor times its largest value, whole numbers of any size.
-        fraction_bits: What they were made with.
-        name: The parameter.
+        fraction_bits: Binary places with which they were made.
+        name: Name of the parameter.
         adjustable: Whether the bits are a setting; those of running statistics are not.
 
     Raises:
-        ConfigError: It could; names the number of bits that would do, and whose values are the largest.
+        ConfigError: The sum could overflow. The message names the number of bits that would be
+            possible, and the site with the largest values.
     """
     bound = sum(bounds.values())
     if bound > LARGEST:
@@ -59,26 +62,28 @@ def check_bound(
             else "Withdraw"
         )
         raise ConfigError(
-            f"{name}: the values are too large to be summed exactly in 64 bits, most of all those of {site}. {lower} that contribution."
+            f"{name}: the values are too large to be summed exactly in 64 bits, most of all those "
+            f"of {site}. {lower} that contribution."
         )
 
 
 def check_layer(
     layer: Layer, factors: Sequence[int], norms: Sequence[Sequence[float]], fraction_bits: int
 ) -> None:
-    """Refuse a layer whose sum Σ factor_i τ_i could have left 64 bits.
+    """Refuse a layer whose sum Σ factor_i τ_i could have overflowed 64 bits.
 
     Args:
         layer: The layer.
         factors: One per site.
-        norms: Per piece, each site's `norm`: mostly enough to know that the sum fits, without looking for the largest value.
+        norms: Per piece, each site's `norm`. They are mostly enough to know that the sum fits,
+            without looking for the largest value.
         fraction_bits: Binary places.
 
     Raises:
-        ConfigError: It could.
-        ModelInvalid: NaN or Inf inside.
+        ConfigError: The sum could have overflowed.
+        ModelInvalid: A value is NaN or Inf.
     """
-    finite = isfinite(sum(map(sum, norms)))  # not left to max(), which overlooks NaN
+    finite = isfinite(sum(map(sum, norms)))  # max() would overlook NaN
     columns = zip(*norms, strict=True)
     bound = sum(factor * max(column) for factor, column in zip(factors, columns, strict=False))
     if finite and bound * 2.0**fraction_bits < LARGEST / 2:
@@ -94,31 +99,29 @@ def check_layer(
 
 
 def norm(values: Float32[Tensor, " n"]) -> float:
-    """Not below the largest absolute value; the quickest such number there is. NaN or Inf if there is one."""
-    return (
-        sqrt(float(torch.dot(values, values))) * 1.01 + 1e-18
-    )  # float32's rounding, and squares too small for it
+    """Return a bound on the absolute values, faster than their maximum.
+
+    It is NaN or Inf if a value is.
+    """
+    # the margins cover float32's rounding, and squares that are too small for it
+    return sqrt(float(torch.dot(values, values))) * 1.01 + 1e-18
 
 
 def sum_fixed(
     rows: Sequence[Float32[Tensor, " n"]], factors: Sequence[int], fraction_bits: int
 ) -> tuple[Tensor, list[float]]:
-    """Σ factor_i · round(row_i · 2^fraction_bits), and the rows' `norm`.
+    """Return Σ factor_i · round(row_i · 2^fraction_bits), and the rows' `norm`.
 
-    The sum is int64; or float64 where that holds every partial sum exactly (below 2^53) and can round: what is added to
-    1.5 · 2^(52 - fraction_bits) and taken off again is a multiple of 2^-fraction_bits. Both are the same whole numbers.
-    Wraps around where 64 bits are too few: `check_layer` tells.
+    The sum is int64. It is float64 where that holds every partial sum exactly (below 2^53) and can
+    round: a value that is added to 1.5 · 2^(52 - fraction_bits) and subtracted again is a multiple
+    of 2^-fraction_bits. Both give the same whole numbers. The sum wraps around where 64 bits are
+    too few; `check_layer` detects that.
     """
     norms = [norm(row) for row in rows]
-    bound = (
-        sum(factor * length for factor, length in zip(factors, norms, strict=True))
-        * 2.0**fraction_bits
-    )
-    if bound < 2.0**51 and max(norms) * 2.0**fraction_bits < 2.0**51:
-        exact, rounder = (
-            torch.zeros(rows[0].numel(), dtype=torch.float64),
-            1.5 * 2.0 ** (52 - fraction_bits),
-        )
+    bound = sum(factor * length for factor, length in zip(factors, norms, strict=True))
+    if max(bound, *norms) * 2.0**fraction_bits < 2.0**51:
+        exact = torch.zeros(rows[0].numel(), dtype=torch.float64)
+        rounder = 1.5 * 2.0 ** (52 - fraction_bits)
         whole = torch.empty_like(exact)
         for row, factor in zip(rows, factors, strict=True):
             exact.add_(whole.copy_(row).add_(rounder).sub_(rounder), alpha=factor)
@@ -132,23 +135,28 @@ def sum_fixed(
 def add_fixed(
     total: Int64[Tensor, " n"], values: Float32[Tensor, " n"], factor: int, fraction_bits: int
 ) -> None:
-    """total += factor · round(values · 2^fraction_bits), in place; wraps around where 64 bits are too few."""
+    """Add factor · round(values · 2^fraction_bits) to `total`, in place.
+
+    It wraps around where 64 bits are too few.
+    """
     total.add_(values.mul(2.0**fraction_bits).round_().to(torch.int64), alpha=factor)
 
 
 def from_fixed(total: Tensor, denominator: int, scale: float, fraction_bits: int) -> Tensor:
-    """scale · total / (denominator · 2^fraction_bits), rounded from float64 to float32."""
+    """Return scale · total / (denominator · 2^fraction_bits), rounded from float64 to float32."""
     return total.double().div_(float(denominator << fraction_bits)).mul_(scale).float()
 
 
 def merge_fixed(
     layer: Layer, factors: Sequence[int], denominator: int, scale: float, fraction_bits: int
 ) -> Float32[Tensor, "*shape"]:
-    """scale · Σ factor_i τ_i / denominator, exact up to the rounding of each τ_i and of the result.
+    """Return scale · Σ factor_i τ_i / denominator, with exact sums.
+
+    Only each τ_i and the result are rounded.
 
     Raises:
-        ConfigError: The sum could leave 64 bits.
-        ModelInvalid: NaN or Inf inside.
+        ConfigError: The sum could overflow 64 bits.
+        ModelInvalid: A value is NaN or Inf.
     """
     rows = layer.rows
     merged = torch.empty(rows[0].numel())

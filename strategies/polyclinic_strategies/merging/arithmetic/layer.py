@@ -1,10 +1,10 @@
-"""What a merging rule sees, one parameter at a time."""
+"""Input of a merging rule, one parameter at a time, and the protocol of rules."""
 
 import hashlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
@@ -19,12 +19,15 @@ class Layer:
 
     Args:
         name: The parameter's name in the network.
-        base: The parameter in the base model, of any floating type.
-        vectors: Task vectors, one per site, float32, of the parameter's shape. They may lie in mapped files: a rule does not change them.
-        weights: Examples that each site trained on.
-        keys: The sites' names: what randomness is drawn from, so that a site's mask depends on nobody else.
-        statistics: What a rule asked for in `needs`, one row per site and absent where no site has it ("gram": (sites, in, in),
-            "fisher": (sites, *shape)), or in `global_statistics` ("distances": (sites, sites)).
+        base: The parameter in the base model, of any floating-point type.
+        vectors: Task vectors, one per site, float32, of the parameter's shape. They may lie in
+            mapped files: a rule must not change them.
+        weights: Number of training examples of each site.
+        keys: Names of the sites. Randomness is drawn from them, so that a site's mask does not
+            depend on other sites.
+        statistics: Statistics that the rule asked for. Those in `needs` have one row per site, and
+            are absent where no site has them ("gram": (sites, in, in), "fisher": (sites, *shape)).
+            Those in `global_statistics` concern all sites ("distances": (sites, sites)).
     """
 
     name: str
@@ -36,61 +39,68 @@ class Layer:
 
     @property
     def rows(self) -> list[Float[Tensor, " n"]]:
-        """The task vectors flattened, not copied."""
+        """Task vectors, flattened, not copied."""
         return [vector.reshape(-1) for vector in self.vectors]
 
     def stacked(self) -> Float[Tensor, "sites *shape"]:
-        """The task vectors in one tensor: a copy, for rules that cannot go piece by piece."""
+        """Copy the task vectors into one tensor, for rules that cannot go piece by piece."""
         return torch.stack(self.vectors)
 
     @property
     def seed(self) -> int:
-        """A number that follows from the parameter's name alone."""
+        """Number that depends on the parameter's name alone."""
         return seed_of(self.name)
 
 
+@runtime_checkable
 class Rule(Protocol):
-    """A merging rule: a frozen dataclass, called once per parameter."""
+    """A merging rule: a frozen dataclass that is called once per parameter.
 
-    needs: ClassVar[frozenset[str]]  # of "gram", "fisher": what every contribution must hold
-    global_statistics: ClassVar[
-        frozenset[str]
-    ]  # of "distances": what a first pass over the whole vectors finds out
+    Attributes:
+        needs: Statistics ("gram", "fisher") that every contribution must hold.
+        global_statistics: Statistics ("distances") from a first pass over the whole vectors.
+    """
+
+    needs: ClassVar[frozenset[str]]
+    global_statistics: ClassVar[frozenset[str]]
 
     @property
     def scale(self) -> float:
-        """The factor before the merged task vector."""
+        """Factor of the merged task vector."""
         ...
 
     def __call__(self, layer: Layer) -> Tensor:
-        """The merged task vector of this parameter, float32, in the parameter's shape."""
+        """Return the merged task vector of this parameter, float32, in the parameter's shape."""
         ...
 
 
 def is_normalization_statistic(name: str) -> bool:
-    """Whether a tensor holds running statistics of a normalization layer: an average over images, not a direction learned."""
+    """Tell whether a tensor holds running statistics of a normalization layer.
+
+    These are averages over images, not learned directions.
+    """
     return name.rpartition(".")[2] in NORMALIZATION_STATISTICS
 
 
 def seed_of(*words: str) -> int:
-    """A 64-bit number that is the same on every machine for the same words."""
+    """Return a 64-bit number that is the same on every machine for the same words."""
     return int.from_bytes(hashlib.sha256("\0".join(words).encode()).digest()[:8], "big")
 
 
 def require(holds: bool, sentence: str) -> None:
-    """Refuse a parameter that makes no sense.
+    """Refuse an impossible parameter.
 
     Raises:
-        ValueError: It does not hold.
+        ValueError: `holds` is false.
     """
     if not holds:
         raise ValueError(sentence)
 
 
 def require_scale(scale: float) -> None:
-    """Refuse a scale that is no number.
+    """Refuse a scale that is not finite.
 
     Raises:
         ValueError: NaN or Inf.
     """
-    require(math.isfinite(scale), f"scale={scale}: a finite number.")
+    require(math.isfinite(scale), f"scale={scale}: must be a finite number.")

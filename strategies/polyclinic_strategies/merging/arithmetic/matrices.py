@@ -1,4 +1,7 @@
-"""Linear algebra that several merging rules share, in float64, through the eigenvectors of the smaller Gram matrix."""
+"""Linear algebra for merging rules.
+
+It computes in float64, through the eigenvectors of the smaller Gram matrix.
+"""
 
 import torch
 from jaxtyping import Float64
@@ -10,19 +13,29 @@ EPSILON = torch.finfo(torch.float64).eps
 
 
 def is_matrix(layer: Layer) -> bool:
-    """Whether the parameter maps inputs to outputs: linear and convolution weights, and whatever else has two dimensions or more."""
+    """Tell whether the parameter maps inputs to outputs.
+
+    That holds for linear and convolution weights, and for anything else with two or more
+    dimensions.
+    """
     return layer.base.dim() >= 2 and layer.base.numel() > 0
 
 
 def as_matrices(layer: Layer) -> Float64[Tensor, "sites out inputs"]:
-    """Weights as matrices: a convolution's kernel is unfolded, so that its inputs are patches."""
+    """Return weights as matrices.
+
+    A convolution's kernel is unfolded, so that its inputs are patches.
+    """
     return layer.stacked().flatten(2).double()
 
 
 def polar(
     matrix: Float64[Tensor, "rows columns"],
 ) -> tuple[Float64[Tensor, "rows columns"], Float64[Tensor, " rank"]]:
-    """U V^T and the singular values, smallest first, of a matrix U S V^T. Directions without any length stay zero in U V^T."""
+    """Return U V^T and the singular values, smallest first, of a matrix U S V^T.
+
+    Directions of length zero stay zero in U V^T.
+    """
     if matrix.shape[0] > matrix.shape[1]:
         factor, values = polar(matrix.T)
         return factor.T, values
@@ -35,7 +48,11 @@ def polar(
 def leading_directions(
     matrix: Float64[Tensor, "rows columns"], count: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The `count` largest singular triplets: U (rows, count), S (count), V (columns, count); fewer where the rank is lower."""
+    """Return the `count` largest singular triplets; fewer where the rank is lower.
+
+    Returns:
+        U (rows, count), S (count), V (columns, count).
+    """
     if matrix.shape[0] > matrix.shape[1]:
         right, lengths, left = leading_directions(matrix.T, count)
         return left, lengths, right
@@ -51,15 +68,18 @@ def nearest_solution(
     residual: Float64[Tensor, "out inputs"],
     gram: Float64[Tensor, "inputs inputs"],
 ) -> Float64[Tensor, "out inputs"]:
-    """The X nearest to `start` with the least Σ_i ‖(X - W_i) A_i^T‖², where gram = Σ_i A_i^T A_i, residual = Σ_i (W_i - start) A_i^T A_i.
+    """Return the minimizer of Σ_i ‖(X - W_i) A_i^T‖² that is nearest to `start`.
 
-    X = start + residual · gram^+: along directions that no A_i has, X stays at `start`.
+    X = start + residual · gram^+. Along directions that no A_i has, X stays at `start`.
+
+    Args:
+        start: The starting point.
+        residual: Σ_i (W_i - start) A_i^T A_i.
+        gram: Σ_i A_i^T A_i.
     """
     factor, failed = torch.linalg.cholesky_ex(gram)
-    pivots = factor.diagonal()
-    if not int(failed) and float(pivots.min()) ** 2 > len(gram) * EPSILON * float(
-        gram.diagonal().max()
-    ):
+    smallest, tolerance = float(factor.diagonal().min()) ** 2, len(gram) * EPSILON
+    if not int(failed) and smallest > tolerance * float(gram.diagonal().max()):
         return start + torch.cholesky_solve(residual.T, factor).T
     values, vectors = torch.linalg.eigh(gram)
     held = values > values[-1] * len(values) * EPSILON

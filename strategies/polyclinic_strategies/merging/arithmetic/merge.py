@@ -1,14 +1,15 @@
-"""The merged model, tensor by tensor from files: memory is one parameter times the number of sites, however large the model.
+"""Merging of models tensor by tensor, from files: memory is one parameter times the sites.
 
-θ = θ0 + rule(τ_1 ... τ_N), a pure function of the base, the contributions and the rule. Sites are taken in the order of their names, so the
-order of arrival cannot matter. Running statistics of normalization layers take the mean weighted by examples, whatever the rule: they
-describe images and are no directions of learning.
+θ = θ0 + rule(τ_1 ... τ_N), a pure function of the base, the contributions and the rule. Sites are
+taken in the order of their names, so the order of arrival does not matter. Running statistics of
+normalization layers take the mean weighted by examples, whatever the rule: they describe images and
+are not learned directions.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
@@ -22,14 +23,14 @@ from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule, is_norma
 from polyclinic_strategies.merging.arithmetic.streams import StoredState, file_order, write_stream
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
 
-STATISTICS_RULE = WeightedMean(
-    fraction_bits=32
-)  # running statistics are larger than task vectors and need fewer binary places
-PIECE = 1 << 20  # numbers of all sites that are compared at a time
+# running statistics are larger than task vectors and need fewer binary places
+STATISTICS_RULE = WeightedMean(fraction_bits=32)
+PIECE = 1 << 20  # count of numbers, of all sites, that are compared at a time
 
 
-class Vectors(Protocol):
-    """What the merge asks of a contribution: a `TensorFile`, or something that stands for one."""
+@runtime_checkable
+class OpenContribution(Protocol):
+    """What a merge needs of a contribution: a `TensorFile`, or a stand-in for one."""
 
     @property
     def statistics(self) -> Collection[str]:
@@ -37,35 +38,35 @@ class Vectors(Protocol):
         ...
 
     def task_vector(self, name: str) -> Tensor:
-        """A parameter's task vector, float32."""
+        """Return a parameter's task vector, float32."""
         ...
 
     def statistic(self, name: str) -> Tensor:
-        """One of `statistics`, float32."""
+        """Return one of `statistics`, float32."""
         ...
 
 
 def merge(
     base: Mapping[str, Tensor],
-    files: Mapping[str, Vectors],
+    files: Mapping[str, OpenContribution],
     weights: Mapping[str, int],
     rule: Rule,
     *,
     on_layer: Callable[[str], None] | None = None,
 ) -> StateDict:
-    """The merged model in memory.
+    """Merge contributions in memory; without any, the merged model is the base.
 
     Args:
-        base: The base model, a state dict or a `StoredState`. What is not of a floating type is copied.
+        base: The base model, a state dict or a `StoredState`. Tensors that are not floating-point
+            are copied.
         files: Each site's opened contribution, in any order.
         weights: Each site's number of examples.
         rule: Any rule of `polyclinic_strategies.merging.rules`.
-        on_layer: Told each parameter's name once it is merged.
-
-    Without sites the merged model is the base.
+        on_layer: Called with each parameter's name once it is merged.
 
     Raises:
-        ConfigError: A contribution lacks statistics that the rule needs, or the rule's parameters do not suit so many sites.
+        ConfigError: A contribution lacks statistics that the rule needs, or the rule's parameters
+            do not suit the number of sites.
         ModelInvalid: A contribution belongs to another network, or holds NaN or Inf.
     """
     return dict(_stream(base, list(base), _Sites(files, weights), rule, on_layer))
@@ -80,18 +81,18 @@ def merge_to_file(
     metadata: Mapping[str, str] | None = None,
     on_layer: Callable[[str], None] | None = None,
 ) -> None:
-    """The merged model from files to a file, with one parameter of all sites in memory at a time.
+    """Merge from files to a file, with one parameter of all sites in memory at a time.
 
     Args:
         base_path: A safetensors file, the base model.
         paths: Contributions, one per site; names and weights are read from their headers.
         rule: Any rule of `polyclinic_strategies.merging.rules`.
-        out: The merged model, written complete or not at all.
-        metadata: Of the written file; by default the base's.
-        on_layer: Told each parameter's name once it is merged.
+        out: The merged model, written whole or not at all.
+        metadata: Metadata of the written file; by default the base's.
+        on_layer: Called with each parameter's name once it is merged.
 
     Raises:
-        ConfigError: Two contributions are of one site, or see `merge`.
+        ConfigError: Two contributions are from one site, or see `merge`.
         ModelInvalid: See `merge`.
         ContributionDamaged: A contribution cannot be read.
         DiskFull: No room.
@@ -113,7 +114,7 @@ def merge_to_file(
 
 
 def add_to_base(name: str, base: Tensor, vector: Tensor) -> Tensor:
-    """θ0 + Δ in the base's type; a variance stays at or above zero."""
+    """Return θ0 + Δ in the base's type; a variance stays at or above zero."""
     merged = base.float() + vector
     if name.endswith("running_var"):
         merged.clamp_min_(0.0)
@@ -127,7 +128,7 @@ def _stream(
     rule: Rule,
     on_layer: Callable[[str], None] | None,
 ) -> Iterator[tuple[str, Tensor]]:
-    """Name and merged tensor, in the order of `names`."""
+    """Yield name and merged tensor, in the order of `names`."""
     for kind in sorted(rule.needs):
         _check_statistics(sites.files, kind)
     if sites.files and "distances" in rule.global_statistics:
@@ -138,27 +139,24 @@ def _stream(
         before = base[name]
         if not sites.files or not before.is_floating_point():
             yield name, before
-        elif is_normalization_statistic(name):
-            yield (
-                name,
-                add_to_base(name, before, STATISTICS_RULE(sites.layer(name, before, frozenset()))),
-            )
         else:
-            yield name, add_to_base(name, before, rule(sites.layer(name, before, rule.needs)))
+            chosen: Rule = STATISTICS_RULE if is_normalization_statistic(name) else rule
+            layer = sites.layer(name, before, chosen.needs)
+            yield name, add_to_base(name, before, chosen(layer))
         if on_layer:
             on_layer(name)
 
 
 class _Sites:
-    """Reads one parameter of all sites at a time."""
+    """Reader of one parameter of all sites at a time."""
 
-    def __init__(self, files: Mapping[str, Vectors], weights: Mapping[str, int]) -> None:
+    def __init__(self, files: Mapping[str, OpenContribution], weights: Mapping[str, int]) -> None:
         self.files = dict(sorted(files.items()))
         self.weights = tuple(weights[site] for site in self.files)
         self.distances: Tensor | None = None
 
     def layer(self, name: str, base: Tensor, needs: frozenset[str]) -> Layer:
-        """The parameter, with the statistics that the rule needs where sites have them."""
+        """Return the parameter, with the statistics that the rule needs where sites have them."""
         statistics = {
             kind: rows for kind in needs if (rows := self._statistic(kind, name)) is not None
         }
@@ -170,20 +168,24 @@ class _Sites:
         return Layer(name, base, vectors, self.weights, tuple(self.files), statistics)
 
     def _statistic(self, kind: str, name: str) -> Float[Tensor, "sites *rest"] | None:
-        """(sites, ...), or None where no site has it: a layer to which the statistic does not apply."""
+        """Return a statistic of all sites, or None where no site has it.
+
+        None is for layers to which the statistic does not apply.
+        """
         key = f"{kind}/{name}"
         lacking = [site for site, file in self.files.items() if key not in file.statistics]
         if len(lacking) == len(self.files):
             return None
         if lacking:
             raise ConfigError(
-                f"{lacking[0]}: the contribution has no statistic '{key}', others have. {_remedy(kind)}"
+                f"{lacking[0]}: the contribution has no statistic '{key}', others have. "
+                f"{_remedy(kind)}"
             )
         return torch.stack([file.statistic(key) for file in self.files.values()])
 
 
-def read_task_vector(file: Vectors, site: str, name: str, shape: torch.Size) -> Tensor:
-    """One tensor of a contribution.
+def read_task_vector(file: OpenContribution, site: str, name: str, shape: torch.Size) -> Tensor:
+    """Read one tensor of a contribution.
 
     Raises:
         ModelInvalid: It is missing, or has another shape.
@@ -196,27 +198,34 @@ def read_task_vector(file: Vectors, site: str, name: str, shape: torch.Size) -> 
         ) from error
     if vector.shape != shape:
         raise ModelInvalid(
-            f"{site}: {name} has the shape {tuple(vector.shape)}, the base's is {tuple(shape)}."
+            f"{site}: {name} has the shape {tuple(vector.shape)}, in the base it is {tuple(shape)}."
         )
     return vector
 
 
-def _check_statistics(files: Mapping[str, Vectors], kind: str) -> None:
+def _check_statistics(files: Mapping[str, OpenContribution], kind: str) -> None:
     for site, file in files.items():
         if not any(name.startswith(f"{kind}/") for name in file.statistics):
             raise ConfigError(
-                f"{site}: the contribution holds no {kind} statistics, which this rule needs. {_remedy(kind)}"
+                f"{site}: the contribution holds no {kind} statistics, which this rule needs. "
+                f"{_remedy(kind)}"
             )
 
 
 def _remedy(kind: str) -> str:
-    return f"Set strategy.statistics=[{kind}] and let the site contribute again, or choose another rule."
+    return (
+        f"Set strategy.statistics=[{kind}] and let the site contribute again, "
+        "or choose another rule."
+    )
 
 
 def _distances(
     sites: _Sites, base: Mapping[str, Tensor], names: Sequence[str]
 ) -> Float64[Tensor, "sites sites"]:
-    """Squared Euclidean distances between the whole task vectors, from their inner products in float64."""
+    """Return squared Euclidean distances between the whole task vectors.
+
+    They are computed from inner products in float64.
+    """
     count = len(sites.files)
     products = torch.zeros(count, count, dtype=torch.float64)
     for name in names:

@@ -1,6 +1,6 @@
-"""The sums that a coordinator keeps beside its ledger, so that an arrival costs one task vector and not all of them.
+"""Sums that a coordinator keeps beside its ledger, so that an arrival costs one task vector.
 
-They are a convenience: whatever is missing, damaged or of another base is made again from the ledger.
+They are a cache: a sum that is missing, damaged or of another base is made again from the ledger.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,17 +27,18 @@ def merge_by_sum(
     rule: AdditiveRule,
     opened: Open,
 ) -> StateDict:
-    """The merged model; only what changed since the last time is read.
+    """Return the merged model; read only what changed since the last time.
 
     Args:
-        folder: Keeps the sums.
+        folder: Folder of the sums.
         base: The base model, under its digest.
-        wanted: The contributions that count, by a key that stands for the contribution and its discount.
+        wanted: The contributions that count, by a key that stands for the contribution and its
+            discount.
         rule: One of `ADDITIVE`; a sum serves every `scale`.
         opened: Opens the contribution of a key, also of one that no longer counts.
 
     Raises:
-        ConfigError: The sum could leave 64 bits.
+        ConfigError: The sum could overflow 64 bits.
         ModelInvalid: A contribution belongs to another network.
     """
     ((digest, state),) = base.items()
@@ -56,7 +57,10 @@ def merge_by_sum(
 
 
 def _kept(path: Path, wanted: Mapping[str, Entry]) -> Accumulator | None:
-    """The sum as it was kept; None if there is none, or if making it again is less work than changing it."""
+    """Return the sum that was kept, unless changing it is more work than making it again.
+
+    None also if there is none.
+    """
     try:
         kept = Accumulator.open(path)
     except ModelInvalid:

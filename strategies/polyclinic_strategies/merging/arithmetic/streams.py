@@ -1,7 +1,9 @@
-"""Models read and written tensor by tensor, so that one as large as the disk needs no more memory than its largest tensor."""
+"""Models read and written tensor by tensor.
+
+However large a model is, this needs no more memory than its largest tensor.
+"""
 
 import json
-import os
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -11,23 +13,32 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from polyclinic.errors import DiskFull, ModelInvalid
-from polyclinic.system.durable import sync_folder
+from polyclinic.errors import ModelInvalid
+from polyclinic.system.durable import replacing
 
-# What safetensors calls each type; the order is the order of its files: larger codes first, then by name.
+# safetensors' name of each type; its files are ordered from the last type to the first, then by
+# name
 TYPES = {
-    torch.bool: "BOOL", torch.uint8: "U8", torch.int8: "I8", torch.int16: "I16", torch.float16: "F16", torch.bfloat16: "BF16",
-    torch.int32: "I32", torch.float32: "F32", torch.float64: "F64", torch.int64: "I64",
-}  # fmt: skip
+    torch.bool: "BOOL",
+    torch.uint8: "U8",
+    torch.int8: "I8",
+    torch.int16: "I16",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int32: "I32",
+    torch.float32: "F32",
+    torch.float64: "F64",
+    torch.int64: "I64",
+}
 _RANK = {dtype: rank for rank, dtype in enumerate(TYPES)}
 Layout = Mapping[str, tuple[torch.dtype, tuple[int, ...]]]
 
 
 class StoredState(Mapping[str, Tensor]):
-    """The tensors of a safetensors file, read when asked for; a context manager.
+    """Tensors of a safetensors file, read when asked for; a context manager.
 
     Raises:
-        ModelInvalid: Missing or damaged.
+        ModelInvalid: The file is missing or damaged.
     """
 
     def __init__(self, path: Path) -> None:
@@ -62,7 +73,7 @@ class StoredState(Mapping[str, Tensor]):
         self._file.__exit__(None, None, None)
 
     def layout(self) -> dict[str, tuple[torch.dtype, tuple[int, ...]]]:
-        """Types and shapes, without reading the tensors' contents."""
+        """Return types and shapes, without reading the tensors' contents."""
         found = {}
         for name in self._names:
             part = self._file.get_slice(name)
@@ -72,17 +83,19 @@ class StoredState(Mapping[str, Tensor]):
 
 
 def file_order(layout: Layout) -> list[str]:
-    """The names in the order in which safetensors writes them."""
+    """Return the names in the order in which safetensors writes them."""
     return sorted(layout, key=lambda name: (-_RANK[layout[name][0]], name))
 
 
 def write_stream(
     path: Path, layout: Layout, tensors: Iterable[tuple[str, Tensor]], metadata: Mapping[str, str]
 ) -> None:
-    """Write a safetensors file from tensors that come one after another: complete or not at all, the same bytes as `save_state`.
+    """Write a safetensors file from tensors that come one after another, whole or not at all.
+
+    The bytes are the same as those of `save_state`.
 
     Args:
-        path: Where to.
+        path: File to write.
         layout: Types and shapes of all tensors.
         tensors: Name and tensor, in `file_order(layout)`.
         metadata: At most one key, so that the bytes follow from the contents.
@@ -90,33 +103,18 @@ def write_stream(
     Raises:
         DiskFull: No room.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
     header, length = _header(layout, metadata)
-    try:
-        with temporary.open("wb") as file:
-            file.write(header)
-            for name, tensor in tensors:
-                assert layout[name] == (tensor.dtype, tuple(tensor.shape)), (
-                    f"{name}: not as announced"
-                )
-                file.write(
-                    tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data
-                )
-            assert file.tell() == length, "not all tensors came"
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        stats = os.statvfs(path.parent)
-        raise DiskFull(path.parent, stats.f_bavail * stats.f_frsize, length) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with replacing(path, needed_bytes=length) as unfinished, unfinished.open("wb") as file:
+        file.write(header)
+        for name, tensor in tensors:
+            assert layout[name] == (tensor.dtype, tuple(tensor.shape)), f"{name}: another layout"
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            file.write(flat.view(torch.uint8).numpy().data)
+        assert file.tell() == length, "tensors are missing"
 
 
 def _header(layout: Layout, metadata: Mapping[str, str]) -> tuple[bytes, int]:
-    """The file's beginning, and the length of the whole file."""
+    """Return the file's beginning, and the length of the whole file."""
     entries: dict[str, object] = {"__metadata__": dict(metadata)}
     start = 0
     for name in file_order(layout):

@@ -1,8 +1,8 @@
 """Test scores of merged models beside those of single hospitals, of controls and references.
 
-Every mean of one table is over the same hospitals: those at which every model of the table was
-    tested. Differences and the recovery are those of the three decimals which are shown, so that a
-    reader who calculates finds the same.
+Every mean of one table is over the same hospitals: those where every model of the table was tested.
+Differences and the recovery are computed from the three decimals that are shown, so that a reader
+who calculates finds the same.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,1 +1,4 @@
-"""Merging rules: pure functions from one parameter's task vectors, one row per site, to the merged task vector; one paper per file."""
+"""Merging rules: pure functions from one parameter's task vectors to the merged task vector.
+
+A rule sees one task vector per site. There is one paper per file.
+"""

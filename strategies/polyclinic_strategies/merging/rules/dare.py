@@ -20,7 +20,12 @@ from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
 
 @dataclass(frozen=True)
 class Dare:
-    """Drop entries at random, rescale the others so that the expectation stays, sum: Δ = λ Σ_i m_i ⊙ τ_i / (1 - p), m_i ~ Bernoulli(1 - p).
+    """Drop entries at random, rescale the others so that the expectation stays, and sum.
+
+    Δ = λ Σ_i m_i ⊙ τ_i / (1 - p), m_i ~ Bernoulli(1 - p)
+
+    A mask follows from the parameter's name, the site's name and the seed: it does not change when
+    another site joins or leaves, and any order of sites gives the same bits.
 
     Args:
         drop: p, in [0, 1). The paper drops up to 0.9 and more.
@@ -28,11 +33,8 @@ class Dare:
         seed: Another seed draws other masks.
         fraction_bits: Binary places of the exact sum (`fixed_point`).
 
-    A mask follows from the parameter's name, the site's name and the seed: it does not change when another site joins or leaves, and any
-    order of sites gives the same bits.
-
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     drop: float = 0.9
@@ -48,7 +50,7 @@ class Dare:
         require(0 <= self.fraction_bits <= 62, f"fraction_bits={self.fraction_bits}: from 0 to 62.")
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         rows = layer.rows
         merged, ones = torch.empty(rows[0].numel()), [1] * len(layer.keys)
 
@@ -67,11 +69,11 @@ class Dare:
 
 
 def drop(values: Float[Tensor, " n"], probability: float, *words: str) -> Float[Tensor, " n"]:
-    """Each value with the probability 1 - p, else zero; not rescaled. The same words drop the same on every machine."""
+    """Keep each value with the probability 1 - p, else set it to zero; do not rescale.
+
+    The same words drop the same values on every machine.
+    """
     stream = np.random.SFC64(seed_of("dare", *words))
-    drawn = (
-        stream.random_raw((values.numel() + 1) // 2)
-        .astype("<u8", copy=False)
-        .view("<u4")[: values.numel()]
-    )
+    raw = stream.random_raw((values.numel() + 1) // 2).astype("<u8", copy=False)
+    drawn = raw.view("<u4")[: values.numel()]
     return values * torch.from_numpy(drawn >= np.uint64(round(probability * 2**32)))

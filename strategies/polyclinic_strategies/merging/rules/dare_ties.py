@@ -1,4 +1,7 @@
-"""DARE followed by the sign election of TIES: Yu et al. 2024, https://arxiv.org/abs/2311.03099, section 4.3."""
+"""DARE followed by the sign election of TIES: Yu et al. 2024, section 4.3.
+
+https://arxiv.org/abs/2311.03099
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -14,7 +17,9 @@ from polyclinic_strategies.merging.rules.ties import elect_sign
 
 @dataclass(frozen=True)
 class DareTies:
-    """Dropping at random takes the place of trimming: Δ = λ · elect_sign(m_i ⊙ τ_i) / (1 - p), m_i ~ Bernoulli(1 - p).
+    """Drop entries at random instead of trimming them, then elect signs as TIES does.
+
+    Δ = λ · elect_sign(m_i ⊙ τ_i) / (1 - p), m_i ~ Bernoulli(1 - p)
 
     Args:
         drop: p, in [0, 1).
@@ -22,7 +27,7 @@ class DareTies:
         seed: Another seed draws other masks; for their independence see `Dare`.
 
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     drop: float = 0.9
@@ -36,7 +41,7 @@ class DareTies:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         rows = layer.rows
         merged = torch.empty(rows[0].numel())
 

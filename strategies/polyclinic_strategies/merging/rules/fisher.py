@@ -13,16 +13,20 @@ from polyclinic_strategies.merging.rules.mean import Mean
 
 @dataclass(frozen=True)
 class Fisher:
-    """A mean per entry, weighted by how much each site's answers hang on that entry: Δ = λ Σ_i F_i ⊙ τ_i / Σ_i F_i.
+    """Average each entry, weighted by how sensitive each site's outputs are to that entry.
 
-    F_i is the diagonal of the Fisher information, of τ_i's shape, from `Layer.statistics["fisher"]`. As all sites share θ0 this is the
-    paper's mean of weights. Where every F_i is zero, and for parameters without F: the plain mean.
+    Δ = λ Σ_i F_i ⊙ τ_i / Σ_i F_i
+
+    F_i is the diagonal of the Fisher information, of τ_i's shape, from
+    `Layer.statistics["fisher"]`. As all sites share θ0, this is the paper's mean of weights. Where
+    every F_i is zero, and for parameters without F, the plain mean is taken.
 
     Args:
         scale: λ, 1 for the paper's rule.
 
     Raises:
-        ValueError: A parameter outside its range, or a Fisher weight below zero or of another shape.
+        ValueError: A parameter is out of range, or a Fisher weight is below zero or of another
+            shape.
     """
 
     scale: float = 1.0
@@ -33,7 +37,7 @@ class Fisher:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         merged = Mean(self.scale)(layer)
         fisher = layer.statistics.get("fisher")
         if fisher is None:

@@ -12,17 +12,20 @@ from polyclinic_strategies.merging.rules.mean import Mean
 
 @dataclass(frozen=True)
 class IsoC:
-    """The sum of all task vectors with its singular values flattened to their mean: Σ_i τ_i = U S V^T, Δ = λ mean(S) U V^T.
+    """Sum all task vectors and set the singular values of the sum to their mean.
 
-    τ_i is a weight as a matrix (out, in), a convolution unfolded; S has min(out, in) values. Directions that the sum does not have at all
-    stay zero. Tensors of one dimension: λ times the plain mean, as in the paper's code.
+    Σ_i τ_i = U S V^T, Δ = λ mean(S) U V^T
+
+    τ_i is a weight as a matrix (out, in), a convolution unfolded; S has min(out, in) values.
+    Directions of length zero in the sum stay zero. Tensors of one dimension take λ times the plain
+    mean, as in the paper's code.
 
     Args:
-        scale: λ. The paper chooses it on validation data, for different tasks; sites of one task push the same way, so that the sum grows
-            with them, and the default is that of `Sum`.
+        scale: λ. The paper chooses it on validation data, for different tasks. Sites of one task
+            push the same way, so that the sum grows with them; the default is that of `Sum`.
 
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     scale: float = 0.3
@@ -33,7 +36,7 @@ class IsoC:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         if not is_matrix(layer):
             return Mean(self.scale)(layer)
         factor, lengths = polar(as_matrices(layer).sum(0))

@@ -12,18 +12,21 @@ from polyclinic_strategies.merging.arithmetic.layer import Layer, require, requi
 
 @dataclass(frozen=True)
 class Krum:
-    """The task vector of one site, the one with the nearest neighbours: Δ = λ τ_k, k = argmin_i Σ_{j near i} ‖τ_i - τ_j‖².
+    """Take the task vector of one site, the one with the nearest neighbours.
 
-    The sum runs over the N - f - 2 other sites nearest to i, by distances between whole task vectors, running statistics left out. Equal
-    scores: the first name wins.
+    Δ = λ τ_k, k = argmin_i Σ_{j near i} ‖τ_i - τ_j‖²
+
+    The sum runs over the N - f - 2 other sites nearest to i, by distances between whole task
+    vectors without running statistics. Of equal scores, the first name wins.
 
     Args:
-        byzantine: f, how many sites may send anything at all; needs N >= 2 f + 3 sites.
+        byzantine: f, the number of sites that may send anything; needs N >= 2 f + 3 sites.
         scale: λ.
 
     Raises:
-        ValueError: A parameter outside its range.
-        ConfigError: Fewer sites than that; a smaller f would be a promise broken in silence.
+        ValueError: A parameter is out of range.
+        ConfigError: There are fewer sites. A smaller f is not chosen silently, because the
+            guarantee would no longer hold.
     """
 
     byzantine: int = 1
@@ -36,7 +39,7 @@ class Krum:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         chosen = int(krum_scores(layer.statistics["distances"], self.byzantine).argmin())
         return layer.vectors[chosen] * self.scale
 
@@ -44,7 +47,7 @@ class Krum:
 def krum_scores(
     distances: Float64[Tensor, "sites sites"], byzantine: int
 ) -> Float64[Tensor, " sites"]:
-    """Σ of squared distances from each site to its N - f - 2 nearest others.
+    """Return Σ of squared distances from each site to its N - f - 2 nearest others.
 
     Raises:
         ConfigError: Fewer than 2 f + 3 sites.
@@ -52,8 +55,8 @@ def krum_scores(
     sites = len(distances)
     if sites < 2 * byzantine + 3:
         raise ConfigError(
-            f"Krum with byzantine={byzantine} needs {2 * byzantine + 3} hospitals' contributions, there are {sites}. "
-            "Wait for more of them, or lower strategy.rule.byzantine."
+            f"Krum with byzantine={byzantine} needs {2 * byzantine + 3} hospitals' contributions, "
+            f"there are {sites}. Wait for more of them, or lower strategy.rule.byzantine."
         )
     ordered = distances.sort(dim=1).values  # the first is the site itself
     return ordered[:, 1 : sites - byzantine - 1].sum(1)

@@ -11,16 +11,16 @@ from polyclinic_strategies.merging.arithmetic.layer import Layer, require, requi
 
 @dataclass(frozen=True)
 class Mean:
-    """The mean of all task vectors: Δ = λ/N Σ_i τ_i. Every site counts alike, however many examples it has.
+    """Average all task vectors; every site counts the same, however many examples it has.
+
+    Δ = λ/N Σ_i τ_i. Any order of sites gives the same bits.
 
     Args:
         scale: λ, 1 for the mean itself.
         fraction_bits: Binary places of the exact sum (`fixed_point`).
 
-    Any order of sites gives the same bits.
-
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     scale: float = 1.0
@@ -33,7 +33,6 @@ class Mean:
         require(0 <= self.fraction_bits <= 62, f"fraction_bits={self.fraction_bits}: from 0 to 62.")
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
-        return merge_fixed(
-            layer, [1] * len(layer.keys), len(layer.keys), self.scale, self.fraction_bits
-        )
+        """Merge: (sites, *shape) -> (*shape)."""
+        sites = len(layer.keys)
+        return merge_fixed(layer, [1] * sites, sites, self.scale, self.fraction_bits)

@@ -13,16 +13,18 @@ from polyclinic_strategies.merging.rules.krum import krum_scores
 
 @dataclass(frozen=True)
 class MultiKrum:
-    """The mean of the m task vectors with the best Krum scores: Δ = λ/m Σ_{i in the m best} τ_i. Equal scores: the first names win.
+    """Average the m task vectors with the best Krum scores.
+
+    Δ = λ/m Σ_{i in the m best} τ_i. Of equal scores, the first names win.
 
     Args:
-        byzantine: f, how many sites may send anything at all; needs N >= 2 f + 3 sites.
+        byzantine: f, the number of sites that may send anything; needs N >= 2 f + 3 sites.
         selected: m, at most N; 0 takes N - f - 2, the most for which the paper's guarantee holds.
         scale: λ.
 
     Raises:
-        ValueError: A parameter outside its range.
-        ConfigError: Too few sites.
+        ValueError: A parameter is out of range.
+        ConfigError: There are too few sites.
     """
 
     byzantine: int = 1
@@ -37,12 +39,13 @@ class MultiKrum:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         scores = krum_scores(layer.statistics["distances"], self.byzantine)
         count = self.selected or len(scores) - self.byzantine - 2
         if count > len(scores):
             raise ConfigError(
-                f"strategy.rule.selected={count}: there are only {len(scores)} hospitals' contributions. Lower it."
+                f"strategy.rule.selected={count}: there are only {len(scores)} hospitals' "
+                "contributions. Lower it."
             )
         chosen = scores.argsort(stable=True)[:count].sort().values.tolist()
         total = torch.zeros(layer.base.shape, dtype=torch.float64)

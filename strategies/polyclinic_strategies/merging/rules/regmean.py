@@ -13,19 +13,23 @@ from polyclinic_strategies.merging.rules.mean import Mean
 
 @dataclass(frozen=True)
 class RegMean:
-    """The weights whose outputs are nearest to every site's own on that site's inputs: Δ = λ Σ_i τ_i G_i (Σ_i G_i)^-1.
+    """Find the weights whose outputs are nearest to every site's own, on that site's inputs.
 
-    τ_i is a weight as a matrix (out, in), a convolution unfolded to in = channels · kernel; G_i = X_i^T X_i (in, in) are second moments of
-    the layer's inputs at site i, from `Layer.statistics["gram"]`. As all sites share θ0 this is the paper's rule on weights. Inputs that no
-    site ever saw (Σ G_i singular) keep the mean. Parameters without G take the plain mean: biases, norms, and transposed convolutions,
-    which cannot be told from convolutions by their shapes.
+    Δ = λ Σ_i τ_i G_i (Σ_i G_i)^-1
+
+    τ_i is a weight as a matrix (out, in), a convolution unfolded to in = channels · kernel; G_i =
+    X_i^T X_i (in, in) are second moments of the layer's inputs at site i, from
+    `Layer.statistics["gram"]`. As all sites share θ0, this is the paper's rule on weights. Inputs
+    that no site ever saw (Σ G_i singular) keep the mean. Parameters without G take the plain mean:
+    biases, norms, and transposed convolutions, whose shapes look like those of convolutions.
 
     Args:
-        off_diagonal: What off-diagonal entries of each G_i are multiplied with, in [0, 1]; the paper's is 0.9 to 0.95.
+        off_diagonal: Factor of the off-diagonal entries of each G_i, in [0, 1]; 0.9 to 0.95 in the
+            paper.
         scale: λ, 1 for the paper's rule.
 
     Raises:
-        ValueError: A parameter outside its range, or a G_i of another shape.
+        ValueError: A parameter is out of range, or a G_i has another shape.
     """
 
     off_diagonal: float = 0.95
@@ -38,7 +42,7 @@ class RegMean:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, out, *rest) -> (out, *rest)."""
+        """Merge: (sites, out, *rest) -> (out, *rest)."""
         grams = layer.statistics.get("gram")
         if grams is None:
             return Mean(self.scale)(layer)

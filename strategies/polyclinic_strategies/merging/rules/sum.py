@@ -11,17 +11,18 @@ from polyclinic_strategies.merging.arithmetic.layer import Layer, require, requi
 
 @dataclass(frozen=True)
 class Sum:
-    """The scaled sum of all task vectors: Δ = λ Σ_i τ_i.
-
-    Args:
-        scale: λ. The sum overshoots as sites join, so λ = 1 is right for one site only; 1 / N is the mean. The paper finds λ = 0.3 to 0.4
-            good over many sets of tasks; best is to let the hospitals score a few.
-        fraction_bits: Binary places of the exact sum (`fixed_point`).
+    """Sum all task vectors and scale the sum: Δ = λ Σ_i τ_i.
 
     Any order of sites gives the same bits.
 
+    Args:
+        scale: λ. The sum overshoots as sites join, so λ = 1 is right for one site only; 1 / N is
+            the mean. The paper finds λ = 0.3 to 0.4 good over many sets of tasks. It is best to let
+            the hospitals score a few values.
+        fraction_bits: Binary places of the exact sum (`fixed_point`).
+
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     scale: float = 0.3
@@ -34,5 +35,5 @@ class Sum:
         require(0 <= self.fraction_bits <= 62, f"fraction_bits={self.fraction_bits}: from 0 to 62.")
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         return merge_fixed(layer, [1] * len(layer.keys), 1, self.scale, self.fraction_bits)

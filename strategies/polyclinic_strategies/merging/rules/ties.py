@@ -15,19 +15,21 @@ from polyclinic_strategies.merging.arithmetic.pieces import in_parallel, in_piec
 
 @dataclass(frozen=True)
 class Ties:
-    """Trim, elect a sign, average those that agree with it.
+    """Trim, elect a sign, and average the values that have it.
 
-    1. Of each τ_i keep the fraction `keep` of largest magnitude; everything else becomes zero.
+    1. Of each τ_i, keep the fraction `keep` of largest magnitude; set everything else to zero.
     2. s = sign(Σ_i τ_i), per entry.
-    3. Δ = λ · mean of the τ_i that are not zero and have the sign s, per entry; zero where there is none, or where the sum is exactly zero.
+    3. Δ = λ · mean of the τ_i that are not zero and have the sign s, per entry; zero where there is
+    none, or where the sum is exactly zero.
 
     Args:
-        keep: Fraction kept, in (0, 1], of each tensor: ⌊keep · entries⌋ but at least one, and all that equal the smallest kept. The paper
-            trims the whole vector at once; per tensor needs no pass over the whole model first, and no layer is trimmed away entirely.
+        keep: Fraction kept, in (0, 1], of each tensor: ⌊keep · entries⌋ but at least one, and all
+            that equal the smallest kept. The paper trims the whole vector at once. Trimming per
+            tensor needs no pass over the whole model first, and trims no layer away entirely.
         scale: λ; the paper's value without validation data is 1.
 
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     keep: float = 0.2
@@ -40,7 +42,7 @@ class Ties:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         rows = layer.rows
         thresholds = in_parallel(lambda row: smallest_kept(row, self.keep), rows)
         merged = torch.empty(rows[0].numel())
@@ -56,7 +58,7 @@ class Ties:
 
 
 def smallest_kept(row: Float[Tensor, " n"], keep: float) -> float:
-    """The magnitude of the ⌊keep · n⌋-th largest entry."""
+    """Return the magnitude of the ⌊keep · n⌋-th largest entry."""
     count = max(1, int(keep * row.numel()))
     if count >= row.numel():
         return 0.0
@@ -66,13 +68,13 @@ def smallest_kept(row: Float[Tensor, " n"], keep: float) -> float:
 
 
 def trim(values: Float[Tensor, " n"], threshold: float) -> Float[Tensor, " n"]:
-    """Zero what is smaller in magnitude than the threshold."""
+    """Set values to zero whose magnitude is below the threshold."""
     below = float(np.nextafter(np.float32(threshold), np.float32(-1)))
     return torch.nn.functional.hardshrink(values, below)
 
 
 def elect_sign(rows: Sequence[Float[Tensor, " n"]]) -> Float[Tensor, " n"]:
-    """Per entry the mean of those rows that have the sign of the sum."""
+    """Return, per entry, the mean of those rows that have the sign of the sum."""
     sign = rows[0].clone()
     for row in rows[1:]:
         sign += row

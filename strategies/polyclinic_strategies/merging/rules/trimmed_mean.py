@@ -13,16 +13,16 @@ from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
 
 @dataclass(frozen=True)
 class TrimmedMean:
-    """Per entry, the mean over sites without the b = ⌊trim · N⌋ largest and the b smallest values.
+    """Average, per entry, without the b = ⌊trim · N⌋ largest and the b smallest values.
 
-    Up to b sites that send anything at all cannot move the result outside the others' values.
+    Up to b sites that send anything cannot move the result outside the range of the others' values.
 
     Args:
         trim: Fraction left out at each end, in [0, 0.5).
-        scale: λ, the factor before the mean.
+        scale: λ, the factor of the mean.
 
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     trim: float = 0.2
@@ -35,16 +35,15 @@ class TrimmedMean:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         sites = len(layer.keys)
         left_out = int(self.trim * sites)
         rows = layer.rows
         merged = torch.empty(rows[0].numel())
 
         def merge_piece(piece: slice) -> None:
-            inner = move_extremes([row[piece] for row in rows], left_out)[
-                left_out : sites - left_out
-            ]
+            ordered = move_extremes([row[piece] for row in rows], left_out)
+            inner = ordered[left_out : sites - left_out]
             total = inner[0].double()
             for row in inner[1:]:
                 total += row
@@ -55,7 +54,10 @@ class TrimmedMean:
 
 
 def move_extremes(rows: list[Float[Tensor, " n"]], count: int) -> list[Float[Tensor, " n"]]:
-    """Per entry, the `count` smallest values in the first rows and the `count` largest in the last: a bubble sort that stops there."""
+    """Move, per entry, the `count` smallest values to the first rows, the largest to the last.
+
+    This is a bubble sort that stops there.
+    """
     last = len(rows) - 1
     for done in range(count):
         for row in [*range(done, last - done), *range(last - done - 2, done - 1, -1)]:

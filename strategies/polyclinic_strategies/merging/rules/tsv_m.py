@@ -13,18 +13,20 @@ from polyclinic_strategies.merging.rules.mean import Mean
 
 @dataclass(frozen=True)
 class TsvM:
-    """Each site's leading singular vectors, made orthogonal to everybody else's so that sites do not interfere.
+    """Sum each site's leading singular vectors, made orthogonal across sites against interference.
 
-    τ_i = U_i S_i V_i^T as a matrix (out, in), a convolution unfolded; of its r = min(out, in) singular vectors the ⌊r / N⌋ largest are
-    kept, at least one. U = [U_1 ... U_N] and V = [V_1 ... V_N] are replaced by the nearest matrices with orthonormal columns, their polar
-    factors U', V': Δ = λ U' diag(S_1 ... S_N) V'^T. Columns that coincide share one direction, so N equal sites give what one of them
-    gives with its ⌊r / N⌋ directions. Tensors of one dimension: λ times the plain mean, as in the paper.
+    τ_i = U_i S_i V_i^T as a matrix (out, in), a convolution unfolded; of its r = min(out, in)
+    singular vectors the ⌊r / N⌋ largest are kept, at least one. U = [U_1 ... U_N] and V = [V_1 ...
+    V_N] are replaced by the nearest matrices with orthonormal columns, their polar factors U', V':
+    Δ = λ U' diag(S_1 ... S_N) V'^T. Columns that coincide share one direction, so N equal sites
+    give what one of them gives with its ⌊r / N⌋ directions. Tensors of one dimension take λ times
+    the plain mean, as in the paper.
 
     Args:
         scale: λ; the paper's value is 1.
 
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     scale: float = 1.0
@@ -35,7 +37,7 @@ class TsvM:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         if not is_matrix(layer):
             return Mean(self.scale)(layer)
         shape = layer.base.shape

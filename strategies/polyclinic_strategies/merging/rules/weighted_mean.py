@@ -1,4 +1,7 @@
-"""The mean weighted by examples: McMahan et al. 2017 (federated averaging), https://arxiv.org/abs/1602.05629."""
+"""Mean weighted by examples (federated averaging): McMahan et al. 2017.
+
+https://arxiv.org/abs/1602.05629
+"""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -11,16 +14,16 @@ from polyclinic_strategies.merging.arithmetic.layer import Layer, require, requi
 
 @dataclass(frozen=True)
 class WeightedMean:
-    """The mean of all task vectors, weighted by the sites' examples: Δ = λ Σ_i n_i τ_i / Σ_i n_i.
+    """Average all task vectors, weighted by the sites' numbers of examples.
+
+    Δ = λ Σ_i n_i τ_i / Σ_i n_i. Any order of sites gives the same bits.
 
     Args:
         scale: λ, 1 for the mean itself.
         fraction_bits: Binary places of the exact sum (`fixed_point`).
 
-    Any order of sites gives the same bits.
-
     Raises:
-        ValueError: A parameter outside its range, or no site has an example.
+        ValueError: A parameter is out of range, or no site has an example.
     """
 
     scale: float = 1.0
@@ -33,7 +36,7 @@ class WeightedMean:
         require(0 <= self.fraction_bits <= 62, f"fraction_bits={self.fraction_bits}: from 0 to 62.")
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         require(
             min(layer.weights) >= 0 < sum(layer.weights),
             f"examples {layer.weights}: none below 0, and not all 0.",

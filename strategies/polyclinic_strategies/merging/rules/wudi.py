@@ -17,19 +17,21 @@ from polyclinic_strategies.merging.rules.mean import Mean
 
 @dataclass(frozen=True)
 class Wudi:
-    """The weight that interferes least with every site's task, found without data.
+    """Find, without data, the weight that interferes least with every site's task.
 
-    A site's task vector spans the inputs its layer was trained on, so the interference at site i is (Δ - τ_i) τ_i^T, and
-    Δ = λ argmin_X Σ_i ‖(X - τ_i) τ_i^T‖² / ‖τ_i‖², τ_i a weight as a matrix (out, in), a convolution unfolded.
-    The paper runs Adam for some hundred steps from Σ_i τ_i, which stops near the minimum and depends on the learning rate. The problem is
-    quadratic: here it is solved exactly, X = S + (Σ_i (τ_i - S) C_i)(Σ_i C_i)^+ with C_i = τ_i^T τ_i / ‖τ_i‖² and S = Σ_i τ_i. That is the
-    minimum nearest to S, the one that gradient descent from S converges to. Tensors of one dimension: λ times the plain mean.
+    A site's task vector spans the inputs on which its layer was trained. So the interference at
+    site i is (Δ - τ_i) τ_i^T, and Δ = λ argmin_X Σ_i ‖(X - τ_i) τ_i^T‖² / ‖τ_i‖², τ_i a weight as a
+    matrix (out, in), a convolution unfolded. The paper runs Adam for some hundred steps from Σ_i
+    τ_i, which stops near the minimum and depends on the learning rate. The problem is quadratic.
+    Here it is solved exactly: X = S + (Σ_i (τ_i - S) C_i)(Σ_i C_i)^+ with C_i = τ_i^T τ_i / ‖τ_i‖²
+    and S = Σ_i τ_i. This is the minimum nearest to S, to which gradient descent from S converges.
+    Tensors of one dimension take λ times the plain mean.
 
     Args:
         scale: λ, 1 for the paper's rule.
 
     Raises:
-        ValueError: A parameter outside its range.
+        ValueError: A parameter is out of range.
     """
 
     scale: float = 1.0
@@ -40,7 +42,7 @@ class Wudi:
         require_scale(self.scale)
 
     def __call__(self, layer: Layer) -> Tensor:
-        """(sites, *shape) -> (*shape)."""
+        """Merge: (sites, *shape) -> (*shape)."""
         if not is_matrix(layer):
             return Mean(self.scale)(layer)
         merged = minimize_interference(as_matrices(layer))
@@ -48,11 +50,9 @@ class Wudi:
 
 
 def minimize_interference(matrices: Tensor) -> Tensor:
-    """(sites, out, in) -> (out, in), all in float64."""
+    """Minimize the interference: (sites, out, in) -> (out, in), all in float64."""
     sites, out, inputs = matrices.shape
-    if (
-        sites * out < inputs
-    ):  # everything happens in the span of the rows: solve there, the matrices are smaller
+    if sites * out < inputs:  # solve in the span of the rows, where the matrices are smaller
         basis = torch.linalg.qr(matrices.reshape(sites * out, inputs).T).Q
         return minimize_interference(matrices @ basis).matmul(basis.T)
     lengths = torch.linalg.vector_norm(matrices, dim=(1, 2), keepdim=True)

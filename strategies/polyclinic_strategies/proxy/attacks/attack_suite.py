@@ -1,4 +1,7 @@
-"""Attackers against originals, against random fields and against the learned one; what is finished is kept and not repeated."""
+"""Attacks against originals, random fields and the learned field.
+
+Finished attacks are kept and not repeated.
+"""
 
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -23,26 +26,24 @@ from polyclinic_strategies.proxy.generator import Field, NoField, RandomField
 from polyclinic_strategies.proxy.measurements import measure_field, round_trips
 from polyclinic_strategies.proxy.protection import Protection
 
-STRENGTHS_MM = (
-    2.0,
-    4.0,
-    8.0,
-)  # of random fields, for the curve; the last one folds space here and there
+# strengths of random fields, for the curve; the last one folds space at some places
+STRENGTHS_MM = (2.0, 4.0, 8.0)
 Say = Callable[[str], None]
 Results = dict[str, list[dict[str, float]]]
 
 
-class Campaign:
+class AttackSuite:
     """All attacks of one report.
 
     Args:
         known: People whose names the attackers know.
         test: People to be recognized.
         protection: The learned generator.
-        restarts: Of every attacker; originals, where all succeed, and other kinds of people are attacked once.
-        keys: Proxies of every visit.
-        kept: Folder of what is finished.
-        say: Told of progress.
+        restarts: Number of trainings of every attacker. Originals, where all succeed, and other
+            kinds of people are attacked once.
+        keys: Number of proxies of every visit.
+        kept: Folder of finished results.
+        say: Called with lines of progress.
     """
 
     def __init__(
@@ -59,47 +60,51 @@ class Campaign:
         self._restarts, self._keys, self._kept, self._say = restarts, keys, kept, say
 
     def arms(self, cases: Sequence[Case], data: DataConfig) -> list[dict[str, Any]]:
-        """Originals, a random field of equal displacement, the learned field: how they move and who is recognized."""
+        """Attack originals, a random field of equal displacement, and the learned field.
+
+        Returns:
+            For each, how the field moves, and how well people are recognized.
+        """
         field = self._protection.field
+        equal = self._equal_to(field)
         fields: list[tuple[str, str, Field, int]] = [
             ("originals", "originals", NoField(), 1),
-            ("random", "random field of equal displacement", self._equal_to(field), self._restarts),
+            ("random", "random field of equal displacement", equal, self._restarts),
             ("learned", "learned field", field, self._restarts),
         ]
-        return [
-            {
-                "name": name,
-                "title": title,
-                **asdict(measure_field(each, self._test)),
-                "round_trip": round_trips(each, self._protection, cases, data),
-                "attackers": self._attack(
-                    title, each, self._known, self._test, AttackTraining(restarts=restarts)
-                ),
-            }
-            for name, title, each, restarts in fields
-        ]
+        rows = []
+        for name, title, each, restarts in fields:
+            row = {"name": name, "title": title, **asdict(measure_field(each, self._test))}
+            row["round_trip"] = round_trips(each, self._protection, cases, data)
+            settings = AttackTraining(restarts=restarts)
+            row["attackers"] = self._attack(title, each, self._known, self._test, settings)
+            rows.append(row)
+        return rows
 
     def _equal_to(self, field: Field) -> RandomField:
-        """The random field that moves as far as a field does: its velocity has to be somewhat stronger than the displacement wanted."""
+        """Return the random field that moves as far as a given field.
+
+        Its velocity has to be somewhat stronger than the wanted displacement.
+        """
         wanted = measure_field(field, self._test).strength_mm
         strength = wanted
         for _ in range(2):
-            strength *= wanted / max(
-                measure_field(RandomField(strength), self._test).strength_mm, 1e-6
-            )
+            found = measure_field(RandomField(strength), self._test).strength_mm
+            strength *= wanted / max(found, 1e-6)
         return RandomField(strength)
 
     def curve(
         self, arms: Sequence[Mapping[str, Any]], cases: Sequence[Case], data: DataConfig
     ) -> list[dict[str, Any]]:
-        """Dice of the round trip against re-identification, for random fields of several strengths and for the arms."""
+        """Return Dice of the round trip and re-identification, for random fields and for the arms.
+
+        The random fields have several strengths.
+        """
         points = []
         once = AttackTraining(restarts=1, only=(SIAMESE,))
         for strength_mm in STRENGTHS_MM:
-            field = RandomField(strength_mm)
-            found = self._attack(
-                f"random field of {strength_mm:g} mm", field, self._known, self._test, once
-            )
+            field, title = RandomField(strength_mm), f"random field of {strength_mm:g} mm"
+            found = self._attack(title, field, self._known, self._test, once)
             row = {"name": "random", **asdict(measure_field(field, self._test)), "attackers": found}
             points.append({**row, "round_trip": round_trips(field, self._protection, cases, data)})
         return [
@@ -115,7 +120,7 @@ class Campaign:
     def others(
         self, title: str, known: Sequence[CanonicalCase], test: Sequence[CanonicalCase]
     ) -> Results:
-        """The learned field on people of another kind; every attacker once."""
+        """Attack the learned field on people of another kind, every attacker once."""
         return self._attack(title, self._protection.field, known, test, AttackTraining(restarts=1))
 
     def _attack(
@@ -130,7 +135,8 @@ class Campaign:
         if path.is_file():
             return dict(json.loads(path.read_text()))
         self._say(
-            f"attackers, {title}: making proxies of {len(known) + len(test)} scans, {self._keys} keys each"
+            f"attackers, {title}: making proxies of {len(known) + len(test)} scans, "
+            f"{self._keys} keys each"
         )
         training, wanted = (
             collect(field, cases, self._keys, seed) for cases, seed in ((known, 1), (test, 2))
@@ -138,13 +144,14 @@ class Campaign:
 
         def tell(name: str, seed: int, result: Recognition) -> None:
             self._say(
-                f"attackers, {title}: {name}, restart {seed + 1}: AUC {result.auc:.3f}, rank 1 {result.rank1:.3f}"
+                f"attackers, {title}: {name}, restart {seed + 1}: AUC {result.auc:.3f}, "
+                f"rank 1 {result.rank1:.3f}"
             )
 
         atlas = self._protection.coarse[None, None]
         found = attack(training, wanted, atlas, settings, tell)
         plain = {name: [asdict(result) for result in results] for name, results in found.items()}
-        write_durably(path, json.dumps(plain).encode())
+        write_durably(path, json.dumps(plain))
         return plain
 
     def _mark(
@@ -154,21 +161,11 @@ class Campaign:
         test: Sequence[CanonicalCase],
         settings: AttackTraining,
     ) -> str:
-        """Names an attack by everything that decides it."""
-        weights = (
-            state_digest(field.state_dict())
-            if isinstance(field, nn.Module) and list(field.parameters())
-            else ""
-        )
-        strength = getattr(field, "strength_mm", 0.0)
+        """Return a name that depends on everything that determines an attack."""
+        weights = ""
+        if isinstance(field, nn.Module) and list(field.parameters()):
+            weights = state_digest(field.state_dict())
         people = [case.digest for case in (*known, *test)]
-        facts = [
-            type(field).__name__,
-            weights,
-            strength,
-            people,
-            asdict(settings),
-            self._keys,
-            torch.__version__,
-        ]
+        facts = [type(field).__name__, weights, getattr(field, "strength_mm", 0.0), people]
+        facts += [asdict(settings), self._keys, torch.__version__]
         return digest(facts)[:24]

@@ -1,4 +1,4 @@
-"""What an attacker has to go by: proxies of people whose identity is known to train on, and of people to be recognized."""
+"""Evidence for an attacker: proxies of people with known identities, or of unknown people."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,9 +11,8 @@ from polyclinic_strategies.proxy.cases import CanonicalCase, group
 from polyclinic_strategies.proxy.generator import Field, shrink
 from polyclinic_strategies.proxy.protection import TOP, draw_deformation
 
-TEXTURES = (
-    2  # keys of each visit whose texture is described: it hardly depends on the key, and takes long
-)
+# number of keys of each visit whose texture is described; it is slow and hardly depends on the key
+TEXTURES = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +20,7 @@ class Evidence:
     """Proxies and originals of the same people.
 
     Attributes:
-        proxies: (people, visits, keys, h, w, d), float16, every 4 mm: averages of what travels.
+        proxies: (people, visits, keys, h, w, d), float16, every 4 mm: averages of the sent proxies.
         originals: (people, visits, h, w, d), float16.
         textures: (people, visits, at most 2 keys, features), see `describe_texture`.
     """
@@ -32,18 +31,19 @@ class Evidence:
 
     @property
     def visits(self) -> int:
-        """Of every person."""
+        """Number of visits of every person."""
         return int(self.proxies.shape[1])
 
 
 def collect(field: Field, cases: Sequence[CanonicalCase], keys: int, seed: int) -> Evidence:
-    """Make proxies of everybody, every visit with as many keys.
+    """Make proxies of everybody, with the same number of keys for every visit.
 
     Args:
         field: The generator; attackers have it, too.
-        cases: People who came at least twice; as many visits are used of all as of who came least.
-        keys: How many proxies of each visit.
-        seed: Of the keys.
+        cases: Scans of people who came at least twice. As many visits of each are used as the
+            person with the fewest has.
+        keys: Number of proxies of each visit.
+        seed: Seed of the keys.
     """
     people = group(cases)
     visits = min(len(each) for each in people)
@@ -59,7 +59,10 @@ def collect(field: Field, cases: Sequence[CanonicalCase], keys: int, seed: int) 
 
 
 def describe_texture(proxy: Tensor) -> Tensor:
-    """What is left when shape is ignored: histogram, and at three scales the distribution of edges and of local contrast.
+    """Describe a proxy without its shape.
+
+    The features are a histogram and, at three scales, the distributions of edges and of local
+    contrast.
 
     Args:
         proxy: (H, W, D), in [0, 1].

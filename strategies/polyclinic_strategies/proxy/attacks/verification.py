@@ -1,4 +1,4 @@
-"""How well people are recognized: from likenesses of pairs to AUC, true positives at 1 % false ones, and rank 1."""
+"""Recognition rates from likenesses of pairs: AUC, true positives at 1 % false ones, rank 1."""
 
 from dataclasses import dataclass
 
@@ -8,19 +8,20 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 FALSE_POSITIVES = 0.01
-DRAWS = 500  # of the bootstrap
+DRAWS = 500  # number of bootstrap samples
 
 
 @dataclass(frozen=True)
 class Recognition:
-    """What one attacker reached.
+    """Result of one attacker.
 
     Attributes:
-        auc: Area under the ROC curve of same against different; 0.5 is chance.
+        auc: Area under the ROC curve of same against different pairs; 0.5 is chance.
         tpr: Share of same pairs found where 1 % of different pairs are mistaken for the same.
-        rank1: Share of probes whose likest gallery image is the same person's; chance is 1 / people.
-        low, high: 95 % interval of the AUC, people drawn anew.
-        people: How many there were.
+        rank1: Share of probes whose most similar gallery image is the same person's; chance is 1 /
+            people.
+        low, high: 95 % bootstrap interval of the AUC, over people.
+        people: Number of people.
     """
 
     auc: float
@@ -35,23 +36,24 @@ def score(likeness: Tensor, seed: int = 0) -> Recognition:
     """Score an attacker.
 
     Args:
-        likeness: (comparisons, people, people): entry (c, i, j) says how alike probe i and gallery image j are, the same person where
-            i = j; the comparisons are of other visits or keys.
-        seed: Of the bootstrap.
+        likeness: (comparisons, people, people): entry (c, i, j) says how similar probe i and
+            gallery image j are, the same person where i = j. Comparisons are of different visits or
+            keys.
+        seed: Seed of the bootstrap.
 
     Raises:
         ValueError: The matrices are not square, or of fewer than two people.
     """
     if likeness.ndim != 3 or likeness.shape[1] != likeness.shape[2] or likeness.shape[1] < 2:
         raise ValueError(
-            f"likenesses of shape {tuple(likeness.shape)}: (comparisons, people, people) are needed, at least two people"
+            f"likenesses of shape {tuple(likeness.shape)}: (comparisons, people, people) are "
+            "needed, at least two people"
         )
     values = likeness.double().numpy()
     people = values.shape[1]
     generator = np.random.default_rng(seed)
-    draws = [
-        _auc(values, np.asarray(generator.integers(people, size=people))) for _ in range(DRAWS)
-    ]
+    samples = (generator.integers(people, size=people) for _ in range(DRAWS))
+    draws = [_auc(values, np.asarray(sample)) for sample in samples]
     low, high = np.nanquantile(draws, [0.025, 0.975])
     same = np.eye(people, dtype=bool)
     threshold = np.quantile(values[:, ~same], 1 - FALSE_POSITIVES)
@@ -61,7 +63,10 @@ def score(likeness: Tensor, seed: int = 0) -> Recognition:
 
 
 def _auc(values: NDArray[np.float64], who: NDArray[np.int64]) -> float:
-    """Mean over the comparisons of P(same > different) + P(equal) / 2, for these people; the same person twice is no different pair."""
+    """Return the mean over the comparisons of P(same > different) + P(equal) / 2, for these people.
+
+    A person who was drawn twice does not make a different pair with itself.
+    """
     different = who[:, None] != who[None, :]
     areas = []
     for matrix in values:
@@ -74,7 +79,7 @@ def _auc(values: NDArray[np.float64], who: NDArray[np.int64]) -> float:
 
 
 def likenesses(first: Tensor, second: Tensor) -> Tensor:
-    """Cosines between all of two lists of features.
+    """Return the cosines between all pairs of two lists of features.
 
     Args:
         first, second: (people, features).
@@ -82,6 +87,5 @@ def likenesses(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         (people, people).
     """
-    return (
-        torch.nn.functional.normalize(first, dim=1) @ torch.nn.functional.normalize(second, dim=1).T
-    )
+    one, other = (torch.nn.functional.normalize(each, dim=1) for each in (first, second))
+    return one @ other.T

@@ -1,1 +1,1 @@
-"""The canonical frame: reference brain, registration, intensities, and the way back."""
+"""Canonical frame: reference brain, registration, intensities, and the way back."""

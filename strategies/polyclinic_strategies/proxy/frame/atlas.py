@@ -1,4 +1,4 @@
-"""The reference brain: the frame in which hospital and server speak of an image."""
+"""Reference brain: the common frame of hospital and service."""
 
 import hashlib
 from dataclasses import dataclass
@@ -17,12 +17,12 @@ from polyclinic_strategies.proxy.frame.icbm152 import TissueMaps, icbm152
 
 CONTRAST = (0.22, 0.62, 1.0)  # CSF, grey matter, white matter: as a T1 scan shows them
 BOX_MM = (160.0, 192.0, 160.0)
-BRAIN = 0.1  # of the reference's intensities: what is brighter is brain
+BRAIN = 0.1  # voxels of the reference that are brighter are brain
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The atlas that every image is brought to.
+    """Atlas to which every image is brought.
 
     Attributes:
         image: (H, W, D), float32 in [0, 1], air 0.
@@ -34,26 +34,28 @@ class Reference:
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """(H, W, D)."""
+        """Shape (H, W, D)."""
         height, width, depth = self.image.shape
         return height, width, depth
 
     @property
     def brain(self) -> Tensor:
-        """(H, W, D), bool."""
+        """Mask of the brain, (H, W, D), bool."""
         return self.image > BRAIN
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the voxels (as 16-bit numbers) and of where they lie (to a micrometre): both sides must mean the same frame."""
+        """SHA-256 of the voxels (as 16-bit numbers) and of their position (to a micrometre).
+
+        Both sides must have the same frame.
+        """
         voxels = (self.image * 65535).round().to(torch.int32).numpy().astype("<u2")
         place = (self.affine * 1000).round().astype("<i8")
-        return hashlib.sha256(
-            repr(self.shape).encode() + place.tobytes() + voxels.tobytes()
-        ).hexdigest()
+        content = repr(self.shape).encode() + place.tobytes() + voxels.tobytes()
+        return hashlib.sha256(content).hexdigest()
 
     def grid(self, finer: int = 1) -> Grid:
-        """The box cut into `finer` times as many voxels along each axis.
+        """Return the box cut into `finer` times as many voxels along each axis.
 
         Raises:
             ValueError: `finer` is below 1.
@@ -72,38 +74,37 @@ def reference_from(
     spacing_mm: float = 1.0,
     box_mm: tuple[float, float, float] = BOX_MM,
 ) -> Reference:
-    """Make the atlas of tissue maps: their brain in the middle of a box whose axes run to the right, the front and up.
+    """Make an atlas from tissue maps.
+
+    The brain is in the middle of a box whose axes run to the right, the front and up.
 
     Args:
         maps: Probabilities of CSF, grey and white matter.
         contrast: Their intensities, the brightest 1.
         spacing_mm: Voxel size.
-        box_mm: The box's edges, rounded to whole voxels.
+        box_mm: Edges of the box, rounded to whole voxels.
     """
     shape = [max(1, round(edge / spacing_mm)) for edge in box_mm]
     finer = max(1, round(spacing_mm / min(spacing_of(maps.affine))))
     signal = torch.einsum("c,chwd->hwd", torch.tensor(contrast), maps.probabilities).contiguous()
     inside = (maps.probabilities.sum(0) > 0.5).nonzero()
-    middle = (
-        maps.affine[:3, :3] @ ((inside.amin(0) + inside.amax(0)).double() / 2).numpy()
-        + maps.affine[:3, 3]
-    )
+    centre = ((inside.amin(0) + inside.amax(0)).double() / 2).numpy()
+    middle = maps.affine[:3, :3] @ centre + maps.affine[:3, 3]
     affine = np.diag([spacing_mm] * 3 + [1.0])
     affine[:3, 3] = middle - spacing_mm * (np.array(shape) - 1) / 2
     step = np.diag([1 / finer] * 3 + [1.0])
     step[:3, 3] = (1 / finer - 1) / 2
-    points = transform(
-        np.linalg.inv(maps.affine) @ affine @ step, identity([finer * size for size in shape])
-    )
+    to_maps = np.linalg.inv(maps.affine) @ affine @ step
+    points = transform(to_maps, identity([finer * size for size in shape]))
     fine = sample(signal[None, None], points) * within(points, signal.shape)
     return Reference(functional.avg_pool3d(fine, finer)[0, 0].clamp_(0, 1), affine)
 
 
 @lru_cache(maxsize=2)
 def icbm152_reference(spacing_mm: float = 1.0) -> Reference:
-    """The ICBM152 average brain as a T1 atlas of 160 x 192 x 160 mm.
+    """Return the ICBM152 average brain as a T1 atlas of 160 x 192 x 160 mm.
 
     Raises:
-        FileMissing: nilearn's files are not there.
+        FileMissing: nilearn's files are missing.
     """
     return reference_from(icbm152(), spacing_mm=spacing_mm)

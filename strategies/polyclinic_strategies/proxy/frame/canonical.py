@@ -1,16 +1,17 @@
-"""Bring every brain to one place, pose, size and histogram before it is warped: the canonical frame, and the way back.
+"""The canonical frame: every brain at one place, in one pose, size and histogram, and the way back.
 
-What a hospital's scan has of its own besides the anatomy (orientation, voxel size, field of view, the head's pose and
-size, the scanner's units) stays at the hospital: it is in `Canonical`, which never leaves it. An image is read at any
-canonical place with a single interpolation of the scan, and an answer on any native voxel with a single interpolation of
-the answer, however many maps lie between.
+A brain is brought there before it is warped. Besides the anatomy, a scan has properties of its own:
+orientation, voxel size, field of view, the head's pose and size, the scanner's units. They stay at
+the hospital, in `Canonical`, which never leaves it. An image is read at any canonical place with a
+single interpolation of the scan, and an answer on any native voxel with a single interpolation of
+the answer, whatever the number of maps between them.
 
-Grids over the reference's box share its faces (see `polyclinic.imaging.deformation`); a finer grid's voxel p of N is at
-(p + 1/2) n/N - 1/2 on the reference's n.
+Grids over the reference's box share its faces (see `polyclinic.imaging.deformation`); a finer
+grid's voxel p of N is at (p + 1/2) n/N - 1/2 on the reference's n.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -28,34 +29,38 @@ from polyclinic_strategies.proxy.frame.frames import ratio_of, slabs_of, transfo
 from polyclinic_strategies.proxy.frame.intensities import Intensities, air_level, match_histogram
 from polyclinic_strategies.proxy.frame.registration import Fit, register
 
-CORRELATION = 0.88  # a brain laid over the average one reaches 0.89 and more, one with skull 0.87
-DETAIL = 0.22  # within the brain: 0.24 and more in T1 even of the old; with skull and in FLAIR up to 0.21, in T2 below 0
-SIZES = (0.65, 1.5)  # a head's, relative to the reference along any direction
-SEEN = 0.5  # of the reference's brain
-_SHELL_MM = 8.0  # around the reference's brain there may be brain, beyond it is air
+CORRELATION = 0.88  # least; a brain without skull reaches 0.89 and more, one with skull 0.87
+# least correlation within the brain; T1 reaches 0.24 and more even in the old, a scan with skull
+# and FLAIR up to 0.21, T2 is below 0
+DETAIL = 0.22
+SIZES = (0.65, 1.5)  # size of a head, relative to the reference, along any direction
+SEEN = 0.5  # least share of the reference's brain in the field of view
+_SHELL_MM = 8.0  # around the reference's brain there may be brain; beyond this distance is air
 _HISTOGRAM_MM = 2.0
 
 
 class ScanNotRecognized(DataError):
-    """The reference brain cannot be laid over a scan."""
+    """The reference brain does not fit a scan."""
 
     def __init__(self, problem: str) -> None:
         super().__init__(
-            f"The scan does not look like the reference brain ({problem}). Is it a T1 scan of a brain without skull, and is its "
-            "header right about where the front and the top are? Remove the skull, or correct the header."
+            f"The scan does not look like the reference brain ({problem}). "
+            "Is it a T1 scan of a brain without skull, and is its header right about where the "
+            "front and the top are? Remove the skull, or correct the header."
         )
 
 
 @dataclass(frozen=True, eq=False)
 class Canonical:
-    """A scan with what relates it to the reference; all of it is the hospital's own.
+    """A scan and its relation to the reference; all of it stays at the hospital.
 
     Attributes:
         reference: The frame.
         volume: (X, Y, Z), float32, the scan as it was read.
-        to_native: (4, 4), canonical voxel index to native voxel index: pose, scales and shears included.
-        intensities: The scan's units to the reference's.
-        fit: How well the reference lies over the scan.
+        to_native: (4, 4), canonical voxel index to native voxel index, including pose, scales and
+            shears.
+        intensities: Map from the scan's units to the reference's.
+        fit: Quality of the registration.
     """
 
     reference: Reference
@@ -78,10 +83,13 @@ class Canonical:
         return found * within(native, self.volume.shape)
 
     def image(self, ddf: Tensor | None = None) -> Tensor:
-        """Give the canonical image, or the image warped by a ddf: the scan at to_native (x + ddf(x)), slab by slab.
+        """Return the canonical image, warped if there is a ddf: the scan at to_native (x + ddf(x)).
+
+        It is read slab by slab.
 
         Args:
-            ddf: (1, 3, H, W, D), in voxels of its own grid, any grid over the reference's box; without it nothing moves.
+            ddf: (1, 3, H, W, D), in voxels of its own grid, any grid over the reference's box;
+                without it nothing moves.
 
         Returns:
             (H, W, D) on the ddf's grid, or on the reference's; float32 in [0, 1].
@@ -97,10 +105,10 @@ class Canonical:
         return torch.cat(slabs)
 
     def coordinates(self, rows: slice) -> Tensor:
-        """Where native voxels lie in the canonical frame.
+        """Return the canonical coordinates of native voxels.
 
         Args:
-            rows: Which of the native first axis, start and stop given.
+            rows: Slice of the native first axis, with start and stop.
 
         Returns:
             (1, 3, rows, Y, Z), canonical voxel coordinates.
@@ -115,8 +123,10 @@ class Canonical:
         """Read an answer on the native voxels, slab by slab, with one linear interpolation.
 
         Args:
-            answer: (C, h, w, d), of any type, on any grid over the reference's box: what was said of `image(ddf)`.
-            inverse: (1, 3, H, W, D), what undoes the ddf, in voxels of its own grid over the box; None if nothing moved.
+            answer: (C, h, w, d), of any type, on any grid over the reference's box: the answer for
+                `image(ddf)`.
+            inverse: (1, 3, H, W, D), the inverse of the ddf, in voxels of its own grid over the
+                box; None if nothing moved.
 
         Yields:
             Rows of the native first axis and their (C, rows, Y, Z), float32; 0 beyond the box.
@@ -126,13 +136,13 @@ class Canonical:
     def label_map(
         self, answer: Tensor, inverse: Tensor | None = None, whole: float = 1.0
     ) -> NDArray[np.uint8]:
-        """Bring an answer back and decide on a label for every native voxel.
+        """Bring an answer back and choose a label for every native voxel.
 
         Args:
-            answer: (classes - 1, h, w, d), probabilities of all but the background; or (h, w, d), a label map, of which
-                every label's mask is interpolated.
+            answer: (classes - 1, h, w, d), probabilities of all but the background; or (h, w, d), a
+                label map; the mask of every label is interpolated.
             inverse: As for `bring_back`.
-            whole: What stands for a probability of 1, for instance 255.
+            whole: The number for a probability of 1, for instance 255.
 
         Returns:
             (X, Y, Z), 0 where nothing is more probable than the background.
@@ -146,9 +156,8 @@ class Canonical:
         for rows, found in slabs:
             if len(found):
                 best, label = found.max(0)
-                labels[rows] = (
-                    torch.where(best > whole - found.sum(0), label + 1, 0).to(torch.uint8).numpy()
-                )
+                chosen = torch.where(best > whole - found.sum(0), label + 1, 0)
+                labels[rows] = chosen.to(torch.uint8).numpy()
         return labels
 
     def _answers(
@@ -163,32 +172,26 @@ class Canonical:
                 ratio = ratio_of(own, inverse.shape[2:])
                 places = places + ratio * sample(inverse, (places + 0.5) / ratio - 0.5)
             places = (places + 0.5) / ratio_of(own, size) - 0.5
-            inside = within(places, size)
-            ends = zip(
-                places.amin((0, 2, 3, 4)).tolist(),
-                places.amax((0, 2, 3, 4)).tolist(),
-                size,
-                strict=True,
-            )
-            cut = [
-                (
-                    int(min(max(math.floor(low), 0), n - 1)),
-                    int(min(max(math.ceil(high), 0), n - 1)) + 1,
-                )
-                for low, high, n in ends
-            ]
-            part = unpack(answer[(slice(None), *(slice(*edges) for edges in cut))])
-            start = torch.tensor([low for low, _ in cut], dtype=places.dtype).view(1, 3, 1, 1, 1)
-            yield (
-                rows,
-                sample(part[None], places - start)[0] * inside
-                if len(part)
-                else part.new_zeros(0, *places.shape[2:]),
-            )
+            inside, cut = within(places, size), _touched(places, size)
+            part = unpack(answer[(slice(None), *cut)])
+            if len(part):
+                start = torch.tensor([each.start for each in cut], dtype=places.dtype)
+                yield rows, sample(part[None], places - start.view(1, 3, 1, 1, 1))[0] * inside
+            else:
+                yield rows, part.new_zeros(0, *places.shape[2:])
+
+
+def _touched(points: Tensor, shape: Sequence[int]) -> list[slice]:
+    """Return the part of a grid that points (1, 3, *places) touch, one slice for each axis."""
+    low, high = (pick(points, (0, 2, 3, 4)).tolist() for pick in (torch.amin, torch.amax))
+    return [
+        slice(min(max(math.floor(first), 0), n - 1), min(max(math.ceil(last), 0), n - 1) + 1)
+        for first, last, n in zip(low, high, shape, strict=True)
+    ]
 
 
 def canonicalize(volume: MetaTensor, reference: Reference) -> Canonical:
-    """Find where the reference's voxels lie in a scan, and what its intensities mean.
+    """Find the canonical frame in a scan, and the meaning of its intensities.
 
     Args:
         volume: (1, X, Y, Z), a brain without skull in noisy or masked air, with its affine.
@@ -196,16 +199,14 @@ def canonicalize(volume: MetaTensor, reference: Reference) -> Canonical:
 
     Raises:
         ScanNotRecognized: The atlas does not fit the scan.
-        ValueError: `volume` has not one channel.
+        ValueError: `volume` does not have one channel.
     """
     if volume.ndim != 4 or volume.shape[0] != 1:
         raise ValueError(
             f"a scan of shape (1, X, Y, Z) is needed, this one has {tuple(volume.shape)}"
         )
-    scan, affine = (
-        volume.as_tensor()[0].float().contiguous(),
-        np.asarray(volume.affine, dtype=np.float64),
-    )
+    scan = volume.as_tensor()[0].float().contiguous()
+    affine = np.asarray(volume.affine, dtype=np.float64)
     fit = register(reference.image, reference.affine, scan, affine)
     _check(fit)
     to_native = np.linalg.inv(affine) @ fit.matrix @ reference.affine
@@ -213,20 +214,22 @@ def canonicalize(volume: MetaTensor, reference: Reference) -> Canonical:
 
 
 def _check(fit: Fit) -> None:
-    """Refuse what is not the reference's like."""
+    """Refuse a scan that is not like the reference."""
     sizes = np.linalg.svd(fit.matrix[:3, :3], compute_uv=False)
     low, high = SIZES
     problem = None
     if fit.correlation < CORRELATION or fit.detail < DETAIL:
-        found, wanted = (
-            f"correlation {fit.correlation:.2f}, and {fit.detail:.2f} within the brain",
-            f"{CORRELATION} and {DETAIL}",
+        problem = (
+            f"correlation {fit.correlation:.2f}, and {fit.detail:.2f} within the brain; "
+            f"at least {CORRELATION} and {DETAIL} are needed"
         )
-        problem = f"{found}; at least {wanted} are needed"
     elif fit.turned:
         problem = "it fits better turned by 180 degrees"
     elif sizes.min() < low or sizes.max() > high or np.linalg.det(fit.matrix) < 0:
-        problem = f"it would have {sizes.min():.2f} to {sizes.max():.2f} times the usual size; {low} to {high} are brains"
+        problem = (
+            f"it would have {sizes.min():.2f} to {sizes.max():.2f} times the usual size; "
+            f"{low} to {high} are brains"
+        )
     elif fit.seen < SEEN:
         problem = f"only {fit.seen:.0%} of it lies in the field of view; {SEEN:.0%} are needed"
     if problem:
@@ -234,19 +237,13 @@ def _check(fit: Fit) -> None:
 
 
 def _intensities(scan: Tensor, to_native: NDArray[np.float64], reference: Reference) -> Intensities:
-    """Match the histograms of the brain, as read every 2 mm."""
+    """Match the histograms of the brain, sampled every 2 mm."""
     spacing = spacing_of(reference.affine)[0]
-    every, reach = (
-        max(1, round(_HISTOGRAM_MM / spacing)),
-        round(_SHELL_MM / max(spacing, _HISTOGRAM_MM)),
-    )
+    every = max(1, round(_HISTOGRAM_MM / spacing))
+    reach = round(_SHELL_MM / max(spacing, _HISTOGRAM_MM))
     known = reference.image[::every, ::every, ::every]
-    near = (
-        functional.max_pool3d(
-            (known > BRAIN)[None, None].float(), 2 * reach + 1, stride=1, padding=reach
-        )[0, 0]
-        > 0
-    )
+    brain = (known > BRAIN)[None, None].float()
+    near = functional.max_pool3d(brain, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
     points = transform(to_native, identity(known.shape) * every)
     found = sample(scan[None, None], points)[0, 0]
     seen = within(points, scan.shape) > 0

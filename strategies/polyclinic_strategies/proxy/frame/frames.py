@@ -1,4 +1,4 @@
-"""Points of one frame in another: affine maps, boxes cut into other numbers of voxels, and slabs that keep memory small."""
+"""Points in different frames: affine maps, grids over one box, and slabs that save memory."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-SLAB = 1_000_000  # places read at a time
+SLAB = 1_000_000  # number of places read at a time
 
 
 def transform(matrix: NDArray[np.floating[Any]], points: Tensor) -> Tensor:
@@ -20,12 +20,11 @@ def transform(matrix: NDArray[np.floating[Any]], points: Tensor) -> Tensor:
         points: (B, 3, *places).
 
     Returns:
-        Of the same shape and type.
+        Points of the same shape and type.
     """
     linear = torch.from_numpy(np.ascontiguousarray(matrix)).to(points.dtype)
-    return torch.einsum("ij,bj...->bi...", linear[:3, :3], points) + linear[:3, 3].view(
-        1, 3, *(1,) * (points.ndim - 2)
-    )
+    moved = torch.einsum("ij,bj...->bi...", linear[:3, :3], points)
+    return moved + linear[:3, 3].view(1, 3, *(1,) * (points.ndim - 2))
 
 
 def within(points: Tensor, shape: Sequence[int]) -> Tensor:
@@ -33,7 +32,7 @@ def within(points: Tensor, shape: Sequence[int]) -> Tensor:
 
     Args:
         points: (1, 3, *places), voxel coordinates.
-        shape: The grid's.
+        shape: Shape of the grid.
 
     Returns:
         (*places,), 1 or 0 in the points' type.
@@ -43,7 +42,11 @@ def within(points: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def ratio_of(own: Sequence[int], other: Sequence[int]) -> Tensor:
-    """How many voxels of `own` one of `other` is wide along each axis, both over the same box: (1, 3, 1, 1, 1)."""
+    """Return the width of a voxel of `other` in voxels of `own`, both over the same box.
+
+    Returns:
+        (1, 3, 1, 1, 1), one number for each axis.
+    """
     return torch.tensor([n / m for n, m in zip(own, other, strict=True)]).view(1, 3, 1, 1, 1)
 
 

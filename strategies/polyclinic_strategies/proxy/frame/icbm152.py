@@ -1,6 +1,7 @@
-"""The average brain of the ICBM152 2009a template, which nilearn ships: tissue probabilities without a download.
+"""Average brain of the ICBM152 2009a template: tissue probabilities without a download.
 
-World coordinates are millimetres in RAS: x to the right, y to the front, z up.
+nilearn ships the files. World coordinates are millimetres in RAS: x to the right, y to the front, z
+up.
 """
 
 from dataclasses import dataclass
@@ -24,7 +25,7 @@ PARTIAL_VOLUME_MM = 0.6  # blurs the hard edges of a label map into probabilitie
 
 @dataclass(frozen=True, eq=False)
 class TissueMaps:
-    """Probabilities of CSF, grey and white matter; what is left to 1 is background.
+    """Probabilities of CSF, grey and white matter; the rest up to 1 is background.
 
     Attributes:
         probabilities: (3, H, W, D), float32 in [0, 1], sum at most 1.
@@ -37,12 +38,15 @@ class TissueMaps:
 
 @lru_cache(maxsize=1)
 def icbm152() -> TissueMaps:
-    """Read the ICBM152 2009a symmetric brain shipped with nilearn; CSF is what is neither grey nor white.
+    """Read the ICBM152 2009a symmetric brain shipped with nilearn.
+
+    CSF is the part of the brain that is neither grey nor white matter.
 
     Raises:
         FileMissing: nilearn is not installed, or no longer ships the files.
 
-    Unbiased nonlinear average age-appropriate brain templates, Fonov et al. 2009, https://doi.org/10.1016/S1053-8119(09)70884-5.
+    Unbiased nonlinear average age-appropriate brain templates, Fonov et al. 2009,
+    https://doi.org/10.1016/S1053-8119(09)70884-5.
     """
     package = find_spec("nilearn")  # located, not imported: importing nilearn takes seconds
     locations = package.submodule_search_locations if package else None
@@ -51,43 +55,44 @@ def icbm152() -> TissueMaps:
         read_volume(folder / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz")
         for name in ("t1", "gm", "wm")
     )
-    brain = gaussian_filter(
-        ((head > 0) | (grey + white > 25)).astype(np.float32), PARTIAL_VOLUME_MM
-    )
+    mask = ((head > 0) | (grey + white > 25)).astype(np.float32)
+    brain = gaussian_filter(mask, PARTIAL_VOLUME_MM)
     grey, white = brain * grey / 255, brain * white / 255
     return cropped(np.stack([np.clip(brain - grey - white, 0, 1), grey, white]), affine)
 
 
 def read_volume(path: Path) -> tuple[NDArray[np.float32], NDArray[np.float64]]:
-    """Read an image and its affine; FileMissing or ImageUnreadable says why that cannot be done."""
+    """Read an image and its affine.
+
+    Raises:
+        FileMissing: There is no such file.
+        ImageUnreadable: The file cannot be read.
+    """
     if not path.is_file():
         raise FileMissing(path, "the demo cohort's anatomies")
     try:
         image: Any = nibabel.load(path)
-        return np.asarray(image.dataobj, dtype=np.float32), np.asarray(
-            image.affine, dtype=np.float64
-        )
+        voxels = np.asarray(image.dataobj, dtype=np.float32)
+        return voxels, np.asarray(image.affine, dtype=np.float64)
     except (ImageFileError, OSError, EOFError, ValueError) as error:
         raise ImageUnreadable(path, str(error)) from error
 
 
 def cropped(probabilities: NDArray[np.float32], affine: NDArray[np.float64]) -> TissueMaps:
-    """Cut to the brain and one empty voxel around it, so that reading outside gives 0."""
+    """Crop to the brain and one empty voxel around it, so that reading outside gives 0."""
     low, high = support(probabilities.max(0) > 1e-3)
     inside = probabilities[:, low[0] : high[0], low[1] : high[1], low[2] : high[2]]
     padded = np.pad(inside, [(0, 0), (1, 1), (1, 1), (1, 1)])
-    interleaved = np.ascontiguousarray(
-        np.moveaxis(padded, 0, -1)
-    )  # a voxel's tissues side by side are read faster
+    # reading is faster with a voxel's tissues side by side
+    interleaved = np.ascontiguousarray(np.moveaxis(padded, 0, -1))
     return TissueMaps(torch.from_numpy(interleaved).movedim(-1, 0), affine @ shift(low - 1))
 
 
 def support(volume: NDArray[Any]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Return the first and one past the last index, per axis, where `volume` is not 0."""
     used = [np.flatnonzero((volume != 0).any(axis=tuple({0, 1, 2} - {axis}))) for axis in range(3)]
-    return np.array([indices[0] for indices in used]), np.array(
-        [indices[-1] + 1 for indices in used]
-    )
+    first = np.array([indices[0] for indices in used])
+    return first, np.array([indices[-1] + 1 for indices in used])
 
 
 def shift(voxels: NDArray[np.int64]) -> NDArray[np.float64]:

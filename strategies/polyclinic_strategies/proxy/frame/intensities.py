@@ -1,4 +1,7 @@
-"""Give an image the histogram of a reference: what a warp leaves untouched, and what tells scanners and people apart."""
+"""Histogram matching: an image gets the intensities of a reference.
+
+A warp does not change intensities, which tell scanners and people apart.
+"""
 
 from dataclasses import dataclass
 
@@ -6,26 +9,26 @@ import torch
 from torch import Tensor
 
 BINS = 100
-LOWEST = 0.005  # of the foreground: what is darker are edges, half air
-HIGHEST = 0.995
-_AIR_DEVIATIONS = 3.0  # above the air's median is not air
-_AIR_SHARE = 0.02  # of the bright tissue's intensity: what is darker is air in any case
+LOWEST = 0.005  # quantile of the foreground; darker voxels are edges, half air
+HIGHEST = 0.995  # quantile of the foreground
+_AIR_DEVIATIONS = 3.0  # a voxel this many deviations above the air's median is not air
+_AIR_SHARE = 0.02  # share of the bright tissue's intensity; darker voxels are always air
 
 
 @dataclass(frozen=True, eq=False)
 class Intensities:
-    """A monotone lookup, straight between its knots.
+    """A monotone, piecewise linear lookup.
 
     Attributes:
-        values: (knots,), the image's own units, rising.
-        targets: (knots,), 0 for all that is not above the first value.
+        values: (knots,), in the image's own units, rising.
+        targets: (knots,), 0 up to the first value.
     """
 
     values: Tensor
     targets: Tensor
 
     def __call__(self, image: Tensor) -> Tensor:
-        """Look every voxel up; beyond the last knot its target counts.
+        """Look up every voxel; beyond the last knot, its target is used.
 
         Args:
             image: Any shape, float32.
@@ -37,33 +40,34 @@ class Intensities:
 
 
 def air_level(air: Tensor, bright: float) -> float:
-    """The intensity above which a voxel is not air.
+    """Return the intensity above which a voxel is not air.
 
     Args:
-        air: (voxels,), known to lie outside the patient; may be empty, of an image without any.
-        bright: What the brightest tissue has.
+        air: (voxels,), outside the patient; empty for an image without air.
+        bright: Intensity of the brightest tissue.
     """
     if air.numel() == 0:
         return _AIR_SHARE * bright
     middle = air.median()
-    spread = (
-        1.4826 * (air - middle).abs().median()
-    )  # of a normal distribution, this is its standard deviation
+    # for a normal distribution, this is the standard deviation
+    spread = 1.4826 * (air - middle).abs().median()
     return max(float(middle + _AIR_DEVIATIONS * spread), _AIR_SHARE * bright)
 
 
 def match_histogram(foreground: Tensor, reference: Tensor, air: float) -> Intensities:
-    """Find the lookup that gives the foreground's quantiles the reference's.
+    """Find the lookup that maps the foreground's quantiles to the reference's.
 
     Args:
         foreground: (voxels,), the patient's, all above `air`.
         reference: (voxels,), of the reference's brain, above 0.
-        air: What becomes 0, with all below it.
+        air: This intensity and everything below becomes 0.
 
     Raises:
         ValueError: A side has no voxel.
 
-    Nyul and Udupa 1999, https://doi.org/10.1002/(SICI)1522-2594(199912)42:6<1072::AID-MRM11>3.0.CO;2-M, with every percentile a landmark.
+    Nyul and Udupa 1999,
+    https://doi.org/10.1002/(SICI)1522-2594(199912)42:6<1072::AID-MRM11>3.0.CO;2-M, with every
+    percentile a landmark.
     """
     if foreground.numel() == 0 or reference.numel() == 0:
         raise ValueError("a histogram of no voxels cannot be matched")
@@ -74,9 +78,8 @@ def match_histogram(foreground: Tensor, reference: Tensor, air: float) -> Intens
     rising = torch.ones(len(values), dtype=torch.bool)
     rising[1:] = values[1:] > values.cummax(0).values[:-1]  # of equal intensities, the first counts
     if int(rising.sum()) < 2:
-        return Intensities(
-            torch.tensor([air, air + 1.0]), torch.tensor([0.0, float(reference.median())])
-        )
+        targets = torch.tensor([0.0, float(reference.median())])
+        return Intensities(torch.tensor([air, air + 1.0]), targets)
     return Intensities(values[rising], targets[rising].cummax(0).values)
 
 

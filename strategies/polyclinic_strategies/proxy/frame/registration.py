@@ -1,14 +1,16 @@
-"""Lay a reference brain over a scan: twelve affine parameters by least squares on a pyramid of 8 mm and 4 mm.
+"""Affine registration of a reference brain to a scan, on a pyramid of 8 mm and 4 mm.
 
-What is fitted, over places x of the reference r (mm about its centre) and a scan f:
+Twelve affine parameters are fitted by least squares, over places x of the reference r (mm about its
+centre) and a scan f:
 
     minimize over M, a:   sum_x w(x) (r(x) - a_0 - a_1 f(Mx) - a_2 f(Mx)^2 - a_3 f(Mx)^3)^2
 
-With a straight line in place of the cubic this is the largest normalized cross-correlation. The cubic lets contrasts differ
-too: in a T2 scan fluid is bright. w is 0 where Mx lies beyond the scan's field of view. Gauss-Newton steps with
-Levenberg's damping on M and a together, the start from centres of mass and sizes, and from a few tilts of the head.
+With a straight line in place of the cubic this is the largest normalized cross-correlation. The
+cubic also allows for other contrasts: in a T2 scan, fluid is bright. w is 0 where Mx lies beyond
+the scan's field of view. The method is Gauss-Newton with Levenberg's damping on M and a together.
+It starts from centres of mass and sizes, and from a few tilts of the head.
 
-The role of registration with adaptive intensities: Guimond et al. 2001, https://doi.org/10.1109/42.906425.
+Registration with adaptive intensities: Guimond et al. 2001, https://doi.org/10.1109/42.906425.
 """
 
 from dataclasses import dataclass
@@ -26,32 +28,32 @@ from polyclinic.imaging.headers import spacing_of
 from polyclinic_strategies.proxy.frame.frames import transform, within
 
 LEVELS_MM = (8.0, 4.0)
-TILTS = (
-    (0, 0.0),
-    *((axis, degrees) for axis in range(3) for degrees in (-20.0, 20.0)),
-)  # axis, degrees
+# axis, degrees
+TILTS = ((0, 0.0), *((axis, degrees) for axis in range(3) for degrees in (-20.0, 20.0)))
 TURNS = tuple((axis, 180.0) for axis in range(3))
-REACH_MM = 12.0  # how far around the reference's brain places count: its outline must show
-RADIUS_MM = 70.0  # of a brain: entries of the matrix are scaled so that each moves its edge alike
+REACH_MM = 12.0  # places up to this far outside the reference's brain count, for its outline
+RADIUS_MM = 70.0  # radius of a brain; scales the matrix so that all entries move the edge equally
 _STEPS = 25
 _STILL_MM = 0.01
 _POWERS = 3
-_SIZES = (0.8, 1.25)  # a start that is further off comes from a cut field of view
-_LIGHTEST = 1e-3  # of the damping
-_HEAVIEST = 1e4
+_SIZES = (0.8, 1.25)  # a start outside this range comes from a cut field of view
+_LIGHTEST = 1e-3  # smallest damping
+_HEAVIEST = 1e4  # largest damping
 
 
 @dataclass(frozen=True, eq=False)
 class Fit:
-    """What the search found.
+    """Result of the registration.
 
     Attributes:
         matrix: (4, 4), the reference's world to the scan's world, mm.
-        correlation: Between the reference and the scan's cubic, over the places seen, in [0, 1].
-        detail: Between the reference and the scan itself, over the brain without its outermost layer, in [-1, 1]: 0 for a
-            filled outline, below 0 where fluid is bright.
+        correlation: Correlation of the reference and the scan's cubic, over the places seen, in [0,
+            1].
+        detail: Correlation of the reference and the scan itself, over the brain without its
+            outermost layer, in [-1, 1]: 0 for a filled outline, below 0 where fluid is bright.
         seen: Share of the reference's brain that lies within the scan's field of view.
-        turned: Whether the reference fits better with the back to the front, or upside down: the scan's affine is wrong.
+        turned: Whether the reference fits better with back and front, or top and bottom, exchanged;
+            the scan's affine is then wrong.
     """
 
     matrix: NDArray[np.float64]
@@ -63,7 +65,14 @@ class Fit:
 
 @dataclass(frozen=True, eq=False)
 class _Fixed:
-    """The reference at one level: places (N, 3) in mm about `centre`, its values (N,), which are brain, and which its core."""
+    """The reference at one level.
+
+    Attributes:
+        places: (N, 3), in mm about `centre`.
+        values: (N,), intensities.
+        brain: (N,), 1 in the brain.
+        core: (N,), 1 in the brain without its outermost layer.
+    """
 
     places: Tensor
     values: Tensor
@@ -74,7 +83,12 @@ class _Fixed:
 
 @dataclass(frozen=True, eq=False)
 class _Moving:
-    """A scan at one level: (1, 4, X, Y, Z) value and its slope along each axis, and the way from mm to voxels."""
+    """A scan at one level.
+
+    Attributes:
+        volume: (1, 4, X, Y, Z), the value and its slope along each axis.
+        to_voxel: (4, 4), mm to voxels.
+    """
 
     volume: Tensor
     to_voxel: NDArray[np.floating[Any]]
@@ -82,7 +96,14 @@ class _Moving:
 
 @dataclass(frozen=True, eq=False)
 class _State:
-    """Where the search is: M (3, 4) acting on (x / RADIUS_MM, 1), the cubic, and how well they do."""
+    """State of the search.
+
+    Attributes:
+        motion: M, (3, 4), acting on (x / RADIUS_MM, 1).
+        cubic: a, (4,).
+        loss: Unexplained share of the reference's variance.
+        seen: Share of the reference's brain in the field of view.
+    """
 
     motion: Tensor
     cubic: Tensor
@@ -99,13 +120,13 @@ def register(
     """Find the affine map that lays a reference brain over a scan.
 
     Args:
-        reference: (H, W, D), above 0 in the brain alone.
+        reference: (H, W, D), above 0 only in the brain.
         reference_affine: (4, 4), voxel index to mm.
-        scan: (X, Y, Z), any units; around the brain air, which may be noisy.
+        scan: (X, Y, Z), any units; the air around the brain may be noisy.
         scan_affine: (4, 4), voxel index to mm.
 
     Returns:
-        The best fit, which may be a bad one: look at its correlation.
+        The best fit, which may be a bad one: check its correlation.
     """
     best, turned = None, False
     for level_mm in LEVELS_MM:
@@ -122,24 +143,22 @@ def register(
     matrix = np.eye(4)
     matrix[:3, :3] = linear
     matrix[:3, 3] = best.motion[:, 3].numpy() - linear @ fixed.centre
-    return Fit(
-        matrix,
-        float(np.sqrt(max(0.0, 1 - best.loss))),
-        _detail(fixed, moving, best),
-        best.seen,
-        turned,
-    )
+    correlation = float(np.sqrt(max(0.0, 1 - best.loss)))
+    return Fit(matrix, correlation, _detail(fixed, moving, best), best.seen, turned)
 
 
 def shrink(
     volume: Tensor, affine: NDArray[np.float64], wanted_mm: float
 ) -> tuple[Tensor, NDArray[np.float64]]:
-    """Average blocks of voxels, so that voxels are about `wanted_mm` wide; return the volume and its affine.
+    """Average blocks of voxels, so that voxels are about `wanted_mm` wide.
 
     Args:
         volume: (X, Y, Z), float32.
         affine: (4, 4), voxel index to mm.
-        wanted_mm: Voxels that are wider already stay as they are.
+        wanted_mm: Wanted width; wider voxels stay as they are.
+
+    Returns:
+        The volume and its affine.
     """
     factors = [
         max(1, min(size, round(wanted_mm / mm)))
@@ -156,12 +175,8 @@ def _fixed_level(image: Tensor, affine: NDArray[np.float64], level_mm: float) ->
     brain = small > 0.1 * float(small.max())
     reach = max(1, round(REACH_MM / level_mm))
     core = 1 - functional.max_pool3d((~brain)[None, None].float(), 3, stride=1, padding=1)[0, 0]
-    near = (
-        functional.max_pool3d(brain[None, None].float(), 2 * reach + 1, stride=1, padding=reach)[
-            0, 0
-        ]
-        > 0
-    )
+    mask = brain[None, None].float()
+    near = functional.max_pool3d(mask, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
     chosen = near.flatten().nonzero()[:, 0]
     world = transform(affine, identity(small.shape).flatten(2)[..., chosen].double())[0]
     centre = world[:, brain.flatten()[chosen]].mean(1)
@@ -182,14 +197,14 @@ def _moving_level(volume: Tensor, affine: NDArray[np.float64]) -> _Moving:
 
 
 def _search(fixed: _Fixed, moving: _Moving, starts: list[Tensor]) -> _State:
-    """The best of the descents."""
+    """Return the best result of descents from several starts."""
     return min((_descend(fixed, moving, start) for start in starts), key=lambda state: state.loss)
 
 
 def _starts(
     fixed: _Fixed, volume: Tensor, affine: NDArray[np.float64], turns: tuple[tuple[int, float], ...]
 ) -> list[Tensor]:
-    """Centre on centre, size on size, the head turned about one axis."""
+    """Return starts: centres and sizes matched, the head turned about one axis."""
     inside = foreground(volume[None]).flatten()
     world = transform(affine, identity(volume.shape).flatten(2)[..., inside].double())[0]
     centre = world.mean(1)
@@ -207,7 +222,7 @@ def _starts(
 
 
 def _descend(fixed: _Fixed, moving: _Moving, motion: Tensor) -> _State:
-    """Damped Gauss-Newton from one start."""
+    """Minimize from one start, by damped Gauss-Newton."""
     damping = _LIGHTEST
     state, step = _judge(fixed, moving, motion), None
     for _ in range(_STEPS):
@@ -228,7 +243,10 @@ def _descend(fixed: _Fixed, moving: _Moving, motion: Tensor) -> _State:
 
 
 def _read(fixed: _Fixed, moving: _Moving, motion: Tensor) -> tuple[Tensor, Tensor]:
-    """Value and slopes (4, N) at every place's image, and 1 where that lies within the field of view (N,)."""
+    """Return value and slopes (4, N) at every place's image.
+
+    The second result (N,) is 1 where that lies within the field of view.
+    """
     world = motion[:, :3] @ (fixed.places.T / RADIUS_MM) + motion[:, 3:]
     points = transform(moving.to_voxel, world[None])
     seen = within(points, moving.volume.shape[2:])
@@ -236,7 +254,7 @@ def _read(fixed: _Fixed, moving: _Moving, motion: Tensor) -> tuple[Tensor, Tenso
 
 
 def _judge(fixed: _Fixed, moving: _Moving, motion: Tensor) -> _State:
-    """The best cubic for a motion, and what is left unexplained of the reference's variance."""
+    """Fit the best cubic to a motion, and measure the unexplained share of the variance."""
     read, weight = _read(fixed, moving, motion)
     seen = float((weight * fixed.brain).sum() / fixed.brain.sum())
     powers = _powers(read[0])
@@ -251,7 +269,7 @@ def _judge(fixed: _Fixed, moving: _Moving, motion: Tensor) -> _State:
 
 
 def _detail(fixed: _Fixed, moving: _Moving, state: _State) -> float:
-    """Correlation of the reference and the scan within the brain's core."""
+    """Return the correlation of reference and scan within the brain's core."""
     read, weight = _read(fixed, moving, state.motion)
     chosen = (weight * fixed.core) > 0
     pair = torch.stack([fixed.values[chosen], read[0][chosen]])
@@ -260,15 +278,14 @@ def _detail(fixed: _Fixed, moving: _Moving, state: _State) -> float:
 
 
 def _linearize(fixed: _Fixed, moving: _Moving, state: _State) -> tuple[Tensor, Tensor]:
-    """Normal equations for the motion (12) and the cubic (4)."""
+    """Return the normal equations for the motion (12) and the cubic (4)."""
     read, weight = _read(fixed, moving, state.motion)
     powers = _powers(read[0])
     gain = sum(order * state.cubic[order] * powers[order - 1] for order in range(1, _POWERS + 1))
     linear = torch.from_numpy(moving.to_voxel[:3, :3])
     slopes = gain * (linear.T @ read[1:])  # (3, N), per mm
-    homogeneous = torch.cat(
-        [fixed.places.T / RADIUS_MM, torch.ones(1, len(fixed.places), dtype=torch.float64)]
-    )
+    ones = torch.ones(1, len(fixed.places), dtype=torch.float64)
+    homogeneous = torch.cat([fixed.places.T / RADIUS_MM, ones])
     rows = torch.cat([(slopes[:, None] * homogeneous[None]).flatten(0, 1), powers])
     weighted = rows * weight
     return weighted @ rows.T, weighted @ (fixed.values - state.cubic @ powers)

@@ -15,15 +15,13 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ValidationError,
     field_validator,
     model_validator,
 )
 
 from polyclinic.errors import RunError
 from polyclinic.federation.events import Word
-from polyclinic.federation.run_state import Count
-from polyclinic.reporting.results import describe_damage
+from polyclinic.federation.run_state import Count, checked
 from polyclinic.system.text import clean
 from polyclinic_strategies.proxy.report.fields import (
     Series,
@@ -247,12 +245,4 @@ def read_proxy(out: Path) -> ProxyState:
         raise RunError(
             f"{path}: cannot be read ({error}). There is no report without it."
         ) from error
-    try:
-        state = ProxyState.model_validate(read_object(found))
-    except ValidationError as error:
-        problem = describe_damage(error)
-    except (ValueError, OverflowError) as error:
-        problem = str(error)
-    else:
-        return state
-    raise RunError(f"{path}: is damaged ({problem}). There is no report without it.")
+    return checked(path, lambda: ProxyState.model_validate(found))

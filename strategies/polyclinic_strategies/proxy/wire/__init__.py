@@ -1,1 +1,4 @@
-"""What travels between a client of the deformation proxy and its segmentation service; `make proto` generates two of these modules."""
+"""Messages between a client of the deformation proxy and its segmentation service.
+
+`make proto` generates two of these modules.
+"""

@@ -1,4 +1,4 @@
-"""Arrays in parts: what both sides know of the messages beyond their fields."""
+"""Arrays that are sent in parts, by both sides."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -9,24 +9,23 @@ from numpy.typing import NDArray
 
 from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
 
-PART_BYTES = 2**20  # of one message's data
-MESSAGE_BYTES = PART_BYTES + 4096  # of one message
+PART_BYTES = 2**20  # largest data of one message
+MESSAGE_BYTES = PART_BYTES + 4096  # largest message
 REQUEST_ID_BYTES = 16
-TOP = 255.0  # of the scale on which a proxy's intensities and an answer's probabilities lie
-RETRY_HEADER = (
-    "polyclinic-retry-s"  # trailing metadata of a refusal that will not last: when to ask again
-)
+TOP = 255.0  # the number for an intensity of a proxy, or a probability of an answer, of 1
+# trailing metadata of a temporary refusal: seconds until the client may ask again
+RETRY_HEADER = "polyclinic-retry-s"
 DTYPES: dict[int, np.dtype[Any]] = {wire.UINT8: np.dtype(np.uint8), wire.FLOAT16: np.dtype("<f2")}
 
 
 class PartsInvalid(ValueError):
-    """Parts that do not make up what their header announced; the sentence says how."""
+    """The parts are not what their header announced; the message says how."""
 
 
 def volume_parts(
     volume: NDArray[np.uint8] | NDArray[np.float16], kind: int, request_id: bytes
 ) -> Iterator[wire.VolumePart]:
-    """A volume as a client sends it.
+    """Yield a volume as a client sends it.
 
     Args:
         volume: uint8 or float16, shape (H, W, D).
@@ -43,7 +42,7 @@ def volume_parts(
 def answer_parts(
     answer: NDArray[np.uint8], kind: int, request_id: bytes
 ) -> Iterator[wire.AnswerPart]:
-    """An answer as the service sends it."""
+    """Yield an answer as the service sends it."""
     header = wire.AnswerHeader(shape=answer.shape, answer=kind, request_id=request_id)  # type: ignore[arg-type]
     yield wire.AnswerPart(header=header)
     for data in cut(answer):
@@ -51,22 +50,22 @@ def answer_parts(
 
 
 def answer_shape(kind: int, shape: Sequence[int], classes: int) -> tuple[int, ...]:
-    """The shape of an answer for a volume of shape H, W, D."""
+    """Return the shape of an answer for a volume of shape H, W, D."""
     return tuple(shape) if kind == wire.LABELS else (classes - 1, *shape)
 
 
 def cut(array: NDArray[Any]) -> Iterator[bytes]:
-    """An array's bytes in C order, in parts of at most `PART_BYTES`."""
+    """Yield an array's bytes in C order, in parts of at most `PART_BYTES`."""
     flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
     for start in range(0, flat.size, PART_BYTES):
         yield flat[start : start + PART_BYTES].tobytes()
 
 
 class Assembly:
-    """An array that arrives in parts: never more than was announced.
+    """An array that arrives in parts, and never gets larger than announced.
 
     Args:
-        shape, dtype: As the header said, and as was checked before.
+        shape, dtype: From the header; they have been checked before.
     """
 
     def __init__(self, shape: Sequence[int], dtype: np.dtype[Any]) -> None:
@@ -76,11 +75,11 @@ class Assembly:
 
     @property
     def size(self) -> int:
-        """Bytes that were announced."""
+        """Number of bytes that were announced."""
         return self._buffer.size
 
     def add(self, part: wire.VolumePart | wire.AnswerPart) -> None:
-        """Take in the next message.
+        """Add the next message.
 
         Raises:
             PartsInvalid: It carries no data, or more than is missing.
@@ -98,10 +97,10 @@ class Assembly:
         self.filled = end
 
     def finish(self) -> NDArray[Any]:
-        """The array.
+        """Return the array.
 
         Raises:
-            PartsInvalid: Some of it is missing.
+            PartsInvalid: A part of it is missing.
         """
         if self.filled < self.size:
             raise PartsInvalid(f"the stream ended after {self.filled:,} of {self.size:,} bytes")

@@ -3,13 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from polyclinic.federation.metrics import finite_items
 from polyclinic.reporting.results import Results
-from polyclinic_strategies.refinement.events import Refined
+from polyclinic_strategies.refinement.events import Refined, tell_shares
 from polyclinic_strategies.refinement.report.narrative import tell_distance
 from polyclinic_strategies.refinement.report.state import RefinementState
 from polyclinic_strategies.refinement.report.table import JOINED_LATER, TOOK_PART
-from polyclinic_strategies.refinement.shares import tell_shares
 
 
 @dataclass(frozen=True)
@@ -60,9 +58,8 @@ def _liken(site: str, state: RefinementState, model: Refined | None, later: bool
         return Likeness(site, made, nearest, tell_distance(distance, reason), reason, "")
     if later and model.nearest:
         nearest, distance = model.nearest, model.distance
-    shares = finite_items(model.coefficients)
-    made = tell_shares(shares)
-    since = tell_shares(now) if now and shares else made
+    made = tell_shares(model.coefficients)
+    since = tell_shares(now) if now and model.coefficients else made
     return Likeness(
         site,
         made,

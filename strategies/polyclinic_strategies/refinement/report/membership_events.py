@@ -13,31 +13,19 @@ from polyclinic.federation.events import Event, Failed
 from polyclinic.reporting.formats import plural
 from polyclinic_strategies.merging.events import Contributed
 from polyclinic_strategies.refinement.events import (
+    JOIN,
+    UPDATE,
+    WITHDRAWAL,
     Delivered,
     Described,
+    Moved,
     Recalculated,
     Refined,
     Traffic,
 )
 
-COLLECT, GREETING = "query.collect", "query.hello"
-JOIN, UPDATE, WITHDRAWAL, FAILED = "join", "update", "withdrawal", "failed"
+FAILED = "failed"
 FAILURES = {"describe": "could not describe itself", "refined": "could not take its model"}
-
-
-@dataclass(frozen=True)
-class MovedBytes:
-    """Bytes of one membership event, both ways together.
-
-    Attributes:
-        own: Of the hospital itself.
-        others: Of every other hospital that moved any.
-        regular: Of what goes on anyway.
-    """
-
-    own: int
-    others: Mapping[str, int]
-    regular: int
 
 
 @dataclass(frozen=True)
@@ -49,6 +37,7 @@ class MembershipEvent:
     Attributes:
         at: Seconds since the run began.
         what: The event in words, after the hospital's name.
+        moved: Bytes that it moved.
         seconds: From the first question to the model's arrival.
         recalculated: Number of models that were computed anew.
         recalculated_s: Seconds that took.
@@ -60,7 +49,7 @@ class MembershipEvent:
     at: float
     what: str
     seconds: float | None = None
-    moved: MovedBytes | None = None
+    moved: Moved | None = None
     recalculated: int | None = None
     recalculated_s: float | None = None
     failed: str = ""
@@ -77,28 +66,6 @@ def find_membership_events(events: Sequence[Event]) -> tuple[MembershipEvent, ..
 def find_models(events: Iterable[Event]) -> dict[str, Refined]:
     """Return every hospital's newest refined model."""
     return {event.site: event for event in events if isinstance(event, Refined) and event.site}
-
-
-def find_moved(site: str, why: str, found: Mapping[str, Mapping[str, int]]) -> MovedBytes:
-    """Sort bytes by hospital and type of message.
-
-    A hospital that changed handed its contribution over when it was asked for one: there this is
-        its own traffic.
-    """
-    own = regular = 0
-    others: dict[str, int] = {}
-    for name, kinds in found.items():
-        mine = name == site
-        for kind, count in kinds.items():
-            if (kind == COLLECT and not (mine and why == UPDATE)) or (
-                kind == GREETING and not mine
-            ):
-                regular += count
-            elif mine:
-                own += count
-            elif count:
-                others[name] = others.get(name, 0) + count
-    return MovedBytes(own, others, regular)
 
 
 @dataclass
@@ -149,8 +116,7 @@ class _Course:
         self._change(event.site, event.why, seconds=event.seconds)
 
     def count(self, event: Traffic) -> None:
-        moved = find_moved(event.site, event.why, event.bytes)
-        self._change(event.site, event.why, moved=moved)
+        self._change(event.site, event.why, moved=event.sort())
 
     def fail(self, event: Failed) -> None:
         if event.phase in FAILURES:

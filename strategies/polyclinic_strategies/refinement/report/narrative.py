@@ -14,7 +14,8 @@ from polyclinic.reporting.formats import (
     were,
 )
 from polyclinic.reporting.narrative import NO_CLEAR_DIFFERENCE
-from polyclinic_strategies.refinement.report.membership_events import WITHDRAWAL, MembershipEvent
+from polyclinic_strategies.refinement.events import WITHDRAWAL
+from polyclinic_strategies.refinement.report.membership_events import MembershipEvent
 from polyclinic_strategies.refinement.report.state import RefinementState
 
 NUMBERS = (
@@ -101,8 +102,8 @@ def tell_membership(found: Sequence[MembershipEvent]) -> str:
     if not counted:
         return ""
     noticed = [(each, others) for each, others in counted if others]
-    times = "any of these times" if len(counted) > 1 else "this time"
-    words = [] if noticed else [f"No other hospital sent or received a byte {times}."]
+    which = f"any of these {len(counted)} events" if len(counted) > 1 else "this event"
+    words = [] if noticed else [f"No other hospital sent or received a byte at {which}."]
     for each, others in noticed:
         moved = list_bytes(others)
         words.append(f"When {each.site} {each.what}, other hospitals sent or received: {moved}.")

@@ -17,10 +17,9 @@ from polyclinic.reporting.pictures import IMAGE, TRUTH, Picture, read_legend, re
 from polyclinic.reporting.results import LOCAL, POOLED, Results
 from polyclinic.reporting.scores import score_table
 from polyclinic.reporting.section import Pointer, Section
-from polyclinic_strategies.refinement.events import Refined
+from polyclinic_strategies.refinement.events import WITHDRAWAL, Refined
 from polyclinic_strategies.refinement.report.likeness import find_likenesses
 from polyclinic_strategies.refinement.report.membership_events import (
-    WITHDRAWAL,
     find_membership_events,
     find_models,
 )

@@ -14,7 +14,7 @@ METHOD = "universal"
 BEFORE, UNIVERSAL = (
     "before",
     "universal",
-)  # arms: the encoder before the first stage, and after the last
+)  # arms: encoders before the first and after the last stage
 
 
 def _known(values: object) -> object:

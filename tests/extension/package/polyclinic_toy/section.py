@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from polyclinic.reporting.section import Section
 from pydantic import BaseModel
 
 from polyclinic.reporting.results import Results
+from polyclinic.reporting.section import Section
 
 TEMPLATE = Path(__file__).parent / "templates" / "consensus.html.j2"
 

@@ -131,7 +131,7 @@ def test_a_sum_that_does_not_fit_stays_as_it_was(tmp_path: Path) -> None:
     large_digest, large_weight, large = write(tmp_path, 2, size=1e7)
     with pytest.raises(
         ConfigError,
-        match=r"sum of contributions: .* most of all those of .*fraction_bits=\d\d \(now 40\)",
+        match=r"fraction_bits=\d\d \(now 40\)",
     ):
         running.add(large, large_digest, large_weight)
     assert path.read_bytes() == before
@@ -141,7 +141,7 @@ def test_a_sum_that_does_not_fit_stays_as_it_was(tmp_path: Path) -> None:
 def test_another_network_s_contribution_is_refused(tmp_path: Path) -> None:
     digest, weight, file = write(tmp_path, 1)
     running = Accumulator.create(tmp_path / "sum.safetensors", {"other": torch.zeros(2)}, Mean())
-    with pytest.raises(ModelInvalid, match="lacks the tensor other"):
+    with pytest.raises(ModelInvalid, match=r"\bother\b"):
         running.add(file, digest, weight)
 
 
@@ -156,5 +156,5 @@ def test_another_network_s_contribution_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_no_sum_is_refused(tmp_path: Path, content: dict[str, object]) -> None:
     path = tmp_path / "sum.safetensors"
     save_state({"a": torch.zeros(1, dtype=torch.int64)}, path, {"polyclinic": json.dumps(content)})
-    with pytest.raises(ModelInvalid, match="not a sum of contributions"):
+    with pytest.raises(ModelInvalid, match="Delete it"):
         Accumulator.open(path)

@@ -141,13 +141,10 @@ def test_one_layer_at_a_time(rule: Rule) -> None:
     done: list[int] = []
     merge(base(), in_memory(SITES, log), WEIGHTS, rule, on_layer=lambda _: done.append(len(log)))
     passes = 2 if rule.global_statistics else 1
-    assert len([name for name in log if "/" not in name]) == 5 * (
-        4 * passes + 2
-    )  # four parameters, two running statistics
-    starts = [
-        done[0] - 5 * (1 + len(rule.needs)),
-        *done,
-    ]  # whatever came before the first layer was the first pass
+    # four parameters, two running statistics
+    assert len([name for name in log if "/" not in name]) == 5 * (4 * passes + 2)
+    # whatever came before the first layer was the first pass
+    starts = [done[0] - 5 * (1 + len(rule.needs)), *done]
     for before, after in itertools.pairwise(starts):
         assert len({name.partition("/")[2] or name for name in log[before:after]}) <= 1
 
@@ -196,7 +193,7 @@ def test_running_statistics_that_do_not_fit_are_named() -> None:
     }
     with pytest.raises(
         ConfigError,
-        match=r"^norm.running_var: .* most of all those of b\. Withdraw that contribution\.$",
+        match=r"^norm.running_var: .* of b\. Withdraw",
     ):
         merge({"norm.running_var": torch.ones(2)}, files, {"a": 1, "b": 10_000}, Sum())
 
@@ -230,9 +227,7 @@ def test_a_contribution_without_the_statistics_is_named_with_the_remedy(
 ) -> None:
     files = in_memory(SITES)
     files["bravo"] = InMemory(vectors_of("bravo"), {}, [])
-    with pytest.raises(
-        ConfigError, match=rf"^bravo: .* no {kind} statistics.*strategy.statistics=\[{kind}\]"
-    ):
+    with pytest.raises(ConfigError, match=rf"^bravo: .*strategy.statistics=\[{kind}\]"):
         merge(base(), files, WEIGHTS, rule)
     partial = {
         name: tensor
@@ -240,7 +235,7 @@ def test_a_contribution_without_the_statistics_is_named_with_the_remedy(
         if "conv.weight" not in name or not name.startswith(kind)
     }
     files["bravo"] = InMemory(vectors_of("bravo"), partial | {f"{kind}/other": torch.zeros(1)}, [])
-    with pytest.raises(ConfigError, match=rf"^bravo: .* '{kind}/conv.weight', others have"):
+    with pytest.raises(ConfigError, match=rf"^bravo: .*{kind}/conv.weight"):
         merge(base(), files, WEIGHTS, rule)
 
 
@@ -249,12 +244,10 @@ def test_another_network_s_contribution_is_named() -> None:
     files["alpha"]._vectors = {
         name: tensor for name, tensor in vectors_of("alpha").items() if name != "conv.bias"
     }
-    with pytest.raises(ModelInvalid, match=r"^alpha: the contribution lacks the tensor conv.bias"):
+    with pytest.raises(ModelInvalid, match=r"^alpha: .* conv\.bias"):
         merge(base(), files, WEIGHTS, Mean())
     files["alpha"]._vectors = vectors_of("alpha") | {"conv.bias": torch.zeros(5)}
-    with pytest.raises(
-        ModelInvalid, match=r"^alpha: conv.bias has the shape \(5,\), the base's is \(4,\)"
-    ):
+    with pytest.raises(ModelInvalid, match=r"^alpha: conv\.bias .*\(5,\).*\(4,\)"):
         merge(base(), files, WEIGHTS, Mean())
 
 
@@ -266,7 +259,7 @@ def test_files_that_cannot_be_merged_leave_nothing_behind(tmp_path: Path) -> Non
     with pytest.raises(ContributionDamaged):
         merge_to_file(tmp_path / "base.safetensors", [tmp_path / "base.safetensors"], Mean(), out)
     save_state({"other": torch.zeros(2)}, tmp_path / "another.safetensors", {})
-    with pytest.raises(ModelInvalid, match="alpha: the contribution lacks the tensor other"):
+    with pytest.raises(ModelInvalid, match=r"^alpha: .*\bother\b"):
         merge_to_file(tmp_path / "another.safetensors", [path], Mean(), out)
     assert not out.exists()
     assert not list(tmp_path.glob(".*"))

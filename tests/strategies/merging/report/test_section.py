@@ -2,11 +2,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polyclinic.reporting.summary import summarize, tiles
 from rich.console import Console
 
 from polyclinic.reporting.curves import curves
 from polyclinic.reporting.results import Results, headline, read_results
-from polyclinic.reporting.summary import summarize, tiles
 from polyclinic_server.reports.page import write_report
 from polyclinic_strategies.merging.report.arrival_chart import (
     draw_arrivals,

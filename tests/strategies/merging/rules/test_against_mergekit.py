@@ -1,4 +1,7 @@
-"""Our rules and mergekit's on the same tensors. mergekit lives in an environment of its own: `make mergekit`, or name a python."""
+"""Our rules and mergekit's on the same tensors.
+
+mergekit lives in an environment of its own: `make mergekit`, or name a python.
+"""
 
 import json
 import os
@@ -80,7 +83,8 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
     """What mergekit makes of every case: CASE/TENSOR."""
     if not PYTHON.exists():
         pytest.skip(
-            f"{PYTHON} does not exist: run `make mergekit`, or set POLYCLINIC_MERGEKIT to a python that has mergekit"
+            f"{PYTHON} does not exist: run `make mergekit`, or set POLYCLINIC_MERGEKIT to a python "
+            "that has mergekit"
         )
     folder = tmp_path_factory.mktemp("mergekit")
     save_file(tensors(), folder / "in.safetensors")

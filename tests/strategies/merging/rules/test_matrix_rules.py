@@ -210,9 +210,7 @@ def test_regmean_without_statistics_of_the_layer_is_the_mean() -> None:
 
 
 def test_ill_shaped_statistics_and_impossible_parameters_are_refused() -> None:
-    with pytest.raises(
-        ValueError, match=r"body.weight: Gram matrices of shape \(3, 4, 4\), 6 inputs"
-    ):
+    with pytest.raises(ValueError, match=r"body\.weight: .*\(3, 4, 4\).*\b6\b"):
         RegMean()(layer_of(noise(3, 4, 6), gram=torch.zeros(3, 4, 4)))
     with pytest.raises(ValueError, match="off_diagonal"):
         RegMean(off_diagonal=1.5)

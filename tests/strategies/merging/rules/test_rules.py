@@ -268,7 +268,7 @@ def test_krum_needs_enough_sites() -> None:
     for rule in (Krum(byzantine=1), MultiKrum(byzantine=1)):
         with pytest.raises(
             ConfigError,
-            match=r"needs 5 hospitals' contributions, there are 4\. .*strategy.rule.byzantine",
+            match=r"\b5\b.*\b4\b.*strategy\.rule\.byzantine",
         ):
             rule(layer)
     with pytest.raises(ConfigError, match="selected=5"):
@@ -298,9 +298,9 @@ def test_impossible_parameters_are_refused(rule: Any, parameters: dict[str, floa
 
 
 def test_ill_shaped_or_impossible_statistics_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"body.weight: Fisher weights of shape \(2, 4\)"):
+    with pytest.raises(ValueError, match=r"body\.weight: .*\(2, 4\)"):
         Fisher()(layer_of(noise(2, 3), fisher=noise(2, 4)))
-    with pytest.raises(ValueError, match="Fisher weights below zero"):
+    with pytest.raises(ValueError, match=r"body\.weight"):
         Fisher()(layer_of(noise(2, 3), fisher=-torch.ones(2, 3)))
     with pytest.raises(ValueError, match="not all 0"):
         WeightedMean()(layer_of(noise(2, 3), weights=[0, 0]))
@@ -311,17 +311,17 @@ def test_a_sum_that_does_not_fit_is_refused_with_the_number_of_bits_that_do() ->
     assert_close(Mean()(layer), torch.tensor([1.0, 2.0**21 * 1.5]))
     with pytest.raises(
         ConfigError,
-        match=r"body.weight: .* most of all those of site001\. Set strategy.rule.fraction_bits=37 \(now 40\)",
+        match=r"body\.weight: .*site001\b.*strategy\.rule\.fraction_bits=37 \(now 40\)",
     ):
         WeightedMean()(layer)
     assert_close(WeightedMean(fraction_bits=37)(layer), torch.tensor([1.0, 2.0**21 * 21 / 11]))
-    with pytest.raises(ConfigError, match=r"site000\. Withdraw that contribution"):
+    with pytest.raises(ConfigError, match=r"site000\. Withdraw"):
         Mean()(layer_of([[1e30], [1.0]]))
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_what_is_not_finite_is_named(value: float) -> None:
-    with pytest.raises(ModelInvalid, match=r"site001: body\.weight: contains NaN or Inf"):
+    with pytest.raises(ModelInvalid, match=r"site001: body\.weight: .*NaN"):
         Mean()(layer_of([[1.0], [value]]))
     long = torch.zeros(2, 3 * PIECE)
     long[1, PIECE + 5] = value

@@ -1,4 +1,7 @@
-"""Attackers on made-up evidence: plainly different people are recognized, noise is not, and the strongest counts."""
+"""Attackers on made-up evidence.
+
+Plainly different people are recognized, noise is not, and the strongest counts.
+"""
 
 from dataclasses import replace
 
@@ -32,7 +35,10 @@ SHAPES = {
 
 @pytest.fixture(autouse=True)
 def precise(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In float32 wherever tests run: in bfloat16 weight gradients are undefined on volumes as tiny as these, see `modes.quick`."""
+    """In float32 wherever tests run.
+
+    In bfloat16 weight gradients are undefined on volumes as tiny as these, see `modes.quick`.
+    """
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
 
 
@@ -97,7 +103,10 @@ def test_the_strongest_is_the_best_mean_and_the_best_restart_counts() -> None:
 
 
 def draws(people: int, seed: int, within: float = 3.0) -> torch.Tensor:
-    """(people, 3 visits, 1 key, 60): identity in five features, much larger changes within a person in five others."""
+    """(people, 3 visits, 1 key, 60).
+
+    Identity in five features, much larger changes within a person in five others.
+    """
     generator = torch.Generator().manual_seed(seed)
     features = 0.03 * torch.randn(people, 3, 1, 60, generator=generator)
     features[..., :5] += torch.randn(people, 1, 1, 5, generator=generator)
@@ -124,9 +133,8 @@ def test_whitening_makes_changes_within_a_person_small_and_round() -> None:
     turned = torch.stack(
         [_whitening(described @ turn)((person @ turn)[:, 0]) for person in described]
     )
-    assert torch.allclose(
-        turned @ turned.mT, told @ told.mT, rtol=0.05, atol=0.5
-    )  # the axes do not matter
+    # the axes do not matter
+    assert torch.allclose(turned @ turned.mT, told @ told.mT, rtol=0.05, atol=0.5)
 
 
 def test_people_who_are_all_the_same_give_nothing_away() -> None:

@@ -1,4 +1,7 @@
-"""What attackers are given: proxies with keys of their own, originals, and textures that know no shape."""
+"""What attackers are given.
+
+Proxies with keys of their own, originals, and textures that know no shape.
+"""
 
 import pytest
 import torch

@@ -39,7 +39,10 @@ def test_noise_is_chance_and_the_interval_says_so() -> None:
 
 
 def test_by_hand() -> None:
-    """Two people: same pairs 3 and 1, different ones 2 and 0: three of four comparisons are right."""
+    """Two people: same pairs 3 and 1, different ones 2 and 0.
+
+    Three of four comparisons are right.
+    """
     matrix = torch.tensor([[[3.0, 2.0], [0.0, 1.0]]])
     found = score(matrix)
     assert found.auc == 0.75 and found.rank1 == 1.0

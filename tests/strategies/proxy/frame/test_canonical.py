@@ -1,4 +1,7 @@
-"""One person in two scanners becomes one image; labels go there and back; what is no brain is refused."""
+"""One person in two scanners becomes one image; labels go there and back.
+
+What is no brain is refused.
+"""
 
 from dataclasses import replace
 from functools import lru_cache
@@ -57,7 +60,9 @@ def dice(one: np.ndarray, other: np.ndarray, number: int) -> float:
 
 
 def apart_mm(one: np.ndarray, other: np.ndarray) -> float:
-    """How far apart two ways from the canonical frame into the world lie at most, over the reference's brain."""
+    """How far apart two ways from the canonical frame into the world lie at most, over the
+    reference's brain.
+    """
     places = identity(REFERENCE.shape)[:, :, REFERENCE.brain]
     return float((transform(one, places) - transform(other, places)).norm(dim=1).max())
 
@@ -106,9 +111,10 @@ def test_a_cut_field_of_view_changes_little() -> None:
     found = canonicalize(volume_of(cut), REFERENCE)
     assert found.fit.seen < 0.9
     assert apart_mm(whole.affine @ canonical(0).to_native, cut.affine @ found.to_native) < 3.0
+    # air where nothing was seen
     assert float((found.image() == 0).float().mean()) > float(
         (canonical(0).image() == 0).float().mean()
-    )  # air where nothing was seen
+    )
 
 
 def test_the_histogram_is_the_references() -> None:

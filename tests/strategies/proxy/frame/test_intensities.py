@@ -31,9 +31,8 @@ def test_equal_intensities_are_no_trouble() -> None:
 
 
 def test_air_is_what_noise_reaches() -> None:
-    noise = (
-        torch.randn(2, 50_000, generator=torch.Generator().manual_seed(0)).mul(20).norm(dim=0)
-    )  # as a scanner shows it
+    # as a scanner shows it
+    noise = torch.randn(2, 50_000, generator=torch.Generator().manual_seed(0)).mul(20).norm(dim=0)
     level = air_level(noise, bright=600.0)
     assert float((noise > level).float().mean()) < 0.02
     assert level < 100

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from polyclinic_strategies.proxy.report.record import LARGEST, highest, read_proxy, strongest
 from rich.console import Console
 
 from polyclinic.errors import RunError
@@ -24,7 +25,6 @@ from polyclinic_strategies.proxy.report.page import (
     tint,
     write_proxy_report,
 )
-from polyclinic_strategies.proxy.report.record import LARGEST, highest, read_proxy, strongest
 from tests.server.reports.test_page import Page
 from tests.strategies.proxy.proxy_run import (
     AUCS,

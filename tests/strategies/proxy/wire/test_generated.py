@@ -22,5 +22,6 @@ def test_the_generated_code_is_not_stale(tmp_path: Path) -> None:
         if (tmp_path / path).read_text() != (ROOT / path).read_text()
     ]
     assert not stale, (
-        f"{', '.join(stale)}: generated from another segmentation.proto, or by another version of grpcio-tools. Run `make proto`."
+        f"{', '.join(stale)}: generated from another segmentation.proto, or by another version of "
+        "grpcio-tools. Run `make proto`."
     )

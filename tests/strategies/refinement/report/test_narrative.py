@@ -1,10 +1,11 @@
+from polyclinic_strategies.refinement.shares import tell_shares
+
 from polyclinic_strategies.refinement.report.narrative import (
     show_bytes,
     show_seconds,
     tell_distance,
     tell_lead,
 )
-from polyclinic_strategies.refinement.shares import tell_shares
 
 
 def test_one_newcomer_is_not_many() -> None:

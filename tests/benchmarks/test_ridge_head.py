@@ -1,4 +1,7 @@
-"""Closed-form heads and layers: against pooled data, against paper, and bit for bit when hospitals come and go."""
+"""Closed-form heads, against pooled data, by hand, and bit for bit when hospitals join and leave.
+
+Against pooled data, against paper, and bit for bit when hospitals come and go.
+"""
 
 from collections.abc import Sequence
 from itertools import permutations
@@ -9,21 +12,14 @@ from jaxtyping import TypeCheckError
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from polyclinic.describing.moments import HeadMoments, last_linear, moments_of
-from polyclinic.errors import ConfigError, LedgerDamaged, ModelInvalid, NothingToWithdraw
-from polyclinic.learning.networks.efficientnet import EfficientNetLite0
-from polyclinic_strategies.merging.arithmetic.layer import Layer
-from polyclinic_strategies.merging.rules.regmean import RegMean
-from polyclinic_strategies.refinement.closed_form import (
-    AdditiveLayer,
+from benchmarks.closed_form_heads.exact_sum import ExactSum
+from benchmarks.closed_form_heads.moments import HeadMoments, moments_of
+from benchmarks.closed_form_heads.ridge_head import (
     AdditiveMoments,
-    head_from,
-    regmean_layer,
     ridge_head,
     uncentred,
-    with_head,
 )
-from polyclinic_strategies.refinement.exact_sum import ExactSum
+from polyclinic.errors import ConfigError, LedgerDamaged, NothingToWithdraw
 
 FEATURES, CLASSES = 12, 4
 
@@ -137,14 +133,14 @@ def test_nobody_is_counted_twice_or_taken_out_wrongly() -> None:
     moments = moments_by_site(3)
     total = summed(moments)
     before = total.total()
-    with pytest.raises(ValueError, match="site0 is in the sum already"):
+    with pytest.raises(ValueError, match="site0"):
         total.add("site0", moments["site0"])
     with pytest.raises(NothingToWithdraw, match="site9"):
         total.remove("site9", moments["site0"])
-    with pytest.raises(LedgerDamaged, match="not what it gave"):
+    with pytest.raises(LedgerDamaged, match="site0"):
         total.remove("site0", moments["site1"])
     assert_same(total.total(), before)
-    with pytest.raises(ValueError, match="nobody"):
+    with pytest.raises(ValueError, match="empty"):
         AdditiveMoments(FEATURES, CLASSES).total()
     with pytest.raises(ValueError, match="expected"):
         AdditiveMoments(FEATURES + 1, CLASSES).add("site0", moments["site0"])
@@ -166,13 +162,13 @@ def test_a_value_is_kept_within_two_to_the_minus_53(size: float) -> None:
 def test_what_would_overflow_is_refused() -> None:
     sums, half = ExactSum(2), torch.tensor([1.0, -(2.0**50)]).double()
     sums.add("a", half)
-    with pytest.raises(ConfigError, match=r"too large to be summed exactly.*of b"):
+    with pytest.raises(ConfigError, match=r"\bof b\b"):
         sums.add("b", half * 1.5)
     with pytest.raises(ConfigError, match="too large"):
         sums.add("b", half * 1e200)
     with pytest.raises(ValueError, match="NaN"):
         sums.add("b", half * float("inf"))
-    with pytest.raises(ValueError, match="expected 2 float64"):
+    with pytest.raises((ValueError, TypeCheckError)):
         sums.add("b", half.float())
     assert sums.sites == {"a"}
     assert torch.equal(sums.total(), half)
@@ -181,14 +177,16 @@ def test_what_would_overflow_is_refused() -> None:
 
 
 def test_a_ridge_on_paper() -> None:
-    """x = 1, 3 of class 0, 1: G = [[10, 4], [4, 2]], B = [[1, 3], [1, 1]]; without ridge the line through both."""
+    """x = 1, 3 of class 0, 1: G = [[10, 4], [4, 2]], B = [[1, 3], [1, 1]].
+
+    Without ridge the line through both.
+    """
     moments = moments_of(torch.tensor([[1.0], [3.0]]).double(), torch.tensor([0, 1]), 2)
     weight, bias = ridge_head(moments.gram, moments.cross, 0.0)
     assert_close(weight, torch.tensor([[-0.5], [0.5]]).double())
     assert_close(bias, torch.tensor([1.5, -0.5]).double())
-    weight, bias = ridge_head(
-        moments.gram, moments.cross, 1.0
-    )  # (G + I)^-1 = [[3, -4], [-4, 11]] / 17
+    # (G + I)^-1 = [[3, -4], [-4, 11]] / 17
+    weight, bias = ridge_head(moments.gram, moments.cross, 1.0)
     assert_close(weight, torch.tensor([[-1.0], [5.0]]).double() / 17)
     assert_close(bias, torch.tensor([7.0, -1.0]).double() / 17)
 
@@ -243,74 +241,3 @@ def test_balanced_is_weighting_where_classes_scatter_alike() -> None:
     weight, bias = ridge_head(moments.gram, moments.cross, 1.0, balanced=True)
     assert_close(weight, expected[:-1].T)
     assert_close(bias, expected[-1])
-
-
-def test_identical_hospitals_keep_their_weights() -> None:
-    inputs, weight = random(40, 9), random(5, 9, seed=1)
-    gram = inputs.T @ inputs
-    assert_close(regmean_layer([gram] * 3, [weight] * 3), weight)
-    kernel = random(5, 1, 3, 3, seed=1)
-    assert_close(regmean_layer([gram] * 3, [kernel] * 3), kernel)
-
-
-@pytest.mark.parametrize("rows", [50, 2])
-@pytest.mark.parametrize("off_diagonal", [0.95, 0.0, 1.0])
-def test_regmean_is_the_merging_rule(rows: int, off_diagonal: float) -> None:
-    weights, inputs = random(3, 5, 9).float(), random(3, rows, 9, seed=1).float()
-    inputs[:, :, 4] = 0  # nobody ever saw it
-    grams = inputs.mT @ inputs / rows
-    layer = Layer(
-        "body.weight",
-        torch.zeros(5, 9),
-        tuple(weights),
-        (1, 1, 1),
-        ("a", "b", "c"),
-        {"gram": grams},
-    )
-    merged = regmean_layer(list(grams), list(weights), off_diagonal)
-    assert_close(merged.float(), RegMean(off_diagonal)(layer), rtol=1e-4, atol=1e-5)
-
-
-def test_layers_come_and_go_without_a_trace() -> None:
-    weights, inputs = random(3, 5, 9).float(), random(3, 30, 9, seed=1).float()
-    grams = inputs.mT @ inputs
-    for order in permutations(range(3)):
-        assert torch.equal(
-            regmean_layer([grams[i] for i in order], [weights[i] for i in order]),
-            regmean_layer(list(grams), list(weights)),
-        )
-    layer = AdditiveLayer(5, 9)
-    for number in (2, 0, 1):
-        layer.add(str(number), grams[number], weights[number])
-    layer.remove("2", grams[2], weights[2])
-    assert torch.equal(layer.merged(), regmean_layer(list(grams[:2]), list(weights[:2])))
-    with pytest.raises(ValueError, match="Gram matrix of shape"):
-        layer.add("2", grams[2][:8, :8], weights[2])
-    with pytest.raises(ValueError, match="a weight of shape"):
-        layer.add("2", grams[2], weights[2][:, :8])
-    with pytest.raises(ValueError, match="0 Gram matrices"):
-        regmean_layer([], [])
-
-
-def test_a_head_goes_into_a_network() -> None:
-    network = EfficientNetLite0(CLASSES)
-    name, layer = last_linear(network)
-    weight, bias = random(CLASSES, 1280), random(CLASSES, seed=1)
-    before = network.state_dict()
-    state = with_head(before, weight, bias, name)
-    network.load_state_dict(state)
-    assert torch.equal(layer.weight, weight.float())
-    assert_close(
-        head_from(network), (weight.float().double(), bias.float().double()), rtol=0, atol=0
-    )
-    assert {key for key in state if state[key] is not before[key]} == {
-        "classifier.weight",
-        "classifier.bias",
-    }
-    with pytest.raises(ValueError, match=r"classifier.weight: shape"):
-        with_head(before, weight.T, bias, name)
-    with pytest.raises(ValueError, match=r"head.weight: the network has no such tensor"):
-        with_head(before, weight, bias, "head")
-    assert not head_from(nn.Linear(2, 3, bias=False))[1].any()
-    with pytest.raises(ModelInvalid):
-        head_from(nn.ReLU())

@@ -1,4 +1,4 @@
-"""A hospital's own head from Gaussians between its features and everybody's: pFedFDA.
+"""pFedFDA: a hospital's own head from Gaussians between its features and everybody's.
 
 McLaughlin and Su, NeurIPS 2024, https://arxiv.org/abs/2411.00329.
 """
@@ -9,15 +9,15 @@ import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
-from polyclinic.describing.moments import HeadMoments, moments_of
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.arithmetic.layer import require
 
+from .moments import HeadMoments, moments_of
+
 SHARES = tuple(number / 10 for number in range(11))
-SHRINKAGE = (
-    0.5  # chosen on validation images of three laboratories, 1,280 features of 59 to 202 cases
-)
-ABSENT = -1e9  # bias of a class that nobody told of: never the largest, and float32 holds it
+# chosen on validation images of three laboratories, 1,280 features of 59 to 202 cases
+SHRINKAGE = 0.5
+ABSENT = -1e9  # bias of a class without an example: never the largest, and float32 holds it
 Head = tuple[Float64[Tensor, "classes features"], Float64[Tensor, " classes"]]  # weight and bias
 
 
@@ -29,25 +29,29 @@ def refined_head(
     shrinkage: float = SHRINKAGE,
     own_priors: bool = True,
 ) -> Head:
-    """The Bayes-optimal head if each class's features are Gaussian with one covariance, means and covariance between own and others'.
+    """Return the Bayes-optimal head for Gaussian classes, between the hospital and the others.
 
-    m_c = share m_c(own) + (1 - share) m_c(others), C likewise, shrunk to (1 - shrinkage) C + shrinkage tr(C)/d I; then
-    logits_c = m_c C^-1 x - m_c C^-1 m_c / 2 + log prior_c. A class that only one side tells of has that side's mean. The paper averages the
-    hospitals' covariances; a sum of moments also holds how far hospitals' means lie apart, directions that then count for less.
+    m_c = share m_c(own) + (1 - share) m_c(others), C likewise, shrunk to (1 - shrinkage) C +
+    shrinkage tr(C)/d I; then logits_c = m_c C^-1 x - m_c C^-1 m_c / 2 + log prior_c. All classes
+    have the one covariance C. A class that only one side has takes that side's mean. The paper
+    averages the hospitals' covariances; a sum of moments also holds how far the means of hospitals
+    lie apart, and these directions then count for less.
 
     Args:
         own: The hospital's moments.
-        others: The sum of the others'.
-        share: In [0, 1]; 0 is the others' head, 1 the own. The paper calls it beta; `choose_share` finds it.
-        shrinkage: In [0, 1]; above 0 where there are fewer examples than features.
-        own_priors: A class is as frequent as at this hospital, (n_c + 1) / (n + C); else all are equally frequent.
+        others: Sum of the others' moments.
+        share: In [0, 1]; 0 gives the others' head, 1 the own. The paper calls it beta;
+            `choose_share` finds it.
+        shrinkage: In [0, 1]; above 0 if there are fewer examples than features.
+        own_priors: Use this hospital's class frequencies, (n_c + 1) / (n + C); else all classes are
+            equally frequent.
 
     Returns:
         Weight (classes, features) and bias (classes,).
 
     Raises:
         ConfigError: The covariance is singular.
-        ValueError: The shapes differ, or `share` or `shrinkage` is outside.
+        ValueError: The shapes differ, or `share` or `shrinkage` is out of range.
     """
     require(
         own.cross.shape == others.cross.shape,
@@ -70,7 +74,8 @@ def refined_head(
     )
     if int(failed):
         raise ConfigError(
-            f"shrinkage={shrinkage:g}: too small, fewer examples than features. Set a larger one, up to 1."
+            f"shrinkage={shrinkage:g}: too small, fewer examples than features. Set a larger one, "
+            "up to 1."
         )
     weight = torch.cholesky_solve(means.T, factor).T
     counts = own.counts if own_priors else torch.zeros_like(own.counts)
@@ -89,20 +94,22 @@ def choose_share(
     shrinkage: float = SHRINKAGE,
     own_priors: bool = True,
 ) -> float:
-    """The share under which cases that a head has not seen are most probable, by cross-validation at the hospital; only it leaves.
+    """Choose the share that makes held-out cases most probable, by cross-validation.
+
+    Only the share leaves the hospital.
 
     Args:
         features: The hospital's own, from `head_features`.
         labels: Their classes.
-        others: The sum of the others' moments.
-        folds: At least 2; each class is dealt out evenly.
-        shares: What to choose from; of equals the first.
+        others: Sum of the others' moments.
+        folds: Number of folds, at least 2; each class is spread evenly over them.
+        shares: Candidates; of equals, the first is chosen.
         shrinkage: As for `refined_head`.
         own_priors: As for `refined_head`.
 
     Raises:
         ValueError: Fewer than two folds or cases.
-        ConfigError: As `refined_head`.
+        ConfigError: As for `refined_head`.
     """
     require(
         folds >= 2 and len(labels) >= 2, f"{folds} folds of {len(labels)} cases: at least 2 of 2."
@@ -125,6 +132,6 @@ def choose_share(
 
 
 def _covariance(moments: HeadMoments) -> Float64[Tensor, "features features"]:
-    """Within classes, unbiased: scatter / (n - classes told of)."""
+    """Return the unbiased covariance within classes: scatter / (n - number of classes present)."""
     free = moments.counts.sum() - (moments.counts > 0).sum()
     return moments.scatter / free.clamp_min(1.0)

@@ -1,7 +1,8 @@
-"""What a hospital hands over for a closed-form head: sums over its labelled cases of what enters the network's last linear layer.
+"""Sums that a hospital hands over for a closed-form head, over its labelled cases.
 
-With x the features of a case and a 1 behind them for the bias, X all cases and Y their classes one-hot: G = X^T X and B = X^T Y. Counts,
-means and the scatter within classes follow from these two, and everything is additive over hospitals.
+With x the features of a case (the input of the network's last linear layer) and a 1 behind them for
+the bias, X all cases and Y their classes one-hot: G = X^T X and B = X^T Y. Counts, means and the
+scatter within classes follow from these two. Both are additive over hospitals.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,15 +28,18 @@ _PARTS = {
 
 @dataclass(frozen=True, eq=False)
 class HeadMoments:
-    """The sums G and B of a hospital, or of many.
+    """The sums G and B of one hospital, or of several.
+
+    They reveal class means, which over few examples are close to single patients, and the second
+    moments of features. From these, inputs of a shallow network can be reconstructed, and of a deep
+    one at least the most frequent directions. The difference between two contributions of a
+    hospital is the moments of the patients that came or went in between: of one patient, that
+    patient's features.
 
     Attributes:
-        gram: G = X^T X, symmetric bit for bit; the last of its inputs is the constant 1, the others are the features.
-        cross: B = X^T Y, one column for each class; its last row counts.
-
-    Reveals: class means, which over few examples are close to single patients, and the second moments of features, from which inputs of a
-    shallow network can be reconstructed and of a deep one at least the most frequent directions. The difference between two contributions
-    of the same hospital is the moments of the patients that came or went in between: of one patient, that patient's features.
+        gram: G = X^T X, symmetric bit for bit; its last input is the constant 1, the others are the
+            features.
+        cross: B = X^T Y, one column for each class; its last row holds the counts.
     """
 
     gram: Float64[Tensor, "inputs inputs"]
@@ -45,14 +49,15 @@ class HeadMoments:
         width = len(self.cross)
         if self.cross.ndim != 2 or width < 2 or self.gram.shape != (width, width):
             raise ValueError(
-                f"G of shape {tuple(self.gram.shape)} and B of shape {tuple(self.cross.shape)} do not belong together"
+                f"G of shape {tuple(self.gram.shape)} and B of shape {tuple(self.cross.shape)} do "
+                "not belong together"
             )
         if {self.gram.dtype, self.cross.dtype} != {torch.float64}:
             raise ValueError(f"G is {self.gram.dtype} and B {self.cross.dtype}: both are float64")
 
     @property
     def counts(self) -> Float64[Tensor, " classes"]:
-        """Examples of each class, n_c: whole numbers; 0 where nothing is told."""
+        """Number of examples of each class, n_c; whole numbers, 0 where nothing is told."""
         return self.cross[-1]
 
     @property
@@ -67,28 +72,34 @@ class HeadMoments:
 
     @property
     def scatter(self) -> Float64[Tensor, "features features"]:
-        """Scatter around the class means, summed over classes: G - sum_c n_c m_c m_c^T. A sum of hospitals has common means."""
+        """Scatter around the class means, summed over classes: G - sum_c n_c m_c m_c^T.
+
+        In a sum of hospitals, the means are common to all of them.
+        """
         sums = self.cross[:-1]
         return self.gram[:-1, :-1] - (sums / self.counts.clamp_min(1.0)) @ sums.T
 
     def centred(self) -> "HeadMoments":
-        """The moments of features less `mean`: what stains and cameras add to all of a hospital's features goes away."""
+        """Return the moments of features less `mean`.
+
+        This removes what stains and cameras add to all features of a hospital.
+        """
         shift = torch.eye(len(self.cross), dtype=torch.float64)
         shift[:-1, -1] = -self.mean
         gram = shift @ self.gram @ shift.T
         return HeadMoments(gram.triu() + gram.triu(1).T, shift @ self.cross)
 
     def pack(self) -> Float64[Tensor, " numbers"]:
-        """G's upper triangle row by row, then B: what is to be summed or sent."""
+        """Return G's upper triangle row by row, then B: the vector to be summed or sent."""
         rows, columns = torch.triu_indices(*self.gram.shape)
         return torch.cat([self.gram[rows, columns], self.cross.flatten()])
 
 
 def unpack_moments(vector: Float64[Tensor, " numbers"], features: int, classes: int) -> HeadMoments:
-    """The inverse of `HeadMoments.pack`.
+    """Invert `HeadMoments.pack`.
 
     Raises:
-        ValueError: Another length than such moments have.
+        ValueError: The vector does not have the length of such moments.
     """
     width = features + 1
     rows, columns = torch.triu_indices(width, width)
@@ -100,17 +111,18 @@ def unpack_moments(vector: Float64[Tensor, " numbers"], features: int, classes: 
 
 
 def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
-    """Name and layer of a classification network's head: the linear layer that it registers last.
+    """Return name and layer of a classification network's head: its last registered linear layer.
 
     Raises:
-        ModelInvalid: It has none.
+        ModelInvalid: The network has no linear layer.
     """
     found = [
         (name, layer) for name, layer in network.named_modules() if isinstance(layer, nn.Linear)
     ]
     if not found:
         raise ModelInvalid(
-            f"{type(network).__name__} has no linear layer: choose a classification network, such as model=densenet."
+            f"{type(network).__name__} has no linear layer: choose a classification network, such "
+            "as model=densenet."
         )
     return found[-1]
 
@@ -118,21 +130,24 @@ def last_linear(network: nn.Module) -> tuple[str, nn.Linear]:
 def head_features(
     network: nn.Module, cases: Iterable[Sample], data: DataConfig
 ) -> tuple[Float64[Tensor, "cases features"], Int64[Tensor, " cases"]]:
-    """What enters the head, and the class, of each case; they stay at the hospital.
+    """Return the input of the head, and the class, of each case; both stay at the hospital.
 
     Args:
         network: Read in evaluation mode; left as it was.
-        cases: Labelled, such as `PreparedSite.training`; read once, without augmentation. 5 KB a case of 1,280 features stay in memory.
-        data: Task, labels and patch. Of a volume that a 2-D network reads in slices the mean over slices, as its logits are.
+        cases: Labelled, such as `PreparedSite.training`; read once, without augmentation. Each case
+            of 1,280 features keeps 5 KB of memory.
+        data: Task, labels and patch. For a volume that a 2-D network reads in slices, the mean over
+            slices is returned, as its logits are.
 
     Raises:
-        ConfigError: Not a classification.
-        LabelInvalid: A case without a class.
-        ModelInvalid: What the network answers is not what its last linear layer answers.
+        ConfigError: The task is not classification.
+        LabelInvalid: A case has no class.
+        ModelInvalid: The network's output is not that of its last linear layer.
     """
     if data.task != "classification":
         raise ConfigError(
-            f"Closed-form heads are for classification, data.task is {data.task}: choose such a data set, or another strategy."
+            f"Closed-form heads are for classification, data.task is {data.task}: choose such a "
+            "data set, or another strategy."
         )
     name, layer = last_linear(network)
     entered: list[Tensor] = []
@@ -151,17 +166,17 @@ def head_features(
                 logits = infer(network, sample.image, data)
                 if not answered or not torch.equal(torch.cat(answered).mean(0), logits):
                     raise ModelInvalid(
-                        f"{name} is not what {type(network).__name__} answers with: choose a network whose last layer is linear."
+                        f"{name} is not what {type(network).__name__} answers with: choose a "
+                        "network whose last layer is linear."
                     )
                 rows.append(torch.cat(entered).mean(0).float().cpu())
                 entered.clear()
                 answered.clear()
     finally:
         hook.remove()
-    width = layer.in_features
-    return torch.stack(rows).double() if rows else torch.zeros(
-        0, width, dtype=torch.float64
-    ), torch.tensor(labels, dtype=torch.int64)
+    empty = torch.zeros(0, layer.in_features)
+    features = (torch.stack(rows) if rows else empty).double()
+    return features, torch.tensor(labels, dtype=torch.int64)
 
 
 def moments_of(
@@ -170,21 +185,22 @@ def moments_of(
     classes: int,
     min_examples: int = 1,
 ) -> HeadMoments:
-    """Moments of features.
+    """Return the moments of features.
 
     Args:
         features: One row for each case.
         labels: 0 .. classes - 1.
-        classes: How many there are.
-        min_examples: Cases of classes with fewer count nowhere, neither in B nor in G.
+        classes: Number of classes.
+        min_examples: Cases of classes with fewer examples count neither in B nor in G.
 
     Raises:
-        TooFewSubjects: No class has so many.
-        ValueError: The shapes do not belong together, or a label is outside.
+        TooFewSubjects: No class has so many examples.
+        ValueError: The shapes do not fit each other, or a label is out of range.
     """
     if features.ndim != 2 or labels.shape != (len(features),):
         raise ValueError(
-            f"features of shape {tuple(features.shape)} and labels of shape {tuple(labels.shape)} do not belong together"
+            f"features of shape {tuple(features.shape)} and labels of shape {tuple(labels.shape)} "
+            "do not belong together"
         )
     if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         raise ValueError(
@@ -202,33 +218,15 @@ def moments_of(
     )
 
 
-def head_moments(
-    network: nn.Module, cases: Iterable[Sample], data: DataConfig, *, min_examples: int = 3
-) -> HeadMoments:
-    """A hospital's moments.
-
-    Args:
-        network: The base that everybody has, in whose features all hospitals agree.
-        cases: As for `head_features`.
-        data: Its labels are the classes.
-        min_examples: Nothing leaves the hospital about classes with fewer.
-
-    Raises:
-        TooFewSubjects: No class has so many.
-        ConfigError, LabelInvalid, ModelInvalid: As `head_features`.
-    """
-    features, labels = head_features(network, cases, data)
-    return moments_of(features, labels, len(data.labels), min_examples)
-
-
 def to_state(moments: HeadMoments) -> StateDict:
-    """Float32 tensors that travel as statistics of a contribution: each number as the sum of two float32, G as its triangle.
+    """Encode moments as float32 tensors, to travel as statistics of a contribution.
 
-    What comes back differs by at most 2^-48 of each number (3.6e-15; below 2^-100 by at most 2^-149), counts and a second trip not at
-    all. 1,280 features and 4 classes take 6.6 MB.
+    Each number is the sum of two float32, G is sent as its triangle. A number that comes back
+    differs by at most 2^-48 of itself (3.6e-15; below 2^-100 by at most 2^-149); counts, and any
+    second trip, are exact. 1,280 features and 4 classes take 6.6 MB.
 
     Raises:
-        ModelInvalid: A number that float32 cannot hold, NaN or Inf.
+        ModelInvalid: A number is too large for float32, NaN or Inf.
     """
     length = len(moments.cross) * (len(moments.cross) + 1) // 2
     triangle = moments.pack()[:length]
@@ -237,21 +235,23 @@ def to_state(moments: HeadMoments) -> StateDict:
         high = exact.float()
         if not bool(torch.isfinite(high).all()):
             raise ModelInvalid(
-                "The network's features contain NaN or Inf, or are larger than float32 holds: train it again."
+                "The network's features contain NaN or Inf, or are larger than float32 holds: "
+                "train it again."
             )
         state |= zip(_PARTS[part], (high, (exact - high.double()).float()), strict=True)
     return state
 
 
 def from_state(state: Mapping[str, Tensor], where: str = "a contribution") -> HeadMoments:
-    """The inverse of `to_state`.
+    """Invert `to_state`.
 
     Args:
-        state: Other tensors in it do not matter.
-        where: Whose, for the error.
+        state: Tensors; others in it are ignored.
+        where: Name of their origin, for the error.
 
     Raises:
-        ContributionDamaged: They are missing, of wrong shapes, not finite, or no sums over cases.
+        ContributionDamaged: They are missing, have wrong shapes, are not finite, or are not sums
+            over cases.
     """
     try:
         triangle, cross = (
@@ -264,16 +264,13 @@ def from_state(state: Mapping[str, Tensor], where: str = "a contribution") -> He
             where, f"its {PREFIX} tensors are missing or of wrong shapes"
         ) from error
     counts, total = moments.counts, moments.gram[-1, -1]
-    whole = (
-        bool((counts == counts.round()).all())
-        and bool((counts >= 0).all())
-        and float(counts.sum()) == float(total) > 0
+    sound = (
+        torch.isfinite(moments.pack()).all(),
+        (counts == counts.round()).all() and (counts >= 0).all(),
+        counts.sum() == total > 0,
+        (moments.gram.diagonal() >= 0).all(),
     )
-    if not (
-        bool(torch.isfinite(moments.pack()).all())
-        and whole
-        and bool((moments.gram.diagonal() >= 0).all())
-    ):
+    if not all(map(bool, sound)):
         raise ContributionDamaged(where, f"its {PREFIX} tensors are not sums over cases")
     return moments
 

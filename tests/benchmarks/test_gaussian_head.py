@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from polyclinic.describing.moments import moments_of
+from benchmarks.closed_form_heads.gaussian_head import choose_share, refined_head
+from benchmarks.closed_form_heads.moments import moments_of
 from polyclinic.errors import ConfigError
-from polyclinic_strategies.refinement.gaussian_head import choose_share, refined_head
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:

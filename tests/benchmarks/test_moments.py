@@ -10,16 +10,15 @@ from monai.networks.nets import DenseNet
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from polyclinic.config.schemas import DataConfig
-from polyclinic.describing.moments import (
+from benchmarks.closed_form_heads.moments import (
     HeadMoments,
     from_state,
     head_features,
-    head_moments,
     last_linear,
     moments_of,
     to_state,
 )
+from polyclinic.config.schemas import DataConfig
 from polyclinic.errors import ConfigError, LabelInvalid, ModelInvalid, TooFewSubjects
 from polyclinic.imaging.datasets import Case
 from polyclinic.learning.networks.efficientnet import EfficientNetLite0
@@ -128,7 +127,7 @@ def test_the_features_are_what_the_head_multiplies(make: type[nn.Module]) -> Non
     with torch.inference_mode():
         logits = torch.stack([network(case.image.permute(3, 0, 1, 2)).mean(0) for case in cases])
         assert_close(nn.functional.linear(features.float(), layer.weight, layer.bias), logits)
-    moments = head_moments(network, cases, DATA, min_examples=2)
+    moments = moments_of(features, labels, 3, min_examples=2)
     assert moments.counts.tolist() == [2.0, 0.0, 0.0]
     assert_close(moments.means[0], features[labels == 0].mean(0))
 
@@ -146,13 +145,13 @@ def test_a_network_whose_last_linear_layer_is_not_its_answer() -> None:
 def test_cases_that_have_no_class() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 32 * 32, 3))
     with pytest.raises(LabelInvalid):
-        head_moments(network, samples([0, None]), DATA)
+        head_features(network, samples([0, None]), DATA)
     with pytest.raises(LabelInvalid, match="has label 3"):
-        head_moments(network, samples([0, 3]), DATA)
+        head_features(network, samples([0, 3]), DATA)
     with pytest.raises(ConfigError, match="for classification"):
-        head_moments(network, samples([0]), replace(DATA, task="segmentation"))
+        head_features(network, samples([0]), replace(DATA, task="segmentation"))
     with pytest.raises(TooFewSubjects):
-        head_moments(network, [], DATA)
+        moments_of(*head_features(network, [], DATA), 3)
 
 
 @pytest.mark.parametrize("scale", [1e-6, 1.0, 1e9])

@@ -1,4 +1,4 @@
-"""A sum over hospitals in whole numbers: any order gives the same bits, and what was added can be taken out again without a trace."""
+"""Sum over hospitals in whole numbers: independent of the order, and reversible without a trace."""
 
 import hashlib
 from math import isfinite
@@ -10,31 +10,32 @@ from torch import Tensor
 from polyclinic.errors import LedgerDamaged, NothingToWithdraw
 from polyclinic_strategies.merging.arithmetic.fixed_point import check_bound
 
-COARSE_BITS, FINE_BITS = 12, 40  # binary places of the first limb, and how many more the second has
+COARSE_BITS = 12  # binary places of the first limb
+FINE_BITS = 40  # further binary places of the second limb
 
 
 class ExactSum:
     """Sum of one float64 vector of each hospital, as two whole numbers for each entry.
 
-    A value x becomes a = round(x 2^12) and b = round((x - a 2^-12) 2^52), both int64, which are summed by themselves: x is kept within
-    2^-53 (1.1e-16), whatever its size. What the sums hold follows from the set of hospitals alone. There is room for hospitals whose
-    largest values add up to 2^51 (2.3e15), and for 16 million hospitals; more is refused.
+    A value x becomes a = round(x 2^12) and b = round((x - a 2^-12) 2^52), both int64, which are
+    summed separately: x is kept within 2^-53 (1.1e-16), whatever its size. The sums depend only on
+    the set of hospitals. There is room for hospitals whose largest values add up to 2^51 (2.3e15),
+    and for 16 million hospitals; more is refused.
 
     Args:
-        size: Entries of a vector.
-        what: What is summed, for errors.
+        size: Number of entries of a vector.
+        what: Name of what is summed, for errors.
     """
 
     def __init__(self, size: int, what: str = "The moments of the head") -> None:
         self.what = what
         self._limbs = torch.zeros(2, size, dtype=torch.int64)
-        self._members: dict[
-            str, tuple[str, int]
-        ] = {}  # site -> digest of its vector, room that it takes
+        # site -> digest of its vector, room that it takes
+        self._members: dict[str, tuple[str, int]] = {}
 
     @property
     def sites(self) -> frozenset[str]:
-        """Who is in it."""
+        """Names of the hospitals in the sum."""
         return frozenset(self._members)
 
     def add(self, site: str, vector: Float64[Tensor, " size"]) -> None:
@@ -57,7 +58,7 @@ class ExactSum:
         self._members[site] = (_digest(vector), room)
 
     def remove(self, site: str, vector: Float64[Tensor, " size"]) -> None:
-        """Take a hospital out: the same bits as if it had never been there.
+        """Remove a hospital; the bits are the same as if it had never been there.
 
         Raises:
             NothingToWithdraw: It is not in the sum.
@@ -71,22 +72,23 @@ class ExactSum:
         del self._members[site]
 
     def total(self) -> Float64[Tensor, " size"]:
-        """The sum, rounded to float64 at the end.
+        """Return the sum, rounded to float64 at the end.
 
         Raises:
-            ValueError: Nobody is in it.
+            ValueError: The sum is empty.
         """
         if not self._members:
-            raise ValueError("nobody is in the sum")
+            raise ValueError("the sum is empty")
         coarse, fine = self._limbs.double()
         total: Tensor = coarse * 2.0**-COARSE_BITS + fine * 2.0 ** -(COARSE_BITS + FINE_BITS)
         return total
 
     def _room_for(self, vector: Tensor) -> int:
-        """Not below the largest of both limbs."""
+        """Return a bound on the entries of both limbs."""
         if vector.shape != self._limbs[0].shape or vector.dtype != torch.float64:
             raise ValueError(
-                f"{vector.dtype} of shape {tuple(vector.shape)}, expected {self._limbs.shape[1]} float64 numbers"
+                f"{vector.dtype} of shape {tuple(vector.shape)}, expected {self._limbs.shape[1]} "
+                "float64 numbers"
             )
         largest = float(vector.abs().max()) if len(vector) else 0.0
         if not isfinite(largest):
@@ -95,7 +97,11 @@ class ExactSum:
 
 
 def _limbs_of(vector: Float64[Tensor, " size"]) -> Int64[Tensor, "2 size"]:
-    """Both steps are exact but for the two roundings: the scales are powers of two, and the rest has no more digits than x."""
+    """Split values into their coarse and fine limbs.
+
+    Both steps are exact but for the two roundings: the scales are powers of two, and the remainder
+    has no more digits than x.
+    """
     coarse = (vector * 2.0**COARSE_BITS).round_()
     fine = ((vector - coarse * 2.0**-COARSE_BITS) * 2.0 ** (COARSE_BITS + FINE_BITS)).round_()
     return torch.stack([coarse.long(), fine.long()])

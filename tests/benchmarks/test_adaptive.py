@@ -1,12 +1,15 @@
-"""Coefficients that a hospital finds on its own images, without labels; toys where it is known which vector is right."""
+"""Coefficients that a hospital finds on its own images, without labels.
+
+Toys where it is known which vector is right.
+"""
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from benchmarks.closed_form_heads.adaptive import OBJECTIVES, Adapted, adapt
 from polyclinic.learning.state_dict import StateDict
-from polyclinic_strategies.refinement.adaptive import OBJECTIVES, Adapted, adapt
 
 UNSURE = {"a": 0.5, "b": 0.5}
 
@@ -83,7 +86,10 @@ def classifier() -> tuple[Classifier, StateDict, dict[str, Vector]]:
 
 
 def halves(batches: int = 20) -> list[Tensor]:
-    """Images of shape (2, 4) with a bright left half, or a bright right one; mirroring along the first axis leaves the class."""
+    """Images of shape (2, 4) with a bright left half, or a bright right one.
+
+    Mirroring along the first axis leaves the class.
+    """
     made = []
     for seed in range(batches):
         images = 0.1 * noise(6, 1, 2, 4, seed=seed).abs()
@@ -94,7 +100,10 @@ def halves(batches: int = 20) -> list[Tensor]:
 
 
 def segmenter() -> tuple[Segmenter, StateDict, dict[str, Vector]]:
-    """a's threshold lies between dark and bright and so outlasts a bent; b's lies in the middle of the bright."""
+    """a's threshold lies between dark and bright and so outlasts a bent.
+
+    b's lies in the middle of the bright.
+    """
     network = Segmenter()
     with torch.no_grad():
         network.conv.weight.zero_()
@@ -146,7 +155,10 @@ def test_consistency_finds_the_vector_whose_answer_outlasts_a_bend() -> None:
 
 
 def test_two_that_are_equally_sure_differ_in_what_a_bend_does_to_them() -> None:
-    """Grey is 0.5, bent 0.35: a threshold of 0.75 lies above both, one of 0.43 between them. Stripes run across the mirrored axis."""
+    """Grey is 0.5, bent 0.35: a threshold of 0.75 lies above both, one of 0.43 between them.
+
+    Stripes run across the mirrored axis.
+    """
     network, base, vectors = segmenter()
     for site, threshold in (("a", 0.75), ("b", 0.43)):
         vectors[site].state["conv.weight"] = torch.tensor([-100.0, 100.0]).reshape(2, 1, 1, 1)
@@ -158,9 +170,8 @@ def test_two_that_are_equally_sure_differ_in_what_a_bend_does_to_them() -> None:
         (site, objective): adapt(network, base, vectors, {site: 1.0}, [stripes], objective=objective).losses[0]
         for site in "ab" for objective in OBJECTIVES
     }  # fmt: skip
-    of_two_thirds = -float(
-        torch.special.entr(torch.tensor([1 / 3, 2 / 3])).sum()
-    )  # minus the entropy of the mean answer
+    # minus the entropy of the mean answer
+    of_two_thirds = -float(torch.special.entr(torch.tensor([1 / 3, 2 / 3])).sum())
     assert losses["a", "entropy"] == pytest.approx(0.0, abs=1e-3) and losses[
         "b", "entropy"
     ] == pytest.approx(0.0, abs=1e-3)

@@ -1,0 +1,70 @@
+"""Options that several commands of `polyclinic-client` have."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Data = Annotated[
+    Path,
+    typer.Option(
+        "--data",
+        help="Folder with dataset.json and the images (Medical Segmentation Decathlon layout).",
+    ),
+]
+Kit = Annotated[
+    Path | None,
+    typer.Option(
+        "--kit",
+        envvar="POLYCLINIC_KIT",
+        help="File that the coordinator sent: its address, its certificate, your name there.",
+    ),
+]
+Key = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        envvar="POLYCLINIC_KEY",
+        help="This hospital's private key. Default: hospital.key beside the kit.",
+    ),
+]
+Server = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="HOST:PORT",
+        help="The coordinator's address, if it is another than the kit says.",
+    ),
+]
+Name = Annotated[str | None, typer.Option("--name", help="This hospital's name; the kit knows it.")]
+Insecure = Annotated[
+    bool,
+    typer.Option(
+        "--insecure",
+        help="No TLS, no keys: a coordinator on this machine; needs --server and --name.",
+    ),
+]
+State = Annotated[
+    Path | None,
+    typer.Option(
+        "--state",
+        help="Folder of this hospital's models, pictures and logs. Default: "
+        "~/.local/state/polyclinic/NAME.",
+    ),
+]
+MinSubjects = Annotated[
+    int | None,
+    typer.Option(
+        "--min-subjects",
+        min=1,
+        help="No mean over fewer of your subjects ever leaves; kept in --state.",
+    ),
+]
+Noise = Annotated[
+    float | None,
+    typer.Option(
+        "--noise",
+        min=0.0,
+        help="Least noise multiplier of such means, see docs/refinement.md; kept in --state.",
+    ),
+]

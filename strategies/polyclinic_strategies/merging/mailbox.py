@@ -1,0 +1,133 @@
+"""A mailbox with one open question to each hospital; hospitals may leave and come back meanwhile.
+
+Two rules keep messages from being lost:
+
+- A reply is asked for only while its hospital is surely online, because Flower destroys a message
+  when its reply is asked for while the hospital is offline.
+- A hospital that was offline is asked again, even if it came back before anybody noticed, because
+  it has lost the question.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Generic, Protocol, TypeVar
+
+from flwr.app import Message
+from flwr.serverapp import Grid
+
+from polyclinic.federation.records import pack_content, unpack_message
+
+LOOK_S = 0.5  # seconds between two updates of the list of members
+
+Purpose = TypeVar("Purpose")
+
+
+class Member(Protocol):
+    """A hospital that takes part."""
+
+    @property
+    def node(self) -> int:
+        """Flower's identifier of its SuperNode."""
+
+    @property
+    def activated(self) -> str:
+        """Time at which its SuperNode last came online; a new time means that it was gone."""
+
+    @property
+    def describes(self) -> bool:
+        """Whether the hospital only describes its images, and never trains or scores."""
+
+
+class Members(Protocol):
+    """The hospitals that take part; `polyclinic.federation.attendance.Attendance` is one."""
+
+    def refresh(self) -> Mapping[str, Member]:
+        """Update the list, and return the members that are online, by site."""
+
+    def current(self, site: str) -> Member | None:
+        """Return a site's newest node, online or not; None if the site is unknown."""
+
+
+@dataclass(frozen=True)
+class _OpenQuestion(Generic[Purpose]):
+    identifier: str
+    node: int
+    activated: str
+    purpose: Purpose
+    until: float  # monotonic time in seconds at which the question is given up
+
+
+class Mailbox(Generic[Purpose]):
+    """Open questions to hospitals, at most one to each.
+
+    Args:
+        grid: Flower's grid.
+        members: Hospitals that take part.
+
+    Attributes:
+        online: Members that were online at the last `refresh`, by site.
+    """
+
+    def __init__(self, grid: Grid, members: Members) -> None:
+        self._grid = grid
+        self._members = members
+        self._open: dict[str, _OpenQuestion[Purpose]] = {}
+        self._looked = float("-inf")
+        self.online: dict[str, Member] = {}
+
+    def refresh(self) -> None:
+        """Update the list of members, at most every `LOOK_S`.
+
+        A question is given up if its hospital was offline meanwhile, or if it took longer than the
+        message's time to live.
+        """
+        moment = time.monotonic()
+        if moment - self._looked < LOOK_S:
+            return
+        self._looked = moment
+        self.online = dict(self._members.refresh())
+        for site, question in list(self._open.items()):
+            member = self._members.current(site)
+            asked = (question.node, question.activated)
+            lost = member is None or (member.node, member.activated) != asked
+            if lost or moment > question.until:
+                del self._open[site]
+
+    def idle(self) -> list[str]:
+        """Return the sites that are online and have no open question, by name."""
+        return [site for site in sorted(self.online) if site not in self._open]
+
+    def ask(self, site: str, make: Callable[[int], Message], purpose: Purpose) -> None:
+        """Send a question to a site; nothing happens if it has one, or if Flower refuses it.
+
+        Args:
+            site: The hospital.
+            make: Makes the message for a node identifier.
+            purpose: What `collect` returns together with the answer.
+        """
+        member = self._members.current(site)
+        if member is None or site in self._open:
+            return
+        message = make(member.node)
+        message.content = pack_content(message.content)
+        (identifier,) = self._grid.push_messages([message])
+        if identifier:
+            until = time.monotonic() + message.metadata.ttl
+            asked = _OpenQuestion(identifier, member.node, member.activated, purpose, until)
+            self._open[site] = asked
+
+    def collect(self) -> list[tuple[str, Purpose, Message]]:
+        """Return the answers that have arrived, errors among them, with site and purpose."""
+        waiting = {
+            question.identifier: site
+            for site, question in self._open.items()
+            if site in self.online
+        }
+        if not waiting:
+            return []
+        collected = []
+        for reply in self._grid.pull_messages(list(waiting)):
+            site = waiting[reply.metadata.reply_to_message_id]
+            collected.append((site, self._open.pop(site).purpose, unpack_message(reply)))
+        return collected
