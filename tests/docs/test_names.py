@@ -175,3 +175,12 @@ def test_what_the_reference_shows_exists() -> None:
     assert len(shown) > 5
     for page, name in shown:
         assert pydoc.locate(name) is not None, f"{page}: {name}"
+
+
+def test_the_reference_of_the_api_shows_every_public_name() -> None:
+    import polyclinic
+
+    text = hook("api").render()
+    for name in getattr(polyclinic, "__all__", ()):
+        value = getattr(polyclinic, name)
+        assert f"::: {value.__module__}.{value.__qualname__}\n" in text
