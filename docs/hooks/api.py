@@ -8,8 +8,15 @@ import re
 from typing import Any
 
 import polyclinic
+from polyclinic.errors import PolyclinicError
 
 MARKER = re.compile(r"^<!-- api -->$", re.MULTILINE)
+OPTIONS = """\
+    options:
+      heading_level: 3
+      show_root_full_path: false
+      show_root_toc_entry: true
+"""
 
 
 def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
@@ -19,14 +26,23 @@ def on_page_markdown(markdown: str, page: Any, **_: object) -> str:
 
 
 def render() -> str:
-    """Write one entry for each public name, in the order of `polyclinic.__all__`."""
-    return "\n\n".join(entry(name) for name in getattr(polyclinic, "__all__", ()))
+    """Write one entry for each public name: functions, classes, errors."""
+    kinds: dict[str, list[str]] = {"Functions": [], "Classes": [], "Errors": []}
+    for name in getattr(polyclinic, "__all__", ()):
+        value = getattr(polyclinic, name)
+        kinds[kind_of(value)].append(entry(value))
+    return "\n\n".join(
+        f"## {kind}\n\n" + "\n".join(entries) for kind, entries in kinds.items() if entries
+    )
 
 
-def entry(name: str) -> str:
-    """Write where a public name is defined; a value without a place of its own is left out."""
-    value = getattr(polyclinic, name)
-    place, called = getattr(value, "__module__", None), getattr(value, "__qualname__", None)
-    if place is None or called is None:
-        return f"## `polyclinic.{name}`"
-    return f"## `polyclinic.{name}`\n\n::: {place}.{called}"
+def kind_of(value: object) -> str:
+    """Tell functions, classes and errors apart."""
+    if not isinstance(value, type):
+        return "Functions"
+    return "Errors" if issubclass(value, PolyclinicError) else "Classes"
+
+
+def entry(value: Any) -> str:
+    """Write where a public name is defined."""
+    return f"::: {value.__module__}.{value.__qualname__}\n{OPTIONS}"

@@ -94,3 +94,15 @@ def test_links_out_of_the_site_lose_their_target_and_keep_their_text() -> None:
         "a [b](../benchmarks.md#c) [d](other.md) [e](https://f.org)"
     )
     assert relink("![p](docs/images/p.svg)", "", "docs/index.md") == "![p](images/p.svg)"
+
+
+def test_pages_that_the_sources_name_exist() -> None:
+    seen = 0
+    for folder in ("core", "strategies", "server", "client", "demos", "conf", "docker"):
+        for path in (ROOT / folder).rglob("*"):
+            if path.suffix not in (".py", ".yaml", ".sh", ".Dockerfile", ".j2"):
+                continue
+            for page in re.findall(r"docs/[\w./-]+\.md", path.read_text(encoding="utf-8")):
+                assert (ROOT / page).exists(), f"{path.relative_to(ROOT)}: {page}"
+                seen += 1
+    assert seen > 5

@@ -162,3 +162,25 @@ def test_drawings_are_what_their_program_draws() -> None:
     spec.loader.exec_module(module)
     for name, draw in module.DRAWINGS.items():
         assert (DOCS / "images" / name).read_text(encoding="utf-8") == draw().svg()
+
+
+def test_what_the_reference_shows_exists() -> None:
+    import pydoc
+
+    shown = [
+        (page.name, name)
+        for page in (DOCS / "reference").glob("*.md")
+        for name in re.findall(r"^::: (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    ]
+    assert len(shown) > 5
+    for page, name in shown:
+        assert pydoc.locate(name) is not None, f"{page}: {name}"
+
+
+def test_the_reference_of_the_api_shows_every_public_name() -> None:
+    import polyclinic
+
+    text = hook("api").render()
+    for name in getattr(polyclinic, "__all__", ()):
+        value = getattr(polyclinic, name)
+        assert f"::: {value.__module__}.{value.__qualname__}\n" in text

@@ -83,6 +83,18 @@ def test_settings_show_what_the_package_adds(
     assert f"{package['name']} {package['version']}" in " ".join(printed.split())
 
 
+def test_every_part_of_the_method_is_there(tmp_path: Path) -> None:
+    environment = install("own-strategy", tmp_path)
+    parts = ("coordinator", "hospital", "events", "section")
+    program = (
+        "from polyclinic.federation.method import method_named\n"
+        f"print(*(method_named('clipping').load(part) for part in {parts}), sep='\\n')"
+    )
+    printed = run(environment, tmp_path, "-c", program)
+    assert len(printed.splitlines()) == len(parts)
+    assert "None" not in printed
+
+
 def test_the_readme_shows_the_rule_of_the_tutorial() -> None:
     shown = [
         block.text for block in code_blocks(ROOT / "README.md") if "class Median" in block.text

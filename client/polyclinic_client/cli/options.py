@@ -65,6 +65,7 @@ Noise = Annotated[
     typer.Option(
         "--noise",
         min=0.0,
-        help="Least noise multiplier of such means, see docs/refinement.md; kept in --state.",
+        help="Least noise multiplier of such means; kept in --state. See "
+        "docs/explanation/refinement.md.",
     ),
 ]
