@@ -32,7 +32,7 @@ from polyclinic.learning.state_dict import load_state, state_digest
 from polyclinic.store.ledger import Ledger
 from polyclinic.system.processes import Child, free_port, python_module, stop_all, wait_for_port
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from tests.e2e.federation import run_cli
 
 RESULTS = Path(__file__).with_name("results")
@@ -156,7 +156,7 @@ class Hundred:
 
     def _enrol(self, port: int, names: list[str]) -> None:
         """Make a key and a kit for everybody."""
-        authority = rehearse(self.folder / "security", port)
+        authority = local_authority(self.folder / "security", port)
         for name in names:
             kit_for(authority, name)
 

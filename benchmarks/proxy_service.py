@@ -55,7 +55,7 @@ from polyclinic_client.segmentation.client import KINDS, SegmentationLink
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
@@ -110,7 +110,7 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     make_up(options, folder)
     path, port = options.model, free_port()
     model = SegmentationModel.load(path)
-    authority = rehearse(folder / "security", port)
+    authority = local_authority(folder / "security", port)
     for site in ("rubbish", "one", "greedy", *(f"modest-{number}" for number in range(CLIENTS))):
         kit_for(authority, site)
     command = python_module(

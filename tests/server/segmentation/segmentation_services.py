@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from polyclinic.config.schemas import DataConfig
 from polyclinic.system.processes import free_port
 from polyclinic_client.fleet.connection import Connection, make_connection
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import Endpoint
 from polyclinic_server.segmentation.model import SegmentationModel
@@ -131,7 +131,7 @@ def service(
 ) -> Iterator[Service]:
     """Start a service with TLS and keys in `folder`, or in plain text."""
     port = free_port()
-    authority = None if folder is None else rehearse(folder / "security", port)
+    authority = None if folder is None else local_authority(folder / "security", port)
     started: list[Service] = []
     ready, leaving = threading.Event(), asyncio.Event()
 
