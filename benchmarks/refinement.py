@@ -206,7 +206,7 @@ def _references(hospitals, scores: Scores) -> None:  # type: ignore[no-untyped-d
     scores["FedAvg"] = {
         site: hospitals.test(averaged, site) for site in (*hospitals.old, *hospitals.new)
     }
-    personal = hospitals.average(rounds, hospitals.normalization)
+    personal = hospitals.average(rounds, "averaging/fedbn")
     scores["FedBN"] = {
         site: hospitals.test(personal.get(site, personal[""]), site)
         for site in (*hospitals.old, *hospitals.new)

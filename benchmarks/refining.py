@@ -1,6 +1,8 @@
-"""Hospitals, averaging, fine-tuning and refinement in one process, for `refinement.py`.
+"""Hospitals, fine-tuning and refinement in one process, for `refinement.py`.
 
-They use the project's own functions.
+Averaging is simulated (`polyclinic.simulate`). Fine-tuning and the choice of recipes stay here: the
+recorded figures rest on passes that are numbered on after the base's rounds, so that every strategy
+draws the same batches in a pass, and the ablations score models that no strategy would make.
 """
 
 import random
@@ -12,13 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import polyclinic
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.release import Release
 from polyclinic.describing.statistics import describe
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
-from polyclinic.learning.state_dict import StateDict, shared_names
+from polyclinic.learning.state_dict import StateDict, load_state, shared_names
 from polyclinic_demos.pretraining import pool
 from polyclinic_strategies.refinement.choice import Tried, try_recipes
 from polyclinic_strategies.refinement.distribution import Neighbourhood
@@ -35,21 +38,22 @@ class Vector:
     tensors: Mapping[str, Tensor]
 
     def task_vector(self, name: str) -> Tensor:
-        """Return the task vector of one parameter."""
+        """One parameter's."""
         return self.tensors[name]
 
 
 class Hospitals:
-    """Prepared hospitals, and one network that all of them use.
+    """Prepared hospitals and one network that plays everybody's.
 
     Args:
-        folders: Folders of those that take part, then of those that join later.
-        taking_part: Number of hospitals that take part.
-        overrides: Hydra's overrides.
+        folders: Those that take part, then those that join later.
+        taking_part: How many of them take part.
+        overrides: Hydra's.
     """
 
     def __init__(self, folders: Sequence[Path], taking_part: int, overrides: Sequence[str]) -> None:
-        self.config = load_config(overrides)
+        self.config, self.overrides = load_config(overrides), tuple(overrides)
+        self.folders = {path.name: path for path in folders}
         self.sites: dict[str, PreparedSite] = {
             path.name: prepare(read_dataset(path), self.config.data) for path in folders
         }
@@ -68,9 +72,13 @@ class Hospitals:
     def train(
         self, start: StateDict, site: str, passes: Sequence[int], *, fresh: bool = False
     ) -> StateDict:
-        """Train for some passes over a hospital's cases, each drawn with a number.
+        """Make passes over a hospital's cases, each drawn with a number.
 
-        With `fresh`, the optimizer starts anew in each pass, as in rounds.
+        Args:
+            start: Weights before.
+            site: The hospital.
+            passes: Number of each pass.
+            fresh: Whether the optimizer starts anew in each, as in rounds.
         """
         rules = self.config.training
         self.network.load_state_dict(start)
@@ -89,27 +97,19 @@ class Hospitals:
             )
         return self._state()
 
-    def average(self, rounds: int, personal: Sequence[str] = ()) -> dict[str, StateDict]:
-        """Average in rounds among those that take part; `personal` tensors stay at each hospital.
-
-        Returns:
-            Each hospital's state, and the average under `""`.
-        """
-        states = dict.fromkeys([*self.old, ""], self.initial)
-        for number in range(1, rounds + 1):
-            trained = {site: self.train(states[site], site, [number]) for site in self.old}
-            mean = {
-                name: torch.stack([state[name].float() for state in trained.values()]).mean(0)
-                for name in self.initial
-            }
-            states = {
-                site: {**mean, **{name: trained[site][name] for name in personal}}
-                for site in self.old
-            } | {"": mean}
-        return states
+    def average(self, rounds: int, strategy: str = "averaging/fedavg") -> dict[str, StateDict]:
+        """Average those that take part; returns each hospital's state, and the mean as `""`."""
+        taking_part = {site: self.folders[site] for site in self.old}
+        with polyclinic.simulate(
+            taking_part, *self.overrides, strategy=strategy, rounds=rounds, progress=False
+        ) as result:
+            arm = strategy.rpartition("/")[2]
+            states = {site: load_state(result.model_file(arm, site))[0] for site in self.old}
+        mean = {name: _mean([state[name] for state in states.values()]) for name in self.initial}
+        return {**states, "": mean}
 
     def pooled(self, rounds: int) -> StateDict:
-        """Train one model on everybody's images, for as many passes."""
+        """One model on everybody's images, with as many passes."""
         self.sites["pooled"] = prepare(
             pool([self.sites[site].dataset for site in self.old], "pooled"), self.config.data
         )
@@ -118,7 +118,7 @@ class Hospitals:
         return state
 
     def contribute(self, base: StateDict, first: int, last: int) -> dict[str, Vector]:
-        """Return everybody's task vector after passes first .. last."""
+        """Everybody's task vector after passes first .. last."""
         tuned = {site: self.train(base, site, range(first, last + 1)) for site in self.old}
         return {
             site: Vector({name: state[name] - base[name] for name in base})
@@ -126,7 +126,7 @@ class Hospitals:
         }
 
     def describe(self, base: StateDict, statistics: Sequence[str]) -> dict[str, StateDict]:
-        """Return everybody's description, from training images."""
+        """Everybody's description, from training images."""
         self.network.load_state_dict(base)
         return {
             site: describe(
@@ -139,12 +139,12 @@ class Hospitals:
         }
 
     def validate(self, state: StateDict, site: str) -> float:
-        """Return the score on the validation cases."""
+        """Score on the validation cases."""
         self.network.load_state_dict(state)
         return training.evaluate(self.network, self.sites[site].validation, self.config.data).score
 
     def test(self, state: StateDict, site: str) -> float:
-        """Return the score on the test cases, on their own grids."""
+        """Score on the test cases, on their own grids."""
         self.network.load_state_dict(state)
         return training.evaluate_natively(self.network, self.sites[site].dataset, self.config.data)[
             0
@@ -158,10 +158,10 @@ class Coordinator:
     """Refines contributions by descriptions, and chooses how.
 
     Args:
-        hospitals: The hospitals that score.
-        base: The model from which everybody started.
-        vectors: Their contributions.
-        descriptions: Descriptions of all hospitals, newcomers too.
+        hospitals: Who scores.
+        base: What everybody started from.
+        vectors: What they contributed.
+        descriptions: Of all, newcomers too.
     """
 
     def __init__(
@@ -178,22 +178,22 @@ class Coordinator:
             self.neighbourhoods[statistic].update(descriptions)
 
     def refine(self, site: str, recipe: Recipe, *, leave_out: bool = False) -> Refinement:
-        """Return the coefficients of a site's model."""
+        """Whose vectors make a site's model."""
         among = [each for each in self.vectors if not (leave_out and each == site)]
         return choose_coefficients(site, self.neighbourhoods[recipe.statistic], among, recipe)
 
     def model(self, refinement: Refinement) -> StateDict:
-        """Return the model of these coefficients."""
+        """The model of these coefficients."""
         return combine(self.base, self.vectors, refinement, self.hospitals.normalization)
 
     def mix(self, coefficients: Mapping[str, float]) -> StateDict:
-        """Return the model of coefficients that are plain numbers."""
+        """The same of plain numbers."""
         return self.model(Refinement("", Recipe(), coefficients, {}))
 
     def choose(self, recipes: Sequence[Recipe], *, leave_out: bool) -> Tried:
-        """Return the best recipe for those that take part, left out in turn or not.
+        """Choose the recipe that serves best those that take part, left out in turn or not.
 
-        Neither the test nor newcomers play a part.
+        The test images and the newcomers play no part.
         """
 
         def score(wanted: Mapping[str, Refinement]) -> dict[str, float]:
@@ -209,13 +209,20 @@ class Coordinator:
 
 
 def shuffled(sites: Sequence[str], seed: int) -> dict[str, str]:
-    """Give everybody the description of another hospital."""
+    """Everybody gets somebody else's description."""
     generator = random.Random(seed)
     while True:
         others = list(sites)
         generator.shuffle(others)
         if all(one != other for one, other in zip(sites, others, strict=True)):
             return dict(zip(sites, others, strict=True))
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors; what all have in common stays as it is, bit for bit."""
+    if all(torch.equal(tensors[0], tensor) for tensor in tensors):
+        return tensors[0]
+    return torch.stack([tensor.float() for tensor in tensors]).mean(0)
 
 
 def _seed(seed: int, site: str, number: int) -> int:
