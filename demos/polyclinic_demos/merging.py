@@ -15,8 +15,9 @@ import psutil
 from rich.console import Console
 
 from polyclinic.config.compose import load_config
-from polyclinic.federation.run_folder import LineReader, RunFolder, write_whole
+from polyclinic.federation.run_folder import LineReader, RunFolder
 from polyclinic.federation.run_state import SCORE_NAMES
+from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import Child, python_module, stop_all
 from polyclinic_demos.cohorts.scanner import Scanner
 from polyclinic_demos.refinement import (
@@ -334,4 +335,4 @@ def _complete(demo: Demo) -> None:
         if name in known
     ]
     demo.run.update(arms=arms)
-    write_whole(demo.folder / "latest.txt", f"{demo.run.path}\n")
+    write_atomically(demo.folder / "latest.txt", f"{demo.run.path}\n")

@@ -20,9 +20,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from polyclinic.config.compose import load_config
 from polyclinic.errors import ConfigError, RunError
-from polyclinic.federation.run_folder import LineReader, RunFolder, write_whole
+from polyclinic.federation.run_folder import LineReader, RunFolder
 from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.store.ledger import Ledger
+from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
 from polyclinic_demos.cohorts.hospitals import NEWCOMERS
 from polyclinic_demos.cohorts.scanner import Scanner
@@ -327,7 +328,7 @@ def _complete(demo: Demo) -> None:
         for name, title in TITLES.items()
     ]
     demo.run.update(arms=arms)
-    write_whole(demo.folder / "latest.txt", f"{demo.run.path}\n")
+    write_atomically(demo.folder / "latest.txt", f"{demo.run.path}\n")
 
 
 def collect_pictures(demo: Demo) -> None:
