@@ -29,17 +29,17 @@ class FakeGrid(MemoryGrid):
 
 
 def make_reply(message: Message, content: dict[str, Any]) -> Message:
-    """A reply with these records."""
+    """Make a reply with these records."""
     return Message(RecordDict(content), reply_to=message)
 
 
 def make_error(message: Message, reason: str) -> Message:
-    """A reply that says what went wrong."""
+    """Make a reply that says what went wrong."""
     return Message(Error(2, reason), reply_to=message)
 
 
 def serve(app: ClientApp, node_config: dict[str, Any]) -> Answer:
-    """A hospital that runs a ClientApp in this process."""
+    """Make a hospital that runs a ClientApp in this process."""
 
     def answer(message: Message) -> Message:
         context = Context(

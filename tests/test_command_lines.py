@@ -1,9 +1,10 @@
-"""Bad input at the command line: one clear sentence with the remedy, a meaningful exit code, never a traceback."""
+"""Wrong input at the command line: one line that names the cause, and an exit code by its kind."""
 
 import gzip
 import json
 import socket
-from collections.abc import Callable
+import subprocess
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,14 @@ from tests.e2e.federation import run_cli
 def site(tmp_path: Path) -> Path:
     coarse = [replace(HOSPITALS[0], voxel_mm=(10.0, 10.0, 10.0))]
     return write_cohort(tmp_path / "cohort", sites=1, subjects=(1, 1, 1), scanners=coarse)[0]
+
+
+def join(
+    site: Path, address: str, name: str = "a", options: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run `polyclinic-client join` without keys."""
+    command = ("join", "--insecure", "--server", address, "--data", str(site), "--name", name)
+    return run_cli("polyclinic_client.cli.main", *command, *options)
 
 
 def first(site: Path, kind: str) -> Path:
@@ -51,41 +60,56 @@ def empty_split(site: Path) -> None:
     (site / "dataset.json").write_text(json.dumps({**described, "training": []}))
 
 
-BAD = {
-    "a missing file": (lambda site: first(site, "image").unlink(), "does not exist"),
+Damage = Callable[[Path], object]
+Voxels = np.ndarray
+
+
+def with_label_9(voxels: Voxels) -> Voxels:
+    return np.where(voxels == 3, 9, voxels).astype(np.uint8)
+
+
+# how a data set is damaged, and what the message must name
+BAD: dict[str, tuple[Damage, tuple[str, ...]]] = {
+    "a missing file": (lambda site: first(site, "image").unlink(), ("image", "exist")),
     "no image at all": (
         lambda site: first(site, "image").write_bytes(b"hello"),
-        "cannot be read as an image",
+        ("image", "cannot be read"),
     ),
     "NaN voxels": (
         lambda site: rewrite(first(site, "image"), with_nan),
-        "NaN or infinite values in 1 of",
+        ("image", "NaN", "1 of"),
     ),
     "an undeclared label": (
-        lambda site: rewrite(
-            first(site, "label"), lambda v: np.where(v == 3, 9, v).astype(np.uint8)
-        ),
-        "has label 9",
+        lambda site: rewrite(first(site, "label"), with_label_9),
+        ("label", "label 9"),
     ),
-    "other shapes": (lambda site: rewrite(first(site, "label"), lambda v: v[:-1]), "its grid is"),
-    "an empty split": (empty_split, "'training' is empty"),
+    "other shapes": (
+        lambda site: rewrite(first(site, "label"), lambda voxels: voxels[:-1]),
+        ("label", "grid"),
+    ),
+    "an empty split": (empty_split, ("", "dataset.json", "'training'", "empty")),
     "a header that claims 100 GB": (
         lambda site: claim_100_gb(first(site, "image")),
-        "its header claims 100",
+        ("image", "header", "100"),
     ),
-    "broken JSON": (lambda site: (site / "dataset.json").write_text("{"), "dataset.json"),
+    "broken JSON": (
+        lambda site: (site / "dataset.json").write_text("{"),
+        ("", "dataset.json"),
+    ),
 }
 
 
 @pytest.mark.parametrize("what", BAD)
 def test_check_says_what_is_wrong_with_a_data_set(what: str, site: Path) -> None:
-    spoil, said = BAD[what]
-    spoil(site)
+    damage, (kind, *words) = BAD[what]
+    if kind:
+        words.append(first(site, kind).name)
+    damage(site)
     checked = run_cli("polyclinic_client.cli.main", "check", "--data", str(site))
     assert checked.returncode == 3
-    assert said in checked.stderr
-    assert said in checked.stdout  # where the list of what was looked at shows it
-    assert "Traceback" not in checked.stdout + checked.stderr
+    for output in (checked.stderr, checked.stdout):  # stdout lists everything that was checked
+        assert [word for word in words if word not in output] == []
+        assert "Traceback" not in output
     assert checked.stderr.count("\n") == 1
 
 
@@ -98,75 +122,30 @@ def test_check_finds_nothing_wrong_with_a_sound_data_set(site: Path, tmp_path: P
 
 
 def test_join_refuses_a_faulty_data_set_before_it_dials(site: Path) -> None:
-    first(site, "image").unlink()
-    joined = run_cli(
-        "polyclinic_client.cli.main",
-        "join",
-        "--insecure",
-        "--server",
-        f"127.0.0.1:{free_port()}",
-        "--data",
-        str(site),
-        "--name",
-        "a",
-    )
+    image = first(site, "image")
+    image.unlink()
+    joined = join(site, f"127.0.0.1:{free_port()}")
     assert joined.returncode == 3
-    assert "does not exist" in joined.stderr
+    assert image.name in joined.stderr
 
 
 def test_an_unreachable_server_is_named(site: Path, tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
-    joined = run_cli(
-        "polyclinic_client.cli.main",
-        "join",
-        "--insecure",
-        "--server",
-        address,
-        "--data",
-        str(site),
-        "--name",
-        "a",
-        "--state",
-        str(tmp_path / "state"),
-        "--wait",
-        "0.5",
-    )
+    joined = join(site, address, options=["--state", str(tmp_path / "state"), "--wait", "0.5"])
     assert joined.returncode == 4
-    assert f"No coordinator answers at {address}" in joined.stderr
+    assert address in joined.stderr
     assert "Traceback" not in joined.stderr
 
 
 @pytest.mark.parametrize("address", ["localhost", "host:port", ":1"])
 def test_a_wrong_address_is_explained(address: str, site: Path, tmp_path: Path) -> None:
-    joined = run_cli(
-        "polyclinic_client.cli.main",
-        "join",
-        "--insecure",
-        "--server",
-        address,
-        "--data",
-        str(site),
-        "--name",
-        "a",
-        "--state",
-        str(tmp_path),
-    )
+    joined = join(site, address, options=["--state", str(tmp_path)])
     assert joined.returncode == 4
     assert "HOST:PORT" in joined.stderr
 
 
 def test_a_name_that_could_be_a_path_is_refused(site: Path) -> None:
-    joined = run_cli(
-        "polyclinic_client.cli.main",
-        "join",
-        "--insecure",
-        "--server",
-        "127.0.0.1:1",
-        "--data",
-        str(site),
-        "--name",
-        "../a",
-    )
+    joined = join(site, "127.0.0.1:1", name="../a")
     assert joined.returncode == 2
     assert "--name" in joined.stderr
 
@@ -184,72 +163,54 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
             f"deployment.runs={tmp_path / 'runs'}",
         )
     assert ran.returncode == 4
-    assert f"Port {port} on 127.0.0.1 is taken" in ran.stderr
+    assert str(port) in ran.stderr and "127.0.0.1" in ran.stderr
     assert "Traceback" not in ran.stderr
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "named"),
     [
-        (["strategy=averaging/fedav"], "Did you mean averaging/fedavg?"),
-        (["training.epoch=1"], "There is no setting"),
-        (["--insecure", "deployment.host=0.0.0.0"], "only this machine is served"),
-        (["deployment.security=nowhere"], "polyclinic-server init --host NAME"),
-        (["--resume", "nothing"], "There is no run 'nothing'"),
+        (["strategy=averaging/fedav"], "averaging/fedavg?"),
+        (["training.epoch=1"], "training.epoch"),
+        (["--insecure", "deployment.host=0.0.0.0"], "0.0.0.0"),
+        (["deployment.security=nowhere"], "polyclinic-server init"),
+        (["--resume", "nothing"], "'nothing'"),
     ],
 )
-def test_a_wrong_setting_ends_run_at_once(arguments: list[str], said: str, tmp_path: Path) -> None:
-    ran = run_cli(
-        "polyclinic_server.cli.main", "run", *arguments, f"deployment.runs={tmp_path / 'runs'}"
-    )
+def test_a_wrong_setting_ends_run_at_once(arguments: list[str], named: str, tmp_path: Path) -> None:
+    runs = f"deployment.runs={tmp_path / 'runs'}"
+    ran = run_cli("polyclinic_server.cli.main", "run", *arguments, runs)
     assert ran.returncode in (2, 5)
-    assert said in ran.stderr
+    assert named in ran.stderr
+    assert ran.stderr.count("\n") == 1
     assert "Traceback" not in ran.stderr
 
 
-@pytest.mark.parametrize(
-    "command",
-    [
-        [],
-        ["run"],
-        ["status"],
-        ["report"],
-        ["export"],
-        ["demo"],
-        ["settings"],
-        ["init"],
-        ["enrol"],
-        ["segment-service"],
-        ["pretrain"],
-    ],
-)
-def test_the_servers_help_is_there(command: list[str]) -> None:
-    helped = run_cli("polyclinic_server.cli.main", *command, "--help")
+SERVER = "run status report export demo settings init enrol segment-service pretrain"
+CLIENT = "join check predict keygen segment adapt"
+
+
+@pytest.mark.parametrize("command", ["", *SERVER.split()])
+def test_the_servers_help_is_there(command: str) -> None:
+    helped = run_cli("polyclinic_server.cli.main", *command.split(), "--help")
     assert helped.returncode == 0
     assert "Usage" in helped.stdout
 
 
-@pytest.mark.parametrize(
-    "command", [[], ["join"], ["check"], ["predict"], ["keygen"], ["segment"], ["adapt"]]
-)
-def test_the_clients_help_is_there(command: list[str]) -> None:
-    helped = run_cli("polyclinic_client.cli.main", *command, "--help")
+@pytest.mark.parametrize("command", ["", *CLIENT.split()])
+def test_the_clients_help_is_there(command: str) -> None:
+    helped = run_cli("polyclinic_client.cli.main", *command.split(), "--help")
     assert helped.returncode == 0
     assert "Usage" in helped.stdout
 
 
 def test_a_model_that_is_not_ours_is_refused(tmp_path: Path, site: Path) -> None:
-    (tmp_path / "model.safetensors").write_bytes(b"no")
-    predicted = run_cli(
-        "polyclinic_client.cli.main",
-        "predict",
-        str(tmp_path / "model.safetensors"),
-        str(first(site, "image")),
-        "--out",
-        str(tmp_path / "out"),
-    )
+    model, image = tmp_path / "model.safetensors", first(site, "image")
+    model.write_bytes(b"no")
+    arguments = ("predict", str(model), str(image), "--out", str(tmp_path / "out"))
+    predicted = run_cli("polyclinic_client.cli.main", *arguments)
     assert predicted.returncode == 3
-    assert "not a readable safetensors file" in predicted.stderr
+    assert str(model) in predicted.stderr and predicted.stderr.count("\n") == 1
 
 
 def test_a_full_disk_is_said_plainly(
@@ -265,8 +226,8 @@ def test_a_full_disk_is_said_plainly(
 
     usage = namedtuple("usage", "total used free percent")
     monkeypatch.setattr(psutil, "disk_usage", lambda folder: usage(10**9, 10**9, 1000, 100.0))
-    with pytest.raises(DiskFull, match="Free some space"):
+    with pytest.raises(DiskFull, match=str(tmp_path)):
         _check_disk(tmp_path)
-    with pytest.raises(DiskFull, match="Free some space"):
+    with pytest.raises(DiskFull, match=str(tmp_path / "runs")):
         _create([f"deployment.runs={tmp_path / 'runs'}"], "run")
     assert not (tmp_path / "runs" / "run").exists()

@@ -30,6 +30,7 @@ from polyclinic.errors import LedgerNotFound, PolyclinicError, RunError, RunNotF
 from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Failed, Missing
 from polyclinic.federation.run_state import RunState, checked
 from polyclinic.store.journal import database_of
+from polyclinic.system.durable import write_atomically
 
 SETTINGS = "overrides.json"
 PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
@@ -79,13 +80,13 @@ class RunFolder:
     def update(self, **changes: object) -> None:
         """Set fields of run.json."""
         described = self.describe() if (self.path / "run.json").exists() else {}
-        write_whole(self.path / "run.json", json.dumps({**described, **changes}, indent=1))
+        write_atomically(self.path / "run.json", json.dumps({**described, **changes}, indent=1))
 
     def keep_settings(self, expanded: Sequence[Sequence[str]], configs: Sequence[Config]) -> None:
         """Write what was asked for each strategy, and the configuration that came of it."""
         asked = json.dumps([list(each) for each in expanded])
-        write_whole(self.path / SETTINGS, asked)
-        write_whole(self.path / "config.yaml", "---\n".join(map(as_yaml, configs)))
+        write_atomically(self.path / SETTINGS, asked)
+        write_atomically(self.path / "config.yaml", "---\n".join(map(as_yaml, configs)))
 
     def settings(self) -> list[list[str]]:
         """Read what was asked for each strategy; nothing if nothing was kept."""
@@ -265,13 +266,6 @@ def versions() -> dict[str, str]:
 def now() -> str:
     """Return the present time as it is written in run.json: ISO 8601, UTC, in seconds."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def write_whole(path: Path, text: str) -> None:
-    """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.partial")
-    temporary.write_text(text)
-    temporary.replace(path)
 
 
 def read_lines(path: Path) -> Iterable[dict[str, Any]]:

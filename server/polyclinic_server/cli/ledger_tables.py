@@ -20,6 +20,7 @@ from polyclinic.errors import LedgerError
 from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Entry, JournalLine, Ledger, Publication
 from polyclinic.store.refusals import shown
+from polyclinic.system.durable import replacing
 
 SHORT = 12  # number of a digest's characters that are shown
 
@@ -147,10 +148,9 @@ def export_file(ledger: Ledger, what: str, to: Path) -> None:
     if digest in models:
         save_state(ledger.load_model(digest), to, _job_of(ledger, digest))
         return
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.name}.partial")
-    shutil.copyfile(paths[digest], partial)
-    partial.replace(to)
+    source = paths[digest]
+    with replacing(to, durable=False, needed_bytes=source.stat().st_size) as unfinished:
+        shutil.copyfile(source, unfinished)
 
 
 def moment(seconds: float) -> str:

@@ -98,7 +98,7 @@ def settings(
         list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings.")
     ] = None,
 ) -> None:
-    """List names of settings, of statistics and of packages that extend polyclinic, then all values.
+    """List names of settings, statistics and packages that extend polyclinic, then all values.
 
     With SETTING=VALUE the values are those that a run with these settings would use.
     """

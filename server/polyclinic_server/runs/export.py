@@ -1,6 +1,5 @@
 """Export of a run's model: polyclinic's own file, or a universal encoder for torch alone."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from polyclinic.errors import ConfigError, RunError, UnknownName
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_metadata, load_state
+from polyclinic.system.durable import replacing
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 PROGRAM = ".pt2"  # torch's suffix of exported programs
@@ -65,20 +65,14 @@ def export_model(source: Path, to: Path) -> list[str]:
     Raises:
         ModelInvalid: The source is damaged, or polyclinic did not write it.
         ConfigError: The suffix is .pt2, and the source is no universal model.
+        DiskFull: No room.
     """
-    to.parent.mkdir(parents=True, exist_ok=True)
-    partial = to.with_name(f".{to.stem}.{os.getpid()}.partial{to.suffix}")
-    try:
+    with replacing(to, durable=False) as unfinished:
         if to.suffix == PROGRAM:
-            example = _write_program(source, partial, to.name)
-        else:
-            load_metadata(load_state(source)[1], source)
-            shutil.copyfile(source, partial)
-            example = []
-        partial.replace(to)
-    finally:
-        partial.unlink(missing_ok=True)
-    return example
+            return _write_program(source, unfinished, to.name)
+        load_metadata(load_state(source)[1], source)
+        shutil.copyfile(source, unfinished)
+    return []
 
 
 class _Maps(nn.Module):
@@ -107,7 +101,8 @@ def _write_program(source: Path, path: Path, name: str) -> list[str]:
     program = torch.export.export(
         _Maps(encoder).eval(), (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},)
     )
-    torch.export.save(program, path)
+    with path.open("wb") as file:
+        torch.export.save(program, file)
     with torch.inference_mode():
         maps = encoder(torch.zeros(1, *shape))
     found = ", ".join(str(("batch", *features.shape[1:])).replace("'", "") for features in maps)

@@ -30,7 +30,6 @@ from polyclinic.federation.final_test import (
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import metrics_from_reply
 from polyclinic.federation.reliable_grid import ReliableGrid
-from polyclinic.federation.run_folder import write_whole
 from polyclinic.learning.state_dict import (
     StateDict,
     load_state,
@@ -40,6 +39,7 @@ from polyclinic.learning.state_dict import (
     unpack,
 )
 from polyclinic.store.ledger import Ledger
+from polyclinic.system.durable import write_atomically
 from polyclinic_strategies.averaging.strategy import Averaging
 from polyclinic_strategies.merging.messages import Assignment, ask_for_score
 from polyclinic_strategies.refinement.choice import Tried, try_recipes
@@ -296,7 +296,7 @@ class RefinementRun:
             "left_out": list(map(_plain, left_out)),
             "own": list(map(_plain, own)),
         }
-        write_whole(path, json.dumps(kept, indent=1))
+        write_atomically(path, json.dumps(kept, indent=1))
         self._note(f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}")
         return left_out[0].recipe, own[0].recipe
 

@@ -23,7 +23,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
 
 @pytest.fixture
 def run_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """The console script, in this process: starting a new one for every command would take minutes."""
+    """Run the console script in this process; a new process per command would take minutes."""
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setattr(ledger_cli.console, "width", 200)
 
@@ -55,9 +55,10 @@ def place(tmp_path: Path) -> Path:
     return folder
 
 
-def ended_plainly(ran: subprocess.CompletedProcess[str], code: int, said: str) -> None:
+def ended_plainly(ran: subprocess.CompletedProcess[str], code: int, *named: str) -> None:
+    """Check for an exit code, and one line on stderr with these words."""
     assert ran.returncode == code, ran.stderr
-    assert said in ran.stderr
+    assert [word for word in named if word not in ran.stderr] == []
     assert "Traceback" not in ran.stdout + ran.stderr
     assert ran.stderr.count("\n") == 1
 
@@ -80,7 +81,7 @@ def test_the_newest_run_is_the_default(
     assert "2 active" in run_cli("ledger", "list").stdout
     assert "2 active" in run_cli("ledger", "list", "--ledger", "runs/latest/ledger").stdout
     monkeypatch.chdir(runs)
-    ended_plainly(run_cli("ledger", "list"), 5, "there is no ledger here")
+    ended_plainly(run_cli("ledger", "list"), 5, "ledger")
 
 
 def test_show_tells_everything(run_cli: Run, place: Path) -> None:
@@ -92,23 +93,23 @@ def test_show_tells_everything(run_cli: Run, place: Path) -> None:
     by_digest = run_cli("ledger", "show", digest[:20], "--ledger", str(place))
     assert digest in by_digest.stdout
     assert "[red]south[/red]" in by_digest.stdout
-    ended_plainly(
-        run_cli("ledger", "show", "west", "--ledger", str(place)), 5, "holds nothing called 'west'"
-    )
+    ended_plainly(run_cli("ledger", "show", "west", "--ledger", str(place)), 5, "'west'")
 
 
 def test_withdraw_keeps_the_reason(run_cli: Run, place: Path) -> None:
     withdrawn = run_cli(
         "ledger", "withdraw", "north", "--reason", "wrong labels", "--ledger", str(place)
     )
-    assert "active contributions: 1" in withdrawn.stdout
+    assert withdrawn.returncode == 0 and "north" in withdrawn.stdout
+    with Ledger.open(place) as ledger:
+        assert [entry.site for entry in ledger.active()] == ["[red]south[/red]"]
     history = run_cli("ledger", "history", "--limit", "1", "--ledger", str(place)).stdout
     assert "withdrawn" in history
     assert "wrong labels" in history
     ended_plainly(
         run_cli("ledger", "withdraw", "north", "--reason", "again", "--ledger", str(place)),
         5,
-        "has no active contribution",
+        "north",
     )
 
 
@@ -136,50 +137,30 @@ def test_verify_says_what_it_checked(run_cli: Run, place: Path) -> None:
 def test_verify_names_the_first_fault(run_cli: Run, place: Path) -> None:
     with Ledger.open(place) as ledger:
         flip(ledger.entries()[0].path)
-    ended_plainly(
-        run_cli("ledger", "verify", "--ledger", str(place)), 5, "a contribution's file was changed"
-    )
+        damaged = ledger.entries()[0].digest
+    ended_plainly(run_cli("ledger", "verify", "--ledger", str(place)), 5, damaged)
     execute(
         place, "DROP TRIGGER journal_no_UPDATE", "UPDATE journal SET body = '{}' WHERE sequence = 3"
     )
-    ended_plainly(
-        run_cli("ledger", "verify", "--ledger", str(place)),
-        5,
-        "journal line 3: a journal line was changed",
-    )
+    ended_plainly(run_cli("ledger", "verify", "--ledger", str(place)), 5, "line 3")
 
 
 def test_export_writes_contributions_and_models(run_cli: Run, place: Path, tmp_path: Path) -> None:
     with Ledger.open(place) as ledger:
         entry, publication = ledger.entries()[0], ledger.publications()[0]
-    exported = run_cli(
-        "ledger",
-        "export",
-        entry.digest[:16],
-        "--to",
-        str(tmp_path / "out" / "c.safetensors"),
-        "--ledger",
-        str(place),
-    )
+
+    def export(digest: str, to: Path) -> subprocess.CompletedProcess[str]:
+        return run_cli("ledger", "export", digest, "--to", str(to), "--ledger", str(place))
+
+    exported = export(entry.digest[:16], tmp_path / "out" / "c.safetensors")
     assert exported.returncode == 0, exported.stderr
     assert (tmp_path / "out" / "c.safetensors").read_bytes() == entry.path.read_bytes()
-    exported = run_cli(
-        "ledger",
-        "export",
-        publication.digest,
-        "--to",
-        str(tmp_path / "m.safetensors"),
-        "--ledger",
-        str(place),
-    )
+    assert export(publication.digest, tmp_path / "m.safetensors").returncode == 0
     state, metadata = load_state(tmp_path / "m.safetensors")
     assert torch.equal(state["conv.bias"], torch.ones(2))
     assert load_metadata(metadata, tmp_path) == JOB  # so that `predict` can build the network
-    ended_plainly(
-        run_cli("ledger", "export", "", "--to", str(tmp_path / "x"), "--ledger", str(place)),
-        5,
-        "Write more characters",
-    )
+    ended_plainly(export("", tmp_path / "x"), 5, "6 digests")
+    assert not (tmp_path / "x").exists()
 
 
 def test_models_list_says_what_they_were_made_of(run_cli: Run, place: Path) -> None:
@@ -192,23 +173,15 @@ def test_models_list_says_what_they_were_made_of(run_cli: Run, place: Path) -> N
 
 
 def test_init_refuses_what_is_no_database(run_cli: Run, tmp_path: Path) -> None:
-    ended_plainly(
-        run_cli("ledger", "init", str(tmp_path / "new"), "--url", "mysql://host/x"),
-        5,
-        "not in mysql",
-    )
+    made = run_cli("ledger", "init", str(tmp_path / "new"), "--url", "mysql://host/x")
+    ended_plainly(made, 5, "mysql")
 
 
 def test_init_makes_a_ledger_elsewhere(run_cli: Run, tmp_path: Path) -> None:
-    made_new = run_cli(
-        "ledger",
-        "init",
-        str(tmp_path / "new"),
-        "--url",
-        f"sqlite:///{tmp_path / 'elsewhere.sqlite'}",
-    )
-    assert made_new.returncode == 0, made_new.stderr
-    assert "0 contributions" in made_new.stdout
+    url = f"sqlite:///{tmp_path / 'elsewhere.sqlite'}"
+    made = run_cli("ledger", "init", str(tmp_path / "new"), "--url", url)
+    assert made.returncode == 0, made.stderr
+    assert "0 contributions" in made.stdout
     assert (tmp_path / "elsewhere.sqlite").exists()
 
 
@@ -224,7 +197,8 @@ def test_init_makes_a_ledger_elsewhere(run_cli: Run, tmp_path: Path) -> None:
     ],
 )
 def test_help_is_there_without_torch(command: list[str]) -> None:
-    code = f"import sys; sys.argv = ['x', *{command!r}, '--help']\nfrom polyclinic_server.cli.main import app\n"
+    code = f"import sys; sys.argv = ['x', *{command!r}, '--help']\n"
+    code += "from polyclinic_server.cli.main import app\n"
     code += "app(standalone_mode=False)\nassert not {'torch', 'sqlalchemy'} & set(sys.modules)"
     helped = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False

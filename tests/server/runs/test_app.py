@@ -1,4 +1,4 @@
-"""A whole run in memory: the real ServerApp and ClientApp, every strategy of conf/, nothing started."""
+"""A whole run in memory, with every strategy of conf/ and the real apps of both sides."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""`polyclinic-server export`: a copy of polyclinic's own file, or an encoder for plain torch."""
+"""`polyclinic-server export`: a copy of polyclinic's own file, or an encoder for torch alone."""
 
 import json
 import subprocess
@@ -31,7 +31,8 @@ import sys, torch
 encoder = torch.export.load({program!r}).module()
 for images in torch.load({images!r}):
     torch.save(encoder(images), {out!r} + str(len(images)))
-found = [name for name in sys.modules if name.split(".")[0] in ("polyclinic", "strategies", "server", "monai", "flwr")]
+others = ("polyclinic", "polyclinic_strategies", "polyclinic_server", "monai", "flwr")
+found = [name for name in sys.modules if name.split(".")[0] in others]
 assert not found, found
 """
 
@@ -61,10 +62,8 @@ def test_an_encoder_runs_with_torch_alone_on_batches_of_any_size(
         source, f"model={model}", "data=universal", "training=universal", *OPTIONS[model]
     )
     example = export_model(source, program)
-    assert (
-        example[0] == 'encoder = torch.export.load("encoder.pt2").module()'
-        and "(batch, 3, 32, 32)" in example[1]
-    )
+    assert example[0] == 'encoder = torch.export.load("encoder.pt2").module()'
+    assert "(batch, 3, 32, 32)" in example[1]
     batches = [torch.rand(count, 3, 32, 32) for count in (1, 5)]
     torch.save(batches, tmp_path / "images.pt")
     code = ALONE.format(
@@ -76,13 +75,8 @@ def test_an_encoder_runs_with_torch_alone_on_batches_of_any_size(
             wanted = network.encoder(images)  # type: ignore[operator]
         for found, each in zip(torch.load(tmp_path / f"maps{len(images)}"), wanted, strict=True):
             torch.testing.assert_close(found, each)
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "model.safetensors",
-        "encoder.pt2",
-        "images.pt",
-        "maps1",
-        "maps5",
-    }
+    written = {"model.safetensors", "encoder.pt2", "images.pt", "maps1", "maps5"}
+    assert {path.name for path in tmp_path.iterdir()} == written
 
 
 def test_of_a_model_with_a_head_the_encoder_alone_is_written(tmp_path: Path) -> None:
@@ -105,10 +99,10 @@ def test_of_a_model_with_a_head_the_encoder_alone_is_written(tmp_path: Path) -> 
 
 def test_what_has_no_encoder_is_refused_and_nothing_is_left(tmp_path: Path) -> None:
     write_model(tmp_path / "unet.safetensors", "model=unet_2d", "data=brain_tissue_slices")
-    with pytest.raises(ConfigError, match="no universal model"):
+    with pytest.raises(ConfigError, match=r"unet\.safetensors"):
         export_model(tmp_path / "unet.safetensors", tmp_path / "encoder.pt2")
     (tmp_path / "bad.safetensors").write_bytes(b"no")
-    with pytest.raises(ModelInvalid, match="not a readable"):
+    with pytest.raises(ModelInvalid, match=r"bad\.safetensors"):
         export_model(tmp_path / "bad.safetensors", tmp_path / "copy.safetensors")
     assert {path.name for path in tmp_path.iterdir()} == {"unet.safetensors", "bad.safetensors"}
 

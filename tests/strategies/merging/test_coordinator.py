@@ -1,4 +1,4 @@
-"""A whole merging run in memory: the real ServerApp, ClientApp, fine-tuning and ledger, nothing started."""
+"""A whole merging run in memory, with the real apps of both sides, fine-tuning and ledger."""
 
 import json
 from collections.abc import Callable
@@ -26,11 +26,8 @@ from polyclinic_strategies.merging.report.section import terminal_merging_table
 from tests.fakes import FakeGrid, FakeNode, serve
 from tests.server.runs.test_app import SMALL
 
-OTHERS = (
-    "ties",
-    "regmean",
-    "fisher",
-)  # with candidates, and with statistics of both kinds; tests/strategies/merging/ has them all
+# rules with candidates, and with statistics of both kinds
+OTHERS = ("ties", "regmean", "fisher")
 QUICK = ["rounds=1", "strategy.poll_s=0.01", "deployment.hospitals=3", "deployment.min_hospitals=2"]
 
 
@@ -43,7 +40,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def hospital(config: dict[str, Any]) -> Callable[[Message], Message | None]:
-    """A hospital that fine-tunes between two messages."""
+    """Make a hospital that fine-tunes between two messages."""
     answer = serve(client_app, config)
 
     def reply(message: Message) -> Message | None:
@@ -58,26 +55,13 @@ def run(folder: Path, sites: list[Path], *overrides: str) -> RunFolder:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "overrides.json").write_text(json.dumps([[*SMALL, *QUICK, *overrides]]))
     nodes = []
-    for number, site in enumerate(sites):
-        nodes.append(
-            FakeNode(
-                number + 1,
-                hospital(
-                    {
-                        "site": site.name,
-                        "data": str(site),
-                        "state": str(folder / "state" / site.name),
-                    }
-                ),
-            )
-        )
+    for number, site in enumerate(sites, 1):
+        state = str(folder / "state" / site.name)
+        config = {"site": site.name, "data": str(site), "state": state}
+        nodes.append(FakeNode(number, hospital(config)))
     made = RunFolder(folder)
-    made.update(
-        name="run",
-        state="running",
-        arms=[{"name": "merging-mean", "title": "Merging (mean)", "kind": "merging"}],
-        task="segmentation",
-    )
+    arms = [{"name": "merging-mean", "title": "Merging (mean)", "kind": "merging"}]
+    made.update(name="run", state="running", arms=arms, task="segmentation")
     coordinate(FakeGrid(nodes), made)  # type: ignore[arg-type]
     made.close()
     return made
@@ -101,17 +85,10 @@ def compared(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Run
 
 
 def test_every_opponent_is_tested_at_every_hospital(compared: RunFolder) -> None:
-    tested = [
-        (line["arm"], line["site"])
-        for line in lines(compared, "metrics.jsonl")
-        if line["phase"] == "test"
-    ]
-    arms = {f"merging-{rule}" for rule in ("mean", *OTHERS)} | {
-        "local",
-        "random",
-        "random.restored",
-        "merging-mean.restored",
-    }
+    figures = [line for line in lines(compared, "metrics.jsonl") if line["phase"] == "test"]
+    tested = [(line["arm"], line["site"]) for line in figures]
+    arms = {f"merging-{rule}" for rule in ("mean", *OTHERS)}
+    arms |= {"local", "random", "random.restored", "merging-mean.restored"}
     assert arms <= {arm for arm, _ in tested}
     assert len(tested) == len(set(tested)) and len({site for _, site in tested}) == 3
 
@@ -176,7 +153,7 @@ def test_after_a_withdrawal_the_model_has_the_bits_as_if_the_hospital_had_never_
 
 
 def test_a_run_in_which_everybody_is_refused_says_so(sites: list[Path], tmp_path: Path) -> None:
-    with pytest.raises(RunError, match="refusals"):
+    with pytest.raises(RunError, match=r"events\.jsonl"):
         run(
             tmp_path / "run",
             sites[:2],

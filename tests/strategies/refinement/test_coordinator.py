@@ -1,4 +1,4 @@
-"""A whole refinement run in memory: the real ServerApp, ClientApp, fine-tuning and ledger, nothing started."""
+"""A whole refinement run in memory, with the real apps of both sides, fine-tuning and ledger."""
 
 import json
 from collections.abc import Callable
@@ -25,10 +25,16 @@ from tests.server.runs.test_app import SMALL
 from tests.strategies.merging.test_coordinator import hospital
 
 QUICK = [
-    "strategy=refinement", "rounds=2", "strategy.base_rounds=1", "strategy.contributions.poll_s=0.01", "strategy.sharpness=[0.2]",
-    "strategy.statistics=[average_image,channel_gaussians]", "deployment.hospitals=3", "deployment.min_hospitals=2",
+    "strategy=refinement",
+    "rounds=2",
+    "strategy.base_rounds=1",
+    "strategy.contributions.poll_s=0.01",
+    "strategy.sharpness=[0.2]",
+    "strategy.statistics=[average_image,channel_gaussians]",
+    "deployment.hospitals=3",
+    "deployment.min_hospitals=2",
     "privacy.release.min_subjects=1",
-]  # fmt: skip
+]
 POLL = "query.collect"
 
 
@@ -50,10 +56,14 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 def run(
-    folder: Path, sites: list[Path], *overrides: str, on_event: Callable[[dict[str, Any]], None] = lambda _event: None,
-    trains: Callable[[dict[str, Any]], Answer] = hospital, sent: list[str] | None = None,
-) -> RunFolder:  # fmt: skip
-    """A run; `sent` gets the kinds of all messages to hospitals."""
+    folder: Path,
+    sites: list[Path],
+    *overrides: str,
+    on_event: Callable[[dict[str, Any]], None] = lambda _event: None,
+    trains: Callable[[dict[str, Any]], Answer] = hospital,
+    sent: list[str] | None = None,
+) -> RunFolder:
+    """Run in this process; `sent` gets the kinds of all messages to hospitals."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "overrides.json").write_text(json.dumps([[*SMALL, *QUICK, *overrides]]))
     nodes = []
@@ -66,12 +76,8 @@ def run(
         answer = trains(config) if number < 3 else serve(client_app, {**config, "mode": "describe"})
         nodes.append(FakeNode(number + 1, answer))
     made = RunFolder(folder)
-    made.update(
-        name="run",
-        state="running",
-        arms=[{"name": "refinement", "title": "Refinement"}],
-        task="segmentation",
-    )
+    arms = [{"name": "refinement", "title": "Refinement"}]
+    made.update(name="run", state="running", arms=arms, task="segmentation")
     made.listeners.append(lambda event: on_event(event.to_line()))
     grid = FakeGrid(nodes)
     coordinate(grid, made)  # type: ignore[arg-type]
@@ -238,13 +244,11 @@ def test_a_run_is_taken_up_again_after_somebody_left(
     finished: RunFolder, sites: list[Path]
 ) -> None:
     delivered = len(of_kind(finished, "delivered"))
-    again = run(
-        finished.path, sites, "strategy.stay.newcomers=1", "strategy.stay.departures=1"
-    )  # both have happened
-    assert {event["site"] for event in of_kind(again, "delivered")[delivered:]} >= {
-        sites[0].name,
-        sites[2].name,
-    }
+    # the newcomer and the departure have happened before
+    stay = ("strategy.stay.newcomers=1", "strategy.stay.departures=1")
+    again = run(finished.path, sites, *stay)
+    served = {event["site"] for event in of_kind(again, "delivered")[delivered:]}
+    assert served >= {sites[0].name, sites[2].name}
 
 
 def test_a_ledger_that_exists_is_enough_and_nobody_trains(
@@ -278,7 +282,7 @@ def test_a_ledger_that_exists_is_enough_and_nobody_trains(
 def test_a_base_of_another_network_is_refused(
     calm: RunFolder, sites: list[Path], tmp_path: Path
 ) -> None:
-    with pytest.raises(ConfigError, match="its base is of another network than model=unet_2d"):
+    with pytest.raises(ConfigError, match="model=unet_2d"):
         run(
             tmp_path / "run",
             sites[:3],

@@ -225,7 +225,7 @@ def test_an_unknown_site_lists_those_that_are_known(run_cli: Run, place: Path) -
 
 
 def test_something_must_be_wanted(run_cli: Run, place: Path) -> None:
-    ended_plainly(run_cli("--for", "st-mary", "--ledger", str(place)), 2, "--explain or --to FILE")
+    ended_plainly(run_cli("--for", "st-mary", "--ledger", str(place)), 2, "--explain", "--to FILE")
 
 
 def test_without_a_choice_a_run_is_recommended(run_cli: Run, place: Path) -> None:
