@@ -342,6 +342,20 @@ def test_the_terminal_shows_both_groups_within_100_columns(tmp_path: Path) -> No
     assert "mean 0.700 0.600 0.620 0.720 (+0.120) 0.750" in lines
 
 
+def test_a_run_of_an_early_version_names_no_kind_and_has_the_same_report(tmp_path: Path) -> None:
+    early = read(tmp_path / "early")
+    assert {arm.kind for arm in early.run.arms} == {""}
+    kinds = {CENTRE: "refinement", ARM: "refinement"}
+    arms = [
+        {"name": arm.name, "title": arm.title, "kind": kinds.get(arm.name, "averaging")}
+        for arm in early.run.arms
+    ]
+    now = read(tmp_path / "now", arms=arms)
+    assert {arm.has_rounds for arm in now.arms if arm.name in kinds} == {False}
+    pages = [write_report(results.folder).read_text() for results in (early, now)]
+    assert pages[0] == pages[1]
+
+
 def test_other_runs_have_no_such_section(tmp_path: Path) -> None:
     results = read(tmp_path, refinement=None)
     assert make_section(results) is None
