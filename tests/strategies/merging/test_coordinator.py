@@ -15,6 +15,7 @@ from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.state_dict import load_state
 from polyclinic.reporting.results import read_results
+from polyclinic.reporting.tables import terminal_tables
 from polyclinic.store.ledger import Ledger
 from polyclinic_client.fleet.app import app as client_app
 from polyclinic_client.site.fine_tuning import work
@@ -22,7 +23,6 @@ from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
 from polyclinic_strategies.merging.offline import merge_offline
-from polyclinic_strategies.merging.report.section import terminal_merging_table
 from tests.fakes import FakeGrid, FakeNode, serve
 from tests.server.runs.test_app import SMALL
 
@@ -107,7 +107,7 @@ def test_every_publication_was_scored_by_every_hospital(compared: RunFolder) -> 
 
 
 def test_the_report_and_the_table_can_be_made_of_it(compared: RunFolder) -> None:
-    assert terminal_merging_table(read_results(compared.path)) is not None
+    assert len(terminal_tables(read_results(compared.path))) == 2
     assert "random vector" in write_report(compared.path).read_text()
 
 

@@ -143,12 +143,14 @@ def test_the_report_is_whole(out: Path) -> None:
         and run.visits == 2
         and run.seed == 0
     )
-    assert [arm.name for arm in run.arms] == ["originals", "random", "learned"]
-    assert [len(arm.attacks) for arm in run.arms] == [7, 2, 2] and all(
-        len(arm.attacks[0].attempts) == 1 for arm in run.arms
+    assert [warp.name for warp in run.warps] == ["originals", "random", "learned"]
+    assert [len(warp.attacks) for warp in run.warps] == [7, 2, 2] and all(
+        len(warp.attacks[0].attempts) == 1 for warp in run.warps
     )
-    assert [arm.round_trip is not None and arm.round_trip > 0.85 for arm in run.arms] == [True] * 3
-    originals, random, learned = run.arms
+    assert [warp.round_trip is not None and warp.round_trip > 0.85 for warp in run.warps] == [
+        True
+    ] * 3
+    originals, random, learned = run.warps
     assert originals.strength_mm == 0 and originals.folded == 0
     assert random.strength_mm == pytest.approx(learned.strength_mm, rel=0.01)
     assert (

@@ -26,6 +26,7 @@ from polyclinic_client.site.fine_tuning import work
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
 from polyclinic_strategies.universal import coordinator
+from polyclinic_strategies.universal.report.state import read_state
 from tests.fakes import FakeGrid, FakeNode, serve
 from tests.task_cohort import SECRETS, write_public, write_tasks
 
@@ -271,8 +272,8 @@ def test_predict_uses_a_hospitals_model_and_refuses_the_encoder_alone(
 
 
 def test_the_report_tells_of_both_stages(finished: RunFolder) -> None:
-    results = read_results(finished.path)
-    assert results.universal is not None
+    state = read_state(read_results(finished.path))
+    assert state is not None and [stage.stage for stage in state.stages] == [1, 2]
     page = write_report(finished.path).read_text()
     assert "Universal model" in page and "classification, 3 classes, 3 channels, 2-D" in page
     assert not [
