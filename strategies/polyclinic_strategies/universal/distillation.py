@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polyclinic.learning.checkpoint import Checkpoint
-from polyclinic.learning.modes import quick, training_mode
+from polyclinic.learning.modes import bf16_autocast, training_mode
 from polyclinic.learning.schedules import set_rate
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.universal.images.views import batches, view
@@ -269,7 +269,7 @@ class _Student:
 
     def _loss(self, course: _Course, chosen: Tensor, generator: torch.Generator) -> Tensor:
         images, places = course.seen[chosen].to(self.device), course.places[chosen].to(self.device)
-        with quick(self.device):
+        with bf16_autocast(self.device):
             maps = self.network.encoder(images)
         whole = course.scale.whole(embed(maps).float())
         local = course.scale.local(read_at(maps, places, self.network.encoder.size))
@@ -286,7 +286,7 @@ class _Student:
             hidden = hide(len(images), self.network.encoder.size, self.masking, generator).to(
                 self.device
             )
-            with quick(self.device):
+            with bf16_autocast(self.device):
                 total = total + self.settings.mim * masked_loss(
                     self.network, self.painter, images, hidden
                 )
@@ -298,7 +298,7 @@ class _Student:
         for number, (site, lesson) in enumerate(course.lessons.items()):
             gate = course.gates[site]
             weights = gate.weights[chosen].to(whole)
-            with quick(self.device):
+            with bf16_autocast(self.device):
                 guesses = self.trained["whole"][number](whole), self.trained["local"][number](local)  # type: ignore[index]
             missed = _miss(guesses[0].float(), lesson.whole[chosen].to(whole))
             missed = missed + _miss(guesses[1].float(), lesson.local[chosen].to(whole)).mean(1)
@@ -330,7 +330,7 @@ def _look(network: UniversalNetwork, seen: Tensor, places: Tensor) -> _Lesson:
     """What the network's encoder says of all views, as it says it."""
     device = next(network.parameters()).device
     whole, local = [], []
-    with training_mode(network, train=False), torch.inference_mode(), quick(device):
+    with training_mode(network, train=False), torch.inference_mode(), bf16_autocast(device):
         for images, where in zip(
             torch.split(seen, AT_ONCE), torch.split(places, AT_ONCE), strict=True
         ):

@@ -21,7 +21,7 @@ from polyclinic.config.compose import digest, job_settings, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network
-from polyclinic.learning.modes import quick, training_mode
+from polyclinic.learning.modes import bf16_autocast, training_mode
 from polyclinic.learning.state_dict import save_state, shared_names, state_digest
 from polyclinic.system.durable import file_digest, write_durably
 from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
@@ -187,7 +187,7 @@ def measure(
     """
     device, generator = next(network.parameters()).device, torch.Generator().manual_seed(seed)
     wrong, plain = [], []
-    with training_mode(network, train=False), torch.inference_mode(), quick(device):
+    with training_mode(network, train=False), torch.inference_mode(), bf16_autocast(device):
         for number in range(MASKS):
             hidden = hide(len(images), network.encoder.size, settings, generator).to(device)
             for image, mask in zip(

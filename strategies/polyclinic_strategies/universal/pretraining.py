@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from polyclinic.errors import ConfigError
 from polyclinic.learning.checkpoint import Checkpoint
-from polyclinic.learning.modes import quick
+from polyclinic.learning.modes import bf16_autocast
 from polyclinic.learning.schedules import set_rate
 from polyclinic_strategies.universal.images.views import batches, view
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
@@ -156,7 +156,7 @@ def pretrain(
         hidden = hide(len(batch), network.encoder.size, settings, generator).to(device)
         set_rate(optimizer, settings.learning_rate, step, settings.steps)
         optimizer.zero_grad(set_to_none=True)
-        with quick(device):
+        with bf16_autocast(device):
             loss = masked_loss(network, painter, batch, hidden)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polyclinic.config.compose import instantiate
-from polyclinic.learning.modes import quick
+from polyclinic.learning.modes import bf16_autocast
 from polyclinic.learning.site_tasks import SiteTask
 from polyclinic_strategies.universal.networks.encoders import Encoder, embed
 
@@ -125,7 +125,7 @@ class UniversalNetwork(nn.Module):
         if image.shape[1] == 1 < self.encoder.in_channels:
             image = image.expand(-1, self.encoder.in_channels, *(-1 for _ in self.encoder.size))
         layout = torch.channels_last if self.spatial_dims == 2 else torch.channels_last_3d
-        with quick(image.device):
+        with bf16_autocast(image.device):
             return [
                 features.float()
                 for features in self.encoder(image.contiguous(memory_format=layout))
