@@ -17,8 +17,8 @@ def name_results(images: Sequence[Path]) -> list[str]:
     stems = [_stem(image) for image in images]
     if len(set(stems)) < len(stems):
         raise ConfigError(
-            "Two images have the same name, their results would overwrite each other: run them into "
-            "two --out folders."
+            "Two images have the same name, their results would overwrite each other: write them "
+            "into two --out folders."
         )
     return stems
 

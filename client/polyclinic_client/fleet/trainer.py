@@ -12,7 +12,7 @@ LOOK_S = 1.0  # between two looks at what is to be done
 
 
 class Trainer:
-    """Starts fine-tuning when the outbox says that there is something to do; tries again after a crash.
+    """Starts fine-tuning when the outbox has something to do, and again after a crash.
 
     Args:
         name: What this hospital is called.

@@ -1,7 +1,8 @@
-"""`python -m polyclinic_client.site.fine_tuning SITE DATA STATE`: fine-tune, and leave a contribution.
+"""`python -m polyclinic_client.site.fine_tuning SITE DATA STATE`: make a contribution.
 
-A process of its own, outside of any message: it may take weeks. It keeps what it needs to go on after
-every pass over the cases. A crash costs one pass, and the result is the same, bit for bit.
+It fine-tunes in a process of its own, outside of any message: it may take weeks. After every pass
+over the cases it keeps what it needs to go on. A crash costs one pass, and the result is the same,
+bit for bit.
 """
 
 import logging
@@ -28,7 +29,7 @@ log = logging.getLogger("polyclinic.fine_tuning")
 
 
 class PacedSite(Site):
-    """A hospital whose machine rests after every step of training, where the environment says so."""
+    """Hospital whose machine rests after every training step, where the environment says so."""
 
     def say(self, order: Order, doing: str, *, force: bool = False, **details: Any) -> None:
         """Write what is being done, and rest."""

@@ -14,10 +14,11 @@ from polyclinic.describing.regions import crop_to_patient, places, standardize
 class AverageImage:
     """Standardized images, cut to the patient, shrunk to `size` voxels along each axis (one along an axis of length 1), and averaged.
 
-    Knows contrast, because it keeps what is bright where: two contrasts with the same marginal distribution differ. Distance: Euclidean.
+    Knows contrast, because it keeps what is bright where: two contrasts with the same marginal
+    distribution differ. Distance: Euclidean.
 
-    Reveals: the mean picture of the cohort, at `size` voxels a side. Of few subjects that is close to each one's anatomy (a coarse outline
-    of ventricles, say), of many it is an atlas.
+    Reveals: the mean picture of the cohort, at `size` voxels a side. Of few subjects that is close
+    to each one's anatomy (a coarse outline of ventricles, say), of many it is an atlas.
     """
 
     size: int = 12

@@ -19,12 +19,13 @@ SLICES = 8  # of a volume that a 2-D network reads: evenly spaced through the pa
 class ChannelGaussians:
     """Per channel of every normalization layer of the base, the mean and the standard deviation of what enters it.
 
-    Marginal: knows blur and noise, hardly contrast. Distance: Wasserstein-2 between the Gaussians, the root of the sum over channels of
-    (mean - mean')^2 + (deviation - deviation')^2, as in Kitrungrotsakul et al. and the FedBN family; each layer is divided by its
-    width so that wide layers do not drown the others.
+    Marginal: knows blur and noise, hardly contrast. Distance: Wasserstein-2 between the Gaussians,
+    the root of the sum over channels of (mean - mean')^2 + (deviation - deviation')^2, as in
+    Kitrungrotsakul et al. and the FedBN family; each layer is divided by its width so that wide
+    layers do not drown the others.
 
-    Reveals: two numbers a channel, from which gradient inversion has reconstructed training images for *batches of a few*; averaged over
-    subjects the least of the statistics here.
+    Reveals: two numbers a channel, from which gradient inversion has reconstructed training images
+    for *batches of a few*; averaged over subjects the least of the statistics here.
     """
 
     needs_network: ClassVar[bool] = True
@@ -55,12 +56,14 @@ def features_of(
     Args:
         network: In evaluation mode.
         image: A volume; a 2-D network reads `SLICES` axial slices of it.
-        first_only: Only what the first convolution makes; else what enters every normalization layer.
+        first_only: Only what the first convolution makes; else what enters every normalization
+            layer.
 
     Returns:
-        One tensor for each layer, channels first, then three axes of places (the last one counts slices in 2-D). Axes are padded with
-        zeros for the network; what the first convolution makes of the padding alone is left out again, else patients of different
-        sizes would lie in different places.
+        One tensor for each layer, channels first, then three axes of places (the last one counts
+        slices in 2-D). Axes are padded with zeros for the network; what the first convolution makes
+        of the padding alone is left out again, else patients of different sizes would lie in
+        different places.
     """
     found: list[Tensor] = []
     layers = list(_layers(network, CONVOLUTIONS if first_only else NORMALIZATIONS))[

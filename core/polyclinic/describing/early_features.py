@@ -15,7 +15,8 @@ from polyclinic.describing.regions import crop_to_patient, places, standardize
 class EarlyFeatures:
     """What the base's first convolution makes of the images, in each channel shrunk to `size` places a side, and averaged.
 
-    Spatial like the average image, in the terms in which the network sees it: edges and textures too. Distance: Euclidean.
+    Spatial like the average image, in the terms in which the network sees it: edges and textures
+    too. Distance: Euclidean.
 
     Reveals: about as much as the average image at `size` voxels a side, with edges.
     """

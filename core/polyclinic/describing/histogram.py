@@ -15,9 +15,11 @@ from polyclinic.imaging.foreground import foreground
 class Histogram:
     """Shares of the voxels in `bins` bins of -`reach` .. `reach` standard deviations; what lies outside counts in the outermost ones.
 
-    Marginal: knows how many voxels are how bright, not where. Distance: Wasserstein-1 in standard deviations, mean over channels.
+    Marginal: knows how many voxels are how bright, not where. Distance: Wasserstein-1 in standard
+    deviations, mean over channels.
 
-    Reveals: the cohort's mean shares of tissues; little of any one subject (an unusual volume of fluid shifts it by 1/subjects).
+    Reveals: the cohort's mean shares of tissues; little of any one subject (an unusual volume of
+    fluid shifts it by 1/subjects).
     """
 
     bins: int = 32

@@ -1,7 +1,7 @@
 """A method's part at a hospital, and the plain one: all hospitals have one task in common.
 
-`Site` is what a method may use of a hospital. `Hospital` is what a method brings; it keeps nothing in
-itself between two messages, but in the site's `kept` and `state`. A method that differs from the
+`Site` is what a method may use of a hospital. `Hospital` is what a method brings; it keeps nothing
+in itself between two messages, but in the site's `kept` and `state`. A method that differs from the
 plain one in one step inherits `CommonTask` and overrides that step:
 
     class Smoothed(CommonTask):
@@ -69,7 +69,8 @@ class Hospital(Protocol):
         """Make ready for the work; return the declaration of the hospital's own task, if it has one.
 
         Raises:
-            PolyclinicError: The hospital cannot take part; a shareable text reaches the coordinator.
+            PolyclinicError: The hospital cannot take part; a shareable text reaches the
+                coordinator.
         """
         ...
 

@@ -1,6 +1,7 @@
 """The only codec between Flower's messages and our objects.
 
-What travels to a hospital: names, bounded scalars and one vector of weights. What comes back: the vector and scalars.
+What travels to a hospital: names, bounded scalars and one vector of weights. What comes back: the
+vector and scalars.
 """
 
 import re

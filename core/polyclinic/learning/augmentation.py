@@ -1,15 +1,19 @@
 """Generated domain shifts: images and features as another scanner or protocol might have made them.
 
-Image level: contrast, bias field, blur, resolution and noise of one sample, drawn anew each time. Air (what is exactly 0) stays air, and
-each channel keeps the mean and the standard deviation that it had inside.
+Image level: contrast, bias field, blur, resolution and noise of one sample, drawn anew each time.
+Air (what is exactly 0) stays air, and each channel keeps the mean and the standard deviation that
+it had inside.
 
-Feature level: the channel statistics of a layer are drawn anew (FedFA) or mixed with another sample's (MixStyle). Where this happens
-matters. What enters an instance normalization is normalized away again, and what leaves one has the same statistics for every sample, so
-nothing could be learned from their spread. The shift is therefore applied to what *enters a convolution that mixes channels*, behind the
-normalization and the activation, and as in FedFA's U-Net once at the start of every stage on the way down: at the first convolution, after
-the image's own, that sees fewer places than any before it. Skip connections and the way up carry what was not shifted.
+Feature level: the channel statistics of a layer are drawn anew (FedFA) or mixed with another
+sample's (MixStyle). Where this happens matters. What enters an instance normalization is normalized
+away again, and what leaves one has the same statistics for every sample, so nothing could be
+learned from their spread. The shift is therefore applied to what *enters a convolution that mixes
+channels*, behind the normalization and the activation, and as in FedFA's U-Net once at the start of
+every stage on the way down: at the first convolution, after the image's own, that sees fewer places
+than any before it. Skip connections and the way up carry what was not shifted.
 
-Kitrungrotsakul et al. train local models on generated shifts; the paper leaves open which, so these are our reading of it.
+Kitrungrotsakul et al. train local models on generated shifts; the paper leaves open which, so these
+are our reading of it.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -92,7 +96,8 @@ class ImageShifts:
             image: Left unchanged.
 
         Returns:
-            A new image, or the same one if nothing was drawn: air as it was, the rest with each channel's mean and deviation as before.
+            A new image, or the same one if nothing was drawn: air as it was, the rest with each
+                channel's mean and deviation as before.
 
         Raises:
             ValueError: Not channels and `spatial_dims` axes.
@@ -128,12 +133,14 @@ def redraw_statistics(
 ) -> Float[Tensor, "batch channels *places"]:
     """Give each sample channel statistics that are drawn around its own, as far away as the batch's, and the hospitals', differ.
 
-    x <- gamma (x - mu) / sigma + beta with beta ~ N(mu, (g_mu + 1) Var_batch(mu)), gamma ~ N(sigma, (g_sigma + 1) Var_batch(sigma)).
+    x <- gamma (x - mu) / sigma + beta with beta ~ N(mu, (g_mu + 1) Var_batch(mu)), gamma ~ N(sigma,
+    (g_sigma + 1) Var_batch(sigma)).
 
     Args:
         features: At least two samples.
         random: What is drawn.
-        mean_spread: g_mu, shape (channels,), from `client_spread`; None is 0 (DSU, Li et al. 2022, https://arxiv.org/abs/2202.03958).
+        mean_spread: g_mu, shape (channels,), from `client_spread`; None is 0 (DSU, Li et al. 2022,
+            https://arxiv.org/abs/2202.03958).
         deviation_spread: g_sigma, likewise.
 
     Raises:
@@ -192,8 +199,8 @@ class FeatureShifts:
         """Running means over the batches, with momentum 0.99, of the channels' means and deviations before any shift of this layer.
 
         Returns:
-            `NAME.mean` and `NAME.deviation` of each convolution where shifts happen: float32, shape (channels,), on the CPU. They
-            start from the first batch.
+            `NAME.mean` and `NAME.deviation` of each convolution where shifts happen: float32, shape
+            (channels,), on the CPU. They start from the first batch.
         """
         return {name: tensor.float().cpu() for name, tensor in self._running.items()}
 
@@ -281,10 +288,12 @@ def feature_shifts(
 def client_spread(statistics: Sequence[Mapping[str, Tensor]]) -> StateDict:
     """How much each channel differs among hospitals, in comparison with the layer's other channels.
 
-    With S_c the variance over hospitals of a channel's statistic, g_c = C * h_c / sum(h) and h_c = 1 / (1 + 1 / S_c): a layer's mean is 1.
+    With S_c the variance over hospitals of a channel's statistic, g_c = C * h_c / sum(h) and h_c =
+    1 / (1 + 1 / S_c): a layer's mean is 1.
 
     Args:
-        statistics: From `FeatureShifts.statistics`, one for each hospital; their order does not matter.
+        statistics: From `FeatureShifts.statistics`, one for each hospital; their order does not
+            matter.
 
     Returns:
         The same names and shapes.
@@ -292,8 +301,8 @@ def client_spread(statistics: Sequence[Mapping[str, Tensor]]) -> StateDict:
     Raises:
         ValueError: Fewer than two hospitals, or other names or shapes than the first one's.
 
-    FedFA, Zhou and Konukoglu 2023, https://arxiv.org/abs/2301.12995. Its published code takes one variance for the whole layer; this is
-    the formula of the paper.
+    FedFA, Zhou and Konukoglu 2023, https://arxiv.org/abs/2301.12995. Its published code takes one
+    variance for the whole layer; this is the formula of the paper.
     """
     if len(statistics) < 2:
         raise ValueError(f"{len(statistics)} hospitals: a variance needs two")

@@ -1,6 +1,7 @@
 """Training on a hospital's labels pass by pass: in a stage of a federation, and with an encoder that is taken home.
 
-After every pass what is needed to go on may be kept, so that a crash costs one pass, and the result is the same, bit for bit, as without.
+After every pass what is needed to go on may be kept, so that a crash costs one pass, and the result
+is the same, bit for bit, as without.
 """
 
 import logging

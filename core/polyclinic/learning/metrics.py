@@ -32,7 +32,8 @@ def count_pairs(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
         classes: How many there are.
 
     Returns:
-        int64, shape (classes, classes): how many elements of class `row` were predicted as class `column`.
+        int64, shape (classes, classes): how many elements of class `row` were predicted as class
+        `column`.
 
     Raises:
         ValueError: The shapes differ, or a number lies outside 0 .. classes - 1.
@@ -65,7 +66,8 @@ def dice_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     Raises:
         ValueError: As for `count_pairs`.
 
-    Dice 1945, https://doi.org/10.2307/1932409. Equals `monai.metrics.compute_dice` without one-hot maps.
+    Dice 1945, https://doi.org/10.2307/1932409. Equals `monai.metrics.compute_dice` without one-hot
+    maps.
     """
     pairs = count_pairs(prediction, truth, classes).double()
     return (2 * pairs.diagonal() / (pairs.sum(0) + pairs.sum(1)))[1:]

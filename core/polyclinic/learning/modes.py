@@ -25,9 +25,10 @@ def training_mode(network: nn.Module, *, train: bool) -> Iterator[None]:
 def bf16_autocast(device: torch.device) -> torch.autocast:
     """Convolve in bfloat16 where the processor multiplies it; elsewhere this changes nothing.
 
-    With volumes in `torch.channels_last_3d` a training step on a processor is then up to ten times as fast. Outputs are bfloat16: turn what
-    is to be precise back with `.float()`. Do not train a kernel of 3 on an axis of 2 voxels with it: torch 2.13 reads beyond its memory
-    for the weights' gradient there, which differs every time and is sometimes NaN.
+    With volumes in `torch.channels_last_3d` a training step on a processor is then up to ten times
+    as fast. Outputs are bfloat16: turn what is to be precise back with `.float()`. Do not train a
+    kernel of 3 on an axis of 2 voxels with it: torch 2.13 reads beyond its memory for the weights'
+    gradient there, which differs every time and is sometimes NaN.
     """
     able = (
         torch.cuda.is_bf16_supported()

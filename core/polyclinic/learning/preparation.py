@@ -1,7 +1,8 @@
 """A site's cases -> samples: preprocessed once, cropped and augmented anew.
 
-Method of preprocessing: orientation and voxel size of `conf/data`, then its intensity transforms, once for each case;
-a crop or slice, generated shifts and the augmentation are drawn anew for every sample.
+Method of preprocessing: orientation and voxel size of `conf/data`, then its intensity transforms,
+once for each case; a crop or slice, generated shifts and the augmentation are drawn anew for every
+sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -178,7 +179,8 @@ def training_loader(
         seed: Equal seeds draw equal samples in equal order.
 
     Returns:
-        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW; classes: B).
+        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW;
+        classes: B).
     """
     generator = Generator().manual_seed(seed)
     samples = TrainingSamples(prepared.training, prepared.data, seed, training.shifts)

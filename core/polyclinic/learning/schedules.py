@@ -14,7 +14,8 @@ def set_rate(optimizer: Optimizer, highest: float, step: int, steps: int) -> Non
         optimizer: All of its groups get the same rate.
         highest: At the end of the rise.
         step: From 1.
-        steps: In all; in the last one the rate is zero, so that of N passes that shall all count the last is step N of N + 1.
+        steps: In all; in the last one the rate is zero, so that of N passes that shall all count
+            the last is step N of N + 1.
 
     Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983.
     """

@@ -1,7 +1,8 @@
 """Arithmetic and files of named tensors.
 
-A model travels as one flat float32 vector: its layout (names and shapes, in the network's own order) follows from the network and
-from what stays at the hospital, is compared once by digest, and need not travel every round.
+A model travels as one flat float32 vector: its layout (names and shapes, in the network's own
+order) follows from the network and from what stays at the hospital, is compared once by digest, and
+need not travel every round.
 """
 
 import hashlib
@@ -30,8 +31,9 @@ def shared_names(network: nn.Module, personal: str) -> list[str]:
 
     Args:
         network: Any network.
-        personal: What stays at the hospital: `none`; `norm`, all parameters and statistics of normalization layers (FedBN, Li et al.
-            2021, https://arxiv.org/abs/2102.07623); `all`, so that nothing is shared.
+        personal: What stays at the hospital: `none`; `norm`, all parameters and statistics of
+            normalization layers (FedBN, Li et al. 2021, https://arxiv.org/abs/2102.07623); `all`,
+            so that nothing is shared.
 
     Counters and other integers are never shared: their mean has no meaning.
 
@@ -110,7 +112,8 @@ def layout_digest(state: Mapping[str, Tensor], names: Sequence[str]) -> str:
 def state_digest(state: Mapping[str, Tensor]) -> str:
     """SHA-256 of names, types, shapes and bytes, in the order of the names: a model's identity.
 
-    Every tensor is asked for once, one after another, so that `state` may read them from a file as it goes.
+    Every tensor is asked for once, one after another, so that `state` may read them from a file as
+    it goes.
     """
     found = hashlib.sha256()
     for name in sorted(state):

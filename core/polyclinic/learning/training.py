@@ -1,7 +1,8 @@
 """Plain loops: train a network for one round, evaluate it, predict with it on an image's own grid.
 
-A network takes `image` of shape BCHWD (BCHW in 2-D) and returns logits: B, classes, then the same axes; in a
-classification B, classes. All work happens on the device that holds the network's parameters.
+A network takes `image` of shape BCHWD (BCHW in 2-D) and returns logits: B, classes, then the same
+axes; in a classification B, classes. All work happens on the device that holds the network's
+parameters.
 """
 
 import math
@@ -72,8 +73,10 @@ def fit(
         loader: From `preparation.training_loader`.
         training: Optimizer, loss, epochs, generated shifts of features.
         data: For the number of samples drawn from one case.
-        proximal_mu: Weight of FedProx's term mu / 2 * ||w - w_received||^2, which keeps w near the weights at entry.
-        optimizer: One that has been used before, so that its moments go on; None makes the configured one.
+        proximal_mu: Weight of FedProx's term mu / 2 * ||w - w_received||^2, which keeps w near the
+            weights at entry.
+        optimizer: One that has been used before, so that its moments go on; None makes the
+            configured one.
         on_step: Called with (step, steps, loss) after each step.
 
     Raises:
@@ -135,7 +138,8 @@ def evaluate(
         training: If given, its loss is reported too.
 
     Returns:
-        Segmentation: mean Dice of each foreground class over the cases. Classification: recall of each class.
+        Segmentation: mean Dice of each foreground class over the cases. Classification: recall of
+            each class.
     """
     loss_of = instantiate(training.loss) if training is not None else None
     losses, rows, predicted, truths, classes = [], [], [], [], len(data.labels)
@@ -171,7 +175,8 @@ def predict_label_map(
         data: What the network was trained on.
 
     Returns:
-        Labels, uint8, the spatial shape of the file, and the file's header: ready for `volumes.write_label_map`.
+        Labels, uint8, the spatial shape of the file, and the file's header: ready for
+        `volumes.write_label_map`.
 
     Raises:
         DataError: The typed fault of the file.
@@ -209,7 +214,8 @@ def evaluate_natively(
         network: Left unchanged.
         dataset: The hospital's.
         data: What the network was trained on.
-        split: Where the test split has no labels, the validation cases are used; each `CaseScore` says its split.
+        split: Where the test split has no labels, the validation cases are used; each `CaseScore`
+            says its split.
         on_case: Called with each case and its label map, or its predicted class.
 
     Raises:
@@ -253,7 +259,8 @@ def infer(network: nn.Module, volume: Tensor, data: DataConfig) -> Tensor:
         data: Task and patch.
 
     Returns:
-        Segmentation: shape (classes, X, Y, Z). Classification: shape (classes,); for slices the mean over them.
+        Segmentation: shape (classes, X, Y, Z). Classification: shape (classes,); for slices the
+            mean over them.
     """
     device = device_of(network)
     if data.task == "classification":

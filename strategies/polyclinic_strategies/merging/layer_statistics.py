@@ -1,7 +1,9 @@
 """What a hospital computes from its images, beside the weights, for merging rules that need to know more than the weights.
 
-Gram matrices of layers' inputs (RegMean) and the diagonal of the Fisher information (Fisher merging). Both are sums over the hospital's
-samples: they tell a coordinator which directions of the weights matter there, and they leave the hospital only if the rule asks for them.
+Gram matrices of layers' inputs (RegMean) and the diagonal of the Fisher information (Fisher
+merging). Both are sums over the hospital's
+samples: they tell a coordinator which directions of the weights matter there, and they leave the
+hospital only if the rule asks for them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,12 +55,15 @@ def gram_matrices(
         network: Read in evaluation mode; left as it was.
         loader: Batches with `image`; labels are not looked at.
         batches: How many of them at most.
-        max_inputs: Layers with more inputs than this are left out, as their matrices would be large.
+        max_inputs: Layers with more inputs than this are left out, as their matrices would be
+            large.
 
     Returns:
-        `gram/NAME` for the weight called NAME: float32, (inputs, inputs), inputs = numel of weight[0], on the CPU. The rows of X are the
-        vectors that the weight, as a matrix of (outputs, inputs), is multiplied with: features of a linear layer, unfolded patches of a
-        convolution. Grouped and transposed convolutions, and layers that saw no input, have no entry.
+        `gram/NAME` for the weight called NAME: float32, (inputs, inputs), inputs = numel of
+        weight[0], on the CPU. The rows of X are the vectors that the weight, as a matrix of
+        (outputs, inputs), is multiplied with: features of a linear layer, unfolded patches of a
+        convolution. Grouped and transposed convolutions, and layers that saw no input, have no
+        entry.
 
     Raises:
         ValueError: `batches` is not positive.
@@ -97,13 +102,15 @@ def fisher_diagonal(
 
     Args:
         network: Read in evaluation mode; left as it was, gradients included.
-        loader: Batches with `image` and `label`: the empirical Fisher information, at the labels as they are.
-        training: Its loss, of one sample, is taken as minus the log-likelihood. That is exact for cross entropy; for a Dice loss it is
-            the likelihood that training pretends.
+        loader: Batches with `image` and `label`: the empirical Fisher information, at the labels as
+            they are.
+        training: Its loss, of one sample, is taken as minus the log-likelihood. That is exact for
+            cross entropy; for a Dice loss it is the likelihood that training pretends.
         batches: How many batches at most.
 
     Returns:
-        `fisher/NAME` for each trained parameter called NAME: float32, the parameter's shape, on the CPU.
+        `fisher/NAME` for each trained parameter called NAME: float32, the parameter's shape, on the
+        CPU.
 
     Raises:
         ValueError: `batches` is not positive, or the loader yields nothing.

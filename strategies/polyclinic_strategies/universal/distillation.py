@@ -1,13 +1,14 @@
 """Distillation: one student learns the features of many teachers, on images without labels.
 
-L = mean_k t_k sum_x w_k(x) [0.9 (1 - cos(P_k f(x), g_k(x))) + 0.1 smoothL1(P_k f(x), g_k(x))] / sum_x w_k(x)
-    + mim L_MIM + old |f - f_old|^2
+L = mean_k t_k sum_x w_k(x) [0.9 (1 - cos(P_k f(x), g_k(x))) + 0.1 smoothL1(P_k f(x), g_k(x))] /
+    sum_x w_k(x) + mim L_MIM + old |f - f_old|^2
 
-f: the student's features; g_k: those of teacher k, each number standardized over the images on which it counts (UNIC, Sariyildiz et al.
-2024, https://arxiv.org/abs/2408.05088; PHI-S, Ranzinger et al. 2024, https://arxiv.org/abs/2410.01680); P_k: two layers for each teacher;
-w_k(x): how much teacher k counts on image x, t_k: how much it counts at all (`gating`). Cosine and smooth L1 as in AM-RADIO, Ranzinger et
-al. 2024, https://arxiv.org/abs/2312.06709. Features are of the whole image (its embedding) and of a few of its places, so that those who
-segment teach too.
+f: the student's features; g_k: those of teacher k, each number standardized over the images on
+which it counts (UNIC, Sariyildiz et al. 2024, https://arxiv.org/abs/2408.05088; PHI-S, Ranzinger et
+al. 2024, https://arxiv.org/abs/2410.01680); P_k: two layers for each teacher; w_k(x): how much
+teacher k counts on image x, t_k: how much it counts at all (`gating`). Cosine and smooth L1 as in
+AM-RADIO, Ranzinger et al. 2024, https://arxiv.org/abs/2312.06709. Features are of the whole image
+(its embedding) and of a few of its places, so that those who segment teach too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -56,8 +57,10 @@ class Distillation:
         places: Of an image, whose features are learned beside the embedding.
         views: Of every image, on which the teachers are asked.
         hidden: Numbers between the two layers of a projector.
-        start: average: the student starts from the average of the believed teachers; before: from the encoder before the stage.
-        gate: Whether teachers count less far from their own images, and not at all if they are no fine-tuned copies (`gating`).
+        start: average: the student starts from the average of the believed teachers; before: from
+            the encoder before the stage.
+        gate: Whether teachers count less far from their own images, and not at all if they are no
+            fine-tuned copies (`gating`).
         mask_ratio, mask_size: Of masked image modelling.
     """
 

@@ -183,7 +183,8 @@ def measure(
         seed: Of the masks.
 
     Returns:
-        Mean absolute error on what was hidden, the same of the mean colour of what was seen, and pictures of at most eight.
+        Mean absolute error on what was hidden, the same of the mean colour of what was seen, and
+        pictures of at most eight.
     """
     device, generator = next(network.parameters()).device, torch.Generator().manual_seed(seed)
     wrong, plain = [], []

@@ -1,7 +1,8 @@
 """Masked image modelling: the encoder learns to paint what is hidden from it.
 
-SimMIM, Xie et al. 2022, https://arxiv.org/abs/2111.09886: squares are hidden behind a colour that is learned, one linear layer paints all
-voxels from the encoder's last map, and the loss is L1 on what was hidden.
+SimMIM, Xie et al. 2022, https://arxiv.org/abs/2111.09886: squares are hidden behind a colour that
+is learned, one linear layer paints all voxels from the encoder's last map, and the loss is L1 on
+what was hidden.
 """
 
 import math

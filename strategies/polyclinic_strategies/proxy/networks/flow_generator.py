@@ -1,8 +1,9 @@
 """The network that turns an image and a key into a velocity: a U-Net whose decoder is given the key at every level.
 
-It looks at the image at twice the resolution of the velocity, so that following the field costs little. Kim et al. 2020,
-https://arxiv.org/abs/2011.12835, condition their generator on a random vector; here the key is itself a smooth random field, because
-what it decides, where content goes, is spatial.
+It looks at the image at twice the resolution of the velocity, so that following the field costs
+little. Kim et al. 2020, https://arxiv.org/abs/2011.12835, condition their generator on a random
+vector; here the key is itself a smooth random field, because what it decides, where content goes,
+is spatial.
 """
 
 import torch
@@ -25,7 +26,8 @@ class FlowGenerator(nn.Module):
     Shapes:
         image: (B, 2, 2H, 2W, 2D), the image and the reference that all images are aligned to.
         key: (B, 3, H, W, D); H, W, D are multiples of 4.
-        returns: (B, 3, H, W, D), a stationary velocity in voxels of this grid, see `polyclinic.imaging.deformation.exponentiate`.
+        returns: (B, 3, H, W, D), a stationary velocity in voxels of this grid, see
+            `polyclinic.imaging.deformation.exponentiate`.
     """
 
     def __init__(

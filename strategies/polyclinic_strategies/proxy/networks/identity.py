@@ -1,6 +1,7 @@
 """The network that recognizes people: it maps an image to a point on a sphere, the same person's images close together.
 
-Two copies of it, one on each of a pair, are the Siamese discriminator of Kim et al. 2020, https://arxiv.org/abs/2011.12835.
+Two copies of it, one on each of a pair, are the Siamese discriminator of Kim et al. 2020,
+https://arxiv.org/abs/2011.12835.
 """
 
 from torch import Tensor, nn

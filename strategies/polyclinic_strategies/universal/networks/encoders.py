@@ -1,6 +1,7 @@
 """Encoders that a universal model may have: small, of MONAI's parts, seen as networks that give feature maps.
 
-All read images of `in_channels` and give a list of maps, fine to coarse; `widths` are the maps' channels.
+All read images of `in_channels` and give a list of maps, fine to coarse; `widths` are the maps'
+channels.
 """
 
 from collections.abc import Sequence
@@ -18,8 +19,8 @@ GROUP = 8  # channels that are normalized together
 class ConvolutionalEncoder(nn.Module):
     """A small residual network whose stages halve the image each; group normalization, which keeps no statistics of a hospital.
 
-    Deep residual learning, He et al. 2016, https://arxiv.org/abs/1512.03385; group normalization, Wu and He 2018,
-    https://arxiv.org/abs/1803.08494.
+    Deep residual learning, He et al. 2016, https://arxiv.org/abs/1512.03385; group normalization,
+    Wu and He 2018, https://arxiv.org/abs/1803.08494.
     """
 
     def __init__(
@@ -88,7 +89,8 @@ class VitEncoder(nn.Module):
         Args:
             spatial_dims: 2 or 3.
             in_channels: Of the images.
-            size: Voxels of the images along each axis, multiples of `patch`; other sizes it cannot read.
+            size: Voxels of the images along each axis, multiples of `patch`; other sizes it cannot
+                read.
             patch: Voxels of a patch along each axis.
             width: Numbers that describe a patch.
             layers: Transformer blocks, an even number: half of them make the first map.

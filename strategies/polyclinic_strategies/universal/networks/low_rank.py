@@ -1,8 +1,9 @@
 """Updates of low rank: only two thin matrices of each layer travel, instead of the whole encoder.
 
-W' = W + U D, W frozen, U (out, rank) from zero, D (rank, in) from random numbers; a convolution's weight is taken as (out, in x kernel).
-LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685, whose scale alpha / rank is 1 here. What is no such weight (norms, biases,
-positions), or would not become smaller, is trained and travels as a difference, whole.
+W' = W + U D, W frozen, U (out, rank) from zero, D (rank, in) from random numbers; a convolution's
+weight is taken as (out, in x kernel). LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685, whose
+scale alpha / rank is 1 here. What is no such weight (norms, biases, positions), or would not become
+smaller, is trained and travels as a difference, whole.
 """
 
 import math

@@ -19,8 +19,9 @@ ENCODER = "encoder."  # what travels is called so
 class Head(nn.Module):
     """A linear layer on standardized features: on the embedding for a classification, on the maps at every place for a segmentation.
 
-    Features are standardized by batch, as in the linear probe of masked autoencoders (He et al. 2022, https://arxiv.org/abs/2111.06377,
-    appendix A.1): maps whose numbers are small count like others, also while the encoder changes.
+    Features are standardized by batch, as in the linear probe of masked autoencoders (He et al.
+    2022, https://arxiv.org/abs/2111.06377, appendix A.1): maps whose numbers are small count like
+    others, also while the encoder changes.
     """
 
     def __init__(self, task: SiteTask, widths: Sequence[int], spatial_dims: int) -> None:
@@ -88,14 +89,16 @@ class Head(nn.Module):
 class UniversalNetwork(nn.Module):
     """Encoder and head; without a head it returns embeddings.
 
-    Tensors under `encoder.` are shared, everything else (`stem`, `head`) belongs to a hospital's task and stays there.
+    Tensors under `encoder.` are shared, everything else (`stem`, `head`) belongs to a hospital's
+    task and stays there.
     """
 
     def __init__(self, encoder: dict[str, Any] | Encoder) -> None:
         """Build it without a head.
 
         Args:
-            encoder: One of `polyclinic_strategies.universal.networks.encoders`, or a node of conf/ that names it.
+            encoder: One of `polyclinic_strategies.universal.networks.encoders`, or a node of conf/
+                that names it.
         """
         super().__init__()
         self.encoder: Encoder = instantiate(encoder) if isinstance(encoder, dict) else encoder

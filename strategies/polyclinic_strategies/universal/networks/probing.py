@@ -1,6 +1,7 @@
 """A linear probe: a head on features that stay as they are, fitted to its optimum; validation cases choose how much it is held back.
 
-Logistic regression with an L2 penalty, by L-BFGS: no learning rate and no number of passes could favour one encoder over another.
+Logistic regression with an L2 penalty, by L-BFGS: no learning rate and no number of passes could
+favour one encoder over another.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

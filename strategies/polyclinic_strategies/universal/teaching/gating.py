@@ -1,8 +1,10 @@
 """How much a teacher counts: on which images, and at all.
 
-On an image: by its distance from the images that the teacher was trained on (`teachers.distances`); what it says of others it never
-learned. At all: by how far its weights are from the encoder that it started from. Fine-tuning moves an encoder a little; one with random
-weights, or with its signs turned, is as far from the common one as that is from a copy of itself whose entries are shuffled.
+On an image: by its distance from the images that the teacher was trained on (`teachers.distances`);
+what it says of others it never
+learned. At all: by how far its weights are from the encoder that it started from. Fine-tuning moves
+an encoder a little; one with random weights, or with its signs turned, is as far from the common
+one as that is from a copy of itself whose entries are shuffled.
 """
 
 from collections.abc import Mapping, Sequence

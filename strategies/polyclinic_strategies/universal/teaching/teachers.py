@@ -80,8 +80,10 @@ def check_statistics(teacher: Teacher, numbers: int) -> None:
 def distances(teacher: Teacher, rows: Float[Tensor, "images numbers"]) -> Float[Tensor, " images"]:
     """How far images are from those that a teacher was trained on: squared Mahalanobis distances over the numbers of an embedding.
 
-    On the teacher's own images they are about 1; Lee et al. 2018, https://arxiv.org/abs/1807.03888. The fewer images it had, the more its
-    correlations are held back: few images leave directions out, and without that its own unseen images would count as strangers.
+    On the teacher's own images they are about 1; Lee et al. 2018, https://arxiv.org/abs/1807.03888.
+    The fewer images it had, the more its
+    correlations are held back: few images leave directions out, and without that its own unseen
+    images would count as strangers.
 
     Args:
         teacher: Whose statistics count.
