@@ -76,8 +76,8 @@ Examples:
 
 CONTRIBUTE_HELP = unwrap("""Fine-tune once, hand the contribution to the coordinator, and leave.
 
-For a hospital that is online only now and then, in a federation that merges contributions. The command
-can be interrupted at any moment and called again: training goes on after its last pass, and a
+For a hospital that is online now and then, in a federation that merges contributions. The command
+can be interrupted at any moment and called again: training goes on after its last pass. A
 contribution that was not yet acknowledged is handed over again; it counts once.
 
 Example: [bold]polyclinic-client contribute --kit keys/st-mary.kit.json

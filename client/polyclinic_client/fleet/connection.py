@@ -220,15 +220,15 @@ def make_connection(
     found = Kit.read(kit)
     if name and name != found.site:
         raise ConfigError(
-            f"--name {name}: the kit {kit} is for {found.site}. Leave --name away, or use the other "
-            "kit."
+            f"--name {name}: the kit {kit} is for {found.site}. Leave --name away, or use the "
+            "other kit."
         )
     path = (key or kit.parent / PRIVATE).resolve()
     mark = fingerprint(load_private_key(path).public_key())
     if mark != found.key:
         raise ConfigError(
-            f"{path} is the key {mark}, the kit {kit} is for {found.key}. Use the key whose "
-            "public half was enrolled: --key FILE."
+            f"{path} is the key {mark}, the kit {kit} is for {found.key}. Use the key whose public "
+            "half was enrolled: --key FILE."
         )
     if server:
         parse_address(server)

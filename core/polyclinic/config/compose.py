@@ -1,9 +1,8 @@
 """Configuration: names in `conf/` and a few settings become frozen dataclasses, checked twice.
 
-The only module that meets Hydra. What a coordinator sends to a hospital is a job's names and
-scalars,
-never a path to code: the hospital looks the names up in its own `conf/`, sets only scalars that
-exist there, and compares digests.
+The only module that meets Hydra. A coordinator sends a job's names and scalars to a hospital, never
+a path to code: the hospital looks the names up in its own `conf/`, sets only scalars that exist
+there, and compares digests.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""Means and standard deviations of what enters the normalization layers: the textbook description of a domain."""
+"""Means and standard deviations of what enters normalization layers, the usual descriptor."""
 
 import math
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ SLICES = 8  # of a volume that a 2-D network reads: evenly spaced through the pa
 
 @dataclass(frozen=True)
 class ChannelGaussians:
-    """Per channel of every normalization layer of the base, the mean and the standard deviation of what enters it.
+    """Mean and standard deviation of what enters each channel of every normalization layer.
 
     Marginal: knows blur and noise, hardly contrast. Distance: Wasserstein-2 between the Gaussians,
     the root of the sum over channels of (mean - mean')^2 + (deviation - deviation')^2, as in
@@ -33,7 +33,7 @@ class ChannelGaussians:
     def measure(
         self, image: Float[Tensor, "channels x y z"], network: nn.Module
     ) -> Float[Tensor, " numbers"]:
-        """Shape (2 * channels of all layers,), squashed into a length of at most 1."""
+        """Compute all pairs, (2 * channels of all layers,), squashed into a length of at most 1."""
         parts = []
         for features in features_of(network, image):
             flat = features.flatten(1)
@@ -44,14 +44,14 @@ class ChannelGaussians:
         return squashed
 
     def distance(self, one: Float[Tensor, " numbers"], other: Float[Tensor, " numbers"]) -> float:
-        """Euclidean over all means and deviations."""
+        """Compute the Euclidean distance over all means and deviations."""
         return float(torch.linalg.vector_norm(one.double() - other.double()))
 
 
 def features_of(
     network: nn.Module, image: Float[Tensor, "channels x y z"], *, first_only: bool = False
 ) -> list[Tensor]:
-    """What the base's layers see of an image.
+    """Compute what the base's layers see of an image.
 
     Args:
         network: In evaluation mode.
@@ -98,13 +98,13 @@ def features_of(
 
 
 def _three(features: Tensor, flat: bool) -> tuple[int, ...]:
-    """Three axes of places, also where a layer sees vectors."""
+    """Return three axes of places, also where a layer sees vectors."""
     places = features.shape[2:] + ((features.shape[0],) if flat else ())
     return (*places, *(1,) * (3 - len(places)))
 
 
 def _fit(batch: Tensor) -> Tensor:
-    """Padded so that every stride divides the axes, and more than one place is left behind the last one."""
+    """Pad so that every stride divides the axes, and the last layer has more than one place."""
     around: list[int] = []
     for size in reversed(batch.shape[2:]):
         around += [0, max(32 - size, -size % 16)]
@@ -112,7 +112,7 @@ def _fit(batch: Tensor) -> Tensor:
 
 
 def _trim(features: Tensor, before: torch.Size, after: torch.Size) -> Tensor:
-    """The share of the features that the image had of the padded image."""
+    """Cut off the features of the padding alone."""
     for axis in range(2, features.ndim):
         features = features.narrow(
             axis, 0, math.ceil(features.shape[axis] * before[axis] / after[axis])
@@ -121,7 +121,7 @@ def _trim(features: Tensor, before: torch.Size, after: torch.Size) -> Tensor:
 
 
 def _spread(count: int) -> list[int]:
-    """Indices of at most `SLICES` slices, evenly spaced and without the ends."""
+    """Choose at most `SLICES` slices, evenly spaced and without the ends."""
     if count <= SLICES:
         return list(range(count))
     return [int((number + 0.5) * count / SLICES) for number in range(SLICES)]

@@ -66,7 +66,7 @@ class Hospital(Protocol):
     """A method's part at a hospital."""
 
     def prepare(self, site: Site, order: Order) -> str:
-        """Make ready for the work; return the declaration of the hospital's own task, if it has one.
+        """Make ready for the work; return the declaration of the hospital's own task, if any.
 
         Raises:
             PolyclinicError: The hospital cannot take part; a shareable text reaches the
@@ -108,7 +108,7 @@ class Hospital(Protocol):
 
 @runtime_checkable
 class DescribingHospital(Protocol):
-    """What a method's part has besides, where hospitals describe themselves and get models for that."""
+    """A method's part where hospitals describe themselves, and get models for that."""
 
     def describe(
         self,
