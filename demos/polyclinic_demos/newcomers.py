@@ -13,8 +13,8 @@ from polyclinic.config.compose import load_config
 from polyclinic.federation.jobs import build_network
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import read_dataset
-from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.state_dict import load_state
 from polyclinic.system.processes import end_with_parent
 
@@ -36,7 +36,7 @@ def test_newcomers(folder: RunFolder, states: Path, data: Sequence[Path]) -> Non
             if path.exists():
                 network.load_state_dict(load_state(path)[0])
                 drawing = draw_first(folder.path / "pictures" / site.name, config.data, arm)
-                found, _ = training.evaluate_natively(
+                found, _ = evaluate_natively(
                     network, read_dataset(site), config.data, on_case=drawing
                 )
                 line = {

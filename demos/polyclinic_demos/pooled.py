@@ -19,6 +19,7 @@ from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import prepare, training_loader
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import end_with_parent
@@ -81,7 +82,7 @@ def _test(
     """Final figures, as every hospital obtains them; the pictures' label maps beside the hospitals' own."""
     for name, site in zip(names, sites, strict=True):
         drawing = draw_first(folder.path / "pictures" / name, config.data, ARM)
-        evaluation, _ = training.evaluate_natively(network, site, config.data, on_case=drawing)
+        evaluation, _ = evaluate_natively(network, site, config.data, on_case=drawing)
         _record(
             folder,
             "evaluate.test",

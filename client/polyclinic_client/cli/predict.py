@@ -13,7 +13,7 @@ from polyclinic.errors import ConfigError
 from polyclinic.imaging.headers import check_header
 from polyclinic.imaging.volumes import write_label_map
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.training import predict_class, predict_label_map
+from polyclinic.learning.prediction import predict_class, predict_label_map
 from polyclinic_client.result_names import name_results
 
 

@@ -39,6 +39,7 @@ from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.metrics import Evaluation
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, training_loader
 from polyclinic.learning.state_dict import StateDict, pack, shared_names, subtract
 
@@ -238,7 +239,7 @@ class CommonTask:
         path = folder / "model.safetensors"
         save_site_model(network.state_dict(), path, order, order.rounds, **described)
         drawing = draw_first(folder / "pictures", job.data, order.arm)
-        evaluation, _ = training.evaluate_natively(network, site.dataset, job.data, on_case=drawing)
+        evaluation, _ = evaluate_natively(network, site.dataset, job.data, on_case=drawing)
         return evaluation
 
     def make_ready(

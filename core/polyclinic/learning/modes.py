@@ -12,7 +12,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @contextmanager
 def training_mode(network: nn.Module, *, train: bool) -> Iterator[None]:
-    """Training or evaluation mode for a while; afterwards every layer is in the mode in which it was."""
+    """Set training or evaluation mode for a while, then every layer's mode from before."""
     before = [(layer, layer.training) for layer in network.modules()]
     network.train(train)
     try:
@@ -39,6 +39,6 @@ def bf16_autocast(device: torch.device) -> torch.autocast:
 
 
 def channels_last(network: Network) -> Network:
-    """Lay a network's weights out as `bf16_autocast` likes them; the values stay."""
+    """Lay a network's weights out as `bf16_autocast` needs them to be fast; the values stay."""
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network

@@ -21,6 +21,7 @@ from polyclinic.learning import training
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.model_file import load_model
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, prepare
 from polyclinic.learning.site_tasks import site_job
 from polyclinic.learning.state_dict import load_metadata, load_state, save_state
@@ -106,7 +107,7 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
             kept, network = "full", tuned
     network.eval()
     validation = training.evaluate(network, prepared.validation, job.data)
-    test, cases = training.evaluate_natively(network, dataset, job.data)
+    test, cases = evaluate_natively(network, dataset, job.data)
     _save(network, model, out, {**described, "adapted": kept, "version": version("polyclinic")})
     return Adapted(
         kept,

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from polyclinic.config.compose import instantiate, job_settings, load_config, load_job
 from polyclinic.config.schemas import ShiftsConfig
 from polyclinic.errors import ConfigError
-from polyclinic.learning.augmentation import (
-    ImageShifts,
+from polyclinic.learning.augmentation import ImageShifts
+from polyclinic.learning.feature_shifts import (
     client_spread,
     feature_shifts,
     mix_statistics,

@@ -11,7 +11,8 @@ from torch import Tensor
 from polyclinic.config.schemas import DataConfig
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.headers import check_header
-from polyclinic.learning.preparation import as_batch, prepare_image
+from polyclinic.learning.crops import as_batch
+from polyclinic.learning.preparation import prepare_image
 
 ENDINGS = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg")
 SLICES = 8  # of a volume that a 2-D network reads: evenly spread over its middle two thirds

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from polyclinic.config.schemas import DataConfig
+from polyclinic.learning.crops import as_batch
 from polyclinic.learning.metrics import recall_per_class, summarize
 from polyclinic.learning.modes import training_mode
-from polyclinic.learning.preparation import PreparedSite, Sample, as_batch
+from polyclinic.learning.preparation import PreparedSite, Sample
 from polyclinic.learning.training import device_of, evaluate
 from polyclinic_strategies.universal.networks.encoders import embed, read_at
 from polyclinic_strategies.universal.networks.network import Head, UniversalNetwork
