@@ -1,4 +1,4 @@
-"""The universal model's part at a hospital: the encoder travels, the head of the hospital's task stays.
+"""The universal model's part at a hospital: the encoder travels, the head of its task stays.
 
 STATE/universal/head.safetensors   the head after the last stage, for the next one
 """

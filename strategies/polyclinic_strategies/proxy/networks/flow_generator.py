@@ -1,4 +1,6 @@
-"""The network that turns an image and a key into a velocity: a U-Net whose decoder is given the key at every level.
+"""Network that turns an image and a key into a velocity.
+
+It is a U-Net whose decoder is given the key at every level.
 
 It looks at the image at twice the resolution of the velocity, so that following the field costs
 little. Kim et al. 2020, https://arxiv.org/abs/2011.12835, condition their generator on a random
@@ -16,7 +18,7 @@ SPATIAL_DIMS = 3
 
 
 class FlowGenerator(nn.Module):
-    """Image and key to velocity.
+    """Network from image and key to velocity.
 
     Args:
         channels: Of the three levels of the U-Net, from the velocity's grid downwards.
@@ -52,7 +54,7 @@ class FlowGenerator(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor, key: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the velocity, see the class."""
         fine = self.stem(image)
         middle = self.down(fine)
         found = self.up(
