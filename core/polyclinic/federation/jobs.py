@@ -11,7 +11,7 @@ from polyclinic.config.folders import plugins_named
 from polyclinic.config.schemas import Config, JobConfig
 from polyclinic.errors import ConfigError
 from polyclinic.federation.live_state import LiveState
-from polyclinic.federation.method import method_of
+from polyclinic.federation.method import method_of, provider_of
 from polyclinic.federation.records import Order
 from polyclinic.federation.run_folder import RunFolder, now, versions
 from polyclinic.federation.run_state import SCORE_NAMES
