@@ -69,7 +69,7 @@ def load_config(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
         conf: Folder of the built-in groups; those of installed packages are added to it.
 
     Returns:
-        The checked configuration of one run; lengths are in mm, patches in voxels, times in seconds.
+        The checked configuration of one run. Lengths are in mm, patches in voxels, times in s.
 
     Raises:
         UnknownName: A group has no such name.

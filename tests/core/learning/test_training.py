@@ -62,7 +62,7 @@ class Threshold(nn.Module):
 def affine_of(
     codes: str, spacing_mm: tuple[float, float, float], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Axes along `codes`, `spacing_mm` along right, anterior, superior; the centre at the origin."""
+    """Make axes along `codes`, `spacing_mm` along right, anterior, superior; centre at 0."""
     turn = nib.orientations.ornt_transform(
         nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
     )
@@ -232,7 +232,7 @@ def test_shifted_features_train_otherwise_and_are_reproducible(
 
 
 def test_the_proximal_term_is_the_papers(prepared: PreparedSite) -> None:
-    """One step of SGD from w_received has no proximal gradient; two steps have mu (w_1 - w_received)."""
+    """One step of SGD from w_received has no proximal gradient; two have mu (w_1 - w_received)."""
     mu, rate = 0.7, 0.1
     plain = replace(TRAINING, epochs=1, optimizer={"_target_": "torch.optim.SGD", "lr": rate})
 
@@ -398,9 +398,15 @@ def test_classification(tmp_path: Path, dims: int) -> None:
     )
     patch, spacing = ((8, 16, 8), (1.0, 1.0, 1.0)) if dims == 3 else ((8, 8), None)
     data = replace(
-        DATA, task="classification", labels=("dark", "bright"), patch=patch, spacing_mm=spacing, samples_per_case=1,
-        augment=(), intensity=(),
-    )  # fmt: skip
+        DATA,
+        task="classification",
+        labels=("dark", "bright"),
+        patch=patch,
+        spacing_mm=spacing,
+        samples_per_case=1,
+        augment=(),
+        intensity=(),
+    )
     torch.manual_seed(0)
     pool: Any = nn.AdaptiveAvgPool3d if dims == 3 else nn.AdaptiveAvgPool2d
     network = nn.Sequential(pool(1), nn.Flatten(), nn.Linear(1, 2))

@@ -1,4 +1,4 @@
-"""The universal model in memory: the real ServerApp, ClientApp, fine-tuning and ledger, nothing started."""
+"""The universal model in memory: the real apps, fine-tuning and ledger, and no process."""
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,11 +30,21 @@ from tests.fakes import FakeGrid, FakeNode, serve
 from tests.task_cohort import SECRETS, write_public, write_tasks
 
 SMALL = [
-    "strategy=universal", "model=universal", "data=universal", "training=universal", "strategy.stages=2",
-    "strategy.contributions.poll_s=0.01", "strategy.distillation.steps=6", "strategy.distillation.batch_size=8",
-    "model.encoder.widths=[8,8,8,8]", "data.patch=[32,32]", "training.epochs=1", "training.batch_size=6", "deployment.hospitals=3",
+    "strategy=universal",
+    "model=universal",
+    "data=universal",
+    "training=universal",
+    "strategy.stages=2",
+    "strategy.contributions.poll_s=0.01",
+    "strategy.distillation.steps=6",
+    "strategy.distillation.batch_size=8",
+    "model.encoder.widths=[8,8,8,8]",
+    "data.patch=[32,32]",
+    "training.epochs=1",
+    "training.batch_size=6",
+    "deployment.hospitals=3",
     "deployment.min_hospitals=1",
-]  # fmt: skip
+]
 Answer = Callable[[Message], Message | None]
 
 
@@ -82,8 +92,12 @@ def nodes(folder: Path, sites: list[Path], kept: list[Message]) -> list[FakeNode
 
 
 def run(
-    folder: Path, sites: list[Path], *overrides: str, kept: list[Message] | None = None, settings: Sequence[str] = SMALL
-) -> RunFolder:  # fmt: skip
+    folder: Path,
+    sites: list[Path],
+    *overrides: str,
+    kept: list[Message] | None = None,
+    settings: Sequence[str] = SMALL,
+) -> RunFolder:
     made = prepare(folder, *overrides, settings=settings)
     coordinate(FakeGrid(nodes(folder, sites, [] if kept is None else kept)), made)  # type: ignore[arg-type]
     made.close()

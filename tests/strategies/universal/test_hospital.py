@@ -1,4 +1,4 @@
-"""A hospital's part in the universal model: what is learned, what is kept, what leaves and what never does."""
+"""A hospital's part in the universal model: what is learned, what is kept, what leaves."""
 
 import json
 from dataclasses import replace
