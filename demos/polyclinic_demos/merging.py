@@ -240,7 +240,7 @@ def _play(demo: Demo, settings: Sequence[str], handle: Callable[[Mapping[str, An
     )
     log = demo.states / "coordinator.log"
     hospitals = [
-        make_hospital(demo, path, POLYCLINIC_STEP_PAUSE_S=str(PACES_S[number % len(PACES_S)]))
+        make_hospital(demo, path, rest_s=PACES_S[number % len(PACES_S)])
         for number, path in enumerate(demo.sites)
     ]
     scenario = Scenario(

@@ -27,6 +27,7 @@ from polyclinic.system.processes import Child, free_port, python_module, stop_al
 from polyclinic_demos.cohorts.hospitals import NEWCOMERS
 from polyclinic_demos.cohorts.scanner import Scanner
 from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.paced_training import REST
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.runs.coordinator import finish
 from polyclinic_server.runs.live_table import Board, show
@@ -240,10 +241,10 @@ def _unlabelled(demo: Demo, site: Path) -> Path:
     return write_unlabelled(site, demo.folder / "data" / "newcomers" / site.name)
 
 
-def make_hospital(demo: Demo, path: Path, *options: str, **environment: str) -> Child:
-    """A hospital's client; all of them share the machine's cores."""
+def make_hospital(demo: Demo, path: Path, *options: str, rest_s: float = 0.0) -> Child:
+    """Make a hospital's client, which rests after training steps; all share the machine's cores."""
     command = python_module(
-        "polyclinic_client.cli.main", "join", "--kit", str(kit_for(demo.authority, path.name)), "--data", str(path),
+        "polyclinic_demos.paced_client", "join", "--kit", str(kit_for(demo.authority, path.name)), "--data", str(path),
         "--state", str(demo.states / path.name), "--wait", "120", *options,
     )  # fmt: skip
     slots = {"POLYCLINIC_SLOTS": f"{os.cpu_count() or 1}:{demo.states / 'slots'}"}
@@ -251,7 +252,7 @@ def make_hospital(demo: Demo, path: Path, *options: str, **environment: str) -> 
         path.name,
         command,
         demo.states / path.name / "client.log",
-        {**THREADS, **slots, **environment},
+        {**THREADS, **slots, REST: str(rest_s)},
     )
 
 
