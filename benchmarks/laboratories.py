@@ -20,6 +20,7 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
 from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Ledger
@@ -69,7 +70,7 @@ def test(
             recalibrate(
                 network, (batch["image"] for batch in training_loader(each, config.training, 0))
             )
-        scores.append(training.evaluate_natively(network, each.dataset, config.data)[0].score)
+        scores.append(evaluate_natively(network, each.dataset, config.data)[0].score)
     return scores
 
 

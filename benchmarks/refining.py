@@ -20,6 +20,7 @@ from polyclinic.config.release import Release
 from polyclinic.describing.statistics import describe
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
 from polyclinic.learning.state_dict import StateDict, load_state, shared_names
 from polyclinic_demos.pretraining import pool
@@ -146,9 +147,7 @@ class Hospitals:
     def test(self, state: StateDict, site: str) -> float:
         """Score on the test cases, on their own grids."""
         self.network.load_state_dict(state)
-        return training.evaluate_natively(self.network, self.sites[site].dataset, self.config.data)[
-            0
-        ].score
+        return evaluate_natively(self.network, self.sites[site].dataset, self.config.data)[0].score
 
     def _state(self) -> StateDict:
         return {name: tensor.clone() for name, tensor in self.network.state_dict().items()}

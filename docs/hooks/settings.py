@@ -16,6 +16,7 @@ CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 MARKER = re.compile(r"^<!-- settings: (\S+) -->$", re.MULTILINE)
 COMMENT = re.compile(r"(?:^|\s)#\s?(.*)$")
 GIVEN_ELSEWHERE = ("defaults",)
+PREFIXES = {"shifts": "training.shifts"}  # a part of every training
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ def render(group: str) -> str:
         return describe(CONF / "config.yaml", "")
     folder = CONF / group
     return "\n\n".join(
-        f"#### `{group}={path.relative_to(folder).with_suffix('')}`\n\n{describe(path, group)}"
+        f"#### `{PREFIXES.get(group, group)}={path.relative_to(folder).with_suffix('')}`\n\n"
+        f"{describe(path, group)}"
         for path in sorted(folder.rglob("*.yaml"))
     )
 
@@ -50,10 +52,10 @@ def describe(path: Path, group: str) -> str:
     tree = yaml.safe_load(text) or {}
     first, *said = header(text)
     parts = [f"```sh\n{first}\n```", " ".join(said)]
-    based = [entry for entry in tree.get("defaults", []) if group]
+    based = [entry for entry in tree.get("defaults", []) if group and entry != "_self_"]
     if based:
         parts.append(f"Starts from: {', '.join(f'`{plain(entry)}`' for entry in based)}.")
-    prefix = "" if not group or group == "experiment" else f"{group}."
+    prefix = "" if not group or group == "experiment" else f"{PREFIXES.get(group, group)}."
     rows = [
         f"| `{prefix}{line.name}` | `{line.default}` | {line.comment} |"
         for line in settings(text)

@@ -1,4 +1,4 @@
-"""`polyclinic-client check`: everything that can be known before anything starts."""
+"""`polyclinic-client check`: what can be known before anything starts."""
 
 import math
 import os
@@ -63,7 +63,10 @@ def _look(
 
 
 def _describe(dataset: SiteDataset) -> str:
-    counts = f"{len(dataset.training)} training, {len(dataset.validation)} validation, {len(dataset.test)} test cases"
+    counts = (
+        f"{len(dataset.training)} training, {len(dataset.validation)} validation, "
+        f"{len(dataset.test)} test cases"
+    )
     return f"{dataset.name}, {dataset.task}, {counts}; labels {', '.join(dataset.labels)}"
 
 
@@ -110,8 +113,8 @@ def _check_memory(dataset: SiteDataset | None) -> str:
     needed = NEEDED_MEMORY + 8 * largest
     if free < needed:
         raise ResourceError(
-            f"{free / 2**30:.1f} GiB of memory are free, about {needed / 2**30:.1f} GiB are needed. "
-            "Close other programs, or use a larger machine."
+            f"{free / 2**30:.1f} GiB of memory are free, about {needed / 2**30:.1f} GiB are "
+            "needed. Close other programs, or use a larger machine."
         )
     return f"{free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed"
 

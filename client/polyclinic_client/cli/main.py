@@ -48,17 +48,18 @@ The private half stays here. Send hospital.pub to the coordinator, who sends bac
 
 Example: [bold]polyclinic-client keygen --folder /etc/polyclinic[/bold]""")
 
-CHECK_HELP = unwrap("""Check a data set, the disk, the memory and the connection before anything starts.
+CHECK_HELP = unwrap("""Check data set, disk, memory and connection before anything starts.
 
-Says in plain words what is wrong. With a kit it also dials the coordinator: certificate, key and clock.
+Says in plain words what is wrong. With a kit it also dials the coordinator: certificate, key and
+clock.
 
 Example: [bold]polyclinic-client check --data /data/brain --kit keys/st-mary.kit.json[/bold]""")
 
-JOIN_HELP = unwrap("""Serve a coordinator until Ctrl-C; with --describe, get a refined model and leave.
+JOIN_HELP = unwrap("""Serve a coordinator until Ctrl-C; or get a refined model and leave.
 
-Checks the data set's list of files and dials out to the coordinator: one outbound connection, nothing
-listens but on loopback. Then it trains and evaluates whenever it is asked. It takes up a lost connection
-again by itself.
+Checks the data set's list of files and dials out to the coordinator: one outbound connection,
+nothing listens but on loopback. Then it trains and evaluates whenever it is asked. It takes up a
+lost connection again by itself.
 
 A new hospital may leave training to others: with [bold]--describe[/bold] it sends means over its images
 (which ones, the coordinator says; what they reveal, docs/explanation/refinement.md) and receives a
@@ -76,11 +77,12 @@ Examples:
 
 CONTRIBUTE_HELP = unwrap("""Fine-tune once, hand the contribution to the coordinator, and leave.
 
-For a hospital that is online only now and then, in a federation that merges contributions. The command
-can be interrupted at any moment and called again: training goes on after its last pass, and a
+For a hospital that is online now and then, in a federation that merges contributions. The command
+can be interrupted at any moment and called again: training goes on after its last pass. A
 contribution that was not yet acknowledged is handed over again; it counts once.
 
-Example: [bold]polyclinic-client contribute --kit keys/st-mary.kit.json --data /data/brain[/bold]""")
+Example: [bold]polyclinic-client contribute --kit keys/st-mary.kit.json
+--data /data/brain[/bold]""")
 
 PREDICT_HELP = unwrap("""Segment images, or classify them.
 
@@ -88,7 +90,8 @@ A segmentation writes one NIfTI label map for each image, with the image's own s
 classification writes predictions.csv. Images that have their result already are left alone, so an
 interrupted command can be repeated.
 
-Example: [bold]polyclinic-client predict model.safetensors scan1.nii.gz scan2.nii.gz --out labels/[/bold]""")
+Example: [bold]polyclinic-client predict model.safetensors scan1.nii.gz scan2.nii.gz
+--out labels/[/bold]""")
 
 
 def state_folder(state: Path | None, name: str) -> Path:

@@ -13,13 +13,12 @@ from polyclinic.errors import ConfigError
 from polyclinic.imaging.headers import check_header
 from polyclinic.imaging.volumes import write_label_map
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.training import predict_class, predict_label_map
-
-ENDINGS = (".nii.gz", ".nii", ".png", ".jpg", ".jpeg")
+from polyclinic.learning.prediction import predict_class, predict_label_map
+from polyclinic_client.result_names import name_results
 
 
 def predict_files(model: Path, images: Sequence[Path], out: Path, console: Console) -> None:
-    """One result for each image; those that exist already are left alone.
+    """Write one result for each image; leave those alone that exist already.
 
     Raises:
         ConfigError: Two images would write the same result, or the model is an encoder alone.
@@ -28,7 +27,8 @@ def predict_files(model: Path, images: Sequence[Path], out: Path, console: Conso
     network, job = load_model(model)
     if job.data.task == "own":
         raise ConfigError(
-            f"{model}: an encoder without a head. Use what a hospital keeps in its state folder: runs/RUN/universal."
+            f"{model}: a network without a head. Use what a hospital keeps in its state folder: "
+            "runs/RUN/STRATEGY."
         )
     stems = name_results(images)
     for image in images:
@@ -66,25 +66,3 @@ def _classify(
 
 def _legend(job: JobConfig) -> str:
     return ", ".join(f"{number} {label}" for number, label in enumerate(job.data.labels))
-
-
-def name_results(images: Sequence[Path]) -> list[str]:
-    """The files' names without their endings.
-
-    Raises:
-        ConfigError: Two of them are the same.
-    """
-    stems = [_stem(image) for image in images]
-    if len(set(stems)) < len(stems):
-        raise ConfigError(
-            "Two images have the same name, their results would overwrite each other: run them into two --out folders."
-        )
-    return stems
-
-
-def _stem(image: Path) -> str:
-    """The file's name without its ending."""
-    for ending in ENDINGS:
-        if image.name.lower().endswith(ending):
-            return image.name[: -len(ending)]
-    return image.stem

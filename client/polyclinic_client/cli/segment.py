@@ -9,11 +9,11 @@ from rich.console import Console
 from polyclinic.system.commands import unwrap
 from polyclinic_client.cli.options import Key, Kit
 
-SEGMENT_HELP = unwrap("""Have images segmented elsewhere: a warped proxy travels, and the answer is unwarped here.
+SEGMENT_HELP = unwrap("""Have images segmented elsewhere, by a proxy that is unwarped here.
 
-What leaves is an array: no header, no name, and not the key of the warp, which is drawn anew for every
-image. Each label map has its image's own shape and affine. Images that have their result already are
-left alone, so an interrupted command can be repeated.
+What leaves is an array: no header, no name, and not the key of the warp, which is drawn anew for
+every image. Each label map has its image's own shape and affine. Images that have their result
+already are left alone, so an interrupted command can be repeated.
 
 Examples:
 

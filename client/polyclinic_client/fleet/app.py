@@ -1,4 +1,4 @@
-"""Flower's ClientApp: takes a message apart, lets the hospital's `Site` do the work, puts the answer together."""
+"""Flower's ClientApp: it reads a message, lets the hospital do the work, and writes the answer."""
 
 import time
 
@@ -27,7 +27,7 @@ app = ClientApp()
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Who this hospital is, and whether it can do what the run asks."""
+    """Say who this hospital is, and whether it can do what the run asks."""
     with compute_slot():
         return hello_reply(
             message, open_site(context.node_config).greet(order_from_message(message))
@@ -36,7 +36,7 @@ def hello(message: Message, context: Context) -> Message:
 
 @app.train()
 def train(message: Message, context: Context) -> Message:
-    """One round of training."""
+    """Train for one round."""
     start = time.monotonic()
     with compute_slot():
         trained = open_site(context.node_config).train(
@@ -50,7 +50,7 @@ def train(message: Message, context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
-    """Figures on the validation cases."""
+    """Score the federation's weights on the validation cases."""
     start = time.monotonic()
     with compute_slot():
         evaluation = open_site(context.node_config).validate(
@@ -61,20 +61,20 @@ def evaluate(message: Message, context: Context) -> Message:
 
 @app.evaluate("score")
 def score(message: Message, context: Context) -> Message:
-    """Figures of a candidate, on the validation cases."""
+    """Score a candidate on the validation cases."""
     return evaluate(message, context)
 
 
 @app.query("collect")
 def collect(message: Message, context: Context) -> Message:
-    """What the outbox holds; never waits for training, which is a process of its own."""
+    """Hand over what the outbox holds; never wait for training, which is another process."""
     assignment, verdicts = read_assignment(message)
     return hand_over(message, open_site(context.node_config).hand_over(assignment, verdicts))
 
 
 @app.query("base")
 def base(message: Message, context: Context) -> Message:
-    """The model to start from."""
+    """Keep the model to start from."""
     order, digest = read_base(message)
     open_site(context.node_config).keep_base(order, digest, weights_from_message(message))
     return confirm(message)
@@ -82,7 +82,7 @@ def base(message: Message, context: Context) -> Message:
 
 @app.query("describe")
 def describe(message: Message, context: Context) -> Message:
-    """What the images are like; no label is read."""
+    """Describe the images; read no label."""
     start = time.monotonic()
     order, names, release = read_question(message)
     weights = weights_from_message(message) if has_weights(message) else None
@@ -93,7 +93,7 @@ def describe(message: Message, context: Context) -> Message:
 
 @app.query("refined")
 def refined(message: Message, context: Context) -> Message:
-    """The model that was made for this hospital."""
+    """Keep the model that was made for this hospital."""
     order, number = read_refined(message)
     open_site(context.node_config).receive(order, weights_from_message(message), number)
     return confirm(message)
@@ -101,7 +101,7 @@ def refined(message: Message, context: Context) -> Message:
 
 @app.evaluate("test")
 def test(message: Message, context: Context) -> Message:
-    """Final figures on the test cases."""
+    """Score the final weights on the test cases."""
     start = time.monotonic()
     with compute_slot():
         evaluation = open_site(context.node_config).test(

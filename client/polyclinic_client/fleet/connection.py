@@ -1,4 +1,7 @@
-"""How a hospital reaches its coordinator: by a kit and a key over TLS, or in plain text on one machine; and the knock before joining."""
+"""Connection of a hospital to its coordinator, and the handshake before joining.
+
+With a kit and a key it uses TLS; in plain text it never leaves the machine.
+"""
 
 import contextlib
 import json
@@ -37,13 +40,21 @@ WRONG_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MIS
 
 @dataclass(frozen=True)
 class Welcome:
-    """What a coordinator answers to a knock."""
+    """A coordinator's answer to a handshake.
 
-    site: str  # as the coordinator calls the owner of the key; empty without keys
+    Attributes:
+        site: Name that the coordinator has for the owner of the key; empty without keys.
+        version: The coordinator's version of polyclinic.
+        ahead_s: Seconds by which this machine's clock is ahead of the coordinator's.
+        instance: Another one after the coordinator was started again.
+        days_left: Days until the coordinator's certificate expires.
+    """
+
+    site: str
     version: str
-    ahead_s: float  # by how much this machine's clock is ahead of the coordinator's
-    instance: str  # another one after the coordinator was started again
-    days_left: int | None = None  # of the coordinator's certificate
+    ahead_s: float
+    instance: str
+    days_left: int | None = None
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Connection:
     key: Path | None = None
 
     def handshake(self, timeout_s: float = HANDSHAKE_S) -> Welcome:
-        """Check the coordinator's certificate, show the key, and hear what it says.
+        """Check the coordinator's certificate, show the key, and read what it answers.
 
         Raises:
             AdmissionRefused: One of the two does not want the other; the class says why.
@@ -85,7 +96,7 @@ class Connection:
         )
 
     def credentials(self) -> list[tuple[str, str | bytes]] | None:
-        """What a call shows, good for some minutes; None without keys.
+        """Make the credentials of a call, good for some minutes; None without keys.
 
         Raises:
             KeyInvalid: This hospital's own key cannot be read.
@@ -93,7 +104,7 @@ class Connection:
         return credentials(load_private_key(self.key), self.site) if self.key else None
 
     def open_channel(self, options: Sequence[tuple[str, int]] = ()) -> grpc.Channel:
-        """A channel that trusts the kit's authority alone; plain text without a kit."""
+        """Open a channel that trusts the kit's authority alone; plain text without a kit."""
         if self.kit is None:
             return grpc.insecure_channel(self.server, options)
         return grpc.secure_channel(
@@ -101,7 +112,7 @@ class Connection:
         )
 
     def wait(self, wait_s: float) -> Welcome:
-        """Knock until somebody answers.
+        """Try handshakes until somebody answers.
 
         Raises:
             AdmissionRefused: One of the two does not want the other.
@@ -118,16 +129,18 @@ class Connection:
                 time.sleep(min(pause_s(waited_s, 0.1, 2.0), max(wait_s - waited_s, 0.0)))
 
     def supernode_arguments(self, folder: Path) -> list[str]:
-        """How Flower's SuperNode is told the same; the certificate is written into `folder`."""
+        """Tell Flower's SuperNode the same; the certificate is written into `folder`."""
         if self.kit is None:
             return ["--insecure", "--superlink", self.server]
         write_durably(folder / "ca.crt", self.kit.ca.encode())
         return [
-            "--root-certificates", str(folder / "ca.crt"), "--superlink", self.server, "--auth-supernode-private-key", str(self.key),
-        ]  # fmt: skip
+            *("--root-certificates", str(folder / "ca.crt")),
+            *("--superlink", self.server),
+            *("--auth-supernode-private-key", str(self.key)),
+        ]
 
     def _check_certificate(self, timeout_s: float) -> datetime:
-        """When the coordinator's certificate ends."""
+        """Find out when the coordinator's certificate expires."""
         assert self.kit is not None
         host, port = parse_address(self.server)
         context = ssl.create_default_context(cadata=self.kit.ca)
@@ -158,7 +171,7 @@ class Connection:
         return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
 
     def explain(self, error: grpc.RpcError, timeout_s: float) -> Exception:
-        """What is said of a call that failed on its way, or at the door."""
+        """Turn a call that failed on its way, or was refused, into an error of ours."""
         code, details = error.code(), str(error.details())
         if refusal := unpack_refusal(details):
             return refusal
@@ -176,8 +189,8 @@ class Connection:
 
 def make_connection(
     server: str | None, name: str | None, kit: Path | None, key: Path | None, *, insecure: bool
-) -> Connection:  # fmt: skip
-    """What the options say.
+) -> Connection:
+    """Make the connection that the options ask for.
 
     Raises:
         ConfigError: They contradict each other, or something is missing.
@@ -193,25 +206,29 @@ def make_connection(
             raise ConfigError("--insecure needs --server 127.0.0.1:PORT and --name NAME.")
         if parse_address(server)[0] not in LOOPBACK_HOSTS:
             raise ConfigError(
-                f"--insecure --server {server}: plain text never leaves this machine. Join with the coordinator's kit: --kit FILE."
+                f"--insecure --server {server}: plain text never leaves this machine. Join with "
+                "the coordinator's kit: --kit FILE."
             )
         check_site_name(name)
         return Connection(server, name)
     if kit is None:
         raise ConfigError(
-            "Join with the coordinator's kit: --kit FILE (`polyclinic-client keygen` makes the key that it enrols). To try it on one "
-            "machine without keys: --insecure --server 127.0.0.1:9092 --name NAME."
+            "Join with the coordinator's kit: --kit FILE (`polyclinic-client keygen` makes the key "
+            "that it enrols). To try it on one machine without keys: --insecure --server "
+            "127.0.0.1:9092 --name NAME."
         )
     found = Kit.read(kit)
     if name and name != found.site:
         raise ConfigError(
-            f"--name {name}: the kit {kit} is for {found.site}. Leave --name away, or use the other kit."
+            f"--name {name}: the kit {kit} is for {found.site}. Leave --name away, or use the "
+            "other kit."
         )
     path = (key or kit.parent / PRIVATE).resolve()
     mark = fingerprint(load_private_key(path).public_key())
     if mark != found.key:
         raise ConfigError(
-            f"{path} is the key {mark}, the kit {kit} is for {found.key}. Use the key whose public half was enrolled: --key FILE."
+            f"{path} is the key {mark}, the kit {kit} is for {found.key}. Use the key whose public "
+            "half was enrolled: --key FILE."
         )
     if server:
         parse_address(server)
@@ -219,7 +236,7 @@ def make_connection(
 
 
 def speaks_tls(server: str, timeout_s: float) -> bool:
-    """Whether whoever listens there answers to TLS; nothing is sent or trusted."""
+    """Find out whether a server answers to TLS; nothing is sent or trusted."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     host, port = parse_address(server)

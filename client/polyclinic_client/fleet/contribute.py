@@ -1,7 +1,8 @@
 """`polyclinic-client contribute`: one contribution, for a hospital that is online now and then.
 
-It joins, learns what is wanted, trains in the foreground and leaves as soon as the coordinator has said
-what became of the result. Each of these steps may be interrupted; the next call goes on from there.
+It joins, learns what is wanted, trains in the foreground and leaves as soon as the coordinator has
+said what became of the result. Each of these steps may be interrupted; the next call goes on from
+there.
 """
 
 import time

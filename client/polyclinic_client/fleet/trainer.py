@@ -7,12 +7,13 @@ from polyclinic.system.processes import Child, pause_s, python_module
 from polyclinic_client.fleet.connection import Say
 from polyclinic_client.site.outbox import Outbox
 
+MODULE = "polyclinic_client.site.fine_tuning"  # what the child process runs
 DEATHS = 5  # crashes in a row after which the work is given up
 LOOK_S = 1.0  # between two looks at what is to be done
 
 
 class Trainer:
-    """Starts fine-tuning when the outbox says that there is something to do; tries again after a crash.
+    """Starts fine-tuning when the outbox has something to do, and again after a crash.
 
     Args:
         name: What this hospital is called.
@@ -24,7 +25,7 @@ class Trainer:
     def __init__(self, name: str, data: Path, state: Path, say: Say) -> None:
         self.outbox = Outbox(state, data)
         self._say = say
-        command = python_module("polyclinic_client.site.fine_tuning", name, str(data), str(state))
+        command = python_module(MODULE, name, str(data), str(state))
         log, environment = state / "fine_tuning.log", {"OMP_NUM_THREADS": "1"}
         self.child = Child("fine-tuning", command, log, environment)
         self._looked = self._not_before = 0.0

@@ -1,9 +1,10 @@
-"""The resident worker: executes the ClientApp that is installed here, one message at a time, torch imported once.
+"""Resident worker: it runs the installed ClientApp, a message at a time, with torch imported once.
 
-Flower's own executor would start a process for every message and unpack and run the code bundle that the coordinator
-sent. This one takes a task from the SuperNode's Runtime API (HTTP on loopback, with a secret), calls
-`polyclinic_client.fleet.app.app`, and returns the reply; what arrives is data, never code. An exception's text may hold a
-patient's file name: only its type travels, unless it is one of our own `shareable` sentences.
+Flower's own executor would start a process for every message and unpack and run the code bundle
+that the coordinator sent. This one takes a task from the SuperNode's Runtime API (HTTP on loopback,
+with a secret), calls `polyclinic_client.fleet.app.app`, and returns the reply; what arrives is
+data, never code. An exception's text may hold a patient's file name: only its type travels, unless
+it is one of our own `shareable` sentences.
 """
 
 import logging
@@ -34,16 +35,15 @@ from polyclinic.errors import PolyclinicError
 from polyclinic.system.processes import PROMPT, end_with_parent, pause_s
 
 ACQUIRE = "/flwr.proto.Runtime/AcquireTask"
-PATIENCE_S = (
-    30.0  # with a SuperNode that does not answer, say because it just closed an idle connection
-)
+# seconds to wait for a SuperNode that does not answer, such as after an idle connection was closed
+PATIENCE_S = 30.0
 pull_objects.__kwdefaults__.update(PROMPT)  # type: ignore[union-attr]
 pull_and_inflate_object_from_tree.__kwdefaults__.update(PROMPT)  # type: ignore[union-attr]
 log = logging.getLogger("polyclinic.worker")
 
 
 def serve(runtime: str, secret: bytes, app: ClientApp) -> None:
-    """Take task after task, for ever."""
+    """Take task after task, without end."""
     acquirer = _client(
         runtime,
         SuperExecAuthHttpInterceptor(master_secret=secret, protected_methods={ACQUIRE}),
@@ -59,7 +59,7 @@ def serve(runtime: str, secret: bytes, app: ClientApp) -> None:
 
 
 def _acquire(client: RuntimeHttpClient) -> str:
-    """The token of a waiting task, or nothing."""
+    """Ask for the token of a waiting task; return nothing where there is none."""
     try:
         return str(
             client.AcquireTask(AcquireTaskRequest(supported_task_types=["flwr-clientapp"])).token
@@ -69,10 +69,10 @@ def _acquire(client: RuntimeHttpClient) -> str:
 
 
 def _execute(runtime: str, token: str, app: ClientApp) -> None:
-    """One task: pull the message, call the app, push the reply.
+    """Do one task: pull the message, call the app, push the reply.
 
-    A reply that is lost half-way would leave the SuperNode waiting for the rest: then this process ends, and the client
-    starts both again.
+    A reply that is lost half-way would leave the SuperNode waiting for the rest: then this process
+    ends, and the client starts both again.
     """
     client = _client(runtime, RuntimeTokenHttpInterceptor(token), PATIENCE_S)
     heartbeat = HeartbeatSender(lambda: _beat(client))
@@ -85,7 +85,7 @@ def _execute(runtime: str, token: str, app: ClientApp) -> None:
         try:
             push_message(client, reply, context)
         except ObjectPushError:
-            # the coordinator had this part already, and the SuperNode has sent the rest and forgotten it
+            # the coordinator had this part already; the SuperNode has sent the rest, and forgot it
             log.info("a part of the reply was not needed")
         if not reply.has_error():
             status = SubStatus.COMPLETED
@@ -96,7 +96,7 @@ def _execute(runtime: str, token: str, app: ClientApp) -> None:
 
 
 def _answer(app: ClientApp, message: Message, context: Context) -> Message:
-    """The app's reply, or an error that says no more than it may."""
+    """Return the app's reply, or an error that says no more than it may."""
     start = time.monotonic()
     try:
         reply = app(message=message, context=context)
@@ -110,7 +110,7 @@ def _answer(app: ClientApp, message: Message, context: Context) -> Message:
 
 
 def describe(error: BaseException) -> str:
-    """What of an error may leave the hospital."""
+    """Return what of an error may leave the hospital."""
     name = type(error).__name__
     return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name
 
@@ -120,7 +120,10 @@ def _client(
     interceptor: RuntimeTokenHttpInterceptor | SuperExecAuthHttpInterceptor,
     patience_s: float,
 ) -> RuntimeHttpClient:
-    """Flower's own retries would interrupt this process when a token has expired; these only bridge gaps."""
+    """Make a client whose retries only bridge gaps.
+
+    Flower's own retries would interrupt this process when a token has expired.
+    """
     retry = RetryInvoker(
         lambda: exponential(0.1, max_delay=2),
         httpx.TransportError,
@@ -134,7 +137,7 @@ def _client(
 
 
 def _beat(client: RuntimeHttpClient) -> bool:
-    """One heartbeat; Flower's own would interrupt the whole process when a token has expired."""
+    """Send one heartbeat; Flower's own would interrupt this process when a token has expired."""
     try:
         client.SendTaskHeartbeat(SendTaskHeartbeatRequest())
     except httpx.HTTPStatusError:
@@ -145,7 +148,7 @@ def _beat(client: RuntimeHttpClient) -> bool:
 
 
 def main() -> None:
-    """`python -m polyclinic_client.fleet.worker RUNTIME SECRET_FILE`."""
+    """Run `python -m polyclinic_client.fleet.worker RUNTIME SECRET_FILE`."""
     import sys
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")

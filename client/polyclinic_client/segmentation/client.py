@@ -1,4 +1,4 @@
-"""Asking a segmentation service: one connection, retries with pauses, and an error in plain words for everything that may go wrong."""
+"""Questions to a segmentation service: one connection, retries with pauses, plain errors."""
 
 import random
 import secrets
@@ -52,18 +52,26 @@ Answer = TypeVar("Answer")
 
 
 class SegmentationLink:
-    """A segmentation service, as any number of threads may ask it.
+    """A segmentation service, which several threads may ask.
 
     Args:
         connection: Its address and how it is trusted.
-        labels, shape, digest: Of the generator that the proxies are made with; the service's have to be the same.
-        wait_s: How long one request is tried, when the service is busy or away.
+        labels: Classes of the generator that proxies are made with; the service's must be the same.
+        shape: Shape of a proxy, likewise.
+        digest: Identity of the generator, likewise.
+        wait_s: Seconds for which one request is tried, when the service is busy or away.
         tell: Told of every pause.
     """
 
     def __init__(
-        self, connection: Connection, labels: Sequence[str], shape: Sequence[int], digest: str, wait_s: float, tell: Callable[[str], None]
-    ) -> None:  # fmt: skip
+        self,
+        connection: Connection,
+        labels: Sequence[str],
+        shape: Sequence[int],
+        digest: str,
+        wait_s: float,
+        tell: Callable[[str], None],
+    ) -> None:
         self._connection = connection
         self._labels, self._shape, self._digest = tuple(labels), tuple(shape), digest
         self._wait_s = wait_s
@@ -72,7 +80,7 @@ class SegmentationLink:
         self._limits = wire.Limits()
 
     def __enter__(self) -> Self:
-        """Knock, then hear what the service segments.
+        """Connect, then ask what the service segments.
 
         Raises:
             AdmissionRefused: One of the two does not want the other.
@@ -106,7 +114,7 @@ class SegmentationLink:
         self._channel.close()
 
     def segment(self, proxy: NDArray[np.uint8], kind: str) -> NDArray[np.uint8]:
-        """The answer for a proxy, which may be sent several times until there is one.
+        """Ask for the answer to a proxy, several times if need be.
 
         Args:
             proxy: Shape (H, W, D) of the generator.
@@ -216,7 +224,7 @@ class SegmentationLink:
         return RequestRefused(self._connection.server, error.code().name, str(error.details()))
 
     def _given_up(self, error: grpc.RpcError) -> Exception:
-        """The reason behind a connection that does not come about, if there is one to be had."""
+        """Find the reason why no connection comes about, if there is one."""
         if error.code() == grpc.StatusCode.UNAVAILABLE:
             try:
                 self._connection.handshake()
@@ -228,7 +236,7 @@ class SegmentationLink:
 
 
 def _passes(error: grpc.RpcError) -> bool:
-    """Whether it may be otherwise in a while."""
+    """Tell whether it may work in a while."""
     code, details = error.code(), str(error.details())
     if code == grpc.StatusCode.RESOURCE_EXHAUSTED:
         return _hint(error) is not None or "Concurrent RPC limit" in details
@@ -238,7 +246,7 @@ def _passes(error: grpc.RpcError) -> bool:
 
 
 def _hint(error: grpc.RpcError) -> float | None:
-    """When to ask again, if the service says so."""
+    """Return the seconds after which to ask again, if the service says so."""
     try:
         return min(
             max(float(dict(error.trailing_metadata() or ())[RETRY_HEADER]), 0.1), LONGEST_PAUSE_S

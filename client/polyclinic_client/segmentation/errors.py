@@ -1,4 +1,7 @@
-"""Why a client of a segmentation service gets no label map: one type for each reason. The tree is drawn in `polyclinic.errors`."""
+"""Reasons why a client of a segmentation service gets no label map, a type for each.
+
+The tree of errors is drawn in `polyclinic.errors`.
+"""
 
 from collections.abc import Sequence
 
@@ -11,8 +14,9 @@ class ServiceMismatch(ConfigError):
 
     def __init__(self, address: str, differences: Sequence[str]) -> None:
         super().__init__(
-            f"The segmentation service at {address} and this generator do not belong together: {'; '.join(differences)}. Nothing was sent. "
-            "Use the generator that was trained with the service's model (--generator FILE), or the address of its service (--server)."
+            f"The segmentation service at {address} and this generator do not belong together: "
+            f"{'; '.join(differences)}. Nothing was sent. Use the generator that was trained with "
+            "the service's model (--generator FILE), or the address of its service (--server)."
         )
 
 
@@ -22,8 +26,9 @@ class ServiceUnreachable(ServerUnreachable):
     def __init__(self, address: str, problem: str) -> None:
         super().__init__(address, problem)
         self.args = (
-            f"No segmentation service answers at {address} ({problem}). Check the address (--server HOST:PORT), that "
-            "`polyclinic-server segment-service` is up, and that the firewall lets this machine dial out to that port.",
+            f"No segmentation service answers at {address} ({problem}). Check the address "
+            "(--server HOST:PORT), that `polyclinic-server segment-service` is up, and that the "
+            "firewall lets this machine dial out to that port.",
         )
 
 
@@ -32,8 +37,9 @@ class ServiceBusy(LinkError):
 
     def __init__(self, address: str, waited_s: float, problem: str) -> None:
         super().__init__(
-            f"The segmentation service at {address} gave no answer within {waited_s:.0f} s ({shown(problem)}). Run the same command again "
-            "later: results that exist are left alone. --wait SECONDS waits longer."
+            f"The segmentation service at {address} gave no answer within {waited_s:.0f} s "
+            f"({shown(problem)}). Run the same command again later: results that exist are left "
+            "alone. --wait SECONDS waits longer."
         )
 
 
@@ -42,7 +48,8 @@ class RequestRefused(LinkError):
 
     def __init__(self, address: str, code: str, sentence: str) -> None:
         super().__init__(
-            f"The segmentation service at {address} refused the request ({code}): {shown(sentence, 300)}"
+            f"The segmentation service at {address} refused the request ({code}): "
+            f"{shown(sentence, 300)}"
         )
 
 
@@ -51,6 +58,7 @@ class AnswerInvalid(LinkError):
 
     def __init__(self, address: str, problem: str) -> None:
         super().__init__(
-            f"The answer of the segmentation service at {address} is of no use: {problem}. Nothing was written. Install the same version "
-            "of polyclinic on both sides; if that is so, report it to whoever runs the service."
+            f"The answer of the segmentation service at {address} is of no use: {problem}. Nothing "
+            "was written. Install the same version of polyclinic on both sides; if that is so, "
+            "report it to whoever runs the service."
         )

@@ -1,7 +1,8 @@
-"""`polyclinic-client segment`: warp an image, have the proxy segmented elsewhere, unwarp the answer.
+"""`polyclinic-client segment`: warp an image, have the proxy segmented, unwarp the answer.
 
-The image stays here. What leaves is an array of the generator's shape: no header, no affine, no name, no path, and never the key of the
-deformation, which is drawn for one image and forgotten with it.
+The image stays here. What leaves is an array of the generator's shape: no header, no affine, no
+name, no path, and never the key of the deformation, which is drawn for one image and forgotten with
+it.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,8 +16,8 @@ from rich.progress import Progress
 from polyclinic.errors import ConfigError, DataError
 from polyclinic.imaging.headers import check_header
 from polyclinic.imaging.volumes import read_image, write_label_map
-from polyclinic_client.cli.predict import name_results
 from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.result_names import name_results
 from polyclinic_client.segmentation.client import SegmentationLink
 from polyclinic_strategies.proxy.protection import Protection, quantize
 
@@ -34,21 +35,27 @@ class Job:
 
 
 def segment_files(
-    jobs: Sequence[Job], connection: Connection, protection: Protection, answer: str, at_once: int, wait_s: float, console: Console
-) -> int:  # fmt: skip
-    """A label map for each image; those that exist already are left alone.
+    jobs: Sequence[Job],
+    connection: Connection,
+    protection: Protection,
+    answer: str,
+    at_once: int,
+    wait_s: float,
+    console: Console,
+) -> int:
+    """Write a label map for each image; leave those alone that exist already.
 
     Args:
         jobs: From `plan`.
         connection: The service's.
         protection: Warps, and unwarps.
         answer: What is asked for: "labels" or "probabilities".
-        at_once: Images that are worked on at the same time.
-        wait_s: How long one image is tried, when the service is busy or away.
+        at_once: Number of images in work at the same time.
+        wait_s: Seconds for which one image is tried, when the service is busy or away.
         console: Where progress is shown.
 
     Returns:
-        How many were segmented.
+        Number of images that were segmented.
 
     Raises:
         DataError: The typed fault of the first faulty image; the others are segmented before.
@@ -84,7 +91,7 @@ def segment_files(
 
 
 def plan(images: Sequence[Path], out: Path, preview: Path | None) -> list[Job]:
-    """Which result of which image goes where.
+    """Say which result of which image goes where.
 
     Args:
         images: Files, and folders of them.
@@ -139,7 +146,7 @@ def _segment(job: Job, protection: Protection, link: SegmentationLink, kind: str
 def _each(
     jobs: Sequence[Job], at_once: int, link: SegmentationLink, work: Callable[[Job], None]
 ) -> Iterator[DataError | None]:
-    """Work on several at a time; a faulty image is yielded, everything else that goes wrong ends all of them."""
+    """Work on several at a time; yield a faulty image, end all of them for any other error."""
     ends: list[Exception] = []  # the first is the reason, those after it are its consequences
 
     def one(job: Job) -> None:
@@ -149,9 +156,8 @@ def _each(
         except DataError:
             raise
         except Exception as error:
-            ends.append(
-                error
-            )  # here, not where it is waited for: this thread would have taken up the next image by then
+            # here, not where it is waited for: this thread would have begun the next image by then
+            ends.append(error)
             link.leave()
             raise
 

@@ -8,12 +8,16 @@ from pathlib import Path
 
 from polyclinic.system.processes import pause_s, try_lock
 
-SLOTS = "POLYCLINIC_SLOTS"  # N:FOLDER lets only N hospitals of this machine compute at a time; a demo's hospitals share its cores
+# N:FOLDER lets only N hospitals of this machine compute at a time; they share its cores
+SLOTS = "POLYCLINIC_SLOTS"
 
 
 @contextmanager
 def compute_slot() -> Iterator[None]:
-    """Wait for one of the machine's slots, if it has any: six networks at once on two cores are half as fast as two at a time."""
+    """Wait for one of the machine's slots, if it has any.
+
+    Six networks at once on two cores are half as fast as two at a time.
+    """
     count, _, folder = os.environ.get(SLOTS, "0:").partition(":")
     if not int(count):
         yield

@@ -1,20 +1,19 @@
-"""`python -m polyclinic_client.site.fine_tuning SITE DATA STATE`: fine-tune, and leave a contribution.
+"""`python -m polyclinic_client.site.fine_tuning SITE DATA STATE`: make a contribution.
 
-A process of its own, outside of any message: it may take weeks. It keeps what it needs to go on after
-every pass over the cases. A crash costs one pass, and the result is the same, bit for bit.
+It fine-tunes in a process of its own, outside of any message: it may take weeks. After every pass
+over the cases it keeps what it needs to go on. A crash costs one pass, and the result is the same,
+bit for bit.
 """
 
 import logging
-import os
 import sys
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 from polyclinic.errors import ModelInvalid, PolyclinicError
 from polyclinic.federation.assignment import Assignment
-from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import load_state, shared_names
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.system.processes import end_with_parent
@@ -23,18 +22,7 @@ from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.site import Site
 from polyclinic_client.site.status import FINE_TUNING
 
-STEP_PAUSE = "POLYCLINIC_STEP_PAUSE_S"  # seconds of rest after every step: a slower machine
 log = logging.getLogger("polyclinic.fine_tuning")
-
-
-class PacedSite(Site):
-    """A hospital whose machine rests after every step of training, where the environment says so."""
-
-    def say(self, order: Order, doing: str, *, force: bool = False, **details: Any) -> None:
-        """Write what is being done, and rest."""
-        super().say(order, doing, force=force, **details)
-        if doing == "training":
-            time.sleep(float(os.environ.get(STEP_PAUSE, "0")))
 
 
 def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> Path:
@@ -77,7 +65,13 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
     return path
 
 
-def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None:
+def work(
+    name: str,
+    data: Path,
+    state: Path,
+    opened: Site | None = None,
+    make_site: Callable[..., Site] = Site,
+) -> None:
     """Do what the outbox says is to be done; nothing if there is nothing.
 
     Args:
@@ -86,6 +80,7 @@ def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None
         state: Folder with the outbox.
         opened: The hospital, where this process has opened it; its prepared cases are used if its
             list of cases has not changed since.
+        make_site: Makes the hospital of name, data, state and the name of a status file.
 
     Raises:
         PolyclinicError: Whatever is wrong with data or settings; the outbox remembers it.
@@ -95,7 +90,7 @@ def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None
     if key is None or assignment is None:
         return
     try:
-        site: Site = PacedSite(name, data, state, FINE_TUNING)
+        site = make_site(name, data, state, FINE_TUNING)
         if opened is not None and opened.dataset == site.dataset:
             site = opened
         contribute(site, outbox, Assignment.from_json(assignment), key)
@@ -105,13 +100,13 @@ def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None
         raise
 
 
-def main() -> None:
+def main(make_site: Callable[..., Site] = Site) -> None:
     """Run the module's command."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     end_with_parent()
     name, data, state = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     try:
-        work(name, data, state)
+        work(name, data, state, make_site=make_site)
     except PolyclinicError as error:
         log.error("%s", error)
         sys.exit(error.exit_code)

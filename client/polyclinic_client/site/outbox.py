@@ -3,14 +3,17 @@
     STATE/assignment.json            what the coordinator wants, as it last said
     STATE/bases/DIGEST.safetensors   the model to start from
     STATE/outbox/DIGEST.safetensors  a finished contribution, waiting to be handed over ...
-    STATE/outbox/DIGEST.json         ... and which assignment it answers; without it the file does not count
-    STATE/settled/DIGEST.json        what the coordinator said of it: accepted, or refused and why; of the newest the file too, in
-                                     case another coordinator, with a ledger of its own, asks for the same
-    STATE/failure.json               why training for an assignment failed; not tried again until something changes
+    STATE/outbox/DIGEST.json         ... and which assignment it answers; the file needs it to count
+    STATE/settled/DIGEST.json        what the coordinator said of it: accepted, or refused and why;
+                                     of the newest the file too, in case another coordinator, with a
+                                     ledger of its own, asks for the same
+    STATE/failure.json               why training for an assignment failed; it is not tried again
+                                     until something changes
 
-Training writes here whenever it is done, the coordinator's question empties it, and neither waits for the other. A contribution is
-forgotten only once the coordinator has said what became of it, which it does after its ledger has it for good: so whatever dies in
-between, it arrives, and it counts once.
+Training writes here when it is done, the coordinator's question empties it, and neither waits for
+the other. A contribution is forgotten once the coordinator has said what became of it, and the
+coordinator says so when its ledger has it for good: whatever dies in between, the contribution
+arrives, and counts once.
 """
 
 import json
@@ -25,7 +28,7 @@ from polyclinic.errors import DatasetInvalid
 from polyclinic.system.durable import write_durably
 from polyclinic_client.site.status import FINE_TUNING, StatusFile
 
-REFINED = "refined.safetensors"  # in the state folder: the model that the coordinator made for this hospital
+REFINED = "refined.safetensors"  # in the state folder: the model that was made for this hospital
 
 
 @dataclass(frozen=True)
@@ -41,7 +44,7 @@ class Outbox:
 
     Args:
         state: The hospital's state folder.
-        data: The folder with dataset.json: when that file changes, the hospital has something new to contribute.
+        data: Folder with dataset.json; when that file changes, there is something to contribute.
     """
 
     def __init__(self, state: Path, data: Path) -> None:
@@ -58,21 +61,21 @@ class Outbox:
         path.touch()
 
     def assignment(self) -> dict[str, Any] | None:
-        """What the coordinator wants, as it last said."""
+        """Return what the coordinator wants, as it last said."""
         assignment: dict[str, Any] | None = _read(self.state / "assignment.json")
         return assignment
 
     def asked_at(self) -> float | None:
-        """When the coordinator last asked, in seconds since 1970."""
+        """Return when the coordinator last asked, in seconds since 1970."""
         path = self.state / "assignment.json"
         return path.stat().st_mtime if path.exists() else None
 
     def base_path(self, digest: str) -> Path:
-        """Where a base model is kept."""
+        """Return where a base model is kept."""
         return self.state / "bases" / f"{digest}.safetensors"
 
     def key(self, assignment: dict[str, Any]) -> str:
-        """Names one piece of work: the same assignment on the same list of cases.
+        """Name one piece of work: the same assignment on the same list of cases.
 
         Raises:
             DatasetInvalid: dataset.json cannot be read.
@@ -84,7 +87,7 @@ class Outbox:
             raise DatasetInvalid(
                 path, f"cannot be read ({error.strerror})", "Restore it."
             ) from error
-        # names of run, arm and ledger do not matter: the same work for another run is the same contribution
+        # names of run, arm and ledger do not matter: the same work is the same contribution
         order = {
             key: value
             for key, value in assignment["order"].items()
@@ -97,7 +100,7 @@ class Outbox:
         return sha256(json.dumps(wanted, sort_keys=True).encode() + listed).hexdigest()
 
     def todo(self) -> str | None:
-        """The key of the work that is asked for and not yet done; None when there is none or its base has not arrived."""
+        """Return the key of the work to do; None where there is none, or its base is missing."""
         assignment = self.assignment()
         if assignment is None or not self.base_path(assignment["base"]).exists():
             return None
@@ -110,20 +113,20 @@ class Outbox:
         )
 
     def put(self, path: Path, key: str) -> None:
-        """Declare a contribution that lies in the outbox as ready; removes what a crash left half-done."""
+        """Declare a contribution in the outbox as ready; remove what a crash left half-done."""
         for other in self.folder.glob("*.safetensors"):
             if other != path and not other.with_suffix(".json").exists():
                 other.unlink()
         _write(path.with_suffix(".json"), {"key": key, "time": time.time()})
 
     def ready(self) -> Ready | None:
-        """The oldest contribution that waits to be handed over."""
+        """Return the oldest contribution that waits to be handed over."""
         waiting = [(_read(path, {}).get("time", 0.0), path) for path in self.folder.glob("*.json")]
         paths = [path.with_suffix(".safetensors") for _, path in sorted(waiting)]
         return next((Ready(path.stem, path) for path in paths if path.exists()), None)
 
     def settle(self, digest: str, accepted: bool, reason: str) -> None:
-        """Keep the coordinator's word on a contribution and forget the contribution; safe to repeat."""
+        """Keep the coordinator's word on a contribution, and forget it; safe to repeat."""
         note = self.folder / f"{digest}.json"
         known = _read(note)
         if known is not None:
@@ -144,7 +147,7 @@ class Outbox:
                 path.replace(self._settled / path.name)
 
     def outcome(self, key: str) -> dict[str, Any] | None:
-        """What the ledger that asks now said of the contribution that did this work; None while it has not."""
+        """Return what the current ledger said of this work; None while it has not."""
         ledger = (self.assignment() or {}).get("ledger")
         notes = [_read(path, {}) for path in self._settled.glob("*.json")]
         return next(
@@ -153,25 +156,25 @@ class Outbox:
         )
 
     def progress(self) -> str:
-        """What fine-tuning says that it does."""
+        """Return what fine-tuning does, in words."""
         status = StatusFile(self.state / FINE_TUNING).read()
         return status.doing if status.percent is None else f"{status.doing} {status.percent} %"
 
     def fail(self, key: str, reason: str) -> None:
-        """Remember that training for this assignment failed, so that it is not tried in circles."""
+        """Remember that training for this work failed, so that it is not tried again and again."""
         _write(self.state / "failure.json", {"key": key, "reason": reason, "time": time.time()})
 
     def failure(self) -> dict[str, Any] | None:
-        """Why training failed, if it did."""
+        """Return why training failed, if it did."""
         failure: dict[str, Any] | None = _read(self.state / "failure.json")
         return failure
 
     def forget_failure(self) -> None:
-        """Try again: the client was started anew, so somebody may have mended something."""
+        """Let failed work be tried again: somebody may have mended something."""
         (self.state / "failure.json").unlink(missing_ok=True)
 
     def _offer_again(self, assignment: dict[str, Any]) -> None:
-        """What another ledger got already is handed over to this one too, without training again."""
+        """Offer a contribution that another ledger has already to this one too."""
         key = self.key(assignment)
         if self.outcome(key) is not None:
             return
@@ -192,7 +195,7 @@ def _write(path: Path, values: dict[str, Any]) -> None:
 
 
 def _read(path: Path, default: dict[str, Any] | None = None) -> Any:
-    """The values in a file; the default where there are none."""
+    """Read the values in a file; return the default where there are none."""
     try:
         return json.loads(path.read_text())
     except (OSError, json.JSONDecodeError):

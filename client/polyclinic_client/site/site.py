@@ -1,7 +1,7 @@
 """A hospital: its data, what it keeps, and what it does when it is asked.
 
-What a method does is the method's (`polyclinic.federation.hospital`); here it is only found and called.
-Everything stays on this machine but the weights and figures that are returned.
+What a method does is the method's (`polyclinic.federation.hospital`); here it is only found and
+called. Everything stays on this machine but the weights and figures that are returned.
 """
 
 import hashlib
@@ -114,7 +114,7 @@ class Site:
         return describing_hospital_of(order).receive(self, order, weights, number)
 
     def hand_over(self, assignment: Assignment, verdicts: Sequence[Verdict]) -> Handover:
-        """Note what is wanted now and what became of earlier contributions; hand over what is ready."""
+        """Note what is wanted and what became of earlier work; hand over what is ready."""
         self.outbox.assign(assignment.to_json())
         for verdict in verdicts:
             self.outbox.settle(verdict.digest, verdict.accepted, verdict.reason)

@@ -1,7 +1,7 @@
 """Configuration: names in `conf/` and a few settings become frozen dataclasses, checked twice.
 
-The only module that meets Hydra. What a coordinator sends to a hospital is a job's names and scalars,
-never a path to code: the hospital looks the names up in its own `conf/`, sets only scalars that exist
+The only module that meets Hydra. A coordinator sends a job's names and scalars to a hospital, never
+a path to code: the hospital looks the names up in its own `conf/`, sets only scalars that exist
 there, and compares digests.
 """
 
@@ -69,7 +69,7 @@ def load_config(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
         conf: Folder of the built-in groups; those of installed packages are added to it.
 
     Returns:
-        The checked configuration of one run; lengths are in mm, patches in voxels, times in seconds.
+        The checked configuration of one run. Lengths are in mm, patches in voxels, times in s.
 
     Raises:
         UnknownName: A group has no such name.

@@ -1,7 +1,7 @@
 """Folders of configuration groups: the built-in one, and those of installed packages.
 
-A package offers its folder by an entry point of the group `polyclinic.conf`. The entry point's value
-is a package whose folder holds strategy/, model/, data/ ...; it needs no code of its own.
+A package offers its folder by an entry point of the group `polyclinic.conf`. The entry point's
+value is a package whose folder holds strategy/, model/, data/ ...; it needs no code of its own.
 """
 
 from collections.abc import Iterator, Mapping

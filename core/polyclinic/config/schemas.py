@@ -27,9 +27,8 @@ Seconds = Annotated[float, Field(ge=0, le=366 * 86400.0, allow_inf_nan=False)]
 class DataConfig:
     """What a case is, and the grid on which the network sees it."""
 
-    task: Literal[
-        "segmentation", "classification", "own"
-    ]  # own: every hospital's; `labels` is empty until it is known
+    # own: every hospital has its own, and `labels` is empty until it is known
+    task: Literal["segmentation", "classification", "own"]
     channels: Count
     labels: tuple[str, ...]  # name of class 0, 1, ...; class 0 of a segmentation is the background
     orientation: Annotated[str, Field(pattern="^[RLAPSI]{2,3}$")]
@@ -48,7 +47,11 @@ class DataConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class ShiftsConfig:
-    """Domain shifts that are generated while training: the chance that a sample, or a stage of the network, is shifted so."""
+    """Domain shifts that are generated while training.
+
+    Each is the chance that a sample is shifted so; `feature` says how features are shifted, and
+    `feature_probability` the chance for a stage of the network.
+    """
 
     gamma: Chance = 0.0
     inversion: Chance = 0.0
@@ -90,7 +93,10 @@ class DeploymentConfig:
 
 
 class PrivacyConfig(TypedDict):
-    """What protects a hospital; every other key is a setting of `_target_`, which wraps a strategy of averaging."""
+    """Protection of a hospital.
+
+    Every other key is a setting of `_target_`, which wraps a strategy of averaging.
+    """
 
     __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
 
@@ -128,9 +134,8 @@ class Config:
     privacy: PrivacyConfig
     deployment: DeploymentConfig
     rounds: Count
-    base: (
-        str | None
-    )  # at the coordinator: the weights that every strategy starts from; None: as the seed makes them
+    # at the coordinator, the weights that every strategy starts from; None: as the seed makes them
+    base: str | None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     choices: dict[str, str]  # group -> name, as composed
 

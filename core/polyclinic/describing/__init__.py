@@ -1,1 +1,1 @@
-"""What a hospital tells about its images, and how far two hospitals are from each other; one statistic in each file."""
+"""Statistics of a hospital's images, and distances between hospitals; one file for each."""

@@ -1,4 +1,4 @@
-"""Means and standard deviations of what enters the normalization layers: the textbook description of a domain."""
+"""Means and standard deviations of what enters normalization layers, the usual descriptor."""
 
 import math
 from collections.abc import Iterator
@@ -17,14 +17,15 @@ SLICES = 8  # of a volume that a 2-D network reads: evenly spaced through the pa
 
 @dataclass(frozen=True)
 class ChannelGaussians:
-    """Per channel of every normalization layer of the base, the mean and the standard deviation of what enters it.
+    """Mean and standard deviation of what enters each channel of every normalization layer.
 
-    Marginal: knows blur and noise, hardly contrast. Distance: Wasserstein-2 between the Gaussians, the root of the sum over channels of
-    (mean - mean')^2 + (deviation - deviation')^2, as in Kitrungrotsakul et al. and the FedBN family; each layer is divided by its
-    width so that wide layers do not drown the others.
+    Marginal: knows blur and noise, hardly contrast. Distance: Wasserstein-2 between the Gaussians,
+    the root of the sum over channels of (mean - mean')^2 + (deviation - deviation')^2, as in
+    Kitrungrotsakul et al. and the FedBN family; each layer is divided by its width so that wide
+    layers do not drown the others.
 
-    Reveals: two numbers a channel, from which gradient inversion has reconstructed training images for *batches of a few*; averaged over
-    subjects the least of the statistics here.
+    Reveals: two numbers a channel, from which gradient inversion has reconstructed training images
+    for *batches of a few*; averaged over subjects the least of the statistics here.
     """
 
     needs_network: ClassVar[bool] = True
@@ -32,7 +33,7 @@ class ChannelGaussians:
     def measure(
         self, image: Float[Tensor, "channels x y z"], network: nn.Module
     ) -> Float[Tensor, " numbers"]:
-        """Shape (2 * channels of all layers,), squashed into a length of at most 1."""
+        """Compute all pairs, (2 * channels of all layers,), squashed into a length of at most 1."""
         parts = []
         for features in features_of(network, image):
             flat = features.flatten(1)
@@ -43,24 +44,26 @@ class ChannelGaussians:
         return squashed
 
     def distance(self, one: Float[Tensor, " numbers"], other: Float[Tensor, " numbers"]) -> float:
-        """Euclidean over all means and deviations."""
+        """Compute the Euclidean distance over all means and deviations."""
         return float(torch.linalg.vector_norm(one.double() - other.double()))
 
 
 def features_of(
     network: nn.Module, image: Float[Tensor, "channels x y z"], *, first_only: bool = False
 ) -> list[Tensor]:
-    """What the base's layers see of an image.
+    """Compute what the base's layers see of an image.
 
     Args:
         network: In evaluation mode.
         image: A volume; a 2-D network reads `SLICES` axial slices of it.
-        first_only: Only what the first convolution makes; else what enters every normalization layer.
+        first_only: Only what the first convolution makes; else what enters every normalization
+            layer.
 
     Returns:
-        One tensor for each layer, channels first, then three axes of places (the last one counts slices in 2-D). Axes are padded with
-        zeros for the network; what the first convolution makes of the padding alone is left out again, else patients of different
-        sizes would lie in different places.
+        One tensor for each layer, channels first, then three axes of places (the last one counts
+        slices in 2-D). Axes are padded with zeros for the network; what the first convolution makes
+        of the padding alone is left out again, else patients of different sizes would lie in
+        different places.
     """
     found: list[Tensor] = []
     layers = list(_layers(network, CONVOLUTIONS if first_only else NORMALIZATIONS))[
@@ -95,13 +98,13 @@ def features_of(
 
 
 def _three(features: Tensor, flat: bool) -> tuple[int, ...]:
-    """Three axes of places, also where a layer sees vectors."""
+    """Return three axes of places, also where a layer sees vectors."""
     places = features.shape[2:] + ((features.shape[0],) if flat else ())
     return (*places, *(1,) * (3 - len(places)))
 
 
 def _fit(batch: Tensor) -> Tensor:
-    """Padded so that every stride divides the axes, and more than one place is left behind the last one."""
+    """Pad so that every stride divides the axes, and the last layer has more than one place."""
     around: list[int] = []
     for size in reversed(batch.shape[2:]):
         around += [0, max(32 - size, -size % 16)]
@@ -109,7 +112,7 @@ def _fit(batch: Tensor) -> Tensor:
 
 
 def _trim(features: Tensor, before: torch.Size, after: torch.Size) -> Tensor:
-    """The share of the features that the image had of the padded image."""
+    """Cut off the features of the padding alone."""
     for axis in range(2, features.ndim):
         features = features.narrow(
             axis, 0, math.ceil(features.shape[axis] * before[axis] / after[axis])
@@ -118,7 +121,7 @@ def _trim(features: Tensor, before: torch.Size, after: torch.Size) -> Tensor:
 
 
 def _spread(count: int) -> list[int]:
-    """Indices of at most `SLICES` slices, evenly spaced and without the ends."""
+    """Choose at most `SLICES` slices, evenly spaced and without the ends."""
     if count <= SLICES:
         return list(range(count))
     return [int((number + 0.5) * count / SLICES) for number in range(SLICES)]

@@ -12,7 +12,9 @@ from polyclinic.describing.average_image import AverageImage
 
 @dataclass(frozen=True)
 class Correlation:
-    """The average image again, compared by correlation inside the patient: blind to how strong a contrast is, not to its sign.
+    """The average image, compared by correlation inside the patient.
+
+    It sees the sign of a contrast, and not how strong the contrast is.
 
     Distance: 1 - Pearson's correlation over the voxels that are inside in both averages, 0 .. 2.
 
@@ -25,11 +27,11 @@ class Correlation:
     def measure(
         self, image: Float[Tensor, "channels x y z"], network: nn.Module
     ) -> Float[Tensor, " numbers"]:
-        """Shape (channels * size^3,), as `AverageImage`."""
+        """Compute the shrunk image, (channels * size^3,), as `AverageImage`."""
         return AverageImage(self.size).measure(image, network)
 
     def distance(self, one: Float[Tensor, " numbers"], other: Float[Tensor, " numbers"]) -> float:
-        """1 - correlation; 1 where one of them is constant."""
+        """Compute 1 - correlation; 1 where one of them is constant."""
         both = (one != 0) & (other != 0)
         first, second = (each[both].double() for each in (one, other))
         first, second = (

@@ -13,11 +13,15 @@ from polyclinic.imaging.foreground import foreground
 
 @dataclass(frozen=True)
 class Histogram:
-    """Shares of the voxels in `bins` bins of -`reach` .. `reach` standard deviations; what lies outside counts in the outermost ones.
+    """Shares of the voxels in `bins` bins of -`reach` .. `reach` standard deviations.
 
-    Marginal: knows how many voxels are how bright, not where. Distance: Wasserstein-1 in standard deviations, mean over channels.
+    What lies outside counts in the outermost bins.
 
-    Reveals: the cohort's mean shares of tissues; little of any one subject (an unusual volume of fluid shifts it by 1/subjects).
+    Marginal: knows how many voxels are how bright, not where. Distance: Wasserstein-1 in standard
+    deviations, mean over channels.
+
+    Reveals: the cohort's mean shares of tissues; little of any one subject (an unusual volume of
+    fluid shifts it by 1/subjects).
     """
 
     bins: int = 32
@@ -27,7 +31,10 @@ class Histogram:
     def measure(
         self, image: Float[Tensor, "channels x y z"], network: nn.Module
     ) -> Float[Tensor, " numbers"]:
-        """Shape (channels * bins,); each channel's shares sum to 1 / channels, so it is at most 1 long."""
+        """Compute the shares, (channels * bins,), at most 1 long.
+
+        Each channel's shares sum to 1 / channels.
+        """
         del network
         values = standardize(image)[:, foreground(image)].clamp(-self.reach, self.reach)
         shares = [
@@ -37,6 +44,6 @@ class Histogram:
         return torch.cat(shares) / len(shares)
 
     def distance(self, one: Float[Tensor, " numbers"], other: Float[Tensor, " numbers"]) -> float:
-        """Wasserstein-1: the area between the distribution functions."""
+        """Compute Wasserstein-1, the area between the distribution functions."""
         difference = (one.double() - other.double()).reshape(-1, self.bins)
         return float(difference.cumsum(1).abs().sum()) * 2 * self.reach / self.bins

@@ -1,4 +1,4 @@
-"""Where in an image the patient is, so that images of different hospitals can be laid over each other roughly."""
+"""Region of the patient in an image, by which images of different hospitals roughly match."""
 
 import torch
 from jaxtyping import Float
@@ -8,7 +8,7 @@ from polyclinic.imaging.foreground import foreground
 
 
 def crop_to_patient(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "channels _ _ _"]:
-    """The smallest box around the patient: the same organ in the same place, as well as that goes without registration."""
+    """Cut out the smallest box around the patient, a substitute for registration."""
     found = foreground(image)
     box = []
     for axis in range(3):
@@ -18,7 +18,10 @@ def crop_to_patient(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "ch
 
 
 def standardize(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "channels x y z"]:
-    """Mean 0 and standard deviation 1 inside the patient in each channel, 0 outside; a channel that is constant inside becomes 0."""
+    """Scale each channel to mean 0 and standard deviation 1 inside the patient, and to 0 outside.
+
+    A channel that is constant inside becomes 0.
+    """
     found = foreground(image)
     values = image[:, found].double()  # the float32 mean of a constant need not be that constant
     least = (1e-6 * values.abs().amax(1, keepdim=True)).clamp_min(1e-30)
@@ -30,7 +33,7 @@ def standardize(image: Float[Tensor, "channels x y z"]) -> Float[Tensor, "channe
     return made
 
 
-def places(image: Float[Tensor, "channels x y z"], size: int) -> tuple[int, int, int]:
-    """`size` along each axis, but 1 along the axis that a photograph does not have."""
+def region_grid(image: Float[Tensor, "channels x y z"], size: int) -> tuple[int, int, int]:
+    """Return `size` regions along each axis, but 1 along the axis that a photograph has not."""
     x, y, z = (size if length > 1 else 1 for length in image.shape[1:])
     return x, y, z

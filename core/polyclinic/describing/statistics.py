@@ -1,11 +1,11 @@
 """Statistics of a hospital's images, and a hospital's description by them.
 
-A description holds, for each statistic, the mean over the hospital's subjects of a bounded vector of
-each subject. Whatever the statistic, a subject counts once, its vector is at most 1 long, and only the
-mean over enough subjects leaves the hospital: the same clipping, noise and audit serve all of them.
+A description holds, for each statistic, the mean over the hospital's subjects of a bounded vector
+of each subject. A subject counts once, its vector is at most 1 long, and only the mean over enough
+subjects leaves the hospital. So the same clipping, noise and audit serve all statistics.
 
-A package offers a statistic by an entry point of the group `polyclinic.statistics`, whose value is a
-class that is made without arguments.
+A package offers a statistic by an entry point of the group `polyclinic.statistics`, whose value is
+a class that is made without arguments.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,7 +1,7 @@
 """A method's part at a hospital, and the plain one: all hospitals have one task in common.
 
-`Site` is what a method may use of a hospital. `Hospital` is what a method brings; it keeps nothing in
-itself between two messages, but in the site's `kept` and `state`. A method that differs from the
+`Site` is what a method may use of a hospital. `Hospital` is what a method brings; it keeps nothing
+in itself between two messages, but in the site's `kept` and `state`. A method that differs from the
 plain one in one step inherits `CommonTask` and overrides that step:
 
     class Smoothed(CommonTask):
@@ -39,6 +39,7 @@ from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.metrics import Evaluation
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, training_loader
 from polyclinic.learning.state_dict import StateDict, pack, shared_names, subtract
 
@@ -66,10 +67,11 @@ class Hospital(Protocol):
     """A method's part at a hospital."""
 
     def prepare(self, site: Site, order: Order) -> str:
-        """Make ready for the work; return the declaration of the hospital's own task, if it has one.
+        """Make ready for the work; return the declaration of the hospital's own task, if any.
 
         Raises:
-            PolyclinicError: The hospital cannot take part; a shareable text reaches the coordinator.
+            PolyclinicError: The hospital cannot take part; a shareable text reaches the
+                coordinator.
         """
         ...
 
@@ -107,7 +109,7 @@ class Hospital(Protocol):
 
 @runtime_checkable
 class DescribingHospital(Protocol):
-    """What a method's part has besides, where hospitals describe themselves and get models for that."""
+    """A method's part where hospitals describe themselves, and get models for that."""
 
     def describe(
         self,
@@ -237,7 +239,7 @@ class CommonTask:
         path = folder / "model.safetensors"
         save_site_model(network.state_dict(), path, order, order.rounds, **described)
         drawing = draw_first(folder / "pictures", job.data, order.arm)
-        evaluation, _ = training.evaluate_natively(network, site.dataset, job.data, on_case=drawing)
+        evaluation, _ = evaluate_natively(network, site.dataset, job.data, on_case=drawing)
         return evaluation
 
     def make_ready(

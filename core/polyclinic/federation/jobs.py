@@ -11,13 +11,14 @@ from polyclinic.config.folders import plugins_named
 from polyclinic.config.schemas import Config, JobConfig
 from polyclinic.errors import ConfigError
 from polyclinic.federation.live_state import LiveState
-from polyclinic.federation.method import method_of
+from polyclinic.federation.method import method_of, provider_of
 from polyclinic.federation.records import Order
 from polyclinic.federation.run_folder import RunFolder, now, versions
 from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.learning.state_dict import layout_digest, load_state, shared_names
 from polyclinic.system.plugins import (
     METHODS,
+    OWN,
     STATISTICS,
     is_own,
     offered,
@@ -91,7 +92,9 @@ def arm_name(config: Config) -> str:
     `refinement`.
     """
     group, _, name = config.choices["strategy"].rpartition("/")
-    return name if group in ("averaging", "") else f"{group}-{name}"
+    method = method_of(config)
+    alone = not group or (method.pace == "rounds" and provider_of(method) == OWN)
+    return name if alone else f"{group}-{name}"
 
 
 def strategy_titles(configs: Sequence[Config]) -> dict[str, str]:

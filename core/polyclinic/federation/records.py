@@ -1,6 +1,7 @@
 """The only codec between Flower's messages and our objects.
 
-What travels to a hospital: names, bounded scalars and one vector of weights. What comes back: the vector and scalars.
+What travels to a hospital: names, bounded scalars and one vector of weights. What comes back: the
+vector and scalars.
 """
 
 import re
@@ -166,7 +167,8 @@ def weights_from_record(record: ArrayRecord) -> Tensor:
     array = record[WEIGHTS].numpy() if WEIGHTS in record else None
     if array is None or array.ndim != 1 or array.dtype.kind != "f":
         raise ConfigError(
-            "The message holds no flat vector of weights: the other side runs another version of polyclinic."
+            "The message holds no flat vector of weights: the other side runs another version of "
+            "polyclinic."
         )
     return torch.from_numpy(np.array(array, dtype=np.float32))
 

@@ -89,7 +89,7 @@ class Site(Protocol):
 
 
 def load_weights(site: Site, order: Order, network: nn.Module, weights: Tensor, upto: int) -> None:
-    """Load shared weights as they arrived, and the rest as it was kept after round `upto`, if it was.
+    """Load shared weights as they arrived, and the rest as it was kept after round `upto`.
 
     Raises:
         ModelInvalid: The weights are of another network, or not finite.

@@ -1,4 +1,7 @@
-"""What a long training keeps, so that a crash costs little, and the result is the same, bit for bit, as without."""
+"""Checkpoints of a long training.
+
+A crash costs little, and the result is the same, bit for bit, as without it.
+"""
 
 import copy
 import io
@@ -21,7 +24,7 @@ class Checkpoint:
         path: The file; None keeps nothing.
         trained: All that is trained.
         optimizer: What trains it.
-        every: Losses between two times that it is kept.
+        every: Number of losses between two times that it is kept.
     """
 
     def __init__(
@@ -30,7 +33,10 @@ class Checkpoint:
         self._path, self._trained, self._optimizer, self._every = path, trained, optimizer, every
 
     def resume(self) -> list[float]:
-        """Take up what was kept, and return the losses so far; a file that does not fit or cannot be read counts as none."""
+        """Load what was kept, and return the losses so far.
+
+        A file that does not fit, or cannot be read, counts as none.
+        """
         if self._path is None or not self._path.exists():
             return []
         before = copy.deepcopy(self._trained.state_dict())
@@ -50,7 +56,7 @@ class Checkpoint:
         return list(kept["losses"])
 
     def keep(self, losses: list[float], wanted: int) -> None:
-        """Keep what there is, every so many losses and when there are as many as are wanted."""
+        """Keep what there is, every so many losses and at the end."""
         if self._path is None or (len(losses) % self._every and len(losses) != wanted):
             return
         content = io.BytesIO()

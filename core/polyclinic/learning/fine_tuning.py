@@ -1,6 +1,7 @@
-"""Training on a hospital's labels pass by pass: in a stage of a federation, and with an encoder that is taken home.
+"""Training on a hospital's labels, pass by pass.
 
-After every pass what is needed to go on may be kept, so that a crash costs one pass, and the result is the same, bit for bit, as without.
+After every pass what is needed to go on may be kept, so that a crash costs one pass, and the result
+is the same, bit for bit, as without.
 """
 
 import logging
@@ -23,11 +24,11 @@ log = logging.getLogger("polyclinic.learning.fine_tuning")
 
 @dataclass(frozen=True)
 class Course:
-    """How long, and with which randomness.
+    """Length of a training, and its randomness.
 
     Attributes:
-        passes: Over the training cases.
-        seed_of: The seed of each pass, from 1.
+        passes: Number of passes over the training cases.
+        seed_of: Seed of each pass, from 1.
         falling: Whether the learning rate falls from pass to pass, along a cosine.
     """
 
@@ -37,16 +38,22 @@ class Course:
 
 
 def fit_passes(
-    network: nn.Module, prepared: PreparedSite, training: TrainingConfig, course: Course, *, checkpoint: Path | None = None,
-    on_step: Callable[[int, int, float], None] | None = None, turn: Callable[[], AbstractContextManager[None]] = nullcontext,
-) -> float:  # fmt: skip
+    network: nn.Module,
+    prepared: PreparedSite,
+    training: TrainingConfig,
+    course: Course,
+    *,
+    checkpoint: Path | None = None,
+    on_step: Callable[[int, int, float], None] | None = None,
+    turn: Callable[[], AbstractContextManager[None]] = nullcontext,
+) -> float:
     """Train in place, from the last pass that was kept.
 
     Args:
         network: All of it that asks for gradients is trained.
         prepared: The hospital's cases.
         training: Optimizer, batch size, loss; the passes are the course's.
-        course: How long.
+        course: Number of passes and their seeds.
         checkpoint: What is kept after every pass; None keeps nothing.
         on_step: Told after every step: which, of how many in all passes, and its loss.
         turn: Held during a pass.

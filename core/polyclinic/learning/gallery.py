@@ -1,4 +1,4 @@
-"""Pictures of what a model answers, for the people at the hospital; they stay in the hospital's own folder."""
+"""Pictures of a model's answers, for the people at the hospital; they stay in its own folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -15,12 +15,14 @@ OnCase = Callable[[Case, NDArray[np.uint8] | int], None]
 
 
 def draw_first(folder: Path, data: DataConfig, name: str) -> OnCase:
-    """What `training.evaluate_natively` may call with each case: draws image, truth and prediction of the first segmented one.
+    """Make what draws image, truth and prediction of the first segmented case.
+
+    `evaluate_natively` calls it with each case.
 
     Args:
         folder: Gets `image.png`, `truth.png` and `<name>.png`.
         data: What the network was trained on.
-        name: Of the model.
+        name: Name of the model.
     """
     drawn = False
 

@@ -1,4 +1,4 @@
-"""How good a model is: Dice of label maps, recall of classes.
+"""Scores of a model: Dice of label maps, recall of classes.
 
 A class that occurs nowhere has no score: it is NaN, and left out of means.
 """
@@ -13,26 +13,32 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one model scored on one split."""
+    """Figures of one model on one split.
 
-    loss: float | None  # None where no loss was asked for
-    scores: dict[
-        str, float
-    ]  # class name -> Dice (foreground classes) or recall; NaN if the class never occurs
-    score: float  # mean of the scores that are not NaN: mean Dice, or balanced accuracy; NaN if there are none
-    num_examples: int  # cases
+    Attributes:
+        loss: Mean loss; None where none was asked for.
+        scores: Class name to Dice (of foreground classes) or recall; NaN if the class never occurs.
+        score: Mean of the scores that are not NaN: mean Dice, or balanced accuracy; NaN if none is.
+        num_examples: Number of cases.
+    """
+
+    loss: float | None
+    scores: dict[str, float]
+    score: float
+    num_examples: int
 
 
 def count_pairs(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """The confusion matrix.
+    """Compute the confusion matrix.
 
     Args:
         prediction: Classes, any shape, whole numbers.
         truth: The same shape.
-        classes: How many there are.
+        classes: Number of classes.
 
     Returns:
-        int64, shape (classes, classes): how many elements of class `row` were predicted as class `column`.
+        int64, shape (classes, classes): how many elements of class `row` were predicted as class
+        `column`.
 
     Raises:
         ValueError: The shapes differ, or a number lies outside 0 .. classes - 1.
@@ -52,12 +58,12 @@ def count_pairs(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
 
 
 def dice_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Overlap 2 |P and T| / (|P| + |T|) of every foreground class.
+    """Compute the overlap 2 |P and T| / (|P| + |T|) of every foreground class.
 
     Args:
         prediction: Label map, any shape, whole numbers.
         truth: The same shape.
-        classes: How many there are, the background included.
+        classes: Number of classes, the background included.
 
     Returns:
         float64, shape (classes - 1,): classes 1, 2, ...; NaN where a class is in neither map.
@@ -65,19 +71,20 @@ def dice_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
     Raises:
         ValueError: As for `count_pairs`.
 
-    Dice 1945, https://doi.org/10.2307/1932409. Equals `monai.metrics.compute_dice` without one-hot maps.
+    Dice 1945, https://doi.org/10.2307/1932409. Equals `monai.metrics.compute_dice` without one-hot
+    maps.
     """
     pairs = count_pairs(prediction, truth, classes).double()
     return (2 * pairs.diagonal() / (pairs.sum(0) + pairs.sum(1)))[1:]
 
 
 def recall_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
-    """Share of each class's cases that were recognized.
+    """Compute the share of each class's cases that were recognized.
 
     Args:
         prediction: Classes, shape (cases,), whole numbers.
         truth: The same shape.
-        classes: How many there are.
+        classes: Number of classes.
 
     Returns:
         float64, shape (classes,): NaN where no case has that class.
@@ -92,13 +99,13 @@ def recall_per_class(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
 def summarize(
     per_case: Sequence[Tensor], names: Sequence[str], loss: float | None, num_examples: int
 ) -> Evaluation:
-    """Mean over cases, then over classes, each time without the NaNs.
+    """Compute means over cases, then over classes, each time without the NaNs.
 
     Args:
         per_case: One row of scores, shape (names,), for each case; or a single row for all of them.
-        names: What the entries of a row are called.
-        loss: The mean loss, if there is one.
-        num_examples: How many cases there were.
+        names: Names of the entries of a row.
+        loss: Mean loss, if there is one.
+        num_examples: Number of cases.
     """
     means = torch.stack(list(per_case)).nanmean(0).tolist() if per_case else [math.nan] * len(names)
     seen = [value for value in means if not math.isnan(value)]

@@ -44,7 +44,8 @@ def load_model(path: str | Path) -> tuple[nn.Module, JobConfig]:
         network.load_state_dict(state)
     except (KeyError, TypeError, RuntimeError, ConfigError) as error:
         raise ModelInvalid(
-            f"{path}: does not fit this machine's conf/ ({str(error).splitlines()[0]}). Install the version that wrote it."
+            f"{path}: does not fit this machine's conf/ ({str(error).splitlines()[0]}). Install "
+            "the version that wrote it."
         ) from error
     return network.eval(), job
 

@@ -12,7 +12,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @contextmanager
 def training_mode(network: nn.Module, *, train: bool) -> Iterator[None]:
-    """Training or evaluation mode for a while; afterwards every layer is in the mode in which it was."""
+    """Set training or evaluation mode for a while, then every layer's mode from before."""
     before = [(layer, layer.training) for layer in network.modules()]
     network.train(train)
     try:
@@ -22,12 +22,13 @@ def training_mode(network: nn.Module, *, train: bool) -> Iterator[None]:
             layer.training = mode
 
 
-def quick(device: torch.device) -> torch.autocast:
+def bf16_autocast(device: torch.device) -> torch.autocast:
     """Convolve in bfloat16 where the processor multiplies it; elsewhere this changes nothing.
 
-    With volumes in `torch.channels_last_3d` a training step on a processor is then up to ten times as fast. Outputs are bfloat16: turn what
-    is to be precise back with `.float()`. Do not train a kernel of 3 on an axis of 2 voxels with it: torch 2.13 reads beyond its memory
-    for the weights' gradient there, which differs every time and is sometimes NaN.
+    With volumes in `torch.channels_last_3d` a training step on a processor is then up to ten times
+    as fast. Outputs are bfloat16: turn what is to be precise back with `.float()`. Do not train a
+    kernel of 3 on an axis of 2 voxels with it: torch 2.13 reads beyond its memory for the weights'
+    gradient there, which differs every time and is sometimes NaN.
     """
     able = (
         torch.cuda.is_bf16_supported()
@@ -37,7 +38,7 @@ def quick(device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
-def quicken(network: Network) -> Network:
-    """Lay a network's weights out as `quick` likes them; the values stay."""
+def channels_last(network: Network) -> Network:
+    """Lay a network's weights out as `bf16_autocast` needs them to be fast; the values stay."""
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network

@@ -1,7 +1,8 @@
-"""A site's cases -> samples: preprocessed once, cropped and augmented anew.
+"""Samples of a hospital's cases: preprocessed once, cropped and augmented anew.
 
-Method of preprocessing: orientation and voxel size of `conf/data`, then its intensity transforms, once for each case;
-a crop or slice, generated shifts and the augmentation are drawn anew for every sample.
+Method of preprocessing: orientation and voxel size of `conf/data`, then its intensity transforms,
+once for each case; a crop or slice, generated shifts and the augmentation are drawn anew for every
+sample.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +22,7 @@ from polyclinic.imaging.grids import network_grid, resample
 from polyclinic.imaging.headers import Grid
 from polyclinic.imaging.volumes import read_image, read_label
 from polyclinic.learning.augmentation import ImageShifts
+from polyclinic.learning.crops import crop
 
 FOREGROUND_SHARE = 0.75  # of the slices drawn for a 2-D segmentation
 
@@ -36,12 +38,12 @@ class Sample:
 
     @property
     def bytes(self) -> int:
-        """In memory."""
+        """Number of bytes in memory."""
         return self.image.nbytes + (self.label.nbytes if isinstance(self.label, Tensor) else 0)
 
 
 class PreparedCases(Sequence[Sample]):
-    """Preprocessed cases; as many as fit are kept in memory, the others are read again when asked for."""
+    """Preprocessed cases; as many as fit stay in memory, the others are read again when needed."""
 
     def __init__(
         self,
@@ -119,7 +121,7 @@ def prepare_image(image: Sequence[Path], data: DataConfig) -> tuple[Tensor, Grid
 
 
 def prepare_case(case: Case, data: DataConfig) -> Sample:
-    """One case on the network's grid, ready to be cropped.
+    """Bring one case onto the network's grid, ready to be cropped.
 
     Raises:
         DataError: The typed fault of a file.
@@ -141,7 +143,9 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
 def prepare(
     dataset: SiteDataset, data: DataConfig, on_progress: Callable[[int, int], None] | None = None
 ) -> PreparedSite:
-    """Preprocess the training and validation cases, once for all rounds; up to `data.cache_gb` stay in memory.
+    """Preprocess the training and validation cases, once for all rounds.
+
+    Up to `data.cache_gb` of them stay in memory.
 
     Args:
         dataset: From `read_dataset`.
@@ -170,7 +174,7 @@ def prepare(
 def training_loader(
     prepared: PreparedSite, training: TrainingConfig, seed: int
 ) -> DataLoader[dict[str, Tensor]]:
-    """Batches of random samples: `data.samples_per_case` of each training case in one pass.
+    """Make batches of random samples: `data.samples_per_case` of each training case in one pass.
 
     Args:
         prepared: From `prepare`.
@@ -178,7 +182,8 @@ def training_loader(
         seed: Equal seeds draw equal samples in equal order.
 
     Returns:
-        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW; classes: B).
+        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW;
+        classes: B).
     """
     generator = Generator().manual_seed(seed)
     samples = TrainingSamples(prepared.training, prepared.data, seed, training.shifts)
@@ -189,7 +194,7 @@ def training_loader(
 
 
 class _CaseOrder(Sampler[int]):
-    """All samples in random order; those of one case in a row if cases must be read again from the disk."""
+    """All samples in random order; those of one case in a row if cases must be read again."""
 
     def __init__(self, cases: PreparedCases, each: int, generator: Generator) -> None:
         self.cases, self.each, self.generator = cases, each, generator
@@ -206,7 +211,10 @@ class _CaseOrder(Sampler[int]):
 
 
 class TrainingSamples(Dataset[dict[str, Tensor]]):
-    """Random crops (3-D) or axial slices (2-D) of the cases, shifted while air is still exactly 0, then augmented."""
+    """Random crops (3-D) or axial slices (2-D) of the cases.
+
+    They are shifted while air is still exactly 0, then augmented.
+    """
 
     def __init__(
         self, cases: PreparedCases, data: DataConfig, seed: int, shifts: ShiftsConfig
@@ -251,63 +259,17 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         return {"image": image, "label": label}
 
     def _draw(self, count: int) -> int:
-        """A whole number in 0 .. count - 1; 0 if there is no choice."""
+        """Draw a whole number in 0 .. count - 1; 0 if there is no choice."""
         return int(torch.randint(count, (1,), generator=self.generator)) if count > 1 else 0
 
     def _choose_slice(self, sample: Sample) -> int:
-        """Slices with foreground are preferred; in a classification those that are not constant."""
+        """Choose a slice, mostly with foreground; in a classification one that is not constant."""
         only = not isinstance(sample.label, Tensor)
         if only or float(torch.rand(1, generator=self.generator)) < FOREGROUND_SHARE:
             return int(sample.slices[self._draw(len(sample.slices))])
         return self._draw(sample.image.shape[-1])
 
 
-def as_batch(volume: Tensor, data: DataConfig, slices: int = 0) -> Tensor:
-    """A prepared image as a batch for a network: cut to the patch about its middle; slice by slice if the network is 2-D.
-
-    Args:
-        volume: float32, CXYZ, from `prepare_image`.
-        data: Patch.
-        slices: At most so many slices, evenly spread over the middle two thirds; 0: all.
-
-    Returns:
-        Shape (images, C, *patch).
-    """
-    batch = volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)
-    if 0 < slices < len(batch):
-        batch = batch[
-            torch.linspace(len(batch) // 6, len(batch) - 1 - len(batch) // 6, slices).round().long()
-        ]
-    places = [
-        max(0, (size - wanted) // 2)
-        for size, wanted in zip(batch.shape[2:], data.patch, strict=True)
-    ]
-    return torch.stack([crop(each, places, data.patch) for each in batch])
-
-
-def crop(volume: Tensor, places: Sequence[int], patch: Sequence[int]) -> Tensor:
-    """Cut a patch, and surround with zeros what is smaller than it.
-
-    Args:
-        volume: Shape C, then as many axes as the patch.
-        places: First voxel along each axis.
-        patch: Voxels along each axis.
-
-    Returns:
-        A copy of shape (C, *patch).
-    """
-    cut = volume[
-        (
-            slice(None),
-            *(slice(place, place + size) for place, size in zip(places, patch, strict=True)),
-        )
-    ]
-    around: list[int] = []
-    for size, wanted in zip(reversed(cut.shape[1:]), reversed(patch), strict=True):
-        around += [(wanted - size) // 2, wanted - size - (wanted - size) // 2]
-    return torch.nn.functional.pad(cut, around).clone()
-
-
 def _plain(value: Tensor) -> Tensor:
-    """Without MONAI's record of what was done to it."""
+    """Return the tensor without MONAI's record of what was done to it."""
     return value.as_subclass(Tensor)

@@ -8,13 +8,14 @@ WARM = 0.05  # share of the steps in which it rises
 
 
 def set_rate(optimizer: Optimizer, highest: float, step: int, steps: int) -> None:
-    """The learning rate of a step.
+    """Set the learning rate of a step.
 
     Args:
         optimizer: All of its groups get the same rate.
-        highest: At the end of the rise.
-        step: From 1.
-        steps: In all; in the last one the rate is zero, so that of N passes that shall all count the last is step N of N + 1.
+        highest: Rate at the end of the rise.
+        step: Number of the step, from 1.
+        steps: Number of all steps. In the last one the rate is zero: of N passes that shall all
+            count, the last is step N of N + 1.
 
     Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983.
     """

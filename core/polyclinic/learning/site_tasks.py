@@ -1,4 +1,4 @@
-"""Tasks that are a hospital's own: what it declares of its task, and the job that it does for the federation."""
+"""Tasks of hospitals: what a hospital declares of its own task, and its job in the federation."""
 
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable

@@ -1,7 +1,8 @@
 """Arithmetic and files of named tensors.
 
-A model travels as one flat float32 vector: its layout (names and shapes, in the network's own order) follows from the network and
-from what stays at the hospital, is compared once by digest, and need not travel every round.
+A model travels as one flat float32 vector: its layout (names and shapes, in the network's own
+order) follows from the network and from what stays at the hospital, is compared once by digest, and
+need not travel every round.
 """
 
 import hashlib
@@ -26,12 +27,13 @@ NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def shared_names(network: nn.Module, personal: str) -> list[str]:
-    """Names of the tensors that a hospital shares, in the network's order.
+    """List the tensors that a hospital shares, in the network's order.
 
     Args:
         network: Any network.
-        personal: What stays at the hospital: `none`; `norm`, all parameters and statistics of normalization layers (FedBN, Li et al.
-            2021, https://arxiv.org/abs/2102.07623); `all`, so that nothing is shared.
+        personal: What stays at the hospital: `none`; `norm`, all parameters and statistics of
+            normalization layers (FedBN, Li et al. 2021, https://arxiv.org/abs/2102.07623); `all`,
+            so that nothing is shared.
 
     Counters and other integers are never shared: their mean has no meaning.
 
@@ -57,7 +59,7 @@ def shared_names(network: nn.Module, personal: str) -> list[str]:
 
 
 def pack(state: Mapping[str, Tensor], names: Sequence[str]) -> Float[Tensor, " parameters"]:
-    """The named tensors one after another as one float32 vector."""
+    """Write the named tensors one after another into one float32 vector."""
     if not names:
         return torch.zeros(0)
     return torch.cat([state[name].detach().to("cpu", torch.float32).reshape(-1) for name in names])
@@ -66,7 +68,7 @@ def pack(state: Mapping[str, Tensor], names: Sequence[str]) -> Float[Tensor, " p
 def unpack(
     vector: Float[Tensor, " parameters"], like: Mapping[str, Tensor], names: Sequence[str]
 ) -> StateDict:
-    """The inverse of `pack`: shapes and types as in `like`.
+    """Undo `pack`, with shapes and types as in `like`.
 
     Raises:
         ModelInvalid: The vector is longer or shorter than the tensors, or holds NaN or Inf.
@@ -74,11 +76,13 @@ def unpack(
     sizes = [like[name].numel() for name in names]
     if vector.numel() != sum(sizes):
         raise ModelInvalid(
-            f"The weights that arrived have {vector.numel()} numbers, this network has {sum(sizes)}."
+            f"The weights that arrived have {vector.numel()} numbers, this network has "
+            f"{sum(sizes)}."
         )
     if not bool(torch.isfinite(vector).all()):
         raise ModelInvalid(
-            "The weights that arrived contain NaN or Inf: training diverged. Lower training.learning_rate."
+            "The weights that arrived contain NaN or Inf: training diverged. Lower "
+            "training.learning_rate."
         )
     pieces = torch.split(vector, sizes) if sizes else ()
     return {
@@ -88,7 +92,7 @@ def unpack(
 
 
 def subtract(tuned: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> StateDict:
-    """The task vector `tuned - base`, tensor by tensor, float32.
+    """Compute the task vector `tuned - base`, tensor by tensor, float32.
 
     Raises:
         ValueError: The names differ.
@@ -103,14 +107,15 @@ def subtract(tuned: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> StateDi
 
 
 def layout_digest(state: Mapping[str, Tensor], names: Sequence[str]) -> str:
-    """SHA-256 of names and shapes: equal when two sides pack alike."""
+    """Compute the SHA-256 of names and shapes: equal when two sides pack alike."""
     return digest([[name, list(state[name].shape)] for name in names])
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:
-    """SHA-256 of names, types, shapes and bytes, in the order of the names: a model's identity.
+    """Compute a model's identity: the SHA-256 of names, types, shapes and bytes, ordered by name.
 
-    Every tensor is asked for once, one after another, so that `state` may read them from a file as it goes.
+    Every tensor is asked for once, one after another, so that `state` may read them from a file as
+    it goes.
     """
     found = hashlib.sha256()
     for name in sorted(state):
@@ -143,7 +148,7 @@ def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, s
 
 
 def load_state(path: Path) -> tuple[StateDict, dict[str, str]]:
-    """Tensors and metadata of a safetensors file.
+    """Read tensors and metadata of a safetensors file.
 
     Raises:
         ModelInvalid: Missing or damaged.
@@ -159,7 +164,7 @@ def load_state(path: Path) -> tuple[StateDict, dict[str, str]]:
 
 
 def load_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, object]:
-    """The job that a model of ours was made for, as kept in its file.
+    """Read the job that a model was made for, as kept in its file.
 
     Raises:
         ModelInvalid: The file was not written by polyclinic.
@@ -168,7 +173,8 @@ def load_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, object]:
         job = json.loads(metadata["polyclinic"])
     except (KeyError, json.JSONDecodeError) as error:
         raise ModelInvalid(
-            f"{path}: has no polyclinic metadata, so its network is unknown. Use a file that `export` wrote."
+            f"{path}: has no polyclinic metadata, so its network is unknown. Use a file that "
+            "`export` wrote."
         ) from error
     assert isinstance(job, dict)
     return job

@@ -1,7 +1,9 @@
-"""What a hospital computes from its images, beside the weights, for merging rules that need to know more than the weights.
+"""Statistics of a network's layers over a hospital's images, for merging rules that need them.
 
-Gram matrices of layers' inputs (RegMean) and the diagonal of the Fisher information (Fisher merging). Both are sums over the hospital's
-samples: they tell a coordinator which directions of the weights matter there, and they leave the hospital only if the rule asks for them.
+Gram matrices of layers' inputs (RegMean) and the diagonal of the Fisher information (Fisher
+merging). Both are sums over the hospital's
+samples: they tell a coordinator which directions of the weights matter there, and they leave the
+hospital only if the rule asks for them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -33,32 +35,37 @@ _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 def measure_gram(
     network: nn.Module, prepared: PreparedSite, training: TrainingConfig, seed: int
 ) -> StateDict:
-    """Compute `gram_matrices` over a few batches of a hospital's training cases, without shifts."""
+    """Compute `gram_matrices` over a few batches of a hospital's cases, without shifts."""
     return gram_matrices(network, _batches(prepared, training, seed), BATCHES)
 
 
 def measure_fisher(
     network: nn.Module, prepared: PreparedSite, training: TrainingConfig, seed: int
 ) -> StateDict:
-    """Compute `fisher_diagonal` over a few batches of a hospital's training cases, without shifts."""
+    """Compute `fisher_diagonal` over a few batches of a hospital's cases, without shifts."""
     return fisher_diagonal(network, _batches(prepared, training, seed), training, BATCHES)
 
 
 def gram_matrices(
     network: nn.Module, loader: Batches, batches: int, *, max_inputs: int = INPUTS
 ) -> StateDict:
-    """Second moments of what enters each linear and convolutional layer: G = X^T X / rows.
+    """Compute second moments of what enters each layer: G = X^T X / rows.
+
+    Layers are linear or convolutional.
 
     Args:
         network: Read in evaluation mode; left as it was.
         loader: Batches with `image`; labels are not looked at.
         batches: How many of them at most.
-        max_inputs: Layers with more inputs than this are left out, as their matrices would be large.
+        max_inputs: Layers with more inputs than this are left out, as their matrices would be
+            large.
 
     Returns:
-        `gram/NAME` for the weight called NAME: float32, (inputs, inputs), inputs = numel of weight[0], on the CPU. The rows of X are the
-        vectors that the weight, as a matrix of (outputs, inputs), is multiplied with: features of a linear layer, unfolded patches of a
-        convolution. Grouped and transposed convolutions, and layers that saw no input, have no entry.
+        `gram/NAME` for the weight called NAME: float32, (inputs, inputs), inputs = numel of
+        weight[0], on the CPU. The rows of X are the vectors that the weight, as a matrix of
+        (outputs, inputs), is multiplied with: features of a linear layer, unfolded patches of a
+        convolution. Grouped and transposed convolutions, and layers that saw no input, have no
+        entry.
 
     Raises:
         ValueError: `batches` is not positive.
@@ -93,17 +100,21 @@ def gram_matrices(
 def fisher_diagonal(
     network: nn.Module, loader: Batches, training: TrainingConfig, batches: int
 ) -> StateDict:
-    """Mean squared gradient of each sample's log-likelihood: how much the network's answers hang on each weight.
+    """Compute the mean squared gradient of each sample's log-likelihood.
+
+    It tells how much the network's answers depend on each weight.
 
     Args:
         network: Read in evaluation mode; left as it was, gradients included.
-        loader: Batches with `image` and `label`: the empirical Fisher information, at the labels as they are.
-        training: Its loss, of one sample, is taken as minus the log-likelihood. That is exact for cross entropy; for a Dice loss it is
-            the likelihood that training pretends.
+        loader: Batches with `image` and `label`: the empirical Fisher information, at the labels as
+            they are.
+        training: Its loss, of one sample, is taken as minus the log-likelihood. That is exact for
+            cross entropy; for a Dice loss it is the likelihood that training pretends.
         batches: How many batches at most.
 
     Returns:
-        `fisher/NAME` for each trained parameter called NAME: float32, the parameter's shape, on the CPU.
+        `fisher/NAME` for each trained parameter called NAME: float32, the parameter's shape, on the
+        CPU.
 
     Raises:
         ValueError: `batches` is not positive, or the loader yields nothing.
@@ -134,7 +145,10 @@ def fisher_diagonal(
 def _windows(
     layer: _Convolution, image: Float[Tensor, "batch channels *places"]
 ) -> Float[Tensor, "batch ..."]:
-    """What a convolution sees: batch, positions, channels, kernel; not copied, and from the channels on in the order of its weights."""
+    """Return what a convolution sees: batch, positions, channels, kernel; not copied.
+
+    From the channels on the order is that of its weights.
+    """
     axes = range(2, 2 + len(layer.kernel_size))
     around = [value for axis in reversed(axes) for value in _padding(layer, axis - 2)]
     image = nn.functional.pad(
@@ -148,7 +162,7 @@ def _windows(
 
 
 def _padding(layer: _Convolution, axis: int) -> tuple[int, int]:
-    """Before and behind."""
+    """Return the padding before and behind."""
     if layer.padding == "same":
         total = layer.dilation[axis] * (layer.kernel_size[axis] - 1)
         return total // 2, total - total // 2
@@ -162,7 +176,7 @@ def _has_gram(layer: nn.Module, max_inputs: int) -> bool:
 
 
 def _rows(layer: nn.Module, entering: Tensor) -> Iterator[Float[Tensor, "rows inputs"]]:
-    """The vectors that enter a layer, in parts that fit into memory."""
+    """Yield the vectors that enter a layer, in parts that fit into memory."""
     if not isinstance(layer, _Convolution):
         rows = entering.reshape(-1, entering.shape[-1])
         yield from torch.split(rows, max(1, _AT_ONCE // rows.shape[1]))

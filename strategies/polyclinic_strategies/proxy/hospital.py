@@ -30,7 +30,7 @@ class ProxyHospital(CommonTask):
     """Hospital that trains generator, segmenter and adversary together."""
 
     def prepare(self, site: Site, order: Order) -> str:
-        """Bring the training scans into the canonical frame; refuse what is no cohort with visits."""
+        """Bring the training scans into the canonical frame; refuse a cohort without visits."""
         check_labels(site.job(order), site.dataset)
         self._cases(site, order, _system(site.build_network(order)))
         return ""

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from polyclinic.imaging.deformation import identity, sample, upsample
-from polyclinic.learning.modes import quick, quicken
+from polyclinic.learning.modes import bf16_autocast, channels_last
 from polyclinic_strategies.proxy import losses
 from polyclinic_strategies.proxy.cases import CanonicalCase, group
 from polyclinic_strategies.proxy.generator import (
@@ -58,7 +58,11 @@ class Trainer:
         learning_rate: float,
         seed: int,
     ) -> None:
-        self.system, self.settings, self._learning_rate = quicken(system), settings, learning_rate
+        self.system, self.settings, self._learning_rate = (
+            channels_last(system),
+            settings,
+            learning_rate,
+        )
         self._people = group(cases)
         if len(self._people) < 2:
             raise ValueError("at least two subjects with two visits each are needed")
@@ -190,7 +194,7 @@ class Trainer:
         ratio = shape[0] / middle[0]
         from_where = patch + ratio * sample(forward, (patch + 0.5) / ratio - 0.5)
         proxy = sample(_crop_around(case.fine, from_where), from_where - _start(from_where))
-        with quick(proxy.device):
+        with bf16_autocast(proxy.device):
             logits = self.system((proxy / 255).to(memory_format=FORMAT))
         probabilities = logits.float().softmax(1)
         there = patch + ratio * sample(inverse, (patch + 0.5) / ratio - 0.5)
@@ -203,11 +207,11 @@ class Trainer:
         return losses.focal_tversky(sample(probabilities, there), labels[None].long(), known)
 
     def _field(self, images: Tensor, keys: Tensor) -> Tensor:
-        with quick(images.device):
+        with bf16_autocast(images.device):
             return self.system.field(images.to(memory_format=FORMAT), keys).float()
 
     def _identify(self, images: Tensor) -> Tensor:
-        with quick(images.device):
+        with bf16_autocast(images.device):
             features: Tensor = self.system.adversary(images.to(memory_format=FORMAT))
         return features.float()
 

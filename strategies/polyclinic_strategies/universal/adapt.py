@@ -1,4 +1,4 @@
-"""`polyclinic-client adapt`: a universal encoder, taken home for the hospital's own task."""
+"""`polyclinic-client adapt`: a universal encoder with a head for the hospital's own task."""
 
 import json
 import math
@@ -21,6 +21,7 @@ from polyclinic.learning import training
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.model_file import load_model
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, prepare
 from polyclinic.learning.site_tasks import site_job
 from polyclinic.learning.state_dict import load_metadata, load_state, save_state
@@ -33,13 +34,13 @@ DASH = "\N{EN DASH}"
 
 @dataclass(frozen=True)
 class Wishes:
-    """How an encoder is adapted.
+    """Way to adapt an encoder.
 
     Attributes:
         mode: probe fits a head to the encoder as it is; full trains encoder and head after that.
-        epochs: Passes over the training cases, for full; None: as many as in a stage.
-        learning_rate: Of the first pass, for full; None: that of a stage.
-        seed: Of the head and of the order of the cases.
+        epochs: Number of passes over the training cases, for full; None: as in a stage.
+        learning_rate: Highest rate, for full; None: that of a stage.
+        seed: Seed of the head and of the order of the cases.
     """
 
     mode: str = "full"
@@ -56,14 +57,15 @@ class Wishes:
 
 @dataclass(frozen=True)
 class Adapted:
-    """What came of it.
+    """Outcome of adapting an encoder.
 
     Attributes:
-        kept: Which mode.
-        tried: Every mode's score on the validation cases.
-        validation, test: Figures of the one that was kept.
-        tested: Which cases: the validation cases where those for the test have no labels.
-        measure: What a score is.
+        kept: Mode that was kept.
+        tried: Score of every mode on the validation cases.
+        validation: Figures of the one that was kept, on the validation cases.
+        test: The same on the test cases, or on the validation cases if those have no labels.
+        tested: Name of these cases.
+        measure: Name of the score.
     """
 
     kept: str
@@ -106,7 +108,7 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
             kept, network = "full", tuned
     network.eval()
     validation = training.evaluate(network, prepared.validation, job.data)
-    test, cases = training.evaluate_natively(network, dataset, job.data)
+    test, cases = evaluate_natively(network, dataset, job.data)
     _save(network, model, out, {**described, "adapted": kept, "version": version("polyclinic")})
     return Adapted(
         kept,
@@ -119,7 +121,7 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
 
 
 def load_encoder(path: Path) -> tuple[UniversalNetwork, JobConfig]:
-    """A universal encoder, and the job that it is for.
+    """Load a universal encoder, and the job that it is for.
 
     Raises:
         ModelInvalid: The file is damaged, or not of polyclinic's.
@@ -133,24 +135,27 @@ def load_encoder(path: Path) -> tuple[UniversalNetwork, JobConfig]:
             else "is a model for one task"
         )
         raise ConfigError(
-            f"{path}: no universal encoder, it {what}. Take what `polyclinic-server pretrain`, or `export` of a run with "
-            "strategy=universal, wrote."
+            f"{path}: no universal encoder, it {what}. Take what `polyclinic-server pretrain`, or "
+            "`export` of a run with strategy=universal, wrote."
         )
     return network, job
 
 
 def tell_choice(adapted: Adapted) -> str:
-    """Which was kept, and why."""
+    """Say which was kept, and why."""
     if len(adapted.tried) == 1:
         return "kept: the head on the encoder as it was (probe)"
     others = f"{adapted.tried['full']:.3f} against {adapted.tried['probe']:.3f} of the probe"
     if adapted.kept == "full":
         return f"kept: encoder and head trained together (full), {others} on the validation cases"
-    return f"kept: the head on the encoder as it was (probe); training both was no better on the validation cases, {others}"
+    return (
+        "kept: the head on the encoder as it was (probe); training both was no better on the "
+        f"validation cases, {others}"
+    )
 
 
 def make_table(adapted: Adapted) -> Table:
-    """Scores of every class."""
+    """Make a table of the scores of every class."""
     table = Table(title=Text(f"{adapted.measure} of each class ({adapted.kept})"))
     table.add_column("class", overflow="fold")
     table.add_column("validation", justify="right")
@@ -177,7 +182,7 @@ def _tune(
     wishes: Wishes,
     console: Console,
 ) -> UniversalNetwork:
-    """Encoder and head together, as in a stage of a federation; the network that is given stays as it is."""
+    """Train a copy of encoder and head together, as in a stage of a federation."""
     tuned = deepcopy(network)
     rate = wishes.learning_rate or job.training.learning_rate
     asked = replace(job.training, learning_rate=rate)
@@ -203,7 +208,7 @@ def _score(network: UniversalNetwork, prepared: PreparedSite) -> float:
 
 
 def _save(network: UniversalNetwork, source: Path, out: Path, own: dict[str, Any]) -> None:
-    """The network, with what is needed to build it again: names and settings are the encoder's."""
+    """Write the network; names and settings, by which it is built again, are the encoder's."""
     described = load_metadata(load_state(source)[1], source)
     kept = {key: described[key] for key in ("names", "settings")}
     save_state(network.state_dict(), out, {"polyclinic": json.dumps({**kept, **own})})

@@ -1,13 +1,14 @@
 """Distillation: one student learns the features of many teachers, on images without labels.
 
-L = mean_k t_k sum_x w_k(x) [0.9 (1 - cos(P_k f(x), g_k(x))) + 0.1 smoothL1(P_k f(x), g_k(x))] / sum_x w_k(x)
-    + mim L_MIM + old |f - f_old|^2
+L = mean_k t_k sum_x w_k(x) [0.9 (1 - cos(P_k f(x), g_k(x))) + 0.1 smoothL1(P_k f(x), g_k(x))] /
+    sum_x w_k(x) + mim L_MIM + old |f - f_old|^2
 
-f: the student's features; g_k: those of teacher k, each number standardized over the images on which it counts (UNIC, Sariyildiz et al.
-2024, https://arxiv.org/abs/2408.05088; PHI-S, Ranzinger et al. 2024, https://arxiv.org/abs/2410.01680); P_k: two layers for each teacher;
-w_k(x): how much teacher k counts on image x, t_k: how much it counts at all (`gating`). Cosine and smooth L1 as in AM-RADIO, Ranzinger et
-al. 2024, https://arxiv.org/abs/2312.06709. Features are of the whole image (its embedding) and of a few of its places, so that those who
-segment teach too.
+f: the student's features; g_k: those of teacher k, each number standardized over the images on
+which it counts (UNIC, Sariyildiz et al. 2024, https://arxiv.org/abs/2408.05088; PHI-S, Ranzinger et
+al. 2024, https://arxiv.org/abs/2410.01680); P_k: two layers for each teacher; w_k(x): how much
+teacher k counts on image x, t_k: how much it counts at all (`gating`). Cosine and smooth L1 as in
+AM-RADIO, Ranzinger et al. 2024, https://arxiv.org/abs/2312.06709. Features are of the whole image
+(its embedding) and of a few of its places, so that those who segment teach too.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polyclinic.learning.checkpoint import Checkpoint
-from polyclinic.learning.modes import quick, training_mode
+from polyclinic.learning.modes import bf16_autocast
 from polyclinic.learning.schedules import set_rate
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.universal.images.views import batches, view
@@ -36,11 +37,15 @@ from polyclinic_strategies.universal.pretraining import (
     hide,
     masked_loss,
 )
-from polyclinic_strategies.universal.teaching.gating import Gate, gate_teachers
+from polyclinic_strategies.universal.teaching.gating import TeacherWeight, gate_teachers
+from polyclinic_strategies.universal.teaching.lessons import (
+    Lesson,
+    Scale,
+    average_teachers,
+    look,
+    miss,
+)
 from polyclinic_strategies.universal.teaching.teachers import Teacher, check_statistics
-
-COSINE, SMOOTH = 0.9, 0.1
-AT_ONCE = 64  # images that a teacher looks at
 
 
 @dataclass(frozen=True)
@@ -56,8 +61,10 @@ class Distillation:
         places: Of an image, whose features are learned beside the embedding.
         views: Of every image, on which the teachers are asked.
         hidden: Numbers between the two layers of a projector.
-        start: average: the student starts from the average of the believed teachers; before: from the encoder before the stage.
-        gate: Whether teachers count less far from their own images, and not at all if they are no fine-tuned copies (`gating`).
+        start: average: the student starts from the average of the believed teachers; before: from
+            the encoder before the stage.
+        gate: Whether teachers count less far from their own images, and not at all if they are no
+            fine-tuned copies (`gating`).
         mask_ratio, mask_size: Of masked image modelling.
     """
 
@@ -93,67 +100,27 @@ class Distilled:
 
 
 @dataclass(frozen=True, eq=False)
-class _Lesson:
-    """Features of all views by one encoder: of the whole image and of some of its places."""
-
-    whole: Float[Tensor, "views numbers"]
-    local: Float[Tensor, "views places numbers"]
-
-    @property
-    def average(self) -> Float[Tensor, "views numbers"]:
-        """The averages of the maps, which are the first half of an embedding."""
-        return self.whole[:, : self.local.shape[-1]]
-
-    def standardized(self, scale: "_Scale") -> "_Lesson":
-        """The same in a scale's numbers; float16, there are many."""
-        return _Lesson(scale.whole(self.whole).half(), scale.local(self.local).half())
-
-
-@dataclass(frozen=True, eq=False)
-class _Scale:
-    """Mean and spread of an encoder's features over the images on which it counts."""
-
-    means: tuple[Tensor, Tensor]
-    spreads: tuple[Tensor, Tensor]
-
-    @classmethod
-    def of(cls, lesson: _Lesson, weights: Float[Tensor, " views"]) -> "_Scale":
-        """Measure it."""
-        weights = (weights + 1e-6) / (weights + 1e-6).sum()
-        found = []
-        for rows in (lesson.whole[:, None], lesson.local):
-            mean = torch.einsum("v,vpn->n", weights, rows.float()) / rows.shape[1]
-            square = (
-                torch.einsum("v,vpn->n", weights, (rows.float() - mean).square()) / rows.shape[1]
-            )
-            found.append((mean, square.sqrt().clamp_min(1e-4)))
-        return cls((found[0][0], found[1][0]), (found[0][1], found[1][1]))
-
-    def whole(self, rows: Tensor) -> Tensor:
-        """Embeddings, standardized."""
-        return (rows - self.means[0].to(rows)) / self.spreads[0].to(rows)
-
-    def local(self, rows: Tensor) -> Tensor:
-        """Features of places, standardized."""
-        return (rows - self.means[1].to(rows)) / self.spreads[1].to(rows)
-
-
-@dataclass(frozen=True, eq=False)
 class _Course:
     """All that is taught."""
 
     seen: Tensor
     places: Tensor
-    lessons: Mapping[str, _Lesson]
-    gates: Mapping[str, Gate]
-    before: _Lesson
-    scale: _Scale  # of the student's features
+    lessons: Mapping[str, Lesson]
+    gates: Mapping[str, TeacherWeight]
+    before: Lesson
+    scale: Scale  # of the student's features
 
 
 def distil(
-    network: UniversalNetwork, teachers: Sequence[Teacher], images: Float[Tensor, "images channels *size"], settings: Distillation,
-    seed: int, *, checkpoint: Path | None = None, on_step: OnStep | None = None,
-) -> Distilled:  # fmt: skip
+    network: UniversalNetwork,
+    teachers: Sequence[Teacher],
+    images: Float[Tensor, "images channels *size"],
+    settings: Distillation,
+    seed: int,
+    *,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> Distilled:
     """Teach the network's encoder, in place.
 
     Args:
@@ -177,11 +144,11 @@ def distil(
     seen = torch.cat([view(images, generator) for _ in range(settings.views)])
     places = torch.rand(len(seen), settings.places, network.spatial_dims, generator=generator)
     places = (places * torch.tensor(network.encoder.size)).floor()
-    before = _look(network, seen, places)
+    before = look(network, seen, places)
     looks = {}
     for teacher in teachers:
         network.load_state_dict({**old, **teacher.encoder})
-        looks[teacher.site] = _look(network, seen, places)
+        looks[teacher.site] = look(network, seen, places)
     network.load_state_dict(old)
     start = {name: old[name].cpu() for name in teachers[0].encoder}
     gates = gate_teachers(
@@ -194,13 +161,18 @@ def distil(
         return Distilled(start, means, trust, [])
     if settings.start == "average":
         network.load_state_dict(
-            {**old, **_average(start, [each for each in teachers if each.site in believed], trust)}
+            {
+                **old,
+                **average_teachers(
+                    start, [each for each in teachers if each.site in believed], trust
+                ),
+            }
         )
     lessons = {
-        site: looks[site].standardized(_Scale.of(looks[site], gates[site].weights))
+        site: looks[site].standardized(Scale.of(looks[site], gates[site].weights))
         for site in believed
     }
-    scale = _Scale.of(before, torch.ones(len(seen)))
+    scale = Scale.of(before, torch.ones(len(seen)))
     course = _Course(seen, places, lessons, gates, before.standardized(scale), scale)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -269,7 +241,7 @@ class _Student:
 
     def _loss(self, course: _Course, chosen: Tensor, generator: torch.Generator) -> Tensor:
         images, places = course.seen[chosen].to(self.device), course.places[chosen].to(self.device)
-        with quick(self.device):
+        with bf16_autocast(self.device):
             maps = self.network.encoder(images)
         whole = course.scale.whole(embed(maps).float())
         local = course.scale.local(read_at(maps, places, self.network.encoder.size))
@@ -286,55 +258,24 @@ class _Student:
             hidden = hide(len(images), self.network.encoder.size, self.masking, generator).to(
                 self.device
             )
-            with quick(self.device):
+            with bf16_autocast(self.device):
                 total = total + self.settings.mim * masked_loss(
                     self.network, self.painter, images, hidden
                 )
         return total
 
     def _taught(self, course: _Course, chosen: Tensor, whole: Tensor, local: Tensor) -> Tensor:
-        """What the teachers miss in the student, each in its own numbers."""
+        """Compute how far the student is from the teachers, each in its own numbers."""
         total, trust = whole.new_zeros(()), 0.0
         for number, (site, lesson) in enumerate(course.lessons.items()):
             gate = course.gates[site]
             weights = gate.weights[chosen].to(whole)
-            with quick(self.device):
+            with bf16_autocast(self.device):
                 guesses = self.trained["whole"][number](whole), self.trained["local"][number](local)  # type: ignore[index]
-            missed = _miss(guesses[0].float(), lesson.whole[chosen].to(whole))
-            missed = missed + _miss(guesses[1].float(), lesson.local[chosen].to(whole)).mean(1)
+            missed = miss(guesses[0].float(), lesson.whole[chosen].to(whole))
+            missed = missed + miss(guesses[1].float(), lesson.local[chosen].to(whole)).mean(1)
             total = total + gate.trust * (weights * missed).sum() / (
                 2 * weights.sum().clamp_min(1e-3 * len(weights))
             )
             trust += gate.trust
         return total / max(trust, 1e-6)
-
-
-def _average(base: StateDict, teachers: Sequence[Teacher], trust: Mapping[str, float]) -> StateDict:
-    """The base and the mean of the teachers' task vectors, each as much as it is trusted."""
-    total = sum(trust[teacher.site] for teacher in teachers)
-    moved = {
-        name: sum(trust[each.site] / total * (each.encoder[name] - tensor) for each in teachers)
-        for name, tensor in base.items()
-    }
-    return {name: tensor + moved[name] for name, tensor in base.items()}
-
-
-def _miss(guess: Tensor, wanted: Tensor) -> Tensor:
-    cosine = functional.cosine_similarity(guess, wanted, dim=-1)
-    return COSINE * (1 - cosine) + SMOOTH * functional.smooth_l1_loss(
-        guess, wanted, reduction="none"
-    ).mean(-1)
-
-
-def _look(network: UniversalNetwork, seen: Tensor, places: Tensor) -> _Lesson:
-    """What the network's encoder says of all views, as it says it."""
-    device = next(network.parameters()).device
-    whole, local = [], []
-    with training_mode(network, train=False), torch.inference_mode(), quick(device):
-        for images, where in zip(
-            torch.split(seen, AT_ONCE), torch.split(places, AT_ONCE), strict=True
-        ):
-            maps = network.encoder(images.to(device))
-            whole.append(embed(maps).float().cpu())
-            local.append(read_at(maps, where.to(device), network.encoder.size).float().cpu())
-    return _Lesson(torch.cat(whole), torch.cat(local))

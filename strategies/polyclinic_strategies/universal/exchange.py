@@ -1,4 +1,4 @@
-"""What hospital and coordinator exchange for the universal model: the encoder's task vector, and a declaration in numbers.
+"""Exchange of hospital and coordinator: the encoder's task vector, and a declaration in numbers.
 
 Whole, or as factors of low rank: both sides ask here which.
 """
@@ -14,13 +14,12 @@ from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.teaching.teachers import Teacher
 
 TASK = "universal encoder"  # what every contribution is for, whatever its hospital's own task
-EMBEDDING = (
-    "embedding"  # statistics that an assignment asks for: of the embeddings of the training images
-)
+# statistics that an assignment asks for: of the embeddings of the training images
+EMBEDDING = "embedding"
 
 
 def layout_of(base: StateDict, rank: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of what travels.
+    """List names and shapes of what travels.
 
     Args:
         base: The encoder's tensors, `encoder.*`.
@@ -31,13 +30,13 @@ def layout_of(base: StateDict, rank: int) -> dict[str, tuple[int, ...]]:
 
 
 def prepare_tuning(network: UniversalNetwork, rank: int) -> None:
-    """Leave to be trained what travels (and the hospital's own part)."""
+    """Leave to be trained what travels, and the hospital's own part."""
     if rank:
         low_rank.attach(network.encoder, rank)
 
 
 def task_vector(network: UniversalNetwork, base: StateDict, rank: int) -> StateDict:
-    """What travels of a trained network: of its encoder alone."""
+    """Return what travels of a trained network: of its encoder alone."""
     if rank:
         return low_rank.factors(network, base)
     state = network.state_dict()
@@ -45,7 +44,7 @@ def task_vector(network: UniversalNetwork, base: StateDict, rank: int) -> StateD
 
 
 def declare_in_numbers(task: SiteTask) -> dict[str, float]:
-    """A declaration as a contribution's metrics keep it."""
+    """Write a declaration as a contribution's metrics keep it."""
     numbers = {"classes": task.classes, "channels": task.channels, "dimensions": task.dimensions}
     return {
         name: float(value)
@@ -54,7 +53,7 @@ def declare_in_numbers(task: SiteTask) -> dict[str, float]:
 
 
 def read_declaration(metrics: Mapping[str, float]) -> SiteTask | None:
-    """The inverse of `declare_in_numbers`; None where there is no declaration."""
+    """Undo `declare_in_numbers`; return None where there is no declaration."""
     try:
         kind = "segmentation" if metrics["segmentation"] else "classification"
         return SiteTask(kind, *(int(metrics[key]) for key in ("classes", "channels", "dimensions")))  # type: ignore[arg-type]
@@ -63,12 +62,12 @@ def read_declaration(metrics: Mapping[str, float]) -> SiteTask | None:
 
 
 def make_teacher(entry: Entry, base: StateDict, rank: int) -> Teacher:
-    """A contribution as a teacher: the base plus the task vector that came.
+    """Make a teacher of a contribution: the base plus the task vector that came.
 
     Args:
-        entry: Of the ledger.
-        base: That the contribution was made on.
-        rank: Of what travelled.
+        entry: Entry of the ledger.
+        base: Encoder that the contribution was made on.
+        rank: Rank of what travelled.
     """
     with TensorFile(entry.path) as file:
         vector = {name: file.task_vector(name) for name in file.names}

@@ -1,4 +1,4 @@
-"""The universal model's part at a hospital: the encoder travels, the head of the hospital's task stays.
+"""The universal model's part at a hospital: the encoder travels, the head of its task stays.
 
 STATE/universal/head.safetensors   the head after the last stage, for the next one
 """
@@ -21,8 +21,9 @@ from polyclinic.federation.records import Order
 from polyclinic.federation.site import Site, fit_contribution, tell_training
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.learning import training
+from polyclinic.learning.crops import as_batch
 from polyclinic.learning.metrics import Evaluation
-from polyclinic.learning.preparation import PreparedSite, as_batch, prepare_image
+from polyclinic.learning.preparation import PreparedSite, prepare_image
 from polyclinic.learning.site_tasks import declare_task
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
 from polyclinic_strategies.universal.exchange import (

@@ -1,4 +1,4 @@
-"""`polyclinic-server pretrain`: masked image modelling of a universal encoder on a folder of images.
+"""`polyclinic-server pretrain`: masked image modelling of a universal encoder on images.
 
 OUT/encoder.safetensors   what `base=` of a run takes; `encoder.*`
 OUT/report.html           the loss, and what is painted on images that were held back
@@ -21,38 +21,37 @@ from polyclinic.config.compose import digest, job_settings, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network
-from polyclinic.learning.modes import quick, training_mode
 from polyclinic.learning.state_dict import save_state, shared_names, state_digest
 from polyclinic.system.durable import file_digest, write_durably
+from polyclinic_strategies.universal.images.reconstruction import Reconstruction, measure
 from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.pretraining import (
     Painter,
     Pretraining,
     hide,
-    masked_loss,
     pretrain,
 )
 from polyclinic_strategies.universal.settings import universal_settings
 
 DEFAULTS = ("model=universal", "data=universal", "training=universal")
 HELD_BACK = 8
-MASKS = 8  # of every image that was held back
 TELL_SHARES = 10  # lines about progress where nobody watches a bar
 Tell = Callable[[int, int, str], None]  # done, of, words
 
 
 @dataclass(frozen=True)
 class Orders:
-    """What a call asks for.
+    """What a call of the command asks for.
 
     Attributes:
-        folders: Of images.
-        out: Where everything goes.
-        weights: The encoder's file.
+        folders: Folders of images.
+        out: Folder for everything.
+        weights: File for the encoder.
         overrides: Settings.
-        steps: Of the optimizer.
-        batch_size, learning_rate: None: those of the training.
+        steps: Number of optimizer steps.
+        batch_size: Number of images in a step; None: that of the training.
+        learning_rate: Highest rate; None: that of the training.
     """
 
     folders: tuple[Path, ...]
@@ -65,29 +64,21 @@ class Orders:
 
 
 @dataclass(frozen=True, eq=False)
-class Reconstruction:
-    """One image that was held back: as it is, what is hidden of it (bool, one channel), and with that painted; all CXY or CXYZ."""
-
-    original: Tensor
-    hidden: Tensor
-    painted: Tensor
-
-
-@dataclass(frozen=True, eq=False)
 class Pretrained:
-    """What came of it.
+    """Outcome of a pretraining.
 
     Attributes:
-        files, images: Trained on; a volume gives several images.
-        losses: Of every step.
-        missed: On the images that were held back, the mean absolute error on what was hidden.
+        files: Number of files that were trained on.
+        images: Number of images; a volume gives several.
+        losses: Loss of every step.
+        missed: Mean absolute error on what was hidden of the images that were held back.
         missed_by_mean: The same of every image's mean colour, as far as it was seen.
-        pictures: Of those images.
-        settings: How.
+        pictures: Reconstructions of some of those images.
+        settings: Settings of the training.
         weights: The encoder's file.
-        base: What it started from, in words.
-        model: Its name.
-        seed: Of the training.
+        base: What the encoder started from, in words.
+        model: Name of the model.
+        seed: Seed of the training.
     """
 
     files: int
@@ -114,13 +105,13 @@ def pretrain_encoder(orders: Orders, console: Console) -> Pretrained:
     network = start_network(config)
     if not isinstance(network, UniversalNetwork):
         raise ConfigError(
-            f"model={config.choices['model']} has no universal encoder: model=universal or model=universal_vit."
+            f"model={config.choices['model']} has no universal encoder: model=universal or "
+            "model=universal_vit."
         )
     network.to("cuda" if torch.cuda.is_available() else "cpu")
     settings = choose_settings(orders, config)
-    hide(
-        1, network.encoder.size, settings, torch.Generator()
-    )  # refuses masks that do not fit, before any image is read
+    # refuses masks that do not fit, before any image is read
+    hide(1, network.encoder.size, settings, torch.Generator())
     training, held = split_files(
         [path for folder in orders.folders for path in find_images(folder)], config.seed
     )
@@ -133,15 +124,24 @@ def pretrain_encoder(orders: Orders, console: Console) -> Pretrained:
     losses = _train(network, painter, images, settings, config.seed, checkpoint, console)
     missed, by_mean, pictures = measure(network, painter, kept, settings, config.seed)
     found = Pretrained(
-        len(training), len(images), losses, missed, by_mean, pictures, settings, orders.weights,
-        "random weights" if config.base is None else Path(config.base).name, config.choices["model"], config.seed,
-    )  # fmt: skip
+        files=len(training),
+        images=len(images),
+        losses=losses,
+        missed=missed,
+        missed_by_mean=by_mean,
+        pictures=pictures,
+        settings=settings,
+        weights=orders.weights,
+        base="random weights" if config.base is None else Path(config.base).name,
+        model=config.choices["model"],
+        seed=config.seed,
+    )
     _save(network, found, config)
     return found
 
 
 def choose_settings(orders: Orders, config: Config) -> Pretraining:
-    """Those of the call; what it does not say, the training says."""
+    """Take what the call says, and the rest from the training."""
     training, masks = config.training, universal_settings(config.training)
     batch_size, rate = (
         orders.batch_size or training.batch_size,
@@ -151,14 +151,15 @@ def choose_settings(orders: Orders, config: Config) -> Pretraining:
 
 
 def split_files(paths: Sequence[Path], seed: int) -> tuple[list[Path], list[Path]]:
-    """Those to train on, and those that are held back: by lot, whole files, at most half of them.
+    """Choose files to train on, and files to hold back: at random, at most half of them.
 
     Raises:
         ConfigError: Fewer than two.
     """
     if len(paths) < 2:
         raise ConfigError(
-            f"{paths[0]} is the only image there: at least two are needed, one of them to look at in the end."
+            f"{paths[0]} is the only image there: at least two are needed, one of which is held "
+            "back."
         )
     drawn = set(
         torch.randperm(len(paths), generator=torch.Generator().manual_seed(seed))[
@@ -168,59 +169,6 @@ def split_files(paths: Sequence[Path], seed: int) -> tuple[list[Path], list[Path
     return [path for number, path in enumerate(paths) if number not in drawn], [
         paths[number] for number in sorted(drawn)
     ]
-
-
-def measure(
-    network: UniversalNetwork, painter: Painter, images: Tensor, settings: Pretraining, seed: int
-) -> tuple[float, float, list[Reconstruction]]:
-    """How well hidden squares are painted.
-
-    Args:
-        network: Left as it is.
-        painter: Trained with it.
-        images: None of which was trained on.
-        settings: How much is hidden.
-        seed: Of the masks.
-
-    Returns:
-        Mean absolute error on what was hidden, the same of the mean colour of what was seen, and pictures of at most eight.
-    """
-    device, generator = next(network.parameters()).device, torch.Generator().manual_seed(seed)
-    wrong, plain = [], []
-    with training_mode(network, train=False), torch.inference_mode(), quick(device):
-        for number in range(MASKS):
-            hidden = hide(len(images), network.encoder.size, settings, generator).to(device)
-            for image, mask in zip(
-                torch.split(images.to(device), 64), torch.split(hidden, 64), strict=True
-            ):
-                wrong.append(float(masked_loss(network, painter, image, mask)) * len(image))
-                plain.append(
-                    float(
-                        ((_mean_colour(image, mask) - image).abs() * mask).sum()
-                        / (mask[0].sum() * image.shape[1])
-                    )
-                )
-            if number == 0:
-                chosen = (
-                    torch.linspace(0, len(images) - 1, min(HELD_BACK, len(images))).round().long()
-                )
-                shown, masks = images[chosen].to(device), hidden[chosen.to(device)]
-                painted = painter(network, shown, masks)
-                pictures = zip(
-                    shown.cpu(),
-                    masks.cpu(),
-                    torch.where(masks, painted, shown).float().cpu(),
-                    strict=True,
-                )
-                found = [Reconstruction(*each) for each in pictures]
-    total = MASKS * len(images)
-    return sum(wrong) / total, sum(plain) / total, found
-
-
-def _mean_colour(images: Tensor, hidden: Tensor) -> Tensor:
-    """Of what is seen of each image."""
-    axes = list(range(2, images.ndim))
-    return (images * ~hidden).sum(axes, keepdim=True) / (~hidden).sum(axes, keepdim=True)
 
 
 def _train(
@@ -254,7 +202,7 @@ def _train(
 
 
 def _facts(images: Tensor, config: Config, settings: Pretraining) -> dict[str, str]:
-    """All that decides what comes of it."""
+    """Collect all that decides the outcome."""
     base = file_digest(Path(config.base)) if config.base is not None else ""
     decided = [
         dict(config.model),
@@ -268,7 +216,7 @@ def _facts(images: Tensor, config: Config, settings: Pretraining) -> dict[str, s
 
 
 def _open_checkpoint(work: Path, facts: dict[str, str], console: Console) -> Path:
-    """Where the training is kept; what is kept of another one is removed."""
+    """Find the training that is kept; remove that of another one."""
     path, described = work / "checkpoint.pt", work / "facts.json"
     try:
         before = json.loads(described.read_text())
@@ -292,9 +240,16 @@ def _open_checkpoint(work: Path, facts: dict[str, str], console: Console) -> Pat
 def _save(network: UniversalNetwork, found: Pretrained, config: Config) -> None:
     names, settings = job_settings(config)
     described = {
-        "names": names, "settings": settings, "version": version("polyclinic"),
-        "pretraining": {**asdict(found.settings), "images": found.images, "missed": found.missed, "missed_by_mean": found.missed_by_mean},
-    }  # fmt: skip
+        "names": names,
+        "settings": settings,
+        "version": version("polyclinic"),
+        "pretraining": {
+            **asdict(found.settings),
+            "images": found.images,
+            "missed": found.missed,
+            "missed_by_mean": found.missed_by_mean,
+        },
+    }
     state = network.state_dict()
     save_state(
         {name: state[name] for name in shared_names(network, "none")},
@@ -305,7 +260,7 @@ def _save(network: UniversalNetwork, found: Pretrained, config: Config) -> None:
 
 @contextmanager
 def _progress(console: Console, what: str) -> Iterator[Tell]:
-    """A bar where somebody watches, else a line now and then."""
+    """Show a bar in a terminal, else print a line now and then."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

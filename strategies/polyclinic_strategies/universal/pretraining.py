@@ -1,7 +1,8 @@
 """Masked image modelling: the encoder learns to paint what is hidden from it.
 
-SimMIM, Xie et al. 2022, https://arxiv.org/abs/2111.09886: squares are hidden behind a colour that is learned, one linear layer paints all
-voxels from the encoder's last map, and the loss is L1 on what was hidden.
+SimMIM, Xie et al. 2022, https://arxiv.org/abs/2111.09886: squares are hidden behind a colour that
+is learned, one linear layer paints all voxels from the encoder's last map, and the loss is L1 on
+what was hidden.
 """
 
 import math
@@ -15,7 +16,7 @@ from torch import Tensor, nn
 
 from polyclinic.errors import ConfigError
 from polyclinic.learning.checkpoint import Checkpoint
-from polyclinic.learning.modes import quick
+from polyclinic.learning.modes import bf16_autocast
 from polyclinic.learning.schedules import set_rate
 from polyclinic_strategies.universal.images.views import batches, view
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
@@ -26,12 +27,12 @@ KEEP_EVERY = 50  # steps
 
 @dataclass(frozen=True)
 class Pretraining:
-    """How long, and how much is hidden.
+    """Length of the training, and how much is hidden.
 
     Attributes:
-        steps: Of the optimizer.
-        batch_size: Images in a step.
-        learning_rate: At its highest; it rises in the first steps and falls to zero along a cosine.
+        steps: Number of optimizer steps.
+        batch_size: Number of images in a step.
+        learning_rate: Highest rate; it rises in the first steps and falls to zero along a cosine.
         mask_ratio: Share of the squares that are hidden.
         mask_size: Voxels of a square (or cube) along each axis.
     """
@@ -44,7 +45,7 @@ class Pretraining:
 
 
 class Painter(nn.Module):
-    """The colour that hides, and the layer that paints."""
+    """Colour that hides, and layer that paints."""
 
     def __init__(self, network: UniversalNetwork) -> None:
         """Build it for a network's encoder."""
@@ -69,7 +70,7 @@ class Painter(nn.Module):
     def forward(
         self, network: UniversalNetwork, image: Tensor, hidden: Tensor
     ) -> Float[Tensor, "batch channels *size"]:
-        """The whole image as the network paints it.
+        """Compute the whole image as the network paints it.
 
         Args:
             network: Reads the image.
@@ -91,7 +92,7 @@ class Painter(nn.Module):
 def hide(
     count: int, size: tuple[int, ...], settings: Pretraining, generator: torch.Generator
 ) -> Bool[Tensor, "batch 1 *size"]:
-    """What is hidden: the same share of squares in every image.
+    """Choose what is hidden: the same share of squares in every image.
 
     Raises:
         ConfigError: The squares do not fit into the image.
@@ -112,7 +113,7 @@ def hide(
 def masked_loss(
     network: UniversalNetwork, painter: Painter, images: Tensor, hidden: Tensor
 ) -> Tensor:
-    """Mean absolute error on what was hidden (SimMIM, eq. 1)."""
+    """Compute the mean absolute error on what was hidden (SimMIM, eq. 1)."""
     painted = painter(network, images, hidden)
     wrong = (painted - images).abs() * hidden
     loss: Tensor = wrong.sum() / (hidden.sum() * images.shape[1])
@@ -120,19 +121,25 @@ def masked_loss(
 
 
 def pretrain(
-    network: UniversalNetwork, images: Float[Tensor, "images channels *size"], settings: Pretraining, seed: int, *,
-    painter: Painter | None = None, checkpoint: Path | None = None, on_step: OnStep | None = None,
-) -> list[float]:  # fmt: skip
+    network: UniversalNetwork,
+    images: Float[Tensor, "images channels *size"],
+    settings: Pretraining,
+    seed: int,
+    *,
+    painter: Painter | None = None,
+    checkpoint: Path | None = None,
+    on_step: OnStep | None = None,
+) -> list[float]:
     """Train the encoder in place, from the checkpoint if there is one.
 
     Args:
         network: Its encoder is trained; a head plays no part.
         images: About -1 to 1.
         settings: How.
-        seed: Of batches, views and masks.
+        seed: Seed of batches, views and masks.
         painter: What paints; a new one if None.
-        checkpoint: Kept now and then, and removed by whoever no longer needs it.
-        on_step: Told after every step.
+        checkpoint: File that is written now and then; the caller removes it.
+        on_step: Called after every step.
 
     Returns:
         The loss of every step, those before an interruption included.
@@ -156,7 +163,7 @@ def pretrain(
         hidden = hide(len(batch), network.encoder.size, settings, generator).to(device)
         set_rate(optimizer, settings.learning_rate, step, settings.steps)
         optimizer.zero_grad(set_to_none=True)
-        with quick(device):
+        with bf16_autocast(device):
             loss = masked_loss(network, painter, batch, hidden)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
@@ -169,13 +176,14 @@ def pretrain(
 
 
 def finite(loss: float, step: int, learning_rate: float) -> float:
-    """The loss itself.
+    """Return the loss.
 
     Raises:
         ConfigError: It is NaN or Inf.
     """
     if not math.isfinite(loss):
         raise ConfigError(
-            f"Training diverged at step {step} (loss {loss}): lower learning_rate, which is {learning_rate:g}."
+            f"Training diverged at step {step} (loss {loss}): lower learning_rate, which is "
+            f"{learning_rate:g}."
         )
     return loss

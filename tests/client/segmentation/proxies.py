@@ -1,4 +1,4 @@
-"""For tests of the segmentation client: a stand-in for a generator, a relay that keeps what passes, a service by script."""
+"""Stand-ins for tests of the segmentation client: a generator, a relay, a service by script."""
 
 import io
 import secrets
@@ -144,7 +144,7 @@ Act = Callable[[Request, Any], Iterator[wire.AnswerPart] | None]
 
 
 class Script(SegmentationServicer):
-    """Does with every request what its script says; with those after the script's end it does the last again."""
+    """Service that does with every request what its script says; the last line is repeated."""
 
     def __init__(self, *acts: Act) -> None:
         self.acts = list(acts)

@@ -1,4 +1,4 @@
-"""What the client does when a segmentation service is busy, away, another one, or answers nonsense."""
+"""Client of a segmentation service that is busy, away, another one, or answers nonsense."""
 
 import threading
 from collections.abc import Iterator

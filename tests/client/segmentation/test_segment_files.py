@@ -1,4 +1,4 @@
-"""The client of a segmentation service: images in, label maps on their own grids out, and nothing of them on the wire but the proxy."""
+"""Client of a segmentation service: label maps on the images' own grids, proxies on the wire."""
 
 import struct
 from dataclasses import replace
@@ -123,7 +123,7 @@ def test_nothing_of_the_image_travels_but_the_proxy(tmp_path: Path) -> None:
     assert len(recorder.sent) > volume.size
     found = [what for what, form in telling(protection.keys).items() if form in recorder.sent]
     assert not found
-    # the names and values of the call's metadata may be packed on the wire, so they are looked at where they arrive
+    # names and values of the call's metadata may be packed on the wire: look where they arrive
     (request,) = script.requests
     assert set(request.metadata) <= {"user-agent"}
     assert {field.name for field, _ in request.header.ListFields()} == {

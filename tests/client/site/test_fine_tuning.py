@@ -1,4 +1,4 @@
-"""A hospital fine-tunes outside any message: crashes, hand-overs, bases that are not what they should be."""
+"""A hospital fine-tunes outside of any message: crashes, hand-overs, wrong bases."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -46,7 +46,6 @@ MOVED = (  # others that a file could name
     "strategies.proxy.attackers.AttackTraining",
     "strategies.universal.low_rank.Update",
     "strategies.universal.teachers.Teacher",
-    "strategies.universal.gating.Gate",
 )
 
 

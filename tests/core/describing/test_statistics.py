@@ -1,4 +1,4 @@
-"""The statistics: what they are on paper, what they do not see, and that strange images do not break them."""
+"""Statistics: what they are on paper, what they do not see, and strange images."""
 
 import math
 
@@ -187,7 +187,7 @@ def test_every_statistic_is_at_most_1_long_and_of_one_shape(
 
 
 def test_an_image_that_shrinking_counts_twice_is_at_most_1_long() -> None:
-    """Three voxels onto four: the outer ones count more, so a mean of squares over the four can be above that over the three."""
+    """Three voxels onto four: the outer ones count more, so the mean of squares can grow."""
     image = torch.tensor([1.0, 0.0, -1.0]).reshape(1, 3, 1, 1) * torch.tensor(
         [1.1, 0.7, 1.1]
     ).reshape(1, 1, 3, 1)
@@ -228,7 +228,7 @@ def test_where_in_the_field_of_view_the_patient_lies_changes_nothing(name: str, 
 
 @pytest.mark.parametrize("name", CUT)
 def test_a_patient_of_another_size_looks_alike(name: str) -> None:
-    """30 voxels across are padded by 2 for the network, 36 by 12: the same places must be the same places."""
+    """30 voxels across are padded by 2 for the network, 36 by 12: places must stay the same."""
     network = network_of("unet_2d")
     small, large, inverted = head(), head(size=36), -head()
     rows = [

@@ -28,7 +28,8 @@ from polyclinic.errors import (
 from polyclinic.imaging.datasets import check_dataset, evaluation_cases, read_dataset
 from polyclinic.imaging.grids import network_grid
 from polyclinic.imaging.headers import Grid
-from polyclinic.learning.preparation import crop, prepare, prepare_case, training_loader
+from polyclinic.learning.crops import crop
+from polyclinic.learning.preparation import prepare, prepare_case, training_loader
 
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
 LABELS = ("background", "tumour")

@@ -12,8 +12,8 @@ from torch.testing import assert_close
 from polyclinic.config.compose import instantiate, job_settings, load_config, load_job
 from polyclinic.config.schemas import ShiftsConfig
 from polyclinic.errors import ConfigError
-from polyclinic.learning.augmentation import (
-    ImageShifts,
+from polyclinic.learning.augmentation import ImageShifts
+from polyclinic.learning.feature_shifts import (
     client_spread,
     feature_shifts,
     mix_statistics,
@@ -151,7 +151,7 @@ def test_an_ill_shaped_image_is_refused(shape: tuple[int, ...], dims: int) -> No
 
 
 def test_redrawn_statistics_are_as_far_away_as_those_of_the_batch() -> None:
-    """E and Var over draws are the paper's, and without its own statistics a sample is what it was."""
+    """E and Var over draws are the paper's; without its own statistics a sample is as it was."""
     features = random(4, 3, 9, 8) * torch.tensor([0.5, 1.0, 2.0, 1.5])[
         :, None, None, None
     ] + random(4, 3, 1, 1, seed=1)
@@ -277,7 +277,7 @@ def test_one_shift_for_each_stage_on_the_way_down(name: str, stages: int) -> Non
 
 
 class Fork(nn.Module):
-    """Two convolutions read the same features, the way of a residual unit, and these also go around them."""
+    """Two convolutions read the same features, as in a residual unit, and a path goes around."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -376,7 +376,7 @@ def test_a_network_without_a_place_for_shifts_is_said() -> None:
 
 
 def test_the_spread_is_the_papers() -> None:
-    """Channels with variances of 1, 3 and 0 among hospitals: h is 1/2, 3/4, 0, and g = 3 h / (5/4)."""
+    """Variances of 1, 3 and 0 among hospitals: h is 1/2, 3/4, 0, and g = 3 h / (5/4)."""
     one = {"a.mean": torch.tensor([-1.0, 3**0.5, 4.0])}
     other = {"a.mean": torch.tensor([1.0, -(3**0.5), 4.0])}
     expected = {"a.mean": torch.tensor([1.2, 1.8, 0.0])}

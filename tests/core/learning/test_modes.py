@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from polyclinic.learning.modes import quick, quicken, training_mode
+from polyclinic.learning.modes import bf16_autocast, channels_last, training_mode
 
 CPU = torch.device("cpu")
 
@@ -25,25 +25,25 @@ def test_layers_are_afterwards_in_the_mode_in_which_they_were() -> None:
     assert [layer.training for layer in layers] == [True, False, True]
 
 
-def test_quickened_weights_have_another_layout_and_the_same_values() -> None:
-    plain, quickened = network(), quicken(network())
+def test_relaid_weights_have_another_layout_and_the_same_values() -> None:
+    plain, relaid = network(), channels_last(network())
     for name, value in plain.state_dict().items():
-        torch.testing.assert_close(quickened.state_dict()[name], value, rtol=0, atol=0)
-    assert quickened[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
+        torch.testing.assert_close(relaid.state_dict()[name], value, rtol=0, atol=0)
+    assert relaid[0].weight.is_contiguous(memory_format=torch.channels_last_3d)
     volume = torch.rand(1, 2, 8, 8, 8)
     assert_close(
-        quickened(volume.to(memory_format=torch.channels_last_3d)),
+        relaid(volume.to(memory_format=torch.channels_last_3d)),
         plain(volume),
         rtol=1e-4,
         atol=1e-5,
     )
 
 
-def test_quick_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_autocast_is_bfloat16_where_the_processor_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, volume = network()[0], torch.rand(1, 2, 8, 8, 8)
     for able, kind in ((False, torch.float32), (True, torch.bfloat16)):
         monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda able=able: able)
-        with quick(CPU):
+        with bf16_autocast(CPU):
             found = layer(volume)
         assert found.dtype == kind
         assert_close(found.float(), layer(volume), atol=0.02, rtol=0.02)

@@ -18,6 +18,7 @@ from polyclinic.errors import ConfigError, ImageInvalid
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.imaging.volumes import read_label, write_label_map
 from polyclinic.learning import training
+from polyclinic.learning.prediction import evaluate_natively, predict_class, predict_label_map
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
 
 LABELS = ("background", "rind", "core")
@@ -61,7 +62,7 @@ class Threshold(nn.Module):
 def affine_of(
     codes: str, spacing_mm: tuple[float, float, float], shape: tuple[int, ...]
 ) -> np.ndarray:
-    """Axes along `codes`, `spacing_mm` along right, anterior, superior; the centre at the origin."""
+    """Make axes along `codes`, `spacing_mm` along right, anterior, superior; centre at 0."""
     turn = nib.orientations.ornt_transform(
         nib.orientations.axcodes2ornt("RAS"), nib.orientations.axcodes2ornt(tuple(codes))
     )
@@ -144,7 +145,7 @@ def test_a_small_network_learns(prepared: PreparedSite, dataset: SiteDataset) ->
     assert before.loss is not None and after.loss is not None and after.loss < before.loss / 2
     assert after.score > 0.9 and set(after.scores) == {"rind", "core"} and after.num_examples == 1
     assert training.evaluate(network, prepared.validation, DATA).loss is None
-    tested, cases = training.evaluate_natively(network, dataset, DATA)
+    tested, cases = evaluate_natively(network, dataset, DATA)
     assert tested.score > 0.9 and [(case.name, case.split) for case in cases] == [("d", "test")]
     assert cases[0].scores == tested.scores
 
@@ -231,7 +232,7 @@ def test_shifted_features_train_otherwise_and_are_reproducible(
 
 
 def test_the_proximal_term_is_the_papers(prepared: PreparedSite) -> None:
-    """One step of SGD from w_received has no proximal gradient; two steps have mu (w_1 - w_received)."""
+    """One step of SGD from w_received has no proximal gradient; two have mu (w_1 - w_received)."""
     mu, rate = 0.7, 0.1
     plain = replace(TRAINING, epochs=1, optimizer={"_target_": "torch.optim.SGD", "lr": rate})
 
@@ -293,7 +294,7 @@ def test_predictions_lie_on_the_inputs_grid(
 ) -> None:
     shape = (24, 26, 28)
     write_case(tmp_path, "a", codes, spacing_mm, shape)
-    labels, header = training.predict_label_map(
+    labels, header = predict_label_map(
         Threshold(), tmp_path / "a.nii.gz", replace(DATA, patch=patch)
     )
     assert labels.dtype == np.uint8 and labels.shape == shape
@@ -319,7 +320,7 @@ def test_an_oblique_image_is_predicted_on_its_own_grid(tmp_path: Path) -> None:
     affine = turn @ affine_of("LAS", (2.0, 2.0, 2.0), shape)
     label = ball(affine, shape, (0, 0, 0))
     nib.save(nib.Nifti1Image((label * 50).astype(np.int16), affine), tmp_path / "a.nii.gz")
-    labels, header = training.predict_label_map(Threshold(), tmp_path / "a.nii.gz", DATA)
+    labels, header = predict_label_map(Threshold(), tmp_path / "a.nii.gz", DATA)
     np.testing.assert_array_equal(labels, label)
     np.testing.assert_allclose(header.affine, affine, atol=1e-5)
 
@@ -330,7 +331,7 @@ def test_a_mirrored_input_gives_a_mirrored_answer(tmp_path: Path) -> None:
     image = nib.load(tmp_path / "a.nii.gz")
     nib.save(image.as_reoriented(np.array([[0, -1], [1, 1], [2, 1]])), tmp_path / "b.nii.gz")
     first, second = (
-        training.predict_label_map(Threshold(), tmp_path / f"{n}.nii.gz", DATA)[0] for n in "ab"
+        predict_label_map(Threshold(), tmp_path / f"{n}.nii.gz", DATA)[0] for n in "ab"
     )
     np.testing.assert_array_equal(first, second[::-1])
 
@@ -343,10 +344,10 @@ def test_several_files_are_channels(tmp_path: Path) -> None:
             return super().forward(image[:, :1])
 
     paths = [tmp_path / "a.nii.gz", tmp_path / "a.nii.gz"]
-    labels, _ = training.predict_label_map(First(), paths, replace(DATA, channels=2))
+    labels, _ = predict_label_map(First(), paths, replace(DATA, channels=2))
     np.testing.assert_array_equal(labels, read_label(tmp_path / "a_label.nii.gz").numpy()[0])
     with pytest.raises(ImageInvalid):
-        training.predict_label_map(First(), paths[0], replace(DATA, channels=2))
+        predict_label_map(First(), paths[0], replace(DATA, channels=2))
 
 
 def test_slices_of_volumes_are_learned(dataset: SiteDataset) -> None:
@@ -356,7 +357,7 @@ def test_slices_of_volumes_are_learned(dataset: SiteDataset) -> None:
     training.fit(network, training_loader(site, LONG, 0), LONG, data)
     assert training.evaluate(network, site.validation, data).score > 0.9
     seen: list[Any] = []
-    tested, _ = training.evaluate_natively(
+    tested, _ = evaluate_natively(
         network, dataset, data, on_case=lambda case, labels: seen.append((case.name, labels.shape))
     )
     assert tested.score > 0.9 and seen == [("d", (18, 20, 16))]
@@ -371,7 +372,7 @@ def test_a_two_dimensional_segmentation_keeps_the_files_shape(tmp_path: Path) ->
     Image.fromarray((label * 50).T.copy()).save(tmp_path / "a.png")
     data = replace(DATA, patch=(16, 16))
     for name, setting in (("a.nii.gz", data), ("a.png", replace(data, spacing_mm=(1.0, 1.0, 1.0)))):
-        labels, header = training.predict_label_map(Threshold(), tmp_path / name, setting)
+        labels, header = predict_label_map(Threshold(), tmp_path / name, setting)
         np.testing.assert_array_equal(labels, label)
         write_label_map(tmp_path / "out.nii.gz", labels, header)
         assert nib.load(tmp_path / "out.nii.gz").shape == (20, 18)
@@ -397,9 +398,15 @@ def test_classification(tmp_path: Path, dims: int) -> None:
     )
     patch, spacing = ((8, 16, 8), (1.0, 1.0, 1.0)) if dims == 3 else ((8, 8), None)
     data = replace(
-        DATA, task="classification", labels=("dark", "bright"), patch=patch, spacing_mm=spacing, samples_per_case=1,
-        augment=(), intensity=(),
-    )  # fmt: skip
+        DATA,
+        task="classification",
+        labels=("dark", "bright"),
+        patch=patch,
+        spacing_mm=spacing,
+        samples_per_case=1,
+        augment=(),
+        intensity=(),
+    )
     torch.manual_seed(0)
     pool: Any = nn.AdaptiveAvgPool3d if dims == 3 else nn.AdaptiveAvgPool2d
     network = nn.Sequential(pool(1), nn.Flatten(), nn.Linear(1, 2))
@@ -410,9 +417,9 @@ def test_classification(tmp_path: Path, dims: int) -> None:
     assert result.num_examples == 8 and evaluation.num_examples == 2
     assert evaluation.scores == {"dark": 1.0, "bright": 1.0} and evaluation.score == 1.0
     assert evaluation.loss is not None and evaluation.loss < 0.5
-    tested, cases = training.evaluate_natively(network, dataset, data)
+    tested, cases = evaluate_natively(network, dataset, data)
     assert tested.score == 1.0 and [case.score for case in cases] == [1.0, 1.0]
-    probabilities = training.predict_class(network, tmp_path / "11.nii.gz", data)
+    probabilities = predict_class(network, tmp_path / "11.nii.gz", data)
     assert (
         probabilities.shape == (2,)
         and float(probabilities.sum()) == pytest.approx(1)
@@ -422,5 +429,5 @@ def test_classification(tmp_path: Path, dims: int) -> None:
 
 
 def test_the_validation_stands_in_for_a_missing_test(dataset: SiteDataset) -> None:
-    evaluation, cases = training.evaluate_natively(Threshold(), replace(dataset, test=()), DATA)
+    evaluation, cases = evaluate_natively(Threshold(), replace(dataset, test=()), DATA)
     assert [case.split for case in cases] == ["validation"] and evaluation.score == 1.0

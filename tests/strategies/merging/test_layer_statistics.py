@@ -120,7 +120,7 @@ def test_sums_are_exact_where_float32_would_lose_the_small_ones() -> None:
 
 
 def test_the_fisher_information_of_a_logistic_regression() -> None:
-    """For logits W x + b the slope of log p(y) along W is (onehot(y) - p) x^T, along b it is onehot(y) - p."""
+    """For W x + b the slope of log p(y) along W is (onehot(y) - p) x^T, along b onehot(y) - p."""
     network, batch, labels = nn.Linear(3, 2), random(6, 3), torch.tensor([0, 1, 1, 0, 1, 0])
     residual = nn.functional.one_hot(labels, 2) - network(batch).softmax(1).detach()
     expected = {

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.errors import DatasetInvalid
 from polyclinic.imaging.datasets import Case, read_dataset
-from polyclinic.learning.modes import quicken
+from polyclinic.learning.modes import channels_last
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
 from polyclinic_strategies.proxy import cases as module
@@ -234,7 +234,7 @@ def test_pictures_are_named_after_their_scans(
 
 
 def test_a_system_is_saved_and_read_whole(system: ProxySystem, tmp_path: Path) -> None:
-    save_state(quicken(system).state_dict(), tmp_path / "system.safetensors", {})
+    save_state(channels_last(system).state_dict(), tmp_path / "system.safetensors", {})
     torch.manual_seed(1)
     other: ProxySystem = instantiate(CONFIG.model)
     other.segmenter = Brightness()

@@ -50,7 +50,7 @@ PARTS = {
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make a reference of 16 x 16 x 16 voxels, in float32.
 
-    For bfloat16 that is too small, see `modes.quick`.
+    For bfloat16 that is too small, see `modes.bf16_autocast`.
     """
     coarse = torch.stack([case(person, 0).coarse[0] for person in range(6)]).mean(0)
     monkeypatch.setattr(module, "icbm152_reference", lambda spacing_mm: None)

@@ -1,4 +1,4 @@
-"""A hospital that only describes itself: no label is read, nothing trains, and what it gets can be used."""
+"""A hospital that only describes itself: no label is read, and its model can be used."""
 
 import json
 from dataclasses import replace

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 from polyclinic.config.compose import instantiate, job_settings, load_config
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.imaging.datasets import read_dataset
-from polyclinic.learning import training
 from polyclinic.learning.model_file import load_model
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic_client.cli.main import app
 from polyclinic_client.cli.predict import predict_files
@@ -70,7 +70,7 @@ def test_a_probe_leaves_the_encoder_as_it_is_and_predict_takes_the_model(
     before = load_state(encoder)[0]
     assert all(torch.equal(network.state_dict()[key], tensor) for key, tensor in before.items())
     assert job.data.labels == tuple(SECRETS[name])
-    again, _ = training.evaluate_natively(network, read_dataset(sites[name]), job.data)
+    again, _ = evaluate_natively(network, read_dataset(sites[name]), job.data)
     assert again.score == adapted.test.score
     predict_files(out, [sites[name] / "test-0.png"], tmp_path / "labels", QUIET)
     written = {path.name for path in (tmp_path / "labels").iterdir()}

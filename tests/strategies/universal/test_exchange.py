@@ -1,4 +1,4 @@
-"""What travels between hospital and coordinator: the encoder alone, and how the coordinator reads it."""
+"""What travels from hospital to coordinator: the encoder alone."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A hospital's part in the universal model: what is learned, what is kept, what leaves and what never does."""
+"""A hospital's part in the universal model: what is learned, what is kept, what leaves."""
 
 import json
 from dataclasses import replace
@@ -17,6 +17,7 @@ from polyclinic.errors import ConfigError, TooFewSubjects
 from polyclinic.federation.records import Order
 from polyclinic.learning import preparation, training
 from polyclinic.learning.model_file import load_model
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.state_dict import (
     layout_digest,
     load_state,
@@ -248,7 +249,7 @@ def test_figures_leave_without_the_names_of_classes_and_the_model_stays(
     assert tested.scores == {} and 0 <= tested.score <= 1
     network, job = load_model(tmp_path / "runs" / "run" / "universal" / "model.safetensors")
     assert (job.data.task, job.data.labels) == ("classification", tuple(SECRETS["discs"]))
-    evaluation, _ = training.evaluate_natively(network, hospital.dataset, job.data)
+    evaluation, _ = evaluate_natively(network, hospital.dataset, job.data)
     assert evaluation.score == tested.score and set(evaluation.scores) == set(SECRETS["discs"])
 
 

@@ -1,4 +1,4 @@
-"""`polyclinic-server pretrain`: an encoder from images without labels, a report, and what happens when it is interrupted."""
+"""`polyclinic-server pretrain`: an encoder from images without labels, a report, interruptions."""
 
 import json
 from io import StringIO

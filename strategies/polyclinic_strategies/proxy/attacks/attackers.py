@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from polyclinic.imaging.deformation import upsample, warp
-from polyclinic.learning.modes import quick, quicken
+from polyclinic.learning.modes import bf16_autocast, channels_last
 from polyclinic_strategies.proxy.attacks.evidence import Evidence
 from polyclinic_strategies.proxy.attacks.verification import Recognition, likenesses, score
 from polyclinic_strategies.proxy.generator import displace
@@ -144,7 +144,7 @@ def _train_siamese(first: Tensor, second: Tensor, settings: AttackTraining) -> D
     Both are (people, visits, keys, h, w, d).
     """
     height, width, depth = first.shape[3:]
-    network = quicken(IdentityNetwork((height, width, depth)))
+    network = channels_last(IdentityNetwork((height, width, depth)))
     optimizer = torch.optim.AdamW(network.parameters(), 1e-3, weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, 2e-3, total_steps=settings.siamese_steps
@@ -170,7 +170,7 @@ def _train_siamese(first: Tensor, second: Tensor, settings: AttackTraining) -> D
 
 def _features_of(network: IdentityNetwork, images: Tensor) -> Tensor:
     """Return the features of images (B, h, w, d)."""
-    with quick(images.device):
+    with bf16_autocast(images.device):
         features: Tensor = network(images[:, None].float().to(memory_format=FORMAT))
     return features.float()
 
@@ -180,7 +180,7 @@ def _train_registration(proxies: Tensor, atlas: Tensor, settings: AttackTraining
 
     Balakrishnan et al. 2019 (VoxelMorph), https://arxiv.org/abs/1809.05231.
     """
-    network = quicken(FlowGenerator())
+    network = channels_last(FlowGenerator())
     images = proxies.flatten(0, 2)
     optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
     schedule = torch.optim.lr_scheduler.OneCycleLR(
@@ -203,7 +203,7 @@ def _train_registration(proxies: Tensor, atlas: Tensor, settings: AttackTraining
 def _register(network: FlowGenerator, images: Tensor, atlas: Tensor) -> Tensor:
     height, width, depth = (size // 2 for size in atlas.shape[2:])
     no_key = images.new_zeros(len(images), 3, height, width, depth)
-    with quick(images.device):
+    with bf16_autocast(images.device):
         velocity: Tensor = network(
             torch.cat([images, atlas.expand_as(images)], 1).to(memory_format=FORMAT), no_key
         )

@@ -1,1 +1,1 @@
-"""Networks of the deformation proxy: the generator of velocities and the network that tells people apart."""
+"""Networks of the deformation proxy: a generator of velocities, and one that recognizes people."""

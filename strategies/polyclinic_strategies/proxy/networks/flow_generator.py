@@ -1,8 +1,11 @@
-"""The network that turns an image and a key into a velocity: a U-Net whose decoder is given the key at every level.
+"""Network that turns an image and a key into a velocity.
 
-It looks at the image at twice the resolution of the velocity, so that following the field costs little. Kim et al. 2020,
-https://arxiv.org/abs/2011.12835, condition their generator on a random vector; here the key is itself a smooth random field, because
-what it decides, where content goes, is spatial.
+It is a U-Net whose decoder is given the key at every level.
+
+It looks at the image at twice the resolution of the velocity, so that following the field costs
+little. Kim et al. 2020, https://arxiv.org/abs/2011.12835, condition their generator on a random
+vector; here the key is itself a smooth random field, because what it decides, where content goes,
+is spatial.
 """
 
 import torch
@@ -15,7 +18,7 @@ SPATIAL_DIMS = 3
 
 
 class FlowGenerator(nn.Module):
-    """Image and key to velocity.
+    """Network from image and key to velocity.
 
     Args:
         channels: Of the three levels of the U-Net, from the velocity's grid downwards.
@@ -25,7 +28,8 @@ class FlowGenerator(nn.Module):
     Shapes:
         image: (B, 2, 2H, 2W, 2D), the image and the reference that all images are aligned to.
         key: (B, 3, H, W, D); H, W, D are multiples of 4.
-        returns: (B, 3, H, W, D), a stationary velocity in voxels of this grid, see `polyclinic.imaging.deformation.exponentiate`.
+        returns: (B, 3, H, W, D), a stationary velocity in voxels of this grid, see
+            `polyclinic.imaging.deformation.exponentiate`.
     """
 
     def __init__(
@@ -50,7 +54,7 @@ class FlowGenerator(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, image: Tensor, key: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the velocity, see the class."""
         fine = self.stem(image)
         middle = self.down(fine)
         found = self.up(

@@ -1,6 +1,9 @@
-"""The network that recognizes people: it maps an image to a point on a sphere, the same person's images close together.
+"""Network that recognizes people.
 
-Two copies of it, one on each of a pair, are the Siamese discriminator of Kim et al. 2020, https://arxiv.org/abs/2011.12835.
+It maps an image to a point on a sphere, with images of the same person close together.
+
+Two copies of it, one on each of a pair, are the Siamese discriminator of Kim et al. 2020,
+https://arxiv.org/abs/2011.12835.
 """
 
 from torch import Tensor, nn
@@ -8,7 +11,7 @@ from torch.nn import functional
 
 
 class IdentityNetwork(nn.Module):
-    """Images to unit vectors; the cosine between two of them says how much alike they are.
+    """Network from images to unit vectors; the cosine of two of them tells how similar they are.
 
     Args:
         shape: Of an image, multiples of 8.
@@ -38,12 +41,11 @@ class IdentityNetwork(nn.Module):
             nn.Flatten(),
         )
         height, width, depth = (size // 8 for size in shape)
-        self.head = nn.Linear(
-            third * height * width * depth, features
-        )  # where a shape lies matters: nothing is pooled
+        # where a shape lies matters: nothing is pooled
+        self.head = nn.Linear(third * height * width * depth, features)
 
     def forward(self, image: Tensor) -> Tensor:
-        """See the class."""
+        """Compute the vectors, see the class."""
         return functional.normalize(self.head(self.stages(image)), dim=1)
 
 

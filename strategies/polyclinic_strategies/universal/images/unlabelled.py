@@ -1,4 +1,4 @@
-"""Images without labels, such as a coordinator's public ones: a folder of files becomes one tensor."""
+"""Images without labels, such as a coordinator's public ones, from a folder into one tensor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -11,14 +11,15 @@ from torch import Tensor
 from polyclinic.config.schemas import DataConfig
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.headers import check_header
-from polyclinic.learning.preparation import as_batch, prepare_image
+from polyclinic.learning.crops import as_batch
+from polyclinic.learning.preparation import prepare_image
 
 ENDINGS = (".nii", ".nii.gz", ".png", ".jpg", ".jpeg")
 SLICES = 8  # of a volume that a 2-D network reads: evenly spread over its middle two thirds
 
 
 def find_images(folder: Path) -> list[Path]:
-    """All image files in a folder and its subfolders, in the order of their paths.
+    """List all image files in a folder and its subfolders, in the order of their paths.
 
     Raises:
         ConfigError: There is none.
@@ -30,7 +31,8 @@ def find_images(folder: Path) -> list[Path]:
     )
     if not found:
         raise ConfigError(
-            f"{folder}: no image there ({', '.join(ENDINGS)}). Name the folder of the unlabelled images."
+            f"{folder}: no image there ({', '.join(ENDINGS)}). Name the folder of the unlabelled "
+            "images."
         )
     return found
 

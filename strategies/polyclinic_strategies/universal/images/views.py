@@ -13,7 +13,7 @@ GAIN, OFFSET = 0.2, 0.1
 def view(
     images: Float[Tensor, "batch channels *size"], generator: torch.Generator
 ) -> Float[Tensor, "batch channels *size"]:
-    """Another view of every image; voxels that come from beyond the border are those of the opposite side.
+    """Make another view of every image; what leaves it at a border comes back at the other side.
 
     Args:
         images: About -1 to 1.
@@ -35,14 +35,16 @@ def view(
 def batches(
     count: int, size: int, steps: int, seed: int, done: int = 0
 ) -> Iterator[tuple[int, Tensor, torch.Generator]]:
-    """Step by step: its number, which images, and what randomness it may use; each hangs on seed and number alone, so work can be resumed.
+    """Yield for every step its number, its images, and what randomness it may use.
+
+    Each depends on seed and number alone, so that work can be resumed.
 
     Args:
-        count: Images there are.
-        size: Of a batch; all images if there are fewer.
-        steps: In all.
+        count: Number of images.
+        size: Size of a batch; all images if there are fewer.
+        steps: Number of all steps.
         seed: Another seed gives other batches.
-        done: Steps that are behind us.
+        done: Number of steps that are done already.
     """
     for step in range(done + 1, steps + 1):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)

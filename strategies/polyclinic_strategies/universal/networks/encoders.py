@@ -1,6 +1,7 @@
-"""Encoders that a universal model may have: small, of MONAI's parts, seen as networks that give feature maps.
+"""Encoders of a universal model: small, of MONAI's parts, networks that give feature maps.
 
-All read images of `in_channels` and give a list of maps, fine to coarse; `widths` are the maps' channels.
+All read images of `in_channels` and give a list of maps, fine to coarse; `widths` are the maps'
+channels.
 """
 
 from collections.abc import Sequence
@@ -16,10 +17,12 @@ GROUP = 8  # channels that are normalized together
 
 
 class ConvolutionalEncoder(nn.Module):
-    """A small residual network whose stages halve the image each; group normalization, which keeps no statistics of a hospital.
+    """Small residual network whose stages halve the image each.
 
-    Deep residual learning, He et al. 2016, https://arxiv.org/abs/1512.03385; group normalization, Wu and He 2018,
-    https://arxiv.org/abs/1803.08494.
+    Group normalization keeps no statistics of a hospital.
+
+    Deep residual learning, He et al. 2016, https://arxiv.org/abs/1512.03385; group normalization,
+    Wu and He 2018, https://arxiv.org/abs/1803.08494.
     """
 
     def __init__(
@@ -29,7 +32,7 @@ class ConvolutionalEncoder(nn.Module):
 
         Args:
             spatial_dims: 2 or 3.
-            in_channels: Of the images.
+            in_channels: Channels of the images.
             size: Voxels of the images along each axis; other sizes work too.
             widths: Channels of the stages, multiples of 8.
 
@@ -59,7 +62,7 @@ class ConvolutionalEncoder(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch channels *size"]
     ) -> list[Float[Tensor, "batch _ *_places"]]:
-        """Maps of the stages: of 1/2, 1/4, 1/8 ... of the image's size."""
+        """Compute the maps of the stages: of 1/2, 1/4, 1/8 ... of the image's size."""
         features, maps = self.stem(image), []
         for stage in self.stages:
             features = stage(features)
@@ -87,32 +90,40 @@ class VitEncoder(nn.Module):
 
         Args:
             spatial_dims: 2 or 3.
-            in_channels: Of the images.
-            size: Voxels of the images along each axis, multiples of `patch`; other sizes it cannot read.
+            in_channels: Channels of the images.
+            size: Voxels of the images along each axis, multiples of `patch`; other sizes it cannot
+                read.
             patch: Voxels of a patch along each axis.
-            width: Numbers that describe a patch.
-            layers: Transformer blocks, an even number: half of them make the first map.
-            heads: Of attention, a divisor of `width`.
+            width: Number of features of a patch.
+            layers: Number of transformer blocks, even: half of them make the first map.
+            heads: Number of attention heads, a divisor of `width`.
 
         Raises:
             ValueError: The size is not a multiple of the patch, or the number of layers is odd.
         """
         if any(length % patch for length in size) or layers % 2:
             raise ValueError(
-                f"size {list(size)} must be a multiple of patch {patch}, and layers {layers} must be even"
+                f"size {list(size)} must be a multiple of patch {patch}, and layers {layers} must "
+                "be even"
             )
         super().__init__()
         self.in_channels, self.size, self.widths = in_channels, tuple(size), (width, width)
         self.network = ViT(
-            in_channels=in_channels, img_size=tuple(size), patch_size=patch, hidden_size=width, mlp_dim=2 * width, num_layers=layers,
-            num_heads=heads, spatial_dims=spatial_dims,
-        )  # fmt: skip
+            in_channels=in_channels,
+            img_size=tuple(size),
+            patch_size=patch,
+            hidden_size=width,
+            mlp_dim=2 * width,
+            num_layers=layers,
+            num_heads=heads,
+            spatial_dims=spatial_dims,
+        )
         self._places = [length // patch for length in size]
 
     def forward(
         self, image: Float[Tensor, "batch channels *size"]
     ) -> list[Float[Tensor, "batch _ *_places"]]:
-        """Maps after half of the layers and after the last: one place for each patch."""
+        """Compute the maps after half of the layers and after the last: a place for each patch."""
         last, hidden = self.network(image)
         middle = hidden[len(hidden) // 2 - 1]
         return [tokens.transpose(1, 2).unflatten(2, self._places) for tokens in (middle, last)]
@@ -122,24 +133,27 @@ Encoder = ConvolutionalEncoder | VitEncoder
 
 
 def average(maps: Sequence[Tensor]) -> Float[Tensor, "batch numbers"]:
-    """The mean of every map over its places, one after another."""
+    """Compute the mean of every map over its places, one after another."""
     return torch.cat([features.flatten(2).mean(2) for features in maps], 1)
 
 
 def embed(maps: Sequence[Tensor]) -> Float[Tensor, "batch numbers"]:
-    """An image as one vector: mean and maximum of every map over its places; the maximum sees what is small, such as a lesion."""
+    """Turn an image into one vector: mean and maximum of every map over its places.
+
+    The maximum sees what is small, such as a lesion.
+    """
     return torch.cat([average(maps), *(features.flatten(2).amax(2) for features in maps)], 1)
 
 
 def read_at(
     maps: Sequence[Tensor], places: Float[Tensor, "batch places axes"], size: Sequence[int]
 ) -> Float[Tensor, "batch places numbers"]:
-    """An image at some places: all maps there, interpolated linearly, one after another.
+    """Read all maps at some places of an image, interpolated linearly, one after another.
 
     Args:
-        maps: An encoder's.
+        maps: Maps of an encoder.
         places: Indices of voxels, which need not be whole.
-        size: Of the image.
+        size: Size of the image.
     """
     where = (
         2 * (places + 0.5) / torch.tensor(size, dtype=places.dtype, device=places.device) - 1

@@ -1,8 +1,9 @@
 """Updates of low rank: only two thin matrices of each layer travel, instead of the whole encoder.
 
-W' = W + U D, W frozen, U (out, rank) from zero, D (rank, in) from random numbers; a convolution's weight is taken as (out, in x kernel).
-LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685, whose scale alpha / rank is 1 here. What is no such weight (norms, biases,
-positions), or would not become smaller, is trained and travels as a difference, whole.
+W' = W + U D, W frozen, U (out, rank) from zero, D (rank, in) from random numbers; a convolution's
+weight is taken as (out, in x kernel). LoRA, Hu et al. 2022, https://arxiv.org/abs/2106.09685, whose
+scale alpha / rank is 1 here. What is no such weight (norms, biases, positions), or would not become
+smaller, is trained and travels as a difference, whole.
 """
 
 import math
@@ -27,8 +28,8 @@ class Update(nn.Module):
         """Start from no update at all.
 
         Args:
-            shape: The weight's.
-            rank: Of the update.
+            shape: Shape of the weight.
+            rank: Rank of the update.
             generator: Draws the lower factor, with the spread of a linear layer's first weights.
         """
         super().__init__()
@@ -38,17 +39,17 @@ class Update(nn.Module):
         self.down = nn.Parameter((2 * torch.rand(rank, numbers, generator=generator) - 1) * bound)
 
     def forward(self, weight: Tensor) -> Tensor:
-        """The weight as it is used; float32 even where convolutions are not, as the coordinator will compute it."""
+        """Compute the weight as it is used, in float32 as the coordinator computes it."""
         with torch.autocast(weight.device.type, enabled=False):
             return weight + (self.up @ self.down).view(weight.shape)
 
 
 def layout(shapes: Mapping[str, Shape], rank: int) -> dict[str, Shape]:
-    """Names and shapes of what travels.
+    """List names and shapes of what travels.
 
     Args:
-        shapes: Of the encoder's tensors.
-        rank: Of the updates, at least 1.
+        shapes: Shapes of the encoder's tensors.
+        rank: Rank of the updates, at least 1.
     """
     found: dict[str, Shape] = {}
     for name, shape in shapes.items():
@@ -60,7 +61,10 @@ def layout(shapes: Mapping[str, Shape], rank: int) -> dict[str, Shape]:
 
 
 def is_factored(name: str, shape: Shape, rank: int) -> bool:
-    """Whether a tensor's update travels as factors: the weight of a convolution or linear layer, if that is smaller."""
+    """Tell whether a tensor's update travels as factors.
+
+    The weight of a convolution or linear layer does, if the factors are smaller.
+    """
     if name.rpartition(".")[2] != WEIGHT or len(shape) < 2:
         return False
     return sum(math.prod(factor) for factor in _factor_shapes(shape, rank)) < math.prod(shape)
@@ -71,7 +75,7 @@ def attach(encoder: nn.Module, rank: int) -> None:
 
     Args:
         encoder: Changed in place; its tensors get other names.
-        rank: Of the updates.
+        rank: Rank of the updates.
     """
     generator = torch.Generator().manual_seed(rank)  # the same everywhere, also after a crash
     shapes = {name: tuple(tensor.shape) for name, tensor in encoder.state_dict().items()}
@@ -86,7 +90,7 @@ def attach(encoder: nn.Module, rank: int) -> None:
 
 
 def factors(network: UniversalNetwork, base: StateDict) -> StateDict:
-    """What travels of a trained network.
+    """Return what travels of a trained network.
 
     Args:
         network: After `attach`.
@@ -111,11 +115,11 @@ def factors(network: UniversalNetwork, base: StateDict) -> StateDict:
 
 
 def expand(travelled: StateDict, shapes: Mapping[str, Shape]) -> StateDict:
-    """The whole task vector.
+    """Return the whole task vector.
 
     Args:
         travelled: From `factors`.
-        shapes: Of the encoder's tensors.
+        shapes: Shapes of the encoder's tensors.
     """
     return {
         name: (travelled[name + UP] @ travelled[name + DOWN]).view(shape)

@@ -1,6 +1,9 @@
-"""A linear probe: a head on features that stay as they are, fitted to its optimum; validation cases choose how much it is held back.
+"""Linear probe: a head that is fitted to its optimum on features that stay as they are.
 
-Logistic regression with an L2 penalty, by L-BFGS: no learning rate and no number of passes could favour one encoder over another.
+Validation cases choose the penalty.
+
+Logistic regression with an L2 penalty, by L-BFGS: no learning rate and no number of passes could
+favour one encoder over another.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -11,9 +14,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from polyclinic.config.schemas import DataConfig
+from polyclinic.learning.crops import as_batch
 from polyclinic.learning.metrics import recall_per_class, summarize
 from polyclinic.learning.modes import training_mode
-from polyclinic.learning.preparation import PreparedSite, Sample, as_batch
+from polyclinic.learning.preparation import PreparedSite, Sample
 from polyclinic.learning.training import device_of, evaluate
 from polyclinic_strategies.universal.networks.encoders import embed, read_at
 from polyclinic_strategies.universal.networks.network import Head, UniversalNetwork
@@ -21,14 +25,15 @@ from polyclinic_strategies.universal.networks.network import Head, UniversalNetw
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # on the squared weights
 ITERATIONS = 100
 AT_ONCE = 64  # images that the network reads together
-PLACES = (
-    128  # of each slice or volume of a segmentation: half anywhere, half equally among its classes
-)
+# of each slice or volume of a segmentation: half anywhere, half equally among its classes
+PLACES = 128
 SLICES = 4  # of a volume that a 2-D network reads
 
 
 def probe(network: UniversalNetwork, prepared: PreparedSite) -> float:
-    """Fit the attached head to a hospital's training cases; the encoder stays as it is. The same every time.
+    """Fit the attached head to a hospital's training cases; the encoder stays as it is.
+
+    The same cases give the same head.
 
     Args:
         network: With a head; its head is changed in place.
@@ -64,7 +69,7 @@ def embeddings(
     data: DataConfig,
     summary: Callable[[Sequence[Tensor]], Tensor] = embed,
 ) -> Float[Tensor, "images numbers"]:
-    """One vector for each prepared image; of a volume that a 2-D network reads, the mean over its slices.
+    """Compute one vector for each prepared image; of a volume's slices the mean.
 
     Args:
         network: With or without a head; left as it was.
@@ -89,7 +94,7 @@ def embeddings(
 
 
 def _grouped(batches: Iterable[Tensor]) -> Iterator[list[Tensor]]:
-    """As many as the network reads at once, and one at least."""
+    """Group as many as the network reads at once, and one at least."""
     group: list[Tensor] = []
     for batch in batches:
         if group and sum(map(len, group)) + len(batch) > AT_ONCE:
@@ -108,13 +113,13 @@ def fit_logistic(
     *,
     balanced: bool,
 ) -> tuple[Float[Tensor, "classes numbers"], Float[Tensor, " classes"]]:
-    """Multinomial logistic regression.
+    """Fit a multinomial logistic regression.
 
     Args:
         rows: Features, standardized.
         labels: int64, (rows,).
-        classes: How many there are, whether they occur or not.
-        penalty: On the squared weights.
+        classes: Number of classes, whether they occur or not.
+        penalty: Weight of the squared weights.
         balanced: Every class counts alike, however often it occurs.
 
     Returns:
@@ -142,7 +147,10 @@ def fit_logistic(
 
 
 def _judge(network: UniversalNetwork, head: Head, prepared: PreparedSite) -> Callable[[], float]:
-    """Scores the head as it is on the validation cases; the features of a classification are computed once, and not for each head."""
+    """Make what scores the head as it is on the validation cases.
+
+    The features of a classification are computed once, and not for each head.
+    """
     if head.dense:
         return lambda: evaluate(network, prepared.validation, prepared.data).score
     rows, truths = _rows(network, list(prepared.validation), prepared.data)
@@ -160,7 +168,7 @@ def _judge(network: UniversalNetwork, head: Head, prepared: PreparedSite) -> Cal
 def _rows(
     network: UniversalNetwork, samples: list[Sample], data: DataConfig
 ) -> tuple[Tensor, Tensor]:
-    """Features and labels: one row for each case, or for each place of a segmentation."""
+    """Compute features and labels: a row for each case, or for each place of a segmentation."""
     assert network.head is not None
     if not network.head.dense:
         labels = torch.tensor([sample.label for sample in samples])
@@ -173,7 +181,7 @@ def _rows(
 def _places(
     network: UniversalNetwork, sample: Sample, data: DataConfig, generator: torch.Generator
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """Features at some places of a case, and the labels there."""
+    """Yield features at some places of a case, and the labels there."""
     assert isinstance(sample.label, Tensor)
     images, drawn = (
         as_batch(sample.image, data, SLICES),

@@ -1,4 +1,4 @@
-"""Losses that conf/ names."""
+"""Loss for hospitals with different kinds of tasks."""
 
 from typing import Any
 
@@ -8,13 +8,13 @@ from torch.nn import functional
 
 
 class TaskLoss(nn.Module):
-    """Cross-entropy of a classification, Dice and cross-entropy of a segmentation: whichever the labels are for."""
+    """Loss by the kind of labels: cross-entropy, with Dice for a segmentation."""
 
     def __init__(self, label_smoothing: float = 0.0) -> None:
         """Build it.
 
         Args:
-            label_smoothing: Of a classification.
+            label_smoothing: Share that is smoothed in a classification.
         """
         super().__init__()
         self.label_smoothing = label_smoothing
@@ -22,7 +22,7 @@ class TaskLoss(nn.Module):
         self.dense = DiceCELoss(**options)
 
     def forward(self, logits: Tensor, label: Tensor) -> Tensor:
-        """The mean over the batch.
+        """Compute the mean over the batch.
 
         Args:
             logits: (batch, classes), or (batch, classes, *size).

@@ -1,8 +1,10 @@
 """How much a teacher counts: on which images, and at all.
 
-On an image: by its distance from the images that the teacher was trained on (`teachers.distances`); what it says of others it never
-learned. At all: by how far its weights are from the encoder that it started from. Fine-tuning moves an encoder a little; one with random
-weights, or with its signs turned, is as far from the common one as that is from a copy of itself whose entries are shuffled.
+On an image: by its distance from the images that the teacher was trained on (`teachers.distances`);
+what it says of others it never
+learned. At all: by how far its weights are from the encoder that it started from. Fine-tuning moves
+an encoder a little; one with random weights, or with its signs turned, is as far from the common
+one as that is from a copy of itself whose entries are shuffled.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,20 +17,21 @@ from torch import Tensor
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.universal.teaching.teachers import Teacher, distances
 
-FADE = 2.0  # a teacher counts 1/e as much on an image whose squared distance is so much more than that of its own images, which is 1
-FULL, NONE = (
-    0.4,
-    0.7,
-)  # distance from the common encoder, in those of a shuffled copy, up to which and beyond which a teacher is trusted
+# a teacher counts 1/e as much on an image whose squared distance is so much more than 1, the
+# distance of its own images
+FADE = 2.0
+# distance from the common encoder, in that of a shuffled copy, up to which a teacher is fully
+# trusted, and beyond which it is not at all
+FULL, NONE = 0.4, 0.7
 
 
 @dataclass(frozen=True, eq=False)
-class Gate:
+class TeacherWeight:
     """How much one teacher counts.
 
     Attributes:
-        weights: On each image, 0 to 1.
-        trust: At all, 0 to 1.
+        weights: Weight on each image, 0 to 1.
+        trust: Weight of the teacher at all, 0 to 1.
     """
 
     weights: Float[Tensor, " images"]
@@ -41,8 +44,8 @@ def gate_teachers(
     base: StateDict,
     *,
     on: bool,
-) -> dict[str, Gate]:
-    """How much each teacher counts.
+) -> dict[str, TeacherWeight]:
+    """Compute how much each teacher counts.
 
     Args:
         teachers: All.
@@ -54,23 +57,22 @@ def gate_teachers(
     for teacher in teachers:
         rows = looks[teacher.site]
         if not bool(torch.isfinite(rows).all()):
-            gates[teacher.site] = Gate(
-                torch.zeros(len(rows)), 0.0
-            )  # weights so large that nothing can be seen with them
+            # weights so large that nothing can be seen with them
+            gates[teacher.site] = TeacherWeight(torch.zeros(len(rows)), 0.0)
         elif on:
             weights = torch.exp(-(distances(teacher, rows) - 1).clamp_min(0) / FADE)
-            gates[teacher.site] = Gate(weights, trust(teacher.encoder, base))
+            gates[teacher.site] = TeacherWeight(weights, trust(teacher.encoder, base))
         else:
-            gates[teacher.site] = Gate(torch.ones(len(rows)), 1.0)
+            gates[teacher.site] = TeacherWeight(torch.ones(len(rows)), 1.0)
     return gates
 
 
 def trust(encoder: StateDict, base: StateDict) -> float:
-    """How far an encoder may be called a fine-tuned copy of another: 1 if it is, 0 if it could as well be any.
+    """Compute how surely an encoder is a fine-tuned copy of another: 1 if it is, 0 if not.
 
     Args:
-        encoder: A teacher's.
-        base: What it started from; the same names.
+        encoder: Encoder of a teacher.
+        base: Encoder that it started from; the same names.
     """
     generator = torch.Generator().manual_seed(0)
     moved = torch.stack(

@@ -1,4 +1,4 @@
-"""Teachers: encoders that hospitals trained for their own tasks, and what each says of the images that it was trained on."""
+"""Teachers: encoders that hospitals trained for their own tasks, and statistics of images."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ class Teacher:
         site: The hospital.
         encoder: Its encoder's tensors, `encoder.*`.
         statistics: Mean and covariance of the average features of its training images.
-        num_examples: How many there were.
-        task: What for, in words.
+        num_examples: Number of these images.
+        task: Task that the encoder was trained for, in words.
     """
 
     site: str
@@ -39,7 +39,9 @@ class Teacher:
 def feature_statistics(
     network: UniversalNetwork, images: Iterable[Tensor], data: DataConfig, min_subjects: int
 ) -> StateDict:
-    """What a hospital says of its images: mean and covariance of their average features by its own encoder; no image can be told from them.
+    """Compute mean and covariance of the images' average features by the hospital's own encoder.
+
+    No image can be told from them.
 
     Args:
         network: The hospital's, trained.
@@ -61,7 +63,7 @@ def feature_statistics(
 
 
 def check_statistics(teacher: Teacher, numbers: int) -> None:
-    """See that a hospital's statistics are those of an embedding.
+    """Check that a hospital's statistics are those of an embedding.
 
     Raises:
         ModelInvalid: They are missing, or of another size.
@@ -73,15 +75,18 @@ def check_statistics(teacher: Teacher, numbers: int) -> None:
     }
     if shapes != {MEAN: (numbers,), COVARIANCE: (numbers, numbers)}:
         raise ModelInvalid(
-            f"{teacher.site}: its statistics {shapes} are not those of embeddings of {numbers} numbers."
+            f"{teacher.site}: its statistics {shapes} are not those of embeddings of {numbers} "
+            "numbers."
         )
 
 
 def distances(teacher: Teacher, rows: Float[Tensor, "images numbers"]) -> Float[Tensor, " images"]:
-    """How far images are from those that a teacher was trained on: squared Mahalanobis distances over the numbers of an embedding.
+    """Compute squared Mahalanobis distances of images from those that a teacher was trained on.
 
-    On the teacher's own images they are about 1; Lee et al. 2018, https://arxiv.org/abs/1807.03888. The fewer images it had, the more its
-    correlations are held back: few images leave directions out, and without that its own unseen images would count as strangers.
+    On the teacher's own images they are about 1; Lee et al. 2018, https://arxiv.org/abs/1807.03888.
+    The fewer images it had, the more its
+    correlations are held back: few images leave directions out, and without that its own unseen
+    images would count as strangers.
 
     Args:
         teacher: Whose statistics count.

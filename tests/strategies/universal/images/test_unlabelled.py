@@ -11,7 +11,7 @@ from PIL import Image
 
 from polyclinic.config.schemas import DataConfig
 from polyclinic.errors import ConfigError, ImageUnreadable
-from polyclinic.learning.preparation import as_batch
+from polyclinic.learning.crops import as_batch
 from polyclinic_strategies.universal.images.unlabelled import SLICES, find_images, read_images
 
 DATA = DataConfig("own", 3, (), "LPS", None, (8, 8), 1, 1.0, (), ())

@@ -1,4 +1,4 @@
-"""The universal network: encoders of both kinds, and a head that is a linear layer on standardized features."""
+"""The universal network: encoders of both kinds, and a linear head on standardized features."""
 
 import pytest
 import torch
