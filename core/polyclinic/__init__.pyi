@@ -14,9 +14,9 @@ from polyclinic.federation.hospital import CommonTask as CommonTask
 from polyclinic.federation.method import Method as Method
 from polyclinic.imaging.datasets import SiteDataset as SiteDataset
 from polyclinic.imaging.datasets import read_dataset as read_dataset
-from polyclinic.learning.inference import evaluate as evaluate
-from polyclinic.learning.inference import predict as predict
 from polyclinic.learning.model_file import load_model as load_model
+from polyclinic.learning.prediction import evaluate as evaluate
+from polyclinic.learning.prediction import predict as predict
 from polyclinic.reporting.section import Section as Section
 from polyclinic.simulation.changes import Change as Change
 from polyclinic.simulation.result import SimulationResult as SimulationResult

@@ -14,8 +14,8 @@ from polyclinic.federation.events import Progress
 from polyclinic.federation.jobs import build_network
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import read_dataset
-from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.state_dict import load_state
 from polyclinic.system.processes import end_with_parent
 
@@ -42,9 +42,7 @@ def evaluate_newcomers(folder: RunFolder, states: Path, data: Sequence[Path]) ->
                 continue
             network.load_state_dict(load_state(path)[0])
             drawing = draw_first(folder.path / "pictures" / site.name, config.data, arm)
-            found, _ = training.evaluate_natively(
-                network, read_dataset(site), config.data, on_case=drawing
-            )
+            found, _ = evaluate_natively(network, read_dataset(site), config.data, on_case=drawing)
             line = {
                 "site": site.name,
                 "score": found.score,

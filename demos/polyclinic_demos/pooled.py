@@ -20,6 +20,7 @@ from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
+from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import end_with_parent
@@ -88,7 +89,7 @@ def _test(
     """Record final figures as every hospital obtains them, and draw pictures."""
     for name, site in sites.items():
         drawing = draw_first(folder.path / "pictures" / name, config.data, ARM)
-        found, _ = training.evaluate_natively(network, site, config.data, on_case=drawing)
+        found, _ = evaluate_natively(network, site, config.data, on_case=drawing)
         folder.record(
             Answered(
                 phase="evaluate.test",

@@ -23,7 +23,6 @@ from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network
 from polyclinic.learning.state_dict import save_state, shared_names, state_digest
 from polyclinic.system.durable import file_digest, write_durably
-from polyclinic_strategies.universal.images.reconstruction import Reconstruction, measure
 from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.pretraining import (
@@ -32,6 +31,7 @@ from polyclinic_strategies.universal.pretraining import (
     hide,
     pretrain,
 )
+from polyclinic_strategies.universal.reconstruction import Reconstruction, measure
 from polyclinic_strategies.universal.settings import universal_settings
 
 DEFAULTS = ("model=universal", "data=universal", "training=universal")

@@ -15,8 +15,8 @@ from polyclinic.reporting.formats import MINUS, plural, show_date
 from polyclinic.reporting.page import make_environment, write_page
 from polyclinic.reporting.pictures import as_uri
 from polyclinic.reporting.section import Tile
-from polyclinic_strategies.universal.images.reconstruction import Reconstruction
 from polyclinic_strategies.universal.masked_pretraining import Pretrained
+from polyclinic_strategies.universal.reconstruction import Reconstruction
 
 TEMPLATES = Path(__file__).parent / "templates"
 HIDDEN = (0.62, 0.74, 0.83)  # colour of what is not seen
