@@ -12,10 +12,10 @@ import torch
 
 import polyclinic
 from polyclinic.errors import ConfigError, DataError, ModelInvalid, TooFewSubjects, UnknownName
-from polyclinic.imaging.deformation import round_trip_error
 from polyclinic.simulation.result import SimulationResult
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic_strategies.merging.rules.ties import Ties
+from tests.core.imaging.test_deformation_analytic import round_trip_error
 from tests.core.simulation.small_hospitals import LABELS, SMALL, write_hospitals
 
 STUB = Path(str(polyclinic.__file__)).with_suffix(".pyi")

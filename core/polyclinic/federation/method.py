@@ -8,7 +8,7 @@ a hospital neither imports nor needs what only a coordinator does.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -49,6 +49,8 @@ class Method:
         commands: A `typer.Typer` whose commands join `polyclinic-server`.
         hospital_commands: The same for `polyclinic-client`.
         settings: A pydantic dataclass for the node `training.NAME` of the configuration.
+        exports: Suffix of a file to the callable that writes it, given the model's file, the path and
+            the name of the file; it returns lines of Python that load the file.
         site_tasks: Whether every hospital may have a task of its own (`data.task=own`).
     """
 
@@ -62,6 +64,7 @@ class Method:
     commands: Reference | None = None
     hospital_commands: Reference | None = None
     settings: Reference | None = None
+    exports: Mapping[str, Reference] = field(default_factory=dict)
     site_tasks: bool = False
 
     def load(self, part: str) -> Any:

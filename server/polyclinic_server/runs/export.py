@@ -1,20 +1,14 @@
-"""Export of a run's model: polyclinic's own file, or a universal encoder for torch alone."""
+"""Export of a run's model: polyclinic's own file, or one that a method exports to."""
 
 import shutil
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
-from polyclinic.errors import ConfigError, RunError, UnknownName
+from polyclinic.errors import RunError, UnknownName
+from polyclinic.federation.method import methods
 from polyclinic.federation.run_folder import RunFolder
-from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_metadata, load_state
 from polyclinic.system.durable import replacing
-from polyclinic_strategies.universal.networks.network import UniversalNetwork
-
-PROGRAM = ".pt2"  # torch's suffix of exported programs
-LARGEST_BATCH = 4096  # upper limit of an exported program's batch
+from polyclinic.system.plugins import resolve
 
 
 def choose_model(folder: RunFolder, strategy: str | None) -> Path:
@@ -56,59 +50,23 @@ def export_model(source: Path, to: Path) -> list[str]:
 
     Args:
         source: A safetensors file that polyclinic wrote.
-        to: File to write. With the suffix .pt2 it is the encoder, as a program for torch alone;
-            else a copy of the source.
+        to: File to write. A suffix that an installed method exports to (.pt2: a universal encoder
+            as a program for torch alone) makes its file; any other a copy of the source.
 
     Returns:
         Lines of Python that load the program; none if the file is a copy.
 
     Raises:
         ModelInvalid: The source is damaged, or polyclinic did not write it.
-        ConfigError: The suffix is .pt2, and the source is no universal model.
+        ConfigError: The source cannot be exported to a file with this suffix.
         DiskFull: No room.
     """
     with replacing(to, durable=False) as unfinished:
-        if to.suffix == PROGRAM:
-            return _write_program(source, unfinished, to.name)
+        for method in methods().values():
+            if to.suffix in method.exports:
+                write = resolve(method.exports[to.suffix])
+                lines: list[str] = write(source, unfinished, to.name)
+                return lines
         load_metadata(load_state(source)[1], source)
         shutil.copyfile(source, unfinished)
     return []
-
-
-class _Maps(nn.Module):
-    """An encoder as a function from a batch to its feature maps, contiguous in memory."""
-
-    def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        self.encoder = encoder
-
-    def forward(self, images: Tensor) -> list[Tensor]:
-        """Return the feature maps, fine to coarse."""
-        return [features.contiguous() for features in self.encoder(images)]
-
-
-def _write_program(source: Path, path: Path, name: str) -> list[str]:
-    """Write the encoder as a program for batches of any size; return lines that load it."""
-    network, _ = load_model(source)
-    if not isinstance(network, UniversalNetwork):
-        raise ConfigError(
-            f"{source} is no universal model, and only a universal encoder can be exported to "
-            f"{PROGRAM}. Export to a .safetensors file instead."
-        )
-    encoder = network.encoder
-    shape = (encoder.in_channels, *encoder.size)
-    batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
-    program = torch.export.export(
-        _Maps(encoder).eval(), (torch.zeros(2, *shape),), dynamic_shapes=({0: batch},)
-    )
-    with path.open("wb") as file:
-        torch.export.save(program, file)
-    with torch.inference_mode():
-        maps = encoder(torch.zeros(1, *shape))
-    found = ", ".join(str(("batch", *features.shape[1:])).replace("'", "") for features in maps)
-    given = str(("batch", *shape)).replace("'", "")
-    comment = f"float32, {given}, about -1 to 1; gives {len(maps)} maps: {found}"
-    return [
-        f'encoder = torch.export.load("{name}").module()',
-        f"maps = encoder(images)  # {comment}",
-    ]

@@ -7,7 +7,6 @@ measures it). The windows of one volume are read two at a time
 (`polyclinic.learning.training.infer`).
 """
 
-import json
 import math
 import threading
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from polyclinic.errors import ModelInvalid
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state
 from polyclinic.learning.training import infer
+from polyclinic_strategies.proxy.parts import read_proxy
 from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
 from polyclinic_strategies.proxy.wire.arrays import TOP
 
@@ -79,8 +79,7 @@ class SegmentationModel:
             )
         network, job = load_model(path)
         try:
-            described = json.loads(metadata["polyclinic"])["proxy"]
-            shape, digest = tuple(described["shape"]), described["digest"]
+            shape, digest = read_proxy(metadata)
             sound = (
                 len(shape) == 3
                 and all(type(size) is int and size > 0 for size in shape)

@@ -45,3 +45,16 @@ def write_parts(
         system.segmenter.state_dict(), folder / SEGMENTER, {"polyclinic": json.dumps(described)}
     )
     return protection
+
+
+def read_proxy(metadata: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
+    """Return the shape of proxies and the generator's digest that a segmenter's file names.
+
+    Args:
+        metadata: Metadata of the segmenter's safetensors file.
+
+    Raises:
+        KeyError, TypeError, ValueError: The file names none.
+    """
+    described = json.loads(metadata["polyclinic"])["proxy"]
+    return tuple(described["shape"]), described["digest"]

@@ -7,6 +7,7 @@ METHOD = Method(
     name="universal",
     pace="stages",
     site_tasks=True,
+    exports={".pt2": f"{PACKAGE}.export:write_program"},
     coordinator=f"{PACKAGE}.coordinator:UniversalCoordinator",
     hospital=f"{PACKAGE}.hospital:HOSPITAL",
     events=f"{PACKAGE}.events:EVENTS",

@@ -16,7 +16,7 @@ from polyclinic.describing.early_features import EarlyFeatures
 from polyclinic.describing.histogram import Histogram
 from polyclinic.describing.regions import crop_to_patient, standardize
 from polyclinic.describing.statistics import describe, statistics
-from polyclinic.errors import TooFewSubjects
+from polyclinic.errors import TooFewSubjects, UnknownName
 from polyclinic.imaging.foreground import foreground
 
 NOTHING = nn.Identity()  # the network of statistics that need none
@@ -327,5 +327,5 @@ def test_a_description_is_the_mean_over_subjects_and_leaves_the_network_as_it_wa
 def test_too_few_subjects_are_not_described() -> None:
     with pytest.raises(TooFewSubjects):
         describe(["histogram"], [head(), head(1)], NOTHING, Release())
-    with pytest.raises(KeyError):
+    with pytest.raises(UnknownName, match="unknown"):
         describe(["unknown"], [head()], NOTHING, Release())

@@ -122,7 +122,7 @@ def test_a_public_key_without_its_private_half(lab: Coordinator, tmp_path: Path)
         "flwr-public-key-bin"
     ]
     assert type(knock_with(lab, list(forged.items()))) is SignatureInvalid
-    journaled(lab, "without being able to sign")
+    journaled(lab, "SHA256:", "sign")
 
 
 def test_a_clock_that_is_far_off(lab: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -156,7 +156,7 @@ def test_a_wrong_host_name(tmp_path: Path) -> None:
     with coordinator(tmp_path / "lab", host="coordinator.example.org") as lab:
         said = refused(HostNameWrong, lab.hospital("st-mary"))
         assert "init --renew --host NAME" in said
-        journaled(lab, "not for the name it dialled")
+        journaled(lab, "127.0.0.1", "init --renew --host NAME")
 
 
 def test_plain_text_to_the_tls_port(lab: Coordinator) -> None:

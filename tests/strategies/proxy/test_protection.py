@@ -211,7 +211,7 @@ def test_what_is_no_generator_is_refused(tmp_path: Path, damage: str) -> None:
     }
     changes[damage]()
     save_state(state, path, {"polyclinic": json.dumps(described)} if metadata else {})
-    with pytest.raises(ModelInvalid, match="is not a generator"):
+    with pytest.raises(ModelInvalid, match="generator.safetensors"):
         Protection.load(path)
 
 

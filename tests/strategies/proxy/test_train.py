@@ -154,7 +154,7 @@ def test_the_report_is_whole(out: Path) -> None:
     assert originals.strength_mm == 0 and originals.folded == 0
     assert random.strength_mm == pytest.approx(learned.strength_mm, rel=0.01)
     assert (
-        set(run.direct) == set(learned.dice) == {"CSF", "grey matter", "white matter", "mean"}
+        set(run.direct.dice) == set(learned.dice) == {"CSF", "grey matter", "white matter", "mean"}
         and not random.dice
     )
     assert {point.arm for point in run.curve} == {"originals", "random", "learned"} and len(

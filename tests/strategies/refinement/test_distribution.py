@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from polyclinic.describing.average_image import AverageImage
+from polyclinic.errors import UnknownName
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.refinement.distribution import Neighbourhood
 from polyclinic_strategies.refinement.refine import Recipe, choose_coefficients
@@ -123,5 +124,5 @@ def test_a_description_of_another_length_stops_nobody() -> None:
 
 
 def test_an_unknown_statistic_has_no_neighbourhood() -> None:
-    with pytest.raises(KeyError):
+    with pytest.raises(UnknownName, match="magic"):
         Neighbourhood("magic")

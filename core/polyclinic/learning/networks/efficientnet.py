@@ -125,6 +125,8 @@ def pretrained_state(in_channels: int = 3) -> StateDict:
     try:
         theirs = torch.load(path, map_location="cpu", weights_only=True)
         state = {_rename(name): tensor for name, tensor in theirs.items()}
+        if not all(isinstance(tensor, Tensor) for tensor in state.values()):
+            raise TypeError("a value is no tensor")
         if in_channels == 1:
             state["stem.convolution.weight"] = state["stem.convolution.weight"].sum(1, keepdim=True)
     except (
@@ -134,6 +136,7 @@ def pretrained_state(in_channels: int = 3) -> StateDict:
         ValueError,
         KeyError,
         AttributeError,
+        TypeError,
         pickle.UnpicklingError,
     ) as error:
         raise ModelInvalid(

@@ -23,7 +23,7 @@ class Lesson:
     """Features of all views by one encoder: of the whole image and of some of its places."""
 
     whole: Float[Tensor, "views numbers"]
-    local: Float[Tensor, "views places numbers"]
+    local: Float[Tensor, "views places channels"]
 
     @property
     def average(self) -> Float[Tensor, "views numbers"]:
