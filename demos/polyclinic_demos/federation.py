@@ -20,7 +20,8 @@ from rich.console import Console
 
 from polyclinic.errors import ResourceError, RunError
 from polyclinic.federation.events import Event, EventLog
-from polyclinic.federation.run_folder import RunFolder, write_whole
+from polyclinic.federation.run_folder import RunFolder
+from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
@@ -173,7 +174,7 @@ class LocalFederation:
             console: Where it is shown.
             started: `time.monotonic()` when the demo began.
         """
-        write_whole(self.folder / "latest.txt", f"{self.run.path}\n")
+        write_atomically(self.folder / "latest.txt", f"{self.run.path}\n")
         finish(self.run, console)
         minutes, seconds = divmod(time.monotonic() - started, 60)
         took = f"{minutes:.0f} min {seconds:.0f} s"
