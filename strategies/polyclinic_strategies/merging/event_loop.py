@@ -47,7 +47,8 @@ from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.merging.trials import Trial, best_of, judges_of
 
 # Seconds between two questions for a contribution, for each hospital that is online. A question
-# costs a SuperLink 60 ms (docs/explanation/scale.md), so a hundred hospitals are asked at most every 30 s.
+# costs a SuperLink 60 ms (docs/explanation/scale.md), so a hundred hospitals are asked at most
+# every 30 s.
 CALL_S = 0.3
 
 
