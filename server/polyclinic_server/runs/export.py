@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from polyclinic.errors import ConfigError, RunError, UnknownName
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.model_file import load_model
+from polyclinic.learning.site_tasks import SiteHeadNetwork
 from polyclinic.learning.state_dict import load_metadata, load_state
 from polyclinic.system.durable import replacing
-from polyclinic_strategies.universal.networks.network import UniversalNetwork
 
 PROGRAM = ".pt2"  # torch's suffix of exported programs
 LARGEST_BATCH = 4096  # upper limit of an exported program's batch
@@ -90,12 +90,13 @@ class _Maps(nn.Module):
 def _write_program(source: Path, path: Path, name: str) -> list[str]:
     """Write the encoder as a program for batches of any size; return lines that load it."""
     network, _ = load_model(source)
-    if not isinstance(network, UniversalNetwork):
+    if not isinstance(network, SiteHeadNetwork):
         raise ConfigError(
             f"{source} is no universal model, and only a universal encoder can be exported to "
             f"{PROGRAM}. Export to a .safetensors file instead."
         )
     encoder = network.encoder
+    assert isinstance(encoder, nn.Module)
     shape = (encoder.in_channels, *encoder.size)
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     program = torch.export.export(

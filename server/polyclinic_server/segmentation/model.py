@@ -24,6 +24,7 @@ from polyclinic.errors import ModelInvalid
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state
 from polyclinic.learning.training import infer
+from polyclinic_strategies.proxy.settings import ABOUT
 from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
 from polyclinic_strategies.proxy.wire.arrays import TOP
 
@@ -79,7 +80,7 @@ class SegmentationModel:
             )
         network, job = load_model(path)
         try:
-            described = json.loads(metadata["polyclinic"])["proxy"]
+            described = json.loads(metadata["polyclinic"])[ABOUT]
             shape, digest = tuple(described["shape"]), described["digest"]
             sound = (
                 len(shape) == 3
