@@ -7,6 +7,7 @@ from pathlib import Path
 from polyclinic.config.schemas import Setting
 from polyclinic.learning.state_dict import save_state
 from polyclinic_strategies.proxy.protection import Protection
+from polyclinic_strategies.proxy.settings import ABOUT
 from polyclinic_strategies.proxy.system import ProxySystem
 
 OWN = "model.segmenter."  # prefix of the segmenter's settings among the system's
@@ -39,7 +40,7 @@ def write_parts(
     described = {
         "names": names,
         "settings": kept,
-        "proxy": {"shape": list(protection.shape), "digest": protection.digest},
+        ABOUT: {"shape": list(protection.shape), "digest": protection.digest},
     }
     save_state(
         system.segmenter.state_dict(), folder / SEGMENTER, {"polyclinic": json.dumps(described)}

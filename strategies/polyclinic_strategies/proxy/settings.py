@@ -9,6 +9,7 @@ from polyclinic.config.schemas import STRICT, Count, TrainingConfig
 from polyclinic.errors import ConfigError
 
 NAME = "proxy"
+ABOUT = "proxy"  # key of what a segmenter's file says of the proxies that it reads
 Weight = Annotated[float, Field(ge=0, le=1e6)]
 
 

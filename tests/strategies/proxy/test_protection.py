@@ -211,7 +211,7 @@ def test_what_is_no_generator_is_refused(tmp_path: Path, damage: str) -> None:
     }
     changes[damage]()
     save_state(state, path, {"polyclinic": json.dumps(described)} if metadata else {})
-    with pytest.raises(ModelInvalid, match="generator.safetensors"):
+    with pytest.raises(ModelInvalid, match=r"generator\.safetensors"):
         Protection.load(path)
 
 
