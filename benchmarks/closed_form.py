@@ -1,9 +1,9 @@
-"""Closed-form heads on three real laboratories, and what it costs when one of 1,000 hospitals comes or goes.
+"""Closed-form heads on three real laboratories, and the cost of one join among 1,000 hospitals.
 
     POLYCLINIC_DATA=... python benchmarks/closed_form.py
 
-Features of the ImageNet EfficientNet-Lite0, frozen. Each laboratory in turn is the newcomer, in
-three splits; figures are balanced accuracy on its test images. The ridge is chosen on validation
+Features are from the ImageNet EfficientNet-Lite0, frozen. Each laboratory in turn is the newcomer,
+in three splits; figures are balanced accuracy on its test images. The ridge is chosen on validation
 images of those laboratories whose labels made the head.
 """
 
@@ -41,7 +41,7 @@ Pairs = tuple[Tensor, Tensor]  # features and labels
 
 @dataclass(frozen=True)
 class Laboratory:
-    """What one laboratory knows, in one split."""
+    """Data of one laboratory in one split."""
 
     splits: dict[str, Pairs]
     classes: int
@@ -49,20 +49,20 @@ class Laboratory:
 
     @property
     def moments(self) -> HeadMoments:
-        """What it hands over."""
+        """Moments that it hands over."""
         raw = moments_of(*self.splits["training"], self.classes, MIN_EXAMPLES)
         return raw.centred() if self.centre else raw
 
     @property
     def mean(self) -> Tensor:
-        """Of its training features, where they are centred."""
+        """Mean of its training features if they are centred; else 0."""
         features = self.splits["training"][0]
         return (
             features.mean(0) if self.centre else torch.zeros(features.shape[1], dtype=torch.float64)
         )
 
     def score(self, head: Head, split: str) -> float:
-        """Balanced accuracy with a head that is made for everybody."""
+        """Return the balanced accuracy with a head that is made for everybody."""
         weight, bias = uncentred(head, self.mean)
         features, labels = self.splits[split]
         return float(
@@ -71,7 +71,12 @@ class Laboratory:
 
 
 def read_features() -> tuple[list[dict[str, dict[str, Pairs]]], int, float]:
-    """For each seed site -> split -> features and labels; how many classes; seconds for all images."""
+    """Read the features of all images.
+
+    Returns:
+        For each seed site -> split -> features and labels; number of classes; seconds for all
+        images.
+    """
     config = load_config(["experiment=demo_cells"])
     network = instantiate({**config.model, "pretrained": True})
     known: dict[tuple[str, str], Pairs] = {}
@@ -118,7 +123,7 @@ def sum_of(laboratories: Sequence[Laboratory]) -> HeadMoments:
 
 
 def ridge_of(laboratories: Sequence[Laboratory]) -> Head:
-    """The head of their sum whose ridge does best on their own validation images."""
+    """Return the head of their sum whose ridge does best on their own validation images."""
     total = sum_of(laboratories)
     heads = [ridge_head(total.gram, total.cross, ridge, balanced=True) for ridge in RIDGES]
     return max(
@@ -129,7 +134,7 @@ def ridge_of(laboratories: Sequence[Laboratory]) -> Head:
 def compare(
     sites: dict[str, dict[str, Pairs]], classes: int, centre: bool
 ) -> list[dict[str, object]]:
-    """Every laboratory as the newcomer."""
+    """Measure with every laboratory as the newcomer."""
     laboratories = {name: Laboratory(splits, classes, centre) for name, splits in sites.items()}
     everybody, rows = ridge_of(list(laboratories.values())), []
     for name, own in laboratories.items():
@@ -145,7 +150,7 @@ def compare(
 
 
 def summarize(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
-    """Mean over laboratories and splits, and the deviation of the splits' means."""
+    """Return the mean over laboratories and splits, and the deviation of the splits' means."""
     found: list[dict[str, object]] = []
     for centre in (False, True):
         for kind in ("own", "others", "all", "pfedfda"):
@@ -170,7 +175,10 @@ def summarize(rows: Sequence[dict[str, object]]) -> list[dict[str, object]]:
 
 
 class Crowd:
-    """1,000 hospitals with 30 cases each, drawn from the laboratories' features; their moments are made when asked for."""
+    """1,000 hospitals with 30 cases each, drawn from the laboratories' features.
+
+    Their moments are made when asked for.
+    """
 
     def __init__(self, pooled: Pairs, classes: int) -> None:
         self.classes = classes
@@ -180,11 +188,14 @@ class Crowd:
         self.features, self.labels = pooled[0][chosen], pooled[1][chosen]
 
     def moments(self, number: int) -> HeadMoments:
-        """Of one hospital."""
+        """Return the moments of one hospital."""
         return moments_of(self.features[number], self.labels[number], self.classes)
 
     def scratch(self, order: Sequence[int]) -> tuple[AdditiveMoments, Head, float]:
-        """The sum and the head of some hospitals, and the seconds that took; making their moments is not counted."""
+        """Return the sum and the head of some hospitals, and the seconds that they took.
+
+        Making their moments is not counted.
+        """
         sums, seconds = AdditiveMoments(self.features.shape[2], self.classes), 0.0
         for number in order:
             moments = self.moments(number)
@@ -195,7 +206,7 @@ class Crowd:
         return sums, solve(sums), seconds + time.perf_counter() - began
 
     def pooled(self) -> Head:
-        """The head of all features in one place."""
+        """Return the head of all features in one place."""
         moments = moments_of(self.features.flatten(0, 1), self.labels.flatten(), self.classes)
         return ridge_head(moments.gram, moments.cross, RIDGES[2])
 
@@ -210,7 +221,7 @@ def difference(one: Head, other: Head) -> float:
 
 
 def come_and_go(pooled: Pairs, classes: int) -> dict[str, object]:
-    """Seconds of a join, a withdrawal and of recomputation, and how far their heads lie apart."""
+    """Measure a join, a withdrawal and recomputation: seconds, and differences of the heads."""
     crowd, last = Crowd(pooled, classes), HOSPITALS - 1
     sums, before, _ = crowd.scratch(range(last))
     moments, joins, leaves = crowd.moments(last), [], []

@@ -1,8 +1,8 @@
-"""The demo as a newcomer runs it: how long it takes, its table, and the most memory of every process.
+"""The demo as a newcomer runs it: duration, table, and peak memory of every process.
 
     python benchmarks/demo_table.py [--seeds 0] [--folder build/demo-table]
 
-Mean and spread over several seeds of the same settings: `refinement.py`, which needs no processes.
+For mean and spread over several seeds of the same settings, without processes, see `refinement.py`.
 """
 
 import argparse
@@ -34,7 +34,7 @@ ROLES = {
 def run_seed(
     seed: int, folder: Path, peaks: dict[str, float]
 ) -> tuple[dict[str, dict[str, float]], float]:
-    """One demo; returns site -> arm -> mean test Dice, and the seconds it took."""
+    """Run one demo; return site -> arm -> mean test Dice, and the seconds that it took."""
     start = time.monotonic()
     command = [
         sys.executable,
@@ -62,7 +62,7 @@ def run_seed(
 
 
 def watch_memory(process: subprocess.Popen[bytes], peaks: dict[str, float]) -> None:
-    """Keep the most resident memory (MB) of each kind of process below the demo."""
+    """Keep the peak resident memory (MB) of each kind of process below the demo."""
     while process.poll() is None:
         try:
             for child in psutil.Process(process.pid).children(recursive=True):

@@ -1,4 +1,7 @@
-"""A merging federation that may be disturbed, and what it leaves: three hospitals hand in twice, another joins when they are done."""
+"""A merging federation that may be disturbed, and its results.
+
+Three hospitals contribute twice each; another one joins when they are done.
+"""
 
 import json
 import shutil
@@ -12,12 +15,12 @@ from relay import Relay
 from polyclinic.learning.state_dict import load_state, state_digest
 from polyclinic.store.contribution import read_contribution
 from polyclinic.store.ledger import Ledger
+from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import Child
 from tests.e2e.federation import Federation, descendants, kill, run_cli
 
-VERSIONS = 2  # of each hospital's data set, and so contributions
-# hospitals from the start, and with the one that joins when they are done, whose contribution ends
-# the run
+VERSIONS = 2  # number of versions of each hospital's data set, and so of its contributions
+# number of hospitals from the start, and with the last one, whose contribution ends the run
 EARLY, ALL = (3, 4)
 SETTINGS = (
     "strategy=merging/mean", "strategy.poll_s=0.5", "rounds=4", "deployment.min_hospitals=1",
@@ -26,26 +29,26 @@ SETTINGS = (
 
 
 class NotEnded(Exception):
-    """A run that did not reach its end, and why."""
+    """A run did not reach its end; the message says why."""
 
 
 @dataclass
 class Outcome:
-    """What a run left."""
+    """Results of a run."""
 
     model: str  # the published model's digest
-    # of each hospital, in the order of arrival: digests of tensors, cases and scores
+    # for each hospital, in the order of arrival: digests of tensors, cases and scores
     contributions: dict[str, list[str]]
     active: dict[str, str]
-    acknowledged: int  # as the hospitals keep it
-    lost: int  # acknowledged, and not in the ledger
+    acknowledged: int  # by the hospitals' records
+    lost: int  # acknowledged, but not in the ledger
     fault: str  # found by `ledger verify`
     seconds: float
     disturbed: int  # how often
     notes: dict[str, float] = field(default_factory=dict)
 
     def differs(self, calm: "Outcome") -> list[str]:
-        """What is not as in the undisturbed run."""
+        """List the differences from the undisturbed run."""
         found = [
             name
             for name in ("model", "contributions", "active")
@@ -55,7 +58,7 @@ class Outcome:
 
 
 class Patients:
-    """A hospital's data set that grows: one more training case whenever a contribution was acknowledged, so many times."""
+    """A hospital's data set that grows by one case after each acknowledged contribution."""
 
     def __init__(self, original: Path, folder: Path, state: Path, versions: int) -> None:
         self.folder, self._state, self._versions = folder, state, versions
@@ -65,7 +68,7 @@ class Patients:
         self.tend()
 
     def acknowledged(self) -> list[str]:
-        """Digests of what the coordinator has for good, as the hospital knows it."""
+        """Return the digests that the coordinator has acknowledged, by the hospital's records."""
         notes = {
             path.stem: json.loads(path.read_text())
             for path in (self._state / "settled").glob("*.json")
@@ -73,22 +76,19 @@ class Patients:
         return [digest for digest, note in notes.items() if note["accepted"]]
 
     def done(self) -> bool:
-        """Whether everything has been handed in."""
+        """Tell whether everything has been handed in."""
         return len(self.acknowledged()) >= self._versions
 
     def tend(self) -> None:
         """Add the next patient, if it is time."""
         if self._version < self._versions and len(self.acknowledged()) >= self._version:
             self._version += 1
-            partial = self.folder / ".dataset.json"
-            partial.write_text(
-                json.dumps({**self._full, "training": self._full["training"][: self._version]})
-            )
-            partial.replace(self.folder / "dataset.json")
+            content = {**self._full, "training": self._full["training"][: self._version]}
+            write_atomically(self.folder / "dataset.json", json.dumps(content))
 
 
 class Disturbed(Federation):
-    """A federation with growing hospitals, whose links may lead through relays."""
+    """A federation with growing hospitals, whose links may pass through relays."""
 
     def __init__(self, folder: Path, originals: list[Path]) -> None:
         folder.mkdir()
@@ -106,14 +106,14 @@ class Disturbed(Federation):
         self.early, self.late = list(self.sites)[:EARLY], list(self.sites)[EARLY:]
 
     def join(self, name: str, *options: str) -> Child:
-        """As the e2e tests do, through a relay if there is one."""
+        """Join as the e2e tests do, through a relay if there is one."""
         relay = self.relays.get(name)
         return super().join(
             name, "--wait", "600", *(("--server", relay.address) if relay else ()), *options
         )
 
     def tend(self) -> None:
-        """What happens at the hospitals by itself."""
+        """Do what happens at the hospitals without a fault."""
         for patients in self.patients.values():
             patients.tend()
         for name in self.late:
@@ -129,13 +129,16 @@ class Disturbed(Federation):
                 )
 
     def kill_hospital(self, name: str) -> None:
-        """Its whole machine loses power and comes back."""
+        """Kill all processes of a hospital, as by a power cut, and start it again."""
         kill_all(self.hospitals[name].pid)
         self.hospitals[name].wait(10.0)
         self.join(name)
 
     def kill_coordinator(self, with_superlink: bool) -> None:
-        """It loses power, or it alone dies and its SuperLink ends for want of it; it is taken up again."""
+        """Kill the coordinator and resume the run.
+
+        Either its whole machine loses power, or it alone dies and its SuperLink ends with it.
+        """
         children = descendants(self.coordinator.pid)
         if with_superlink:
             kill_all(self.coordinator.pid)
@@ -151,7 +154,7 @@ class Disturbed(Federation):
         self.coordinator.start()
 
     def can_be_dialled(self) -> bool:
-        """Whether the coordinator listens."""
+        """Tell whether the coordinator listens."""
         try:
             socket.create_connection(("127.0.0.1", self.port), 1.0).close()
         except OSError:
@@ -159,7 +162,7 @@ class Disturbed(Federation):
         return True
 
     def outcome(self, seconds: float, disturbed: int, notes: dict[str, float]) -> Outcome:
-        """What the ledger holds, and whether it is what the hospitals were told."""
+        """Return what the ledger holds, and whether it is what the hospitals were told."""
         folder = self.runs / "run" / "ledger"
         verified = run_cli(
             "polyclinic_server.cli.main", "ledger", "verify", "--ledger", str(folder)
@@ -191,13 +194,14 @@ class Disturbed(Federation):
 
 
 def content_digest(path: Path) -> str:
-    """A contribution without the time at which it was made."""
+    """Describe a contribution without the time at which it was made."""
     contribution, state = read_contribution(path), load_state(path)[0]
-    return f"{state_digest(state)[:24]} {contribution.num_examples} {json.dumps(dict(contribution.metrics), sort_keys=True)}"
+    metrics = json.dumps(dict(contribution.metrics), sort_keys=True)
+    return f"{state_digest(state)[:24]} {contribution.num_examples} {metrics}"
 
 
 def kill_all(pid: int) -> None:
-    """A power cut at one machine."""
+    """Kill all processes of one machine, as a power cut does."""
     for process in [pid, *(child.pid for child in descendants(pid))]:
         try:
             kill(process)

@@ -1,13 +1,13 @@
-"""Whether a federation that is killed, cut off and slowed down ends with what an undisturbed one ends with, bit for bit.
+"""A federation that is killed, cut off and slowed down, compared with an undisturbed one.
 
     python benchmarks/faults.py [--kills 20] [--only NAME ...]
 
-Three hospitals with TLS and keys hand in contributions, two each, as a patient is added to their
-data sets, and a fourth ends the run. Its clients, its coordinator and its network are then
-disturbed, one kind of fault after another; what the ledger and the hospitals know in the end is
-compared with the undisturbed run. Everything happens in a network namespace of its own where that
-is possible, so that real packets can be dropped without touching the machine's network; where it is
-not, those faults are left out, and the result says so.
+Three hospitals with TLS and keys contribute twice each, as a patient is added to their data sets,
+and a fourth ends the run. Clients, coordinator and network are disturbed by one kind of fault after
+another. The ledger and the hospitals' records are then compared bit for bit with those of the
+undisturbed run. Everything runs in a network namespace of its own where that is possible, so that
+real packets can be dropped without touching the machine's network. Where it is not possible, those
+faults are left out, and the result says so.
 """
 
 import argparse
@@ -31,32 +31,32 @@ from polyclinic_client.site.status import FINE_TUNING
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 
 RESULTS = Path(__file__).with_name("results") / "faults.json"
-# from one to the next, as shares of the undisturbed run's time
+# interval between two faults, as shares of the undisturbed run's time
 HOSPITAL_KILLS, COORDINATOR_KILLS = ((0.02, 0.18), (0.0, 0.3))
 # of the coordinator: counted from its start, the others from when hospitals can reach it
 EARLY_KILLS = 0.25
 CUT_S = 60.0
 LOSS = 0.3
 LINK_BITS_PER_S, LATENCY_S = 1e6, 0.05
-LIMIT_S = 1800.0  # for one run
+LIMIT_S = 1800.0  # longest time of one run
 
 
 class Fault:
-    """Something that happens to a run; this one leaves it in peace."""
+    """A fault that happens to a run; this one does nothing."""
 
     name = "undisturbed"
     happened = 0
 
     @contextmanager
     def around(self, one: Disturbed) -> Iterator[None]:  # noqa: ARG002
-        """What must hold before anybody dials, and be taken back in the end."""
+        """Set up what must hold before anybody dials, and undo it at the end."""
         yield
 
     def tend(self, one: Disturbed) -> None:
-        """Called several times a second."""
+        """Act if it is time; called several times a second."""
 
     def notes(self) -> dict[str, float]:
-        """What else there is to say."""
+        """Return further figures."""
         return {}
 
 
@@ -84,11 +84,11 @@ class HospitalKills(Fault):
             self._next = None
 
     def begins(self, one: Disturbed) -> bool:  # noqa: ARG002
-        """Whether the time to the next one begins to pass."""
+        """Tell whether the waiting time for the next strike begins."""
         return True
 
     def strike(self, one: Disturbed) -> None:
-        """Once."""
+        """Strike once."""
         one.kill_hospital(self._dice.choice(sorted(one.hospitals)))
 
 
@@ -99,17 +99,17 @@ class CoordinatorKills(HospitalKills):
     _early = False
 
     def begins(self, one: Disturbed) -> bool:
-        """Three times of four once hospitals can reach it, else at once."""
+        """Wait until hospitals can reach the coordinator, three times of four; else begin now."""
         return self._early or one.can_be_dialled()
 
     def strike(self, one: Disturbed) -> None:
-        """Once."""
+        """Strike once."""
         one.kill_coordinator(with_superlink=self._dice.random() < 0.5)
         self._early = self._dice.random() < EARLY_KILLS
 
 
 class CutOff(Fault):
-    """One hospital's connection is cut while it trains, so that its contribution cannot be handed in."""
+    """Cut of a hospital's connection while it trains, so that it cannot hand in its result."""
 
     def __init__(self, how: str) -> None:
         self._how, self.name = how, f"{CUT_S:.0f} s cut of a hospital, {how}"
@@ -119,14 +119,14 @@ class CutOff(Fault):
 
     @contextmanager
     def around(self, one: Disturbed) -> Iterator[None]:
-        """A relay for the first hospital."""
+        """Set up a relay for the first hospital."""
         self._victim = one.early[0]
         with Relay(f"127.0.0.1:{one.port}") as relay, self._stack:
             one.relays[self._victim] = relay
             yield
 
     def tend(self, one: Disturbed) -> None:
-        """Cut, mend, and see how long it takes the hospital to hand in."""
+        """Cut, mend, and measure how long the hospital takes to hand in."""
         relay, status = (
             one.relays[self._victim],
             one.folder / "state" / self._victim / FINE_TUNING,
@@ -152,36 +152,36 @@ class CutOff(Fault):
             self._waited = time.monotonic() - self._mended
 
     def notes(self) -> dict[str, float]:
-        """The time that matters."""
+        """Return the time until the hospital has handed in."""
         return {"seconds_from_mending_to_acknowledgement": round(self._waited, 1)}
 
 
 class Loss(Fault):
-    """Packets between all hospitals and the coordinator are lost, in both directions."""
+    """Loss of packets between all hospitals and the coordinator, in both directions."""
 
     name = f"{100 * LOSS:.0f} % packet loss"
 
     @contextmanager
     def around(self, one: Disturbed) -> Iterator[None]:
-        """From the first packet on."""
+        """Drop packets from the first one on."""
         with dropping(one.port, LOSS) as counted:
             yield
             self._seen, self._dropped = counted()
         self.happened = 1
 
     def notes(self) -> dict[str, float]:
-        """Packets."""
+        """Return the numbers of packets."""
         return {"packets": self._seen, "packets_dropped": self._dropped}
 
 
 class SlowLink(Fault):
-    """Every hospital has a thin, long line of its own."""
+    """A slow line of its own for every hospital, with high latency."""
 
     name = f"{LINK_BITS_PER_S / 1e6:.0f} Mbit/s, {1000 * LATENCY_S:.0f} ms each way"
 
     @contextmanager
     def around(self, one: Disturbed) -> Iterator[None]:
-        """A relay for each."""
+        """Set up a relay for each hospital."""
         with ExitStack() as stack:
             for name in one.sites:
                 one.relays[name] = stack.enter_context(
@@ -191,12 +191,12 @@ class SlowLink(Fault):
             self._passed, self.happened = sum(relay.passed() for relay in one.relays.values()), 1
 
     def notes(self) -> dict[str, float]:
-        """How much had to pass."""
+        """Return the numbers of bytes."""
         return {"bytes": self._passed}
 
 
 def play(folder: Path, originals: list[Path], fault: Fault) -> Outcome:
-    """One run, with a fault."""
+    """Run once, with a fault."""
     began = time.monotonic()
     one = Disturbed(folder, originals)
     try:
@@ -222,7 +222,10 @@ def play(folder: Path, originals: list[Path], fault: Fault) -> Outcome:
 def faults(
     kills: int, dice: random.Random, calm_s: float
 ) -> dict[str, tuple[int, Callable[[int], Fault]]]:
-    """Every kind: how often it has to happen, and how it is made when so much is still missing."""
+    """Return every kind of fault.
+
+    Each has the number of times that it has to happen, and a function that makes it for the rest.
+    """
     return {
         "cut_silent": (1, lambda _: CutOff("silent")),
         "cut_reset": (1, lambda _: CutOff("reset")),
@@ -245,7 +248,7 @@ def suffer(
     originals: list[Path],
     calm: Outcome,
 ) -> dict[str, object]:
-    """Run after run until it has happened often enough."""
+    """Run again and again until the fault has happened often enough."""
     runs: list[Outcome] = []
     failure = ""
     while (missing := times - sum(run.disturbed for run in runs)) > 0:

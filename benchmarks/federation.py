@@ -1,4 +1,4 @@
-"""A real federation of hospitals that answer at once: SuperLink, SuperNodes and workers as processes, FedAvg on top."""
+"""A real federation of hospitals that answer at once: SuperLink, SuperNodes, workers, FedAvg."""
 
 import secrets
 import sys
@@ -25,17 +25,17 @@ from polyclinic_strategies.averaging.strategy import Averaging
 
 @dataclass
 class Measured:
-    """What a few rounds took."""
+    """Figures of a few rounds."""
 
     seconds: list[float] = field(default_factory=list)
-    # what passed between hospitals and coordinator, per round
+    # bytes between hospitals and coordinator, per round
     fleet_bytes: list[int] = field(default_factory=list)
-    peak_mb: dict[str, float] = field(default_factory=dict)  # process -> most resident memory
+    peak_mb: dict[str, float] = field(default_factory=dict)  # process -> peak resident memory
 
 
 @contextmanager
 def noop_hospitals(address: str, count: int, folder: Path) -> Iterator[list[Child]]:
-    """SuperNodes and no-op workers that dial `address`."""
+    """Start SuperNodes and no-op workers that dial `address`."""
     children: list[Child] = []
     try:
         for number in range(count):
@@ -70,13 +70,15 @@ def noop_hospitals(address: str, count: int, folder: Path) -> Iterator[list[Chil
 def measure(
     hospitals: int, rounds: int, parameters: int, folder: Path, counter: "object | None" = None
 ) -> Measured:
-    """Seconds of every round (train and evaluate) of a model of so many float32 parameters; the first, which warms up, is left out.
+    """Measure the seconds of every round (train and evaluate), without the first one.
+
+    The first round warms up.
 
     Args:
-        hospitals: How many.
-        rounds: Counted ones.
-        parameters: Of the model.
-        folder: Fresh; for logs.
+        hospitals: Number of hospitals.
+        rounds: Number of counted rounds.
+        parameters: Number of float32 parameters of the model.
+        folder: New folder for logs.
         counter: A `wire.Counter` to put between hospitals and coordinator.
     """
     deployment = replace(load_config().deployment, min_hospitals=hospitals, wait_s=120.0)
@@ -104,7 +106,7 @@ def measure(
 
 
 def peak_mb(pid: int | None) -> float:
-    """The most memory that a process ever held, in MB (10^6 bytes)."""
+    """Return the peak memory of a process, in MB (10^6 bytes)."""
     status = Path(f"/proc/{pid or 'self'}/status").read_text()
     return next(
         int(line.split()[1]) * 1024 / 1e6
@@ -114,5 +116,6 @@ def peak_mb(pid: int | None) -> float:
 
 
 def machine() -> str:
-    """What the figures were measured on."""
-    return f"{psutil.cpu_count()} cores, {psutil.virtual_memory().total / 2**30:.0f} GB, load {psutil.getloadavg()[0]:.1f} before"
+    """Describe the machine."""
+    memory, load = psutil.virtual_memory().total / 2**30, psutil.getloadavg()[0]
+    return f"{psutil.cpu_count()} cores, {memory:.0f} GB, load {load:.1f} before"

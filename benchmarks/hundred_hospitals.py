@@ -1,12 +1,13 @@
-"""A hundred hospitals and one coordinator: what a merge takes, what asking costs, and whether anything is lost.
+"""A hundred hospitals and one coordinator: time of a merge, cost of polling, and losses.
 
     python benchmarks/hundred_hospitals.py [--hospitals 100] [--real 4] [--insecure]
 
-`polyclinic-server run strategy=merging/mean` as it is, a few real hospitals (`polyclinic-client
-join` with tiny brain images), and many thin ones in one process (`thin_hospitals.py`). Everybody
-has an enrolled key and speaks TLS; with --insecure plain text on loopback. All but one come at once
-and are ready at once, which is the worst case; then nothing happens for a while, and what asking
-costs is measured; then the last one comes, and the run ends by itself.
+The coordinator is `polyclinic-server run strategy=merging/mean`. A few hospitals are real
+(`polyclinic-client join` with tiny brain images), many are thin ones in one process
+(`thin_hospitals.py`). Everybody has an enrolled key and speaks TLS; with --insecure, plain text on
+loopback. All but one join at once and are ready at once, which is the worst case. Then nothing
+happens for a while, and the cost of polling is measured. Then the last one joins, and the run ends
+by itself.
 """
 
 import argparse
@@ -31,24 +32,30 @@ from polyclinic.learning.state_dict import load_state, state_digest
 from polyclinic.store.ledger import Ledger
 from polyclinic.system.processes import Child, free_port, python_module, stop_all, wait_for_port
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from tests.e2e.federation import run_cli
 
 RESULTS = Path(__file__).with_name("results")
 JOB = [
-    "model=unet_2d", "data=brain_tissue_slices", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]", "data.samples_per_case=4",
-    "training.batch_size=4", "training.learning_rate=0.01", "rounds=1",
-]  # fmt: skip
+    "model=unet_2d",
+    "data=brain_tissue_slices",
+    "data.spacing_mm=[6.0,6.0,6.0]",
+    "data.patch=[24,32]",
+    "data.samples_per_case=4",
+    "training.batch_size=4",
+    "training.learning_rate=0.01",
+    "rounds=1",
+]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 HOST = "127.0.0.1"
-SCORING_S = 150.0  # longest time for everybody's score of the newest model
+SCORING_S = 150.0  # longest time until everybody has scored the newest model
 
 
 class Meter:
-    """Looks at processes until it is left.
+    """Observer of processes.
 
     Args:
-        find: The processes by what they are, several for one kind.
+        find: Returns the processes by kind, several for one kind.
     """
 
     def __init__(self, find: Callable[[], dict[str, list[psutil.Process]]]) -> None:
@@ -66,11 +73,11 @@ class Meter:
         self._thread.join()
 
     def cpu(self) -> dict[str, float]:
-        """CPU seconds of every kind so far."""
+        """Return the CPU seconds of every kind so far."""
         return {kind: sum(spent.values()) for kind, spent in self._spent.items()}
 
     def peaks(self) -> dict[str, float]:
-        """The most memory that any one process of a kind held, MB."""
+        """Return the peak memory of any one process of a kind, MB."""
         return dict(self._peak)
 
     def _watch(self) -> None:
@@ -115,10 +122,17 @@ class Hundred:
                 + [name_of(number) for number in range(hospitals - real)],
             )
         asked = [
-            "strategy=merging/mean", f"deployment.host={HOST}", f"deployment.port={port}", f"deployment.security={folder / 'security'}",
-            f"deployment.runs={folder / 'runs'}", f"deployment.hospitals={hospitals}", "deployment.min_hospitals=1",
-            f"strategy.end.contributions={hospitals}", *JOB, *settings,
-        ]  # fmt: skip
+            "strategy=merging/mean",
+            f"deployment.host={HOST}",
+            f"deployment.port={port}",
+            f"deployment.security={folder / 'security'}",
+            f"deployment.runs={folder / 'runs'}",
+            f"deployment.hospitals={hospitals}",
+            "deployment.min_hospitals=1",
+            f"strategy.end.contributions={hospitals}",
+            *JOB,
+            *settings,
+        ]
         plain = ["--insecure"] if insecure else []
         run = python_module("polyclinic_server.cli.main", "run", *plain, "--name", "run", *asked)
         self.coordinator = Child("coordinator", run, folder / "coordinator.log", ENVIRONMENT)
@@ -141,8 +155,8 @@ class Hundred:
         self.real = [self._join(site) for site in sites]
 
     def _enrol(self, port: int, names: list[str]) -> None:
-        """A key and a kit for everybody."""
-        authority = rehearse(self.folder / "security", port)
+        """Make a key and a kit for everybody."""
+        authority = local_authority(self.folder / "security", port)
         for name in names:
             kit_for(authority, name)
 
@@ -161,7 +175,7 @@ class Hundred:
         return Child(data.name, command, self.folder / f"{data.name}.log", ENVIRONMENT)
 
     def processes(self) -> dict[str, list[psutil.Process]]:
-        """Who runs, by kind."""
+        """Return the running processes by kind."""
         found: dict[str, list[psutil.Process]] = {}
         try:
             found["coordinator"] = [psutil.Process(self.coordinator.pid)]
@@ -180,11 +194,11 @@ class Hundred:
         return found
 
     def events(self, kind: str) -> list[dict[str, Any]]:
-        """What the coordinator wrote down."""
+        """Return the events that the coordinator recorded."""
         return [event for event in read_lines(self.run / "events.jsonl") if event["kind"] == kind]
 
     def diaries(self) -> dict[str, Any]:
-        """What the thin hospitals wrote down."""
+        """Return the records of the thin hospitals."""
         path = self.folder / "thin" / "thin.json"
         found: dict[str, Any] = (
             json.loads(path.read_text())
@@ -194,7 +208,7 @@ class Hundred:
         return found
 
     def wait_until(self, true: Callable[[], object], what: str, timeout_s: float) -> float:
-        """Until something holds; returns the seconds that it took."""
+        """Wait until something holds; return the seconds that it took."""
         began = time.monotonic()
         while not true():
             self.coordinator.check()
@@ -205,7 +219,7 @@ class Hundred:
         return time.monotonic() - began
 
     def scored(self) -> int:
-        """How many hospitals have scored the newest model."""
+        """Return how many hospitals have scored the newest model."""
         newest = max((event["number"] for event in self.events("published")), default=0)
         return len({event["site"] for event in self.events("answered") if event["round"] == newest})
 
@@ -228,7 +242,7 @@ class Phases:
         return time.monotonic(), self._meter.cpu(), self._one.diaries(), psutil.cpu_times().user
 
     def end(self, name: str) -> None:
-        """A phase is over."""
+        """End a phase."""
         (began, before, told, _), self._last = self._last, self._look()
         now, after, tells, _ = self._last
         seconds = now - began
@@ -254,18 +268,22 @@ class Phases:
 
 
 def spread_of(seconds: Sequence[float]) -> dict[str, float]:
-    """Median, worst, and the first and last ten's medians."""
+    """Return the median, the worst, and the medians of the first and the last ten."""
     ordered = list(seconds)
     if not ordered:
         return {}
     return {
-        "median_s": statistics.median(ordered), "p95_s": sorted(ordered)[int(0.95 * (len(ordered) - 1))], "worst_s": max(ordered),
-        "first_ten_s": statistics.median(ordered[:10]), "last_ten_s": statistics.median(ordered[-10:]), "count": len(ordered),
-    }  # fmt: skip
+        "median_s": statistics.median(ordered),
+        "p95_s": sorted(ordered)[int(0.95 * (len(ordered) - 1))],
+        "worst_s": max(ordered),
+        "first_ten_s": statistics.median(ordered[:10]),
+        "last_ten_s": statistics.median(ordered[-10:]),
+        "count": len(ordered),
+    }
 
 
 def merges(one: Hundred) -> dict[str, Any]:
-    """From a contribution's commit to the publication, and what a hospital saw."""
+    """Return the times from a contribution's commit to the publication, also as hospitals see."""
     published: dict[str, float] = {}
     commits: dict[str, float] = {}
     taken: list[float] = []
@@ -299,7 +317,7 @@ def merges(one: Hundred) -> dict[str, Any]:
 
 
 def check(one: Hundred) -> dict[str, Any]:
-    """Whether everything is there, once, and the model is what the rule makes of it."""
+    """Check that everything is there once, and that the model is the rule's result."""
     ledger, target = one.run / "ledger", one.folder / "offline.safetensors"
     verified = run_cli("polyclinic_server.cli.main", "ledger", "verify", "--ledger", str(ledger))
     merged = run_cli(
@@ -331,7 +349,7 @@ def check(one: Hundred) -> dict[str, Any]:
 
 
 def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
-    """The whole story."""
+    """Run everything once."""
     one = Hundred(
         folder, asked.hospitals, asked.real, asked.spread, asked.setting, insecure=asked.insecure
     )
@@ -387,12 +405,22 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
             }  # fmt: skip
             late = [each for each in one.diaries()["hospitals"].values() if each["joined"]][-1]
             return {
-                "phases": phases.found, "peak_mb": meter.peaks(), "connections": connections, "threads": threads,
-                "scored_the_newest": scored, "seconds_until": until,
-                "last_one_s": {"to_base": late["based"] - late["joined"], "to_acknowledged": late["settled"] - late["joined"]},
-                "merges": merges(one), "ended_by_itself": status, "closing_s": time.time() - last, "check": check(one),
+                "phases": phases.found,
+                "peak_mb": meter.peaks(),
+                "connections": connections,
+                "threads": threads,
+                "scored_the_newest": scored,
+                "seconds_until": until,
+                "last_one_s": {
+                    "to_base": late["based"] - late["joined"],
+                    "to_acknowledged": late["settled"] - late["joined"],
+                },
+                "merges": merges(one),
+                "ended_by_itself": status,
+                "closing_s": time.time() - last,
+                "check": check(one),
                 "figures": len(list(read_lines(one.run / "metrics.jsonl"))),
-            }  # fmt: skip
+            }
     finally:
         one.close()
 
@@ -425,7 +453,7 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     parser.add_argument("--to", type=Path, default=RESULTS / "hundred_hospitals.json")
     asked = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # leaves nothing behind
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends all processes
     found: dict[str, Any] = {
         "machine": machine(),
         "hospitals": asked.hospitals,

@@ -1,27 +1,27 @@
-"""Merging three real laboratories' models of white blood cells, in one process: every rule, single laboratories, a random vector.
+"""Merging three real laboratories' models of white blood cells, by every rule, with controls.
 
-    POLYCLINIC_DATA=... python benchmarks/laboratories.py [STATES]
+    POLYCLINIC_DATA=... python benchmarks/laboratories.py [FOLDER] [SETTING=VALUE...]
 
-STATES keeps the fine-tuned weights; where the file exists nothing is trained. Rules' parameters are
-chosen on validation images, figures are from test images. `make demo-merging COHORT=cells` does the
-same with processes, FedAvg and pooled training.
+A simulated federation fine-tunes and fills the ledger. FOLDER keeps it, and what is there is not
+trained again. Rules' parameters are chosen on validation images, figures are from test images.
+`make demo-merging COHORT=cells` does the same with processes, FedAvg and pooled training.
 """
 
 import sys
 import tempfile
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 
-import torch
 from torch import Tensor, nn
 
-from polyclinic.config.compose import instantiate, load_config
+import polyclinic
+from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
-from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Ledger
 from polyclinic_demos.cohorts.laboratories import write_laboratories
 from polyclinic_strategies.merging.publisher import Publisher, make_rules
@@ -42,28 +42,16 @@ RULES = (
 State = dict[str, Tensor]
 
 
-def fine_tune_all(
-    config: Config, prepared: dict[str, PreparedSite]
-) -> tuple[State, dict[str, State]]:
-    """The pretrained base, and what each laboratory makes of it."""
-    base = instantiate({**config.model, "pretrained": True}).state_dict()
-    tuned = {}
-    for number, (site, each) in enumerate(prepared.items()):
-        network = instantiate(config.model)
-        network.load_state_dict(base)
-        optimizer = training.make_optimizer(network, config.training)
-        for done in range(config.rounds):
-            loader = training_loader(each, config.training, 1000 * number + done)
-            training.fit(
-                network,
-                loader,
-                replace(config.training, epochs=1),
-                config.data,
-                optimizer=optimizer,
-            )
-        tuned[site] = {name: tensor.clone() for name, tensor in network.state_dict().items()}
-        print(f"{site} is done", flush=True)
-    return base, tuned
+def fine_tune(paths: Sequence[Path], settings: Sequence[str], folder: Path) -> Path:
+    """Let every laboratory fine-tune the ImageNet weights; returns the ledger that results."""
+    base = folder / "base.safetensors"
+    if not base.exists():
+        model = polyclinic.load_config([*settings, "model.pretrained=true"]).model
+        save_state(instantiate(model).state_dict(), base, {})
+    result = polyclinic.simulate(
+        paths, *settings, f"base={base}", strategy="merging/mean", folder=folder, resume=True
+    )
+    return result.folder / "ledger"
 
 
 def test(
@@ -73,7 +61,7 @@ def test(
     prepared: dict[str, PreparedSite],
     restored: bool,
 ) -> list[float]:
-    """Balanced accuracy on every laboratory's test images, restored from its own training images or not."""
+    """Score at every laboratory, with statistics restored from its own training images or not."""
     scores = []
     for each in prepared.values():
         network.load_state_dict({**network.state_dict(), **state})
@@ -85,31 +73,16 @@ def test(
     return scores
 
 
-def main(kept: Path | None) -> None:
-    config = load_config(["experiment=demo_cells"])
-    with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        paths = write_laboratories(folder / "data", seed=config.seed)
-        prepared = {path.name: prepare(read_dataset(path), config.data) for path in paths}
-        if kept is not None and kept.exists():
-            found = torch.load(kept, weights_only=True)
-            base, tuned = found["base"], found["state"]
-        else:
-            base, tuned = fine_tune_all(config, prepared)
-            if kept is not None:
-                torch.save({"base": base, "state": tuned}, kept)
-        compare(config, prepared, base, tuned, folder)
+def main(folder: Path, settings: Sequence[str]) -> None:
+    settings = ["experiment=demo_cells", *settings]
+    config = polyclinic.load_config(settings)
+    paths = write_laboratories(folder / "data", seed=config.seed)
+    ledger = fine_tune(paths, settings, folder)
+    compare(config, {path.name: prepare(read_dataset(path), config.data) for path in paths}, ledger)
 
 
-def compare(
-    config: Config,
-    prepared: dict[str, PreparedSite],
-    base: State,
-    tuned: dict[str, State],
-    folder: Path,
-) -> None:
+def compare(config: Config, prepared: dict[str, PreparedSite], folder: Path) -> None:
     network = instantiate(config.model)
-    names = [name for name, tensor in base.items() if tensor.is_floating_point()]
 
     def show(title: str, state: State) -> None:
         plain, restored = (test(network, state, config, prepared, each) for each in (False, True))
@@ -126,33 +99,14 @@ def compare(
             for each in prepared.values()
         )
 
-    with Ledger.open(folder / "ledger") as ledger:
-        digest = ledger.add_base({name: base[name].float() for name in names})
-        asked = Requirements(
-            digest,
-            {name: tuple(base[name].shape) for name in names},
-            "cells",
-            None,
-            10**9,
-            10.0,
-            {},
-            0,
-        )
-        for site, state in tuned.items():
-            vector = {
-                name: (state[name].float() - base[name].float()).contiguous() for name in names
-            }
-            given = Contribution(
-                site, digest, "cells", len(prepared[site].training), {}, 1.0, "0.1.0"
-            )
-            ledger.receive(write_contribution(folder, given, vector, {}), site, asked)
+    with Ledger.open(folder, create=False) as ledger:
         publisher = Publisher(ledger, 0, 0.5)
         for entry in publisher.entries():
             show(f"{entry.site} alone", publisher.single(entry))
         for rule in RULES:
-            strategy = load_config([f"strategy=merging/{rule}"]).strategy
+            strategy = polyclinic.load_config([f"strategy=merging/{rule}"]).strategy
             shares = (
-                {"scale": [share / len(tuned) for share in (0.5, 1.0, 1.5, 2.0)]}
+                {"scale": [share / len(prepared) for share in (0.5, 1.0, 1.5, 2.0)]}
                 if rule in ("sum", "dare")
                 else strategy["candidates"]
             )
@@ -170,4 +124,7 @@ def compare(
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]) if len(sys.argv) > 1 else None)
+    given = [text for text in sys.argv[1:] if "=" not in text]
+    chosen = [text for text in sys.argv[1:] if "=" in text]
+    with tempfile.TemporaryDirectory() as temporary:
+        main(Path(given[0] if given else temporary).resolve(), chosen)

@@ -1,10 +1,10 @@
-"""Whether the ledger keeps what it acknowledged, how long it takes to list, and whether a large federation slows a hospital down.
+"""Durability of the ledger, time to list it, and its time for a hospital in a large federation.
 
     python benchmarks/ledger.py
 
-A process that hands contributions over is killed 1,000 times at random moments. A ledger of 10,000
-contributions is listed. Hospitals join one after another, and the time that the ledger takes for
-the 2nd is compared with that for the 1,000th.
+A process that hands in contributions is killed 1,000 times at random moments. A ledger of 10,000
+contributions is listed. Hospitals join one after another, and the ledger's time for the 2nd is
+compared with that for the 1,000th.
 """
 
 import io
@@ -27,13 +27,13 @@ from tests.core.store.killing import kill_repeatedly
 
 RESULTS = Path(__file__).with_name("results")
 KILLS, SITES, CONTRIBUTIONS = 1_000, 1_000, 10_000
-AROUND = 20  # hospitals around the 2nd and the 1,000th, whose median is taken
+AROUND = 20  # number of hospitals around the 2nd and the 1,000th for the median
 LAYOUT: dict[str, tuple[int, ...]] = {"weight": (16, 16), "bias": (16,)}
 ASKED = Requirements("b" * 64, LAYOUT, "benchmark", None, 10**6, 10.0, {}, 0)
 
 
 def arrivals(folder: Path) -> Iterator[tuple[str, Path]]:
-    """One contribution after another, each site's first before anybody's second."""
+    """Yield contributions, the first of every site before the second of any."""
     state = {name: torch.ones(shape) for name, shape in LAYOUT.items()}
     for number in range(CONTRIBUTIONS):
         site = f"hospital-{number % SITES:04}"
@@ -44,7 +44,7 @@ def arrivals(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def fill(ledger: Ledger, folder: Path) -> list[float]:
-    """Hand everything over; seconds that the ledger took for each."""
+    """Hand in everything; return the seconds that the ledger took for each."""
     seconds = []
     for site, path in arrivals(folder):
         began = time.perf_counter()
@@ -55,7 +55,12 @@ def fill(ledger: Ledger, folder: Path) -> list[float]:
 
 
 def list_all(folder: Path) -> dict[str, float]:
-    """Seconds from opening the ledger to the last line of the table, and of that for the entries alone."""
+    """Measure the seconds to list a ledger.
+
+    Returns:
+        Seconds from opening the ledger to the last line of the table, and those for the entries
+        alone.
+    """
     began = time.perf_counter()
     with Ledger.open(folder, create=False) as ledger:
         entries = ledger.entries()

@@ -1,14 +1,14 @@
-"""What a hospital's description reveals: who has a subject's image, and the description, says whether the subject was in it.
+"""Membership inference: how well an attacker tells whether a description includes a subject.
 
     python benchmarks/membership.py FOLDER
 
-FOLDER keeps the subjects' vectors; where they exist nobody is scanned again. All subjects are
+FOLDER keeps the subjects' vectors; where they exist, nobody is scanned again. All subjects are
 deformed copies of one average brain, scanned by one scanner, on the demo's grid. The attacker has
 an image of the subject (the scan that was described, or one of another visit), the description, and
-reference subjects of the same scanner that are not in it. Two attacks: the correlation of Homer et
-al. 2008 (https://doi.org/10.1371/journal.pgen.1000167) and the likelihood ratio of two Gaussians,
-with the covariance of the reference subjects. Members are told from others of the same population,
-so guessing has AUC 0.5. Intervals are bootstrapped over the subjects of the pool.
+reference subjects of the same scanner that are not in it. There are two attacks: the correlation of
+Homer et al. 2008 (https://doi.org/10.1371/journal.pgen.1000167) and the likelihood ratio of two
+Gaussians, with the covariance of the reference subjects. Members are told from others of the same
+population, so guessing has AUC 0.5. Intervals are bootstrapped over the subjects of the pool.
 """
 
 import json
@@ -39,7 +39,7 @@ SIZES = (2, 4, 8, 16, 32, 64)
 NOISES = (0.0, 0.3, 1.0)
 SCANS = ("same scan", "another visit")
 ATTACKS = ("correlation", "likelihood ratio")
-# the shrinkage serves the attacker best: 0.005 to 0.05 are alike, 0.5 is worse
+# the best shrinkage for the attacker: 0.005 to 0.05 are alike, 0.5 is worse
 TURN_DEGREES, SHRINKAGE = (2.0, 0.02)
 FIRST_SEED = 10_000
 
@@ -78,7 +78,10 @@ def main(folder: Path) -> None:
 
 
 def measure_pool(folder: Path) -> dict[str, Tensor]:
-    """Statistic to (2, subjects, numbers): each subject's vector of the described scan and of another visit's."""
+    """Return statistic to (2, subjects, numbers).
+
+    These are each subject's vectors of the described scan and of another visit's.
+    """
     path = folder / "vectors.safetensors"
     if not path.exists():
         config = load_config(["experiment=demo"])
@@ -104,7 +107,7 @@ def measure_pool(folder: Path) -> dict[str, Tensor]:
 
 
 def come_again(person: Subject, seed: int) -> Subject:
-    """The same anatomy, lying a little differently in the scanner."""
+    """Return the same anatomy in a slightly different pose."""
     turns = np.deg2rad(TURN_DEGREES) * np.random.default_rng(seed).standard_normal(3)
     moved = np.eye(4)
     for axis, angle in enumerate(turns):
@@ -121,7 +124,7 @@ def come_again(person: Subject, seed: int) -> Subject:
 
 
 def measure(scan: Scan, config: Config, network: nn.Module) -> dict[str, Tensor]:
-    """Every statistic of one scan, on the network's grid as `polyclinic.learning.preparation` makes it."""
+    """Compute every statistic of one scan, on the network's grid as `preparation` makes it."""
     image = on_grid(scan, config.data)
     with torch.inference_mode():
         return {name: statistic.measure(image, network) for name, statistic in statistics().items()}
@@ -140,21 +143,21 @@ def on_grid(scan: Scan, data: DataConfig) -> Tensor:
 
 @dataclass
 class Duels:
-    """How often a member scored above one who is not, for every pair of subjects over all trials."""
+    """Counter of how often a member scored above a non-member, for every pair over all trials."""
 
     wins: Tensor
     met: Tensor
 
     @classmethod
     def none(cls) -> "Duels":
-        """Before the first trial."""
+        """Return the counter before the first trial."""
         return cls(
             torch.zeros(SUBJECTS, SUBJECTS, dtype=torch.float64),
             torch.zeros(SUBJECTS, SUBJECTS, dtype=torch.float64),
         )
 
     def add(self, members: Tensor, others: Tensor, scores: Tensor) -> None:
-        """One trial: `scores` of all subjects."""
+        """Add one trial: `scores` of all subjects."""
         difference = scores[members, None] - scores[None, others]
         self.wins[members[:, None], others] += (difference > 0).double() + 0.5 * (
             difference == 0
@@ -162,7 +165,7 @@ class Duels:
         self.met[members[:, None], others] += 1
 
     def auc(self) -> dict[str, float]:
-        """With an interval of 95 % over which subjects happened to be in the pool."""
+        """Return the AUC with a 95 % interval over the subjects of the pool."""
         draws = torch.randint(
             SUBJECTS, (BOOTSTRAPS, SUBJECTS), generator=torch.Generator().manual_seed(0)
         )
@@ -177,7 +180,7 @@ class Duels:
 
 
 def attack_all(name: str, vectors: Tensor) -> list[dict[str, object]]:
-    """Every size, noise, scan and attack for one statistic."""
+    """Run every size, noise, scan and attack for one statistic."""
     flat = vectors.flatten(0, 1)
     flat = flat / torch.linalg.vector_norm(flat, dim=1, keepdim=True).clamp_min(1.0)
     left, scale, _ = torch.linalg.svd(flat - flat.mean(0), full_matrices=False)
@@ -211,7 +214,10 @@ def one_trial(
     generator: torch.Generator,
     duels: dict[tuple[str, str], Duels],
 ) -> None:
-    """Draw reference subjects and members, release the members' mean, and score everybody who is no reference."""
+    """Draw reference subjects and members, and release the members' mean.
+
+    Then everybody else is scored.
+    """
     order = torch.randperm(SUBJECTS, generator=generator)
     references, members, others = order.split([REFERENCES, size, SUBJECTS - REFERENCES - size])
     shaken = noise * torch.randn(spanned.shape[2], generator=generator, dtype=torch.float64)
@@ -230,20 +236,23 @@ def one_trial(
 
 
 def covariance(spread: Tensor, share: float, floor: float) -> tuple[Tensor, float]:
-    """Variance along each principal axis and everywhere else, of a mean with `share` of a subject's variance, shrunk, and noise."""
+    """Return the variance along each principal axis, and everywhere else.
+
+    It is that of a mean with `share` of a subject's variance, shrunk, plus noise.
+    """
     rest = SHRINKAGE * float(spread.mean())
     return share * ((1 - SHRINKAGE) * spread + rest) + floor, share * rest + floor
 
 
 def squared(rows: Tensor, axes: Tensor, along: Tensor, elsewhere: float) -> Tensor:
-    """Mahalanobis' distance, squared, of each row."""
+    """Return the squared Mahalanobis distance of each row."""
     return rows.square().sum(1) / elsewhere + (
         (rows @ axes.T).square() * (1 / along - 1 / elsewhere)
     ).sum(1)
 
 
 def print_table(rows: list[dict[str, object]]) -> None:
-    """The better of the two attacks."""
+    """Print the better of the two attacks."""
     for scan in SCANS:
         for noise in NOISES:
             print(

@@ -1,13 +1,15 @@
-"""Merging eight task vectors of a vision transformer: seconds and memory of every rule, beside mergekit where it has the rule.
+"""Merging of eight task vectors of a vision transformer: seconds and memory of every rule.
 
-    python benchmarks/merging.py [--parameters 86000000] [--rules mean ties] [--sites 8] [--folder build/merging]
+    python benchmarks/merging.py [--parameters 86000000] [--rules mean ties] [--sites 8]
+                                 [--folder build/merging]
 
-Both sides merge the same float32 tensors from files in the page cache to a file, each rule in a
-process of its own; imports are not timed. Memory is anonymous memory (RssAnon), polled: pages of
-mapped input files, which the kernel takes back at will, do not count. Threads wait passively on
-both sides, so that other work on the machine distorts less. Rows of rules that a run leaves out
-stay as they are. mergekit runs in the environment that `make mergekit` makes, or with the python
-named by POLYCLINIC_MERGEKIT; without one it is left out.
+Where mergekit has the rule, it is measured, too. Both sides merge the same float32 tensors from
+files in the page cache to a file, each rule in a process of its own; imports are not timed. Memory
+is anonymous memory (RssAnon), polled: pages of mapped input files, which the kernel can take back
+at any time, do not count. Threads wait passively on both sides, so that other work on the machine
+distorts less. Rows of rules that a run leaves out stay as they are. mergekit runs in the
+environment that `make mergekit` makes, or with the python named by POLYCLINIC_MERGEKIT; without one
+it is left out.
 """
 
 import argparse
@@ -27,7 +29,7 @@ RESULTS = Path(__file__).with_name("results")
 PEER = Path(os.environ.get("POLYCLINIC_MERGEKIT", ROOT / ".mergekit" / "bin" / "python"))
 ENVIRONMENT = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_WAIT_POLICY": "PASSIVE"}
 WIDTH, HIDDEN, TOKENS, CLASSES = 768, 3072, 197, 1000
-RULES = {  # ours -> class, mergekit's method and its parameters; None: it has no such rule
+RULES = {  # our name -> class, mergekit's method and its parameters; None if it has no such rule
     "sum": ("sum.Sum", "task_arithmetic", {"weight": 1.0, "lambda": 0.3}),
     "mean": ("mean.Mean", "linear", {"weight": 1.0}),
     "weighted_mean": ("weighted_mean.WeightedMean", "linear", {"weight": 1.0}),
@@ -47,7 +49,7 @@ STATISTICS = {"fisher": "fisher", "regmean": "gram"}
 
 
 def layout(layers: int) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a ViT-B/16 with so many layers, as transformers calls them."""
+    """Return names and shapes of a ViT-B/16 with this many layers, as transformers calls them."""
     shapes: dict[str, tuple[int, ...]] = {
         "vit.embeddings.cls_token": (1, 1, WIDTH),
         "vit.embeddings.position_embeddings": (1, TOKENS, WIDTH),
@@ -76,7 +78,10 @@ def layout(layers: int) -> dict[str, tuple[int, ...]]:
 
 
 def write_models(folder: Path, layers: int, sites: int) -> None:
-    """The base and the sites' models as mergekit reads them, and the same task vectors as contributions."""
+    """Write the base and the sites' models for mergekit.
+
+    The same task vectors are written as contributions.
+    """
     import torch
 
     from polyclinic.learning.state_dict import save_state
@@ -115,7 +120,7 @@ def write_models(folder: Path, layers: int, sites: int) -> None:
 
 
 def write_statistics(folder: Path, kind: str) -> None:
-    """The contributions again, with statistics."""
+    """Write the contributions again, with statistics."""
     import torch
 
     from polyclinic.store.contribution import TensorFile, write_contribution
@@ -137,7 +142,7 @@ def write_statistics(folder: Path, kind: str) -> None:
 
 
 def merge_ours(folder: Path, rule: str) -> Callable[[], None]:
-    """One merge from files to a file, ready to be called."""
+    """Return a function that merges once, from files to a file."""
     from importlib import import_module
 
     from polyclinic_strategies.merging.arithmetic.merge import merge_to_file
@@ -151,7 +156,7 @@ def merge_ours(folder: Path, rule: str) -> Callable[[], None]:
 
 
 def merge_theirs(folder: Path, rule: str) -> Callable[[], None]:
-    """The same by mergekit's own machinery, as `mergekit-yaml` calls it."""
+    """Do the same by mergekit's own functions, as `mergekit-yaml` calls them."""
     from mergekit.config import MergeConfiguration  # type: ignore[import-not-found]
     from mergekit.merge import run_merge  # type: ignore[import-not-found]
     from mergekit.options import MergeOptions  # type: ignore[import-not-found]
@@ -169,13 +174,13 @@ def merge_theirs(folder: Path, rule: str) -> Callable[[], None]:
 
 
 def anonymous_mb() -> float:
-    """This process's anonymous memory."""
+    """Return the anonymous memory of this process."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
 
 
 def child(side: str, folder: Path, rule: str) -> None:
-    """Merge once and print what it took, in a process of its own."""
+    """Merge once, in a process of its own, and print what it took."""
     work = merge_ours(folder, rule) if side == "ours" else merge_theirs(folder, rule)
     before, peak, done = anonymous_mb(), [0.0], threading.Event()
 
@@ -194,7 +199,7 @@ def child(side: str, folder: Path, rule: str) -> None:
 
 
 def measure(side: str, folder: Path, rule: str, repeats: int) -> dict[str, float]:
-    """The fastest of some runs, with the most memory of all of them."""
+    """Return the fastest of some runs, with the peak memory of all of them."""
     python = sys.executable if side == "ours" else str(PEER)
     rows = []
     for _ in range(repeats):
@@ -215,7 +220,7 @@ def measure(side: str, folder: Path, rule: str, repeats: int) -> dict[str, float
 
 
 def compare(folder: Path, rule: str, repeats: int, parameters: int) -> dict[str, object]:
-    """One rule's row."""
+    """Return one rule's row."""
     from federation import machine
 
     on = machine()
@@ -244,7 +249,7 @@ def compare(folder: Path, rule: str, repeats: int, parameters: int) -> dict[str,
 
 
 def copy_bandwidth() -> float:
-    """GB/s at which this machine copies 512 MiB of float32."""
+    """Return the GB/s at which this machine copies 512 MiB of float32."""
     import torch
 
     source, target = torch.rand(2, 2**27).unbind()
@@ -257,7 +262,11 @@ def copy_bandwidth() -> float:
 
 
 def measure_accumulator(folder: Path, sites: int = 1000) -> dict[str, object]:
-    """Seconds to add a site to a running mean of a million parameters: the second, the last, and the bytes of the sum."""
+    """Measure the seconds to add a site to a running mean of a million parameters.
+
+    Returns:
+        Seconds for the second site and the last one, and the bytes of the sum.
+    """
     import torch
 
     from polyclinic.store.contribution import Contribution, TensorFile, write_contribution
@@ -293,7 +302,7 @@ def measure_accumulator(folder: Path, sites: int = 1000) -> dict[str, object]:
 def measure_all(
     options: argparse.Namespace, folder: Path, earlier: list[dict[str, object]]
 ) -> Iterator[tuple[str, object]]:
-    """Every figure, as it comes."""
+    """Yield every figure as it is measured."""
     fixed = sum(torch_size(shape) for shape in layout(0).values())
     each = sum(torch_size(shape) for shape in layout(1).values()) - fixed
     layers = max(1, round((options.parameters - fixed) / each))
@@ -309,7 +318,7 @@ def measure_all(
 
 
 def torch_size(shape: tuple[int, ...]) -> int:
-    """Numbers in a tensor of this shape."""
+    """Return the number of entries of a tensor of this shape."""
     size = 1
     for length in shape:
         size *= length

@@ -1,6 +1,6 @@
-"""A hospital that answers at once: what is left of a round is the federation itself.
+"""A hospital that answers at once, so that a round's time is that of the federation itself.
 
-Runs as `python benchmarks/noop_hospital.py RUNTIME SECRET_FILE SITE`, in the place of
+It runs as `python benchmarks/noop_hospital.py RUNTIME SECRET_FILE SITE`, in place of
 `polyclinic_client.fleet.worker`'s own ClientApp.
 """
 
@@ -28,13 +28,16 @@ app = ClientApp()
 
 @app.query("hello")
 def hello(message: Message, _context: Context) -> Message:
-    """Everything is welcome."""
+    """Accept everything."""
     return hello_reply(message, Hello(sys.argv[3], "0", {"training": 1}))
 
 
 @app.train()
 def train(message: Message, _context: Context) -> Message:
-    """The weights as they came, but for a little: Flower sends equal parts only once, and real hospitals' are never equal."""
+    """Return the received weights, slightly changed.
+
+    Flower sends equal parts only once, and those of real hospitals are never equal.
+    """
     seconds = time.monotonic()
     return training_reply(
         message, weights_from_message(message) + 1e-6 * (seconds % 1.0), 1, 0.0, seconds
@@ -43,7 +46,7 @@ def train(message: Message, _context: Context) -> Message:
 
 @app.evaluate()
 def evaluate(message: Message, _context: Context) -> Message:
-    """A score of nothing, after reading the weights as a real hospital would."""
+    """Read the weights as a real hospital would, and return a score of 0."""
     weights_from_message(message)
     return evaluation_reply(message, Evaluation(0.0, {"class": 0.5}, 0.5, 1), time.monotonic())
 

@@ -1,9 +1,10 @@
-"""Seconds of a round (train and evaluate) when hospitals answer at once: polyclinic, stock Flower, NVIDIA FLARE's simulator.
+"""Seconds of a round when hospitals answer at once: polyclinic, stock Flower, NVIDIA FLARE.
 
     python benchmarks/overhead.py [--rounds 5]
 
-All in one run on one machine, insecure loopback, a model of 10 000 float32 parameters, the median
-over the rounds after a first one. What is compared and what is not: benchmarks/README.md.
+A round is training and evaluation; FLARE is its simulator. All are measured in one run on one
+machine, on loopback without TLS, with a model of 10 000 float32 parameters; figures are medians
+over the rounds after the first. For the limits of the comparison, see benchmarks/README.md.
 """
 
 import argparse
@@ -22,7 +23,7 @@ RESULTS = Path(__file__).with_name("results")
 
 
 def ours(hospitals: int, rounds: int, folder: Path) -> dict[str, object]:
-    """polyclinic's row."""
+    """Return polyclinic's row."""
     seconds = measure(hospitals, rounds, 10_000, folder).seconds
     return {
         "system": "polyclinic",
@@ -33,12 +34,16 @@ def ours(hospitals: int, rounds: int, folder: Path) -> dict[str, object]:
 
 
 def stock(hospitals: int, rounds: int, folder: Path) -> dict[str, object]:
-    """Flower as it comes: subprocess isolation, its own FedAvg loop."""
+    """Return the row of Flower with its defaults: subprocess isolation, its own FedAvg loop."""
     return vars(flower_stock.measure(hospitals, rounds, folder))
 
 
 def flare(hospitals: int, rounds: int, folder: Path, *, own_validation: bool) -> dict[str, object]:
-    """NVIDIA FLARE's simulator; with `own_validation` it evaluates the average in an exchange of its own, as Flower and we do."""
+    """Return the row of NVIDIA FLARE's simulator.
+
+    With `own_validation`, it evaluates the average in an exchange of its own, as Flower and
+    polyclinic do.
+    """
     env = Path("build/nvflare-env")
     try:
         return vars(

@@ -1,4 +1,7 @@
-"""A network namespace of its own, where nothing but loopback exists and packets can be dropped without touching the machine's network."""
+"""A network namespace of its own, in which packets can be dropped.
+
+Only loopback exists in it, and the machine's network is not touched.
+"""
 
 import os
 import shutil
@@ -11,12 +14,16 @@ MARK = "POLYCLINIC_BENCHMARK_IN_OWN_NETWORK"
 
 
 def is_own() -> bool:
-    """Whether this process is in it."""
+    """Tell whether this process is in it."""
     return MARK in os.environ
 
 
 def enter_own_network() -> str | None:
-    """Continue in a network namespace where nothing but loopback exists; returns why not if that is impossible."""
+    """Continue in a network namespace in which only loopback exists.
+
+    Returns:
+        Why that is impossible, if it is.
+    """
     if is_own():
         _run("ip", "link", "set", "lo", "up", "mtu", "1500")
         return None
@@ -27,7 +34,10 @@ def enter_own_network() -> str | None:
         if os.geteuid() == 0
         else ["unshare", "--user", "--map-root-user", "--net"]
     )
-    trial = "ip link set lo up && iptables -A INPUT -i lo -p tcp -m statistic --mode random --probability 0.5 -j DROP"
+    trial = (
+        "ip link set lo up && iptables -A INPUT -i lo -p tcp "
+        "-m statistic --mode random --probability 0.5 -j DROP"
+    )
     tried = subprocess.run(
         [*unshare, "sh", "-c", trial], capture_output=True, text=True, check=False
     )
@@ -39,14 +49,14 @@ def enter_own_network() -> str | None:
 
 @contextmanager
 def dropping(port: int, share: float) -> Iterator[Callable[[], tuple[int, int]]]:
-    """Drop a share of the packets to and from a loopback port; yields a way to count those seen and dropped."""
+    """Drop a share of the packets of a loopback port; yield a function that counts packets."""
     rules = []
     chosen = (
         ["-m", "statistic", "--mode", "random", "--probability", str(share)] if share < 1 else []
     )
     for side in ("--dport", "--sport"):
         match = ["INPUT", "-i", "lo", "-p", "tcp", side, str(port)]
-        rules += [match, [*match, *chosen, "-j", "DROP"]]  # the first counts
+        rules += [match, [*match, *chosen, "-j", "DROP"]]  # the first rule counts
 
     def counted() -> tuple[int, int]:
         lines = _run("iptables", "-nvxL", "INPUT").splitlines()

@@ -3,10 +3,10 @@
     python benchmarks/proxy.py --seeds 0 1 2
 
 Every seed has people, visits, a generator, a segmenter and attackers of its own: `polyclinic-server
-train-proxy` on a cohort of `polyclinic_demos.cohorts.visits`, people split between training,
-attackers' training and test. With POLYCLINIC_DATA the generator also meets the brains of real
-people. Interrupted, it goes on. Results: benchmarks/results/proxy.json; a report for each seed lies
-in its folder.
+train-proxy` on a cohort of `polyclinic_demos.cohorts.visits`, people divided into training,
+attackers' training and test. With POLYCLINIC_DATA, the generator is also used on the brains of real
+people. After an interruption, the same command goes on. Results: benchmarks/results/proxy.json; a
+report for each seed is in its folder.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from polyclinic_strategies.proxy.report.tables import proxy_tables
 from polyclinic_strategies.proxy.train import Orders, Others, train_proxy
 
 RESULTS = Path(__file__).parent / "results" / "proxy.json"
-REAL = 8  # people whom attackers know, and as many to be recognized: there are sixteen
+REAL = 8  # number of real people that attackers know, and of those to be recognized
 
 
 def one_seed(
@@ -46,7 +46,10 @@ def one_seed(
         real = write_visits(
             folder / f"real-{seed}", T1, Visits((0, REAL, REAL), visits, people=maps), seed
         )
-        note = "Real people's folds differ in number and course, which no smooth warp changes; few people, so wide intervals."
+        note = (
+            "Real people's folds differ in number and course, which no smooth warp changes; "
+            "few people, so wide intervals."
+        )
         others.append(Others("real anatomies, simulated scanner", note, real))
     out = folder / f"seed-{seed}"
     train_proxy(Orders((own,), out, (f"seed={seed}", *settings), tuple(others)), console)
@@ -58,7 +61,7 @@ def one_seed(
 
 
 def summarize(reports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Mean and spread over the seeds."""
+    """Return mean and spread over the seeds."""
     rows: dict[str, Any] = {"seeds": [report["seed"] for report in reports]}
     rows["dice direct"] = spread([report["direct"]["dice"]["mean"] for report in reports])
     rows["seconds"] = spread([report["seconds"] for report in reports])
@@ -81,14 +84,14 @@ def summarize(reports: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def attacked(results: list[list[dict[str, float]]]) -> dict[str, float]:
-    """Over all restarts of all seeds."""
+    """Summarize all restarts of all seeds."""
     every = [each for restarts in results for each in restarts]
     means = {key: mean(each[key] for each in every) for key in ("auc", "tpr", "rank1")}
     return {**means, "highest auc": max(each["auc"] for each in every), "restarts": len(every)}
 
 
 def spread(values: list[float]) -> list[float]:
-    """Mean and standard deviation."""
+    """Return mean and standard deviation."""
     return [mean(values), stdev(values) if len(values) > 1 else 0.0]
 
 

@@ -1,10 +1,11 @@
-"""What the deformation costs beside the segmentation itself: one scan directly and through its proxy, in one process, in turn.
+"""Cost of the deformation beside the segmentation: one scan directly and through its proxy.
 
-    python benchmarks/proxy_overhead.py --model proxy/segmenter.safetensors --generator proxy/generator.safetensors --image scan.nii.gz
+    python benchmarks/proxy_overhead.py --model proxy/segmenter.safetensors
+        --generator proxy/generator.safetensors --image scan.nii.gz
 
-Both ways bring the scan into the canonical frame, segment 160 x 192 x 160 voxels with the same
-network and bring the answer back to the scan's grid; the proxy is warped and unwarped besides. What
-the wire and the service add is measured by `proxy_service.py`.
+Both run in one process, in turns. Both bring the scan into the canonical frame, segment
+160 x 192 x 160 voxels with the same network and bring the answer back to the scan's grid; the proxy
+is also warped and unwarped. `proxy_service.py` measures the cost of the network and the service.
 """
 
 import argparse

@@ -1,13 +1,17 @@
-"""The segmentation service under rubbish, under load, and against segmenting in place; over TLS, with keys.
+"""The segmentation service under invalid requests, under load, and against local segmentation.
 
-    python benchmarks/proxy_service.py                                     # network and generator with random weights, a simulated scan
-    python benchmarks/proxy_service.py --model proxy.safetensors --generator generator.safetensors --image scan.nii.gz
-    python benchmarks/proxy_service.py --short                             # a thousand spoiled requests, eight clients
+    python benchmarks/proxy_service.py
+    python benchmarks/proxy_service.py --model proxy.safetensors
+        --generator generator.safetensors --image scan.nii.gz
+    python benchmarks/proxy_service.py --short
 
-First spoiled requests and spoiled connections, then one scan alone: warped, segmented by the
-service and unwarped by a client in a process of its own, and in turns with that segmented in this
-process, by the same network and number of threads. Then clients of several sites at once, one of
-which asks for more than half of all.
+The first command uses a network and a generator with random weights, and a simulated scan; the last
+one makes a thousand spoiled requests and has eight clients. All calls use TLS and keys.
+
+First there are spoiled requests and spoiled connections. Then one scan alone: warped, segmented by
+the service and unwarped by a client in a process of its own, and in turns with that segmented in
+this process, by the same network and number of threads. Then clients of several sites at once, one
+of which makes more than half of all requests.
 """
 
 import argparse
@@ -51,7 +55,7 @@ from polyclinic_client.segmentation.client import KINDS, SegmentationLink
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
@@ -67,7 +71,7 @@ NAMES = {"model": "unet", "data": "brain_tissue", "training": "default"}
 SETTINGS = {"data.patch": [96, 96, 96]}
 PATIENCE_S = 7200.0
 CLIENTS, REPEATS = 32, 3
-# every so many-th spoiled request is of a whole volume, the others of a few small parts
+# one of this many spoiled requests has a whole volume, the others have a few small parts
 WHOLE = 200
 LINE = re.compile(
     r"(\S+): request (\d+), ([\d,]+) bytes, waited ([\d.]+) s, computed in ([\d.]+) s, (\w+)"
@@ -106,13 +110,27 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
     make_up(options, folder)
     path, port = options.model, free_port()
     model = SegmentationModel.load(path)
-    authority = rehearse(folder / "security", port)
+    authority = local_authority(folder / "security", port)
     for site in ("rubbish", "one", "greedy", *(f"modest-{number}" for number in range(CLIENTS))):
         kit_for(authority, site)
     command = python_module(
-        "polyclinic_server.cli.main", "segment-service", "--model", str(path), "--port", str(port), "--security", str(authority.folder),
-        "--threads", str(options.threads), "--deadline-s", str(PATIENCE_S), "--upload-s", str(PATIENCE_S), "--queue", "32",
-    )  # fmt: skip
+        "polyclinic_server.cli.main",
+        "segment-service",
+        "--model",
+        str(path),
+        "--port",
+        str(port),
+        "--security",
+        str(authority.folder),
+        "--threads",
+        str(options.threads),
+        "--deadline-s",
+        str(PATIENCE_S),
+        "--upload-s",
+        str(PATIENCE_S),
+        "--queue",
+        "32",
+    )
     service = Child("service", command, folder / "service.log")
     service.start()
     try:
@@ -137,7 +155,10 @@ def measure(options: argparse.Namespace, folder: Path) -> dict[str, Any]:
 
 
 def make_up(options: argparse.Namespace, folder: Path) -> None:
-    """What was not given: network and generator of conf/ with random weights, and a scan of a simulated subject."""
+    """Make what was not given.
+
+    These are network and generator of conf/ with random weights, and a scan of a simulated subject.
+    """
     torch.manual_seed(0)
     if options.generator is None:
         reference = icbm152_reference(1.0)
@@ -163,7 +184,7 @@ def make_up(options: argparse.Namespace, folder: Path) -> None:
 
 
 def memory(pid: int) -> dict[str, float]:
-    """Resident memory of a process now, and the most it ever had."""
+    """Return the resident memory of a process now, and its peak."""
     peak = re.search(r"VmHWM:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert peak is not None
     return {
@@ -183,7 +204,7 @@ def connect(authority: Authority, port: int, site: str) -> Connection:
 def send_rubbish(
     authority: Authority, port: int, model: SegmentationModel, count: int
 ) -> dict[str, Any]:
-    """Spoiled requests from eight threads, and spoiled connections; then a sound request."""
+    """Send spoiled requests from eight threads, spoiled connections, and then a sound request."""
     whole = [
         part.SerializeToString()
         for part in volume_parts(a_proxy(model.shape, 0), wire.LABELS, bytes(16))
@@ -197,7 +218,7 @@ def send_rubbish(
         someone, draw = Caller(site), random.Random(numbers.start)
         for number in numbers:
             if number % 1000 < 8:
-                someone.metadata = site.credentials()  # good for five minutes
+                someone.metadata = site.credentials()  # valid for five minutes
             try:
                 someone.ask(mutate(whole if number % WHOLE == 0 else small, draw), PATIENCE_S)
                 outcomes["OK"] += 1
@@ -221,7 +242,7 @@ def send_rubbish(
 
 
 def spoil_connections(port: int, count: int) -> int:
-    """Connections that speak no TLS, or break it off."""
+    """Open connections that speak no TLS, or break it off."""
     draw = random.Random(0)
     for _ in range(count):
         with socket.create_connection(("127.0.0.1", port)) as raw:
@@ -241,7 +262,10 @@ def link(connection: Connection, model: SegmentationModel) -> SegmentationLink:
 def at_once(
     authority: Authority, port: int, model: SegmentationModel, clients: int, service: Child
 ) -> dict[str, Any]:
-    """Clients with a volume each, all of them at the same moment: one site has more than half of them, the others one or two."""
+    """Start clients with a volume each, all of them at the same moment.
+
+    One site has more than half of them, the others one or two.
+    """
     greedy = clients // 2 + 2
     sites = ["greedy"] * greedy + [f"modest-{number // 2}" for number in range(clients - greedy)]
     ready, done = threading.Barrier(clients), []
@@ -291,7 +315,10 @@ def spread(values: list[float]) -> dict[str, float]:
 def one_volume(
     options: argparse.Namespace, authority: Authority, port: int, model: SegmentationModel
 ) -> dict[str, Any]:
-    """Through the service by a client in a process of its own, and directly; bytes are counted by a relay."""
+    """Segment through the service by a client in a process of its own, and directly.
+
+    A relay counts the bytes.
+    """
     volume, found = a_proxy(model.shape, 0), {}
     for kind, answers in (("labels", 1), ("probabilities", len(model.labels) - 1)):
         asked: list[dict[str, Any]] = []
@@ -321,7 +348,7 @@ def one_volume(
 
 
 def ask_alone(options: argparse.Namespace) -> dict[str, float]:
-    """One volume as a hospital has it segmented: what each step takes, and the most memory."""
+    """Segment one volume as a hospital does; return the time of each step, and the peak memory."""
     address, kind = options.ask.split()
     connection = service_connection(address, options.kit, None, insecure=False)
     protection, volume = Protection.load(options.generator), read_image(options.image, 1, 3)
@@ -350,7 +377,7 @@ def ask_alone(options: argparse.Namespace) -> dict[str, float]:
 
 
 def batching(model: SegmentationModel, repeats: int = 4) -> dict[str, Any]:
-    """Processor seconds of a volume, alone and two at a time, in turns."""
+    """Measure the processor seconds of a volume, alone and two at a time, in turns."""
     seconds: dict[int, list[float]] = {1: [], 2: []}
     for _ in range(repeats):
         for many, taken in seconds.items():

@@ -1,12 +1,14 @@
-"""Refinement on hospitals that joined later, and inside, with its ablations; mean and spread over seeds of data and training.
+"""Refinement for hospitals that joined later, and for contributors, with its ablations.
 
-    python benchmarks/refinement.py [--cohort brain|anatomies|anatomies-four|cells] [--seeds 0 1 2] [--folder build/refinement] [--short]
+    python benchmarks/refinement.py [--cohort brain|anatomies|anatomies-four|cells]
+                                    [--seeds 0 1 2] [--folder build/refinement] [--short]
 
-Six hospitals take part and three join later with a description alone (brain), or every hospital is
-left out in turn (anatomies: 16 people of POLYCLINIC_DATA on the six simulated scanners, or on four
-of which each has a relative; cells: three real laboratories). Subjects are split first; every
-choice is made on validation subjects of hospitals that take part. The same seed gives every arm the
-same hospitals, initial weights and number of passes.
+Figures are mean and spread over seeds of data and training. Six hospitals take part and three join
+later with a description alone (brain), or every hospital is left out in turn (anatomies: 16 people
+of POLYCLINIC_DATA on the six simulated scanners, or on four of which each has a similar one; cells:
+three real laboratories). Subjects are split first; every choice is made on validation subjects of
+hospitals that take part. The same seed gives every arm the same hospitals, initial weights and
+number of passes.
 """
 
 import argparse
@@ -27,20 +29,27 @@ from federation import machine
 
 RESULTS = Path(__file__).with_name("results")
 SHUFFLES = 3
-# generated ones, each alone, and those together that did no harm on a cohort of another seed
+# generated shifts: each alone, and together those that did no harm on a cohort of another seed
 SHIFTS = (
-    "gamma=0.3", "inversion=0.3", "bias_field=0.3", "noise=0.3", "blur=0.2", "resolution=0.2", "feature=fedfa", "feature=mixstyle",
+    "gamma=0.3",
+    "inversion=0.3",
+    "bias_field=0.3",
+    "noise=0.3",
+    "blur=0.2",
+    "resolution=0.2",
+    "feature=fedfa",
+    "feature=mixstyle",
     "gamma=0.3, bias_field=0.3, noise=0.3",
-)  # fmt: skip
+)
 BRAIN = ["experiment=demo"]
-# four people each, two of them to train on; everybody has one relative
+# four people each, two of them for training; every scanner has a similar one
 FOUR = ("mprage-3t", "spgr-1.5t", "t2w", "t2-new")
 CELLS = ["experiment=demo_cells", "model.pretrained=true"]
 Scores = dict[str, dict[str, float]]  # arm -> site -> test score
 
 
 def measure(cohort: str, seed: int, folder: Path, short: bool) -> dict[str, object]:
-    """All arms of one seed."""
+    """Measure all arms of one seed."""
     import torch
 
     torch.set_num_threads(1)
@@ -83,7 +92,7 @@ def _brain(seed: int, folder: Path, short: bool) -> dict[str, object]:
 
 
 def _contributions(hospitals):  # type: ignore[no-untyped-def]
-    """The coordinator that holds everybody's contributions and descriptions."""
+    """Return the coordinator with everybody's contributions and descriptions."""
     from refining import Coordinator
 
     warm = hospitals.refining.base_rounds
@@ -93,7 +102,10 @@ def _contributions(hospitals):  # type: ignore[no-untyped-def]
 
 
 def _refined_arms(hospitals, scores: Scores, *, brief: bool = False) -> dict[str, Any]:  # type: ignore[no-untyped-def]
-    """Contributions, choice, the test of refined models, of the uniform merge, and the ablations."""
+    """Contribute, choose, and test refined models and the uniform merge.
+
+    Then the ablations are run.
+    """
     coordinator = _contributions(hospitals)
     recipe = coordinator.choose(hospitals.refining.recipes(), leave_out=True).recipe
     own = coordinator.choose(hospitals.refining.own_recipes(recipe), leave_out=False).recipe
@@ -110,7 +122,7 @@ def _refined_arms(hospitals, scores: Scores, *, brief: bool = False) -> dict[str
 
 
 def _test_refined(hospitals, coordinator, recipes) -> dict[str, float]:  # type: ignore[no-untyped-def]
-    """Everybody's own model on its own test images."""
+    """Test everybody's own model on its own test images."""
     recipe, own = recipes
     refined = {
         site: coordinator.refine(site, own if site in coordinator.vectors else recipe)
@@ -124,7 +136,10 @@ def _statistics(hospitals) -> list[str]:  # type: ignore[no-untyped-def]
 
 
 def _ablations(hospitals, coordinator, scores: Scores, recipe, *, brief: bool) -> None:  # type: ignore[no-untyped-def]
-    """Single sources, descriptions shuffled; unless `brief`, each statistic alone, and coefficients found on unlabelled images."""
+    """Test single sources and shuffled descriptions.
+
+    Unless `brief`, also each statistic alone, and coefficients found on unlabelled images.
+    """
     from refining import shuffled
 
     everybody = [*hospitals.old, *hospitals.new]
@@ -164,7 +179,10 @@ def _ablations(hospitals, coordinator, scores: Scores, recipe, *, brief: bool) -
 
 
 def _adapt(hospitals, coordinator, site: str, objective: str) -> float:  # type: ignore[no-untyped-def]
-    """A newcomer finds its own coefficients, starting from the uniform ones: no statistic, no label."""
+    """Let a newcomer find its own coefficients, without a statistic or a label.
+
+    It starts from the uniform ones.
+    """
     from dataclasses import replace
 
     from closed_form_heads.adaptive import adapt
@@ -188,7 +206,7 @@ def _references(hospitals, scores: Scores) -> None:  # type: ignore[no-untyped-d
     scores["FedAvg"] = {
         site: hospitals.test(averaged, site) for site in (*hospitals.old, *hospitals.new)
     }
-    personal = hospitals.average(rounds, hospitals.normalization)
+    personal = hospitals.average(rounds, "averaging/fedbn")
     scores["FedBN"] = {
         site: hospitals.test(personal.get(site, personal[""]), site)
         for site in (*hospitals.old, *hospitals.new)
@@ -205,7 +223,7 @@ def _references(hospitals, scores: Scores) -> None:  # type: ignore[no-untyped-d
 
 
 def _leave_out_in_turn(cohort: str, seed: int, folder: Path) -> dict[str, object]:
-    """Every hospital plays the newcomer once."""
+    """Let every hospital be the newcomer once."""
     from refining import Hospitals
 
     paths, overrides = _folders(cohort, seed, folder)
@@ -258,7 +276,7 @@ def _folders(cohort: str, seed: int, folder: Path) -> tuple[Sequence[Path], list
 
 
 def summarize(found: Sequence[Mapping[str, object]]) -> dict[str, dict[str, list[float]]]:
-    """Arm -> new, old -> mean over hospitals, one for each seed."""
+    """Return arm -> new, old -> mean over hospitals, one for each seed."""
     table: dict[str, dict[str, list[float]]] = {}
     for each in found:
         scores: Scores = each["scores"]  # type: ignore[assignment]
@@ -286,7 +304,7 @@ def summarize(found: Sequence[Mapping[str, object]]) -> dict[str, dict[str, list
 
 
 def main() -> None:
-    """Run every seed, two at a time, and write results/refinement-COHORT.json (FOLDER/ if short)."""
+    """Run every seed, two at a time, and write results/refinement-COHORT.json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
         "--cohort", choices=("brain", "anatomies", "anatomies-four", "cells"), default="brain"

@@ -1,9 +1,11 @@
-"""What it costs the coordinator when one hospital of a thousand hands in again: centre, everybody's coefficients, and its own model.
+"""Cost for the coordinator when one of a thousand hospitals contributes again.
 
-    python benchmarks/refinement_scale.py [--hospitals 1000] [--parameters 1000000] [--folder build/refinement-scale]
+    python benchmarks/refinement_scale.py [--hospitals 1000] [--parameters 1000000]
+                                          [--folder build/refinement-scale]
 
-Contributions are random vectors with random descriptions of the size of the demo's; they lie in a
-real ledger on disk, and come and are recalculated as in a run. Needs as much disk as the
+The cost is that of the centre, everybody's coefficients, and the hospital's own model.
+Contributions are random vectors with random descriptions of the size of the demo's. They are in a
+real ledger on disk, and arrive and are recalculated as in a run. This needs as much disk as the
 contributions have (4 GB).
 """
 
@@ -44,7 +46,7 @@ class Thousand:
         self.requirements = Requirements(self.digest, layout, "scale", None, 2**30, 0.0, {}, 0)
 
     def contribute(self, site: str, seed: int) -> None:
-        """One hospital hands in."""
+        """Add one hospital's contribution."""
         generator = torch.Generator().manual_seed(seed)
         vector = {
             name: 0.01 * torch.randn(tensor.shape, generator=generator)
@@ -58,7 +60,7 @@ class Thousand:
 
 
 def describe(generator: torch.Generator) -> torch.Tensor:
-    """A random description, near one of a few contrasts."""
+    """Return a random description, near one of a few contrasts."""
     contrast = int(torch.randint(6, (1,), generator=generator))
     centre = torch.randn(NUMBERS, generator=torch.Generator().manual_seed(contrast))
     mean = centre + 0.3 * torch.randn(NUMBERS, generator=generator)
@@ -121,9 +123,13 @@ def main() -> None:
         for values in zip(parts["centre"], parts["coefficients"], parts["own model"], strict=True)
     ]
     found = {
-        "machine": machine(), "hospitals": arguments.hospitals, "parameters": arguments.parameters, "first_s": first_s,
-        "median_s": {name: statistics.median(values) for name, values in parts.items()}, "recalculation_s": recalculated,
-    }  # fmt: skip
+        "machine": machine(),
+        "hospitals": arguments.hospitals,
+        "parameters": arguments.parameters,
+        "first_s": first_s,
+        "median_s": {name: statistics.median(values) for name, values in parts.items()},
+        "recalculation_s": recalculated,
+    }
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "refinement_scale.json").write_text(json.dumps(found, indent=1) + "\n")
     print(

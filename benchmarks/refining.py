@@ -1,4 +1,9 @@
-"""Hospitals, averaging, fine-tuning and refinement in one process, with the project's own functions: for `refinement.py`."""
+"""Hospitals, fine-tuning and refinement in one process, for `refinement.py`.
+
+Averaging is simulated (`polyclinic.simulate`). Fine-tuning and the choice of recipes stay here: the
+recorded figures rest on passes that are numbered on after the base's rounds, so that every strategy
+draws the same batches in a pass, and the ablations score models that no strategy would make.
+"""
 
 import random
 from collections.abc import Mapping, Sequence
@@ -9,13 +14,14 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+import polyclinic
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.release import Release
 from polyclinic.describing.statistics import describe
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
-from polyclinic.learning.state_dict import StateDict, shared_names
+from polyclinic.learning.state_dict import StateDict, load_state, shared_names
 from polyclinic_demos.pretraining import pool
 from polyclinic_strategies.refinement.choice import Tried, try_recipes
 from polyclinic_strategies.refinement.distribution import Neighbourhood
@@ -46,7 +52,8 @@ class Hospitals:
     """
 
     def __init__(self, folders: Sequence[Path], taking_part: int, overrides: Sequence[str]) -> None:
-        self.config = load_config(overrides)
+        self.config, self.overrides = load_config(overrides), tuple(overrides)
+        self.folders = {path.name: path for path in folders}
         self.sites: dict[str, PreparedSite] = {
             path.name: prepare(read_dataset(path), self.config.data) for path in folders
         }
@@ -65,7 +72,14 @@ class Hospitals:
     def train(
         self, start: StateDict, site: str, passes: Sequence[int], *, fresh: bool = False
     ) -> StateDict:
-        """Passes over a hospital's cases, each drawn with a number; `fresh`: the optimizer starts anew in each, as in rounds."""
+        """Make passes over a hospital's cases, each drawn with a number.
+
+        Args:
+            start: Weights before.
+            site: The hospital.
+            passes: Number of each pass.
+            fresh: Whether the optimizer starts anew in each, as in rounds.
+        """
         rules = self.config.training
         self.network.load_state_dict(start)
         optimizer = training.make_optimizer(self.network, rules)
@@ -83,20 +97,16 @@ class Hospitals:
             )
         return self._state()
 
-    def average(self, rounds: int, personal: Sequence[str] = ()) -> dict[str, StateDict]:
-        """Rounds of averaging among those that take part; tensors in `personal` stay at each hospital. Each hospital's state, and `""`."""
-        states = dict.fromkeys([*self.old, ""], self.initial)
-        for number in range(1, rounds + 1):
-            trained = {site: self.train(states[site], site, [number]) for site in self.old}
-            mean = {
-                name: torch.stack([state[name].float() for state in trained.values()]).mean(0)
-                for name in self.initial
-            }
-            states = {
-                site: {**mean, **{name: trained[site][name] for name in personal}}
-                for site in self.old
-            } | {"": mean}
-        return states
+    def average(self, rounds: int, strategy: str = "averaging/fedavg") -> dict[str, StateDict]:
+        """Average those that take part; returns each hospital's state, and the mean as `""`."""
+        taking_part = {site: self.folders[site] for site in self.old}
+        with polyclinic.simulate(
+            taking_part, *self.overrides, strategy=strategy, rounds=rounds, progress=False
+        ) as result:
+            arm = strategy.rpartition("/")[2]
+            states = {site: load_state(result.model_file(arm, site))[0] for site in self.old}
+        mean = {name: _mean([state[name] for state in states.values()]) for name in self.initial}
+        return {**states, "": mean}
 
     def pooled(self, rounds: int) -> StateDict:
         """One model on everybody's images, with as many passes."""
@@ -181,7 +191,10 @@ class Coordinator:
         return self.model(Refinement("", Recipe(), coefficients, {}))
 
     def choose(self, recipes: Sequence[Recipe], *, leave_out: bool) -> Tried:
-        """The recipe that serves best those that take part, left out in turn or not; the test and newcomers play no part."""
+        """Choose the recipe that serves best those that take part, left out in turn or not.
+
+        The test images and the newcomers play no part.
+        """
 
         def score(wanted: Mapping[str, Refinement]) -> dict[str, float]:
             return {
@@ -203,6 +216,13 @@ def shuffled(sites: Sequence[str], seed: int) -> dict[str, str]:
         generator.shuffle(others)
         if all(one != other for one, other in zip(sites, others, strict=True)):
             return dict(zip(sites, others, strict=True))
+
+
+def _mean(tensors: Sequence[Tensor]) -> Tensor:
+    """The mean of tensors; what all have in common stays as it is, bit for bit."""
+    if all(torch.equal(tensors[0], tensor) for tensor in tensors):
+        return tensors[0]
+    return torch.stack([tensor.float() for tensor in tensors]).mean(0)
 
 
 def _seed(seed: int, site: str, number: int) -> int:

@@ -1,4 +1,4 @@
-"""A TCP relay on loopback that stands for the network between a hospital and the coordinator: it can be slow, silent, or cut.
+"""A TCP relay on loopback that stands for the network: it can be slow, silent, or cut.
 
 with Relay("127.0.0.1:9092", bits_per_s=1_000_000, latency_s=0.05) as relay:
     ...                      # a hospital dials relay.address
@@ -18,22 +18,22 @@ from typing import Any, Literal, Self
 from polyclinic.system.processes import parse_address
 
 CHUNK = 4096  # bytes; at 1 Mbit/s one takes 33 ms
-# chunks on their way, in each direction of a connection: then the sender has to wait, as TCP makes
-# it
+# largest number of chunks on their way, in each direction of a connection: then the sender has to
+# wait, as with TCP
 QUEUE = 64
 Cut = Literal["silent", "reset"]
 
 
 @dataclass
 class Lane:
-    """One direction of a link, which all of its connections share."""
+    """One direction of a link; all of its connections share it."""
 
-    bits_per_s: float  # 0: as fast as it goes
+    bits_per_s: float  # 0 for no limit
     free_at: float = 0.0
     passed: int = 0
 
     def occupy(self, size: int, now: float) -> float:
-        """When so many bytes have been sent, if they are sent as soon as the lane is free."""
+        """Return when this many bytes have been sent, if they start as soon as the lane is free."""
         self.passed += size
         self.free_at = max(now, self.free_at) + (
             8 * size / self.bits_per_s if self.bits_per_s else 0.0
@@ -46,8 +46,8 @@ class Relay:
 
     Args:
         target: HOST:PORT; need not answer yet.
-        bits_per_s: Of each direction; 0 does not limit.
-        latency_s: Of each direction.
+        bits_per_s: Rate of each direction; 0 for no limit.
+        latency_s: Latency of each direction.
     """
 
     def __init__(self, target: str, bits_per_s: float = 0.0, latency_s: float = 0.0) -> None:
@@ -56,7 +56,7 @@ class Relay:
         self._lanes = Lane(bits_per_s), Lane(bits_per_s)  # from the hospital, to the hospital
         self._cut: Cut | None = None
         self._ends: set[asyncio.StreamWriter] = set()
-        # ends of connections that nothing passes any more
+        # ends of connections through which nothing passes any more
         self._silenced: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
@@ -82,11 +82,11 @@ class Relay:
 
     @property
     def address(self) -> str:
-        """What a hospital dials."""
+        """Address that a hospital dials."""
         return f"127.0.0.1:{self.port}"
 
     def passed(self) -> int:
-        """Bytes so far, both ways."""
+        """Return the number of bytes so far, both ways."""
         return sum(lane.passed for lane in self._lanes)
 
     def cut(self, how: Cut) -> None:
@@ -94,7 +94,7 @@ class Relay:
 
         Args:
             how: `silent`: they stay open and nothing passes, then or later, as when a firewall has
-                forgotten them; `reset`: they are torn down.
+                forgotten them; `reset`: they are closed by RST.
         """
         self._do(self._apply(how))
 
@@ -120,7 +120,7 @@ class Relay:
             end.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One connection, until either side ends it."""
+        """Serve one connection, until either side ends it."""
         self.connections += 1
         if self._cut == "reset":
             _reset(writer)
@@ -158,7 +158,7 @@ class Relay:
     async def _pump(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, lane: Lane
     ) -> None:
-        """Pass one direction on at the link's pace; the end of it too."""
+        """Pass on one direction, and its end, at the link's pace."""
         queue: asyncio.Queue[tuple[float, bytes]] = asyncio.Queue(QUEUE)
         delivery = asyncio.ensure_future(self._deliver(queue, writer))
         try:
@@ -189,7 +189,7 @@ class Relay:
 
 
 def _reset(end: asyncio.StreamWriter) -> None:
-    """Tear a connection down with RST, as a broken link does."""
+    """Close a connection with RST, as a broken link does."""
     found = end.get_extra_info("socket")
     if found is not None:
         found.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

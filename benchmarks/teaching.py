@@ -1,4 +1,7 @@
-"""Hospitals with different tasks, their teachers and students in one process, with the project's own functions: for `universal.py`."""
+"""Hospitals with different tasks, their teachers and students in one process, for `universal.py`.
+
+They use the project's own functions.
+"""
 
 import math
 import sys
@@ -34,15 +37,18 @@ from polyclinic_strategies.universal.pretraining import Pretraining, pretrain
 from polyclinic_strategies.universal.teaching.teachers import Teacher, feature_statistics
 
 SETTINGS = ("model=universal", "data=universal", "training=universal")
-OWN, STATISTICS = "own/", "statistics/"  # before the names of a kept teacher's other tensors
-SEEDS = 10  # of the benchmark at most, so that no two stages have the same
+OWN, STATISTICS = "own/", "statistics/"  # prefixes of a kept teacher's other tensors
+SEEDS = 10  # largest number of the benchmark's seeds, so that no two stages have the same
 # the encoder before a stage, its teachers, its number
 Combine = Callable[[StateDict, Sequence[Teacher], int], StateDict]
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a model did on one test case: the class and the guess, or the Dice of each foreground class."""
+    """Result of a model on one test case.
+
+    It is the class and the guess, or the Dice of each foreground class.
+    """
 
     truth: int | None
     guess: int | None
@@ -50,11 +56,11 @@ class Outcome:
 
 
 class Hospital:
-    """One task's data.
+    """Data of one task.
 
     Args:
-        folder: With dataset.json.
-        overrides: Hydra's.
+        folder: Folder with dataset.json.
+        overrides: Hydra's overrides.
     """
 
     def __init__(self, folder: Path, overrides: Sequence[str]) -> None:
@@ -67,7 +73,7 @@ class Hospital:
         self.test = PreparedCases(self.dataset.test, self.data, math.inf, lambda: None)
 
     def network(self, encoder: StateDict, seed: int) -> UniversalNetwork:
-        """An encoder with a new head."""
+        """Return an encoder with a new head."""
         network = build(self.config.model)
         network.load_state_dict(encoder)
         torch.manual_seed(seed)
@@ -77,18 +83,18 @@ class Hospital:
     def probe(
         self, encoder: StateDict, labels: int | None = None
     ) -> tuple[UniversalNetwork, float]:
-        """A linear head on an encoder, and its validation score.
+        """Train a linear head on an encoder; return it and its validation score.
 
         Args:
             encoder: The encoder.
-            labels: So many training cases at most, classes alike as far as there are any; None:
-                all.
+            labels: Largest number of training cases, balanced between classes as far as possible;
+                None for all.
         """
         network = self.network(encoder, 0)
         return network, probe(network, self.prepared if labels is None else self._few(labels))
 
     def _few(self, labels: int) -> PreparedSite:
-        """The first cases of every class in turn."""
+        """Return the first cases of every class in turn."""
         seen: Counter[object] = Counter()
         turns = []
         for case in self.dataset.training:
@@ -103,7 +109,10 @@ class Hospital:
     def tune(
         self, encoder: StateDict, seed: int, head: StateDict | None = None
     ) -> UniversalNetwork:
-        """Encoder and head, that of the stage before or a new one, trained on the labels for the configured passes."""
+        """Train encoder and head on the labels for the configured passes.
+
+        The head is that of the stage before, or a new one.
+        """
         network, training = self.network(encoder, seed), self.config.training
         network.load_state_dict({**network.state_dict(), **(head or {})})
         fit_passes(
@@ -115,7 +124,7 @@ class Hospital:
         return network
 
     def as_teacher(self, name: str, network: UniversalNetwork) -> Teacher:
-        """A network's encoder, with statistics of this hospital's images."""
+        """Return a network's encoder, with statistics of this hospital's images."""
         statistics = feature_statistics(
             network, (sample.image for sample in self.prepared.training), self.data, 3
         )
@@ -124,7 +133,7 @@ class Hospital:
         )
 
     def outcomes(self, network: UniversalNetwork) -> list[Outcome]:
-        """Every test case."""
+        """Return the outcome of every test case."""
         network.eval()
         with torch.inference_mode():
             return [self._outcome(network, sample) for sample in self.test]
@@ -137,13 +146,13 @@ class Hospital:
 
 
 class Laboratory:
-    """A coordinator's images, hospitals, and the encoders that they come to; what is finished is kept in `folder`.
+    """A coordinator's images, hospitals, and their encoders; finished ones are kept in `folder`.
 
     Args:
         hospitals, held_out, public: Folders of a task cohort.
-        folder: Where encoders are kept.
-        seed: Of networks, batches and views.
-        overrides: Hydra's.
+        folder: Folder of encoders.
+        seed: Seed of networks, batches and views.
+        overrides: Hydra's overrides.
     """
 
     def __init__(
@@ -165,7 +174,7 @@ class Laboratory:
         self.folder, self.seed = folder, seed
 
     def kept(self, name: str, make: Callable[[], StateDict]) -> StateDict:
-        """An encoder, made once."""
+        """Return an encoder, made only once."""
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
             print(f"seed {self.seed}: making the encoder '{name}'", file=sys.stderr, flush=True)
@@ -173,24 +182,26 @@ class Laboratory:
         return load_state(path)[0]
 
     def scratch(self, seed: int | None = None) -> StateDict:
-        """A new encoder."""
+        """Return a new encoder."""
         torch.manual_seed(self.seed if seed is None else seed)
         return shared(build(self.config.model))
 
     def masked(self, steps: int) -> StateDict:
-        """Masked image modelling on the public images."""
+        """Return the encoder from masked image modelling on the public images."""
         network = build(self.config.model)
         network.load_state_dict(self.scratch())
         pretrain(network, self.images, Pretraining(steps), self.seed)
         return shared(network)
 
     def staged(self, name: str, base: StateDict, stages: int, combine: Combine) -> StateDict:
-        """The encoder after so many stages: in each everybody trains the newest one, with the head of the stage before.
+        """Return the encoder after some stages.
+
+        In each stage, everybody trains the newest encoder, with the head of the stage before.
 
         Args:
-            name: Under which everything is kept.
+            name: Name under which everything is kept.
             base: The encoder before the first stage.
-            stages: How many.
+            stages: Number of stages.
             combine: Makes the next encoder.
         """
         for stage in range(1, stages + 1):
@@ -202,7 +213,7 @@ class Laboratory:
         return base
 
     def teachers(self, base: StateDict, name: str, stage: int, only: str = "") -> list[Teacher]:
-        """Everybody's after a stage, or one hospital's."""
+        """Return everybody's encoder after a stage, or one hospital's."""
         return [
             self._teacher(hospital, base, name, stage)
             for hospital in self.hospitals
@@ -239,7 +250,7 @@ class Laboratory:
         )
 
     def _place(self, hospital: Hospital, name: str, stage: int) -> Path:
-        """The first stage is the same for all."""
+        """Return where a stage is kept; the first one is the same for all."""
         return (
             self.folder
             / "teachers"
@@ -248,7 +259,11 @@ class Laboratory:
         )
 
     def hostile(self, base: StateDict, teachers: Sequence[Teacher]) -> list[Teacher]:
-        """Three more: random weights, a task vector with its sign turned, an encoder with its signs turned; all described truthfully."""
+        """Return three more teachers, all described truthfully.
+
+        They are random weights, a task vector with its sign turned, and an encoder with its signs
+        turned.
+        """
         first, second = self.hospitals[0], self.hospitals[1]
         random, flipped = build(self.config.model), build(self.config.model)
         random.load_state_dict(self.scratch(self.seed + 1000))
@@ -258,17 +273,19 @@ class Laboratory:
         turned = build(self.config.model)
         turned.load_state_dict({name: -tensor for name, tensor in teachers[1].encoder.items()})
         return [
-            first.as_teacher("random", random), second.as_teacher("flipped vector", flipped), second.as_teacher("flipped encoder", turned)
-        ]  # fmt: skip
+            first.as_teacher("random", random),
+            second.as_teacher("flipped vector", flipped),
+            second.as_teacher("flipped encoder", turned),
+        ]
 
     def alone(self, hospital: Hospital, base: StateDict, stages: int) -> StateDict:
-        """A hospital's own encoder after as many passes as all stages have."""
+        """Return a hospital's own encoder after as many passes as all stages have."""
         for stage in range(1, stages + 1):
             base = self._teacher(hospital, base, "alone", stage).encoder
         return base
 
     def strangers(self, stage: int) -> list[Teacher]:
-        """As many teachers as there are, each with random weights."""
+        """Return as many teachers as there are, each with random weights."""
         found = []
         for number, hospital in enumerate(self.hospitals):
             network = build(self.config.model)
@@ -279,13 +296,16 @@ class Laboratory:
     def distil(
         self, base: StateDict, teachers: Sequence[Teacher], settings: Distillation, stage: int
     ) -> Distilled:
-        """The student of these teachers."""
+        """Return the student of these teachers."""
         network = build(self.config.model)
         network.load_state_dict(base)
         return distil(network, teachers, self.images, settings, self.seed + stage)
 
     def pooled(self, base: StateDict, stages: int) -> StateDict:
-        """All tasks in one place: one encoder, every head, as many passes as each hospital makes in all stages."""
+        """Train one encoder and every head on all tasks in one place.
+
+        There are as many passes as each hospital makes in all stages.
+        """
         networks = [hospital.network(base, self.seed) for hospital in self.hospitals]
         for network in networks[1:]:
             network.encoder = networks[0].encoder
@@ -309,7 +329,7 @@ class Laboratory:
     def _pass(
         self, networks: Sequence[UniversalNetwork], optimizer: Any, loss_of: TaskLoss, seed: int
     ) -> None:
-        """Batches of all tasks in random order."""
+        """Yield batches of all tasks in random order."""
         training = replace(self.config.training, epochs=1)
         loaders = [
             iter(training_loader(hospital.prepared, training, seed)) for hospital in self.hospitals
@@ -332,13 +352,14 @@ class Laboratory:
 
 
 def build(model: Mapping[str, Any]) -> UniversalNetwork:
-    """A network without a head, laid out for speed."""
+    """Make a network without a head, in a memory layout for speed."""
     network: UniversalNetwork = instantiate(model)
-    return network.to(memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
+    laid_out: UniversalNetwork = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return laid_out
 
 
 def shared(network: UniversalNetwork) -> StateDict:
-    """What travels."""
+    """Return the part that is sent."""
     return {
         name: tensor.detach().clone().contiguous()
         for name, tensor in network.state_dict().items()
@@ -347,7 +368,7 @@ def shared(network: UniversalNetwork) -> StateDict:
 
 
 def own_part(network: UniversalNetwork) -> StateDict:
-    """What stays at home."""
+    """Return the part that stays at the hospital."""
     return {
         name: tensor.detach().clone().contiguous()
         for name, tensor in network.state_dict().items()
@@ -356,7 +377,7 @@ def own_part(network: UniversalNetwork) -> StateDict:
 
 
 def mean_of(teachers: Sequence[Teacher]) -> StateDict:
-    """The average of encoders."""
+    """Return the average of encoders."""
     names: list[str] = list(teachers[0].encoder)
     return {
         name: torch.stack([teacher.encoder[name] for teacher in teachers]).mean(0) for name in names
@@ -364,7 +385,10 @@ def mean_of(teachers: Sequence[Teacher]) -> StateDict:
 
 
 def score(outcomes: Sequence[Outcome]) -> float:
-    """Balanced accuracy, or mean Dice over classes of the mean over cases in which a class occurs."""
+    """Return the balanced accuracy, or the mean Dice.
+
+    The latter is the mean over classes of the mean over cases in which a class occurs.
+    """
     if outcomes[0].truth is None:
         table = torch.tensor([outcome.dice for outcome in outcomes])
         return float(table.nanmean(0).nanmean())

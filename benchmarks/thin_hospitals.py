@@ -1,17 +1,20 @@
-"""Many hospitals in one process, which speak Flower's Fleet API as a SuperNode does and answer as `polyclinic_client.fleet.app` would.
+"""Many hospitals in one process, which speak Flower's Fleet API as a SuperNode does.
 
-    python benchmarks/thin_hospitals.py FOLDER --keys FOLDER --count 96 [--late 1]      each with the key and kit in KEYS/thin-000 ...
-    python benchmarks/thin_hospitals.py FOLDER --server HOST:PORT --count 96            in plain text, on loopback
+    python benchmarks/thin_hospitals.py FOLDER --keys KEYS --count 96 [--late 1]
+    python benchmarks/thin_hospitals.py FOLDER --server HOST:PORT --count 96
+
+With --keys, each has the key and kit in KEYS/thin-000 ...; with --server, they use plain text on
+loopback. They answer as `polyclinic_client.fleet.app` would.
 
 Everything on the wire is real: a connection, a key and signed calls of its own for every hospital,
-heartbeats, the SuperNode's pace of looking for messages, the messages that polyclinic sends. What
-is left out is a hospital's inside: no images and no training, but a random task vector of the right
-shape. Flower's `grpc_request_response` is not used as a whole because it starts two more threads
-for each connection and lets hospitals of one process share a connection; its stub, interceptors and
-messages are.
+heartbeats, the SuperNode's pace of looking for messages, the messages that polyclinic sends. Only a
+hospital's inside is left out: there are no images and no training, but a random task vector of the
+right shape. Flower's `grpc_request_response` is not used as a whole because it starts two more
+threads for each connection and lets hospitals of one process share a connection; its stub,
+interceptors and messages are used.
 
-Writes FOLDER/thin.json every second or so: what every hospital did when, and how many calls were
-made.
+The program writes FOLDER/thin.json about every second: what every hospital did when, and how many
+calls were made.
 """
 
 import argparse
@@ -76,6 +79,7 @@ from polyclinic.learning.state_dict import StateDict, shared_names, state_digest
 from polyclinic.security.keys import PRIVATE, load_private_key
 from polyclinic.security.kit import Kit
 from polyclinic.store.contribution import Contribution, write_contribution
+from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import end_with_parent, pause_s
 from polyclinic_client.fleet.supernode import IDLE_S, _Clock
 from polyclinic_strategies.merging.messages import (
@@ -87,10 +91,10 @@ from polyclinic_strategies.merging.messages import (
     read_base,
 )
 
-WAITING_S = 0.5  # what Flower's SuperNode sleeps for while its worker is busy
-LENGTH = 0.01  # of a task vector's entries: about as long as the real hospitals'
-# nobody there for the moment
-DOORS = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
+WAITING_S = 0.5  # time that Flower's SuperNode sleeps while its worker is busy
+LENGTH = 0.01  # size of a task vector's entries, about that of the real hospitals'
+# statuses of a server that cannot be reached for the moment
+UNREACHABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
 CHANNEL = [
     ("grpc.max_send_message_length", GRPC_MAX_MESSAGE_LENGTH),
     ("grpc.max_receive_message_length", GRPC_MAX_MESSAGE_LENGTH),
@@ -100,14 +104,14 @@ CHANNEL = [
 
 @dataclass
 class Diary:
-    """What a hospital did, in seconds since 1970, and how often."""
+    """Record of a hospital's steps, in seconds since 1970, and their numbers."""
 
     joined: float = 0.0
     greeted: float = 0.0
-    based: float = 0.0  # has the base
-    ready: float = 0.0  # has a contribution
-    handed: float = 0.0  # it is at the SuperLink
-    settled: float = 0.0  # the coordinator has acknowledged it
+    based: float = 0.0  # it has the base
+    ready: float = 0.0  # it has a contribution
+    handed: float = 0.0  # the contribution is at the SuperLink
+    settled: float = 0.0  # the coordinator has acknowledged the contribution
     digest: str = ""
     refused: str = ""
     failed: str = ""
@@ -117,12 +121,12 @@ class Diary:
 
 
 class Line:
-    """One hospital's connection.
+    """Connection of one hospital.
 
     Args:
-        server: HOST:PORT of an insecure coordinator, where a new key is registered; None where
+        server: HOST:PORT of an insecure coordinator, where a new key is registered; None if
             there are a key and a kit.
-        folder: With hospital.key and kit.json.
+        folder: Folder with hospital.key and kit.json.
         calls: Counts the calls by name.
         ending: Set when the process ends.
     """
@@ -149,20 +153,20 @@ class Line:
         self.node = Node()
 
     def call(self, name: str, request: Any) -> Any:
-        """One call, again and again while nobody is there."""
+        """Make one call, again and again while the server cannot be reached."""
         began = time.monotonic()
         while True:
             self._calls[name] += 1
             try:
                 return getattr(self._stub, name)(request)
             except grpc.RpcError as error:
-                if error.code() not in DOORS or self._ending.wait(
+                if error.code() not in UNREACHABLE or self._ending.wait(
                     pause_s(time.monotonic() - began, 0.2, 5.0)
                 ):
                     raise
 
     def open(self) -> None:
-        """Come online."""
+        """Connect."""
         if self._register:
             self.call("RegisterNode", RegisterNodeFleetRequest(public_key=self._key))
         request = ActivateNodeRequest(
@@ -171,20 +175,20 @@ class Line:
         self.node = Node(node_id=self.call("ActivateNode", request).node_id)
 
     def close(self) -> None:
-        """Say goodbye; not if nobody listens."""
+        """Disconnect; do nothing if nobody listens."""
         with contextlib.suppress(grpc.RpcError):
             self._stub.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id), timeout=2.0)
         self._channel.close()
 
     def beat(self) -> None:
-        """One heartbeat."""
+        """Send one heartbeat."""
         self.call(
             "SendNodeHeartbeat",
             SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL),
         )
 
     def pull(self) -> Message | None:
-        """The next message, whole and confirmed."""
+        """Return the next message, whole and confirmed."""
         found = self.call("PullMessages", PullMessagesRequest(node=self.node))
         if not found.messages_list:
             return None
@@ -203,7 +207,7 @@ class Line:
         return whole
 
     def learn(self, run: int) -> None:
-        """What a SuperNode asks about a run that is new to it."""
+        """Ask what a SuperNode asks about a run that is new to it."""
         described = self.call("GetRun", GetRunRequest(node=self.node, run_id=run)).run
         self.call("GetFab", GetFabRequest(node=self.node, hash_str=described.fab_hash, run_id=run))
 
@@ -214,9 +218,11 @@ class Line:
         with no_object_id_recompute():
             tree, parts = get_object_tree(reply), get_all_nested_objects(reply)
             request = PushMessagesRequest(
-                node=self.node, messages_list=[message_to_proto(remove_content_from_message(reply))], message_object_trees=[tree],
+                node=self.node,
+                messages_list=[message_to_proto(remove_content_from_message(reply))],
+                message_object_trees=[tree],
                 clientapp_runtime_list=[seconds],
-            )  # fmt: skip
+            )
             answer = self.call("PushMessages", request)
             for identifier in answer.objects_to_push:
                 part = PushObjectRequest(
@@ -244,7 +250,10 @@ class Line:
 
 
 class Model:
-    """The network that everybody here contributes to, and the bases that arrived: once for all hospitals of the process."""
+    """The network to which all hospitals here contribute, and the bases that arrived.
+
+    All hospitals of the process share them.
+    """
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -266,10 +275,10 @@ class Hospital(threading.Thread):
     """One hospital, for as long as the process lives.
 
     Args:
-        name: As the coordinator knows it.
-        server, keys: As `Line` has it; `keys` holds a folder for each name.
-        model: The process's.
-        folder: For its contribution, until it is acknowledged.
+        name: The coordinator's name for it.
+        server, keys: As for `Line`; `keys` holds a folder for each name.
+        model: The model of the process.
+        folder: Folder for its contribution, until it is acknowledged.
         after: Seconds of "training".
         ending: Set when the process ends.
     """
@@ -293,7 +302,7 @@ class Hospital(threading.Thread):
         self._path: Path | None = None
 
     def run(self) -> None:
-        """Come online and serve."""
+        """Connect and serve."""
         try:
             self._line.open()
             self.diary.joined = time.time()
@@ -366,7 +375,7 @@ class Hospital(threading.Thread):
         )
 
     def _collect(self, message: Message) -> Handover:
-        """What the outbox holds."""
+        """Return what the outbox holds."""
         assignment, verdicts = read_assignment(message)
         for verdict in verdicts:
             if verdict.digest == self.diary.digest and self._path is not None:
@@ -385,7 +394,10 @@ class Hospital(threading.Thread):
         return Handover(False, "handing over", self._path.stem, self._path.read_bytes())
 
     def _contribute(self, assignment: Assignment) -> Path:
-        """A random task vector, another one for every hospital and always the same."""
+        """Make a random task vector.
+
+        It differs between hospitals, and is always the same for one.
+        """
         generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()))
         base = self._model.bases[assignment.base]
         vector = {
@@ -405,12 +417,12 @@ class Hospital(threading.Thread):
 
 
 def name_of(number: int) -> str:
-    """What the hospital of that number is called."""
+    """Return the name of the hospital of that number."""
     return f"thin-{number:03}"
 
 
 def write_diaries(path: Path, hospitals: list[Hospital]) -> None:
-    """What everybody did so far."""
+    """Write what everybody did so far."""
     calls: Counter[str] = sum((hospital.diary.calls.copy() for hospital in hospitals), Counter())
     answered: Counter[str] = sum(
         (hospital.diary.answered.copy() for hospital in hospitals), Counter()
@@ -423,11 +435,8 @@ def write_diaries(path: Path, hospitals: list[Hospital]) -> None:
         }
         for hospital in hospitals
     }
-    partial = path.with_suffix(".partial")
-    partial.write_text(
-        json.dumps({"time": time.time(), "calls": calls, "answered": answered, "hospitals": each})
-    )
-    partial.replace(path)
+    content = {"time": time.time(), "calls": calls, "answered": answered, "hospitals": each}
+    write_atomically(path, json.dumps(content))
 
 
 def main() -> None:

@@ -1,11 +1,12 @@
-"""One encoder for hospitals with different tasks, against what else the same images and computing could have made.
+"""One encoder for hospitals with different tasks, against other uses of the same images.
 
-    python benchmarks/universal.py [--seeds 3 4 5] [--folder build/universal] [--short] [SETTING=VALUE ...]
+    python benchmarks/universal.py [--seeds 3 4 5] [--folder build/universal] [--short]
+                                   [SETTING=VALUE ...]
 
 Every seed has people, images, hospitals and networks of its own (`polyclinic_demos.cohorts.tasks`;
 with POLYCLINIC_DATA real cells, chests and structures beside the brains). Nothing is chosen on test
-images. One seed after another is kept in `folder`: interrupted, the same command goes on, and
-several may run at the same time. Results: benchmarks/results/universal.json.
+images. Results of one seed after another are kept in `folder`: after an interruption, the same
+command goes on, and several may run at the same time. Results: benchmarks/results/universal.json.
 """
 
 import argparse
@@ -34,31 +35,38 @@ from polyclinic_strategies.universal.teaching.teachers import Teacher
 RESULTS = Path(__file__).with_name("results") / "universal.json"
 IMAGES, PUBLIC = (240, 48, 480), 1600
 SHORT_IMAGES, SHORT_PUBLIC = (96, 32, 96), 600
-SHORT_ARMS = 6  # the first
+SHORT_ARMS = 6  # number of arms with --short
 STAGES, PASSES = 2, 12
 MASKED = 600  # steps of masked image modelling
 TAUGHT = Distillation(steps=150)
 # a step of distillation with masked images is two of masked image modelling
 LONGER = MASKED + 2 * STAGES * TAUGHT.steps
-FEW = 48  # labels of a hospital that has few
+FEW = 48  # number of labels of a hospital that has few
 WAYS = ("probe/", "few/", "tune/")
 IN_WORDS = {"probe": "linear probe", "few": f"linear probe, {FEW} labels", "tune": "fine-tuned"}
 LONE = "cells-a"
 RESAMPLES = 2000
 OURS, SINGLE = "distilled + mim", "best single hospital"
 TITLES = {
-    "scratch": "from scratch", "mim": "masked image modelling (MIM)", "mim longer": "MIM with the same extra computing",
-    "averaged": "teachers' encoders averaged", "distilled": "distilled", OURS: "distilled + MIM",
-    "hostile": "distilled + MIM, three hostile hospitals more", "random teachers": "distilled + MIM, random teachers",
-    "lone": "distilled + MIM, then a stage with one hospital", "lone, from before": "the same, started from the encoder before that stage",
-    SINGLE: "best single hospital's encoder", "pooled": "all tasks in one place (upper bound)",
-}  # fmt: skip
+    "scratch": "from scratch",
+    "mim": "masked image modelling (MIM)",
+    "mim longer": "MIM with the same extra computing",
+    "averaged": "teachers' encoders averaged",
+    "distilled": "distilled",
+    OURS: "distilled + MIM",
+    "hostile": "distilled + MIM, three hostile hospitals more",
+    "random teachers": "distilled + MIM, random teachers",
+    "lone": "distilled + MIM, then a stage with one hospital",
+    "lone, from before": "the same, started from the encoder before that stage",
+    SINGLE: "best single hospital's encoder",
+    "pooled": "all tasks in one place (upper bound)",
+}
 # also with few labels, and fine-tuned
 CLAIMED = ("mim", OURS, "mim longer", "averaged", "pooled", "scratch", "distilled")
 
 
 def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> dict[str, Any]:
-    """All arms of one seed."""
+    """Measure all arms of one seed."""
     images, public = (SHORT_IMAGES, SHORT_PUBLIC) if short else (IMAGES, PUBLIC)
     _say(f"seed {seed}: writing the tasks and the public images")
     cohort = write_tasks(
@@ -123,7 +131,7 @@ def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> d
 
 
 def _encoders(laboratory: Laboratory, keep: Any) -> Iterator[tuple[str, StateDict]]:
-    """Every arm's encoder, one after another."""
+    """Yield every arm's encoder, one after another."""
     yield "scratch", laboratory.scratch()
     base = laboratory.kept("mim", lambda: laboratory.masked(MASKED))
     yield "mim", base
@@ -180,14 +188,17 @@ def _encoders(laboratory: Laboratory, keep: Any) -> Iterator[tuple[str, StateDic
 
 
 def _lone_stage(laboratory: Laboratory, ours: StateDict, settings: Distillation) -> StateDict:
-    """What a stage more makes of the universal encoder if one hospital comes, alone, whose images are unlike most others'."""
+    """Return the universal encoder after one more stage with a single hospital.
+
+    The hospital's images are unlike most others'.
+    """
     names = [hospital.name for hospital in laboratory.hospitals]
     teachers = laboratory.teachers(ours, OURS, STAGES + 1, only=LONE if LONE in names else names[0])
     return laboratory.distil(ours, teachers, settings, STAGES + 1).state
 
 
 def _from_strangers(laboratory: Laboratory, base: StateDict) -> StateDict:
-    """What as many encoders with random weights teach if all of them are believed."""
+    """Return what as many encoders with random weights teach if all of them are believed."""
     for stage in range(1, STAGES + 1):
         base = laboratory.distil(
             base, laboratory.strangers(stage), replace(TAUGHT, gate=False, start="before"), stage
@@ -196,7 +207,7 @@ def _from_strangers(laboratory: Laboratory, base: StateDict) -> StateDict:
 
 
 def _outcomes(hospital: Any, state: StateDict, way: str, seed: int) -> list[list[Any]]:
-    """What a model with this encoder makes of a hospital's test cases."""
+    """Return the outcomes of a hospital's test cases for a model with this encoder."""
     return _rows(
         hospital,
         hospital.tune(state, seed)
@@ -210,7 +221,7 @@ def _rows(hospital: Any, network: Any) -> list[list[Any]]:
 
 
 def _singles(laboratory: Laboratory, seed: int) -> tuple[dict[str, str], dict[str, Any]]:
-    """For each task the hospital whose own encoder does best there on the validation cases, and what it makes of the test cases.
+    """Return, for each task, the best single hospital on the validation cases, and its outcomes.
 
     An encoder is one hospital's alone: the first that everybody gets, trained on its labels for as
     many passes as all stages have.
@@ -236,12 +247,12 @@ def _mean(outcomes: Mapping[str, Any], laboratory: Laboratory) -> float:
 
 
 def task_score(rows: Sequence[Sequence[Any]]) -> float:
-    """Of kept outcomes."""
+    """Return the score of kept outcomes."""
     return score([Outcome(truth, guess, tuple(dice)) for truth, guess, dice in rows])
 
 
 def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Mean and spread of every arm, and what is claimed, tested."""
+    """Return mean and spread of every arm, and tests of what is claimed."""
     tasks, held_out = seeds[0]["tasks"], seeds[0]["held_out"]
     arms = [
         f"{way}{arm}"
@@ -295,7 +306,7 @@ def summarize(seeds: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 def _compare(
     ours: Mapping[str, list[float]], other: Mapping[str, list[float]], tasks: Sequence[str]
 ) -> dict[str, Any]:
-    """Paired over tasks, means over seeds first."""
+    """Compare two arms, paired over tasks, means over seeds first."""
     differences = [_average(ours[task]) - _average(other[task]) for task in tasks]
     p = float(wilcoxon(differences).pvalue) if any(differences) else 1.0
     return {
@@ -307,7 +318,10 @@ def _compare(
 
 
 def _interval(seeds: Sequence[Mapping[str, Any]], task: str, ours: str, other: str) -> list[float]:
-    """95 % of the difference of two arms if the test cases were drawn anew, all seeds together: mean, low, high."""
+    """Return mean, low and high of the difference of two arms.
+
+    This is a 95 % interval over new draws of the test cases, all seeds together.
+    """
     generator, drawn = torch.Generator().manual_seed(0), torch.zeros(RESAMPLES)
     for found in seeds:
         count = len(found[ours][task])
@@ -323,7 +337,7 @@ def _interval(seeds: Sequence[Mapping[str, Any]], task: str, ours: str, other: s
 
 
 def _resampled(rows: Sequence[Sequence[Any]], chosen: Tensor) -> Tensor:
-    """`task_score` of the chosen cases, (draws, cases): one for each draw."""
+    """Return `task_score` of the chosen cases, (draws, cases): one for each draw."""
     if rows[0][0] is None:
         table = torch.tensor([dice for _, _, dice in rows])
         return table[chosen].nanmean(1).nanmean(1)
@@ -339,12 +353,12 @@ def _average(values: Any) -> float:
 
 
 def _spread(values: Sequence[float]) -> list[float]:
-    """Mean and standard deviation."""
+    """Return mean and standard deviation."""
     return [_average(values), float(torch.tensor(values).std()) if len(values) > 1 else 0.0]
 
 
 def show(summary: Mapping[str, Any]) -> str:
-    """The tables as Markdown."""
+    """Print the tables as Markdown."""
     lines = [
         "| | mean of the tasks | " + " | ".join(summary["held_out"]) + " |",
         "|---|---|" + "---|" * len(summary["held_out"]),
@@ -403,7 +417,8 @@ def main() -> None:
     parser.add_argument(
         "--short",
         action="store_true",
-        help="fewer images, no real ones, fewer arms, linear probes only, nothing is written to results/",
+        help="fewer images, no real ones, fewer arms, linear probes only; "
+        "nothing is written to results/",
     )
     parser.add_argument(
         "--show",

@@ -1,10 +1,10 @@
-"""Bytes between hospitals and coordinator over what the weights need, and the most memory of every process.
+"""Bytes between hospitals and coordinator beyond those of the weights, and peak memory.
 
     python benchmarks/wire.py
 
 A counting proxy stands between SuperNodes and SuperLink. In a round every hospital needs the
 weights twice (to train, to evaluate) and hands them in once: three times the model's size.
-Hospitals answer at once, so what is counted is the federation.
+Hospitals answer at once, so only the federation is counted.
 """
 
 import json
@@ -23,7 +23,7 @@ MODELS = {"demo's U-Net (0.4 M parameters)": (402_000, 6, 5), "100 MB": (25_000_
 
 
 class Counter:
-    """A TCP proxy on loopback that counts what passes."""
+    """A TCP proxy on loopback that counts bytes."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -31,14 +31,14 @@ class Counter:
         self._listener: socket.socket | None = None
 
     def open(self, target: str) -> str:
-        """Listen on a free port, pass everything on; returns the address to dial."""
+        """Listen on a free port, pass everything on, and return the address to dial."""
         port = free_port()
         self._listener = socket.create_server(("127.0.0.1", port), backlog=64)
         threading.Thread(target=self._accept, args=(parse_address(target),), daemon=True).start()
         return f"127.0.0.1:{port}"
 
     def bytes(self) -> int:
-        """What has passed so far, both ways."""
+        """Return the number of bytes so far, both ways."""
         with self._lock:
             return self._passed
 

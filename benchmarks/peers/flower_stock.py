@@ -1,4 +1,4 @@
-"""Seconds per round of stock Flower with a client that does nothing: the cost of the federation alone.
+"""Seconds per round of stock Flower with a client that does nothing.
 
     python benchmarks/peers/flower_stock.py --hospitals 3 --rounds 3
 
@@ -94,7 +94,11 @@ def main(grid, context):
         with Path(config["stamps"]).open("a") as file:
             file.write(f"{time.monotonic()}\\n")
 
-    strategy = FedAvg(min_train_nodes=hospitals, min_evaluate_nodes=hospitals, min_available_nodes=hospitals)
+    strategy = FedAvg(
+        min_train_nodes=hospitals,
+        min_evaluate_nodes=hospitals,
+        min_available_nodes=hospitals,
+    )
     arrays = ArrayRecord([np.zeros(1000, np.float32) for _ in range(10)])
     strategy.start(grid=grid, initial_arrays=arrays, num_rounds=config["rounds"], evaluate_fn=stamp)
 '''
@@ -111,12 +115,14 @@ app = ClientApp()
 @app.train()
 def train(message, context):
     metrics = MetricRecord({"num-examples": 1, "loss": 0.0})
-    return Message(RecordDict({"arrays": message.content["arrays"], "metrics": metrics}), reply_to=message)
+    content = RecordDict({"arrays": message.content["arrays"], "metrics": metrics})
+    return Message(content, reply_to=message)
 
 
 @app.evaluate()
 def evaluate(message, context):
-    return Message(RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": 0.0})}), reply_to=message)
+    content = RecordDict({"metrics": MetricRecord({"num-examples": 1, "loss": 0.0})})
+    return Message(content, reply_to=message)
 '''
 
 CLI_CONFIG = """\
@@ -213,7 +219,7 @@ def _submit(
 
 
 def _environment(home: Path) -> dict[str, str]:
-    """Return the environment with Flower's commands on the path and a Flower home that nobody else uses."""
+    """Return the environment with Flower's commands on the path and a Flower home of its own."""
     home.mkdir(parents=True, exist_ok=True)
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
     private = {

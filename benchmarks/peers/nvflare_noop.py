@@ -1,7 +1,9 @@
-"""The federation that `nvflare_simulator.py` measures; runs with the Python of NVIDIA FLARE's own environment.
+"""The federation that `nvflare_simulator.py` measures.
 
-build/nvflare-env/bin/python benchmarks/peers/nvflare_noop.py WORKSPACE STAMPS --hospitals 3
---rounds 3
+    build/nvflare-env/bin/python benchmarks/peers/nvflare_noop.py WORKSPACE STAMPS
+        --hospitals 3 --rounds 3
+
+It runs with the Python of NVIDIA FLARE's own environment.
 """
 
 from __future__ import annotations
@@ -23,7 +25,10 @@ from nvflare.job_config.api import FedJob
 
 
 class NoopExecutor(Executor):
-    """A hospital that replies at once: to `train` with the arrays it received, to both tasks with a metric."""
+    """A hospital that replies at once.
+
+    It replies to `train` with the arrays that it received, and to both tasks with a metric.
+    """
 
     def execute(
         self,

@@ -1,27 +1,28 @@
-"""Seconds per round of NVIDIA FLARE's simulator with a client that does nothing: the cost of the federation alone.
+"""Seconds per round of NVIDIA FLARE's simulator with a client that does nothing.
 
     python benchmarks/peers/nvflare_simulator.py --hospitals 3 --rounds 3
     python benchmarks/peers/nvflare_simulator.py --hospitals 3 --rounds 3 --own-validation
 
-FLARE is installed into an environment of its own (`--env`), once. Its FedAvg controller, the
-synchronous workflow that FLARE recommends, runs as a job in its simulator with the simulator's
-defaults: one client process per hospital, which stays up for the whole run, all on loopback and
-without TLS. A hospital is a bare `Executor`, FLARE's shortest way from a task to a reply: it
-returns the 10 arrays of 1000 float32 that it received, with one training step and one metric. The
-server stamps the time before the first round, once every client process has answered, and at the
-end of each round, after the average was saved (FLARE saves it each round; a small file here).
+This is the cost of the federation alone. FLARE is installed into an environment of its own
+(`--env`), once. Its FedAvg controller, the synchronous workflow that FLARE recommends, runs as a
+job in its simulator with the simulator's defaults: one client process per hospital, which runs
+during the whole run, all on loopback and without TLS. A hospital is a bare `Executor`, FLARE's
+shortest way from a task to a reply: it returns the 10 arrays of 1000 float32 that it received, with
+one training step and one metric. The server records the time before the first round, once every
+client process has answered, and at the end of each round, after the average was saved (FLARE saves
+it each round; a small file here).
 
-Two rounds can be measured:
+Two kinds of rounds can be measured:
 
-- by default FLARE's own idiom, one exchange: a hospital validates the model that it receives and
-trains it within the
-  same task `train`. This is less than Flower's round, in which the average goes out again to be evaluated.
-- with `--own-validation` the same work as Flower's round, two exchanges: `train`, then the average
-as `validate`.
+- By default FLARE's own idiom, one exchange: a hospital validates the model that it receives and
+  trains it within the same task `train`. This is less than Flower's round, in which the average is
+  sent out again to be evaluated.
+- With `--own-validation` the same work as Flower's round, two exchanges: `train`, then the average
+  as `validate`.
 
-What dominates both is one default: after each task a client waits for the server's
+One default dominates both: after each task a client waits for the server's
 `task_request_interval`, 2 s, before it asks for the next (`--request-interval-s` sets it for
-comparison). The controller looks every 0.5 s whether all replies are in. So an exchange takes 2 to
+comparison). The controller checks every 0.5 s whether all replies are in. So an exchange takes 2 to
 2.5 s, whatever the number of hospitals, as long as the cores are idle.
 """
 
@@ -50,7 +51,7 @@ FEDERATION = Path(__file__).with_name("nvflare_noop.py")
 
 
 class LeftOutError(RuntimeError):
-    """NVIDIA FLARE could not be installed or run here; the message is the reason, in one sentence."""
+    """NVIDIA FLARE could not be installed or run here; the message gives the reason."""
 
 
 def measure(
@@ -104,10 +105,10 @@ def measure(
 
 
 def install(env: Path, limit_s: float = 900.0) -> tuple[Path, str]:
-    """Return the environment's Python and its version of FLARE; install both when they are not there.
+    """Return the environment's Python and its version of FLARE; install both if they are missing.
 
     Raises:
-        LeftOutError: the installation failed or took longer than `limit_s`.
+        LeftOutError: The installation failed or took longer than `limit_s`.
     """
     python = env.resolve() / "bin" / "python"
     if (version := _version(python)) is not None:
@@ -133,7 +134,10 @@ def install(env: Path, limit_s: float = 900.0) -> tuple[Path, str]:
 def _version(python: Path) -> str | None:
     if not python.exists():
         return None
-    code = "import importlib.metadata, nvflare.job_config.api; print(importlib.metadata.version('nvflare'))"
+    code = (
+        "import importlib.metadata, nvflare.job_config.api; "
+        "print(importlib.metadata.version('nvflare'))"
+    )
     done = subprocess.run([str(python), "-c", code], capture_output=True, text=True, check=False)
     return done.stdout.split()[-1] if done.returncode == 0 else None
 

@@ -1,4 +1,4 @@
-"""What the peer benchmarks share: starting processes, always ending them, and seconds per round from time stamps."""
+"""Shared parts of the peer benchmarks: child processes, and seconds per round from time stamps."""
 
 from __future__ import annotations
 
@@ -42,7 +42,10 @@ class Result:
 def result_from_stamps(
     system: str, version: str, hospitals: int, stamps: Sequence[float]
 ) -> Result:
-    """Turn the start and the ends of all rounds into a result: `stamps` holds one entry more than there are rounds."""
+    """Turn the start and the ends of all rounds into a result.
+
+    `stamps` has one entry more than there are rounds.
+    """
     seconds = [round(end - start, 3) for start, end in itertools.pairwise(stamps)]
     return Result(
         system, version, hospitals, len(seconds), seconds, round(statistics.median(seconds), 3)
@@ -50,7 +53,10 @@ def result_from_stamps(
 
 
 def read_stamps(file: Path) -> list[float]:
-    """Return the whole lines of a file of time stamps; a line that is still being written is left out."""
+    """Return the whole lines of a file of time stamps.
+
+    A line that is still being written is left out.
+    """
     if not file.exists():
         return []
     return [
@@ -71,7 +77,7 @@ def free_ports(count: int) -> list[int]:
 
 
 def leave_on_sigterm() -> None:
-    """Let SIGTERM leave the `with` blocks, as Ctrl-C does, so that no process outlives its benchmark."""
+    """Make SIGTERM leave the `with` blocks, as Ctrl-C does, so that all processes are ended."""
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
 
 
@@ -141,7 +147,7 @@ class ProcessGroup:
         return (self.logs / f"{name}.log").read_text(errors="replace")[-characters:]
 
     def stop(self, patience_s: float = 5.0) -> None:
-        """End the groups politely, then whatever still carries the mark, until nothing does."""
+        """End the groups, then every process that still carries the mark."""
         for started in self.started.values():
             if started.poll() is None:
                 os.killpg(started.pid, signal.SIGTERM)

@@ -372,3 +372,9 @@ class DiskFull(ResourceError):
             f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB "
             "are needed. Free some space, or choose another folder."
         )
+
+
+def shareable_text(error: BaseException) -> str:
+    """Return what may leave a hospital: an error's type, and its text if it is `shareable`."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name

@@ -1,7 +1,7 @@
-"""How the demo's newcomers fare: only a demo can know, since its newcomers' labels are ours.
+"""How the demos' newcomers fare. Only a demo can know: it has the labels that newcomers lack.
 
-Runs as `python -m polyclinic_demos.newcomers RUN_FOLDER STATES DATA_FOLDER...` after the federation: every model on the test images of every
-newcomer, whose folder of labelled images the federation never saw.
+`python -m polyclinic_demos.newcomers RUN_FOLDER STATES DATA_FOLDER...` runs after the federation.
+It tests every model on the test images of every newcomer, which the federation never saw.
 """
 
 import json
@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from polyclinic.config.compose import load_config
+from polyclinic.federation.events import Progress
 from polyclinic.federation.jobs import build_network
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import read_dataset
@@ -22,39 +23,43 @@ SHARED = ("fedavg", "centre", "pooled")  # models that everybody gets alike
 REFINED = "refinement"
 
 
-def test_newcomers(folder: RunFolder, states: Path, data: Sequence[Path]) -> None:
-    """Test every model at every newcomer, and draw its first test image."""
+def evaluate_newcomers(folder: RunFolder, states: Path, data: Sequence[Path]) -> None:
+    """Test every model at every newcomer, and draw its first test image.
+
+    Args:
+        folder: The run, finished.
+        states: Folder with what each hospital keeps, by its name.
+        data: Data folders of the newcomers, with labels.
+    """
     config = load_config(json.loads((folder.path / "overrides.json").read_text())[0])
     network = build_network(config)
     for site in data:
         models = {arm: folder.path / "arms" / arm / "model.safetensors" for arm in SHARED}
         models[REFINED] = states / site.name / "refined.safetensors"
-        folder.record(
-            {"kind": "progress", "text": f"testing the models on {site.name}'s test images"}
-        )
+        folder.record(Progress(text=f"testing the models on {site.name}'s test images"))
         for arm, path in models.items():
-            if path.exists():
-                network.load_state_dict(load_state(path)[0])
-                drawing = draw_first(folder.path / "pictures" / site.name, config.data, arm)
-                found, _ = training.evaluate_natively(
-                    network, read_dataset(site), config.data, on_case=drawing
-                )
-                line = {
-                    "site": site.name,
-                    "score": found.score,
-                    "scores": found.scores,
-                    "num_examples": found.num_examples,
-                }
-                folder.add_metrics({"arm": arm, "phase": "test", "round": config.rounds, **line})
+            if not path.exists():
+                continue
+            network.load_state_dict(load_state(path)[0])
+            drawing = draw_first(folder.path / "pictures" / site.name, config.data, arm)
+            found, _ = training.evaluate_natively(
+                network, read_dataset(site), config.data, on_case=drawing
+            )
+            line = {
+                "site": site.name,
+                "score": found.score,
+                "scores": found.scores,
+                "num_examples": found.num_examples,
+            }
+            folder.add_metrics({"arm": arm, "phase": "test", "round": config.rounds, **line})
     folder.close()
 
 
 def main() -> None:
-    """The module's command."""
+    """Run the module's command."""
     end_with_parent()
-    test_newcomers(
-        RunFolder(Path(sys.argv[1])), Path(sys.argv[2]), [Path(path) for path in sys.argv[3:]]
-    )
+    data = [Path(path) for path in sys.argv[3:]]
+    evaluate_newcomers(RunFolder(Path(sys.argv[1])), Path(sys.argv[2]), data)
 
 
 if __name__ == "__main__":

@@ -1,25 +1,26 @@
-"""The upper bound of a demo: one model trained on all hospitals' images in one place, which no real federation may do.
+"""Upper bound of a demo: one model trained on all hospitals' images in one place.
 
-Runs as `python -m polyclinic_demos.pooled RUN_FOLDER DATA_FOLDER...` after the federation, with the run's own configuration: as many passes over
-every image as the hospitals made together.
+No real federation may do that. `python -m polyclinic_demos.pooled RUN_FOLDER DATA_FOLDER...` runs
+after the federation, with the run's own configuration: as many passes over every image as the
+hospitals made.
 """
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import Config
+from polyclinic.federation.events import Answered, ArmEnd, ArmStart, Note, Progress, RoundEnd
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
-from polyclinic.learning.preparation import prepare, training_loader
+from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import end_with_parent
 from polyclinic_demos.pretraining import pool
@@ -28,110 +29,91 @@ ARM = "pooled"
 
 
 def train_pooled(folder: RunFolder, data: Sequence[Path]) -> None:
-    """Train on everything, validate and test at every hospital, and record the figures as one more strategy."""
+    """Train on everything, validate and test at every hospital, and record one more strategy.
+
+    Args:
+        folder: The run, finished.
+        data: The hospitals' data folders.
+    """
     overrides = json.loads((folder.path / "overrides.json").read_text())
     config = load_config(overrides[0])
-    sites = [read_dataset(path) for path in data]
-    names = [path.name for path in data]
-    folder.record(
-        {"kind": "arm_start", "arm": ARM, "title": ARM, "rounds": config.rounds, "offset": 0}
-    )
+    sites = {path.name: read_dataset(path) for path in data}
+    folder.record(ArmStart(arm=ARM, title=ARM, rounds=config.rounds, offset=0))
     network = start_network(config)
-    prepared = prepare(pool(sites, ARM), config.data)
+    prepared = prepare(pool(list(sites.values()), ARM), config.data)
     for number in range(1, config.rounds + 1):
         loader = training_loader(prepared, config.training, config.seed * 1000 + number)
-        result = training.fit(
-            network, loader, config.training, config.data, on_step=_teller(folder, number, config)
-        )
-        for name, site in zip(names, sites, strict=True):
-            cases = [sample for sample in prepared.validation if sample.case in site.validation]
-            evaluation = training.evaluate(network, cases, config.data, config.training)
-            _record(
-                folder,
-                "evaluate",
-                number,
-                name,
-                evaluation.score,
-                evaluation.scores,
-                evaluation.num_examples,
-                loss=evaluation.loss,
-            )
-        folder.record(
-            {
-                "kind": "note",
-                "text": f"pooled, round {number} of {config.rounds}: loss {result.loss:.3f}",
-            }
-        )
-        folder.record({"kind": "round_end", "round": number})
-    _test(folder, config, network, sites, names)
-    order = make_order(folder, config, network)
-    state = {"polyclinic": json.dumps({**describe_model(order, config.rounds, True), "arm": ARM})}
+        tell = _teller(folder, number, config)
+        result = training.fit(network, loader, config.training, config.data, on_step=tell)
+        _validate(folder, config, network, prepared, sites, number)
+        said = f"pooled, round {number} of {config.rounds}: loss {result.loss:.3f}"
+        folder.record(Note(text=said))
+        folder.record(RoundEnd(round=number))
+    _test(folder, config, network, sites)
+    described = describe_model(make_order(folder, config, network), config.rounds, True)
+    state = {"polyclinic": json.dumps({**described, "arm": ARM})}
     save_state(network.state_dict(), folder.path / "arms" / ARM / "model.safetensors", state)
-    folder.record({"kind": "arm_end", "arm": ARM})
+    folder.record(ArmEnd(arm=ARM))
     folder.close()
 
 
-def _test(
+def _validate(
     folder: RunFolder,
     config: Config,
     network: torch.nn.Module,
-    sites: Sequence[SiteDataset],
-    names: Sequence[str],
+    prepared: PreparedSite,
+    sites: Mapping[str, SiteDataset],
+    number: int,
 ) -> None:
-    """Final figures, as every hospital obtains them; the pictures' label maps beside the hospitals' own."""
-    for name, site in zip(names, sites, strict=True):
-        drawing = draw_first(folder.path / "pictures" / name, config.data, ARM)
-        evaluation, _ = training.evaluate_natively(network, site, config.data, on_case=drawing)
-        _record(
-            folder,
-            "evaluate.test",
-            config.rounds,
-            name,
-            evaluation.score,
-            evaluation.scores,
-            evaluation.num_examples,
+    """Record the figures of every hospital's validation cases after a pass."""
+    for name, site in sites.items():
+        cases = [sample for sample in prepared.validation if sample.case in site.validation]
+        found = training.evaluate(network, cases, config.data, config.training)
+        folder.record(
+            Answered(
+                phase="evaluate",
+                round=number,
+                site=name,
+                score=found.score,
+                scores=found.scores,
+                num_examples=found.num_examples,
+                loss=found.loss,
+            )
         )
 
 
-def _record(
-    folder: RunFolder,
-    phase: str,
-    number: int,
-    site: str,
-    score: float,
-    scores: dict[str, float],
-    count: int,
-    **more: Any,
+def _test(
+    folder: RunFolder, config: Config, network: torch.nn.Module, sites: Mapping[str, SiteDataset]
 ) -> None:
-    folder.record(
-        {
-            "kind": "answered",
-            "phase": phase,
-            "round": number,
-            "site": site,
-            "score": score,
-            "scores": scores,
-            "num_examples": count,
-            **more,
-        }
-    )
+    """Record final figures as every hospital obtains them, and draw pictures."""
+    for name, site in sites.items():
+        drawing = draw_first(folder.path / "pictures" / name, config.data, ARM)
+        found, _ = training.evaluate_natively(network, site, config.data, on_case=drawing)
+        folder.record(
+            Answered(
+                phase="evaluate.test",
+                round=config.rounds,
+                site=name,
+                score=found.score,
+                scores=found.scores,
+                num_examples=found.num_examples,
+            )
+        )
 
 
-def _teller(folder: RunFolder, number: int, config: Config) -> Any:
+def _teller(folder: RunFolder, number: int, config: Config) -> Callable[[int, int, float], None]:
+    """Return what tells of every tenth of a pass."""
+
     def tell(step: int, steps: int, loss: float) -> None:
         if step % max(1, steps // 10) == 0:
-            folder.record(
-                {
-                    "kind": "progress",
-                    "text": f"pooled, round {number} of {config.rounds}: step {step} of {steps}, loss {loss:.3f}",
-                }
-            )
+            where = f"pooled, round {number} of {config.rounds}: step {step} of {steps}"
+            folder.record(Progress(text=f"{where}, loss {loss:.3f}"))
 
     return tell
 
 
 def main() -> None:
-    """The module's command."""
+    """Run the module's command."""
     end_with_parent()
     train_pooled(RunFolder(Path(sys.argv[1])), [Path(path) for path in sys.argv[2:]])
 

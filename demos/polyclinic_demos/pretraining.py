@@ -1,7 +1,8 @@
-"""A base to start from, trained where images may be in one place: public data, say, or one hospital's own.
+"""A base to start from, trained on public data or on one hospital's own.
 
-Runs as `python -m polyclinic_demos.pretraining OUT [DATA_FOLDER]... -- SETTING=VALUE...`; `base=OUT` then starts a run from it. Without a folder the
-weights are written as the network is made, for instance from a package: then no hospital needs that package.
+`python -m polyclinic_demos.pretraining OUT [DATA_FOLDER]... -- SETTING=VALUE...` writes OUT, and
+`base=OUT` then starts a run from it. Without a folder nothing is trained: the weights are written
+as the network is made, for instance from a package that hospitals need not have.
 """
 
 import json
@@ -21,50 +22,32 @@ from polyclinic.learning.preparation import prepare, training_loader
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import end_with_parent
 
-Progress = Callable[[int, int, float], None]  # passes done, passes, loss
+Progress = Callable[[int, int, float], None]  # passes done, passes in all, loss
 
 
 def pretrain(out: Path, data: Sequence[Path], overrides: Sequence[str], on_pass: Progress) -> None:
-    """Train the configured network for `rounds` times `training.epochs` passes, and write its weights.
+    """Train the configured network for `rounds` times `training.epochs` passes, and write it.
 
     Args:
-        out: The safetensors file.
-        data: Folders with dataset.json; their training cases are used together. None: nothing is trained.
+        out: The safetensors file for the weights.
+        data: Folders with dataset.json; their training cases are used together. None: no training.
         overrides: Hydra's.
         on_pass: Told after every pass.
 
     Raises:
-        PolyclinicError: Whatever is wrong with data or settings.
+        PolyclinicError: Something is wrong with data or settings.
     """
     config = load_config(overrides)
     sites = [read_dataset(path) for path in data]
     network = start_network(config)
     if sites:
         _train(network, sites, config, on_pass)
-    save_state(
-        network.state_dict(),
-        out,
-        {"polyclinic": json.dumps({"pretrained_on": [site.name for site in sites]})},
-    )
-
-
-def _train(
-    network: nn.Module, sites: Sequence[SiteDataset], config: Config, on_pass: Progress
-) -> None:
-    prepared = prepare(pool(sites, "pretraining"), config.data)
-    optimizer = training.make_optimizer(network, config.training)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(
-        optimizer, config.rounds
-    )  # the flatter the base, the better vectors add up
-    for number in range(1, config.rounds + 1):
-        loader = training_loader(prepared, config.training, config.seed * 1000 + number)
-        result = training.fit(network, loader, config.training, config.data, optimizer=optimizer)
-        schedule.step()
-        on_pass(number, config.rounds, result.loss)
+    described = json.dumps({"pretrained_on": [site.name for site in sites]})
+    save_state(network.state_dict(), out, {"polyclinic": described})
 
 
 def pool(sites: Sequence[SiteDataset], name: str) -> SiteDataset:
-    """All folders' cases as one data set."""
+    """Put the cases of several folders into one data set."""
     first = sites[0]
     together = {
         split: tuple(case for site in sites for case in getattr(site, split))
@@ -73,8 +56,22 @@ def pool(sites: Sequence[SiteDataset], name: str) -> SiteDataset:
     return SiteDataset(first.folder.parent, name, first.modality, first.labels, **together)
 
 
+def _train(
+    network: nn.Module, sites: Sequence[SiteDataset], config: Config, on_pass: Progress
+) -> None:
+    prepared = prepare(pool(sites, "pretraining"), config.data)
+    optimizer = training.make_optimizer(network, config.training)
+    # the flatter the base, the better vectors add up
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.rounds)
+    for number in range(1, config.rounds + 1):
+        loader = training_loader(prepared, config.training, config.seed * 1000 + number)
+        result = training.fit(network, loader, config.training, config.data, optimizer=optimizer)
+        schedule.step()
+        on_pass(number, config.rounds, result.loss)
+
+
 def main() -> None:
-    """The module's command."""
+    """Run the module's command."""
     end_with_parent()
     split = sys.argv.index("--")
     folders = [Path(path) for path in sys.argv[2:split]]

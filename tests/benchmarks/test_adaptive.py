@@ -61,7 +61,7 @@ def floating(network: nn.Module) -> StateDict:
 
 
 def classifier() -> tuple[Classifier, StateDict, dict[str, Vector]]:
-    """a answers surely, whatever half is bright, b only guesses; the base answers nothing."""
+    """Make a model: a is sure, whatever half is bright; b guesses, and the base is undecided."""
     network = Classifier()
     with torch.no_grad():
         for tensor in network.parameters():
@@ -118,7 +118,7 @@ def segmenter() -> tuple[Segmenter, StateDict, dict[str, Vector]]:
 
 
 def dark_and_bright(batches: int = 20) -> list[Tensor]:
-    """A dark half and a bright half, the bright one between 0.8 and 1."""
+    """Make images with a dark half and a bright half, the bright one between 0.8 and 1."""
     made = []
     for seed in range(batches):
         images = 0.05 * torch.rand(4, 1, 6, 6, generator=torch.Generator().manual_seed(seed))
@@ -167,9 +167,12 @@ def test_two_that_are_equally_sure_differ_in_what_a_bend_does_to_them() -> None:
         torch.tensor([0.0, 0.5, 1.0]).repeat_interleave(2).reshape(1, 1, 6, 1).expand(2, 1, 6, 4)
     )
     losses = {
-        (site, objective): adapt(network, base, vectors, {site: 1.0}, [stripes], objective=objective).losses[0]
-        for site in "ab" for objective in OBJECTIVES
-    }  # fmt: skip
+        (site, objective): adapt(
+            network, base, vectors, {site: 1.0}, [stripes], objective=objective
+        ).losses[0]
+        for site in "ab"
+        for objective in OBJECTIVES
+    }
     # minus the entropy of the mean answer
     of_two_thirds = -float(torch.special.entr(torch.tensor([1 / 3, 2 / 3])).sum())
     assert losses["a", "entropy"] == pytest.approx(0.0, abs=1e-3) and losses[

@@ -13,7 +13,7 @@ from typing import Any
 import psutil
 
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 
 TINY = [
     "model=unet_2d", "data=brain_tissue_slices", "model.channels=[4,8,8,8]", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]",
@@ -33,7 +33,7 @@ class Federation:
         self.sites = {site.name: site for site in sites}
         self.runs = folder / "runs"
         self.hospitals: dict[str, Child] = {}
-        self.authority = rehearse(folder / f"security-{self.port}", self.port)
+        self.authority = local_authority(folder / f"security-{self.port}", self.port)
         self.settings = [
             f"deployment.security={self.authority.folder}",
             f"deployment.runs={self.runs}",

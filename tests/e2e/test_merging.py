@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from safetensors.numpy import load_file
 
+import polyclinic
 from polyclinic.store.ledger import Ledger
 from polyclinic_client.site.status import FINE_TUNING
-from tests.e2e.federation import Federation, descendants, kill, run_cli
+from tests.e2e.federation import TINY, Federation, descendants, kill, run_cli
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]
@@ -72,6 +73,14 @@ def test_a_contribution_per_hospital_a_model_and_a_table(calm: Federation) -> No
     }
     assert {site for number, site in scored if number == 2} == set(calm.sites)
     assert (calm.runs / "run" / "report.html").exists()
+
+
+def test_a_simulation_publishes_the_same_model(
+    calm: Federation, sites: list[Path], tmp_path: Path
+) -> None:
+    result = polyclinic.simulate(sites[:2], *TINY, *SETTINGS, folder=tmp_path, progress=False)
+    with Ledger.open(result.folder / "ledger", create=False) as ledger:
+        assert ledger.publications()[-1].digest == published(calm)
 
 
 def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(

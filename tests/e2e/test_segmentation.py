@@ -12,7 +12,7 @@ from polyclinic.system.processes import Child, free_port, python_module, wait_fo
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.generator import LearnedField
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
@@ -44,7 +44,7 @@ def write_pair(folder: Path) -> tuple[Path, Path]:
 def test_a_hospital_has_its_scans_segmented_and_the_service_ends_cleanly(tmp_path: Path) -> None:
     generator, model = write_pair(tmp_path)
     port = free_port()
-    authority = rehearse(tmp_path / "security", port)
+    authority = local_authority(tmp_path / "security", port)
     kit = kit_for(authority, "st-mary")
     command = python_module(
         "polyclinic_server.cli.main",

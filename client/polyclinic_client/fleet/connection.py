@@ -14,7 +14,7 @@ import grpc
 
 from polyclinic.errors import ConfigError, ServerUnreachable
 from polyclinic.security.admission_errors import (
-    KNOCK,
+    HANDSHAKE,
     AuthorityUnknown,
     CertificateExpired,
     HostNameWrong,
@@ -67,7 +67,7 @@ class Connection:
         ends = self._check_certificate(timeout_s) if self.kit else None
         channel = self.open_channel()
         try:
-            call = channel.unary_unary(KNOCK)
+            call = channel.unary_unary(HANDSHAKE)
             answer = json.loads(
                 call(b"", metadata=metadata, timeout=timeout_s, wait_for_ready=False)
             )

@@ -77,8 +77,15 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
     return path
 
 
-def work(name: str, data: Path, state: Path) -> None:
+def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None:
     """Do what the outbox says is to be done; nothing if there is nothing.
+
+    Args:
+        name: The hospital's.
+        data: Folder with dataset.json.
+        state: Folder with the outbox.
+        opened: The hospital, where this process has opened it; its prepared cases are used if its
+            list of cases has not changed since.
 
     Raises:
         PolyclinicError: Whatever is wrong with data or settings; the outbox remembers it.
@@ -88,7 +95,9 @@ def work(name: str, data: Path, state: Path) -> None:
     if key is None or assignment is None:
         return
     try:
-        site = PacedSite(name, data, state, FINE_TUNING)
+        site: Site = PacedSite(name, data, state, FINE_TUNING)
+        if opened is not None and opened.dataset == site.dataset:
+            site = opened
         contribute(site, outbox, Assignment.from_json(assignment), key)
     except PolyclinicError as error:
         said = f"{type(error).__name__}: {error}" if error.shareable else type(error).__name__

@@ -69,7 +69,6 @@ class Site:
         self.kept: dict[str, Any] = {}
         self.received_model = state / REFINED
         self._status = StatusFile(state / status)
-        self._jobs: dict[str, tuple[JobConfig, dict[str, str]]] = {}
         self._prepared: tuple[str, PreparedSite] | None = None
 
     def greet(self, order: Order) -> Hello:
@@ -176,12 +175,12 @@ class Site:
             ConfigMismatch: The two sides would build different things.
         """
         key = digest([dict(order.names), dict(order.settings), order.method, dict(order.plugins)])
-        if key not in self._jobs:
+        if key not in _JOBS:
             check_packages(order)
             job = load_job(order.names, order.settings)
             check_job_packages(order, job)
-            self._jobs[key] = (job, job_digests(job))
-        job, digests = self._jobs[key]
+            _JOBS[key] = (job, job_digests(job))
+        job, digests = _JOBS[key]
         for group, ours in digests.items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(
@@ -215,6 +214,16 @@ class Site:
             self._prepared = (key, prepare(self.dataset, self.job(order).data, tell))
         return self._prepared[1]
 
+    @property
+    def cached_bytes(self) -> int:
+        """Memory that prepared cases take."""
+        prepared = self._prepared[1] if self._prepared else None
+        return prepared.training.bytes + prepared.validation.bytes if prepared else 0
+
+    def drop_cache(self) -> None:
+        """Give that memory back; the cases are prepared again when they are needed."""
+        self._prepared = None
+
     def folder(self, order: Order) -> Path:
         """Return the folder of what the hospital keeps of a run's strategy."""
         return self.state / "runs" / order.run / order.arm
@@ -243,12 +252,7 @@ def open_site(node_config: dict[str, Any]) -> Site:
         DatasetInvalid: The node was started without `polyclinic-client join`.
     """
     try:
-        key = (
-            str(node_config["site"]),
-            str(node_config["data"]),
-            str(node_config["state"]),
-            str(node_config.get("mode", "train")),
-        )
+        key = _key(node_config)
     except KeyError as error:
         raise DatasetInvalid(
             Path("SuperNode"),
@@ -260,4 +264,15 @@ def open_site(node_config: dict[str, Any]) -> Site:
     return _SITES[key]
 
 
+def close_site(node_config: dict[str, Any]) -> None:
+    """Forget a hospital that `open_site` opened, with what it keeps in memory."""
+    _SITES.pop(_key(node_config), None)
+
+
+def _key(node_config: dict[str, Any]) -> tuple[str, str, str, str]:
+    site, data, state = (str(node_config[name]) for name in ("site", "data", "state"))
+    return site, data, state, str(node_config.get("mode", "train"))
+
+
 _SITES: dict[tuple[str, str, str, str], Site] = {}
+_JOBS: dict[str, tuple[JobConfig, dict[str, str]]] = {}  # composing takes long: once in a process

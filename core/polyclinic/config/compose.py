@@ -58,9 +58,18 @@ OmegaConf.register_new_resolver("count", len, replace=True)
 def load_config(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
     """Compose `conf/` with Hydra overrides.
 
+    Example:
+        ```python
+        config = polyclinic.load_config(["strategy=averaging/fedprox", "model=unet", "rounds=10"])
+        config.rounds, config.data.patch
+        ```
+
     Args:
         overrides: Hydra's `group=name` and `key=value`.
         conf: Folder of the built-in groups; those of installed packages are added to it.
+
+    Returns:
+        The checked configuration of one run; lengths are in mm, patches in voxels, times in seconds.
 
     Raises:
         UnknownName: A group has no such name.

@@ -100,7 +100,26 @@ class PrivacyConfig(TypedDict):
 
 @dataclass(frozen=True, config=STRICT)
 class Config:
-    """One run of a federation."""
+    """One run of a federation.
+
+    Example:
+        ```python
+        config = polyclinic.load_config(["strategy=averaging/fedprox", "rounds=10"])
+        config.training.learning_rate
+        ```
+
+    Attributes:
+        strategy: How hospitals' work is combined: a node with `_target_`.
+        model: The network: a node with `_target_`.
+        data: What a case is, and the grid on which the network sees it.
+        training: What a hospital does in one round.
+        privacy: What protects a hospital.
+        deployment: Where the coordinator listens, and how long it waits.
+        rounds: Number of rounds, or of passes where there are no rounds.
+        base: File of the weights that every strategy starts from; None: as the seed makes them.
+        seed: Decides everything that is drawn.
+        choices: Name chosen of each group of conf/.
+    """
 
     strategy: dict[str, Any]
     model: dict[str, Any]

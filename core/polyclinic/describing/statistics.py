@@ -29,6 +29,18 @@ DESCRIPTION = "site/"  # before a statistic's name among the statistics of a con
 class Statistic(Protocol):
     """One way to describe a hospital's images; the class's docstring says what it reveals.
 
+    Example:
+        ```python
+        class Brightness:
+            needs_network: ClassVar[bool] = False
+
+            def measure(self, image, network):
+                return image[image != 0].mean().clamp(-1, 1).reshape(1)
+
+            def distance(self, one, other):
+                return float((one - other).abs())
+        ```
+
     Attributes:
         needs_network: Whether it is made of the base's features, not of the image alone.
     """

@@ -13,6 +13,7 @@ from flwr.serverapp import Grid
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.events import Event, Joined, Left, Refused, Returned, Waiting
 from polyclinic.federation.records import Hello, Order, greeting, hello_from_reply
+from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 
 Listener = Callable[[Event], None]
@@ -127,7 +128,7 @@ class Attendance:
     def absent_s(self, site: str) -> float:
         """Return for how many seconds a site has been offline; 0 while it is online."""
         since = self._absent_since.get(site)
-        return time.monotonic() - since if since is not None else 0.0
+        return clock.monotonic() - since if since is not None else 0.0
 
     def site_of(self, node: int) -> str:
         """Return the site of a node; `node N` if it is not a member's."""
@@ -146,20 +147,20 @@ class Attendance:
         Raises:
             TooFewHospitals: Fewer than the minimum came in time.
         """
-        start, poll = time.monotonic(), time.monotonic()
+        start, poll = clock.monotonic(), clock.monotonic()
         seen = -1
         while True:
             members = self.refresh()
             if len(members) != seen:
-                seen, poll = len(members), time.monotonic()
+                seen, poll = len(members), clock.monotonic()
                 if seen < wanted:
                     self._on_event(Waiting(present=tuple(sorted(members)), wanted=wanted))
             if len(members) >= wanted:
                 return members
-            waited_s = time.monotonic() - start
+            waited_s = clock.monotonic() - start
             if waited_s > wait_s:
                 break
-            time.sleep(pause_s(time.monotonic() - poll, 0.05, 1.0))
+            clock.sleep(pause_s(clock.monotonic() - poll, 0.05, 1.0))
         if len(members) >= minimum:
             return members
         raise TooFewHospitals(
@@ -193,11 +194,11 @@ class Attendance:
             return
         for reply in self._grid.pull_messages(answerable):
             node = self._pending.pop(reply.metadata.reply_to_message_id)
+            enrolled = self._online[node].name if node in self._online else ""
             if reply.has_error():
-                self._refuse(f"node {node}", str(reply.error.reason))
+                self._refuse(enrolled or f"node {node}", str(reply.error.reason))
                 continue
             hello = hello_from_reply(reply)
-            enrolled = self._online[node].name if node in self._online else ""
             if enrolled and hello.site != enrolled:
                 self._refuse(
                     enrolled,
@@ -238,7 +239,7 @@ class Attendance:
             if online:
                 self._absent_since.pop(site, None)
             elif site not in self._absent_since:
-                self._absent_since[site] = time.monotonic()
+                self._absent_since[site] = clock.monotonic()
                 self._on_event(Left(site=site))
 
 

@@ -43,6 +43,14 @@ Figures = Annotated[Mapping[Word, float], BeforeValidator(_known)]
 class Event(BaseModel):
     """One line of events.jsonl.
 
+    Example:
+        ```python
+        # an event that a method adds
+        class Shuffled(polyclinic.Event):
+            kind: Literal["shuffled"] = "shuffled"
+            swaps: int = 0
+        ```
+
     Attributes:
         kind: Name of the event's class in files; every class has its own.
         time: Seconds since 1970.

@@ -136,6 +136,15 @@ class DescribingHospital(Protocol):
 class CommonTask:
     """A hospital's part where all hospitals have the same task.
 
+    Example:
+        ```python
+        # a method that differs in one step
+        class Smoothed(CommonTask):
+            def make_ready(self, site, order, network):
+                smooth(network)
+                return {}
+        ```
+
     Args:
         layer_statistics: What a contribution may hold of the tuned network's layers: name to a
             function of network, cases, training and seed.

@@ -1,6 +1,6 @@
 """The job of a run: the network that it starts from, and the order to every hospital."""
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -10,9 +10,11 @@ from polyclinic.config.compose import instantiate, job_digests, job_settings, jo
 from polyclinic.config.folders import plugins_named
 from polyclinic.config.schemas import Config, JobConfig
 from polyclinic.errors import ConfigError
+from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.method import method_of
 from polyclinic.federation.records import Order
-from polyclinic.federation.run_folder import RunFolder, versions
+from polyclinic.federation.run_folder import RunFolder, now, versions
+from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.learning.state_dict import layout_digest, load_state, shared_names
 from polyclinic.system.plugins import (
     METHODS,
@@ -90,6 +92,48 @@ def arm_name(config: Config) -> str:
     """
     group, _, name = config.choices["strategy"].rpartition("/")
     return name if group in ("averaging", "") else f"{group}-{name}"
+
+
+def strategy_titles(configs: Sequence[Config]) -> dict[str, str]:
+    """Title of each strategy, by its name in folders."""
+    return {
+        arm_name(config): str(config.strategy.get("title", arm_name(config))) for config in configs
+    }
+
+
+def follow_run(configs: Sequence[Config]) -> LiveState:
+    """Make what is known of a run before its first event."""
+    first = configs[0]
+    without = frozenset(
+        arm_name(config) for config in configs if method_of(config).pace != "rounds"
+    )
+    titles, score_name = strategy_titles(configs), SCORE_NAMES[first.data.task]
+    return LiveState(titles, first.rounds, score_name, without)
+
+
+def describe_run(folder: RunFolder, configs: Sequence[Config], **more: object) -> None:
+    """Write run.json, as it is before the first strategy; `more` is written as well."""
+    first, arms = configs[0], []
+    for config, (name, title) in zip(configs, strategy_titles(configs).items(), strict=True):
+        method = method_of(config)
+        kind = {} if method.pace == "rounds" else {"kind": method.name}
+        arms.append({"name": name, "title": title, **kind})
+    described = folder.describe() if (folder.path / "run.json").exists() else {}
+    folder.update(
+        name=folder.name,
+        started=described.get("started", now()),
+        finished=None,
+        reason=None,
+        versions=versions(),
+        seed=first.seed,
+        rounds=first.rounds,
+        arms=arms,
+        task=first.data.task,
+        score_name=SCORE_NAMES[first.data.task],
+        labels=list(first.data.labels),
+        hospitals={},
+        **more,
+    )
 
 
 def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:

@@ -26,6 +26,16 @@ Reference = str  # "package.module:name", imported when it is needed
 class Method:
     """One method of federated learning.
 
+    Example:
+        ```python
+        METHOD = Method(
+            name="shuffling",
+            pace="rounds",
+            coordinator="polyclinic_shuffling.coordinator:ShufflingCoordinator",
+            hospital="polyclinic.federation.hospital:HOSPITAL",
+        )
+        ```
+
     Attributes:
         name: Of the entry point and of the settings: `conf/strategy/NAME.yaml` or `conf/strategy/NAME/`.
         pace: Whether hospitals work in rounds, hand in whenever they like, or hand in by stages.

@@ -8,7 +8,6 @@ Flower's own `send_and_receive` looks for replies every 3 s and waits for every 
 - sorts the replies by the sites' names, so that equal seeds give equal sums.
 """
 
-import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -29,6 +28,7 @@ from polyclinic.federation.records import (
     round_of,
     unpack_message,
 )
+from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 
 RETRIED = (  # errors of Flower after which a hospital is asked again
@@ -155,21 +155,21 @@ class Exchange:
         Raises:
             TooFewHospitals: Fewer than the minimum answered in time.
         """
-        start = last = looked = time.monotonic()
+        start = last = looked = clock.monotonic()
         self._ask(list(self._outstanding), first=True)
         while self._outstanding:
             if self._collect():
-                last = time.monotonic()
-            if not self._outstanding or self._is_over(time.monotonic() - start, timeout_s):
+                last = clock.monotonic()
+            if not self._outstanding or self._is_over(clock.monotonic() - start, timeout_s):
                 break
-            time.sleep(pause_s(time.monotonic() - last, 0.04, 1.0))
-            if time.monotonic() - looked < LOOK_S:
+            clock.sleep(pause_s(clock.monotonic() - last, 0.04, 1.0))
+            if clock.monotonic() - looked < LOOK_S:
                 continue
             self._attendance.refresh()
-            looked = time.monotonic()
+            looked = clock.monotonic()
             requests = self._outstanding.items()
             self._ask([site for site, asked in requests if self._must_ask_again(site, asked)])
-        self._conclude(time.monotonic() - start)
+        self._conclude(clock.monotonic() - start)
         return [self._answered[site] for site in sorted(self._answered)]
 
     def _ask(self, sites: list[str], first: bool = False) -> None:

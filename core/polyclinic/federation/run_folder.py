@@ -12,20 +12,26 @@ runs/NAME/run.json         description of the run: times, versions, strategies, 
 
 import importlib.metadata
 import json
+import logging
 import math
 import os
 import platform
 import time
-from collections.abc import Callable, Iterable, Mapping
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from polyclinic.errors import LedgerNotFound, RunError, RunNotFound
+from polyclinic.config.compose import as_yaml
+from polyclinic.config.schemas import Config
+from polyclinic.errors import LedgerNotFound, PolyclinicError, RunError, RunNotFound
 from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Failed, Missing
 from polyclinic.federation.run_state import RunState, checked
 from polyclinic.store.journal import database_of
 
+SETTINGS = "overrides.json"
 PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
 PHASES = {"train": "train", "evaluate": "validate", "evaluate.test": "test"}
 
@@ -74,6 +80,18 @@ class RunFolder:
         """Set fields of run.json."""
         described = self.describe() if (self.path / "run.json").exists() else {}
         write_whole(self.path / "run.json", json.dumps({**described, **changes}, indent=1))
+
+    def keep_settings(self, expanded: Sequence[Sequence[str]], configs: Sequence[Config]) -> None:
+        """Write what was asked for each strategy, and the configuration that came of it."""
+        asked = json.dumps([list(each) for each in expanded])
+        write_whole(self.path / SETTINGS, asked)
+        write_whole(self.path / "config.yaml", "---\n".join(map(as_yaml, configs)))
+
+    def settings(self) -> list[list[str]]:
+        """Read what was asked for each strategy; nothing if nothing was kept."""
+        path = self.path / SETTINGS
+        asked: list[list[str]] = json.loads(path.read_text()) if path.exists() else []
+        return asked
 
     def state(self) -> RunState:
         """Read run.json.
@@ -130,6 +148,42 @@ class RunFolder:
 
             self._boards[arm] = SummaryWriter(str(self.path / "arms" / arm / "tensorboard"))
         return self._boards[arm]
+
+    def end(self, error: BaseException | None, remedy: str = "") -> None:
+        """Bring the run into a terminal state, and say why.
+
+        Args:
+            error: What ended it; None if it is finished.
+            remedy: What to do about an interruption.
+        """
+        self.close()
+        if error is None:
+            self.update(state="finished", finished=now())
+        elif isinstance(error, KeyboardInterrupt):
+            reason = f"interrupted; {remedy}" if remedy else "interrupted"
+            self.update(state="interrupted", finished=now(), reason=reason)
+        else:
+            known = isinstance(error, PolyclinicError)
+            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            self.update(state="failed", finished=now(), reason=reason)
+
+    @contextmanager
+    def logged(self, *names: str) -> Iterator[None]:
+        """Write what these loggers say to coordinator.log, and no warning to the terminal."""
+        handler = logging.FileHandler(self.path / "coordinator.log")
+        handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
+        loggers = [logging.getLogger(name) for name in names]
+        before = [(list(logger.handlers), logger.propagate) for logger in loggers]
+        for logger in loggers:
+            logger.handlers, logger.propagate = [handler], False
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                yield
+            finally:
+                for logger, (handlers, propagate) in zip(loggers, before, strict=True):
+                    logger.handlers, logger.propagate = handlers, propagate
+                handler.close()
 
     def close(self) -> None:
         """Close the TensorBoard files."""

@@ -44,7 +44,24 @@ class Case:
 
 @dataclass(frozen=True)
 class SiteDataset:
-    """The content of a `dataset.json`."""
+    """The content of a `dataset.json`.
+
+    Example:
+        ```python
+        # a hospital with fewer cases
+        dataset = polyclinic.read_dataset("data/st-mary")
+        smaller = dataclasses.replace(dataset, training=dataset.training[:5])
+        ```
+
+    Attributes:
+        folder: Where dataset.json lies.
+        name: Name of the data set.
+        modality: What each channel is.
+        labels: Name of class 0, 1, ...
+        training: Cases of the split.
+        validation: Cases of the split.
+        test: Cases of the split; labels may be missing.
+    """
 
     folder: Path
     name: str
@@ -69,18 +86,28 @@ class SiteDataset:
         )
 
 
-def read_dataset(folder: Path, *, labelled: bool = True) -> SiteDataset:
+def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
     """Read and check `dataset.json`, and check that the files it names exist.
 
+    Example:
+        ```python
+        dataset = polyclinic.read_dataset("data/st-mary")
+        print(len(dataset.training), dataset.labels)
+        ```
+
     Args:
-        folder: The folder that holds it.
+        folder: Folder with dataset.json.
         labelled: Whether labelled training and validation cases are required. A hospital that only
             describes itself needs none: it may list its images under 'test', without labels.
+
+    Returns:
+        The cases of each split; no image is read.
 
     Raises:
         DatasetInvalid: `dataset.json` is missing, is not JSON, or lacks something.
         FileMissing: A file that it names does not exist.
     """
+    folder = Path(folder)
     path = folder / "dataset.json"
     tree = _read_json(path)
     labels = _read_names(path, tree, "labels")

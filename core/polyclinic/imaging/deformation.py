@@ -12,11 +12,9 @@ there. Smooth a displacement or a velocity, never x + ddf(x): smoothing coordina
 the border.
 
 Grids of different size over the same box share the faces of the box, not its outermost centres
-(`align_corners=False`): voxel i of n covers [i/n, (i+1)/n] of the box. See `upsample` and
-`resample_through`.
+(`align_corners=False`): voxel i of n covers [i/n, (i+1)/n] of the box. See `upsample`.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Literal
 
@@ -25,9 +23,6 @@ from torch import Tensor
 from torch.nn import functional
 
 Mode = Literal["bilinear", "nearest"]
-
-# number of points read at a time through a finer grid, to save memory for their coordinates
-_SLAB = 2_000_000
 
 
 def exponentiate(velocity: Tensor, steps: int = 7) -> Tensor:
@@ -74,53 +69,6 @@ def compose(first: Tensor, second: Tensor) -> Tensor:
     """
     _check_field(first, "first")
     return second + warp(first, second)
-
-
-def invert(ddf: Tensor, iterations: int = 30) -> Tensor:
-    """Find the displacement that undoes `ddf`, for a field whose velocity is unknown.
-
-    The inverse is the fixed point of u(x) = -ddf(x + u(x)). Every iteration moves half of the way,
-    so that it converges wherever the map stretches lengths less than fourfold and does not fold. If
-    a velocity v is known, `exponentiate(-v)` is faster.
-
-    Args:
-        ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
-        iterations: At least 1; where ddf is smooth, each halves the error.
-
-    Returns:
-        The inverse, of the same shape.
-
-    Raises:
-        ValueError: `ddf` has another shape, or `iterations` is below 1.
-
-    A simple fixed-point approach to invert a deformation field, Chen et al. 2008,
-    https://doi.org/10.1118/1.2816107.
-    """
-    _check_field(ddf, "ddf")
-    if iterations < 1:
-        raise ValueError(f"iterations is {iterations}, it must be at least 1")
-    inverse = -ddf / 2
-    for _ in range(iterations - 1):
-        inverse = (inverse - warp(ddf, inverse)) / 2
-    return inverse
-
-
-def round_trip_error(ddf: Tensor, inverse: Tensor) -> Tensor:
-    """Return how far voxels are from their place after a warp by `ddf` and then by `inverse`.
-
-    Args:
-        ddf: (B, 3, H, W, D) or (B, 2, H, W), voxels.
-        inverse: Field that should undo it, of the same shape.
-
-    Returns:
-        (B, H, W, D) or (B, H, W), voxels. Take the mean or the maximum; if the fields reach the
-        border, only inside the object.
-
-    Raises:
-        ValueError: A field has another shape.
-    """
-    length: Tensor = torch.linalg.vector_norm(compose(ddf, inverse), dim=1)
-    return length
 
 
 def jacobian_determinant(ddf: Tensor) -> Tensor:
@@ -175,42 +123,6 @@ def warp(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Tensor:
             f"a ddf of shape {tuple(ddf.shape)} cannot warp a volume of shape {tuple(volume.shape)}"
         )
     return sample(volume, ddf + identity(ddf.shape[2:], ddf), mode)
-
-
-def resample_through(volume: Tensor, ddf: Tensor, mode: Mode = "bilinear") -> Tensor:
-    """Warp a volume onto the grid of `ddf`, which covers the same box with more voxels.
-
-    One interpolation does both. The voxel p = x + ddf(x) of N on the fine grid lies at
-    (p + 1/2) n/N - 1/2 on the volume's n. A round trip through a grid twice as fine loses much less
-    than one on the volume's own grid.
-
-    Args:
-        volume: (B, C, h, w, d) or (B, C, h, w).
-        ddf: (B, 3, H, W, D) or (B, 2, H, W), in voxels of its own, fine grid.
-        mode: "bilinear" or "nearest".
-
-    Returns:
-        (B, C, H, W, D) or (B, C, H, W). Points outside the volume take the value of its nearest
-        face.
-
-    Raises:
-        ValueError: `ddf` is not a field, or differs in batch or dimensions from the volume.
-    """
-    _check_pair(volume, ddf)
-    ratio = torch.tensor(
-        [n / m for n, m in zip(volume.shape[2:], ddf.shape[2:], strict=True)],
-        dtype=ddf.dtype,
-        device=ddf.device,
-    )
-    ratio = ratio.view(1, -1, *(1,) * (ddf.ndim - 2))
-    thickness = max(1, _SLAB // math.prod(ddf.shape[3:]))
-    slabs = []
-    for start in range(0, ddf.shape[2], thickness):
-        part = ddf[:, :, start : start + thickness]
-        points = part + identity(part.shape[2:], ddf)
-        points[:, 0] += start
-        slabs.append(sample(volume, (points + 0.5) * ratio - 0.5, mode))
-    return torch.cat(slabs, dim=2)
 
 
 def upsample(ddf: Tensor, shape: Sequence[int]) -> Tensor:

@@ -14,12 +14,26 @@ from polyclinic.learning.site_tasks import SiteHeadNetwork, SiteTask
 from polyclinic.learning.state_dict import load_metadata, load_state
 
 
-def load_model(path: Path) -> tuple[nn.Module, JobConfig]:
-    """A network with its weights, in eval mode, and what it was trained for.
+def load_model(path: str | Path) -> tuple[nn.Module, JobConfig]:
+    """Load a network with its weights, and what it was trained for.
+
+    Example:
+        ```python
+        network, job = polyclinic.load_model("model.safetensors")
+        logits = network(torch.zeros(1, job.data.channels, *job.data.patch))
+        ```
+
+    Args:
+        path: File that a run, `export` or `polyclinic.simulate` wrote.
+
+    Returns:
+        The network in evaluation mode, which takes BCHWD, or BCHW in 2-D; and its job: what a case
+        is, and how it is brought onto the network's grid.
 
     Raises:
         ModelInvalid: The file is damaged, not ours, or does not fit this machine's conf/.
     """
+    path = Path(path)
     state, metadata = load_state(path)
     described = load_metadata(metadata, path)
     try:

@@ -63,6 +63,11 @@ class Pointer:
 class Section:
     """A method's part of the page of a run, and its tables for the terminal.
 
+    Example:
+        ```python
+        Section(Path("templates") / "shuffling.html.j2", {"swaps": 3})
+        ```
+
     Attributes:
         template: File of the Jinja template.
         values: What the template needs besides `results`.

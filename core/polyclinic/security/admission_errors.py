@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from polyclinic.errors import LinkError
 from polyclinic.security.keys import PrivateKey, public_pem
 
-KNOCK = "/polyclinic.Door/Knock"
+HANDSHAKE = "/polyclinic.Door/Knock"
 SITE_HEADER = "polyclinic-site"
 # headers of Flower's node authentication
 PUBLIC_KEY_HEADER = "flwr-public-key-bin"

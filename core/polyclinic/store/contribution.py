@@ -59,6 +59,12 @@ MAX_EXAMPLES = 2**53  # up to here a float64 holds every whole number exactly
 class Contribution:
     """Provenance of a task vector; the tensors stay in the file.
 
+    Example:
+        ```python
+        about = Contribution("st-mary", "0" * 64, "brain", 12, {"loss": 0.3}, 1.7e9, "0.1.0")
+        path = write_contribution(folder, about, {"conv.weight": task_vector}, statistics={})
+        ```
+
     Attributes:
         site: Name of the hospital.
         base: `state_digest` of the model from which the hospital trained.

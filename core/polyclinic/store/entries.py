@@ -64,7 +64,7 @@ class Publication:
 
 
 @dataclass(frozen=True)
-class Line:
+class JournalLine:
     """A line of the journal."""
 
     sequence: int
@@ -79,7 +79,7 @@ class Line:
 
 def read_lines(
     connection: Connection, kinds: Sequence[str] = (), limit: int | None = None
-) -> list[Line]:
+) -> list[JournalLine]:
     """Return lines of the journal, oldest first; with `limit`, only the last ones."""
     chosen = select(JOURNAL).order_by(JOURNAL.c.sequence.desc()).limit(limit)
     if kinds:
@@ -87,12 +87,12 @@ def read_lines(
     return [as_line(row) for row in connection.execute(chosen).mappings()][::-1]
 
 
-def as_line(row: RowMapping) -> Line:
+def as_line(row: RowMapping) -> JournalLine:
     """Return a row of the journal with its body parsed."""
-    return Line(**{**row, "body": json.loads(row["body"])})
+    return JournalLine(**{**row, "body": json.loads(row["body"])})
 
 
-def note_of(line: Line) -> dict[str, Any]:
+def note_of(line: JournalLine) -> dict[str, Any]:
     """Return the note of a `base` line if it is a JSON object; else an empty one."""
     try:
         note = json.loads(str(line.body.get("note")))
@@ -101,7 +101,7 @@ def note_of(line: Line) -> dict[str, Any]:
     return note if isinstance(note, dict) else {}
 
 
-def as_publication(line: Line) -> Publication:
+def as_publication(line: JournalLine) -> Publication:
     """Return the publication that a `published` line describes."""
     return Publication(
         line.body["number"],

@@ -35,7 +35,7 @@ from polyclinic.learning.state_dict import StateDict, load_state, save_state, st
 from polyclinic.store.contribution import Requirements, check_contribution, staleness_of
 from polyclinic.store.entries import (
     Entry,
-    Line,
+    JournalLine,
     Publication,
     Receipt,
     active_rows,
@@ -70,13 +70,21 @@ from polyclinic.system.durable import (
     sync_folder,
 )
 
-__all__ = ["Entry", "Fault", "Ledger", "Line", "Publication", "Receipt"]
+__all__ = ["Entry", "Fault", "JournalLine", "Ledger", "Publication", "Receipt"]
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Ledger:
-    """Ledger of one federation; several processes may have it open."""
+    """Ledger of one federation; several processes may have it open.
+
+    Example:
+        ```python
+        with Ledger.open(Path("runs/brain/ledger"), create=False) as ledger:
+            print([entry.site for entry in ledger.active()])
+            ledger.withdraw("st-mary", "consent was withdrawn")
+        ```
+    """
 
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
@@ -298,7 +306,7 @@ class Ledger:
         with self._database.reading() as connection:
             return [as_publication(line) for line in read_lines(connection, ("published",))]
 
-    def history(self, limit: int | None = None) -> list[Line]:
+    def history(self, limit: int | None = None) -> list[JournalLine]:
         """Return the journal, oldest line first; with `limit`, only its last lines."""
         with self._database.reading() as connection:
             return read_lines(connection, (), limit)

@@ -18,7 +18,7 @@ from rich.text import Text
 
 from polyclinic.errors import LedgerError
 from polyclinic.learning.state_dict import save_state
-from polyclinic.store.ledger import Entry, Ledger, Line, Publication
+from polyclinic.store.ledger import Entry, JournalLine, Ledger, Publication
 from polyclinic.store.refusals import shown
 
 SHORT = 12  # number of a digest's characters that are shown
@@ -49,7 +49,7 @@ def print_entries(entries: Sequence[Entry], console: Console) -> None:
     console.print(", ".join(f"{number} {state}" for state, number in count.items()), markup=False)
 
 
-def print_history(lines: Sequence[Line], console: Console) -> None:
+def print_history(lines: Sequence[JournalLine], console: Console) -> None:
     """Print the lines of the journal."""
     rows = (
         (
@@ -200,7 +200,7 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     return shown(f"{recipe['rule']}({listed})" if listed else str(recipe["rule"]))
 
 
-def _summary(line: Line) -> str:
+def _summary(line: JournalLine) -> str:
     """Return the content of a journal line in a few words."""
     body = line.body
     if line.kind == "refused":

@@ -12,7 +12,7 @@ from rich.console import Console
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from polyclinic_server.enrolment.endpoint import Listening
+    from polyclinic_server.enrolment.endpoint import Endpoint
     from polyclinic_server.segmentation.model import SegmentationModel
     from polyclinic_server.segmentation.service import Limits
 
@@ -94,10 +94,10 @@ def segment_service(
     [bold]polyclinic-server segment-service --model proxy.safetensors --insecure[/bold]
     """
     from polyclinic.system.processes import claim_port
-    from polyclinic_server.enrolment.endpoint import listening_at
+    from polyclinic_server.enrolment.endpoint import choose_endpoint
 
     console = Console(highlight=False, soft_wrap=True)
-    place = listening_at(host, port, security, insecure=insecure, option="--host ")
+    place = choose_endpoint(host, port, security, insecure=insecure, option="--host ")
     claim_port(place.host, place.port, "--port")  # before torch is loaded, which takes seconds
     with console.status("loading torch and MONAI"):
         import torch
@@ -129,7 +129,7 @@ def segment_service(
 def greeting(
     path: Path,
     model: "SegmentationModel",
-    place: "Listening",
+    place: "Endpoint",
     port: int,
     limits: "Limits",
     callers: "Sequence[str]",

@@ -66,7 +66,7 @@ def admit(registry: Registry, metadata: Mapping[str, Any]) -> Enrolled:
     return enrolled
 
 
-def knock_answer(site: str, instance: str) -> bytes:
+def handshake_answer(site: str, instance: str) -> bytes:
     """Return the answer to a hospital's handshake.
 
     Args:

@@ -33,7 +33,7 @@ DAY_S = 86_400.0
 
 
 @dataclass(frozen=True)
-class Listening:
+class Endpoint:
     """Address of the fleet, and the security folder; None means plain text on loopback."""
 
     host: str
@@ -53,26 +53,26 @@ class Listening:
         )
 
 
-def listening(deployment: DeploymentConfig) -> Listening:
+def endpoint_of(deployment: DeploymentConfig) -> Endpoint:
     """Return the endpoint of a configuration, with defaults for what it leaves open.
 
     Raises:
         ConfigError: Plain text beyond loopback, no keys and certificates, or an expired
             certificate.
     """
-    return listening_at(
+    return choose_endpoint(
         deployment.host, deployment.port, Path(deployment.security), insecure=deployment.insecure
     )
 
 
-def listening_at(
+def choose_endpoint(
     host: str | None,
     port: int | None,
     security: Path,
     *,
     insecure: bool,
     option: str = "deployment.host=",
-) -> Listening:
+) -> Endpoint:
     """Return an endpoint, with defaults.
 
     Args:
@@ -93,11 +93,11 @@ def listening_at(
                 f"--insecure with {option}{host}: without TLS and keys, only this machine is "
                 f"served. Leave out --insecure, or use {option}{LOOPBACK}."
             )
-        return Listening(host, PORT if port is None else port, None)
+        return Endpoint(host, PORT if port is None else port, None)
     authority = Authority.open(security)
     if (warning := authority.warning()) and "has expired" in warning:
         raise ConfigError(warning)
-    return Listening(host or EVERYWHERE, authority.port if port is None else port, authority)
+    return Endpoint(host or EVERYWHERE, authority.port if port is None else port, authority)
 
 
 def is_loopback(host: str) -> bool:

@@ -15,8 +15,8 @@ from flwr.server.superlink.fleet.grpc_rere.node_auth_server_interceptor import (
 )
 from flwr.server.superlink.linkstate import LinkStateFactory
 
-from polyclinic.security.admission_errors import KNOCK, PUBLIC_KEY_HEADER, AdmissionRefused
-from polyclinic_server.enrolment.admission import admit, knock_answer
+from polyclinic.security.admission_errors import HANDSHAKE, PUBLIC_KEY_HEADER, AdmissionRefused
+from polyclinic_server.enrolment.admission import admit, handshake_answer
 from polyclinic_server.enrolment.registry import Enrolled, Registry
 
 
@@ -42,7 +42,7 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
         if self._registry is None:
             return (
                 self._answer_knock("")
-                if details.method == KNOCK
+                if details.method == HANDSHAKE
                 else self._flower.intercept_service(continuation, details)
             )
         metadata = dict(details.invocation_metadata)
@@ -50,7 +50,7 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
             enrolled = admit(self._registry, metadata)
         except AdmissionRefused as refusal:
             return _refuse(refusal)
-        if details.method == KNOCK:
+        if details.method == HANDSHAKE:
             return self._answer_knock(enrolled.site)
         handler = continuation(details)
         if handler is None or handler.unary_unary is None:
@@ -85,7 +85,7 @@ class Gate(grpc.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
 
     def _answer_knock(self, site: str) -> Any:
         def answer(_request: bytes, _context: Any) -> bytes:
-            return knock_answer(site, self._instance)
+            return handshake_answer(site, self._instance)
 
         return grpc.unary_unary_rpc_method_handler(answer)
 

@@ -1,7 +1,5 @@
 """The strategies of a run, one after another, with the same hospitals."""
 
-import json
-
 from flwr.serverapp import Grid
 
 from polyclinic.config.compose import load_config
@@ -25,7 +23,7 @@ def coordinate(grid: Grid, folder: RunFolder) -> None:
     Raises:
         PolyclinicError: A setting is wrong, or a strategy cannot go on.
     """
-    asked: list[list[str]] = json.loads((folder.path / "overrides.json").read_text())
+    asked = folder.settings()
     configs = [load_config(overrides) for overrides in asked]
     parts = [make_coordinator(config) for config in configs]
     first = configs[0]

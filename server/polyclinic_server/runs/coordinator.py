@@ -1,9 +1,6 @@
 """`polyclinic-server run`: a SuperLink and a run, from the settings to the report."""
 
-import json
-import logging
 import os
-import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,32 +9,26 @@ from typing import TYPE_CHECKING
 import psutil
 from rich.console import Console
 
-from polyclinic.config.compose import as_yaml, expand_strategies, load_config
+from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.config.schemas import Config
-from polyclinic.errors import ConfigError, DiskFull, PolyclinicError, RunError
+from polyclinic.errors import ConfigError, DiskFull, RunError
 from polyclinic.federation.events import Link, Note
-from polyclinic.federation.live_state import LiveState
-from polyclinic.federation.method import method_of
 from polyclinic.federation.run_folder import (
     RunFolder,
     find_run,
     new_run,
-    now,
-    versions,
-    write_whole,
 )
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
-from polyclinic_server.enrolment.endpoint import announced, listening
+from polyclinic_server.enrolment.endpoint import announced, endpoint_of
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.live_table import LiveTable, show
 
 if TYPE_CHECKING:
-    from polyclinic_server.enrolment.endpoint import Listening
+    from polyclinic_server.enrolment.endpoint import Endpoint
     from polyclinic_server.fleet.superlink import SuperLink
 
-SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "own": "score"}
 NEEDED_DISK = 2**29  # free bytes that a new run needs
 
 
@@ -59,35 +50,24 @@ def run(
     """
     folder, configs = _resume(resume, overrides) if resume else _create(overrides, name)
     first = configs[0]
-    place = listening(first.deployment)
+    place = endpoint_of(first.deployment)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
-        from polyclinic.federation.jobs import arm_name
-    names = [arm_name(config) for config in configs]
-    titles = {
-        name: str(config.strategy.get("title", name))
-        for name, config in zip(names, configs, strict=True)
-    }
-    without_rounds = frozenset(
-        name
-        for name, config in zip(names, configs, strict=True)
-        if method_of(config).pace != "rounds"
-    )
-    state = LiveState(titles, first.rounds, SCORE_NAMES[first.data.task], without_rounds)
-    _describe_run(folder, configs, titles)
+        from polyclinic.federation.jobs import describe_run, follow_run
+    describe_run(folder, configs, state="waiting", pid=os.getpid())
     link_folder = Path(first.deployment.runs) / ".superlink"
     try:
         with (
             _locked(link_folder),
-            show(LiveTable(state), console) as handle,
-            _logged(folder),
+            show(LiveTable(follow_run(configs)), console) as handle,
+            folder.logged("flwr"),
         ):
             folder.listeners.append(handle)
             _serve(folder, link_folder, place, console)
     except BaseException as error:
-        _end(folder, error)
+        folder.end(error, f"resume with --resume {folder.name}")
         raise
-    _end(folder, None)
+    folder.end(None)
     return folder
 
 
@@ -101,7 +81,7 @@ def finish(folder: RunFolder, console: Console) -> None:
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
-def _serve(folder: RunFolder, link_folder: Path, place: "Listening", console: Console) -> None:
+def _serve(folder: RunFolder, link_folder: Path, place: "Endpoint", console: Console) -> None:
     """Start a SuperLink for the hospitals, and run the strategies against it."""
     from polyclinic_server.fleet.superlink import SuperLink
 
@@ -148,8 +128,7 @@ def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list
     if free < NEEDED_DISK:
         folder.path.rmdir()
         raise DiskFull(folder.path, free, NEEDED_DISK)
-    write_whole(folder.path / "overrides.json", json.dumps([list(each) for each in expanded]))
-    write_whole(folder.path / "config.yaml", "---\n".join(as_yaml(config) for config in configs))
+    folder.keep_settings(expanded, configs)
     return folder, configs
 
 
@@ -174,53 +153,10 @@ def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config
             f"A run resumes with its own settings, and {others[0]} would change them: leave it "
             "out, or start a new run."
         )
-    kept = json.loads((folder.path / "overrides.json").read_text())
-    expanded = [[*each, *overrides] for each in kept]
-    write_whole(folder.path / "overrides.json", json.dumps(expanded))
-    return folder, [load_config(each) for each in expanded]
-
-
-def _describe_run(folder: RunFolder, configs: list[Config], titles: dict[str, str]) -> None:
-    from polyclinic.federation.jobs import arm_name
-
-    first = configs[0]
-    named = {arm_name(config): method_of(config) for config in configs}
-    kinds = {
-        arm: {} if method.pace == "rounds" else {"kind": method.name}
-        for arm, method in named.items()
-    }
-    arms = [{"name": arm, "title": title, **kinds[arm]} for arm, title in titles.items()]
-    folder.update(
-        name=folder.name,
-        finished=None,
-        state="waiting",
-        reason=None,
-        pid=os.getpid(),
-        versions=versions(),
-        seed=first.seed,
-        rounds=first.rounds,
-        arms=arms,
-        task=first.data.task,
-        score_name=SCORE_NAMES[first.data.task],
-        labels=list(first.data.labels),
-        hospitals={},
-    )
-    if "started" not in folder.describe():
-        folder.update(started=now())
-
-
-def _end(folder: RunFolder, error: BaseException | None) -> None:
-    """Record the final state of a run, and the reason if it did not finish."""
-    folder.close()
-    if error is None:
-        folder.update(state="finished", finished=now())
-    elif isinstance(error, KeyboardInterrupt):
-        reason = f"interrupted; resume with --resume {folder.name}"
-        folder.update(state="interrupted", finished=now(), reason=reason)
-    else:
-        known = isinstance(error, PolyclinicError)
-        reason = str(error) if known else f"{type(error).__name__}: {error}"
-        folder.update(state="failed", finished=now(), reason=reason)
+    expanded = [[*each, *overrides] for each in folder.settings()]
+    configs = [load_config(each) for each in expanded]
+    folder.keep_settings(expanded, configs)
+    return folder, configs
 
 
 @contextmanager
@@ -238,20 +174,3 @@ def _locked(folder: Path) -> Iterator[None]:
                 "with deployment.runs=FOLDER."
             )
         yield
-
-
-@contextmanager
-def _logged(folder: RunFolder) -> Iterator[None]:
-    """Write Flower's log to coordinator.log instead of the terminal, and ignore warnings."""
-    handler = logging.FileHandler(folder.path / "coordinator.log")
-    handler.setFormatter(logging.Formatter("%(asctime)s %(name)s %(levelname)s %(message)s"))
-    flower = logging.getLogger("flwr")
-    before, propagate = list(flower.handlers), flower.propagate
-    flower.handlers, flower.propagate = [handler], False
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        try:
-            yield
-        finally:
-            flower.handlers, flower.propagate = before, propagate
-            handler.close()

@@ -6,9 +6,9 @@ from typing import Any
 
 import grpc
 
-from polyclinic.security.admission_errors import KNOCK, SITE_HEADER, AdmissionRefused
+from polyclinic.security.admission_errors import HANDSHAKE, SITE_HEADER, AdmissionRefused
 from polyclinic.security.kit import SITE_NAME
-from polyclinic_server.enrolment.admission import admit, knock_answer
+from polyclinic_server.enrolment.admission import admit, handshake_answer
 from polyclinic_server.enrolment.registry import Registry
 from polyclinic_server.segmentation.service import CALLER
 
@@ -16,7 +16,7 @@ HEALTH_CHECK = "/grpc.health.v1.Health/Check"  # the only call without a key: pr
 ANYBODY = "anybody"
 
 
-class SegmentationGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
+class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc has no types
     """Lets calls with enrolled keys pass, as their sites.
 
     Args:
@@ -43,14 +43,14 @@ class SegmentationGate(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grp
                 site = known = (await asyncio.to_thread(admit, self._registry, metadata)).site
             except AdmissionRefused as refusal:
                 return _refuse(refusal)
-        if details.method == KNOCK:
-            return self._answer_knock(known)
+        if details.method == HANDSHAKE:
+            return self._answer_handshake(known)
         CALLER.set(site)
         return await continuation(details)
 
-    def _answer_knock(self, site: str) -> Any:
+    def _answer_handshake(self, site: str) -> Any:
         async def answer(_request: bytes, _context: Any) -> bytes:
-            return knock_answer(site, self._instance)
+            return handshake_answer(site, self._instance)
 
         return grpc.unary_unary_rpc_method_handler(answer)
 

@@ -17,11 +17,11 @@ from grpc_health.v1.health import aio as health
 from polyclinic.errors import ConfigError, PortTaken
 from polyclinic.system.processes import claim_port
 from polyclinic_server.enrolment.authority import Authority
-from polyclinic_server.enrolment.endpoint import CHANNEL_OPTIONS, Listening, announced
+from polyclinic_server.enrolment.endpoint import CHANNEL_OPTIONS, Endpoint, announced
 from polyclinic_server.enrolment.registry import Registry
 from polyclinic_server.fleet.door import Door
 from polyclinic_server.segmentation.model import SegmentationModel
-from polyclinic_server.segmentation.node_auth import SegmentationGate
+from polyclinic_server.segmentation.node_auth import KeyInterceptor
 from polyclinic_server.segmentation.service import Limits, SegmentationService
 from polyclinic_strategies.proxy.wire.arrays import MESSAGE_BYTES
 from polyclinic_strategies.proxy.wire.segmentation_pb2 import DESCRIPTOR
@@ -56,7 +56,7 @@ class SegmentationServer:
     def __init__(
         self,
         model: SegmentationModel,
-        place: Listening,
+        place: Endpoint,
         limits: Limits,
         tell: Callable[[str], None],
         *,
@@ -68,9 +68,9 @@ class SegmentationServer:
         if self.registry is not None:
             self._stack.callback(self.registry.close)
         self.service = SegmentationService(model, limits, tell)
-        gate = SegmentationGate(self.registry, secrets.token_hex(8))
+        interceptor = KeyInterceptor(self.registry, secrets.token_hex(8))
         self._grpc = grpc.aio.server(
-            interceptors=[gate], options=OPTIONS, maximum_concurrent_rpcs=CALLS
+            interceptors=[interceptor], options=OPTIONS, maximum_concurrent_rpcs=CALLS
         )
         self._health = health.HealthServicer()
         add_SegmentationServicer_to_server(self.service, self._grpc)  # type: ignore[no-untyped-call]  # generated

@@ -65,7 +65,7 @@ class Limits:
 
 
 @dataclass
-class Record:
+class RequestLog:
     """Log of a request."""
 
     site: str
@@ -126,7 +126,7 @@ class SegmentationService(SegmentationServicer):
 
     async def Segment(self, _requests: Any, context: Any) -> None:  # noqa: N802  # gRPC's name
         """Serve one volume, from its header to its answer."""
-        record = Record(CALLER.get(), next(self._numbers))
+        record = RequestLog(CALLER.get(), next(self._numbers))
         refusal: Refusal | None = None
         self._calls[record.site] += 1
         try:
@@ -155,7 +155,7 @@ class SegmentationService(SegmentationServicer):
         await asyncio.gather(*self._workers, return_exceptions=True)
         self._pool.shutdown()
 
-    async def _serve(self, record: Record, context: Any) -> None:
+    async def _serve(self, record: RequestLog, context: Any) -> None:
         if self._calls[record.site] > CALLS_OF_A_SITE:
             problem = f"{CALLS_OF_A_SITE} calls of this site are open already."
             raise Refusal(EXHAUSTED, f"{problem} Ask again when some have ended.", 5.0)
@@ -188,7 +188,7 @@ class SegmentationService(SegmentationServicer):
             self.queue.leave(place)
 
     async def _upload(
-        self, header: wire.VolumeHeader, record: Record, context: Any
+        self, header: wire.VolumeHeader, record: RequestLog, context: Any
     ) -> NDArray[Any]:
         """Read the volume part by part, once there is room for another upload."""
         of_site = self._uploads_of.setdefault(record.site, asyncio.Semaphore(UPLOADS_OF_A_SITE))

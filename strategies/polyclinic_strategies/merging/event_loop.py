@@ -8,7 +8,6 @@ hospitals may each die at any moment: the loop starts again from the ledger.
 
 import hashlib
 import tempfile
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from polyclinic.federation.records import metrics_from_reply
 from polyclinic.learning.state_dict import pack
 from polyclinic.store.ledger import Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
+from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.events import (
@@ -118,7 +118,7 @@ class EventLoop:
         self._published: Publication | None = None
         self.merged: set[str] = set()  # digests of the contributions in the newest model
         self._head = 0  # number of the journal's last line that was seen
-        self._began = self.last_moved = self._checked = time.monotonic()
+        self._began = self.last_moved = self._checked = clock.monotonic()
 
     def run(self) -> Publication | None:
         """Ask, merge and publish until the run is over.
@@ -131,13 +131,13 @@ class EventLoop:
             self.step()
             if self.is_over() and self.is_scored():
                 return self._published
-            time.sleep(pause_s(time.monotonic() - self.last_moved, 0.05, 0.5))
+            clock.sleep(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
 
     def step(self) -> None:
         """Update the list of members, take the answers, and ask the hospitals that are idle."""
         self.mailbox.refresh()
         for site, question, reply in self.mailbox.collect():
-            self.last_moved = time.monotonic()
+            self.last_moved = clock.monotonic()
             self.take(site, question, reply)
         self._notice_changes()
         self._choose()
@@ -151,7 +151,7 @@ class EventLoop:
             return not self.owes_verdict()
         if self._end.contributions and len(contributed) >= self._end.contributions:
             return not self.owes_verdict()
-        return 0 < self._end.seconds <= time.monotonic() - self._began
+        return 0 < self._end.seconds <= clock.monotonic() - self._began
 
     def _last_choice(self) -> Rule:
         """Return the candidate that was published last, if it still is one; else the first."""
@@ -182,7 +182,7 @@ class EventLoop:
             weights = pack(self.base, self.names)
             question = Question("base")
             self.mailbox.ask(site, lambda node: send_base(self.assignment, weights, node), question)
-        elif self._verdicts.get(site) or time.monotonic() >= self._due.get(site, 0.0):
+        elif self._verdicts.get(site) or clock.monotonic() >= self._due.get(site, 0.0):
             verdicts = list(self._verdicts.get(site, ()))
             self.mailbox.ask(
                 site,
@@ -202,7 +202,7 @@ class EventLoop:
     def take(self, site: str, question: Question, reply: Message) -> None:
         """Take a hospital's answer to a question."""
         if reply.has_error():
-            self._due[site] = time.monotonic() + self.strategy.poll_s
+            self._due[site] = clock.monotonic() + self.strategy.poll_s
             reason = str(reply.error.reason)
             self.on_event(Failed(phase=question.kind, round=0, site=site, reason=reason))
             if question.trial is not None:
@@ -217,7 +217,7 @@ class EventLoop:
             self._take_handover(site, read_handover(reply))
 
     def _take_handover(self, site: str, handover: Handover) -> None:
-        moment = time.monotonic()
+        moment = clock.monotonic()
         if handover.needs_base:
             self._needs_base.add(site)
         if handover.digest:
@@ -278,7 +278,7 @@ class EventLoop:
 
     def _notice_changes(self) -> None:
         """Look for changes of the ledger by other processes, such as a hospital's withdrawal."""
-        moment = time.monotonic()
+        moment = clock.monotonic()
         if moment - self._checked < self.strategy.poll_s:
             return
         self._checked = moment

@@ -8,7 +8,6 @@ Two rules keep messages from being lost:
   it has lost the question.
 """
 
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Generic, Protocol, TypeVar
@@ -17,6 +16,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from polyclinic.federation.records import pack_content, unpack_message
+from polyclinic.system import clock
 
 LOOK_S = 0.5  # seconds between two updates of the list of members
 
@@ -82,7 +82,7 @@ class Mailbox(Generic[Purpose]):
         A question is given up if its hospital was offline meanwhile, or if it took longer than the
         message's time to live.
         """
-        moment = time.monotonic()
+        moment = clock.monotonic()
         if moment - self._looked < LOOK_S:
             return
         self._looked = moment
@@ -113,7 +113,7 @@ class Mailbox(Generic[Purpose]):
         message.content = pack_content(message.content)
         (identifier,) = self._grid.push_messages([message])
         if identifier:
-            until = time.monotonic() + message.metadata.ttl
+            until = clock.monotonic() + message.metadata.ttl
             asked = _OpenQuestion(identifier, member.node, member.activated, purpose, until)
             self._open[site] = asked
 

@@ -10,7 +10,6 @@ Each time the coordinator recalculates all models, and sends a message only to t
 joined or changed.
 """
 
-import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -24,6 +23,7 @@ from polyclinic.federation.events import Failed
 from polyclinic.federation.traffic import Count, CountingGrid
 from polyclinic.learning.state_dict import pack
 from polyclinic.store.ledger import Ledger
+from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 from polyclinic_strategies.merging.event_loop import EventLoop, Question
 from polyclinic_strategies.merging.mailbox import Members
@@ -140,10 +140,10 @@ class RefinementLoop(EventLoop):
         for refinement in self._known:
             if refinement.site in self.refiner.contributors():
                 self._offer(refinement, "choice")
-        began = time.monotonic()
+        began = clock.monotonic()
         self.step()
-        while not self._is_done(stay, time.monotonic() - began):
-            time.sleep(pause_s(time.monotonic() - self.last_moved, 0.05, 0.5))
+        while not self._is_done(stay, clock.monotonic() - began):
+            clock.sleep(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
             self.step()
 
     def step(self) -> None:
@@ -280,10 +280,10 @@ class RefinementLoop(EventLoop):
         if self._recipe is None or not self.merged:
             return
         self.trials = []
-        began, before, departure = time.monotonic(), self._known, self._now("withdrawal")
+        began, before, departure = clock.monotonic(), self._known, self._now("withdrawal")
         self._known = self.refine_all()
         gone = sorted({each.site for each in before} - {each.site for each in self._known})
-        changed, seconds = affected(before, self._known), time.monotonic() - began
+        changed, seconds = affected(before, self._known), clock.monotonic() - began
         self.on_event(
             Recalculated(why=why, sites=tuple(changed), gone=tuple(gone), seconds=seconds)
         )
@@ -294,7 +294,7 @@ class RefinementLoop(EventLoop):
         return next((entry.digest for entry in self.publisher.entries() if entry.site == site), "")
 
     def _now(self, why: str) -> MembershipChange:
-        return MembershipChange(why, time.monotonic(), self._grid.total())
+        return MembershipChange(why, clock.monotonic(), self._grid.total())
 
     def _offer(self, refinement: Refinement, why: str) -> None:
         """Make a model ready to be sent to its hospital."""
@@ -316,7 +316,7 @@ class RefinementLoop(EventLoop):
         self._ready.pop(site, None)
         change = self._changes.pop(site, None)
         why = change.why if change else "choice"
-        seconds = time.monotonic() - change.began if change else None
+        seconds = clock.monotonic() - change.began if change else None
         self.on_event(Delivered(site=site, why=why, seconds=seconds))
         if change is not None:
             self._newcomers |= {site} if why == "join" else set()

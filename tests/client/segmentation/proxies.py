@@ -23,7 +23,7 @@ from torch import Tensor
 from polyclinic.errors import PolyclinicError
 from polyclinic_client.fleet.connection import Connection
 from polyclinic_client.segmentation.segment_files import Job, segment_files
-from polyclinic_server.enrolment.admission import knock_answer
+from polyclinic_server.enrolment.admission import handshake_answer
 from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
 from polyclinic_strategies.proxy.wire.arrays import answer_parts
 from polyclinic_strategies.proxy.wire.segmentation_pb2_grpc import (
@@ -188,7 +188,7 @@ def scripted(script: Script) -> Iterator[str]:
         def intercept_service(self, continuation: Any, details: Any) -> Any:
             if details.method.endswith("/Knock"):
                 return grpc.unary_unary_rpc_method_handler(
-                    lambda _request, _context: knock_answer("", "one")
+                    lambda _request, _context: handshake_answer("", "one")
                 )
             return continuation(details)
 

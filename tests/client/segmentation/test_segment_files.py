@@ -18,7 +18,7 @@ from polyclinic_client.segmentation.segment_files import Job, plan, segment_file
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.frame.canonical import canonicalize
 from polyclinic_strategies.proxy.generator import LearnedField
@@ -228,7 +228,7 @@ def test_results_and_previews_have_their_places(tmp_path: Path) -> None:
 
 
 def test_options_that_say_too_little_or_too_much(tmp_path: Path) -> None:
-    kit = kit_for(rehearse(tmp_path / "security", 9092), "st-mary")
+    kit = kit_for(local_authority(tmp_path / "security", 9092), "st-mary")
     assert service_connection(None, kit, None, insecure=False).server == "127.0.0.1:9443"
     assert service_connection("127.0.0.1:7", kit, None, insecure=False).server == "127.0.0.1:7"
     assert service_connection("127.0.0.1:7", None, None, insecure=True).kit is None

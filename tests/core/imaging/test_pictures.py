@@ -15,7 +15,7 @@ def pixels(path: Path) -> np.ndarray:
 
 
 def scene(codes: str) -> tuple[torch.Tensor, np.ndarray, np.ndarray]:
-    """A bright front, and label 1 in the patient's right front of the upper slices.
+    """Make a volume with a bright front, and label 1 in its right front in the upper slices.
 
     2 x 1 x 3 mm voxels.
     """

@@ -103,9 +103,15 @@ def test_credentials_are_what_flower_asks_for(tmp_path: Path) -> None:
     make_key(tmp_path)
     key = load_private_key(tmp_path / PRIVATE)
     shown = dict(admission.credentials(key, "st-mary"))
-    assert (admission.PUBLIC_KEY_HEADER, admission.SIGNATURE_HEADER, admission.TIMESTAMP_HEADER) == (
-        constant.PUBLIC_KEY_HEADER, constant.SIGNATURE_HEADER, constant.TIMESTAMP_HEADER,
-    )  # fmt: skip
+    assert (
+        admission.PUBLIC_KEY_HEADER,
+        admission.SIGNATURE_HEADER,
+        admission.TIMESTAMP_HEADER,
+    ) == (
+        constant.PUBLIC_KEY_HEADER,
+        constant.SIGNATURE_HEADER,
+        constant.TIMESTAMP_HEADER,
+    )
     pem, timestamp, signature = (
         shown[name]
         for name in (

@@ -133,7 +133,10 @@ def test_a_process_ends_when_its_parent_is_killed(tmp_path: Path) -> None:
 
 
 def test_a_child_whose_parent_was_gone_before_it_could_look_ends(tmp_path: Path) -> None:
-    code = "import time; from polyclinic.system.processes import end_with_parent; end_with_parent(); time.sleep(60)"
+    code = (
+        "import time; from polyclinic.system.processes import end_with_parent; "
+        "end_with_parent(); time.sleep(60)"
+    )
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     orphan = subprocess.Popen(

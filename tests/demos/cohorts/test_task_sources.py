@@ -1,4 +1,4 @@
-"""Tasks on real images: from a small made-up collection, and from the real one where it is at hand."""
+"""Tasks on real images, from a small made-up collection, and from the real one if it is there."""
 
 import os
 from collections import Counter

@@ -14,7 +14,7 @@ import pytest
 from polyclinic.errors import ServerUnreachable
 from polyclinic.security import admission_errors as admission
 from polyclinic.security.admission_errors import (
-    KNOCK,
+    HANDSHAKE,
     REASONS,
     AdmissionRefused,
     AuthorityUnknown,
@@ -34,7 +34,7 @@ from polyclinic.security.admission_errors import (
 from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key, make_key
 from polyclinic.security.kit import Kit
 from polyclinic_client.fleet.connection import Connection
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from tests.server.fleet.coordinators import Coordinator, coordinator, open_coordinator
 
 Metadata = list[tuple[str, str | bytes]]
@@ -54,7 +54,7 @@ def refused(kind: type[AdmissionRefused], connection: Connection) -> str:
 
 
 def journaled(lab: Coordinator, *words: str) -> None:
-    """The journal's only refusal, after a while: failed handshakes are written down by a thread."""
+    """Return the journal's only refusal, after a while: a thread records failed handshakes."""
     deadline = time.monotonic() + 5.0
     while not lab.sentences() and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -63,12 +63,12 @@ def journaled(lab: Coordinator, *words: str) -> None:
 
 
 def knock_with(lab: Coordinator, metadata: Metadata) -> AdmissionRefused:
-    """A knock by somebody who does not use our client."""
+    """Make a handshake without polyclinic's client."""
     channel = grpc.secure_channel(
         lab.address, grpc.ssl_channel_credentials(lab.authority.ca().encode())
     )
     with pytest.raises(grpc.RpcError) as raised:
-        channel.unary_unary(KNOCK)(b"", metadata=metadata, timeout=5.0)
+        channel.unary_unary(HANDSHAKE)(b"", metadata=metadata, timeout=5.0)
     channel.close()
     assert raised.value.code() == grpc.StatusCode.UNAUTHENTICATED
     refusal = unpack_refusal(raised.value.details())
@@ -139,7 +139,7 @@ def test_a_clock_that_is_far_off(lab: Coordinator, monkeypatch: pytest.MonkeyPat
 def test_a_kit_of_another_coordinator(lab: Coordinator, tmp_path: Path) -> None:
     hospital = lab.hospital("st-mary")
     assert hospital.kit is not None
-    other = rehearse(tmp_path / "other", 1).ca()
+    other = local_authority(tmp_path / "other", 1).ca()
     said = refused(AuthorityUnknown, replace(hospital, kit=replace(hospital.kit, ca=other)))
     assert "ask for a new one" in said
     journaled(lab, "127.0.0.1 does not trust this coordinator's certificate authority")

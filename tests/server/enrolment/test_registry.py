@@ -14,7 +14,7 @@ from polyclinic.security.admission_errors import KeyMissing
 from polyclinic.security.keys import fingerprint, make_key
 from polyclinic.store.ledger import Ledger
 from polyclinic_server.enrolment.authority import Authority
-from polyclinic_server.enrolment.endpoint import listening
+from polyclinic_server.enrolment.endpoint import endpoint_of
 from polyclinic_server.enrolment.registry import MOST_A_MINUTE, SOON_S, Registry
 from tests.e2e.federation import run_cli
 
@@ -134,22 +134,22 @@ def test_the_journal_is_a_ledger_s_and_sound(authority: Authority, tmp_path: Pat
 
 
 def test_plain_text_is_for_loopback_alone(tmp_path: Path) -> None:
-    assert listening(deployment(tmp_path, insecure=True)).host == "127.0.0.1"
+    assert endpoint_of(deployment(tmp_path, insecure=True)).host == "127.0.0.1"
     for host in ("0.0.0.0", "192.0.2.7", "example.org"):
         with pytest.raises(ConfigError, match="only this machine is served"):
-            listening(deployment(tmp_path, host, insecure=True))
+            endpoint_of(deployment(tmp_path, host, insecure=True))
 
 
 def test_without_keys_a_coordinator_says_how_to_make_them(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="polyclinic-server init"):
-        listening(deployment(tmp_path / "none"))
+        endpoint_of(deployment(tmp_path / "none"))
 
 
 def test_an_expired_certificate_ends_a_coordinator_before_it_begins(authority: Authority) -> None:
-    assert listening(deployment(authority.folder)).port == 9443
+    assert endpoint_of(deployment(authority.folder)).port == 9443
     authority.renew(days=-1)
     with pytest.raises(ConfigError, match="has expired"):
-        listening(deployment(authority.folder))
+        endpoint_of(deployment(authority.folder))
 
 
 def test_from_the_commands_alone(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from flwr.superlink.federation import NoOpFederationManager
 
 from polyclinic.system.processes import free_port
 from polyclinic_client.fleet.connection import Connection, make_connection
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.registry import Registry
 from polyclinic_server.fleet.fleet import serve_fleet
@@ -53,7 +53,7 @@ def coordinator(
         days: For how long its certificate is good.
     """
     port = free_port()
-    authority = rehearse(folder / "security", port)
+    authority = local_authority(folder / "security", port)
     if days is not None or host != "127.0.0.1":
         Authority(authority.folder, (host,), port).renew(days=397 if days is None else days)
     factory = ObjectStoreFactory()

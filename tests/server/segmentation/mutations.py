@@ -9,7 +9,7 @@ MOST_BYTES = 2000  # of rubbish
 
 
 def mutate(sound: Sequence[bytes], draw: random.Random) -> list[bytes]:
-    """A request with one to four things wrong with it.
+    """Make a request with one to four faults.
 
     Args:
         sound: The messages of a request that is answered.
@@ -61,8 +61,10 @@ def _insert(found: list[bytes], draw: random.Random) -> None:
 def _another_header(found: list[bytes], draw: random.Random) -> None:
     number = lambda: draw.choice((0, 1, 16, 24, 2**16, 2**31, 2**32 - 1))  # noqa: E731
     header = wire.VolumeHeader(
-        shape=[number() for _ in range(draw.randrange(6))], dtype=draw.randrange(-1, 5), answer=draw.randrange(-1, 5),  # type: ignore[arg-type]
+        shape=[number() for _ in range(draw.randrange(6))],
+        dtype=draw.randrange(-1, 5),
+        answer=draw.randrange(-1, 5),  # type: ignore[arg-type]
         request_id=draw.randbytes(draw.choice((0, 15, 16, 17, 1000))),
-    )  # fmt: skip
+    )
     message = wire.VolumePart(header=header).SerializeToString()
     found[:1] = [message]

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from polyclinic.config.schemas import DataConfig
 from polyclinic.system.processes import free_port
 from polyclinic_client.fleet.connection import Connection, make_connection
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
-from polyclinic_server.enrolment.endpoint import Listening
+from polyclinic_server.enrolment.endpoint import Endpoint
 from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_server.segmentation.server import SegmentationServer
 from polyclinic_server.segmentation.service import Limits
@@ -73,7 +73,7 @@ class Failing(Thirds):
 
 
 def expected(volume: NDArray[Any]) -> NDArray[np.uint8]:
-    """What `Thirds` answers."""
+    """Return the answer of `Thirds`."""
     scaled = volume.astype(np.float64) / 255
     return np.asarray((scaled > 1 / 3).astype(np.uint8) + (scaled > 2 / 3).astype(np.uint8))
 
@@ -108,7 +108,7 @@ class Service:
         )
 
     def sentences(self) -> list[str]:
-        """What the journal says of those who were turned away."""
+        """Return the journal's entries of refused callers."""
         assert self.server.registry is not None
         return self.server.registry.refusals(0)[1]
 
@@ -124,17 +124,20 @@ class Service:
 
 @contextmanager
 def service(
-    folder: Path | None = None, model: SegmentationModel | None = None, limits: Limits | None = None, **options: bool
-) -> Iterator[Service]:  # fmt: skip
-    """One with TLS and keys in `folder`, or in plain text."""
+    folder: Path | None = None,
+    model: SegmentationModel | None = None,
+    limits: Limits | None = None,
+    **options: bool,
+) -> Iterator[Service]:
+    """Start a service with TLS and keys in `folder`, or in plain text."""
     port = free_port()
-    authority = None if folder is None else rehearse(folder / "security", port)
+    authority = None if folder is None else local_authority(folder / "security", port)
     started: list[Service] = []
     ready, leaving = threading.Event(), asyncio.Event()
 
     async def live() -> None:
         lines: list[str] = []
-        place = Listening("127.0.0.1", port, authority)
+        place = Endpoint("127.0.0.1", port, authority)
         server = SegmentationServer(
             model or a_model(), place, limits or Limits(), lines.append, **options
         )
@@ -211,7 +214,7 @@ def caller(connection: Connection, metadata: Any = "own") -> Iterator[Caller]:
 
 
 def messages(volume: NDArray[Any], kind: int = wire.LABELS) -> list[bytes]:
-    """A sound request."""
+    """Make a valid request."""
     return [part.SerializeToString() for part in volume_parts(volume, kind, bytes(16))]
 
 
@@ -230,7 +233,7 @@ def some_data(size: int) -> bytes:
 
 
 def joined(parts: Sequence[wire.AnswerPart]) -> NDArray[np.uint8]:
-    """The array of an answer."""
+    """Return the array of an answer."""
     return np.frombuffer(b"".join(part.data for part in parts[1:]), np.uint8).reshape(
         tuple(parts[0].header.shape)
     )

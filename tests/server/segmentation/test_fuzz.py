@@ -25,7 +25,7 @@ REFUSALS = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED"}
 
 
 def in_parts(size: int) -> list[bytes]:
-    """A sound request of a few messages."""
+    """Make a valid request of a few messages."""
     header, whole = messages(a_volume())
     data = wire.VolumePart.FromString(whole).data
     return [

@@ -55,9 +55,19 @@ def test_a_file_becomes_a_model(tmp_path: Path) -> None:
     assert answer.shape == (3, *SHAPE) and answer.dtype == np.uint8
 
 
-@pytest.mark.parametrize("proxy", [None, {}, {"shape": [16, 24], "digest": "d"}, {"shape": [16, 24, 0], "digest": "d"},
-                                   {"shape": [16, 24, 1.5], "digest": "d"}, {"shape": [10**9] * 3, "digest": "d"},
-                                   {"shape": [16, 24, 16], "digest": ""}, {"shape": [16, 24, 16], "digest": 1}])  # fmt: skip
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        None,
+        {},
+        {"shape": [16, 24], "digest": "d"},
+        {"shape": [16, 24, 0], "digest": "d"},
+        {"shape": [16, 24, 1.5], "digest": "d"},
+        {"shape": [10**9] * 3, "digest": "d"},
+        {"shape": [16, 24, 16], "digest": ""},
+        {"shape": [16, 24, 16], "digest": 1},
+    ],
+)
 def test_a_model_of_another_kind_is_refused(proxy: Any, tmp_path: Path) -> None:
     with pytest.raises(ModelInvalid, match="was not trained on proxies"):
         SegmentationModel.load(write_model(tmp_path / "model.safetensors", proxy))

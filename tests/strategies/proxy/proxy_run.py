@@ -43,9 +43,17 @@ def arm(
     name: str, title: str, strength_mm: float, dice: Any = None, **changes: Any
 ) -> dict[str, Any]:
     return {
-        "name": name, "title": title, "strength_mm": strength_mm, "largest_mm": 2.5 * strength_mm, "smallest_jacobian": 0.31, "folded": 0.0,
-        "round_trip": 0.985, "dice": dice, "attackers": attackers(AUCS[name]), **changes,
-    }  # fmt: skip
+        "name": name,
+        "title": title,
+        "strength_mm": strength_mm,
+        "largest_mm": 2.5 * strength_mm,
+        "smallest_jacobian": 0.31,
+        "folded": 0.0,
+        "round_trip": 0.985,
+        "dice": dice,
+        "attackers": attackers(AUCS[name]),
+        **changes,
+    }
 
 
 def complete() -> dict[str, Any]:
@@ -58,9 +66,17 @@ def complete() -> dict[str, Any]:
     ]
     curve.append(("originals", 0.0, 1.0, 0.98))
     return {
-        "format": 1, "version": "0.1.0", "name": "people who came three times", "date": 1_700_000_000.0, "seed": 0, "seconds": 5400.0,
-        "people": {"training": 24, "attackers": 32, "test": 32}, "visits": 3,
-        "labels": ["background", "CSF", "grey matter", "white matter"], "reference": "ab" * 32, "shape": [160, 192, 160],
+        "format": 1,
+        "version": "0.1.0",
+        "name": "people who came three times",
+        "date": 1_700_000_000.0,
+        "seed": 0,
+        "seconds": 5400.0,
+        "people": {"training": 24, "attackers": 32, "test": 32},
+        "visits": 3,
+        "labels": ["background", "CSF", "grey matter", "white matter"],
+        "reference": "ab" * 32,
+        "shape": [160, 192, 160],
         "direct": {"dice": DIRECT, "cases": 8},
         "arms": [
             arm("originals", "originals", 0.0, DIRECT, round_trip=1.0, smallest_jacobian=1.0),
@@ -68,17 +84,30 @@ def complete() -> dict[str, Any]:
             arm("learned", "learned field", 4.1, THROUGH),
         ],
         "curve": [dict(zip(point, each, strict=True)) for each in curve],
-        "extra": [{"title": "lesions", "note": "Everybody has lesions of their own.", "attackers": attackers({SECOND: (0.9, 0.95)})}],
+        "extra": [
+            {
+                "title": "lesions",
+                "note": "Everybody has lesions of their own.",
+                "attackers": attackers({SECOND: (0.9, 0.95)}),
+            }
+        ],
         "losses": [
-            {"step": step, "segmentation": 60 / (step + 60), "adversary": 1 + step / 1000, "adversarial": 0.2, "stranger": 0.01, "odd": 1.0}
+            {
+                "step": step,
+                "segmentation": 60 / (step + 60),
+                "adversary": 1 + step / 1000,
+                "adversarial": 0.2,
+                "stranger": 0.01,
+                "odd": 1.0,
+            }
             for step in range(25, 801, 25)
         ],
         "pictures": [{"file": "pictures/a.png", "title": "the first person"}],
-    }  # fmt: skip
+    }
 
 
 def write_proxy_run(folder: Path, **changes: Any) -> Path:
-    """A change to None is a null, a change to ... leaves the field out."""
+    """Change fields: a change to None is a null, a change to ... leaves the field out."""
     run = {name: value for name, value in {**complete(), **changes}.items() if value is not ...}
     (folder / "pictures").mkdir(parents=True, exist_ok=True)
     Image.new("L", (40, 16), 90).save(folder / "pictures" / "a.png")
@@ -87,6 +116,6 @@ def write_proxy_run(folder: Path, **changes: Any) -> Path:
 
 
 def learned(**changes: Any) -> list[dict[str, Any]]:
-    """The arms, with another learned one."""
+    """Return the arms, with another learned one."""
     *others, last = complete()["arms"]
     return [*others, {**last, **changes}]

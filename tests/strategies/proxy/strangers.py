@@ -15,7 +15,7 @@ CLASSES = 3
 
 
 def blobs(person: int, visit: int, shape: Shape, apart: float = 1.0) -> tuple[Tensor, Tensor]:
-    """An image in [0, 1] and its labels.
+    """Make an image in [0, 1] and its labels.
 
     A large ball, and in it a bright one at the person's own place.
     """
@@ -36,7 +36,7 @@ def blobs(person: int, visit: int, shape: Shape, apart: float = 1.0) -> tuple[Te
 
 
 def case(person: int, visit: int, finer: int = 1, apart: float = 1.0) -> CanonicalCase:
-    """A scan whose finest grid has `finer` times the voxels of the coarse one."""
+    """Make a scan whose finest grid has `finer` times the voxels of the coarse one."""
     size = finer * COARSE[0]
     image, labels = blobs(person, visit, (size, size, size), apart)
     middle = functional.interpolate(

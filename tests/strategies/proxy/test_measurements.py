@@ -78,7 +78,7 @@ class Brightness(nn.Module):
 
 @pytest.fixture(scope="module")
 def system() -> ProxySystem:
-    """A generator that moves a little, and a segmenter that knows tissues by their brightness."""
+    """Make a generator that moves a little, and a segmenter that thresholds brightness."""
     torch.manual_seed(0)
     made: ProxySystem = instantiate(CONFIG.model)
     made.segmenter = Brightness()

@@ -14,7 +14,7 @@ LABELS = ("background", "fluid", "tissue")
 
 
 def scene() -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """A ball, of which label 2 is the left half.
+    """Make a ball, whose left half is label 2.
 
     The original is stored front to back, in slices of 3 mm.
     """

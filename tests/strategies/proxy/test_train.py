@@ -12,7 +12,6 @@ from typing import Any
 
 import pytest
 import torch
-from polyclinic_strategies.proxy.report.record import read_proxy
 from rich.console import Console
 
 from polyclinic.errors import ConfigError, DatasetInvalid
@@ -29,16 +28,23 @@ from polyclinic_strategies.proxy.generator import NoField, RandomField
 from polyclinic_strategies.proxy.parts import GENERATOR, SEGMENTER
 from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.proxy.report.page import write_proxy_report
+from polyclinic_strategies.proxy.report.state import read_proxy
 from polyclinic_strategies.proxy.train import Orders, Others, train_proxy
 from tests.strategies.proxy.strangers import cases
 
 COARSE = replace(T1, voxel_mm=(5.0, 5.0, 5.0))
 TINY = (
-    "model.spacing_mm=4.0", "model.channels=[4,4,4]", "model.segmenter.channels=[4,8]", "model.segmenter.strides=[2]",
-    "training.proxy.steps=2", "training.proxy.more_segmentation=1", "training.proxy.polish=1",
-    "training.proxy.people=2", "training.proxy.patch=[24,24,24]",
+    "model.spacing_mm=4.0",
+    "model.channels=[4,4,4]",
+    "model.segmenter.channels=[4,8]",
+    "model.segmenter.strides=[2]",
+    "training.proxy.steps=2",
+    "training.proxy.more_segmentation=1",
+    "training.proxy.polish=1",
+    "training.proxy.people=2",
+    "training.proxy.patch=[24,24,24]",
     "data.patch=[40,48,40]",
-)  # fmt: skip
+)
 NEVER = "must not be called again"
 
 
@@ -311,10 +317,14 @@ def test_attacks_are_named_by_what_decides_them(
     suite = attack_suite.AttackSuite(cases(2), cases(2), protection, 1, 2, tmp_path, print)
     once, twice = AttackTraining(restarts=1), AttackTraining(restarts=2)
     given = [
-        (NoField(), cases(2), once), (RandomField(1.0), cases(2), once), (RandomField(2.0), cases(2), once),
-        (protection.field, cases(2), once), (NoField(), cases(3), once), (NoField(), cases(2, apart=0.5), once),
+        (NoField(), cases(2), once),
+        (RandomField(1.0), cases(2), once),
+        (RandomField(2.0), cases(2), once),
+        (protection.field, cases(2), once),
+        (NoField(), cases(3), once),
+        (NoField(), cases(2, apart=0.5), once),
         (NoField(), cases(2), twice),
-    ]  # fmt: skip
+    ]
     marks = [suite._mark(field, known, cases(2), settings) for field, known, settings in given]
     assert (
         len(set(marks)) == len(marks)

@@ -48,7 +48,7 @@ PARTS = {
 
 @pytest.fixture(autouse=True)
 def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A reference of 16 x 16 x 16 voxels, in float32.
+    """Make a reference of 16 x 16 x 16 voxels, in float32.
 
     For bfloat16 that is too small, see `modes.quick`.
     """
@@ -73,7 +73,7 @@ def trained(
 
 
 def course(system: ProxySystem, settings: ProxyConfig, name: str) -> list[float]:
-    """A loss at every step, from the running means that are told."""
+    """Return the loss of every step, from the running means that are reported."""
     means: list[float] = []
     Trainer(system, cases(4), settings, 0.02, 0).train(
         lambda step, steps, running: means.append(running[name])

@@ -31,7 +31,7 @@ def mean(place: float) -> StateDict:
 def contribute(
     ledger: Ledger, folder: Path, site: str, place: float | None, seed: int = 0, staleness: int = 0
 ) -> None:
-    """A contribution whose hospital stands at `place`; without one, it does not describe itself."""
+    """Make a contribution whose hospital is at `place`; without one, it has no description."""
     base = ledger.bases()[-1]
     generator = torch.Generator().manual_seed(len(site) + 100 * ord(site[0]) + seed)
     vector = {name: torch.randn(tensor.shape, generator=generator) for name, tensor in BASE.items()}
@@ -49,7 +49,7 @@ def contribute(
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    """a, b and c contributed, at 0, 1 and 4."""
+    """Make a ledger to which a, b and c contributed, at 0, 1 and 4."""
     with Ledger.open(tmp_path / "ledger") as made:
         made.add_base(BASE)
         for site, place in (("a", 0.0), ("b", 1.0), ("c", 4.0)):

@@ -139,19 +139,6 @@ class Accumulator:
         with StoredState(self.path) as totals:
             return dict(self._merged(base, list(base), totals))
 
-    def write_result(self, base_path: Path, out: Path) -> None:
-        """Write the merged model from file to file, with the base's metadata.
-
-        One tensor is in memory at a time.
-
-        Raises:
-            ModelInvalid: The base cannot be read.
-            DiskFull: No room.
-        """
-        with StoredState(base_path) as base, StoredState(self.path) as totals:
-            layout = base.layout()
-            write_stream(out, layout, self._merged(base, file_order(layout), totals), base.metadata)
-
     def _merged(
         self, base: Mapping[str, Tensor], names: list[str], totals: StoredState
     ) -> Iterator[tuple[str, Tensor]]:

@@ -54,11 +54,35 @@ class Layer:
 
 @runtime_checkable
 class Rule(Protocol):
-    """A merging rule: a frozen dataclass that is called once per parameter.
+    """A merging rule: a frozen dataclass, called once per parameter.
+
+    Example:
+        ```python
+        @dataclass(frozen=True)
+        class Median:
+            scale: float = 1.0
+            needs: ClassVar[frozenset[str]] = frozenset()
+            global_statistics: ClassVar[frozenset[str]] = frozenset()
+
+            def __call__(self, layer):
+                return self.scale * layer.stacked().median(dim=0).values
+        ```
+
+    Example:
+        ```python
+        @dataclass(frozen=True)
+        class Median:
+            scale: float = 1.0
+            needs: ClassVar[frozenset[str]] = frozenset()
+            global_statistics: ClassVar[frozenset[str]] = frozenset()
+
+            def __call__(self, layer):
+                return self.scale * layer.stacked().median(dim=0).values
+        ```
 
     Attributes:
-        needs: Statistics ("gram", "fisher") that every contribution must hold.
-        global_statistics: Statistics ("distances") from a first pass over the whole vectors.
+        needs: Statistics of layers that every contribution must hold, of "gram" and "fisher".
+        global_statistics: What a first pass over the whole vectors finds out, of "distances".
     """
 
     needs: ClassVar[frozenset[str]]

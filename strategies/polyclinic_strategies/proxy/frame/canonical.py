@@ -117,22 +117,6 @@ class Canonical:
         points[:, 0] += rows.start
         return transform(np.linalg.inv(self.to_native), points)
 
-    def bring_back(
-        self, answer: Tensor, inverse: Tensor | None = None
-    ) -> Iterator[tuple[slice, Tensor]]:
-        """Read an answer on the native voxels, slab by slab, with one linear interpolation.
-
-        Args:
-            answer: (C, h, w, d), of any type, on any grid over the reference's box: the answer for
-                `image(ddf)`.
-            inverse: (1, 3, H, W, D), the inverse of the ddf, in voxels of its own grid over the
-                box; None if nothing moved.
-
-        Yields:
-            Rows of the native first axis and their (C, rows, Y, Z), float32; 0 beyond the box.
-        """
-        yield from self._answers(answer, inverse, lambda part: part.float())
-
     def label_map(
         self, answer: Tensor, inverse: Tensor | None = None, whole: float = 1.0
     ) -> NDArray[np.uint8]:
@@ -141,7 +125,8 @@ class Canonical:
         Args:
             answer: (classes - 1, h, w, d), probabilities of all but the background; or (h, w, d), a
                 label map; the mask of every label is interpolated.
-            inverse: As for `bring_back`.
+            inverse: (1, 3, H, W, D), the inverse of the image's ddf, in voxels of its own grid over
+                the box; None if nothing moved.
             whole: The number for a probability of 1, for instance 255.
 
         Returns:
@@ -163,7 +148,16 @@ class Canonical:
     def _answers(
         self, answer: Tensor, inverse: Tensor | None, unpack: Callable[[Tensor], Tensor]
     ) -> Iterator[tuple[slice, Tensor]]:
-        """Cut out of the answer what a slab needs, unpack that and read it."""
+        """Read an answer on the native voxels, slab by slab, with one linear interpolation.
+
+        Args:
+            answer: (C, h, w, d), of any type, on any grid over the reference's box.
+            inverse: As for `label_map`.
+            unpack: Turns the part of the answer that a slab needs into float32.
+
+        Yields:
+            Rows of the native first axis and their (C, rows, Y, Z), float32; 0 beyond the box.
+        """
         own = self.reference.shape
         size = tuple(answer.shape[1:])
         for rows in slabs_of(tuple(self.volume.shape)):

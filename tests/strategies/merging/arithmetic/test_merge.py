@@ -39,9 +39,21 @@ SHAPES = {
 SITES = ("delta", "alpha", "echo", "bravo", "charlie")
 WEIGHTS = dict(zip(SITES, (30, 10, 50, 20, 40), strict=True))
 RULES: list[Rule] = [
-    Sum(), Mean(), WeightedMean(), Ties(), Dare(), DareTies(), Fisher(), RegMean(), IsoC(), TsvM(), Wudi(), TrimmedMean(), Krum(),
+    Sum(),
+    Mean(),
+    WeightedMean(),
+    Ties(),
+    Dare(),
+    DareTies(),
+    Fisher(),
+    RegMean(),
+    IsoC(),
+    TsvM(),
+    Wudi(),
+    TrimmedMean(),
+    Krum(),
     MultiKrum(),
-]  # fmt: skip
+]
 every_rule = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 
 

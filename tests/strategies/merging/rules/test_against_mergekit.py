@@ -36,7 +36,10 @@ for case, (method, based, parameters) in json.loads(sys.argv[3]).items():
         tensors = [stack[0] * 0, *stack] if based else list(stack)
         group = TensorGroup.from_tensors(tensors, base_index=0 if based else None)
         inputs = range(1 if based else 0, len(tensors))
-        given = {key: dict(zip(inputs, value)) if isinstance(value, list) else value for key, value in parameters.items()}
+        given = {
+            key: dict(zip(inputs, value)) if isinstance(value, list) else value
+            for key, value in parameters.items()
+        }
         merged[case + "/" + name] = registry.get(method)([group], parameters=given)[0].contiguous()
 save_file(merged, sys.argv[2])
 """
@@ -80,7 +83,7 @@ def tensors() -> dict[str, Tensor]:
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Tensor]:
-    """What mergekit makes of every case: CASE/TENSOR."""
+    """Return mergekit's result for every case: CASE/TENSOR."""
     if not PYTHON.exists():
         pytest.skip(
             f"{PYTHON} does not exist: run `make mergekit`, or set POLYCLINIC_MERGEKIT to a python "

@@ -1,0 +1,1 @@
+"""A federation in one process, for research and notebooks: real strategies, real hospitals' code, no sockets."""

@@ -1,0 +1,89 @@
+"""Hospitals as a simulation is given them: folders, or data sets in memory."""
+
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from polyclinic.errors import ConfigError
+from polyclinic.imaging.datasets import SPLITS, Case, SiteDataset
+from polyclinic.system.durable import write_durably
+
+Given = str | Path | Mapping[str, str | Path | SiteDataset] | Sequence[str | Path | SiteDataset]
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+LISTING = "dataset.json"
+
+
+def name_hospitals(given: Given) -> dict[str, Path | SiteDataset]:
+    """Name the hospitals, in the order in which they are given.
+
+    Args:
+        given: Folders with dataset.json, or data sets; by name, or named by the folder or the data
+            set. One folder without a dataset.json of its own stands for all folders in it that
+            have one.
+
+    Raises:
+        ConfigError: There is none, two have the same name, or a name cannot be a folder's.
+    """
+    pairs = list(_pairs(given))
+    names = [name for name, _ in pairs]
+    if not names:
+        raise ConfigError(f"There are no hospitals: give folders that hold a {LISTING}.")
+    for name in names:
+        if not NAME.fullmatch(name):
+            raise ConfigError(
+                f"'{name}' cannot be the name of a hospital: letters, digits, '.', '_' and '-'."
+            )
+        if names.count(name) > 1:
+            raise ConfigError(f"Two hospitals are called '{name}': give them as {{name: folder}}.")
+    return {name: found if isinstance(found, SiteDataset) else Path(found) for name, found in pairs}
+
+
+def _pairs(given: Given) -> Iterable[tuple[str, str | Path | SiteDataset]]:
+    if isinstance(given, Mapping):
+        return given.items()
+    if isinstance(given, str | Path):
+        folder = Path(given)
+        inside = sorted(path.parent for path in folder.glob(f"*/{LISTING}"))
+        return [(path.name, path) for path in ([folder] if is_hospital(folder) else inside)]
+    return [
+        (each.name if isinstance(each, SiteDataset) else Path(each).resolve().name, each)
+        for each in given
+    ]
+
+
+def is_hospital(folder: Path) -> bool:
+    """Tell whether a folder lists images."""
+    return (folder / LISTING).is_file()
+
+
+def write_dataset(dataset: SiteDataset, folder: Path) -> Path:
+    """Write the dataset.json of a data set in memory; the images stay where they are.
+
+    Args:
+        dataset: What to list.
+        folder: Where dataset.json goes.
+
+    Returns:
+        The folder.
+    """
+    listing: dict[str, Any] = {
+        "name": dataset.name,
+        "modality": _numbered(dataset.modality),
+        "labels": _numbered(dataset.labels),
+    }
+    listing |= {split: [_entry(case) for case in getattr(dataset, split)] for split in SPLITS}
+    write_durably(folder / LISTING, json.dumps(listing, indent=1).encode())
+    return folder
+
+
+def _numbered(names: Iterable[str]) -> dict[str, str]:
+    return {str(number): name for number, name in enumerate(names)}
+
+
+def _entry(case: Case) -> dict[str, Any]:
+    files = [str(path.resolve()) for path in case.image]
+    label = str(case.label.resolve()) if isinstance(case.label, Path) else case.label
+    entry: dict[str, Any] = {"image": files, "label": label, "subject": case.subject}
+    return {key: value for key, value in entry.items() if value not in (None, "")}

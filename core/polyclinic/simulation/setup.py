@@ -1,0 +1,63 @@
+"""A simulated run's folder: made, described, and closed as a coordinator does."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from polyclinic.config.compose import expand_strategies, load_config
+from polyclinic.config.schemas import Config
+from polyclinic.errors import RunError
+from polyclinic.federation.jobs import describe_run
+from polyclinic.federation.run_folder import RunFolder
+
+NAME = "simulation"  # of the run
+
+
+def prepare_run(
+    folder: Path, settings: Sequence[str], *, resume: bool
+) -> tuple[RunFolder, list[Config]]:
+    """Make a run's folder, or find that of the same settings.
+
+    Args:
+        folder: Where the run's folder goes.
+        settings: SETTING=VALUE; `strategy=a,b` runs several strategies one after another.
+        resume: Go on with what is there.
+
+    Returns:
+        The folder, and the configuration of each strategy.
+
+    Raises:
+        ConfigError: A setting is wrong.
+        RunError: There is a run already, or one of other settings.
+    """
+    expanded = [list(each) for each in expand_strategies(settings)]
+    configs = [load_config(each) for each in expanded]
+    path = folder / NAME
+    if path.exists():
+        _check_same(path, expanded, resume=resume)
+        return RunFolder(path), configs
+    path.mkdir(parents=True)
+    run = RunFolder(path)
+    run.keep_settings(expanded, configs)
+    describe_run(run, configs, state="running")
+    return run, configs
+
+
+def _check_same(path: Path, expanded: list[list[str]], *, resume: bool) -> None:
+    if not resume:
+        raise RunError(
+            f"{path} exists: choose another folder, or go on with what is there by resume=True."
+        )
+    if RunFolder(path).settings() != expanded:
+        raise RunError(f"{path}: the run there has other settings. Choose another folder.")
+
+
+@contextmanager
+def concluded(run: RunFolder) -> Iterator[None]:
+    """Let the run reach a terminal state, whatever happens."""
+    try:
+        yield
+    except BaseException as error:
+        run.end(error, "simulate the same with resume=True to go on")
+        raise
+    run.end(None)

@@ -1,0 +1,245 @@
+"""A federation of processes on one machine: what every demo starts, follows and ends.
+
+Coordinator and hospitals are the commands that anybody runs, with TLS and a key for each. Only a
+demo reads what the hospitals keep on their disks: there they all belong to one machine.
+"""
+
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import psutil
+from rich.console import Console
+
+from polyclinic.errors import ResourceError, RunError
+from polyclinic.federation.events import Event, EventLog
+from polyclinic.federation.run_folder import RunFolder, write_whole
+from polyclinic.system.processes import Child, free_port, python_module, stop_all
+from polyclinic_demos.local_pki import kit_for, local_authority
+from polyclinic_server.enrolment.authority import Authority
+from polyclinic_server.runs.coordinator import finish
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of each process: they share the machine's cores
+PATIENCE_S = 12.0  # for processes to end in order
+LOOK_S = 0.25  # between two looks at what happens
+Handle = Callable[[Event], None]
+
+
+class EventTail:
+    """Events that another process appends to a file, each time it is asked.
+
+    Args:
+        path: The run's events.jsonl; what it holds already is passed over.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._log = EventLog()
+        self._position = path.stat().st_size if path.exists() else 0
+
+    def read(self) -> list[Event]:
+        """Return what was appended since the last call, whole lines only."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._position)
+            content = file.read()
+        whole = content[: content.rfind(b"\n") + 1]
+        self._position += len(whole)
+        lines = whole.decode("utf-8", "replace").splitlines()
+        return [event for line in lines if (event := self._log.parse(line)) is not None]
+
+
+@dataclass(frozen=True)
+class LocalFederation:
+    """Coordinator and hospitals of one demo.
+
+    Attributes:
+        folder: Everything of the demo.
+        run: Folder of the run.
+        sites: Data folders of the hospitals that take part.
+        states: Folder of what the hospitals keep, of the keys and of the logs.
+        newcomers: Data folders of the hospitals that join later.
+    """
+
+    folder: Path
+    run: RunFolder
+    sites: Sequence[Path]
+    states: Path
+    newcomers: Sequence[Path] = ()
+
+    @cached_property
+    def authority(self) -> Authority:
+        """Certificates and keys, made when they are first asked for."""
+        return local_authority(self.states / "security", free_port())
+
+    def coordinator(self, *arguments: str) -> Child:
+        """Return the command `polyclinic-server run` with these arguments."""
+        where = (
+            f"deployment.runs={self.run.path.parent}",
+            f"deployment.security={self.authority.folder}",
+        )
+        command = python_module("polyclinic_server.cli.main", "run", *arguments, *where)
+        environment = {**ONE_THREAD, "COLUMNS": "200"}
+        return Child("the coordinator", command, self.states / "coordinator.log", environment)
+
+    def hospital(self, data: Path, *options: str, slots: str = "") -> Child:
+        """Return the command `polyclinic-client join` of a hospital.
+
+        Args:
+            data: The hospital's data folder; its name is the hospital's.
+            options: Further options of `join`.
+            slots: COUNT:NAME. Of the hospitals with this NAME at most COUNT compute at a time. All
+                of the machine's cores if empty.
+        """
+        count, _, name = slots.partition(":")
+        count, name = count or str(os.cpu_count() or 1), name or "slots"
+        command = python_module(
+            "polyclinic_client.cli.main", "join", "--kit", str(kit_for(self.authority, data.name)),
+            "--data", str(data), "--state", str(self.states / data.name), "--wait", "120", *options,
+        )  # fmt: skip
+        environment = {**ONE_THREAD, "POLYCLINIC_SLOTS": f"{count}:{self.states / name}"}
+        return Child(data.name, command, self.states / data.name / "client.log", environment)
+
+    def statuses(self) -> dict[str, dict[str, Any]]:
+        """Read what each hospital says of itself on its own disk."""
+        found = {path.parent.name: _read(path) for path in self.states.glob("*/status.json")}
+        return {site: status for site, status in found.items() if status}
+
+    def training_of(self, site: str) -> float:
+        """Tell how far a hospital's fine-tuning is, 0 to 1."""
+        status = _read(self.states / site / "fine_tuning.json")
+        return float(status["step"]) / float(status["steps"]) if status.get("steps") else 0.0
+
+    def run_module(self, what: str, module: str, *arguments: str, handle: Handle) -> None:
+        """Run a module of the demos to its end, with all cores.
+
+        Raises:
+            ProcessDied: It failed, with its reason.
+        """
+        log = self.states / f"{module.rpartition('.')[2]}.log"
+        child = Child(what, python_module(module, str(self.run.path), *arguments), log)
+        with running([child]):
+            self.follow(child, [], handle)
+
+    def train_pooled(self, handle: Handle) -> None:
+        """Train on all hospitals' images in one place: the upper bound."""
+        data = map(str, self.sites)
+        self.run_module("the pooled training", "polyclinic_demos.pooled", *data, handle=handle)
+
+    def follow(self, leader: Child, others: Sequence[Child], handle: Handle) -> None:
+        """Pass events on until the leader has ended well.
+
+        Raises:
+            ProcessDied: The leader failed, or another one ended before it.
+        """
+        events = EventTail(self.run.path / "events.jsonl")
+        while True:
+            status = leader.wait(LOOK_S)
+            for event in events.read():
+                handle(event)
+            if status == 0:
+                return
+            leader.check()
+            for child in others:
+                child.check()
+
+    def collect_pictures(self) -> None:
+        """Copy the hospitals' pictures into the run: in a demo they may leave.
+
+        Raises:
+            RunError: The run left no figures.
+        """
+        if not (self.run.path / "metrics.jsonl").exists():
+            raise RunError(f"{self.run.path}: the run left no figures.")
+        for site in self.sites:
+            target = self.run.path / "pictures" / site.name
+            target.mkdir(parents=True, exist_ok=True)
+            kept = self.states / site.name / "runs" / self.run.name
+            for picture in kept.glob("*/pictures/*.png"):
+                shutil.copyfile(picture, target / picture.name)
+
+    def conclude(self, console: Console, started: float) -> None:
+        """Write the report, show its table, and tell how long the demo took.
+
+        Args:
+            console: Where it is shown.
+            started: `time.monotonic()` when the demo began.
+        """
+        write_whole(self.folder / "latest.txt", f"{self.run.path}\n")
+        finish(self.run, console)
+        minutes, seconds = divmod(time.monotonic() - started, 60)
+        took = f"{minutes:.0f} min {seconds:.0f} s"
+        console.print(f"The demo took {took}. Everything is in {self.folder}/.", markup=False)
+
+
+def prepare_folder(folder: Path) -> Path:
+    """Make the folder of a demo, and return it as an absolute path.
+
+    Raises:
+        ResourceError: It cannot be made, or nothing can be written there.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / ".writable"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise ResourceError(
+            f"{folder}: no folder for a demo ({reason}). Choose another with --folder."
+        ) from error
+    return folder.resolve()
+
+
+def new_federation(
+    folder: Path, sites: Sequence[Path], newcomers: Sequence[Path] = ()
+) -> LocalFederation:
+    """Name a new run by the time, so that a former demo in the folder stays as it is."""
+    name, number = time.strftime("%Y-%m-%d_%H-%M-%S"), 1
+    while (folder / "runs" / name).exists() or (folder / "state" / name).exists():
+        number += 1
+        name = f"{name[:19]}-{number}"
+    run = RunFolder(folder / "runs" / name)
+    return LocalFederation(folder, run, sites, folder / "state" / name, newcomers)
+
+
+@contextmanager
+def running(children: Sequence[Child]) -> Iterator[None]:
+    """Start processes, and end them together, whatever happens meanwhile."""
+    try:
+        for child in children:
+            child.start()
+        yield
+    finally:
+        stop_all(children, PATIENCE_S)
+
+
+def kill_tree(pid: int) -> None:
+    """End a process and everything that it started, as a power cut does."""
+    try:
+        root = psutil.Process(pid)
+        processes = [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Read a JSON file that another process writes; empty while it is not there."""
+    try:
+        found: dict[str, Any] = json.loads(path.read_text())
+    except (OSError, json.JSONDecodeError):
+        return {}
+    return found
