@@ -95,7 +95,7 @@ demo: install  ## A small federation on this machine, with its report, in 90 sec
 	$(BIN)/polyclinic-server demo --folder $(FOLDER) $(ARGS)
 
 demo-full: install  ## The whole story, with processes of their own: SITES=6 ROUNDS=8 SUBJECTS=4.
-	$(BIN)/polyclinic-server demo --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) \
+	$(BIN)/polyclinic-server demo-full --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		--subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
 
 demo-merging: install  ## Contributions at any time: COHORT=brain, or cells (in POLYCLINIC_DATA).

@@ -26,7 +26,7 @@ def render() -> str:
     """Write the tree as a table."""
     import_everything()
     rows = [
-        f"| {'&emsp;' * depth}`{error.__name__}` | {error.exit_code} | "
+        f"| {'&nbsp;' * (4 * depth)}`{error.__name__}` | {error.exit_code} | "
         f"{'yes' if error.shareable else 'no'} | {first_line(error)} |"
         for depth, error in tree(PolyclinicError)
     ]

@@ -30,6 +30,9 @@ def lines_of_code() -> Iterator[tuple[str, str]]:
                     yield name, line
         for line in INLINE.findall(prose(page)):
             yield name, line
+    for line in (ROOT / "Makefile").read_text(encoding="utf-8").replace("\\\n", " ").splitlines():
+        if line.startswith("\t$(BIN)/polyclinic"):
+            yield "Makefile", re.sub(r"\$\(if [^)]*\),?|[()$]", " ", line[8:])
 
 
 def commands() -> list[tuple[str, str, tuple[str, ...]]]:
