@@ -10,6 +10,7 @@ import json
 import sqlite3
 import time
 import uuid
+import weakref
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -104,6 +105,8 @@ class Database:
         self._postgresql = url.get_backend_name() == "postgresql"
         if not self._postgresql:
             _prepare_sqlite(self._engine)
+        # Python 3.13 warns of a connection that nobody closed
+        weakref.finalize(self, self._engine.dispose)
 
     def close(self) -> None:
         """Close every connection."""
