@@ -39,7 +39,7 @@ class Vector:
     tensors: Mapping[str, Tensor]
 
     def task_vector(self, name: str) -> Tensor:
-        """One parameter's."""
+        """Return one parameter's task vector."""
         return self.tensors[name]
 
 
@@ -47,9 +47,9 @@ class Hospitals:
     """Prepared hospitals and one network that plays everybody's.
 
     Args:
-        folders: Those that take part, then those that join later.
-        taking_part: How many of them take part.
-        overrides: Hydra's.
+        folders: Folders of those that take part, then of those that join later.
+        taking_part: Number of those that take part.
+        overrides: Hydra's settings.
     """
 
     def __init__(self, folders: Sequence[Path], taking_part: int, overrides: Sequence[str]) -> None:
@@ -110,7 +110,7 @@ class Hospitals:
         return {**states, "": mean}
 
     def pooled(self, rounds: int) -> StateDict:
-        """One model on everybody's images, with as many passes."""
+        """Train one model on everybody's images, with as many passes."""
         self.sites["pooled"] = prepare(
             pool([self.sites[site].dataset for site in self.old], "pooled"), self.config.data
         )
@@ -119,7 +119,7 @@ class Hospitals:
         return state
 
     def contribute(self, base: StateDict, first: int, last: int) -> dict[str, Vector]:
-        """Everybody's task vector after passes first .. last."""
+        """Return each hospital's task vector after the passes first .. last."""
         tuned = {site: self.train(base, site, range(first, last + 1)) for site in self.old}
         return {
             site: Vector({name: state[name] - base[name] for name in base})
@@ -127,7 +127,7 @@ class Hospitals:
         }
 
     def describe(self, base: StateDict, statistics: Sequence[str]) -> dict[str, StateDict]:
-        """Everybody's description, from training images."""
+        """Return each hospital's description, of its training images."""
         self.network.load_state_dict(base)
         return {
             site: describe(
@@ -177,16 +177,16 @@ class Coordinator:
             self.neighbourhoods[statistic].update(descriptions)
 
     def refine(self, site: str, recipe: Recipe, *, leave_out: bool = False) -> Refinement:
-        """Whose vectors make a site's model."""
+        """Choose whose vectors make a hospital's model, and with which coefficients."""
         among = [each for each in self.vectors if not (leave_out and each == site)]
         return choose_coefficients(site, self.neighbourhoods[recipe.statistic], among, recipe)
 
     def model(self, refinement: Refinement) -> StateDict:
-        """The model of these coefficients."""
+        """Make the model of these coefficients."""
         return combine(self.base, self.vectors, refinement, self.hospitals.normalization)
 
     def mix(self, coefficients: Mapping[str, float]) -> StateDict:
-        """The same of plain numbers."""
+        """Make the model of plain numbers."""
         return self.model(Refinement("", Recipe(), coefficients, {}))
 
     def choose(self, recipes: Sequence[Recipe], *, leave_out: bool) -> Tried:
@@ -208,7 +208,7 @@ class Coordinator:
 
 
 def shuffled(sites: Sequence[str], seed: int) -> dict[str, str]:
-    """Everybody gets somebody else's description."""
+    """Give every hospital the description of another."""
     generator = random.Random(seed)
     while True:
         others = list(sites)
@@ -218,7 +218,7 @@ def shuffled(sites: Sequence[str], seed: int) -> dict[str, str]:
 
 
 def _mean(tensors: Sequence[Tensor]) -> Tensor:
-    """The mean of tensors; what all have in common stays as it is, bit for bit."""
+    """Average tensors; what all have in common stays as it is, bit for bit."""
     if all(torch.equal(tensors[0], tensor) for tensor in tensors):
         return tensors[0]
     return torch.stack([tensor.float() for tensor in tensors]).mean(0)

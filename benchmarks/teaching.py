@@ -1,6 +1,8 @@
 """Hospitals with different tasks, their teachers and students in one process, for `universal.py`.
 
-They use the project's own functions.
+They use the project's own functions, but are no simulation of `strategy=universal`: the arms that
+are compared share the teachers of the first stage, some have teachers that no hospital would be
+(random or hostile ones), and the recorded figures rest on these seeds of batches and heads.
 """
 
 import math

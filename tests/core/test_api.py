@@ -48,7 +48,7 @@ def test_a_name_is_found_where_it_is_defined_and_says_what_it_is(name: str) -> N
 
 
 def example_in(text: str) -> str:
-    """The code under 'Example:', up to the end of its fence."""
+    """Find the code under 'Example:', up to the end of its fence."""
     assert "Example:" in text
     fenced = text.partition("Example:")[2].partition("```python\n")[2]
     code, fence, _ = fenced.partition("```")

@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+import polyclinic
 from polyclinic.federation.run_folder import read_lines
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.imaging.volumes import read_image
@@ -74,3 +76,11 @@ def test_all_three_networks_were_trained(trained: Federation) -> None:
 def test_a_hospital_keeps_its_canonical_scans(trained: Federation) -> None:
     kept = trained.folder / "state" / "st-mary" / "canonical"
     assert len(list(kept.glob("*.safetensors"))) == 4
+
+
+def test_a_simulation_trains_the_same_networks(trained: Federation, tmp_path: Path) -> None:
+    result = polyclinic.simulate(trained.sites, *SMALL, folder=tmp_path, progress=False)
+    ours, _ = load_state(result.model_file("proxy"))
+    theirs, _ = load_state(trained.runs / "run" / "arms" / "proxy" / "model.safetensors")
+    assert set(ours) == set(theirs)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)

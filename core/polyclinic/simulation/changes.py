@@ -74,8 +74,8 @@ class Schedule:
                 raise ConfigError(f"changes: there is no hospital '{change.site}'. Known: {known}.")
             if change.action not in ACTIONS or change.count < 1:
                 raise ConfigError(
-                    f"changes: {change.site} is to '{change.action}' after {change.count} events: the "
-                    f"action is one of {', '.join(ACTIONS)}, the count at least 1."
+                    f"changes: {change.site} is to '{change.action}' after {change.count} events: "
+                    f"the action is one of {', '.join(ACTIONS)}, the count at least 1."
                 )
         for site in away_at_start(self.changes):
             self.nodes[site].leave()

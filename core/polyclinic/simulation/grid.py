@@ -139,7 +139,7 @@ class MemoryGrid(Grid):
 
 
 def _identified(message: Message, identifier: str) -> Message:
-    """The same message as a hospital receives it, with an identifier."""
+    """Copy a message as a hospital receives it, with an identifier."""
     sent = message.metadata
     metadata = Metadata(
         run_id=sent.run_id,

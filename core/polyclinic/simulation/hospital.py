@@ -52,7 +52,7 @@ class SimulatedHospital:
         self._works = True
 
     def answer(self, message: Message) -> Message:
-        """Answer as a hospital's worker does: of an error only what may leave the hospital is told."""
+        """Answer as a hospital's worker does; of an error only what may leave is told."""
         self._calls += 1
         with own_randomness(self._seed, self.site, self._calls), threads(self._threads):
             try:
@@ -64,7 +64,7 @@ class SimulatedHospital:
         return reply
 
     def _fine_tune(self) -> None:
-        """What a process of its own does in a federation; a fault that is none of ours ends it."""
+        """Do what a process of its own does in a federation; a defect ends it."""
         if not self._works:
             return
         try:
@@ -126,7 +126,7 @@ class Memory:
         self._used: dict[str, HospitalInProcess] = {}
 
     def note_use(self, site: str, hospital: HospitalInProcess) -> None:
-        """A hospital was asked; those that were asked longest ago give memory back."""
+        """Note that a hospital was asked; those that were asked longest ago give memory back."""
         self._used.pop(site, None)
         self._used[site] = hospital
         sizes = {name: each.cached_bytes for name, each in self._used.items()}

@@ -70,5 +70,5 @@ class ProgressBar:
         self.progress.update(self._task, description=f"{title}{where}", completed=live.share)
 
     def note_work(self, site: str, what: str) -> None:
-        """A hospital begins to work; `what` is the type of the message that asks for it."""
+        """Show that a hospital begins to work; `what` is the type of the message that asks."""
         self.progress.update(self._task, doing=f"{site}: {DOING.get(what, what)}")

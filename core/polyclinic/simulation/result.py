@@ -94,7 +94,7 @@ class SimulationResult:
         return found
 
     def table(self, label: str | None = None) -> Any:
-        """Tabulate test scores: a row for each hospital and one for the mean, a column for each strategy.
+        """Tabulate test scores: a row for each hospital and the mean, a column for each strategy.
 
         Args:
             label: One class of the task; None: the mean over classes.
@@ -201,7 +201,7 @@ class SimulationResult:
         return {path.parent.name: path for path in self.folder.glob("arms/*/model.safetensors")}
 
     def _own_files(self, hospital: str) -> dict[str, Path]:
-        """A hospital's models: those it was tested with, and those that were made for it alone."""
+        """Find a hospital's models: those it was tested with, and those made for it alone."""
         if hospital not in self.hospitals:
             raise UnknownName("hospital", hospital, sorted(self.hospitals))
         state = self.hospitals[hospital]
@@ -237,7 +237,7 @@ def _show(value: object) -> str:
 
 
 def _describe(path: Path) -> Mapping[str, object]:
-    """What a model's file says of itself; nothing if it is not one of ours."""
+    """Read what a model's file says of itself; nothing if it is not one of ours."""
     try:
         with safe_open(path, framework="pt") as file:
             return load_metadata(file.metadata() or {}, path)

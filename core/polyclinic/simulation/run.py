@@ -73,7 +73,8 @@ def simulate(
         settings: "SETTING=VALUE", as `polyclinic-server run` takes them.
         describe: Hospitals that only describe their images, and neither train nor need labels.
         changes: Hospitals that join, leave or withdraw in the middle.
-        folder: Where the run goes; a temporary folder that lives as long as the result if not given.
+        folder: Where the run goes; if not given, a temporary folder that lives as long as the
+            result.
         resume: Whether to go on with the run of the same settings that is in `folder`. One that is
             finished is not run again.
         progress: Whether to show a progress bar on standard error; None: on a terminal and in a
@@ -226,7 +227,7 @@ def _free_bytes() -> float:
 
 
 def _as_text(value: Setting | None) -> str:
-    """A value as Hydra reads it."""
+    """Write a value as Hydra reads it."""
     if value is None or isinstance(value, bool):
         return json.dumps(value)
     return f"[{','.join(map(_as_text, value))}]" if isinstance(value, list) else str(value)

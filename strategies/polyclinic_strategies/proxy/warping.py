@@ -43,7 +43,8 @@ def warp(
 
     The same key and shape give the same deformation, so image and label map can be warped alike.
     It moves everything smoothly and folds nothing while it is not too strong. It does not hide who
-    a patient is: for that, a generator takes away what is the patient's own (docs/explanation/proxy.md).
+    a patient is: for that, a generator takes away what is the patient's own. See
+    docs/explanation/proxy.md.
 
     Example:
         ```python

@@ -1,4 +1,4 @@
-"""Hospitals whose images take milliseconds to write: ellipsoids in a box, in another contrast each."""
+"""Hospitals whose images are quick to write: ellipsoids, in another contrast at each."""
 
 import json
 from pathlib import Path

@@ -20,8 +20,20 @@ from polyclinic.simulation.result import SimulationResult
 from polyclinic.simulation.run import simulate
 from polyclinic_client.site import site as client_site
 from tests.core.simulation.small_hospitals import SMALL, write_hospitals
+from tests.task_cohort import write_tasks
 
 ROUNDS = "averaging/local,averaging/fedavg"
+TASKS = (
+    "model=universal",
+    "data=universal",
+    "training=universal",
+    "strategy.combine=mean",
+    "strategy.stages=2",
+    "model.encoder.widths=[8,8,8,8]",
+    "data.patch=[32,32]",
+    "training.epochs=1",
+    "training.batch_size=6",
+)
 REFINEMENT = ("strategy=refinement", "strategy.base_rounds=1", "strategy.sharpness=[0.2]")
 
 
@@ -174,6 +186,15 @@ def test_a_newcomer_that_only_describes_itself_gets_a_refined_model(sites: list[
         assert delivered == {"north": "choice", "south": "choice", "west": "join"}
         assert "west" not in result.scores["refinement"]
         assert result.model_file("refinement", "west").is_file()
+
+
+def test_hospitals_with_tasks_of_their_own_share_an_encoder(tmp_path: Path) -> None:
+    sites = write_tasks(tmp_path / "tasks")
+    with simulate(sites, *TASKS, strategy="universal") as result:
+        assert len(events(result, "stage")) == 2
+        assert set(result.scores["universal"]) == {site.name for site in sites}
+        own = result.model("universal", "stripes")  # the shared encoder, with a head for this task
+        assert own(torch.zeros(1, 3, 32, 32)).shape == (1, 3)
 
 
 def test_a_run_that_waits_for_ever_is_ended(sites: list[Path]) -> None:
