@@ -14,8 +14,8 @@ import torch
 
 from polyclinic.config.compose import load_config
 from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.records import Order
-from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.system.processes import Child, free_port, stop_all
 from polyclinic_client.fleet.connection import Connection
 from polyclinic_client.fleet.pair import supernode

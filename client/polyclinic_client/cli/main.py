@@ -241,7 +241,7 @@ def predict(
     out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
 ) -> None:
     """See PREDICT_HELP."""
-    from polyclinic_client.cli.predict import predict_files
+    from polyclinic_client.site.predict import predict_files
 
     predict_files(model, images, out, Console(highlight=False))
 

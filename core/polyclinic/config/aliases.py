@@ -12,7 +12,7 @@ ALIASES = {  # dotted beginning in 0.1.0 -> dotted beginning now; the longest th
     "polyclinic.statistics.release.": "polyclinic.config.release.",
     "strategies.": "polyclinic_strategies.",
     "strategies.merging.accumulator.": "polyclinic_strategies.merging.arithmetic.accumulator.",
-    "strategies.merging.layer.": "polyclinic_strategies.merging.arithmetic.layer.",
+    "strategies.merging.layer.": "polyclinic_strategies.merging.layers.layer.",
     "strategies.merging.merge.": "polyclinic_strategies.merging.arithmetic.merge.",
     "strategies.proxy.attackers.": "polyclinic_strategies.proxy.attacks.attackers.",
     "strategies.proxy.canonical.": "polyclinic_strategies.proxy.frame.canonical.",

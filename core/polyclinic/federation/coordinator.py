@@ -5,8 +5,8 @@ from typing import Protocol
 
 from polyclinic.config.schemas import Config
 from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.grids.traffic import CountingGrid
 from polyclinic.federation.run_folder import RunFolder
-from polyclinic.federation.traffic import CountingGrid
 
 
 @dataclass(frozen=True)

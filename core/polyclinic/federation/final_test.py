@@ -10,8 +10,8 @@ from torch import Tensor
 from polyclinic.config.schemas import Config, DeploymentConfig
 from polyclinic.federation.attendance import Attendance
 from polyclinic.federation.events import ArmStart, Event, Resumed
+from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.records import Order, ask_for_test
-from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.federation.run_folder import RunFolder
 
 # seconds for which a coordinator that was started again waits for hospitals to come back

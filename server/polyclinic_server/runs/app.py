@@ -7,10 +7,10 @@ from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.attendance import Attendance
 from polyclinic.federation.coordinator import Coordinator, RunContext
+from polyclinic.federation.grids.traffic import CountingGrid
 from polyclinic.federation.jobs import build_network, check_network, make_order
 from polyclinic.federation.method import method_of, methods
 from polyclinic.federation.run_folder import RunFolder
-from polyclinic.federation.traffic import CountingGrid
 
 
 def coordinate(grid: Grid, folder: RunFolder) -> None:

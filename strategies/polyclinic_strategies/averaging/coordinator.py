@@ -13,9 +13,9 @@ from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, ArmStart, RoundEnd
+from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import Order
-from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.learning.state_dict import load_state, pack, save_state, shared_names, unpack
 from polyclinic_strategies.averaging.strategy import Averaging
 

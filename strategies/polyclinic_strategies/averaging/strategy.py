@@ -77,7 +77,7 @@ class Averaging:
 
         Args:
             grid: Connection to the hospitals; see
-                `polyclinic.federation.reliable_grid.ReliableGrid`.
+                `polyclinic.federation.grids.reliable_grid.ReliableGrid`.
             strategy: From `build`.
             order: Order for every hospital.
             weights: Initial shared weights, (parameters,).

@@ -12,9 +12,9 @@ from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, Asked, Event, Note
 from polyclinic.federation.final_test import FinalTest, record_start, task_of
+from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import arm_name, describe_model, make_order, start_network
 from polyclinic.federation.records import Order
-from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.federation.run_folder import read_lines
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Ledger

@@ -48,7 +48,7 @@ def write_parts(
     return protection
 
 
-def read_proxy(metadata: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
+def read_proxy(metadata: Mapping[str, str]) -> tuple[tuple[int, int, int], str]:
     """Return the shape of proxies and the generator's digest that a segmenter's file names.
 
     Args:
@@ -57,5 +57,6 @@ def read_proxy(metadata: Mapping[str, str]) -> tuple[tuple[int, ...], str]:
     Raises:
         KeyError, TypeError, ValueError: The file names none.
     """
-    described = json.loads(metadata["polyclinic"])["proxy"]
-    return tuple(described["shape"]), described["digest"]
+    described = json.loads(metadata["polyclinic"])[ABOUT]
+    height, width, depth = described["shape"]
+    return (height, width, depth), described["digest"]

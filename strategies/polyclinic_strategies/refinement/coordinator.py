@@ -27,9 +27,9 @@ from polyclinic.federation.final_test import (
     record_start,
     task_of,
 )
+from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import metrics_from_reply
-from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.learning.state_dict import (
     StateDict,
     load_state,

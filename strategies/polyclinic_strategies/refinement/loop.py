@@ -20,7 +20,7 @@ from polyclinic.describing.statistics import statistic_named
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.federation.attendance import Listener
 from polyclinic.federation.events import Failed
-from polyclinic.federation.traffic import Count, CountingGrid
+from polyclinic.federation.grids.traffic import Count, CountingGrid
 from polyclinic.learning.state_dict import pack
 from polyclinic.store.ledger import Ledger
 from polyclinic.system import clock

@@ -14,8 +14,8 @@ import torch
 from flwr.app import Message
 
 from polyclinic.config.compose import instantiate, load_config
+from polyclinic.federation.grids.traffic import CountingGrid
 from polyclinic.federation.records import Order, evaluation_reply
-from polyclinic.federation.traffic import CountingGrid
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.merging import mailbox

@@ -15,7 +15,7 @@ from polyclinic.learning.model_file import load_model
 from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic_client.cli.main import app
-from polyclinic_client.cli.predict import predict_files
+from polyclinic_client.site.predict import predict_files
 from polyclinic_strategies.universal import adapt as adapting
 from polyclinic_strategies.universal.adapt import (
     Wishes,

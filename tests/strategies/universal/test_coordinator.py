@@ -20,9 +20,9 @@ from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state
 from polyclinic.reporting.results import read_results
 from polyclinic.store.ledger import Ledger
-from polyclinic_client.cli.predict import predict_files
 from polyclinic_client.fleet.app import app as client_app
 from polyclinic_client.site.fine_tuning import work
+from polyclinic_client.site.predict import predict_files
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
 from polyclinic_strategies.universal import coordinator

@@ -13,6 +13,7 @@ from polyclinic.errors import ConfigError
 from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, ArmStart, RoundEnd
 from polyclinic.federation.final_test import FinalTest
+from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import (
     ARRAYS,
@@ -22,7 +23,6 @@ from polyclinic.federation.records import (
     weights_from_message,
     weights_to_record,
 )
-from polyclinic.federation.reliable_grid import ReliableGrid
 from polyclinic.learning.state_dict import pack, save_state, shared_names, unpack
 from polyclinic_toy.events import Agreed
 

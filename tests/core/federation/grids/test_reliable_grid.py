@@ -14,6 +14,7 @@ from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.attendance import Attendance
 from polyclinic.federation.events import Event
+from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.records import (
     Hello,
     Order,
@@ -21,7 +22,6 @@ from polyclinic.federation.records import (
     order_to_config,
     weights_to_record,
 )
-from polyclinic.federation.reliable_grid import ReliableGrid
 from tests.fakes import FakeGrid, FakeNode, make_error, make_reply
 
 ORDER = Order("run", "arm", 0, 3, "none", "0", {"model": "unet"})

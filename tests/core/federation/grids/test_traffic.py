@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
-from polyclinic.federation.traffic import CountingGrid, size_of
+from polyclinic.federation.grids.traffic import CountingGrid, size_of
 from tests.fakes import FakeGrid, FakeNode, make_error, make_reply
 
 

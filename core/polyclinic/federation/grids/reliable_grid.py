@@ -20,7 +20,7 @@ from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.attendance import Attendance, Listener, Member
 from polyclinic.federation.events import Asked, Failed, Missing, answer_of
-from polyclinic.federation.passing import PassingGrid
+from polyclinic.federation.grids.passing import PassingGrid
 from polyclinic.federation.records import (
     metrics_from_reply,
     pack_content,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
-from polyclinic.federation.passing import PassingGrid
+from polyclinic.federation.grids.passing import PassingGrid
 
 Count = Mapping[int, Mapping[str, int]]  # node -> type of message -> bytes
 

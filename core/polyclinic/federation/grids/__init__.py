@@ -1,0 +1,1 @@
+"""Grids over Flower's: patient, counting, and passing everything on."""
