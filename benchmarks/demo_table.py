@@ -1,4 +1,4 @@
-"""The demo as a newcomer runs it: duration, table, and peak memory of every process.
+"""The whole demo: how long it takes, its table, and the largest memory of every process.
 
     python benchmarks/demo_table.py [--seeds 0] [--folder build/demo-table]
 
@@ -40,7 +40,7 @@ def run_seed(
         sys.executable,
         "-m",
         "polyclinic_server.cli.main",
-        "demo",
+        "demo-full",
         "--seed",
         str(seed),
         "--folder",
@@ -104,10 +104,8 @@ def main() -> None:
     (RESULTS / "demo_table.json").write_text(json.dumps(found, indent=1) + "\n")
     for arm, values in means.items():
         spread = statistics.stdev(values) if len(values) > 1 else 0.0
-        print(
-            f"{arm}: {statistics.mean(values):.3f} +/- {spread:.3f}  "
-            f"{[round(value, 3) for value in values]}"
-        )
+        rounded = [round(value, 3) for value in values]
+        print(f"{arm}: {statistics.mean(values):.3f} +/- {spread:.3f}  {rounded}")
 
 
 if __name__ == "__main__":

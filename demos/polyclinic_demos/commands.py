@@ -2,6 +2,7 @@
 
 import os
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +23,21 @@ Settings = Annotated[
 ]
 
 
+def check_brain() -> None:
+    """Refuse to start without the average brain, which all simulated people are made from.
+
+    Raises:
+        ConfigError: nilearn, which brings it, is not installed.
+    """
+    from polyclinic.errors import ConfigError
+
+    if find_spec("nilearn") is None:
+        raise ConfigError(
+            "The demos' images are made from the average brain that nilearn brings, and nilearn is "
+            "not installed. Install it: pip install 'polyclinic[demos]'."
+        )
+
+
 @app.command(rich_help_panel=PANEL)
 def demo(overrides: Settings = None, seed: Seed = 0, folder: Folder = Path("demo")) -> None:
     """Run a small federation on this machine: three hospitals, and one that joins later.
@@ -34,6 +50,7 @@ def demo(overrides: Settings = None, seed: Seed = 0, folder: Folder = Path("demo
     """
     from polyclinic_demos.quick import run_quick_demo
 
+    check_brain()
     run_quick_demo(seed, folder, overrides or [], console)
 
 
@@ -55,6 +72,7 @@ def demo_full(
     """
     from polyclinic_demos.refinement import run_full_demo
 
+    check_brain()
     run_full_demo(sites, rounds, subjects, seed, folder, overrides or [], console)
 
 
@@ -80,6 +98,8 @@ def demo_merging(
 
     if cohort not in ("brain", "cells"):
         raise ConfigError(f"--cohort {cohort}: brain or cells.")
+    if cohort == "brain":
+        check_brain()
     run_merging_demo(cohort, subjects, seed, folder, overrides or [], console)
 
 
@@ -104,5 +124,6 @@ def demo_proxy(
     from polyclinic_demos.proxy import run_proxy_demo
     from polyclinic_strategies.proxy.commands import show_result
 
+    check_brain()
     run_proxy_demo(subjects, visits, seed, folder, overrides or [], console)
     show_result(folder / "proxy", console)

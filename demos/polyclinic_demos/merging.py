@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from polyclinic.config.compose import load_config
+from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.federation.events import Event, Note
 from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.run_folder import RunFolder
@@ -57,6 +57,7 @@ NOTES = {
     "pooled": "all images in one place, from the same base, with as many passes: the upper bound, "
     "impossible in reality",
 }
+EXPERIMENTS = {"brain": "demo_merging", "cells": "demo_cells"}  # of each cohort
 SITES = 6  # of the brain cohort
 SLOTS = ("1:fast", "1:slow", "1:fast", "1:slow", "1:slow", "1:fast")  # who shares a core with whom
 APART_S = 5.0  # between two hospitals' starts
@@ -82,23 +83,25 @@ def run_merging_demo(
     Raises:
         PolyclinicError: A part of it failed, with its reason.
     """
-    started, folder = time.monotonic(), prepare_folder(folder)
-    write = _prepare_cells if cohort == "cells" else _prepare_brain
-    paths, settings = write(folder, subjects, seed, console)
-    settings += [
+    started = time.monotonic()
+    common = [
+        f"experiment={EXPERIMENTS[cohort]}",
         "strategy=merging/sum,averaging/fedavg",
         f"strategy.compare=[{','.join(COMPARE)}]",
         "strategy.controls=true",
         "strategy.poll_s=1.0",
         f"seed={seed}",
-        f"deployment.hospitals={len(paths)}",
-        f"deployment.min_hospitals={len(paths)}",
-        *overrides,
     ]
-    config = load_config([text for text in settings if not text.startswith("strategy")])
+    configs = [load_config(each) for each in expand_strategies([*common, *overrides])]
+    folder = prepare_folder(folder)
+    write = _prepare_cells if cohort == "cells" else _prepare_brain
+    paths, settings = write(folder, subjects, seed, console)
+    number = len(paths)
+    at_least = (f"deployment.hospitals={number}", f"deployment.min_hospitals={number}")
+    settings = [*common, *settings, *at_least, *overrides]
     demo = new_federation(folder, paths)
     state = LiveState(
-        TITLES, config.rounds, SCORE_NAMES[config.data.task], frozenset({ARM}), len(paths)
+        TITLES, configs[0].rounds, SCORE_NAMES[configs[0].data.task], frozenset({ARM}), number
     )
     with show(LiveTable(state, demo.statuses), console) as handle:
         _play(demo, settings, handle)
@@ -223,7 +226,7 @@ def _prepare_brain(
         )
     console.print(f"{len(paths)} hospitals in {paths[0].parent}", markup=False)
     base = pretrain_brain(folder / "data", seed, console)
-    return paths, ["experiment=demo_merging", f"base={base}"]
+    return paths, [f"base={base}"]
 
 
 def _prepare_cells(
@@ -237,7 +240,7 @@ def _prepare_cells(
     base = pretrain_cells(folder / "data", console)
     scales = ",".join(f"{share / len(paths):.3f}" for share in (0.5, 1.0, 1.5, 2.0))
     candidates = f"strategy.candidates.scale=[{scales}]"
-    return paths, ["experiment=demo_cells", f"base={base}", candidates]
+    return paths, [f"base={base}", candidates]
 
 
 def _add_notes(demo: LocalFederation) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from polyclinic.config.compose import load_config
+from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.federation.events import Event
 from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.run_folder import RunFolder
@@ -36,7 +36,7 @@ SITES = ("mprage-3t", "low-field", "t2w")
 NEWCOMER = "t2-new"
 SUBJECTS = (3, 1, 1)  # of each hospital: training, validation, test
 VOXEL_MM = 1.9  # no voxel is smaller: coarse images are written and read faster
-BASE_SHARE = 1 / 3  # of the rounds: they make the base that is fine-tuned
+BASE_ROUNDS = 1  # make the base that is fine-tuned
 ARMS = ("local", "fedavg", "centre", "refinement")
 
 
@@ -54,17 +54,18 @@ def run_quick_demo(
     Raises:
         PolyclinicError: A part of it failed, with its reason.
     """
-    started, folder = time.monotonic(), prepare_folder(folder)
+    started = time.monotonic()
     settings = [
         *refinement_settings("demo_quick", len(SITES), seed, 1, overrides),
+        f"strategy.base_rounds={BASE_ROUNDS}",
         "strategy.statistics=[correlation]",
         "strategy.rules=[softmax]",
         "strategy.sharpness=[0.2]",
         f"privacy.release.min_subjects={SUBJECTS[0]}",
         *overrides,
     ]
-    config = load_config([text for text in settings if not text.startswith("strategy")])
-    settings.append(f"strategy.base_rounds={round(config.rounds * BASE_SHARE)}")
+    config = [load_config(each) for each in expand_strategies(settings)][-1]
+    folder = prepare_folder(folder)
     data = folder / "data" / f"quick-seed-{seed}"
     demo = new_federation(folder, [data / site for site in SITES], [data / NEWCOMER])
     titles = {arm: TITLES[arm] for arm in ARMS if arm != "centre"}
@@ -146,6 +147,7 @@ def _write_images(folder: Path, seed: int, hospitals: Sequence[Child], console: 
             seed=seed,
             scanners=[coarse(known[site]) for site in (*SITES, NEWCOMER)],
             on_progress=written,
+            processes=1,  # the coordinator starts meanwhile
         )
     start()
     console.print(f"{len(SITES) + 1} hospitals in {folder}", markup=False)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from polyclinic.config.compose import load_config
+from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.events import Event
 from polyclinic.federation.live_state import LiveState
@@ -73,7 +73,7 @@ def run_full_demo(
     Raises:
         PolyclinicError: A part of it failed, with its reason.
     """
-    started, folder = time.monotonic(), prepare_folder(folder)
+    started = time.monotonic()
     settings = [
         *refinement_settings("demo", sites, seed, len(NEWCOMERS), overrides),
         *([f"rounds={rounds}"] if rounds else []),
@@ -81,8 +81,9 @@ def run_full_demo(
         f"privacy.release.min_subjects={min(3, subjects)}",
         *overrides,
     ]
-    config = load_config([text for text in settings if not text.startswith("strategy")])
+    config = [load_config(each) for each in expand_strategies(settings)][-1]
     settings.append(f"strategy.base_rounds={int(config.rounds * BASE_SHARE)}")
+    folder = prepare_folder(folder)
     with counting(console, "writing the hospitals' images") as tell:
         paths = write_cohort(
             folder / "data" / f"{subjects}-subjects-seed-{seed}",

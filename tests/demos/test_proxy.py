@@ -1,4 +1,4 @@
-"""What the demo of the deformation proxy asks for; training and service are tested where they are at home."""
+"""What the demo of the deformation proxy asks for; training and service have tests of their own."""
 
 import io
 from dataclasses import replace

@@ -16,9 +16,15 @@ from polyclinic.system.processes import Child, free_port, python_module, stop_al
 from polyclinic_demos.local_pki import kit_for, local_authority
 
 TINY = [
-    "model=unet_2d", "data=brain_tissue_slices", "model.channels=[4,8,8,8]", "data.spacing_mm=[6.0,6.0,6.0]", "data.patch=[24,32]",
-    "data.samples_per_case=4", "training.batch_size=4", "training.learning_rate=0.01",
-]  # fmt: skip
+    "model=unet_2d",
+    "data=brain_tissue_slices",
+    "model.channels=[4,8,8,8]",
+    "data.spacing_mm=[6.0,6.0,6.0]",
+    "data.patch=[24,32]",
+    "data.samples_per_case=4",
+    "training.batch_size=4",
+    "training.learning_rate=0.01",
+]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
@@ -50,13 +56,13 @@ class Federation:
         )
 
     def enrol(self, name: str) -> Path:
-        """The kit of a hospital, its key beside it."""
+        """Return the kit of a hospital, its key beside it."""
         return kit_for(self.authority, name)
 
     def join(self, name: str, *options: str) -> Child:
         command = python_module(
-            "polyclinic_client.cli.main", "join", "--kit", str(self.enrol(name)), "--data", str(self.sites[name]),
-            "--state", str(self.folder / "state" / name), *options,
+            "polyclinic_client.cli.main", "join", "--kit", str(self.enrol(name)),
+            "--data", str(self.sites[name]), "--state", str(self.folder / "state" / name), *options,
         )  # fmt: skip
         self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ENVIRONMENT)
         self.hospitals[name].start()
@@ -79,12 +85,10 @@ class Federation:
     def wait_until(self, true: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not true():
-            assert self.coordinator.status() is None, (
-                f"the coordinator ended before {what}: {self.coordinator.log.read_text()[-2000:]}"
-            )
-            assert time.monotonic() < deadline, (
-                f"{what} did not happen in {timeout_s} s: {self.coordinator.log.read_text()[-2000:]}"
-            )
+            said = self.coordinator.log.read_text()[-2000:]
+            ended = self.coordinator.status()
+            assert ended is None, f"the coordinator ended before {what}: {said}"
+            assert time.monotonic() < deadline, f"{what}: not in {timeout_s} s: {said}"
             time.sleep(0.1)
 
     def wait(self, timeout_s: float = 240.0) -> int:
@@ -99,7 +103,7 @@ class Federation:
 
 
 def descendants(pid: int) -> list[psutil.Process]:
-    """Everything that a process started, and what that started."""
+    """List everything that a process started, and what that started."""
     try:
         return psutil.Process(pid).children(recursive=True)
     except psutil.NoSuchProcess:
@@ -107,22 +111,26 @@ def descendants(pid: int) -> list[psutil.Process]:
 
 
 def kill(pid: int) -> None:
-    """As a power cut would."""
+    """End a process as a power cut does."""
     os.kill(pid, signal.SIGKILL)
 
 
 def run_cli(
     module: str, *arguments: str, timeout_s: float = 120.0
 ) -> subprocess.CompletedProcess[str]:
-    """A command as a person would run it, with what it printed."""
+    """Run a command as a person would, and return what it printed."""
     return subprocess.run(
         [sys.executable, "-m", module, *arguments],
-        capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **ENVIRONMENT, "COLUMNS": "200"}, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+        env={**os.environ, **ENVIRONMENT, "COLUMNS": "200"},
+        check=False,
+    )
 
 
 def opened(federation: Federation) -> Iterator[Federation]:
-    """For fixtures: closes whatever happens."""
+    """Close a federation whatever happens, for fixtures."""
     try:
         yield federation
     finally:

@@ -1,4 +1,4 @@
-"""The last part of the demo of the deformation proxy: a service and a client as processes, with the files that training wrote."""
+"""Last part of the proxy's demo: service and client as processes, with files that training wrote."""
 
 import io
 from collections.abc import Iterator
@@ -30,7 +30,7 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """A generator and a segmenter that nobody trained, and a scan."""
+    """Write a generator and a segmenter that nobody trained, and a scan."""
     folder = tmp_path_factory.mktemp("demo")
     config = load_config(["model=proxy", "data=proxy_brain", "training=proxy", *SETTINGS])
     torch.manual_seed(0)

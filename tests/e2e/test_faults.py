@@ -1,4 +1,4 @@
-"""Things that go wrong, as they do: processes are killed as a power cut would, and the run's outcome is compared."""
+"""Processes are killed as by a power cut, and the run's outcome is compared."""
 
 from collections.abc import Callable
 
@@ -27,7 +27,7 @@ def begin(federation: Federation) -> Federation:
 
 
 def assert_same_outcome(one: Federation, other: Federation) -> None:
-    """The federation's weights and every hospital's own model, bit for bit."""
+    """Compare the federation's weights and every hospital's own model, bit for bit."""
     for pattern in (
         "runs/run/arms/fedbn/model.safetensors",
         *(f"state/{name}/runs/run/fedbn/model.safetensors" for name in one.sites),

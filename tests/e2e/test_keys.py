@@ -1,4 +1,4 @@
-"""A stranger and a revoked hospital at the door of a running federation."""
+"""A stranger and a revoked hospital try to join a running federation."""
 
 from collections.abc import Callable
 
@@ -14,8 +14,12 @@ Make = Callable[..., Federation]
 
 def test_a_stranger_is_turned_away_and_a_revoked_hospital_is_cut_off(federation: Make) -> None:
     one = federation(
-        "strategy=averaging/fedavg", "rounds=6", "deployment.hospitals=2", "deployment.min_hospitals=1", "deployment.grace_s=2",
-    )  # fmt: skip
+        "strategy=averaging/fedavg",
+        "rounds=6",
+        "deployment.hospitals=2",
+        "deployment.min_hospitals=1",
+        "deployment.grace_s=2",
+    )
     stays, leaves, other = one.sites
     one.coordinator.start()
     one.join(stays)
@@ -47,8 +51,8 @@ def test_a_stranger_is_turned_away_and_a_revoked_hospital_is_cut_off(federation:
     )
     assert revoked.returncode == 4 and "has revoked the key" in revoked.stderr
     plain = run_cli(
-        "polyclinic_client.cli.main", "join", "--insecure", "--server", one.authority.address, "--name", other, "--data", str(one.sites[other]),
-        "--state", str(one.folder / "y"),
+        "polyclinic_client.cli.main", "join", "--insecure", "--server", one.authority.address,
+        "--name", other, "--data", str(one.sites[other]), "--state", str(one.folder / "y"),
     )  # fmt: skip
     assert plain.returncode == 4 and "speaks TLS" in plain.stderr
     one.join(leaves)

@@ -1,4 +1,4 @@
-"""Asynchronous merging with real processes: contributions at any time, exactly once, whatever is killed in between."""
+"""Merging with real processes: contributions at any time, exactly once, whatever is killed."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ SETTINGS = (
 
 
 def published(one: Federation) -> str:
-    """The newest model of a run whose ledger is whole and counts nobody twice."""
+    """Return the newest model of a run whose ledger is whole and counts nobody twice."""
     with Ledger.open(one.runs / "run" / "ledger", create=False) as ledger:
         assert ledger.verify() is None
         assert sorted(entry.site for entry in ledger.entries()) == sorted(one.sites)
@@ -31,7 +31,7 @@ def published(one: Federation) -> str:
 
 
 def kill_all(one: Federation, pid: int) -> None:
-    """A power cut at one machine."""
+    """End everything on one machine, as a power cut does."""
     for process in descendants(pid):
         kill(process.pid)
     kill(pid)
@@ -116,8 +116,8 @@ def test_a_hospital_contributes_by_hand_and_anybody_merges_offline(
     name = next(iter(one.sites))
     one.coordinator.start()
     done = run_cli(
-        "polyclinic_client.cli.main", "contribute", "--kit", str(one.enrol(name)), "--data", str(one.sites[name]),
-        "--state", str(one.folder / "state" / name),
+        "polyclinic_client.cli.main", "contribute", "--kit", str(one.enrol(name)),
+        "--data", str(one.sites[name]), "--state", str(one.folder / "state" / name),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert "for good" in done.stderr

@@ -1,4 +1,4 @@
-"""The deformation proxy with real processes: two hospitals train it together, and what comes out segments a scan."""
+"""The deformation proxy with real processes: two hospitals train it, and it segments a scan."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,10 +20,20 @@ from tests.e2e.federation import Federation
 
 pytestmark = pytest.mark.e2e
 SMALL = (
-    "strategy=proxy", "model=proxy", "data=proxy_brain", "training=proxy", "rounds=2", "model.channels=[4,4,4]",
-    "model.spacing_mm=2.0", "data.patch=[48,48,48]", "model.segmenter.channels=[4,8,8]", "training.proxy.patch=[24,24,24]",
-    "training.proxy.people=2", "deployment.hospitals=2", "deployment.min_hospitals=2",
-)  # fmt: skip
+    "strategy=proxy",
+    "model=proxy",
+    "data=proxy_brain",
+    "training=proxy",
+    "rounds=2",
+    "model.channels=[4,4,4]",
+    "model.spacing_mm=2.0",
+    "data.patch=[48,48,48]",
+    "model.segmenter.channels=[4,8,8]",
+    "training.proxy.patch=[24,24,24]",
+    "training.proxy.people=2",
+    "deployment.hospitals=2",
+    "deployment.min_hospitals=2",
+)
 
 
 @pytest.fixture(scope="module")

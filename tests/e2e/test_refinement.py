@@ -1,4 +1,4 @@
-"""Refinement with real processes: two hospitals contribute, a third describes its images, gets its model and leaves by itself."""
+"""Refinement with real processes: two hospitals contribute, a third only describes its images."""
 
 import subprocess
 from collections.abc import Iterator
@@ -18,10 +18,18 @@ from tests.e2e.federation import ENVIRONMENT, Federation, descendants, run_cli
 
 pytestmark = pytest.mark.e2e
 SETTINGS = (
-    "strategy=refinement", "rounds=2", "strategy.base_rounds=1", "strategy.contributions.poll_s=0.5", "strategy.statistics=[average_image]",
-    "strategy.rules=[softmax]", "strategy.sharpness=[0.2]", "strategy.stay.newcomers=1", "privacy.release.min_subjects=1",
-    "deployment.hospitals=2", "deployment.min_hospitals=2",
-)  # fmt: skip
+    "strategy=refinement",
+    "rounds=2",
+    "strategy.base_rounds=1",
+    "strategy.contributions.poll_s=0.5",
+    "strategy.statistics=[average_image]",
+    "strategy.rules=[softmax]",
+    "strategy.sharpness=[0.2]",
+    "strategy.stay.newcomers=1",
+    "privacy.release.min_subjects=1",
+    "deployment.hospitals=2",
+    "deployment.min_hospitals=2",
+)
 
 
 @dataclass(frozen=True)
@@ -42,8 +50,8 @@ def ended(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Iterat
     one = Federation(folder, sites[:2], *SETTINGS)
     data = write_unlabelled(sites[2], folder / "data" / "st-john")
     command = python_module(
-        "polyclinic_client.cli.main", "join", "--describe", "--kit", str(one.enrol("st-john")), "--data", str(data),
-        "--state", str(folder / "state" / "st-john"),
+        "polyclinic_client.cli.main", "join", "--describe", "--kit", str(one.enrol("st-john")),
+        "--data", str(data), "--state", str(folder / "state" / "st-john"),
     )  # fmt: skip
     newcomer = one.hospitals["st-john"] = Child(
         "st-john", command, folder / "st-john.log", ENVIRONMENT

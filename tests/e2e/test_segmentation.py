@@ -31,7 +31,7 @@ LABELS = ("background", "CSF", "grey matter", "white matter")
 
 
 def write_pair(folder: Path) -> tuple[Path, Path]:
-    """A generator and a service's model that belong together."""
+    """Write a generator and a service's model that belong together."""
     reference = icbm152_reference(2.0)
     protection = Protection(
         LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS

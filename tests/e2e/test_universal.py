@@ -1,4 +1,4 @@
-"""The universal model with real processes: three hospitals with different tasks, two stages, one encoder."""
+"""The universal model with real processes: three hospitals with different tasks, two stages."""
 
 from collections.abc import Iterator
 
@@ -11,16 +11,27 @@ from tests.task_cohort import SECRETS, write_public, write_tasks
 
 pytestmark = pytest.mark.e2e
 SMALL = (
-    "strategy=universal", "model=universal", "data=universal", "training=universal", "strategy.stages=2",
-    "strategy.contributions.poll_s=0.5", "strategy.contributions.end.sites=[blobs]", "strategy.distillation.steps=20",
-    "strategy.distillation.batch_size=16", "model.encoder.widths=[8,8,8,8]", "data.patch=[32,32]", "training.epochs=2",
-    "training.batch_size=6", "deployment.hospitals=3", "deployment.min_hospitals=1",
-)  # fmt: skip
+    "strategy=universal",
+    "model=universal",
+    "data=universal",
+    "training=universal",
+    "strategy.stages=2",
+    "strategy.contributions.poll_s=0.5",
+    "strategy.contributions.end.sites=[blobs]",
+    "strategy.distillation.steps=20",
+    "strategy.distillation.batch_size=16",
+    "model.encoder.widths=[8,8,8,8]",
+    "data.patch=[32,32]",
+    "training.epochs=2",
+    "training.batch_size=6",
+    "deployment.hospitals=3",
+    "deployment.min_hospitals=1",
+)
 
 
 @pytest.fixture(scope="module")
 def universal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    """The first stage is one hospital's alone, by hand; then all three join, and the second is over with what that one contributes."""
+    """One hospital contributes to stage 1 by hand. Then all join, and its contribution ends stage 2."""
     folder = tmp_path_factory.mktemp("universal")
     one = Federation(
         folder,
@@ -32,9 +43,15 @@ def universal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     try:
         one.coordinator.start()
         alone = run_cli(
-            "polyclinic_client.cli.main", "contribute", "--kit", str(one.enrol("blobs")), "--data", str(one.sites["blobs"]),
-            "--state", str(folder / "state" / "blobs"),
-        )  # fmt: skip
+            "polyclinic_client.cli.main",
+            "contribute",
+            "--kit",
+            str(one.enrol("blobs")),
+            "--data",
+            str(one.sites["blobs"]),
+            "--state",
+            str(folder / "state" / "blobs"),
+        )
         assert alone.returncode == 0, alone.stderr
         for name in one.sites:
             one.join(name)

@@ -61,6 +61,7 @@ def write_cohort(
     anatomy: Anatomy = "icbm152",
     on_progress: Progress | None = None,
     scanners: Sequence[Scanner] = HOSPITALS,
+    processes: int = 2,
 ) -> list[Path]:
     """Write one folder per hospital; hospitals that are complete with the same settings are reused.
 
@@ -77,6 +78,7 @@ def write_cohort(
             hospitals, and no training and test, share a person.
         on_progress: Called after every scan.
         scanners: The hospitals to choose from.
+        processes: At most so many write; 1 writes in this process.
 
     Returns:
         The hospitals' folders.
@@ -110,7 +112,7 @@ def write_cohort(
         record[scanner.name] = {"complete": False, **wanted[scanner.name]}
     _write_record(folder, record)
     left = Counter({s.name: len(orders[s.name]) for s in todo})
-    for order in write_scans([order for s in todo for order in orders[s.name]]):
+    for order in write_scans([order for s in todo for order in orders[s.name]], processes):
         done, site = done + 1, order.scanner.name
         left[site] -= 1
         if left[site] == 0:

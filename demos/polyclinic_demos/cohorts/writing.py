@@ -66,14 +66,18 @@ class ScanOrder:
         }
 
 
-def write_scans(orders: Sequence[ScanOrder]) -> Iterator[ScanOrder]:
-    """Write every scan; yield each order once its files are there, in the order of completion.
+def write_scans(orders: Sequence[ScanOrder], processes: int = _WORKERS) -> Iterator[ScanOrder]:
+    """Write every scan and yield each order once its files are there, in the order of completion.
+
+    Args:
+        orders: The scans.
+        processes: At most so many write; 1 writes in this process.
 
     Raises:
         DiskFull: There is no room left.
         RunError: A worker process died.
     """
-    workers = min(_WORKERS, os.cpu_count() or 1)
+    workers = min(processes, os.cpu_count() or 1)
     if workers == 1 or len(orders) <= _WORTH_A_PROCESS:
         for order in orders:
             yield write_scan(order)

@@ -89,7 +89,9 @@ def events() -> list[dict[str, Any]]:
     delivered = [at(11, "delivered", site=site, why="choice", seconds=None) for site in TRAINED]
     return [
         at(0, "arm_start", title="Refinement", rounds=2, offset=0, expected=3),
-        *contributed, *chosen, *delivered,
+        *contributed,
+        *chosen,
+        *delivered,
         *join(20, "x", 5, X_SHARES, nearest="a", distance=0.4),
         *join(30, "y", 1, {"b": 1.0}, nearest="b", distance=1.5),
         *join(40, "z", 7, THIRDS, nearest="b", distance=4.1, fallback=FAR_AWAY),
@@ -99,9 +101,15 @@ def events() -> list[dict[str, Any]]:
         at(51, "delivered", site="b", why="update", seconds=2.25),
         moved(51, "b", "update", {"query.collect": 41_000, "query.refined": 40_000}),
         at(60, "recalculated", why="withdrawal", sites=["a", "x", "z"], gone=["c"], seconds=0.05),
-        moved(61, "c", "withdrawal", {"query.collect": 100, "query.refined": 0}, x={"query.describe": 0}),
+        moved(
+            61,
+            "c",
+            "withdrawal",
+            {"query.collect": 100, "query.refined": 0},
+            x={"query.describe": 0},
+        ),
         at(62, "arm_end"),
-    ]  # fmt: skip
+    ]
 
 
 def record() -> dict[str, Any]:

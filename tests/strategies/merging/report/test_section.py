@@ -158,8 +158,11 @@ def test_what_a_run_with_restoration_would_be_without(tmp_path: Path) -> None:
 def test_the_matrix_and_what_it_says(tmp_path: Path) -> None:
     found = report(read(tmp_path))
     assert [(travel.home, travel.scores) for travel, _ in found.heat] == [
-        ("a", (0.8, 0.5, 0.5)), ("b", (0.4, 0.7, 0.4)), ("c", (0.3, 0.2, 0.9)), ("", (0.7, 0.6, 0.8)),
-    ]  # fmt: skip
+        ("a", (0.8, 0.5, 0.5)),
+        ("b", (0.4, 0.7, 0.4)),
+        ("c", (0.3, 0.2, 0.9)),
+        ("", (0.7, 0.6, 0.8)),
+    ]
     assert found.heat[0][0].elsewhere == pytest.approx(0.5)
     assert figures(found.travelled) == ["0.800", "0.383", "0.200", "0.600"]
     assert "c at b" in found.travelled, "whose model is worst where"
@@ -168,8 +171,11 @@ def test_the_matrix_and_what_it_says(tmp_path: Path) -> None:
 def test_the_story_is_told_once_also_after_a_restart(tmp_path: Path) -> None:
     told = story(read(tmp_path))
     assert [(p.number, p.why, p.cause) for p in told.publications] == [
-        (1, "arrival", ("a",)), (2, "arrival", ("b",)), (3, "arrival", ("c",)), (4, "withdrawal", ("b",)),
-    ]  # fmt: skip
+        (1, "arrival", ("a",)),
+        (2, "arrival", ("b",)),
+        (3, "arrival", ("c",)),
+        (4, "withdrawal", ("b",)),
+    ]
     assert told.publications[0].parameters == "scale 1"
     assert told.rule == "Mean, scale 1"
     assert told.restarts == (600.0,)
@@ -216,8 +222,10 @@ def test_long_idle_times_are_cut_out_where_they_dominate() -> None:
 def test_the_timeline_marks_differ_in_kind(tmp_path: Path) -> None:
     drawn = draw_timeline(story(read(tmp_path)))
     assert [[kind for _, kind, _ in row.marks] for row in drawn.rows] == [
-        ["contribution"], ["duplicate", "contribution", "withdrawn"], ["contribution_refused", "contribution"],
-    ]  # fmt: skip
+        ["contribution"],
+        ["duplicate", "contribution", "withdrawn"],
+        ["contribution_refused", "contribution"],
+    ]
     assert [label for *_, label in drawn.publications] == ["1", "2", "3", "4"]
     assert len(drawn.restarts) == 1
     assert [kind for kind, _ in drawn.kinds] == [
@@ -310,9 +318,11 @@ def test_a_hostile_name_is_only_text(tmp_path: Path) -> None:
 @pytest.mark.parametrize("gone", ["nothing", "events", "comparison", "metrics"])
 def test_a_page_of_whatever_there_is(tmp_path: Path, gone: str) -> None:
     run = write_merging_run(
-        tmp_path, metrics=[] if gone == "metrics" else None, happened=[] if gone == "events" else None,
+        tmp_path,
+        metrics=[] if gone == "metrics" else None,
+        happened=[] if gone == "events" else None,
         comparison="leave out" if gone == "comparison" else {"arm": ARM, "entries": entries()},
-    )  # fmt: skip
+    )
     page = Page(write_report(run))
     assert "arrivals-1" in page.ids
     assert bool(page.all(".happened")) == (gone != "events")

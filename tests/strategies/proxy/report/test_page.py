@@ -316,9 +316,23 @@ def test_a_run_that_has_only_begun_says_so(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[]", "7", '{"arms": 3}', '{"arms": [3]}', '{"arms": [{"attackers": {"a": 7}}]}', '{"people": []}', '{"losses": {}}',
-     '{"format": 2}', '{"direct": "x"}', '{"seconds": 1' + "0" * 400 + "}", "[" * 100_000, "\xff"],
-)  # fmt: skip
+    [
+        "",
+        "{",
+        "[]",
+        "7",
+        '{"arms": 3}',
+        '{"arms": [3]}',
+        '{"arms": [{"attackers": {"a": 7}}]}',
+        '{"people": []}',
+        '{"losses": {}}',
+        '{"format": 2}',
+        '{"direct": "x"}',
+        '{"seconds": 1' + "0" * 400 + "}",
+        "[" * 100_000,
+        "\xff",
+    ],
+)
 def test_a_damaged_file_is_said_plainly(tmp_path: Path, text: str) -> None:
     (tmp_path / "proxy.json").write_text(text, encoding="latin-1")
     for make in (write_proxy_report, proxy_tables):
