@@ -1,4 +1,4 @@
-"""What tests ask of an HTML page: its tags, the rows of its tables, and the text of its elements."""
+"""HTML pages for tests: tags, rows of tables, text of elements."""
 
 import re
 from html.parser import HTMLParser

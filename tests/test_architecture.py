@@ -1,4 +1,4 @@
-"""The house: generic code knows no method by name, and asks no network which method it belongs to."""
+"""Generic code knows no method by name, and asks no network which method it belongs to."""
 
 import ast
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
 """`python -m polyclinic_demos.paced_client ...`: a hospital's client on a slower machine.
 
-It takes the arguments of `polyclinic-client`. Fine-tuning rests after every training step, for as many
-seconds as the environment says (`polyclinic_demos.paced_training`).
+It takes the arguments of `polyclinic-client`. Fine-tuning rests after every training step, for as
+many seconds as the environment says (`polyclinic_demos.paced_training`).
 """
 
 from polyclinic_client.cli.main import main

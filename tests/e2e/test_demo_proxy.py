@@ -1,4 +1,4 @@
-"""Last part of the proxy's demo: service and client as processes, with files that training wrote."""
+"""Last part of the proxy's demo: service and client as processes, with files of a training."""
 
 import io
 from collections.abc import Iterator

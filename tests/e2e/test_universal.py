@@ -31,7 +31,7 @@ SMALL = (
 
 @pytest.fixture(scope="module")
 def universal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
-    """One hospital contributes to stage 1 by hand. Then all join, and its contribution ends stage 2."""
+    """One hospital contributes to stage 1 by hand; then all join, and contribute to stage 2."""
     folder = tmp_path_factory.mktemp("universal")
     one = Federation(
         folder,

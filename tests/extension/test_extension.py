@@ -1,4 +1,7 @@
-"""A package from outside adds a strategy, a rule, a statistic, a network; who lacks it refuses by name."""
+"""A package from outside adds a strategy, a rule, a statistic and a network.
+
+A hospital without the package refuses the job by name.
+"""
 
 import json
 import os

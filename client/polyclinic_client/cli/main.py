@@ -61,8 +61,8 @@ Checks the data set's list of files and dials out to the coordinator: one outbou
 nothing listens but on loopback. Then it trains and evaluates whenever it is asked. It takes up a
 lost connection again by itself.
 
-A new hospital may leave training to others: with [bold]--describe[/bold] it sends means over its images
-(which ones, the coordinator says; what they reveal, docs/explanation/refinement.md) and receives a
+A new hospital may leave training to others: with [bold]--describe[/bold] it sends means over its
+images (which ones, the coordinator says; what they reveal, docs/explanation/refinement.md) and receives a
 model that was made for such images. A data set for that may list its images under "test", without
 labels.
 

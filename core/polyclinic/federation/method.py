@@ -1,8 +1,8 @@
 """A method of federated learning: one object that tells both sides what to do.
 
-A method is one folder and one `Method`, offered by the entry point `polyclinic.methods`; it may live
-in anybody's package. What only one side needs is a lazy reference, `package.module:name`, so that
-a hospital neither imports nor needs what only a coordinator does.
+A method is one folder and one `Method`. The entry point `polyclinic.methods` offers it, so a method
+may live in any installed package. What only one side needs is a lazy reference,
+`package.module:name`: a hospital neither imports nor needs what only a coordinator uses.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ class Method:
         ```
 
     Attributes:
-        name: Of the entry point and of the settings: `conf/strategy/NAME.yaml` or `conf/strategy/NAME/`.
+        name: Name of the entry point, and of `conf/strategy/NAME.yaml` or `conf/strategy/NAME/`.
         pace: Whether hospitals work in rounds, hand in whenever they like, or hand in by stages.
         coordinator: Callable that makes a `polyclinic.federation.coordinator.Coordinator` of a
             `Config`.
         hospital: A `polyclinic.federation.hospital.Hospital`.
         events: A tuple of `Event` classes besides those that every run has.
-        results: Callable that puts the method's own figures into a run's `Results` where reports expect
-            them, and returns the changed `Results`; None if they are there already.
-        section: Callable that makes the method's `Section` of a run's `Results`; None if it has none.
+        results: Callable that puts the method's own figures into a run's `Results` where reports
+            expect them, and returns the changed `Results`; None if they are there already.
+        section: Callable that makes a `Section` of a run's `Results`; None if there is none.
         commands: A `typer.Typer` whose commands join `polyclinic-server`.
         hospital_commands: The same for `polyclinic-client`.
         settings: A pydantic dataclass for the node `training.NAME` of the configuration.
-        exports: Suffix of a file to the callable that writes it, given the model's file, the path and
-            the name of the file; it returns lines of Python that load the file.
+        exports: Suffix of a file to the callable that writes it, given the model's file, the path
+            and the name of the file; it returns lines of Python that load the file.
         site_tasks: Whether every hospital may have a task of its own (`data.task=own`).
     """
 

@@ -1,4 +1,7 @@
-"""A model for every hospital from the distribution of its features, Kitrungrotsakul et al.; nobody retrains when somebody comes or goes."""
+"""A refined model for every hospital from the distribution of its features, Kitrungrotsakul et al.
+
+Nobody retrains when a hospital joins, updates or leaves.
+"""
 
 from polyclinic.federation.method import Method
 

@@ -1,8 +1,9 @@
 """Make the files of version 0.1.0 that the tests of this folder read.
 
-Run in a checkout of version 0.1.0, with its packages (`polyclinic`, `server`, `client`, `strategies`) first on
-PYTHONPATH: `python make_files.py WORK KEPT`. Real processes on loopback do the work in WORK, which
-takes some minutes; what is kept, and what that version said of it, goes to KEPT.
+Run in a checkout of version 0.1.0, with its packages (`polyclinic`, `server`, `client`,
+`strategies`) first on PYTHONPATH: `python make_files.py WORK KEPT`. Real processes on loopback do
+the work in WORK, which takes some minutes; what is kept, and what that version said of it, goes
+to KEPT.
 """
 
 import json
@@ -305,10 +306,10 @@ def keep(folder: Path, kept: Path) -> None:
     (kept / "models").mkdir()
     (kept / "images").mkdir()
     states = folder / "states"
+    discs = states / "universal/discs/runs/universal/universal"
     for source, target in {
         states / "refinement/st-john/refined.safetensors": "models/refined.safetensors",
-        states
-        / "universal/discs/runs/universal/universal/model.safetensors": "models/universal.safetensors",
+        discs / "model.safetensors": "models/universal.safetensors",
         folder / "data/mprage-3t/imagesTs/mprage-3t_004.nii.gz": "images/scan.nii.gz",
         folder / "tasks/discs/test-0.png": "images/disc-0.png",
         folder / "tasks/discs/test-1.png": "images/disc-1.png",

@@ -1,4 +1,7 @@
-"""A run's folder with a merging arm, as the coordinator leaves it; the numbers are chosen so that tables can be computed by hand."""
+"""A run's folder with a merging arm, as the coordinator leaves it.
+
+The numbers are chosen so that tables can be computed by hand.
+"""
 
 import json
 from collections.abc import Mapping, Sequence

@@ -1,6 +1,7 @@
-"""A refinement run's folder, as the coordinator leaves it; the numbers are chosen so that tables can be computed by hand.
+"""A refinement run's folder, as the coordinator leaves it.
 
-a, b and c contribute, x, y and z join later with a description alone, b hands in again, then c leaves.
+The numbers are chosen so that tables can be computed by hand. a, b and c contribute; x, y and z
+join later with a description alone; b hands in again; then c leaves.
 """
 
 import json

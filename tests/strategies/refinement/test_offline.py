@@ -59,7 +59,7 @@ def run_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch)
 
 
 def make_ledger(folder: Path, overrides: list[str]) -> Path:
-    """Three contributions, a newcomer near b, and one that is far away from everybody; no recipe is chosen yet."""
+    """Three contributions, a newcomer near b, one far from everybody; no recipe is chosen yet."""
     config = load_config(overrides)
     network = build_network(config)
     order = make_order(RunFolder(folder), config, network)

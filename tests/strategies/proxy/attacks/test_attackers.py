@@ -37,7 +37,7 @@ SHAPES = {
 def precise(monkeypatch: pytest.MonkeyPatch) -> None:
     """In float32 wherever tests run.
 
-    In bfloat16 weight gradients are undefined on volumes as tiny as these, see `modes.bf16_autocast`.
+    In bfloat16, weight gradients are undefined on volumes as tiny as these: `modes.bf16_autocast`.
     """
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
 
