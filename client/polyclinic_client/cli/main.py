@@ -62,9 +62,9 @@ nothing listens but on loopback. Then it trains and evaluates whenever it is ask
 lost connection again by itself.
 
 A new hospital may leave training to others: with [bold]--describe[/bold] it sends means over its
-images (which ones, the coordinator says; what they reveal, docs/explanation/refinement.md) and receives a
-model that was made for such images. A data set for that may list its images under "test", without
-labels.
+images (which ones, the coordinator says; what they reveal, docs/explanation/refinement.md) and
+receives a model that was made for such images. A data set for that may list its images under
+"test", without labels.
 
 Examples:
 
