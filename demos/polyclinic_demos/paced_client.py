@@ -5,8 +5,8 @@ many seconds as the environment says (`polyclinic_demos.paced_training`).
 """
 
 from polyclinic_client.cli.main import main
-from polyclinic_client.fleet import trainer
+from polyclinic_client.fleet import fine_tuner
 
 if __name__ == "__main__":
-    trainer.MODULE = "polyclinic_demos.paced_training"
+    fine_tuner.MODULE = "polyclinic_demos.paced_training"
     main()

@@ -12,9 +12,9 @@ from polyclinic.errors import RunError, ServerUnreachable
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system.processes import stop_all
 from polyclinic_client.fleet.connection import Connection, Say
+from polyclinic_client.fleet.fine_tuner import FineTuner
 from polyclinic_client.fleet.join import connect, only_client
 from polyclinic_client.fleet.pair import Pair, PairWatch
-from polyclinic_client.fleet.trainer import Trainer
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.status import FINE_TUNING, StatusNews, fine_tuning_news
 
@@ -43,7 +43,7 @@ def contribute(
         ServerUnreachable: Nobody answered in time.
     """
     with only_client(state):
-        trainer = Trainer(name, data.resolve(), state.resolve(), say)
+        trainer = FineTuner(name, data.resolve(), state.resolve(), say)
         news = StatusNews(state / FINE_TUNING, fine_tuning_news, say)
         trainer.outbox.forget_failure()
         if connection is None:
@@ -58,7 +58,9 @@ def contribute(
             stop_all([trainer.child, *pair.children], patience_s=4.0)
 
 
-def _work(watch: PairWatch, trainer: Trainer, news: StatusNews, server: str, wait_s: float) -> str:
+def _work(
+    watch: PairWatch, trainer: FineTuner, news: StatusNews, server: str, wait_s: float
+) -> str:
     """Work until the coordinator has spoken."""
     outbox = trainer.outbox
     began, since = time.time(), time.monotonic()
@@ -79,7 +81,7 @@ def _work(watch: PairWatch, trainer: Trainer, news: StatusNews, server: str, wai
             return verdict
 
 
-def _work_offline(trainer: Trainer, news: StatusNews) -> str:
+def _work_offline(trainer: FineTuner, news: StatusNews) -> str:
     """Work until the contribution lies in the outbox."""
     outbox = trainer.outbox
     if outbox.assignment() is None:

@@ -12,8 +12,8 @@ from pathlib import Path
 from polyclinic.errors import ResourceError, RunError
 from polyclinic.system.processes import lock_file, stop_all
 from polyclinic_client.fleet.connection import Connection, Say, Welcome
+from polyclinic_client.fleet.fine_tuner import FineTuner
 from polyclinic_client.fleet.pair import Pair, PairWatch
-from polyclinic_client.fleet.trainer import Trainer
 from polyclinic_client.site.outbox import REFINED
 from polyclinic_client.site.status import WORKER, StatusFile
 
@@ -42,7 +42,7 @@ def join(connection: Connection, data: Path, state: Path, wait_s: float, say: Sa
         welcome = connect(connection, wait_s, say)
         say(f"{connection.site}: the coordinator answers; joining. Ctrl-C leaves.")
         pair = Pair(connection, data.resolve(), state.resolve())
-        trainer = Trainer(connection.site, data.resolve(), state.resolve(), say)
+        trainer = FineTuner(connection.site, data.resolve(), state.resolve(), say)
         trainer.outbox.forget_failure()
         watch = PairWatch(pair, welcome, say)
         try:

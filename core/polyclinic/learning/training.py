@@ -82,7 +82,7 @@ def fit(
     steps, step, total, seen = training.epochs * len(loader), 0, 0.0, 0
     with (
         training_mode(network, train=True),
-        _own_randomness(loader),
+        _loader_randomness(loader),
         feature_shifts(network, training.shifts, torch.initial_seed()),
     ):
         for _ in range(training.epochs):
@@ -202,7 +202,7 @@ def _finite(value: float, step: int, training: TrainingConfig) -> float:
 
 
 @contextmanager
-def _own_randomness(loader: DataLoader[Any]) -> Iterator[None]:
+def _loader_randomness(loader: DataLoader[Any]) -> Iterator[None]:
     """Let dropout and shifts draw from the loader's seed; keep the process's random state."""
     with torch.random.fork_rng():
         if loader.generator is not None:

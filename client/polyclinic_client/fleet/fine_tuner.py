@@ -12,7 +12,7 @@ DEATHS = 5  # crashes in a row after which the work is given up
 LOOK_S = 1.0  # between two looks at what is to be done
 
 
-class Trainer:
+class FineTuner:
     """Starts fine-tuning when the outbox has something to do, and again after a crash.
 
     Args:
