@@ -134,6 +134,10 @@ class Authority:
         """Return when the server's certificate expires."""
         return _load(self.folder / "server.crt").not_valid_after_utc
 
+    def has_expired(self) -> bool:
+        """Tell whether the server's certificate has expired."""
+        return self.expires() < datetime.now(UTC)
+
     def authority_expires(self) -> datetime:
         """Return when the authority's own certificate expires."""
         return _load(self.folder / "ca.crt").not_valid_after_utc
@@ -143,7 +147,7 @@ class Authority:
         left = self.expires() - datetime.now(UTC)
         if left > timedelta(days=WARN_DAYS):
             return None
-        when = "has expired" if left < timedelta(0) else f"expires in {left.days} days"
+        when = "has expired" if self.has_expired() else f"expires in {left.days} days"
         return (
             f"The server's certificate {when} ({self.expires():%Y-%m-%d}). "
             f"Run: polyclinic-server init --renew --folder {self.folder}"

@@ -95,8 +95,8 @@ def choose_endpoint(
             )
         return Endpoint(host, PORT if port is None else port, None)
     authority = Authority.open(security)
-    if (warning := authority.warning()) and "has expired" in warning:
-        raise ConfigError(warning)
+    if authority.has_expired():
+        raise ConfigError(str(authority.warning()))
     return Endpoint(host or EVERYWHERE, authority.port if port is None else port, authority)
 
 

@@ -80,7 +80,7 @@ def test_channels_are_the_last_dimension_or_several_files(tmp_path: Path) -> Non
     files = [save(tmp_path / f"{n}.nii.gz", voxels[..., n]) for n in range(2)]
     assert one.shape == (2, 3, 4, 5)
     torch.testing.assert_close(one.as_tensor(), read_image(files, 2, 3).as_tensor())
-    with pytest.raises(ImageInvalid, match=r"2 channel\(s\), but the task needs 1"):
+    with pytest.raises(ImageInvalid, match=r"\b2 channel.*\b1\b"):
         read_image(tmp_path / "both.nii.gz", 1, 3)
     other = save(tmp_path / "other.nii.gz", voxels[..., 0], np.eye(4))
     with pytest.raises(ShapeMismatch):
@@ -249,7 +249,7 @@ def test_no_file_and_no_image(tmp_path: Path) -> None:
 def test_nan_and_infinity(tmp_path: Path) -> None:
     voxels = np.ones((3, 4, 5), np.float32)
     voxels[0, 0, :2], voxels[1, 1, 1] = np.nan, np.inf
-    with pytest.raises(ImageInvalid, match="in 3 of 60 voxels"):
+    with pytest.raises(ImageInvalid, match="3 of 60"):
         read_image(save(tmp_path / "a.nii.gz", voxels), 1, 3)
 
 
@@ -258,7 +258,7 @@ def test_labels(tmp_path: Path) -> None:
     label = read_label(save(tmp_path / "a.nii.gz", voxels.astype(np.float32)), 3)
     assert label.dtype == torch.int32 and label.shape == (1, 2, 3, 4)
     np.testing.assert_array_equal(label.numpy()[0], voxels)
-    with pytest.raises(LabelInvalid, match=r"has label 2, but dataset\.json declares 0, 1"):
+    with pytest.raises(LabelInvalid, match=r"label 2.*dataset\.json.*0, 1"):
         read_label(tmp_path / "a.nii.gz", 2)
     with pytest.raises(LabelInvalid, match=r"0\.5, 1\.5.*whole numbers"):
         read_label(save(tmp_path / "b.nii.gz", np.where(voxels == 1, 0.5, 1.5).astype(np.float32)))

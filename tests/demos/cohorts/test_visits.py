@@ -118,7 +118,7 @@ def test_other_settings_are_refused_and_nothing_is_touched(
 
 def test_a_folder_that_is_not_ours_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("a hospital's own")
-    with pytest.raises(ConfigError, match="demo cohort"):
+    with pytest.raises(ConfigError, match="another folder"):
         write_visits(tmp_path, COARSE, Visits((1, 0, 0)))
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 

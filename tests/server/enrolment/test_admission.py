@@ -2,6 +2,7 @@
 journal.
 """
 
+import re
 import socket
 import time
 from collections.abc import Iterator
@@ -34,7 +35,7 @@ from polyclinic.security.admission_errors import (
 from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key, make_key
 from polyclinic.security.kit import Kit
 from polyclinic_client.fleet.connection import Connection
-from polyclinic_demos.local_pki import kit_for, local_authority
+from polyclinic_demos.local_pki import kit_for, rehearse
 from tests.server.fleet.coordinators import Coordinator, coordinator, open_coordinator
 
 Metadata = list[tuple[str, str | bytes]]
@@ -53,13 +54,15 @@ def refused(kind: type[AdmissionRefused], connection: Connection) -> str:
     return str(raised.value)
 
 
-def journaled(lab: Coordinator, *words: str) -> None:
-    """Return the journal's only refusal, after a while: a thread records failed handshakes."""
+def journaled(lab: Coordinator, kind: type[AdmissionRefused], *facts: str) -> None:
+    """Check the journal's only refusal, after a while: a thread records failed handshakes."""
     deadline = time.monotonic() + 5.0
     while not lab.sentences() and time.monotonic() < deadline:
         time.sleep(0.05)
     (sentence,) = lab.sentences()
-    assert all(word in sentence for word in words), sentence
+    pattern = re.sub(r"\\{\w+\\}", ".*", re.escape(kind.coordinator))
+    assert re.fullmatch(pattern, sentence), sentence
+    assert all(fact in sentence for fact in facts), sentence
 
 
 def knock_with(lab: Coordinator, metadata: Metadata) -> AdmissionRefused:
@@ -86,7 +89,7 @@ def test_an_enrolled_hospital_is_welcome_by_the_name_of_its_key(lab: Coordinator
 
 def test_no_key(lab: Coordinator) -> None:
     assert type(knock_with(lab, [])) is KeyMissing
-    journaled(lab, "showed no key")
+    journaled(lab, KeyMissing)
 
 
 def test_an_unknown_key(lab: Coordinator, tmp_path: Path) -> None:
@@ -94,7 +97,7 @@ def test_an_unknown_key(lab: Coordinator, tmp_path: Path) -> None:
     mark = fingerprint(make_key(tmp_path / "other"))
     said = refused(KeyUnknown, replace(known, key=tmp_path / "other" / PRIVATE))
     assert mark in said and "hospital.pub" in said
-    journaled(lab, mark, "not enrolled", "enrol NAME hospital.pub")
+    journaled(lab, KeyUnknown, mark)
 
 
 def test_a_revoked_key(lab: Coordinator) -> None:
@@ -102,15 +105,15 @@ def test_a_revoked_key(lab: Coordinator) -> None:
     hospital.handshake()
     lab.registry.revoke("st-mary", "left")
     time.sleep(1.1)  # what the gate knows may be a second old
-    assert "revoked" in refused(KeyRevoked, hospital)
-    journaled(lab, "st-mary", "revoked key")
+    assert "st-mary" in refused(KeyRevoked, hospital)
+    journaled(lab, KeyRevoked, "st-mary")
 
 
 def test_another_sites_key(lab: Coordinator) -> None:
     mary, john = lab.hospital("st-mary"), lab.hospital("st-john")
     said = refused(KeyOfAnother, replace(mary, key=john.key))
     assert "st-mary" in said and "st-john" not in said  # whose key it is, is nobody's business
-    journaled(lab, "st-john called itself st-mary")
+    journaled(lab, KeyOfAnother, "st-john", "st-mary")
 
 
 def test_a_public_key_without_its_private_half(lab: Coordinator, tmp_path: Path) -> None:
@@ -122,7 +125,7 @@ def test_a_public_key_without_its_private_half(lab: Coordinator, tmp_path: Path)
         "flwr-public-key-bin"
     ]
     assert type(knock_with(lab, list(forged.items()))) is SignatureInvalid
-    journaled(lab, "SHA256:", "sign")
+    journaled(lab, SignatureInvalid)
 
 
 def test_a_clock_that_is_far_off(lab: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,35 +136,34 @@ def test_a_clock_that_is_far_off(lab: Coordinator, monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(admission, "datetime", Tomorrow)
     assert "3600 s" in refused(ClockWrong, lab.hospital("st-mary"))
-    journaled(lab, "3600 s off", "NTP")
+    journaled(lab, ClockWrong, "3600 s")
 
 
 def test_a_kit_of_another_coordinator(lab: Coordinator, tmp_path: Path) -> None:
     hospital = lab.hospital("st-mary")
     assert hospital.kit is not None
-    other = local_authority(tmp_path / "other", 1).ca()
-    said = refused(AuthorityUnknown, replace(hospital, kit=replace(hospital.kit, ca=other)))
-    assert "ask for a new one" in said
-    journaled(lab, "127.0.0.1 does not trust this coordinator's certificate authority")
+    other = rehearse(tmp_path / "other", 1).ca()
+    refused(AuthorityUnknown, replace(hospital, kit=replace(hospital.kit, ca=other)))
+    journaled(lab, AuthorityUnknown, "127.0.0.1")
 
 
 def test_an_expired_certificate(tmp_path: Path) -> None:
     with coordinator(tmp_path / "lab", days=-1) as lab:
         said = refused(CertificateExpired, lab.hospital("st-mary"))
         assert "init --renew" in said
-        journaled(lab, "expired", "init --renew")
+        journaled(lab, CertificateExpired, "init --renew")
 
 
 def test_a_wrong_host_name(tmp_path: Path) -> None:
     with coordinator(tmp_path / "lab", host="coordinator.example.org") as lab:
         said = refused(HostNameWrong, lab.hospital("st-mary"))
         assert "init --renew --host NAME" in said
-        journaled(lab, "127.0.0.1", "init --renew --host NAME")
+        journaled(lab, HostNameWrong, "init --renew --host NAME")
 
 
 def test_plain_text_to_the_tls_port(lab: Coordinator) -> None:
     assert "--kit" in refused(PlaintextRefused, Connection(lab.address, "st-mary"))
-    journaled(lab, "127.0.0.1 spoke plain text")
+    journaled(lab, PlaintextRefused, "127.0.0.1")
 
 
 def test_tls_to_a_plain_port(lab: Coordinator) -> None:

@@ -63,12 +63,16 @@ def test_renewal_keeps_the_authority_and_may_change_the_names(authority: Authori
     assert renewed.expires() >= ends
 
 
-@pytest.mark.parametrize(("days", "said"), [(5, "expires in"), (-1, "has expired")])
+@pytest.mark.parametrize(("days", "expired"), [(5, False), (-1, True)])
 def test_a_certificate_near_its_end_is_announced(
-    days: int, said: str, authority: Authority
+    days: int, expired: bool, authority: Authority
 ) -> None:
-    assert authority.warning() is None
-    assert said in str(authority.renew(days=days).warning())
+    assert authority.warning() is None and not authority.has_expired()
+    renewed = authority.renew(days=days)
+    assert renewed.has_expired() is expired
+    warning = str(renewed.warning())
+    assert f"{renewed.expires():%Y-%m-%d}" in warning and "init --renew" in warning
+    assert ("4 days" in warning) is not expired
 
 
 @pytest.mark.parametrize("host", ["", "https://a", "a b", "a:9092", "-a", "a..b"])
@@ -83,12 +87,12 @@ def test_one_key_one_site(authority: Authority, tmp_path: Path) -> None:
     first, second = make_key(tmp_path / "1"), make_key(tmp_path / "2")
     # the same again changes nothing
     assert registry.enrol("a", first) == registry.enrol("a", first)
-    with pytest.raises(ConfigError, match="is the key of a"):
+    with pytest.raises(ConfigError, match=r"key of a\b"):
         registry.enrol("b", first)
-    with pytest.raises(ConfigError, match="Revoke that first"):
+    with pytest.raises(ConfigError, match="enrol revoke"):
         registry.enrol("a", second)
     registry.revoke("a", "lost")
-    with pytest.raises(ConfigError, match="was revoked"):
+    with pytest.raises(ConfigError, match="keygen"):
         registry.enrol("a", first)
     assert registry.enrol("a", second).active
     assert [(key.site, key.active) for key in registry.everybody()] == [("a", False), ("a", True)]
@@ -120,7 +124,7 @@ def test_who_was_enrolled_a_moment_ago_is_no_stranger(
 
 
 def test_nobody_is_revoked_who_was_not_enrolled(authority: Authority) -> None:
-    with pytest.raises(ConfigError, match="Enrolled: nobody"):
+    with pytest.raises(ConfigError, match="nobody"):
         Registry(authority.folder).revoke("a", "x")
 
 
@@ -136,7 +140,7 @@ def test_the_journal_is_a_ledger_s_and_sound(authority: Authority, tmp_path: Pat
 def test_plain_text_is_for_loopback_alone(tmp_path: Path) -> None:
     assert endpoint_of(deployment(tmp_path, insecure=True)).host == "127.0.0.1"
     for host in ("0.0.0.0", "192.0.2.7", "example.org"):
-        with pytest.raises(ConfigError, match="only this machine is served"):
+        with pytest.raises(ConfigError, match=r"127\.0\.0\.1"):
             endpoint_of(deployment(tmp_path, host, insecure=True))
 
 
@@ -148,7 +152,7 @@ def test_without_keys_a_coordinator_says_how_to_make_them(tmp_path: Path) -> Non
 def test_an_expired_certificate_ends_a_coordinator_before_it_begins(authority: Authority) -> None:
     assert endpoint_of(deployment(authority.folder)).port == 9443
     authority.renew(days=-1)
-    with pytest.raises(ConfigError, match="has expired"):
+    with pytest.raises(ConfigError, match="--renew"):
         endpoint_of(deployment(authority.folder))
 
 

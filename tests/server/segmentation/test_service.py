@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from polyclinic_server.segmentation.model import SegmentationModel
-from polyclinic_server.segmentation.service import Limits
+from polyclinic_server.segmentation.service import STOPPING, Limits
 from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
 from polyclinic_strategies.proxy.wire.arrays import PART_BYTES, RETRY_HEADER
 from tests.server.segmentation.segmentation_services import (
@@ -127,10 +127,8 @@ def test_reflection_is_off_unless_it_is_asked_for(plain: Service) -> None:
 
 def test_a_model_that_fails_is_said_without_a_voxel(tmp_path: Path) -> None:
     with service(model=a_model(Failing())) as lab, caller(lab.hospital("a")) as someone:
-        assert someone.refused(messages(a_volume())) == (
-            "INTERNAL",
-            "The model failed (RuntimeError). Tell the operator of this service.",
-        )
+        status, sentence = someone.refused(messages(a_volume()))
+        assert status == "INTERNAL" and "(RuntimeError)" in sentence
         assert lab.lines[0].endswith("INTERNAL")
 
 
@@ -156,17 +154,12 @@ def test_a_slow_sender_is_ended_and_its_place_is_free_again() -> None:
         caller(lab.hospital("a")) as someone,
     ):
         try:
-            assert someone.refused(slowly([], leaving)) == (
-                "DEADLINE_EXCEEDED",
-                "There was no header within 0.3 s. Send it with the call.",
-            )
+            status, sentence = someone.refused(slowly([], leaving))
+            assert status == "DEADLINE_EXCEEDED" and "header" in sentence and "0.3 s" in sentence
             status, sentence = someone.refused(slowly([a_header(), some_data(9)], leaving))
-            assert (status, sentence) == (
-                "DEADLINE_EXCEEDED",
-                "Nothing came for 0.3 s. Send the volume without pauses.",
-            )
+            assert status == "DEADLINE_EXCEEDED" and "volume" in sentence and "0.3 s" in sentence
             status, sentence = someone.refused(trickling(leaving))
-            assert status == "DEADLINE_EXCEEDED" and "not complete after 0.8 s" in sentence
+            assert status == "DEADLINE_EXCEEDED" and "upload" in sentence and "0.8 s" in sentence
         finally:
             leaving.set()
         assert lab.server.service.queue.reserved == 0
@@ -192,7 +185,7 @@ def test_calls_of_one_site_are_bounded_before_they_have_sent_anything(
         opened = [someone.start(slowly([], leaving)) for _ in range(3)]
         lab.until(lambda running: running.server.service._calls["a"] == 3)
         status, sentence = someone.refused(messages(a_volume()))
-        assert status == "RESOURCE_EXHAUSTED" and "3 calls of this site" in sentence
+        assert status == "RESOURCE_EXHAUSTED" and "3 calls" in sentence
         assert len(other.ask(messages(a_volume()))) == 2
         for call in opened:
             call.cancel()
@@ -312,7 +305,7 @@ def test_deadlines_of_the_caller_and_of_the_service() -> None:
         lab.until(lambda running: len(running.lines) == 1)
         held.go.release(1)
         status, sentence = someone.refused(messages(a_volume()))
-        assert status == "DEADLINE_EXCEEDED" and " 1 s" in sentence
+        assert status == "DEADLINE_EXCEEDED" and "answer" in sentence and "1 s" in sentence
         held.go.release(1)
         lab.until(lambda running: running.server.service.queue.reserved == 0)
 
@@ -330,7 +323,7 @@ def test_a_service_that_stops_finishes_what_it_computes_and_sends_the_others_awa
         lab.until(lambda running: bool(running.server.service.queue._lines))
         stopped = pool.submit(lab.do, lab.server.service.stop())
         status, sentence = second.result(PATIENCE_S)
-        assert status == "UNAVAILABLE" and "being stopped" in sentence
+        assert (status, sentence) == ("UNAVAILABLE", STOPPING.sentence)
         assert someone.refused(messages(a_volume()))[0] == "UNAVAILABLE"
         held.go.release(1)
         assert len(first.result(PATIENCE_S)) == 2

@@ -145,7 +145,7 @@ def test_a_scan_without_labels_trains_no_segmenter(scans: tuple[Case, ...], tmp_
     assert [case.subject for case in prepare_cases([bare], REFERENCE, tmp_path, 4, fine=False)] == [
         "000_0"
     ]
-    with pytest.raises(DatasetInvalid, match="no label map"):
+    with pytest.raises(DatasetInvalid, match="label map"):
         prepare_cases([bare], REFERENCE, tmp_path, 4, fine=True)
 
 

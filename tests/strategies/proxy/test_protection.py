@@ -142,7 +142,7 @@ def test_no_key_is_kept(registered: None, monkeypatch: pytest.MonkeyPatch) -> No
 def test_what_would_fold_never_leaves(registered: None, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn: list[int] = []
     monkeypatch.setattr(module, "draw_seed", lambda: drawn.append(1) or len(drawn))
-    with pytest.raises(RunError, match="more smoothness"):
+    with pytest.raises(RunError, match="smoothness"):
         protecting(std=30.0, smoothness=0.0).protect(volume())
     assert len(drawn) == module.TRIES
 
