@@ -1,12 +1,13 @@
 """Hospitals that join, leave or withdraw in the middle of a simulated run."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 from polyclinic.errors import ConfigError
+from polyclinic.federation.events import Event
 from polyclinic.simulation.grid import MemoryNode
 from polyclinic.store.ledger import Ledger
 
@@ -44,6 +45,23 @@ class Change:
     strategy: str = ""
 
 
+def check_changes(changes: Sequence[Change], sites: Collection[str]) -> None:
+    """Refuse changes that cannot happen.
+
+    Raises:
+        ConfigError: A hospital or an action does not exist, or a count is below 1.
+    """
+    for change in changes:
+        if change.site not in sites:
+            known = ", ".join(sorted(sites))
+            raise ConfigError(f"changes: there is no hospital '{change.site}'. Known: {known}.")
+        if change.action not in ACTIONS or change.count < 1:
+            raise ConfigError(
+                f"changes: {change.site} is to '{change.action}' after {change.count} events: "
+                f"the action is one of {', '.join(ACTIONS)}, the count at least 1."
+            )
+
+
 def away_at_start(changes: Sequence[Change]) -> set[str]:
     """Name the hospitals of which the first that is said is that they join."""
     first: dict[str, Action] = {}
@@ -68,32 +86,37 @@ class Schedule:
     _seen: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
-        for change in self.changes:
-            if change.site not in self.nodes:
-                known = ", ".join(sorted(self.nodes))
-                raise ConfigError(f"changes: there is no hospital '{change.site}'. Known: {known}.")
-            if change.action not in ACTIONS or change.count < 1:
-                raise ConfigError(
-                    f"changes: {change.site} is to '{change.action}' after {change.count} events: "
-                    f"the action is one of {', '.join(ACTIONS)}, the count at least 1."
-                )
         for site in away_at_start(self.changes):
             self.nodes[site].leave()
 
+    def replay(self, events: Iterable[Event]) -> None:
+        """Let hospitals be where they were when an earlier attempt ended; nothing is withdrawn again."""
+        for event in events:
+            for change in self._due(event.kind, event.arm):
+                self._move(change)
+
     def handle(self, kind: str, strategy: str) -> None:
         """Do what is to be done after an event."""
-        for name in {"", strategy}:
-            self._seen[kind, name] += 1
-            for change in self.changes:
-                moment = (change.after, change.strategy, change.count)
-                if moment == (kind, name, self._seen[kind, name]):
-                    self._do(change)
+        for change in self._due(kind, strategy):
+            self._move(change)
+            if change.action == "withdraw":
+                with Ledger.open(self.ledger, create=False) as ledger:
+                    ledger.withdraw(change.site, "withdrawn in a simulation")
 
-    def _do(self, change: Change) -> None:
+    def _due(self, kind: str, strategy: str) -> list[Change]:
+        """Count an event, and find the changes whose moment it is."""
+        names = {"", strategy}
+        for name in names:
+            self._seen[kind, name] += 1
+        return [
+            change
+            for change in self.changes
+            if (change.after, change.count) == (kind, self._seen[kind, change.strategy])
+            and change.strategy in names
+        ]
+
+    def _move(self, change: Change) -> None:
         if change.action == "join":
             self.nodes[change.site].come_back()
         elif change.action == "leave":
             self.nodes[change.site].leave()
-        else:
-            with Ledger.open(self.ledger, create=False) as ledger:
-                ledger.withdraw(change.site, "withdrawn in a simulation")

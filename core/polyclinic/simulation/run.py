@@ -21,14 +21,14 @@ from polyclinic.federation.events import Event
 from polyclinic.federation.jobs import follow_run
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import SiteDataset
-from polyclinic.simulation.changes import Change, Schedule, away_at_start
+from polyclinic.simulation.changes import Change, Schedule, away_at_start, check_changes
 from polyclinic.simulation.grid import Answer, MemoryGrid, MemoryNode
 from polyclinic.simulation.hospital import Memory, SimulatedHospital, own_randomness
 from polyclinic.simulation.hospitals import Given, name_hospitals, write_dataset
 from polyclinic.simulation.identity import task_identity
 from polyclinic.simulation.progress import ProgressBar
 from polyclinic.simulation.result import SimulationResult
-from polyclinic.simulation.setup import concluded, prepare_run
+from polyclinic.simulation.setup import concluded, is_finished, prepare_run
 from polyclinic.simulation.sides import COORDINATOR, HOSPITAL, HospitalInProcess, load_side
 from polyclinic.system.clock import SkippingClock, use_clock
 
@@ -98,9 +98,11 @@ def simulate(
     """
     named = name_hospitals(hospitals)
     coordinate, make_hospital = load_side(COORDINATOR), load_side(HOSPITAL)
+    describe = [describe] if isinstance(describe, str) else describe
     for site in describe:
         if site not in named:
             raise UnknownName("hospital", site, sorted(named))
+    check_changes(changes, named)
     training = [site for site in named if site not in {*describe, *away_at_start(changes)}]
     asked = [
         f"deployment.hospitals={len(training)}",
@@ -117,7 +119,7 @@ def simulate(
         for site, data in named.items():
             mode = "describe" if site in describe else "train"
             federation.add(site, data, mode, configs[0].seed, make_hospital)
-        if run.describe()["state"] != "finished":
+        if not is_finished(run):
             federation.run(run, configs, coordinate, changes)
     except BaseException:
         if temporary is not None:
@@ -187,6 +189,7 @@ class _Federation:
         """
         clock = SkippingClock()
         schedule = Schedule(changes, self.nodes, _ledger_of(configs, run))
+        schedule.replay(run.events())
 
         def listen(event: Event) -> None:
             clock.note_progress()

@@ -35,12 +35,18 @@ def prepare_run(
     path = folder / NAME
     if path.exists():
         _check_same(path, expanded, resume=resume)
-        return RunFolder(path), configs
-    path.mkdir(parents=True)
+    else:
+        path.mkdir(parents=True)
+        RunFolder(path).keep_settings(expanded, configs)
     run = RunFolder(path)
-    run.keep_settings(expanded, configs)
-    describe_run(run, configs, state="running")
+    if not is_finished(run):
+        describe_run(run, configs, state="running")
     return run, configs
+
+
+def is_finished(run: RunFolder) -> bool:
+    """Tell whether there is nothing left to do."""
+    return (run.path / "run.json").exists() and run.describe().get("state") == "finished"
 
 
 def _check_same(path: Path, expanded: list[list[str]], *, resume: bool) -> None:

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from polyclinic.errors import ConfigError, DatasetInvalid
+from polyclinic.federation.events import RoundEnd
 from polyclinic.imaging.datasets import read_dataset
-from polyclinic.simulation.changes import Change, Schedule, away_at_start
+from polyclinic.simulation.changes import Change, Schedule, away_at_start, check_changes
 from polyclinic.simulation.grid import MemoryNode
 from polyclinic.simulation.hospital import Memory, SimulatedHospital
 from polyclinic.simulation.hospitals import name_hospitals, write_dataset
@@ -76,7 +77,17 @@ def test_changes_happen_after_their_event_and_once() -> None:
 )
 def test_impossible_changes_are_refused(change: Change) -> None:
     with pytest.raises(ConfigError):
-        Schedule([change], {"a": MemoryNode(1, lambda _message: None)}, Path("ledger"))
+        check_changes([change], ["a"])
+
+
+def test_after_a_restart_hospitals_are_where_they_were() -> None:
+    node = MemoryNode(1, lambda _message: None)
+    changes = [Change("a", "join"), Change("a", "withdraw", count=2), Change("a", "leave", count=3)]
+    schedule = Schedule(changes, {"a": node}, Path("no ledger"))
+    schedule.replay([RoundEnd(round=1), RoundEnd(round=2)])
+    assert node.online_until > 0
+    schedule.handle("round_end", "")
+    assert not node.online_until
 
 
 class Worker:

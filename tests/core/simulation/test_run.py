@@ -16,6 +16,7 @@ from polyclinic.federation.run_folder import RunFolder, read_lines
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.state_dict import load_state
 from polyclinic.simulation.changes import Change
+from polyclinic.simulation.hospital import SimulatedHospital
 from polyclinic.simulation.result import SimulationResult
 from polyclinic.simulation.run import simulate
 from polyclinic_client.site import site as client_site
@@ -215,6 +216,26 @@ def test_a_finished_run_is_read_and_a_run_of_other_settings_is_refused(
     again = simulate(sites, *SMALL, folder=tmp_path, resume=True, rounds=1)
     assert (again.folder / "events.jsonl").read_bytes() == before
     assert again.scores == first.scores
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    sites: list[Path], averaged: SimulationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings: dict[str, Any] = {"strategy": "averaging/fedavg", "rounds": 2, "folder": tmp_path}
+    answer, left = SimulatedHospital.answer, iter(range(10))  # it greets, then a round and a part
+
+    def interrupted(hospital: SimulatedHospital, message: Any) -> Any:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return answer(hospital, message)
+
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(SimulatedHospital, "answer", interrupted)
+        simulate(sites, *SMALL, **settings)
+    assert RunFolder(tmp_path / "simulation").describe()["state"] == "interrupted"
+    resumed = simulate(sites, *SMALL, **settings, resume=True)
+    assert len(events(resumed, "round_end")) == 2
+    assert same(weights(averaged, "fedavg"), weights(resumed, "fedavg"))
 
 
 def test_a_temporary_folder_goes_with_the_result_and_a_given_one_stays(
