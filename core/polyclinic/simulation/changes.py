@@ -90,7 +90,7 @@ class Schedule:
             self.nodes[site].leave()
 
     def replay(self, events: Iterable[Event]) -> None:
-        """Let hospitals be where they were when an earlier attempt ended; nothing is withdrawn again."""
+        """Put hospitals where they were when an earlier attempt ended; withdraw nothing again."""
         for event in events:
             for change in self._due(event.kind, event.arm):
                 self._move(change)
