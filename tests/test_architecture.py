@@ -64,7 +64,15 @@ def test_generic_code_asks_no_network_for_its_method() -> None:
 
 
 def test_every_part_of_a_method_can_be_imported() -> None:
-    parts = ("coordinator", "hospital", "events", "section", "commands", "hospital_commands")
+    parts = (
+        "coordinator",
+        "hospital",
+        "events",
+        "results",
+        "section",
+        "commands",
+        "hospital_commands",
+    )
     for method in methods().values():
         for part in (*parts, "settings"):
             assert (method.load(part) is None) == (getattr(method, part) is None)

@@ -28,6 +28,7 @@ from polyclinic.config.compose import as_yaml
 from polyclinic.config.schemas import Config
 from polyclinic.errors import LedgerNotFound, PolyclinicError, RunError, RunNotFound
 from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Failed, Missing
+from polyclinic.federation.metrics import FILE, Metric
 from polyclinic.federation.run_state import RunState, checked
 from polyclinic.store.journal import database_of
 from polyclinic.system.durable import write_atomically
@@ -125,16 +126,15 @@ class RunFolder:
 
     def add_metrics(self, line: Mapping[str, object]) -> None:
         """Append a line to metrics.jsonl for a figure that came without a message."""
-        _append(self.path / "metrics.jsonl", {"time": time.time(), **line})
+        metric = Metric.model_validate({"time": time.time(), **line})
+        _append(self.path / FILE, metric.to_line())
 
     def _record_figures(self, event: Answered | Failed | Missing) -> None:
         phase = PHASES[event.phase]
-        line = {**event.to_line(), "phase": phase}
-        reason = line.pop("reason", None)
-        del line["kind"]
-        if reason is not None:
-            line["missing"] = reason
-        _append(self.path / "metrics.jsonl", line)
+        given = {**event.to_line(), "phase": phase}
+        if not isinstance(event, Answered):
+            given["missing"] = event.reason
+        _append(self.path / FILE, Metric.model_validate(given).to_line())
         if not isinstance(event, Answered):
             return
         board = self._board(event.arm)

@@ -33,7 +33,7 @@ class Dot:
 
 
 @dataclass(frozen=True)
-class Line:
+class ChartLine:
     """A series.
 
     Attributes:
@@ -67,7 +67,7 @@ class Chart:
 
     title: str
     frame: Frame
-    lines: tuple[Line, ...]
+    lines: tuple[ChartLine, ...]
     x_ticks: tuple[Tick, ...]
     y_ticks: tuple[Tick, ...]
     x_title: str
@@ -101,7 +101,7 @@ def draw_series(
     x_steps, y_steps = enclose(x for x, _ in shown), enclose(y for _, y in shown)
     plane = Plane(frame.x(x_steps[0], x_steps[-1]), frame.y(y_steps[0], y_steps[-1]))
     dots = tuple(Dot(plane.x(x), plane.y(y), f"step {x:g}: {y:.4g}") for x, y in shown)
-    line = Line(title, COLOURS[0], SOLID, plane.path(shown), dots if len(dots) == 1 else ())
+    line = ChartLine(title, COLOURS[0], SOLID, plane.path(shown), dots if len(dots) == 1 else ())
     return Chart(
         title=title,
         frame=frame,

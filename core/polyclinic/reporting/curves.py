@@ -9,7 +9,7 @@ from typing import Literal
 
 from polyclinic.federation.metrics import Phase
 from polyclinic.reporting.axes import Frame, Plane, enclose, shorten, spread
-from polyclinic.reporting.chart import COLOURS, SOLID, Chart, Dot, Line
+from polyclinic.reporting.chart import COLOURS, SOLID, Chart, ChartLine, Dot
 from polyclinic.reporting.results import LOCAL, POOLED, Arm, Results
 
 FRAME = Frame(560, 300, left=48, right=460, top=14, bottom=262, inset=10)
@@ -98,10 +98,10 @@ def draw_curves(title: str, found: Sequence[Curve], arms: Sequence[Arm]) -> Char
     )
 
 
-def _line(curve: Curve, plane: Plane, look: tuple[str, str], title_y: float) -> Line:
+def _line(curve: Curve, plane: Plane, look: tuple[str, str], title_y: float) -> ChartLine:
     colour, dash = look
     title = curve.arm.title
-    return Line(
+    return ChartLine(
         title=shorten(title),
         colour=colour,
         dash=dash,

@@ -21,7 +21,7 @@ LIGHT_UNTIL = 0.36  # share of the way from near to far
 
 
 @dataclass(frozen=True)
-class Field:
+class HeatField:
     """A pair of hospitals.
 
     Attributes:
@@ -58,7 +58,7 @@ class HospitalLabel:
 class HeatMap:
     """What the template draws; brackets are the pixels and the words under some columns."""
 
-    fields: tuple[Field, ...]
+    fields: tuple[HeatField, ...]
     rows: tuple[HospitalLabel, ...]
     columns: tuple[HospitalLabel, ...]
     brackets: tuple[tuple[float, float, str], ...]
@@ -118,7 +118,7 @@ def _fields(
     values: Sequence[Sequence[float | None]],
     rows: Sequence[float],
     columns: Sequence[float],
-) -> tuple[Field, ...]:
+) -> tuple[HeatField, ...]:
     far = max([PALEST, *(value for row in values for value in row if value is not None)])
     found = []
     for one, y, row in zip(names, rows, values, strict=True):
@@ -127,9 +127,9 @@ def _fields(
             text = "?" if value is None else f"{value:.2f}"
             fill, ink = _paint(value, far)
             if one == other:
-                found.append(Field(x, y, "", fill, ink, one))
+                found.append(HeatField(x, y, "", fill, ink, one))
             else:
-                found.append(Field(x, y, text, fill, ink, f"{one} and {other}: {text}"))
+                found.append(HeatField(x, y, text, fill, ink, f"{one} and {other}: {text}"))
     return tuple(found)
 
 

@@ -59,8 +59,8 @@ class Arm:
 
 
 @dataclass(frozen=True)
-class Hospital:
-    """A hospital, and how many of its images went where.
+class Participant:
+    """A hospital of a run, and how many of its images went where.
 
     Attributes:
         task: The hospital's own, where tasks differ.
@@ -76,7 +76,7 @@ class Hospital:
     describes: bool = False
 
 
-HOSPITAL_FIELDS = {field.name for field in fields(Hospital)} - {"name"}
+HOSPITAL_FIELDS = {field.name for field in fields(Participant)} - {"name"}
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class Results:
     folder: Path
     run: RunState
     arms: tuple[Arm, ...]
-    hospitals: tuple[Hospital, ...]
+    hospitals: tuple[Participant, ...]
     metrics: tuple[Metric, ...]
     compared: tuple[Metric, ...]
     events: tuple[Event, ...]
@@ -176,15 +176,15 @@ def _without_own_opponents(run: RunState) -> RunState:
     return run.model_copy(update={"comparison": comparison})
 
 
-def _hospitals(run: RunState, metrics: Sequence[Metric]) -> tuple[Hospital, ...]:
+def _hospitals(run: RunState, metrics: Sequence[Metric]) -> tuple[Participant, ...]:
     """List the hospitals of run.json, then those that only figures name."""
     known = [
-        Hospital(name, **found.model_dump(include=HOSPITAL_FIELDS))
+        Participant(name, **found.model_dump(include=HOSPITAL_FIELDS))
         for name, found in run.hospitals.items()
     ]
     # training on all images in one place has a name of its own in place of a hospital's
     sites = (m.site for m in metrics if m.phase != "train" or m.arm != POOLED)
-    return (*known, *map(Hospital, unseen(sites, [hospital.name for hospital in known])))
+    return (*known, *map(Participant, unseen(sites, [hospital.name for hospital in known])))
 
 
 def _complete(results: Results) -> Results:

@@ -4,7 +4,9 @@ from typing import Any
 
 import pytest
 
+from polyclinic.federation.events import ArmStart, Missing
 from polyclinic.federation.metrics import Metric, parse_metric, read_metrics
+from polyclinic.federation.run_folder import RunFolder
 
 
 def line(**changes: Any) -> str:
@@ -19,6 +21,19 @@ def test_a_line_is_read_as_it_was_written() -> None:
     )  # fmt: skip
     assert parse_metric(json.dumps(metric.to_line())) == metric
     assert "loss" not in metric.to_line(), "what was not measured is not written"
+
+
+def test_a_run_writes_what_is_read(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path)
+    folder.record(ArmStart(arm="fedavg"))
+    folder.record(Missing(site="a", phase="evaluate.test", round=3, reason="offline"))
+    folder.record(Missing(site="a", phase="query", round=3, reason="no figure"))
+    folder.add_metrics({"arm": "pooled", "round": 3, "phase": "test", "site": "a", "score": 0.5})
+    (missing, added), skipped = read_metrics(tmp_path / "metrics.jsonl")
+    assert (missing.arm, missing.phase, missing.round) == ("fedavg", "test", 3)
+    assert (missing.missing, missing.score) == ("offline", None)
+    assert (added.arm, added.score, skipped) == ("pooled", 0.5, 0)
+    assert missing.time is not None and added.time is not None
 
 
 def test_a_figure_that_does_not_exist_is_null() -> None:

@@ -7,8 +7,8 @@ from polyclinic.reporting.chart import (
     COLOURS,
     SOLID,
     Chart,
+    ChartLine,
     Dot,
-    Line,
     draw_series,
     make_frame,
 )
@@ -72,7 +72,7 @@ def draw_curve(state: ProxyState) -> Chart | None:
     )
 
 
-def _line(state: ProxyState, name: str, look: tuple[str, str], plane: Plane) -> Line:
+def _line(state: ProxyState, name: str, look: tuple[str, str], plane: Plane) -> ChartLine:
     points = sorted(
         (point for point in state.curve if point.arm == name),
         key=lambda point: point.strength_mm or 0.0,
@@ -80,7 +80,7 @@ def _line(state: ProxyState, name: str, look: tuple[str, str], plane: Plane) -> 
     warp = state.warp(name)
     title = warp.title if warp else name
     path = plane.path((point.auc, point.round_trip) for point in points)
-    return Line(title, *look, path, tuple(_dot(title, point, plane) for point in points))
+    return ChartLine(title, *look, path, tuple(_dot(title, point, plane) for point in points))
 
 
 def _dot(title: str, point: Point, plane: Plane) -> Dot:

@@ -33,7 +33,7 @@ from polyclinic_strategies.refinement.report.state import (
     CENTRE,
     REFINED,
     RefinementState,
-    Trial,
+    TriedRecipe,
     read_state,
 )
 from polyclinic_strategies.refinement.report.table import (
@@ -80,11 +80,11 @@ class Portrait:
 
 
 @dataclass(frozen=True)
-class RankedTrial:
+class RankedRecipe:
     """A tried recipe with its place, 1 for the one that was taken."""
 
     place: int
-    trial: Trial
+    trial: TriedRecipe
 
 
 def make_section(results: Results) -> Section | None:
@@ -236,7 +236,9 @@ def _draw_dots(results: Results) -> DotChart | None:
     return draw_dots(groups, list(models.values()))
 
 
-def _rank_trials(state: RefinementState) -> tuple[tuple[RankedTrial, ...], tuple[RankedTrial, ...]]:
+def _rank_trials(
+    state: RefinementState,
+) -> tuple[tuple[RankedRecipe, ...], tuple[RankedRecipe, ...]]:
     """Return the recipes that are shown, and those that are folded away."""
     ranked = _rank(state.choice.left_out)
     shown = tuple(
@@ -245,5 +247,5 @@ def _rank_trials(state: RefinementState) -> tuple[tuple[RankedTrial, ...], tuple
     return shown, tuple(each for each in ranked if each not in shown)
 
 
-def _rank(trials: Sequence[Trial]) -> tuple[RankedTrial, ...]:
-    return tuple(RankedTrial(place, trial) for place, trial in enumerate(trials, start=1))
+def _rank(trials: Sequence[TriedRecipe]) -> tuple[RankedRecipe, ...]:
+    return tuple(RankedRecipe(place, trial) for place, trial in enumerate(trials, start=1))

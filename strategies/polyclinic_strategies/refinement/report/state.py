@@ -8,13 +8,13 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from polyclinic.federation.events import Word
 from polyclinic.federation.metrics import Metric, Number, Numbers
-from polyclinic.reporting.results import Hospital, Results, unseen
+from polyclinic.reporting.results import Participant, Results, unseen
 
 METHOD = "refinement"
 CENTRE, REFINED = "centre", "refinement"  # arms: one model for everybody, and one for each hospital
 
 
-class Trial(BaseModel):
+class TriedRecipe(BaseModel):
     """A recipe, and its mean score at the hospitals that tried it."""
 
     model_config = ConfigDict(frozen=True)
@@ -23,7 +23,7 @@ class Trial(BaseModel):
     mean: Number = None
 
 
-Trials = Annotated[tuple[Trial, ...], BeforeValidator(lambda value: value or ())]
+TriedRecipes = Annotated[tuple[TriedRecipe, ...], BeforeValidator(lambda value: value or ())]
 
 
 class ChoiceState(BaseModel):
@@ -36,8 +36,8 @@ class ChoiceState(BaseModel):
 
     model_config = ConfigDict(frozen=True)
 
-    left_out: Trials = ()
-    own: Trials = ()
+    left_out: TriedRecipes = ()
+    own: TriedRecipes = ()
 
 
 class RefinementState(BaseModel):
@@ -110,7 +110,7 @@ def place_figures(results: Results) -> Results:
     described = [hospital.name for hospital in results.hospitals if hospital.describes]
     later = list(dict.fromkeys([*state.newcomers, *described]))
     added = unseen(state.sites, [hospital.name for hospital in results.hospitals])
-    hospitals = [*results.hospitals, *map(Hospital, added)]
+    hospitals = [*results.hospitals, *map(Participant, added)]
     known = {hospital.name: replace(hospital, describes=True) for hospital in hospitals}
     return replace(
         results,

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from polyclinic.reporting.formats import join_words, plural, subtract
-from polyclinic.reporting.results import LOCAL, POOLED, Arm, Hospital, Results
+from polyclinic.reporting.results import LOCAL, POOLED, Arm, Participant, Results
 from polyclinic.reporting.scores import Cell, score_table
 from polyclinic.reporting.tables import fit, make_table, show_cell
 from polyclinic_strategies.refinement.report.narrative import Gain, tell_lead
@@ -161,7 +161,7 @@ def terminal_table(results: Results) -> Table:
     return fit(table)
 
 
-def _note(hospital: Hospital, gone: bool) -> str:
+def _note(hospital: Participant, gone: bool) -> str:
     trained = ""
     if hospital.training and not hospital.describes:
         trained = plural(hospital.training, "training image")

@@ -10,7 +10,7 @@ from pathlib import Path
 from statistics import fmean
 
 from polyclinic.reporting.axes import Plane, enclose, spread, ticks
-from polyclinic.reporting.chart import COLOURS, SOLID, Chart, Line
+from polyclinic.reporting.chart import COLOURS, SOLID, Chart, ChartLine
 from polyclinic.reporting.curves import FRAME
 from polyclinic.reporting.formats import (
     join_words,
@@ -156,7 +156,7 @@ def draw_losses(stages: tuple[StageState, ...]) -> Chart | None:
         every = stage.step_count / len(stage.losses)
         path = plane.path((1 + index * every, value) for index, value in enumerate(stage.losses))
         colour = COLOURS[number % len(COLOURS)]
-        lines.append(Line(f"stage {stage.stage}", colour, SOLID, path, title_y=place))
+        lines.append(ChartLine(f"stage {stage.stage}", colour, SOLID, path, title_y=place))
     whole = [int(step) for step in ticks(0, most) if 0 <= step <= most and step == int(step)]
     return Chart(
         title="Loss of the distillation, lower is better",
