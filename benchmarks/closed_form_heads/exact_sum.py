@@ -8,7 +8,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from polyclinic.errors import LedgerDamaged, NothingToWithdraw
-from polyclinic_strategies.merging.layers.fixed_point import check_bound
+from polyclinic_strategies.merging.arithmetic.fixed_point import check_bound
 
 COARSE_BITS = 12  # binary places of the first limb
 FINE_BITS = 40  # further binary places of the second limb

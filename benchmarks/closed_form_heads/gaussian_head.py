@@ -10,7 +10,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor, nn
 
 from polyclinic.errors import ConfigError
-from polyclinic_strategies.merging.layers.layer import require
+from polyclinic_strategies.merging.arithmetic.layer import require
 
 from .moments import HeadMoments, moments_of
 

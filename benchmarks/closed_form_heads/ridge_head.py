@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
-from polyclinic_strategies.merging.layers.layer import require
+from polyclinic_strategies.merging.arithmetic.layer import require
 
 from .exact_sum import ExactSum
 from .moments import HeadMoments, unpack_moments

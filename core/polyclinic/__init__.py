@@ -27,7 +27,7 @@ _PLACES = {  # name -> where it is defined; what lies in other packages is impor
     "Method": "polyclinic.federation.method",
     "ModelInvalid": "polyclinic.errors",
     "PolyclinicError": "polyclinic.errors",
-    "Rule": "polyclinic_strategies.merging.layers.layer",
+    "Rule": "polyclinic_strategies.merging.arithmetic.layer",
     "RunError": "polyclinic.errors",
     "Section": "polyclinic.reporting.section",
     "SimulationResult": "polyclinic.simulation.result",

@@ -23,6 +23,6 @@ from polyclinic.simulation.result import SimulationResult as SimulationResult
 from polyclinic.simulation.run import simulate as simulate
 from polyclinic.store.contribution import Contribution as Contribution
 from polyclinic.store.ledger import Ledger as Ledger
+from polyclinic_strategies.merging.arithmetic.layer import Rule as Rule
 from polyclinic_strategies.merging.in_memory import merge as merge
-from polyclinic_strategies.merging.layers.layer import Rule as Rule
 from polyclinic_strategies.proxy.warping import warp as warp

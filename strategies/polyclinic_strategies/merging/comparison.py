@@ -12,7 +12,7 @@ from flwr.serverapp import Grid
 from polyclinic.config.schemas import Part
 from polyclinic.federation.records import Order, metrics_from_reply
 from polyclinic.learning.state_dict import StateDict, pack
-from polyclinic_strategies.merging.layers.layer import Rule, is_normalization_statistic
+from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
 from polyclinic_strategies.merging.messages import ask_for_score
 from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
 from polyclinic_strategies.merging.strategy import Merging

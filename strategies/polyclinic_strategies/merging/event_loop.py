@@ -25,13 +25,13 @@ from polyclinic.store.ledger import Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
+from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.events import (
     Contributed,
     ContributionRejected,
     Duplicate,
     Published,
 )
-from polyclinic_strategies.merging.layers.layer import Rule
 from polyclinic_strategies.merging.mailbox import Mailbox, Members
 from polyclinic_strategies.merging.messages import (
     Assignment,

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from polyclinic.federation.events import Answered
 from polyclinic.learning.state_dict import StateDict
-from polyclinic_strategies.merging.layers.layer import Rule
+from polyclinic_strategies.merging.arithmetic.layer import Rule
 
 
 @dataclass(eq=False)

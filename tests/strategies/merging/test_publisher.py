@@ -14,7 +14,7 @@ from polyclinic.errors import ConfigError, LedgerError
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import Contribution, Requirements, write_contribution
 from polyclinic.store.ledger import Ledger
-from polyclinic_strategies.merging.layers.layer import Rule
+from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.publisher import Publisher, make_rules
 from polyclinic_strategies.merging.rules.mean import Mean
 from polyclinic_strategies.merging.rules.sum import Sum

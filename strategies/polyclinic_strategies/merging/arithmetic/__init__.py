@@ -1,1 +1,1 @@
-"""Arithmetic with task vectors: exact sums, streams from disk, linear algebra."""
+"""What rules are made of: one parameter of all sites, exact sums, pieces, linear algebra."""

@@ -8,14 +8,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.fixed_point import (
+from polyclinic_strategies.merging.arithmetic.fixed_point import (
     FRACTION_BITS,
     check_layer,
     from_fixed,
     sum_fixed,
 )
-from polyclinic_strategies.merging.layers.layer import Layer, require, require_scale, seed_of
-from polyclinic_strategies.merging.layers.pieces import in_pieces
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require, require_scale, seed_of
+from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.layer import Layer, require, require_scale
-from polyclinic_strategies.merging.layers.pieces import in_pieces
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require, require_scale
+from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
 from polyclinic_strategies.merging.rules.dare import drop
 from polyclinic_strategies.merging.rules.ties import elect_sign
 

@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.layer import Layer, require, require_scale
-from polyclinic_strategies.merging.layers.pieces import in_pieces
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require, require_scale
+from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
 from polyclinic_strategies.merging.rules.mean import Mean
 
 

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.layer import Layer, require_scale
-from polyclinic_strategies.merging.layers.matrices import as_matrices, is_matrix, polar
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require_scale
+from polyclinic_strategies.merging.arithmetic.matrices import as_matrices, is_matrix, polar
 from polyclinic_strategies.merging.rules.mean import Mean
 
 

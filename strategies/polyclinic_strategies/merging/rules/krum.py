@@ -7,7 +7,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
-from polyclinic_strategies.merging.layers.layer import Layer, require, require_scale
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require, require_scale
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
-from polyclinic_strategies.merging.layers.layer import Layer, require, require_scale
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require, require_scale
 from polyclinic_strategies.merging.rules.krum import krum_scores
 
 

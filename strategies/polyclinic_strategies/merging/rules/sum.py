@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.fixed_point import FRACTION_BITS, merge_fixed
-from polyclinic_strategies.merging.layers.layer import Layer, require, require_scale
+from polyclinic_strategies.merging.arithmetic.fixed_point import FRACTION_BITS, merge_fixed
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require, require_scale
 
 
 @dataclass(frozen=True)

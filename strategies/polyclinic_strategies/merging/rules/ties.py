@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.layer import Layer, require, require_scale
-from polyclinic_strategies.merging.layers.pieces import in_parallel, in_pieces
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require, require_scale
+from polyclinic_strategies.merging.arithmetic.pieces import in_parallel, in_pieces
 
 
 @dataclass(frozen=True)

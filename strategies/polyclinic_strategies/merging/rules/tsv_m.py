@@ -6,8 +6,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.layer import Layer, require_scale
-from polyclinic_strategies.merging.layers.matrices import is_matrix, leading_directions, polar
+from polyclinic_strategies.merging.arithmetic.layer import Layer, require_scale
+from polyclinic_strategies.merging.arithmetic.matrices import is_matrix, leading_directions, polar
 from polyclinic_strategies.merging.rules.mean import Mean
 
 

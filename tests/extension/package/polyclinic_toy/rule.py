@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.layer import Layer
+from polyclinic_strategies.merging.arithmetic.layer import Layer
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 
-from polyclinic_strategies.merging.layers.layer import Layer, Rule
+from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule
 from polyclinic_strategies.merging.rules.dare import Dare
 from polyclinic_strategies.merging.rules.dare_ties import DareTies
 from polyclinic_strategies.merging.rules.mean import Mean

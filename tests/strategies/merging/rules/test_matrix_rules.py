@@ -5,8 +5,8 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from polyclinic_strategies.merging.layers.layer import Layer, Rule
-from polyclinic_strategies.merging.layers.matrices import (
+from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule
+from polyclinic_strategies.merging.arithmetic.matrices import (
     leading_directions,
     nearest_solution,
     polar,

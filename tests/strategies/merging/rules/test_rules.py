@@ -9,13 +9,13 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from polyclinic.errors import ConfigError, ModelInvalid
-from polyclinic_strategies.merging.layers.layer import (
+from polyclinic_strategies.merging.arithmetic.layer import (
     Layer,
     Rule,
     is_normalization_statistic,
     seed_of,
 )
-from polyclinic_strategies.merging.layers.pieces import PIECE, in_parallel
+from polyclinic_strategies.merging.arithmetic.pieces import PIECE, in_parallel
 from polyclinic_strategies.merging.rules.dare import Dare, drop
 from polyclinic_strategies.merging.rules.dare_ties import DareTies
 from polyclinic_strategies.merging.rules.fisher import Fisher

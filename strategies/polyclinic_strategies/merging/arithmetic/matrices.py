@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float64
 from torch import Tensor
 
-from polyclinic_strategies.merging.layers.layer import Layer
+from polyclinic_strategies.merging.arithmetic.layer import Layer
 
 EPSILON = torch.finfo(torch.float64).eps
 

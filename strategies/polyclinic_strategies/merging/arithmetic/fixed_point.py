@@ -13,8 +13,8 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from polyclinic.errors import ConfigError, ModelInvalid
-from polyclinic_strategies.merging.layers.layer import Layer, is_normalization_statistic
-from polyclinic_strategies.merging.layers.pieces import in_pieces
+from polyclinic_strategies.merging.arithmetic.layer import Layer, is_normalization_statistic
+from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
 
 FRACTION_BITS = 40
 LARGEST = 2**63 - 1

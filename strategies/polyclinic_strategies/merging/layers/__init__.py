@@ -1,1 +1,0 @@
-"""One parameter of all sites: what rules see, exact sums, pieces, linear algebra."""

@@ -1,0 +1,1 @@
+"""Merging from disk, tensor by tensor, and the running sums of contributions."""
