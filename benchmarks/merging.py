@@ -145,7 +145,7 @@ def merge_ours(folder: Path, rule: str) -> Callable[[], None]:
     """Return a function that merges once, from files to a file."""
     from importlib import import_module
 
-    from polyclinic_strategies.merging.arithmetic.merge import merge_to_file
+    from polyclinic_strategies.merging.streaming.merge import merge_to_file
 
     module, _, name = RULES[rule][0].partition(".")
     made = getattr(import_module(f"polyclinic_strategies.merging.rules.{module}"), name)()
@@ -270,8 +270,8 @@ def measure_accumulator(folder: Path, sites: int = 1000) -> dict[str, object]:
     import torch
 
     from polyclinic.store.contribution import Contribution, TensorFile, write_contribution
-    from polyclinic_strategies.merging.arithmetic.accumulator import Accumulator
     from polyclinic_strategies.merging.rules.mean import Mean
+    from polyclinic_strategies.merging.streaming.accumulator import Accumulator
 
     base = {f"layer{number}.weight": torch.zeros(250, 1000) for number in range(4)}
     vectors = {name: torch.randn(tensor.shape) * 1e-3 for name, tensor in base.items()}

@@ -11,9 +11,9 @@ from polyclinic.config.compose import list_names, load_config
 from polyclinic.errors import ConfigError, UnknownName
 from polyclinic.store.contribution import TensorFile
 from polyclinic_strategies.merging.arithmetic.layer import Rule
-from polyclinic_strategies.merging.arithmetic.merge import OpenContribution
-from polyclinic_strategies.merging.arithmetic.merge import merge as merge_sites
 from polyclinic_strategies.merging.publisher import make_rules
+from polyclinic_strategies.merging.streaming.merge import OpenContribution
+from polyclinic_strategies.merging.streaming.merge import merge as merge_sites
 
 GROUP = "merging/"
 State = Mapping[str, Tensor]

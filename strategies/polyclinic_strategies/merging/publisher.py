@@ -21,8 +21,8 @@ from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry, Ledger, Publication
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
-from polyclinic_strategies.merging.arithmetic.merge import merge
-from polyclinic_strategies.merging.arithmetic.running_sum import ADDITIVE, merge_by_sum
+from polyclinic_strategies.merging.streaming.merge import merge
+from polyclinic_strategies.merging.streaming.running_sum import ADDITIVE, merge_by_sum
 
 
 class Discounted(TensorFile):

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from polyclinic.errors import ConfigError
 from polyclinic.learning.state_dict import StateDict
-from polyclinic_strategies.merging.arithmetic.merge import add_to_base
+from polyclinic_strategies.merging.streaming.merge import add_to_base
 from polyclinic_strategies.refinement.distribution import Neighbourhood
 
 RULES = ("softmax", "nearest", "clusters", "uniform", "norm_local")

@@ -1,1 +1,1 @@
-"""Arithmetic with task vectors: exact sums, streams from disk, linear algebra."""
+"""Arithmetic with task vectors of one tensor: fixed-point sums, pieces, linear algebra."""

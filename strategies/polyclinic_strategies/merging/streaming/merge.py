@@ -20,8 +20,8 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import TensorFile
 from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule, is_normalization_statistic
-from polyclinic_strategies.merging.arithmetic.streams import StoredState, file_order, write_stream
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
+from polyclinic_strategies.merging.streaming.streams import StoredState, file_order, write_stream
 
 # running statistics are larger than task vectors and need fewer binary places
 STATISTICS_RULE = WeightedMean(fraction_bits=32)

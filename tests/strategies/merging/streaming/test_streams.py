@@ -6,7 +6,7 @@ from torch import Tensor
 
 from polyclinic.errors import ModelInvalid
 from polyclinic.learning.state_dict import save_state
-from polyclinic_strategies.merging.arithmetic.streams import StoredState, file_order, write_stream
+from polyclinic_strategies.merging.streaming.streams import StoredState, file_order, write_stream
 
 STATE: dict[str, Tensor] = {
     "b.weight": torch.randn(3, 2),

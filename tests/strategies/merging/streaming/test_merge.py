@@ -12,8 +12,6 @@ from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic.store.contribution import Contribution, TensorFile, write_contribution
 from polyclinic.store.refusals import ContributionDamaged
 from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule
-from polyclinic_strategies.merging.arithmetic.merge import STATISTICS_RULE, merge, merge_to_file
-from polyclinic_strategies.merging.arithmetic.streams import StoredState
 from polyclinic_strategies.merging.rules.dare import Dare
 from polyclinic_strategies.merging.rules.dare_ties import DareTies
 from polyclinic_strategies.merging.rules.fisher import Fisher
@@ -28,6 +26,8 @@ from polyclinic_strategies.merging.rules.trimmed_mean import TrimmedMean
 from polyclinic_strategies.merging.rules.tsv_m import TsvM
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
 from polyclinic_strategies.merging.rules.wudi import Wudi
+from polyclinic_strategies.merging.streaming.merge import STATISTICS_RULE, merge, merge_to_file
+from polyclinic_strategies.merging.streaming.streams import StoredState
 
 SHAPES = {
     "conv.weight": (4, 2, 3, 3),

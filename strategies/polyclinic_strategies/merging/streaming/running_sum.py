@@ -11,10 +11,10 @@ from polyclinic.errors import ModelInvalid
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry
-from polyclinic_strategies.merging.arithmetic.accumulator import Accumulator, AdditiveRule
 from polyclinic_strategies.merging.rules.mean import Mean
 from polyclinic_strategies.merging.rules.sum import Sum
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
+from polyclinic_strategies.merging.streaming.accumulator import Accumulator, AdditiveRule
 
 ADDITIVE = (Sum, Mean, WeightedMean)
 Open = Callable[[str], TensorFile]  # a contribution by its key

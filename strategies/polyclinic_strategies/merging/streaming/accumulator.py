@@ -22,22 +22,22 @@ from polyclinic_strategies.merging.arithmetic.fixed_point import (
     largest,
 )
 from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic, require
-from polyclinic_strategies.merging.arithmetic.merge import (
+from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
+from polyclinic_strategies.merging.rules.mean import Mean
+from polyclinic_strategies.merging.rules.sum import Sum
+from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
+from polyclinic_strategies.merging.streaming.merge import (
     STATISTICS_RULE,
     OpenContribution,
     add_to_base,
     read_task_vector,
 )
-from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
-from polyclinic_strategies.merging.arithmetic.streams import (
+from polyclinic_strategies.merging.streaming.streams import (
     Layout,
     StoredState,
     file_order,
     write_stream,
 )
-from polyclinic_strategies.merging.rules.mean import Mean
-from polyclinic_strategies.merging.rules.sum import Sum
-from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
 
 RULES = {rule.__name__: rule for rule in (Sum, Mean, WeightedMean)}
 AdditiveRule = Sum | Mean | WeightedMean

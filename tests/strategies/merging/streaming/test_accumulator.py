@@ -9,11 +9,11 @@ from torch import Tensor
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.learning.state_dict import save_state
 from polyclinic.store.contribution import Contribution, TensorFile, write_contribution
-from polyclinic_strategies.merging.arithmetic.accumulator import Accumulator, AdditiveRule
-from polyclinic_strategies.merging.arithmetic.merge import merge
 from polyclinic_strategies.merging.rules.mean import Mean
 from polyclinic_strategies.merging.rules.sum import Sum
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
+from polyclinic_strategies.merging.streaming.accumulator import Accumulator, AdditiveRule
+from polyclinic_strategies.merging.streaming.merge import merge
 
 SHAPES = {
     "body.weight": (300, 301),
