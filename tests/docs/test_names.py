@@ -136,7 +136,8 @@ def test_the_reference_of_settings_is_complete() -> None:
     for group in groups:
         text = module.render(group)
         for path in (folder / group).rglob("*.yaml"):
-            assert f"#### `{group}={path.relative_to(folder / group).with_suffix('')}`" in text
+            name = path.relative_to(folder / group).with_suffix("")
+            assert f"#### `{module.PREFIXES.get(group, group)}={name}`" in text
     (rounds,) = module.settings("# a file\nrounds: 5  # of all\n")
     assert (rounds.name, rounds.default, rounds.comment) == ("rounds", "5", "of all")
     (nested,) = module.settings("a:\n  # above\n  # two lines\n  b: [1, 2]\n")
