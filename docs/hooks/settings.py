@@ -16,6 +16,8 @@ CONF = Path(__file__).resolve().parent.parent.parent / "conf"
 MARKER = re.compile(r"^<!-- settings: (\S+) -->$", re.MULTILINE)
 COMMENT = re.compile(r"(?:^|\s)#\s?(.*)$")
 GIVEN_ELSEWHERE = ("defaults",)
+# where the settings of a group lie in the configuration, if not under the group's own name
+PREFIXES = {"": "", "experiment": "", "shifts": "training.shifts."}
 PREFIXES = {"shifts": "training.shifts"}  # a part of every training
 
 
