@@ -92,9 +92,9 @@ $(VENV)/.docs: $(VENV)/.installed
 # ---- demos and benchmarks
 
 demo: install  ## A small federation on this machine, with its report, in 90 seconds.
-	$(BIN)/polyclinic-server demo --folder $(FOLDER) $(ARGS)
+	$(BIN)/polyclinic-server demo --seed $(SEED) --folder $(FOLDER) $(ARGS)
 
-demo-full: install  ## The whole story, with processes of their own: SITES=6 ROUNDS=8 SUBJECTS=4.
+demo-full: install  ## The whole story: SITES=6 ROUNDS=8 SUBJECTS=4 ARGS="SETTING=VALUE".
 	$(BIN)/polyclinic-server demo-full --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		--subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
 

@@ -23,6 +23,7 @@ from polyclinic.federation.events import Event, EventLog
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
+from polyclinic_client.site.status import FINE_TUNING, WORKER
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.runs.coordinator import finish
@@ -111,12 +112,12 @@ class LocalFederation:
 
     def statuses(self) -> dict[str, dict[str, Any]]:
         """Read what each hospital says of itself on its own disk."""
-        found = {path.parent.name: _read(path) for path in self.states.glob("*/status.json")}
+        found = {path.parent.name: _read(path) for path in self.states.glob(f"*/{WORKER}")}
         return {site: status for site, status in found.items() if status}
 
     def training_of(self, site: str) -> float:
         """Tell how far a hospital's fine-tuning is, 0 to 1."""
-        status = _read(self.states / site / "fine_tuning.json")
+        status = _read(self.states / site / FINE_TUNING)
         return float(status["step"]) / float(status["steps"]) if status.get("steps") else 0.0
 
     def run_module(self, what: str, module: str, *arguments: str, handle: Handle) -> None:

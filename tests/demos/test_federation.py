@@ -102,7 +102,8 @@ def test_a_run_without_figures_has_no_pictures(tmp_path: Path) -> None:
 def test_pictures_of_every_hospital_come_into_the_run(tmp_path: Path) -> None:
     run = RunFolder(tmp_path / "runs" / "one")
     run.path.mkdir(parents=True)
-    run.add_metrics({"arm": "fedavg"})
+    line = {"arm": "fedavg", "round": 1, "phase": "test", "site": "st-mary"}
+    run.add_metrics(line)
     kept = tmp_path / "state" / "st-mary" / "runs" / "one" / "fedavg" / "pictures"
     kept.mkdir(parents=True)
     (kept / "truth.png").write_bytes(b"picture")

@@ -145,5 +145,5 @@ def test_each_requirement_is_installed_once_and_the_large_ones_are_shared() -> N
     names = {
         name: {re.split(r"[\[<>=]", text)[0] for text in texts} for name, texts in files.items()
     }
-    assert {"jinja2", "tensorboard", "psycopg"} <= names["server.txt"]
+    assert {"grpcio-health-checking", "tensorboard", "psycopg"} <= names["server.txt"]
     assert names["demo.txt"] == {"nilearn"}

@@ -7,7 +7,6 @@ from polyclinic.system.processes import Child, pause_s, python_module
 from polyclinic_client.fleet.connection import Say
 from polyclinic_client.site.outbox import Outbox
 
-MODULE = "polyclinic_client.site.fine_tuning"  # what the child process runs
 DEATHS = 5  # crashes in a row after which the work is given up
 LOOK_S = 1.0  # between two looks at what is to be done
 
@@ -25,7 +24,7 @@ class FineTuner:
     def __init__(self, name: str, data: Path, state: Path, say: Say) -> None:
         self.outbox = Outbox(state, data)
         self._say = say
-        command = python_module(MODULE, name, str(data), str(state))
+        command = python_module("polyclinic_client.site.fine_tuning", name, str(data), str(state))
         log, environment = state / "fine_tuning.log", {"OMP_NUM_THREADS": "1"}
         self.child = Child("fine-tuning", command, log, environment)
         self._looked = self._not_before = 0.0

@@ -8,7 +8,6 @@ bit for bit.
 import logging
 import sys
 import time
-from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -65,13 +64,7 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
     return path
 
 
-def work(
-    name: str,
-    data: Path,
-    state: Path,
-    opened: Site | None = None,
-    make_site: Callable[..., Site] = Site,
-) -> None:
+def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None:
     """Do what the outbox says is to be done; nothing if there is nothing.
 
     Args:
@@ -80,7 +73,6 @@ def work(
         state: Folder with the outbox.
         opened: The hospital, where this process has opened it; its prepared cases are used if its
             list of cases has not changed since.
-        make_site: Makes the hospital of name, data, state and the name of a status file.
 
     Raises:
         PolyclinicError: Whatever is wrong with data or settings; the outbox remembers it.
@@ -90,7 +82,7 @@ def work(
     if key is None or assignment is None:
         return
     try:
-        site = make_site(name, data, state, FINE_TUNING)
+        site = Site(name, data, state, FINE_TUNING)
         if opened is not None and opened.dataset == site.dataset:
             site = opened
         contribute(site, outbox, Assignment.from_json(assignment), key)
@@ -100,13 +92,13 @@ def work(
         raise
 
 
-def main(make_site: Callable[..., Site] = Site) -> None:
+def main() -> None:
     """Run the module's command."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     end_with_parent()
     name, data, state = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     try:
-        work(name, data, state, make_site=make_site)
+        work(name, data, state)
     except PolyclinicError as error:
         log.error("%s", error)
         sys.exit(error.exit_code)

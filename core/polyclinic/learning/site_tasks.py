@@ -3,8 +3,6 @@
 from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
-from torch import Tensor
-
 from polyclinic.config.schemas import DataConfig, JobConfig
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.imaging.headers import check_header
@@ -31,22 +29,12 @@ class SiteTask:
         return f"{self.kind}, {self.classes} classes, {channels}, {self.dimensions}-D"
 
 
-class Encoder(Protocol):
-    """A network from images (batch, in_channels, *size) to feature maps, fine to coarse."""
-
-    in_channels: int
-    size: tuple[int, ...]
-
-    def __call__(self, image: Tensor) -> list[Tensor]:
-        """Compute the maps."""
-        ...
-
-
 @runtime_checkable
 class SiteHeadNetwork(Protocol):
-    """A network whose head belongs to a hospital's task and stays there; the encoder is shared."""
+    """A network whose head belongs to a hospital's task and stays there.
 
-    encoder: Encoder
+    It names a method alone: from Python 3.12 on, `isinstance` does not see a module's submodules.
+    """
 
     def attach_head(self, task: SiteTask) -> None:
         """Give the network a head for the task, with random weights."""

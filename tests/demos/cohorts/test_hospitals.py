@@ -92,9 +92,9 @@ def test_complete_hospitals_are_reused_and_others_made(
     made: list[str] = []
     real = hospitals.write_scans
 
-    def counted(orders):  # type: ignore[no-untyped-def]
+    def counted(orders, processes=1):  # type: ignore[no-untyped-def]
         made.extend(order.stem for order in orders)
-        return real(orders)
+        return real(orders, processes)
 
     monkeypatch.setattr(hospitals, "write_scans", counted)
     few = {"scanners": COARSE, "subjects": (1, 0, 0)}

@@ -35,7 +35,7 @@ from polyclinic.security.admission_errors import (
 from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key, make_key
 from polyclinic.security.kit import Kit
 from polyclinic_client.fleet.connection import Connection
-from polyclinic_demos.local_pki import kit_for, rehearse
+from polyclinic_demos.local_pki import kit_for, local_authority
 from tests.server.fleet.coordinators import Coordinator, coordinator, open_coordinator
 
 Metadata = list[tuple[str, str | bytes]]
@@ -142,7 +142,7 @@ def test_a_clock_that_is_far_off(lab: Coordinator, monkeypatch: pytest.MonkeyPat
 def test_a_kit_of_another_coordinator(lab: Coordinator, tmp_path: Path) -> None:
     hospital = lab.hospital("st-mary")
     assert hospital.kit is not None
-    other = rehearse(tmp_path / "other", 1).ca()
+    other = local_authority(tmp_path / "other", 1).ca()
     refused(AuthorityUnknown, replace(hospital, kit=replace(hospital.kit, ca=other)))
     journaled(lab, AuthorityUnknown, "127.0.0.1")
 

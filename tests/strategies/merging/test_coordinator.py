@@ -130,7 +130,7 @@ def test_merging_offline_gives_the_published_bits_and_leaves_the_ledger_alone(
 
 @pytest.mark.parametrize(
     ("rule", "parameters", "said"),
-    [("tias", [], "Did you mean ties"), ("ties", ["keep=2"], "keep"), ("ties", ["keep"], "VALUE")],
+    [("tias", [], "ties"), ("ties", ["keep=1.5"], "keep"), ("ties", ["keep"], "VALUE")],
 )
 def test_a_wrong_setting_of_an_offline_merge_is_named(
     compared: RunFolder, tmp_path: Path, rule: str, parameters: list[str], said: str

@@ -162,7 +162,7 @@ def test_the_report_is_whole(out: Path) -> None:
     ) == 4
     assert [extra.title for extra in run.extras] and len(run.extras[0].attacks) == 2
     assert run.losses["segmentation"][-1][0] == 3
-    assert [file for file, _ in run.pictures] == ["004_0.png"] and (
+    assert [picture.file for picture in run.pictures] == ["004_0.png"] and (
         out / "pictures" / "004_0.png"
     ).stat().st_size > 1000
     assert write_proxy_report(out).stat().st_size > 10_000

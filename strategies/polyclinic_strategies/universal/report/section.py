@@ -171,13 +171,13 @@ def draw_losses(stages: tuple[StageState, ...]) -> Chart | None:
 def _tell_lead(pairs: Pairs) -> str:
     """Tell what came out, also when it did not help."""
     if not pairs:
-        return "There are no scores yet of the universal model and of the encoder that it began as."
+        return "There are no scores yet of the universal model and of the encoder before it."
     before, after = (fmean(pair[side] for pair in pairs.values()) for side in (0, 1))
     over = f"averaged over {plural(len(pairs), 'hospital')}, each with a task of its own"
     return (
         f"Sharing one encoder {tell_verdict(subtract(after, before))}: {over}, it scores "
-        f"{show_score(after)}. The encoder that it began as scores {show_score(before)}. It "
-        f"scores higher at {_count_better(pairs)} of {len(pairs)}."
+        f"{show_score(after)}. The encoder before the first stage scores {show_score(before)}. The "
+        f"shared encoder scores higher at {_count_better(pairs)} of {len(pairs)}."
     )
 
 
