@@ -36,8 +36,8 @@ BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) \
 COMPOSE = docker compose -f docker/compose.yaml
 
 .PHONY: help install check format test test-fast test-docker resolve docs \
-	demo demo-full demo-merging demo-refinement demo-proxy demo-universal benchmarks mergekit \
-	proto images compose-demo sbom scan clean
+	demo picture demo-full demo-merging demo-refinement demo-proxy demo-universal benchmarks \
+	mergekit proto images compose-demo sbom scan clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | \
@@ -93,6 +93,12 @@ $(VENV)/.docs: $(VENV)/.installed
 
 demo: install  ## A small federation on this machine, with its report, in 90 seconds.
 	$(BIN)/polyclinic-server demo --seed $(SEED) --folder $(FOLDER) $(ARGS)
+
+picture: demo  ## The README's picture: the top of the demo's report, drawn by chromium.
+	chromium --headless --no-sandbox --disable-gpu --disable-background-networking \
+		--disable-sync --no-first-run --user-data-dir=$(FOLDER)/.chromium --hide-scrollbars \
+		--window-size=1100,1080 --screenshot=docs/images/report.png \
+		"file://$$(cat $(FOLDER)/latest.txt | xargs realpath)/report.html"
 
 demo-full: install  ## The whole story: SITES=6 ROUNDS=8 SUBJECTS=4 ARGS="SETTING=VALUE".
 	$(BIN)/polyclinic-server demo-full --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) \
