@@ -23,6 +23,7 @@ OWN_EXTRA = {
     "polyclinic_demos": ("demos",),
 }
 OPTIONAL = {"postgresql", "pretrained", "reflection", "atlas"}  # asked for with a remedy
+EARLIER = "v0.1.0"  # what runs with that version's packages
 OURS = {"tests", "benchmarks", "polyclinic_toy", *PACKAGES}
 
 
@@ -66,6 +67,8 @@ def foreign(folder: Path) -> dict[str, list[str]]:
     """Return other people's modules that a folder's files import, and which files do."""
     found: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.py")):
+        if EARLIER in path.parts:
+            continue
         for name in set(imported(path)) - sys.stdlib_module_names - OURS:
             found.setdefault(name, []).append(path.relative_to(ROOT).as_posix())
     return found
