@@ -85,7 +85,7 @@ def ended(
     try:
         one.coordinator.start()
         one.join(third)
-        one.wait_until(lambda: one.events("refused"), "the refusal")
+        one.wait_until(lambda: one.events("refused"), "the refusal", timeout_s=300.0)
         one.join_extended(first)
         one.join_extended(second)
         assert one.wait() == 0, one.coordinator.log.read_text()
