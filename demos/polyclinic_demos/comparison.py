@@ -1,4 +1,4 @@
-"""What the demos share that compare refinement with averaging: strategies, titles, the end of a run."""
+"""Settings, titles and the end of a run, for the demos that compare refinement with averaging."""
 
 from collections.abc import Sequence
 from pathlib import Path

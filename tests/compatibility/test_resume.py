@@ -1,4 +1,4 @@
-"""Runs that version 0.1.0 left unfinished are taken up, by hospitals with its kits and its state."""
+"""Unfinished runs of version 0.1.0 are taken up, by hospitals with its kits and its state."""
 
 import json
 import shutil

@@ -219,9 +219,13 @@ def interrupted_merging(folder: Path, authority: Authority, data: list[Path]) ->
     """One contribution is in, the other waits in its hospital's outbox."""
     first, second, _ = data
     settings = (
-        "strategy=merging/mean", *MERGING, *TINY, "deployment.hospitals=2", "deployment.min_hospitals=1",
+        "strategy=merging/mean",
+        *MERGING,
+        *TINY,
+        "deployment.hospitals=2",
+        "deployment.min_hospitals=1",
         "base=base.safetensors",
-    )  # fmt: skip
+    )
     shutil.copyfile(
         folder / "runs/fedavg/arms/fedavg/model.safetensors", folder / "base.safetensors"
     )
@@ -325,10 +329,10 @@ def keep(folder: Path, kept: Path) -> None:
     (kept / "models").mkdir()
     (kept / "images").mkdir()
     states = folder / "states"
+    own = states / "universal" / "discs" / "runs"
     for source, target in {
         states / "refinement/st-john/refined.safetensors": "models/refined.safetensors",
-        states
-        / "universal/discs/runs/universal/universal/model.safetensors": "models/universal.safetensors",
+        own / "universal/universal/model.safetensors": "models/universal.safetensors",
         folder / "data/mprage-3t/imagesTs/mprage-3t_004.nii.gz": "images/scan.nii.gz",
         folder / "tasks/discs/test-0.png": "images/disc-0.png",
         folder / "tasks/discs/test-1.png": "images/disc-1.png",
