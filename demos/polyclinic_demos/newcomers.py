@@ -12,7 +12,7 @@ from pathlib import Path
 from polyclinic.config.compose import load_config
 from polyclinic.federation.events import Progress
 from polyclinic.federation.jobs import build_network
-from polyclinic.federation.run_folder import RunFolder
+from polyclinic.federation.run_folder import RunFolder, read_lines
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.prediction import evaluate_natively
@@ -24,21 +24,26 @@ REFINED = "refinement"
 
 
 def evaluate_newcomers(folder: RunFolder, states: Path, data: Sequence[Path]) -> None:
-    """Test every model at every newcomer, and draw its first test image.
+    """Test at every newcomer each model that is there by now, once, and draw its first test image.
 
     Args:
-        folder: The run, finished.
+        folder: The run.
         states: Folder with what each hospital keeps, by its name.
         data: Data folders of the newcomers, with labels.
     """
     config = load_config(json.loads((folder.path / "overrides.json").read_text())[0])
     network = build_network(config)
+    tested = {
+        (line["site"], line["arm"])
+        for line in read_lines(folder.path / "metrics.jsonl")
+        if line["phase"] == "test"
+    }
     for site in data:
         models = {arm: folder.path / "arms" / arm / "model.safetensors" for arm in SHARED}
         models[REFINED] = states / site.name / "refined.safetensors"
-        folder.record(Progress(text=f"testing the models on {site.name}'s test images"))
+        folder.record(Progress(text=f"testing models on {site.name}'s test images"))
         for arm, path in models.items():
-            if not path.exists():
+            if (site.name, arm) in tested or not path.exists():
                 continue
             network.load_state_dict(load_state(path)[0])
             drawing = draw_first(folder.path / "pictures" / site.name, config.data, arm)

@@ -1,43 +1,49 @@
 """`polyclinic-server demo`: a small federation on this machine, within 90 seconds on two cores.
 
-Three hospitals have scanners that disagree. They train alone, by averaging (FedAvg), and for
-models of their own (refinement). A fourth hospital joins later. It has no labels and trains
-nothing, and gets a model from a description of its images. The report compares the test scores.
+Three hospitals have scanners that disagree. They train alone, by averaging (FedAvg), and for models
+of their own (refinement). A fourth hospital joins later. It has no labels and trains nothing, and
+gets a model from a description of its images. The report compares the test scores.
+
+What takes long to import is imported when something else has been started.
 """
 
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from signal import SIGTERM
 
 from rich.console import Console
 
-from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.federation.events import Event
-from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.run_folder import RunFolder
-from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.system.processes import Child, stop_all
-from polyclinic_demos.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
-from polyclinic_demos.cohorts.scanner import Scanner
+from polyclinic_demos.comparison import (
+    check_settings,
+    comparing_settings,
+    complete,
+    describing,
+    live_state,
+)
 from polyclinic_demos.federation import (
     PATIENCE_S,
+    Handle,
+    LocalFederation,
     new_federation,
     prepare_folder,
     running,
 )
-from polyclinic_demos.newcomers import evaluate_newcomers
 from polyclinic_demos.progress import counting
-from polyclinic_demos.refinement import TITLES, complete, describing, refinement_settings
 from polyclinic_server.runs.live_table import LiveTable, show
 from polyclinic_strategies.merging.events import Contributed
+from polyclinic_strategies.refinement.events import Delivered
 
 SITES = ("mprage-3t", "low-field", "t2w")
 NEWCOMER = "t2-new"
 SUBJECTS = (3, 1, 1)  # of each hospital: training, validation, test
 VOXEL_MM = 1.9  # no voxel is smaller: coarse images are written and read faster
-BASE_ROUNDS = 1  # make the base that is fine-tuned
 ARMS = ("local", "fedavg", "centre", "refinement")
+SLOTS = f"{len(SITES)}:slots"  # nobody waits for a core: three hospitals share two evenly
 
 
 def run_quick_demo(
@@ -56,85 +62,87 @@ def run_quick_demo(
     """
     started = time.monotonic()
     settings = [
-        *refinement_settings("demo_quick", len(SITES), seed, 1, overrides),
-        f"strategy.base_rounds={BASE_ROUNDS}",
+        *comparing_settings("demo_quick", len(SITES), seed, 1),
+        "strategy.base_rounds=1",
         "strategy.statistics=[correlation]",
         "strategy.rules=[softmax]",
         "strategy.sharpness=[0.2]",
         f"privacy.release.min_subjects={SUBJECTS[0]}",
         *overrides,
     ]
-    config = [load_config(each) for each in expand_strategies(settings)][-1]
+    config = check_settings(settings, overrides)
     folder = prepare_folder(folder)
     data = folder / "data" / f"quick-seed-{seed}"
     demo = new_federation(folder, [data / site for site in SITES], [data / NEWCOMER])
-    titles = {arm: TITLES[arm] for arm in ARMS if arm != "centre"}
-    state = LiveState(
-        titles,
-        config.rounds,
-        SCORE_NAMES[config.data.task],
-        frozenset({"refinement"}),
-        len(SITES),
-    )
     coordinator = demo.coordinator(*settings, "--name", demo.run.name)
-    hospitals = [demo.hospital(path) for path in demo.sites]
+    hospitals = [demo.hospital(path, slots=SLOTS) for path in demo.sites]
     with running([coordinator]):
         try:
             _write_images(data, seed, hospitals, console)
-            later = Later(describing(demo, demo.newcomers[0]))
-            hospitals.append(later.child)
-            with show(LiveTable(state, demo.statuses), console) as handle:
-
-                def take(event: Event) -> None:
-                    handle(event)
-                    later.handle(event)
-
-                demo.follow(coordinator, hospitals[:-1], take)
-                run = RunFolder(demo.run.path)
-                run.listeners.append(handle)
-                evaluate_newcomers(run, demo.states, demo.newcomers)
+            table = LiveTable(live_state(config, len(SITES), ARMS), demo.statuses)
+            with show(table, console) as handle:
+                newcomer = Newcomer(demo, describing(demo, demo.newcomers[0]), handle)
+                hospitals.append(newcomer.child)
+                demo.follow(coordinator, hospitals[:-1], newcomer.handle)
+                for child in hospitals:
+                    if child.pid and child.status() is None:
+                        child.signal(SIGTERM)  # they end while the newcomer's model is tested
+                newcomer.test()
         finally:
             stop_all(hospitals, PATIENCE_S)
-    complete(demo, {arm: TITLES[arm] for arm in ARMS})
+    complete(demo, ARMS)
     demo.conclude(console, started)
     return demo.run
 
 
-class Later:
-    """The newcomer joins once everybody else has contributed.
+class Newcomer:
+    """The hospital that joins later, once everybody else has contributed.
 
     Args:
-        child: Its client.
+        demo: The demo.
+        child: The hospital's client.
+        handle: Takes in every event of the run.
     """
 
-    def __init__(self, child: Child) -> None:
+    def __init__(self, demo: LocalFederation, child: Child, handle: Handle) -> None:
         self.child = child
+        self._demo = demo
+        self._handle = handle
         self._contributed: set[str] = set()
+        self._delivered = False
 
     def handle(self, event: Event) -> None:
-        """Take in an event of the run."""
+        """Pass an event on, and do what it is time for."""
+        self._handle(event)
         if isinstance(event, Contributed):
             self._contributed.add(event.site)
             if self._contributed == set(SITES) and not self.child.pid:
                 self.child.start()
+        elif isinstance(event, Delivered) and not self._delivered:
+            self._delivered = True
+            self.test()  # the models that everybody gets, while the coordinator goes on
 
+    def test(self) -> None:
+        """Test the models that there are by now: only the demo has the newcomer's labels."""
+        from polyclinic_demos.newcomers import evaluate_newcomers
 
-def coarse(scanner: Scanner) -> Scanner:
-    """Return a scanner with larger voxels."""
-    x, y, z = (max(size, VOXEL_MM) for size in scanner.voxel_mm)
-    return replace(scanner, voxel_mm=(x, y, z))
+        run = RunFolder(self._demo.run.path)
+        evaluate_newcomers(run, self._demo.states, self._demo.newcomers)
 
 
 def _write_images(folder: Path, seed: int, hospitals: Sequence[Child], console: Console) -> None:
     """Write all images, and start each hospital's client as soon as its own are there."""
-    known = {scanner.name: scanner for scanner in (*HOSPITALS, *NEWCOMERS)}
-
-    def start() -> None:
-        for child in hospitals:
-            if not child.pid and (folder / child.name / "dataset.json").exists():
-                child.start()
-
     with counting(console, "writing the hospitals' images") as tell:
+        from polyclinic_demos.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
+
+        known = {scanner.name: scanner for scanner in (*HOSPITALS, *NEWCOMERS)}
+        scanners = [known[site] for site in (*SITES, NEWCOMER)]
+        sizes = [tuple(max(mm, VOXEL_MM) for mm in scanner.voxel_mm) for scanner in scanners]
+
+        def start() -> None:
+            for child in hospitals:
+                if not child.pid and (folder / child.name / "dataset.json").exists():
+                    child.start()
 
         def written(done: int, total: int, name: str) -> None:
             tell(done, total, name)
@@ -142,12 +150,15 @@ def _write_images(folder: Path, seed: int, hospitals: Sequence[Child], console: 
 
         write_cohort(
             folder,
-            sites=len(SITES) + 1,
+            sites=len(scanners),
             subjects=SUBJECTS,
             seed=seed,
-            scanners=[coarse(known[site]) for site in (*SITES, NEWCOMER)],
+            scanners=[
+                replace(scanner, voxel_mm=(x, y, z))
+                for scanner, (x, y, z) in zip(scanners, sizes, strict=True)
+            ],
             on_progress=written,
             processes=1,  # the coordinator starts meanwhile
         )
-    start()
-    console.print(f"{len(SITES) + 1} hospitals in {folder}", markup=False)
+        start()
+    console.print(f"{len(scanners)} hospitals in {folder}", markup=False)

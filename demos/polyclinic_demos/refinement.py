@@ -11,15 +11,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from polyclinic.config.compose import expand_strategies, load_config
-from polyclinic.errors import ConfigError
 from polyclinic.federation.events import Event
-from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.run_folder import RunFolder
-from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.store.ledger import Ledger
 from polyclinic.system.processes import Child, stop_all
-from polyclinic_demos.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort, write_unlabelled
+from polyclinic_demos.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
+from polyclinic_demos.comparison import (
+    TITLES,
+    check_settings,
+    comparing_settings,
+    complete,
+    describing,
+    live_state,
+)
 from polyclinic_demos.federation import (
     PATIENCE_S,
     Handle,
@@ -32,21 +36,6 @@ from polyclinic_demos.progress import counting
 from polyclinic_server.runs.live_table import LiveTable, show
 from polyclinic_strategies.refinement.events import Delivered
 
-STRATEGIES = ("averaging/local", "averaging/fedavg", "refinement")
-TITLES = {
-    "local": "local only",
-    "fedavg": "FedAvg",
-    "centre": "Merging (mean)",
-    "refinement": "Refinement",
-    "pooled": "pooled",
-}
-NOTES = {
-    "local": "every hospital alone, with the same number of steps",
-    "fedavg": "synchronous rounds of averaging",
-    "centre": "the mean of all contributions: what everybody would get alike",
-    "refinement": "a model for every hospital, from what its images are like",
-    "pooled": "all images in one place: the upper bound, impossible in reality",
-}
 BASE_SHARE = 3 / 8  # of the rounds: they make the base that is fine-tuned
 
 
@@ -75,13 +64,13 @@ def run_full_demo(
     """
     started = time.monotonic()
     settings = [
-        *refinement_settings("demo", sites, seed, len(NEWCOMERS), overrides),
+        *comparing_settings("demo", sites, seed, len(NEWCOMERS)),
         *([f"rounds={rounds}"] if rounds else []),
         "strategy.stay.departures=1",
         f"privacy.release.min_subjects={min(3, subjects)}",
         *overrides,
     ]
-    config = [load_config(each) for each in expand_strategies(settings)][-1]
+    config = check_settings(settings, overrides)
     settings.append(f"strategy.base_rounds={int(config.rounds * BASE_SHARE)}")
     folder = prepare_folder(folder)
     with counting(console, "writing the hospitals' images") as tell:
@@ -95,69 +84,16 @@ def run_full_demo(
         )
     console.print(f"{len(paths)} hospitals in {paths[0].parent}", markup=False)
     demo = new_federation(folder, paths[:sites], paths[sites:])
-    titles = {arm: title for arm, title in TITLES.items() if arm != "centre"}
-    state = LiveState(
-        titles, config.rounds, SCORE_NAMES[config.data.task], frozenset({"refinement"}), sites
-    )
+    state = live_state(config, sites, list(TITLES))
     with show(LiveTable(state, demo.statuses), console) as handle:
         _federate(demo, settings, handle)
         demo.train_pooled(handle)
         data = map(str, demo.newcomers)
         module = "polyclinic_demos.newcomers"
         demo.run_module("the test of newcomers", module, str(demo.states), *data, handle=handle)
-    complete(demo, TITLES)
+    complete(demo, list(TITLES))
     demo.conclude(console, started)
     return demo.run
-
-
-def refinement_settings(
-    experiment: str, sites: int, seed: int, newcomers: int, overrides: Sequence[str]
-) -> list[str]:
-    """List the settings of a run that compares refinement with averaging.
-
-    Args:
-        experiment: Name in conf/experiment.
-        sites: Number of hospitals that take part.
-        seed: Seed of the run.
-        newcomers: Number of hospitals that join later.
-        overrides: What was given on the command line; it cannot choose other strategies.
-
-    Raises:
-        ConfigError: It chooses other strategies.
-    """
-    if any(text.startswith("strategy=") for text in overrides):
-        raise ConfigError(
-            "The demo compares its own strategies: use `polyclinic-server run` to choose others."
-        )
-    return [
-        f"experiment={experiment}",
-        f"seed={seed}",
-        f"deployment.hospitals={sites}",
-        f"deployment.min_hospitals={min(sites, 2)}",
-        f"strategy={','.join(STRATEGIES)}",
-        "strategy.contributions.poll_s=1.0",
-        f"strategy.stay.newcomers={newcomers}",
-    ]
-
-
-def complete(demo: LocalFederation, titles: dict[str, str]) -> None:
-    """Bring into the run what only a demo knows: the hospitals' pictures, who is new, notes.
-
-    Args:
-        demo: The demo, at its end.
-        titles: Title of each strategy by name, in the order of the report.
-    """
-    demo.collect_pictures()
-    refinement = demo.run.describe().get("refinement", {})
-    newcomers = [path.name for path in demo.newcomers]
-    arms = [{"name": arm, "title": title, "note": NOTES[arm]} for arm, title in titles.items()]
-    demo.run.update(refinement={**refinement, "newcomers": newcomers}, arms=arms)
-
-
-def describing(demo: LocalFederation, data: Path) -> Child:
-    """Return the client of a newcomer: it has images without labels, and describes them."""
-    view = demo.folder / "data" / "newcomers" / data.parent.name / data.name
-    return demo.hospital(write_unlabelled(data, view), "--describe")
 
 
 def _federate(demo: LocalFederation, settings: Sequence[str], handle: Handle) -> None:

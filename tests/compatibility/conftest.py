@@ -18,7 +18,7 @@ SIDES = {"polyclinic-server": server_cli.main, "polyclinic-client": client_cli.m
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The files, in the working folder: their settings name some of them from there."""
+    """Copy the files into the working folder: their settings name some of them from there."""
     folder = copy_files(tmp_path / "kept")
     monkeypatch.chdir(folder)
     return folder
@@ -26,7 +26,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """A command of either side, in this process; a new one for each would take minutes."""
+    """Call commands of both sides in this process; a new one for each would take minutes."""
     before = signal.getsignal(signal.SIGTERM)
     monkeypatch.setenv("COLUMNS", "200")
     for console in module_consoles():

@@ -1,10 +1,8 @@
 """Files that an earlier version wrote, copied so that the code of today may work on them."""
 
 import json
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -42,12 +40,3 @@ def module_consoles() -> Sequence[Console]:
     modules = [each for name, each in sys.modules.items() if name.startswith("polyclinic")]
     found = [getattr(module, "console", None) for module in modules]
     return [console for console in found if isinstance(console, Console)]
-
-
-def check_in(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the client as a hospital would."""
-    command = [sys.executable, "-m", "polyclinic_client.cli.main", *arguments]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
-    return subprocess.run(
-        command, capture_output=True, text=True, cwd=folder, env=environment, check=False
-    )

@@ -2,7 +2,7 @@
 
 Run in a checkout of version 0.1.0, with its packages (`polyclinic`, `server`, `client`,
 `strategies`) first on PYTHONPATH: `python make_files.py WORK KEPT`. Real processes on loopback do
-the work in WORK, which takes some minutes; what is kept, and what that version said of it, goes
+the work in WORK, which takes some minutes. What is kept, and what that version said of it, goes
 to KEPT.
 """
 
@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sqlite3
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -25,7 +26,7 @@ from polyclinic.processes import Child, free_port, python_module
 from server.authority import Authority
 from server.enrolment import Registry, enrol_with_kit
 
-from tests.e2e.federation import descendants, kill, run_cli
+from tests.e2e.federation import descendants, kill
 from tests.task_cohort import write_public, write_tasks
 
 KEPT_RUNS = (
@@ -97,7 +98,17 @@ class Federation:
     def hospital(self, command: str, data: Path, *options: str, site: str = "") -> Child:
         site = site or data.name
         kit = self.folder / "keys" / site / f"{site}.kit.json"
-        words = ("--kit", kit, "--data", data, "--state", self.state(site), *options)
+        words = (
+            "--kit",
+            kit,
+            "--data",
+            data,
+            "--state",
+            self.state(site),
+            "--wait",
+            "600",
+            *options,
+        )
         child = Child(
             site,
             python_module("client.cli", command, *map(str, words)),
@@ -133,15 +144,27 @@ class Federation:
 
 
 def kill_all(child: Child) -> None:
-    """A power cut."""
+    """End a process and what it started, as a power cut does."""
     for process in descendants(child.pid):
         kill(process.pid)
     kill(child.pid)
     child.wait(10)
 
 
+def run_cli(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end."""
+    environment = {**os.environ, "COLUMNS": "200"}
+    return subprocess.run(
+        [sys.executable, "-m", module, *words],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+
+
 def make_keys(folder: Path, sites: list[str]) -> Authority:
-    """An authority, a key and a kit for everybody, and one hospital whose key is revoked."""
+    """Make an authority, a key and a kit for everybody; one hospital's key is revoked."""
     authority = Authority.create(folder / "security", ["127.0.0.1"], free_port())
     for site in [*sites, "st-elsewhere"]:
         made = run_cli("client.cli", "keygen", "--folder", str(folder / "keys" / site))
@@ -306,10 +329,10 @@ def keep(folder: Path, kept: Path) -> None:
     (kept / "models").mkdir()
     (kept / "images").mkdir()
     states = folder / "states"
-    discs = states / "universal/discs/runs/universal/universal"
+    own = states / "universal" / "discs" / "runs"
     for source, target in {
         states / "refinement/st-john/refined.safetensors": "models/refined.safetensors",
-        discs / "model.safetensors": "models/universal.safetensors",
+        own / "universal/universal/model.safetensors": "models/universal.safetensors",
         folder / "data/mprage-3t/imagesTs/mprage-3t_004.nii.gz": "images/scan.nii.gz",
         folder / "tasks/discs/test-0.png": "images/disc-0.png",
         folder / "tasks/discs/test-1.png": "images/disc-1.png",
