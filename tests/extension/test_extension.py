@@ -160,7 +160,7 @@ result = polyclinic.simulate(
 )
 print(json.dumps(json.loads((result.folder / "run.json").read_text())["refinement"]))
 """
-    settings = [text for text in SETTINGS if not text.startswith("deployment")]
+    settings = [text for text in SETTINGS if not text.startswith(("deployment", "strategy"))]
     ran = subprocess.run(
         [sys.executable, "-c", script, json.dumps(settings), *map(str, sites[:2])],
         env={**os.environ, **installed},
