@@ -13,7 +13,7 @@ from polyclinic.store.ledger import Ledger
 from polyclinic_demos import merging
 from polyclinic_demos.federation import LocalFederation
 from polyclinic_demos.merging import APART_S, AWAY_S, Scenario
-from polyclinic_demos.quick import SITES, Later
+from polyclinic_demos.quick import SITES, Newcomer
 from polyclinic_demos.refinement import ComingAndGoing
 from polyclinic_strategies.merging.events import Contributed
 from polyclinic_strategies.refinement.events import Delivered
@@ -122,14 +122,27 @@ def test_the_coordinator_is_killed_after_three_contributions_and_then_the_last_o
     assert played.hospitals[-1].starts == 1
 
 
-def test_the_newcomer_of_the_quick_demo_joins_after_every_contribution() -> None:
-    later = Later(child := FakeChild("t2-new"))  # type: ignore[arg-type]
+def test_the_newcomer_of_the_quick_demo_joins_after_every_contribution_and_is_tested_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tested: list[Path] = []
+    monkeypatch.setattr(
+        "polyclinic_demos.newcomers.evaluate_newcomers",
+        lambda run, _states, _sites: tested.append(run.path),
+    )
+    run = RunFolder(tmp_path / "run")
+    demo = LocalFederation(tmp_path, run, [], tmp_path / "state")
+    child, shown = FakeChild("t2-new"), []
+    newcomer = Newcomer(demo, child, shown.append)  # type: ignore[arg-type]
     for site in (*SITES[:-1], SITES[0]):
-        later.handle(Contributed(site=site, digest="0" * 64))
+        newcomer.handle(Contributed(site=site, digest="0" * 64))
     assert child.starts == 0
     for _ in range(2):
-        later.handle(Contributed(site=SITES[-1], digest="0" * 64))
-    assert child.starts == 1
+        newcomer.handle(Contributed(site=SITES[-1], digest="0" * 64))
+    assert child.starts == 1 and tested == []
+    for site in SITES[:2]:
+        newcomer.handle(Delivered(site=site))
+    assert tested == [run.path] and len(shown) == len(SITES) + 4
 
 
 def test_newcomers_join_one_after_another_and_then_a_hospital_leaves(tmp_path: Path) -> None:

@@ -148,7 +148,10 @@ def test_base_is_where_it_starts_and_another_network_is_refused(
 
 @pytest.mark.parametrize(
     ("overrides", "said"),
-    [(["training.universal.mask_size=7"], "must divide"), (["model=unet"], "model=universal")],
+    [
+        (["training.universal.mask_size=7"], "must divide"),
+        (["model=unet", "model.out_channels=2"], "model=universal"),
+    ],
 )
 def test_wrong_settings_are_refused_before_an_image_is_read(
     overrides: list[str], said: str, tmp_path: Path
