@@ -181,6 +181,15 @@ class Door:
             inner.abort()
             outer.abort()
 
+    def _changed(self) -> int:
+        return (self._authority.folder / "server.crt").stat().st_mtime_ns
+
+    def _take_renewed(self) -> None:
+        with contextlib.suppress(OSError, ssl.SSLError):
+            if (changed := self._changed()) != self._issued:
+                self._authority.load_into(self._context)
+                self._issued = changed
+
 
 def reason(error: ssl.SSLError, who: str) -> AdmissionRefused | None:
     """Why a handshake failed; None for what is no hospital's doing."""

@@ -39,7 +39,7 @@ from polyclinic_server.fleet.news import News
 from polyclinic_server.fleet.open_work import OpenWork
 from polyclinic_server.fleet.sessions import Session, Sessions
 
-CLIENT = re.compile(r"[\x21-\x7e]{1,80}")
+CLIENT = re.compile(r"[\x21-\x7e]{0,80}")  # empty: it only asks
 VERSION = re.compile(r"[\w.+!-]{0,40}", re.ASCII)
 MOST_HELD = 1_000  # pieces of work that a hospital says it holds
 LAST_WORDS_S = 2.0  # for the frames that are queued when a line ends
@@ -90,7 +90,11 @@ class FleetService(Bulk):
     async def Attend(self, _requests: Any, context: Any) -> None:  # noqa: N802  # gRPC's name
         """Admit a hospital, and keep its line until either side ends it."""
         try:
-            hello, session = await self._admit(context)
+            hello, site, mark = await self._admit(context)
+            if not hello.client:
+                await context.write(FromCoordinator(welcome=self._welcome(site if mark else "")))
+                return
+            session = await self._enter(hello, site, mark)
         except AdmissionRefused as refusal:
             await context.write(FromCoordinator(refusal=Refusal(reason=refusal.pack())))
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, refusal.pack())
@@ -98,7 +102,8 @@ class FleetService(Bulk):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing came in time")
         for_good = False
         try:
-            await context.write(FromCoordinator(welcome=self._welcome(session)))
+            welcome = self._welcome(site if mark else "", session.token)
+            await context.write(FromCoordinator(welcome=welcome))
             self._resume(hello, session)
             for_good = await self._converse(context, session)
         finally:
@@ -126,8 +131,11 @@ class FleetService(Bulk):
                     await self._check_key(session)
             await asyncio.to_thread(house.work.sweep)
 
-    async def _admit(self, context: Any) -> tuple[Hello, Session]:
+    async def _admit(self, context: Any) -> tuple[Hello, str, str]:
         """Speak with a caller until it is admitted.
+
+        Returns:
+            What it said, its site, and its key's fingerprint, which is empty without keys.
 
         Raises:
             AdmissionRefused: It is not; the type says why.
@@ -152,8 +160,16 @@ class FleetService(Bulk):
             enrolled = await asyncio.to_thread(admit_proof, house.keys.registry, asked, proof)
             site, mark = enrolled.site, enrolled.fingerprint
         house.proved(context.peer())
+        return hello, site, mark
+
+    async def _enter(self, hello: Hello, site: str, mark: str) -> Session:
+        """Open a line.
+
+        Raises:
+            KeyInUse: Another client of the site is connected.
+        """
         try:
-            return hello, await house.sessions.enter(site, hello.client, mark)
+            return await self._house.sessions.enter(site, hello.client, mark)
         except KeyInUse as refusal:
             raise await self._noted(refusal, mark or site, site) from None
 
@@ -170,12 +186,12 @@ class FleetService(Bulk):
         assert isinstance(frame, FromHospital)
         return frame
 
-    def _welcome(self, session: Session) -> Welcome:
+    def _welcome(self, site: str, token: bytes = b"") -> Welcome:
         return Welcome(
-            site=session.site if session.mark else "",
+            site=site,
             version=self._version,
             instance=self._house.instance,
-            session=session.token,
+            session=token,
             heartbeat_ms=round(1000 * self._house.sessions.heartbeat_s),
             time=time.time(),
             anchor=self._house.anchor(),
