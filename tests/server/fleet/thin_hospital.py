@@ -4,12 +4,14 @@ import contextlib
 import hashlib
 import queue
 import secrets
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from flwr.app import ConfigRecord, RecordDict
 
 from polyclinic.fleet import challenge
 from polyclinic.fleet.protocol import CHUNK_BYTES, CLIENT_OPTIONS, PROTOCOL, SESSION_HEADER
@@ -18,6 +20,8 @@ from polyclinic.fleet.wire.fleet_pb2_grpc import FleetStub
 from polyclinic.security.admission_errors import unpack_refusal
 from polyclinic.security.keys import PrivateKey
 from polyclinic_server.enrolment.authority import Authority
+from polyclinic_server.fleet.grid import FleetGrid
+from polyclinic_server.fleet.sessions import node_of
 
 PATIENCE_S = 10.0
 Frame = wire.FromCoordinator
@@ -47,6 +51,7 @@ class ThinHospital:
         self.instance = ""
         self.session = b""
         self.holding: list[str] = []
+        self.asked = ""  # the grid's newest question
         authority = credentials.authority
         self.channel = (
             grpc.insecure_channel(address, CLIENT_OPTIONS)
@@ -58,9 +63,11 @@ class ThinHospital:
         self.stub: Any = FleetStub(self.channel)  # type: ignore[no-untyped-call]
         self._frames: queue.SimpleQueue[wire.FromHospital | None] = queue.SimpleQueue()
         self._call: Any = None
+        self._quiet = threading.Event()
 
     def close(self) -> None:
         """End without a word."""
+        self._quiet.set()
         self._frames.put(None)
         self.channel.close()
 
@@ -75,7 +82,8 @@ class ThinHospital:
 
     def hear(self, kind: str = "") -> Frame:
         """Return the next frame that is no heartbeat, which must be of a kind if one is given."""
-        frame: Frame = next(frame for frame in self._call if frame.WhichOneof("frame") != "heartbeat")
+        heard = (frame for frame in self._call if frame.WhichOneof("frame") != "heartbeat")
+        frame: Frame = next(heard)
         assert not kind or frame.WhichOneof("frame") == kind, frame
         return frame
 
@@ -112,10 +120,27 @@ class ThinHospital:
         self.say(proof=self.proof(self.hear("challenge").challenge))
         welcome = self.hear("welcome").welcome
         self.session, self.instance = welcome.session, welcome.instance
+        self._beat(welcome.heartbeat_ms / 1000)
         return welcome
+
+    def fall_silent(self) -> None:
+        """Send no heartbeats any more, while the line stays open."""
+        self._quiet.set()
+
+    def _beat(self, interval_s: float) -> None:
+        self._quiet.set()
+        self._quiet = quiet = threading.Event()
+        frames = self._frames
+
+        def beat() -> None:
+            while not quiet.wait(interval_s):
+                frames.put(wire.FromHospital(heartbeat=wire.Heartbeat()))
+
+        threading.Thread(target=beat, daemon=True).start()
 
     def cut(self) -> None:
         """Lose the line, as when a network fails."""
+        self._quiet.set()
         self._call.cancel()
         with contextlib.suppress(grpc.RpcError):
             for _ in self._call:
@@ -127,6 +152,13 @@ class ThinHospital:
         self.say(received=wire.Received(message_id=envelope.message_id))
         self.holding.append(envelope.message_id)
         return envelope
+
+    def work_of(self, grid: FleetGrid, content: RecordDict | None = None) -> wire.Envelope:
+        """Have the grid ask this hospital, and wait for the question."""
+        records = content or RecordDict({"c": ConfigRecord({"round": 1})})
+        node = node_of(self.credentials.site)
+        (self.asked,) = grid.push_messages([grid.create_message(records, "train", node, "1")])
+        return self.work()
 
     def reply(self, question: str, content: wire.Content | None = None, **more: Any) -> str:
         """Answer work, and return what the coordinator took."""
