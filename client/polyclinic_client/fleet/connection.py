@@ -15,11 +15,10 @@ from typing import Any
 
 import grpc
 
-from polyclinic.errors import ConfigError, ServerUnreachable
+from polyclinic.errors import ConfigError, PolyclinicError, ServerUnreachable
 from polyclinic.fleet.challenge import authority_digest
 from polyclinic.fleet.protocol import CLIENT_OPTIONS
 from polyclinic.fleet.wire import fleet_pb2 as wire
-from polyclinic.fleet.wire.fleet_pb2_grpc import FleetStub
 from polyclinic.security.admission_errors import (
     HANDSHAKE,
     PlaintextRefused,
@@ -30,7 +29,7 @@ from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key
 from polyclinic.security.kit import Kit, check_site_name
 from polyclinic.system.processes import parse_address, pause_s
 from polyclinic_client.fleet.certificate import check_certificate, speaks_tls
-from polyclinic_client.fleet.introduction import Introduction, Welcome
+from polyclinic_client.fleet.introduction import Introduction, Welcome, fleet_stub
 from polyclinic_client.fleet.proxy import is_loopback, join_address, proxy_for
 from polyclinic_client.fleet.relay import relay_to
 
@@ -62,7 +61,7 @@ class Connection:
         introduction = self.introduction()
         with self._asking(timeout_s) as (channel, ends):
             frames: queue.SimpleQueue[wire.FromHospital | None] = queue.SimpleQueue()
-            answers = FleetStub(channel).Attend(iter(frames.get, None), timeout=timeout_s)
+            answers = fleet_stub(channel).Attend(iter(frames.get, None), timeout=timeout_s)
             try:
                 frames.put(introduction.hello())
                 frames.put(introduction.prove(self._next(answers)))
@@ -175,8 +174,14 @@ class Connection:
                     raise
                 time.sleep(min(pause_s(waited_s, 0.1, 2.0), max(wait_s - waited_s, 0.0)))
 
-    def explain(self, error: grpc.RpcError, timeout_s: float) -> Exception:
-        """Turn a call that failed on its way, or was refused, into an error of ours."""
+    def explain(self, error: grpc.RpcError, timeout_s: float, *, look: bool = False) -> Exception:
+        """Turn a call that failed on its way, or was refused, into an error of ours.
+
+        Args:
+            error: Of gRPC's.
+            timeout_s: Limit of each step.
+            look: Look at the coordinator's certificate, which may be the reason.
+        """
         code, details = error.code(), str(error.details())
         if refusal := unpack_refusal(details):
             return refusal
@@ -186,6 +191,11 @@ class Connection:
             )
         if self.kit is None and speaks_tls(self.server, timeout_s):
             return PlaintextRefused(server=self.server, who="this hospital")
+        if self.kit is not None and look:
+            try:
+                check_certificate(self.server, self.kit.ca, timeout_s)
+            except PolyclinicError as found:
+                return found
         return ServerUnreachable(
             self.server,
             "no answer in time" if code == grpc.StatusCode.DEADLINE_EXCEEDED else _short(details),

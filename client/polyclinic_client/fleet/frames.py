@@ -1,13 +1,19 @@
-"""Envelopes on the socket between the hospital's client and its worker: a length, then the bytes."""
+"""Envelopes on the socket between a hospital's client and its worker: a length, then the bytes."""
 
 import socket
 import struct
 
-from polyclinic.errors import RunError
+from polyclinic.errors import PolyclinicError, RunError
 from polyclinic.fleet.protocol import LARGEST_BYTES
 from polyclinic.fleet.wire.fleet_pb2 import Envelope
 
 LENGTH = struct.Struct(">I")
+
+
+def describe(error: BaseException) -> str:
+    """Return what of an error may leave the hospital."""
+    name = type(error).__name__
+    return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name
 
 
 def pack(envelope: Envelope) -> bytes:
@@ -16,7 +22,7 @@ def pack(envelope: Envelope) -> bytes:
     Raises:
         RunError: It is too long for the coordinator's line as well.
     """
-    content = envelope.SerializeToString()
+    content: bytes = envelope.SerializeToString()
     return LENGTH.pack(check_length(len(content))) + content
 
 
@@ -38,7 +44,10 @@ def receive(link: socket.socket) -> Envelope | None:
     """Wait for the next envelope; None after the other side has ended."""
     head = _exactly(link, LENGTH.size)
     content = head and _exactly(link, check_length(*LENGTH.unpack(head)))
-    return None if content is None else Envelope.FromString(content)
+    if content is None:
+        return None
+    envelope: Envelope = Envelope.FromString(content)
+    return envelope
 
 
 def _exactly(link: socket.socket, count: int) -> bytes | None:

@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from importlib.metadata import version
+from typing import Any
 
 from polyclinic.errors import LinkError, ServerUnreachable
 from polyclinic.fleet import challenge
 from polyclinic.fleet.protocol import OLDEST, PROTOCOL
 from polyclinic.fleet.wire import fleet_pb2 as wire
+from polyclinic.fleet.wire.fleet_pb2_grpc import FleetStub
 from polyclinic.security.admission_errors import KeyMissing, TlsMissing, unpack_refusal
 from polyclinic.security.keys import PrivateKey
 from polyclinic.system.text import clean
@@ -32,6 +34,7 @@ class Welcome:
         days_left: Days until the coordinator's certificate expires.
         session: Shown with every blob.
         beat_s: Seconds between two heartbeats.
+        anchor: Newest line of its journal; None for none.
     """
 
     site: str
@@ -41,6 +44,12 @@ class Welcome:
     days_left: int | None = None
     session: bytes = b""
     beat_s: float = 10.0
+    anchor: wire.Anchor | None = None
+
+
+def fleet_stub(channel: Any) -> Any:
+    """Return the fleet's calls on a channel."""
+    return FleetStub(channel)  # type: ignore[no-untyped-call]
 
 
 class Introduction:
@@ -125,6 +134,7 @@ class Introduction:
             days_left=left,
             session=said.session,
             beat_s=beat_s,
+            anchor=said.anchor if said.HasField("anchor") else None,
         )
 
     def _expect(self, frame: wire.FromCoordinator, kind: str) -> wire.FromCoordinator:

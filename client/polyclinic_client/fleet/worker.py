@@ -17,13 +17,12 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from polyclinic.errors import PolyclinicError
 from polyclinic.federation.envelope import decode, encode
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
 from polyclinic.system.processes import end_with_parent
-from polyclinic_client.fleet.frames import pack, receive
+from polyclinic_client.fleet.frames import describe, pack, receive
 
 log = logging.getLogger("polyclinic.worker")
 
@@ -79,12 +78,6 @@ def addressed(reply: Envelope, question: Envelope) -> Envelope:
     reply.created = reply.created or time.time()
     reply.ttl_s = reply.ttl_s or question.ttl_s
     return reply
-
-
-def describe(error: BaseException) -> str:
-    """Return what of an error may leave the hospital."""
-    name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name
 
 
 def serve(link: socket.socket, worker: Worker) -> None:

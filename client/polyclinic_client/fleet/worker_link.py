@@ -48,8 +48,8 @@ class WorkerLink:
         self._arguments = [str(blobs), json.dumps(dict(node_config))]
         self.child: Child | None = None
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
-        self._up = asyncio.Event()
-        self._turn = asyncio.Lock()
+        self._up, self._down = asyncio.Event(), asyncio.Event()
+        self.turn = asyncio.Lock()  # of whoever asks
         self._falls = 0
         self._replaced = self._leaving = False
         self._status = 0  # how the last one ended
@@ -63,8 +63,10 @@ class WorkerLink:
         while not self._leaving:
             started = time.monotonic()
             child = await self._start()
-            self._status = await asyncio.to_thread(child.wait) or 0
+            await asyncio.to_thread(child.wait)
+            self._status = child.status() or 0
             self._up.clear()
+            self._down.set()
             self._close()
             if self._replaced or self._leaving:
                 self._replaced = False
@@ -72,29 +74,28 @@ class WorkerLink:
             await self._fall(child, time.monotonic() - started)
 
     async def ask(self, question: Envelope) -> Envelope:
-        """Hand over a question, once the worker is free, and wait for the answer.
+        """Hand over a question and wait for the answer; the caller has `turn`.
 
         Raises:
             WorkerEnded: It died meanwhile.
         """
-        async with self._turn:
-            await self._up.wait()
-            assert self._streams is not None
-            reader, writer = self._streams
-            try:
-                writer.write(pack(question))
-                await writer.drain()
-                (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
-                return Envelope.FromString(await reader.readexactly(check_length(length)))
-            except (OSError, asyncio.IncompleteReadError) as error:
-                while self._up.is_set():  # the process ends a moment after its socket
-                    await asyncio.sleep(0.02)
-                raise WorkerEnded(how_it_ended(self._status)) from error
+        await self._up.wait()
+        assert self._streams is not None
+        reader, writer = self._streams
+        try:
+            writer.write(pack(question))
+            await writer.drain()
+            (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+            answer: Envelope = Envelope.FromString(await reader.readexactly(check_length(length)))
+            return answer
+        except (OSError, asyncio.IncompleteReadError) as error:
+            await self._down.wait()  # the process ends a moment after its socket
+            raise WorkerEnded(how_it_ended(self._status)) from error
 
     @property
     def busy(self) -> bool:
         """Whether the worker works."""
-        return self._turn.locked()
+        return self.turn.locked()
 
     def replace(self) -> None:
         """End the worker, whose work nobody wants any more, and start another."""
@@ -119,6 +120,7 @@ class WorkerLink:
             self.child = Child(NAME, command, self._log, {"OMP_NUM_THREADS": "1"})
             self.child.start(pass_fds=[theirs.fileno()])
         self._streams = await asyncio.open_connection(sock=ours)
+        self._down.clear()
         self._up.set()
         return self.child
 
