@@ -34,9 +34,7 @@ class Bulk(FleetServicer):
         proved: Called with the peer of a connection that showed a session.
     """
 
-    def __init__(
-        self, sessions: Sessions, work: OpenWork, proved: Callable[[str], None]
-    ) -> None:
+    def __init__(self, sessions: Sessions, work: OpenWork, proved: Callable[[str], None]) -> None:
         self._sessions = sessions
         self._work = work
         self._proved = proved
@@ -77,6 +75,7 @@ class Bulk(FleetServicer):
         size = self._work.promised(session.site, first.digest)
         if size is None:
             await context.abort(grpc.StatusCode.FAILED_PRECONDITION, "offer this content first")
+        assert size is not None
         store = self._work.replies(session.site)
         try:
             async with session.bulk:

@@ -216,10 +216,10 @@ def reason(error: ssl.SSLError, who: str) -> AdmissionRefused | None:
 async def _first_byte(connection: socket.socket) -> None:
     """Wait until there is something to read."""
     loop = asyncio.get_running_loop()
-    ready = loop.create_future()
-    loop.add_reader(connection, lambda: ready.done() or ready.set_result(None))
+    ready = asyncio.Event()
+    loop.add_reader(connection, ready.set)
     try:
-        await ready
+        await ready.wait()
     finally:
         loop.remove_reader(connection)
 

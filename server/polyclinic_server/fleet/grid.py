@@ -5,13 +5,14 @@ import uuid
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from polyclinic.errors import PolyclinicError
 from polyclinic.federation.envelope import decode, encode, make_message
 from polyclinic.fleet.protocol import FRAME_BYTES, FaultCode
-from polyclinic.fleet.wire.fleet_pb2 import Envelope
+from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
+from polyclinic.system.text import clean
 from polyclinic_server.fleet.news import News
 from polyclinic_server.fleet.open_work import Asked, OpenWork
 from polyclinic_server.fleet.sessions import Node, Sessions
@@ -155,17 +156,12 @@ class FleetGrid(Grid):
     def _read(self, asked: Asked) -> Message:
         """Decode a reply; one that cannot be read is a fault of its hospital's."""
         assert asked.reply is not None
+        reply, store = asked.reply, self._work.replies(asked.site)
         try:
-            return decode(asked.reply, self._work.replies(asked.site))
+            return decode(reply, store)
         except (PolyclinicError, ValueError, TypeError) as error:
-            return make_message(
-                Error(FaultCode.REPLY_INVALID, f"the reply cannot be read: {error}"),
-                1,
-                asked.envelope.type,
-                source=asked.envelope.node,
-                reply_to=asked.envelope.message_id,
-                group=asked.envelope.group,
-                run=asked.envelope.run,
-            )
+            reason = clean(f"the reply cannot be read: {error}")
+            reply.fault.CopyFrom(Fault(code=FaultCode.REPLY_INVALID, reason=reason))
+            return decode(reply, store)
         finally:
             self._work.done(asked)

@@ -224,25 +224,33 @@ class OpenWork:
         with self._lock:
             return message_id in self._asked
 
+    def unanswered(self, site: str) -> list[str]:
+        """Return the identifiers of the work that a site has not answered."""
+        with self._lock:
+            return [each.envelope.message_id for each in self._awaited(site)]
+
     def forget(self, site: str) -> None:
         """Forget what a site has not answered: the client that it was sent to is gone."""
         with self._lock:
             self._close(self._awaited(site))
 
-    def sweep(self) -> None:
-        """Forget what is too old, and remove the questions' blobs that no work needs."""
+    def sweep(self) -> bool:
+        """Forget what is too old, and remove the questions' blobs that no work needs.
+
+        Returns:
+            Whether something was too old.
+        """
         moment = time.monotonic()
         with self._lock:
-            self._close([each for each in self._asked.values() if each.deadline < moment])
-            if self._asking:
-                return  # a blob that is written at this moment may be one of these
-            self.questions.drop(self._unused)
-            self._unused.clear()
+            late = [each for each in self._asked.values() if each.deadline < moment]
+            self._close(late)
+            if not self._asking:  # else a blob that is written at this moment may be one of these
+                self.questions.drop(self._unused)
+                self._unused.clear()
+        return bool(late)
 
     def _awaited(self, site: str) -> list[Asked]:
-        return [
-            each for each in self._asked.values() if each.site == site and each.reply is None
-        ]
+        return [each for each in self._asked.values() if each.site == site and each.reply is None]
 
     def _close(self, closed: list[Asked]) -> None:
         for each in closed:

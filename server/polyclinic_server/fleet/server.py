@@ -76,8 +76,10 @@ class FleetServer:
     @property
     def address(self) -> str:
         """HOST:PORT for the hospitals."""
-        return f"[{self._place.host}]:{self._port}" if ":" in self._place.host else (
-            f"{self._place.host}:{self._port}"
+        return (
+            f"[{self._place.host}]:{self._port}"
+            if ":" in self._place.host
+            else (f"{self._place.host}:{self._port}")
         )
 
     def __enter__(self) -> Self:
@@ -95,16 +97,17 @@ class FleetServer:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._loop is not None:
+        if self._loop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._leaving.set)
-        self._thread.join(STOP_S)
+            self._thread.join(STOP_S)
         self._work.close()
 
     def _deliver(self, sites: Iterable[str]) -> None:
         """Queue new work for hospitals; from any thread."""
-        if self._loop is not None and self._service is not None:
-            names = list(dict.fromkeys(sites))
-            self._loop.call_soon_threadsafe(lambda: [self._service.deliver(n) for n in names])
+        loop, service = self._loop, self._service
+        if loop is not None and service is not None and self._thread.is_alive():
+            for site in dict.fromkeys(sites):
+                loop.call_soon_threadsafe(service.deliver, site)
 
     def _live(self) -> None:
         try:

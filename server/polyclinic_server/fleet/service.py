@@ -19,7 +19,6 @@ from polyclinic.fleet.wire.fleet_pb2 import (
     FromHospital,
     Heartbeat,
     Hello,
-
     Refusal,
     Taken,
     Welcome,
@@ -129,7 +128,8 @@ class FleetService(Bulk):
                     session.end()
                 else:
                     await self._check_key(session)
-            await asyncio.to_thread(house.work.sweep)
+            if await asyncio.to_thread(house.work.sweep):
+                house.news.tell()
 
     async def _admit(self, context: Any) -> tuple[Hello, str, str]:
         """Speak with a caller until it is admitted.
@@ -286,5 +286,3 @@ def _is_sound(hello: Hello) -> bool:
         and len(hello.instance) <= 80
         and all(len(each) <= 80 for each in hello.holding)
     )
-
-

@@ -13,7 +13,7 @@ from polyclinic_client.fleet.connection import Connection, make_connection
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import Endpoint
-from polyclinic_server.enrolment.registry import Registry
+from polyclinic_server.enrolment.registry import SOON_S, Registry
 from polyclinic_server.fleet.grid import FleetGrid
 from polyclinic_server.fleet.server import FleetServer
 from tests.server.fleet.thin_hospital import Credentials
@@ -45,6 +45,7 @@ class Coordinator:
     def credentials(self, site: str) -> Credentials:
         """Enrol a hospital, and return what it has."""
         kit = kit_for(self.authority, site)
+        time.sleep(SOON_S)  # a key that was just unknown may be so for a moment longer
         return Credentials(site, load_private_key(kit.parent / PRIVATE), self.authority)
 
     def sentences(self) -> list[str]:
