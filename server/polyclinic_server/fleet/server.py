@@ -76,17 +76,14 @@ class FleetServer:
     @property
     def address(self) -> str:
         """HOST:PORT for the hospitals."""
-        return (
-            f"[{self._place.host}]:{self._port}"
-            if ":" in self._place.host
-            else (f"{self._place.host}:{self._port}")
-        )
+        host = self._place.host
+        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
 
     def __enter__(self) -> Self:
         self._thread.start()
         try:
             self._started.result()
-        except OSError as error:
+        except (OSError, RuntimeError) as error:  # gRPC raises the second
             self._thread.join(STOP_S)
             raise PortTaken(self._place.host, self._port, PORT_SETTING) from error
         return self
