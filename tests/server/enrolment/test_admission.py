@@ -211,6 +211,7 @@ def test_every_reason_survives_the_wire() -> None:
         "claimed": "b",
         "server": "h:1",
         "seconds": "9",
+        "client": "0.1.0",
     }
     for kind in REASONS.values():
         found = unpack_refusal(kind(**facts).pack())
