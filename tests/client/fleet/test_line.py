@@ -39,6 +39,7 @@ def play(folder: Path, scenario: Scenario) -> None:
 
 
 def text_of(reply: wire.Envelope) -> str:
+    assert not reply.HasField("fault"), reply.fault
     return str(reply.content.records[0].config.entries[0].text)
 
 
