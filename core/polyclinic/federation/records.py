@@ -16,6 +16,7 @@ from torch import Tensor
 
 from polyclinic.config.schemas import Setting
 from polyclinic.errors import ConfigError
+from polyclinic.federation.envelope import make_message
 from polyclinic.learning.metrics import Evaluation
 
 # the keys that Flower's strategies use
@@ -296,23 +297,14 @@ def hello_from_reply(message: Message) -> Hello:
 
 def greeting(order: Order, node: int, ttl_s: float) -> Message:
     """Ask a node who it is, and whether it can do what the run asks."""
-    return Message(
-        RecordDict({CONFIG: order_to_config(order)}),
-        dst_node_id=node,
-        message_type="query.hello",
-        ttl=ttl_s,
-    )
+    content = RecordDict({CONFIG: order_to_config(order)})
+    return make_message(content, node, "query.hello", ttl=ttl_s)
 
 
 def readdress(message: Message, node: int) -> Message:
     """Address a message to another node: a hospital that came back."""
-    return Message(
-        message.content,
-        dst_node_id=node,
-        message_type=message.metadata.message_type,
-        ttl=message.metadata.ttl,
-        group_id=message.metadata.group_id,
-    )
+    sent = message.metadata
+    return make_message(message.content, node, sent.message_type, ttl=sent.ttl, group=sent.group_id)
 
 
 def round_of(message: Message) -> int:
@@ -326,11 +318,8 @@ def ask_for_test(order: Order, weights: Tensor, node: int) -> Message:
     """Ask a hospital for its final figures, on its test cases and their own grid."""
     config = order_to_config(order)
     config["server-round"] = order.rounds - order.offset
-    return Message(
-        RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config}),
-        dst_node_id=node,
-        message_type="evaluate.test",
-    )
+    content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config})
+    return make_message(content, node, "evaluate.test")
 
 
 def _folder(value: object) -> str:

@@ -15,7 +15,7 @@ from flwr.app import (
     RecordDict,
 )
 
-from polyclinic.errors import FrameInvalid
+from polyclinic.errors import FrameInvalid, LinkError
 from polyclinic.federation.envelope.addressing import COORDINATOR, wrap
 from polyclinic.federation.envelope.mapped_array import NUMPY, MappedArray, OpenFile, check_array
 from polyclinic.federation.envelope.store import Store
@@ -168,7 +168,7 @@ class _Files:
         if blob.digest not in self._open:
             try:
                 self._open[blob.digest] = OpenFile(self._store.path(blob.digest))
-            except OSError as error:
+            except (OSError, LinkError) as error:
                 raise FrameInvalid(f"the blob {blob.digest} is not here") from error
         file = self._open[blob.digest]
         if file.size != blob.size or not file.size:

@@ -37,10 +37,8 @@ class PassingGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Make a message, as Flower's own grids do."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
-        )
+        """Make a message."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
 
     def get_nodes(self) -> Iterable[Any]:
         """Return the nodes that are online."""

@@ -9,13 +9,13 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
 from polyclinic.errors import FrameInvalid
 from polyclinic.federation.envelope import decode, encode, make_message
+from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.wire import fleet_pb2 as wire
-from tests.core.federation.envelope.stores import FolderStore
 
 SMALL, LARGE = np.arange(10, dtype=np.float32), np.arange(50_000, dtype=np.float32)
 
 
-def envelope(store: FolderStore) -> wire.Envelope:
+def envelope(store: BlobStore) -> wire.Envelope:
     content = RecordDict(
         {
             "arrays": ArrayRecord({"small": Array(SMALL), "large": Array(LARGE)}),
@@ -95,7 +95,7 @@ LIES: dict[str, Callable[[wire.Envelope], object]] = {
 
 @pytest.mark.parametrize("lie", LIES.values(), ids=LIES)
 def test_a_lie_is_refused(lie: Callable[[wire.Envelope], object], tmp_path: Path) -> None:
-    store = FolderStore(tmp_path)
+    store = BlobStore(tmp_path)
     sent = envelope(store)
     decode(sent, store)
     lie(sent)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from polyclinic.federation.envelope import make_message
 from polyclinic.federation.grids.traffic import CountingGrid, size_of
 from tests.fakes import FakeGrid, FakeNode, make_error, make_reply
 
@@ -69,7 +70,7 @@ def grid() -> CountingGrid:
 
 
 def question(node: int, kind: str, size: int) -> Message:
-    return Message(config(ask=b"0" * (size - 3)), dst_node_id=node, message_type=kind)
+    return make_message(config(ask=b"0" * (size - 3)), node, kind)
 
 
 def test_both_directions_are_counted_by_node_and_type(grid: CountingGrid) -> None:
