@@ -41,7 +41,7 @@ class StockFederation:
             child.start()
 
     def run(self, *settings: str, timeout_s: float) -> None:
-        """Submit a run, and wait for its end."""
+        """Submit a run, and wait for its report."""
         asked = [*TINY, f"deployment.runs={self.folder / 'runs'}", *settings]
         text = " ".join(f"'{each}'" for each in asked)
         home = self.folder / "home-cli"
@@ -62,7 +62,8 @@ class StockFederation:
                 break
             assert time.monotonic() < deadline, done.stdout + done.stderr
             time.sleep(1.0)
-        while self.described().get("state") not in ("finished", "failed"):
+        report = self.folder / "runs" / "run" / "report.html"
+        while not report.exists() and self.described().get("state") in (None, "waiting", "running"):
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.5)
 

@@ -10,7 +10,7 @@ from polyclinic.reporting.results import read_results
 from tests.e2e.stock_flower import StockFederation
 
 pytestmark = pytest.mark.e2e
-PATIENCE_S = 400.0  # a stock SuperNode starts a process for each message
+PATIENCE_S = 900.0  # a stock SuperNode starts a process for each message
 
 
 @pytest.fixture(params=["averaging/fedavg", "merging/mean"])
