@@ -63,7 +63,7 @@ class StockFederation:
             assert time.monotonic() < deadline, done.stdout + done.stderr
             time.sleep(1.0)
         report = self.folder / "runs" / "run" / "report.html"
-        while not report.exists() and self.described().get("state") in (None, "waiting", "running"):
+        while not report.exists() and self.described().get("state") != "failed":
             assert time.monotonic() < deadline, self.said()
             time.sleep(0.5)
 
