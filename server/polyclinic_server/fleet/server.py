@@ -103,8 +103,7 @@ class FleetServer:
         """Queue new work for hospitals; from any thread."""
         loop, service = self._loop, self._service
         if loop is not None and service is not None and self._thread.is_alive():
-            for site in dict.fromkeys(sites):
-                loop.call_soon_threadsafe(service.deliver, site)
+            loop.call_soon_threadsafe(service.deliver_all, list(dict.fromkeys(sites)))
 
     def _live(self) -> None:
         try:
