@@ -3,18 +3,19 @@
 import asyncio
 import logging
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import grpc
-from google.protobuf.message import Message as Part
 
 from polyclinic.fleet.blobs import BlobDamaged, BlobStore
+from polyclinic.fleet.contents import named_blobs
 from polyclinic.fleet.protocol import CHUNK_BYTES
 from polyclinic.fleet.wire import fleet_pb2 as wire
+from polyclinic.system.text import clean
 from polyclinic_client.fleet.session import Session, Sessions, was_cancelled
 
-DAMAGED = 3  # times in a row that a blob may arrive damaged
+DAMAGED = 3  # times that a blob may arrive damaged
 STALLED_S = 600.0  # without a chunk, while the line itself is alive
 PAUSE_S, LONGEST_PAUSE_S = 0.2, 5.0
 Code = grpc.StatusCode
@@ -24,7 +25,6 @@ FINAL = {
     Code.INVALID_ARGUMENT,
     Code.PERMISSION_DENIED,
     Code.RESOURCE_EXHAUSTED,
-    Code.FAILED_PRECONDITION,
     Code.UNIMPLEMENTED,
 }
 log = logging.getLogger("polyclinic.bulk")
@@ -34,23 +34,18 @@ class ContentRefused(Exception):
     """The coordinator does not give, or take, a content."""
 
 
-def blobs_of(part: Part) -> Iterator[wire.Blob]:
-    """Find every blob that an envelope names, each once, in their order."""
-    seen: set[str] = set()
-    for blob in _walk(part):
-        if blob.digest not in seen:
-            seen.add(blob.digest)
-            yield blob
+class NotWanted(Exception):
+    """The coordinator does not want an answer any more."""
 
 
-def _walk(part: Part) -> Iterator[wire.Blob]:
-    if isinstance(part, wire.Blob):
-        yield part
-        return
-    for field, value in part.ListFields():
-        if field.message_type is not None:
-            for each in value if field.is_repeated else [value]:
-                yield from _walk(each)
+def blobs_of(envelope: wire.Envelope) -> list[wire.Blob]:
+    """Return every blob that an envelope names, each once.
+
+    Raises:
+        ValueError: One comes with two sizes.
+    """
+    named = named_blobs(envelope)
+    return [wire.Blob(digest=digest, size=size) for digest, size in named.items()]
 
 
 class Bulk:
@@ -87,6 +82,7 @@ class Bulk:
 
         Raises:
             ContentRefused: The coordinator does not take it.
+            NotWanted: It does not want the reply at all.
         """
         arrived = -1
         while arrived < blob.size:
@@ -94,14 +90,17 @@ class Bulk:
 
     async def _persist(self, step: Callable[[Session], Awaitable[int]]) -> int:
         """Take one step; try again after a cut."""
-        pause_s = PAUSE_S
+        pause_s, damaged = PAUSE_S, 0
         while True:
             session = await self._sessions.present()
             try:
                 return await step(session)
             except grpc.RpcError as error:
-                if error.code() in FINAL:
-                    raise ContentRefused(str(error.details())) from error
+                damaged += error.code() == Code.DATA_LOSS
+                if error.code() in FINAL or damaged >= DAMAGED:
+                    raise ContentRefused(clean(error.details())[:400]) from error
+                if error.code() == Code.FAILED_PRECONDITION:
+                    raise NotWanted from error
                 log.info("a blob's call was cut: %s", error.code())
             except TimeoutError:
                 log.info("a blob's call stood still")

@@ -15,7 +15,12 @@ from polyclinic.fleet import challenge
 from polyclinic.fleet.protocol import OLDEST, PROTOCOL
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.fleet.wire.fleet_pb2_grpc import FleetStub
-from polyclinic.security.admission_errors import KeyMissing, TlsMissing, unpack_refusal
+from polyclinic.security.admission_errors import (
+    KeyMissing,
+    ProtocolRefused,
+    TlsMissing,
+    unpack_refusal,
+)
 from polyclinic.security.keys import PrivateKey
 from polyclinic.system.text import clean
 
@@ -95,12 +100,8 @@ class Introduction:
         """
         asked = self._expect(frame, "challenge").challenge
         if not OLDEST <= asked.protocol <= PROTOCOL:
-            raise ServerUnreachable(
-                self._server,
-                f"it runs polyclinic {clean(asked.version)[:40]}, whose protocol "
-                f"({asked.protocol}) this one ({version('polyclinic')}) does not speak; update the "
-                "older of the two",
-            )
+            server, client = clean(asked.version)[:40], version("polyclinic")
+            raise ProtocolRefused(site=self._site, client=client, server=server)
         if self._key is None:
             if asked.nonce:
                 raise KeyMissing(who="this hospital")

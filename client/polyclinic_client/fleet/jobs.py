@@ -13,7 +13,7 @@ from polyclinic.errors import PolyclinicError
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire import fleet_pb2 as wire
-from polyclinic_client.fleet.bulk import Bulk, ContentRefused, blobs_of
+from polyclinic_client.fleet.bulk import Bulk, ContentRefused, NotWanted, blobs_of
 from polyclinic_client.fleet.connection import Say
 from polyclinic_client.fleet.frames import describe
 from polyclinic_client.fleet.session import LineCut, Sessions
@@ -125,7 +125,7 @@ class Jobs:
             self._hold(job, question)
             for blob in blobs_of(question):
                 await self._bulk.fetch(blob)
-        except (PolyclinicError, ContentRefused) as error:
+        except (PolyclinicError, ContentRefused, ValueError) as error:
             self._say(f"{question.type}: its content cannot be had: {error}")
             reason = f"the question's content cannot be had ({describe(error)})"
             return fault(question, FaultCode.WORK_INVALID, reason)
@@ -161,6 +161,8 @@ class Jobs:
             self._say(f"{question.type}: the coordinator did not take the answer: {error}")
             reason = f"the coordinator did not take the answer's content: {error}"
             return fault(question, FaultCode.REPLY_INVALID, reason)
+        except NotWanted:
+            self.forget(question.message_id)
         except LineCut:
             pass
         return reply

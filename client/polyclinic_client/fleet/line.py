@@ -15,7 +15,6 @@ import grpc
 from polyclinic.errors import ServerUnreachable
 from polyclinic.fleet.protocol import CLIENT_OPTIONS, HANDSHAKE_S
 from polyclinic.fleet.wire import fleet_pb2 as wire
-from polyclinic.security.admission_errors import AdmissionRefused
 from polyclinic.system.processes import pause_s
 from polyclinic.system.text import clean
 from polyclinic_client.fleet.anchors import Anchors
@@ -24,9 +23,6 @@ from polyclinic_client.fleet.introduction import Introduction, Welcome, fleet_st
 from polyclinic_client.fleet.jobs import Jobs
 from polyclinic_client.fleet.session import LineCut, Session, Sessions, was_cancelled
 
-KEY_IN_USE = "key-in-use"
-# for so long an earlier client of this hospital's, which just died, may seem to be alive
-FORMER_S = 60.0
 SHORTEST_S, LONGEST_S = 0.5, 15.0  # pauses between two tries
 FAREWELL_S = 2.0
 NOTICE_CHARACTERS = 1000
@@ -60,7 +56,6 @@ class Line:
         self._anchors, self._say, self._doing, self._connected = anchors, say, doing, connected
         self._client = uuid.uuid4().hex
         self._session: Session | None = None
-        self._began = time.monotonic()
         self._down_since: float | None = None  # None before the first line, and while one stands
         self._admitted = False
         self._left = asyncio.Event()
@@ -74,10 +69,6 @@ class Line:
         while not self._left.is_set():
             try:
                 reason = await self._attend()
-            except AdmissionRefused as error:
-                if not self._is_former(error):
-                    raise
-                reason = str(error)
             except ServerUnreachable as error:
                 reason = error.problem
             if self._left.is_set():
@@ -201,11 +192,6 @@ class Line:
         """Find out why a call failed; TLS faults are named by a handshake of Python's."""
         explain = partial(self._connection.explain, error, HANDSHAKE_S, look=look)
         return await asyncio.to_thread(explain)
-
-    def _is_former(self, error: AdmissionRefused) -> bool:
-        """Return whether an earlier client of this hospital's may only seem to be alive."""
-        early = time.monotonic() - self._began < FORMER_S
-        return error.code == KEY_IN_USE and early and not self._admitted
 
     async def _pause(self, reason: str) -> None:
         """Wait before the next try; say once why."""
