@@ -13,7 +13,7 @@ from flwr.app import ArrayRecord, ConfigRecord, Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
-from polyclinic.system import clock
+from polyclinic.federation.news import pause
 
 LOOK_S = 1.0  # between two looks whether enough hospitals are there
 
@@ -80,5 +80,5 @@ def _sample(grid: Grid, share: float, least: int, available: int) -> list[int]:
         return []
     size = max(int(len(list(grid.get_node_ids())) * share), least)
     while len(nodes := list(grid.get_node_ids())) < max(available, size):
-        clock.sleep(LOOK_S)
+        pause(grid, LOOK_S)
     return random.sample(nodes, size)
