@@ -115,16 +115,20 @@ class Bulk:
         call = session.stub.Fetch(
             wire.FetchRequest(digest=blob.digest, offset=offset), metadata=session.metadata
         )
+        writing = asyncio.ensure_future(asyncio.sleep(0, offset))
         try:
             while (chunk := await asyncio.wait_for(call.read(), STALLED_S)) != grpc.aio.EOF:
                 session.heard()
                 if offset + len(chunk.data) > blob.size:
                     raise ContentRefused("it is longer than it was announced")
-                offset = await asyncio.to_thread(
-                    self._store.append, blob.digest, offset, chunk.data
-                )
+                await writing  # of the chunk before, while this one arrived
+                append = asyncio.to_thread(self._store.append, blob.digest, offset, chunk.data)
+                writing = asyncio.ensure_future(append)
+                offset += len(chunk.data)
+            await writing
         finally:
             call.cancel()
+            await asyncio.gather(writing, return_exceptions=True)
         if offset < blob.size:
             raise ContentRefused("it is shorter than it was announced")
         return offset
@@ -143,10 +147,11 @@ class Bulk:
 
 async def _chunks(path: Path, digest: str, offset: int) -> AsyncIterator[wire.Chunk]:
     """Read a blob from an offset on."""
-    with path.open("rb") as file:
-        first = True
+    first = True
+    with path.open("rb", buffering=0) as file:
         while data := await asyncio.to_thread(os.pread, file.fileno(), CHUNK_BYTES, offset):
-            yield wire.Chunk(
-                digest=digest if first else "", offset=offset if first else 0, data=data
-            )
+            chunk = wire.Chunk(data=data)
+            if first:
+                chunk.digest, chunk.offset = digest, offset
+            yield chunk
             first, offset = False, offset + len(data)

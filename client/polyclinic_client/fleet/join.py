@@ -103,6 +103,12 @@ def connect(connection: Connection, wait_s: float, say: Say) -> Welcome:
         AdmissionRefused: One of the two does not want the other.
         ServerUnreachable: Nobody answered in time.
     """
+    if connection.kit is not None:
+        say(
+            f"{connection.site}: this hospital's key {connection.kit.key}, the coordinator's "
+            f"authority {connection.kit.authority}. Compare both with the coordinator by telephone "
+            "once."
+        )
     say(f"{connection.site}: looking for the coordinator at {connection.server}")
     welcome = connection.wait(wait_s)
     if welcome.days_left is not None and welcome.days_left < EXPIRY_DAYS:

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from polyclinic.errors import ConfigError, ServerUnreachable
+from polyclinic.system.text import clean
 
 # in the order of precedence; http_proxy is for http:// alone
 VARIABLES = ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 PORT = 80
 ANSWER_BYTES = 16_384  # a proxy's answer to CONNECT, with all headers
-DENIED = 407
+DENIED = (b"407", b"401")  # tinyproxy answers wrong credentials with 401
 
 
 @dataclass(frozen=True)
@@ -176,9 +177,9 @@ def _connect(link: socket.socket, proxy: Proxy, address: str) -> None:
     code, _, reason = rest.split(b"\r\n")[0].partition(b" ")
     if code.startswith(b"2"):
         return
-    shown = f"{code[:3].decode(errors='replace')} {reason[:80].decode(errors='replace')}".strip()
+    shown = clean(f"{code[:3].decode('latin-1')} {reason[:80].decode('latin-1')}".strip())
     known = "with the credentials in it" if proxy.credentials else "without credentials"
-    if code == str(DENIED).encode():
+    if code in DENIED:
         raise ProxyFailed(
             address,
             proxy,

@@ -70,7 +70,7 @@ class Supervisor:
         self._thread = threading.Thread(target=self._run, name="fleet", daemon=True)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ended: BaseException | None = None
-        self._leaving = threading.Event()
+        self._ready = threading.Event()  # the thread can be told to leave
 
     def start(self) -> None:
         """Start the worker and take up the line."""
@@ -103,14 +103,13 @@ class Supervisor:
 
     def leave(self) -> None:
         """Say goodbye to the coordinator, and end the worker."""
-        self._leaving.set()
-        if self._loop is not None and self._thread.is_alive():
-            with contextlib.suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._wake)
-            self._thread.join()
-
-    def _wake(self) -> None:
-        self._leave_now.set()
+        if not self._thread.is_alive():
+            return
+        self._ready.wait()
+        if self._loop is not None:
+            with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+                self._loop.call_soon_threadsafe(self._leaving.set)
+        self._thread.join()
 
     def _run(self) -> None:
         try:
@@ -118,14 +117,14 @@ class Supervisor:
         except BaseException as error:
             self._ended = error
         finally:
+            self._ready.set()
             self._connected(False)
 
     async def _serve(self) -> None:
-        self._loop, self._leave_now = asyncio.get_running_loop(), asyncio.Event()
+        self._loop, self._leaving = asyncio.get_running_loop(), asyncio.Event()
+        self._ready.set()
         parts = [asyncio.create_task(self._line.run()), asyncio.create_task(self._worker.keep())]
-        leaving = asyncio.create_task(self._leave_now.wait())
-        if self._leaving.is_set():
-            self._leave_now.set()
+        leaving = asyncio.create_task(self._leaving.wait())
         try:
             done, _ = await asyncio.wait([*parts, leaving], return_when=asyncio.FIRST_COMPLETED)
             for part in done - {leaving}:

@@ -4,6 +4,7 @@ What travels to a hospital: names, bounded scalars and one vector of weights. Wh
 vector and scalars.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -171,7 +172,7 @@ def weights_from_record(record: ArrayRecord) -> Tensor:
             "The message holds no flat vector of weights: the other side runs another version of "
             "polyclinic."
         )
-    return torch.from_numpy(np.array(array, dtype=np.float32))
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))  # it is ours alone
 
 
 def weights_from_message(message: Message) -> Tensor:
@@ -192,9 +193,9 @@ def pack_content(content: RecordDict) -> RecordDict:
         return content
     (other,) = [key for key in content if key != ARRAYS]
     scalars: dict[str, Any] = dict(content[other])
-    data = arrays[WEIGHTS].numpy().astype("<f4", copy=False).tobytes()
-    if len(data) > INLINE_BYTES:
+    if math.prod(arrays[WEIGHTS].shape) * 4 > INLINE_BYTES:
         return content
+    data = arrays[WEIGHTS].numpy().astype("<f4", copy=False).tobytes()
     return RecordDict({PACKED: ConfigRecord({**scalars, f"={other}": data})})
 
 

@@ -32,6 +32,7 @@ from polyclinic_server.fleet.sessions import Sessions
 PORT_SETTING = "deployment.port=NUMBER"
 GOODBYE_S = 1.0  # for what is being sent when the server stops
 STOP_S = 5.0
+MOST_FILES = 16_384  # that this process may have open
 THREADS = 16  # that read and write files, and look into the registry
 
 
@@ -103,8 +104,7 @@ class FleetServer:
         """Queue new work for hospitals; from any thread."""
         loop, service = self._loop, self._service
         if loop is not None and service is not None and self._thread.is_alive():
-            for site in dict.fromkeys(sites):
-                loop.call_soon_threadsafe(service.deliver, site)
+            loop.call_soon_threadsafe(service.deliver_all, list(dict.fromkeys(sites)))
 
     def _live(self) -> None:
         try:
@@ -168,5 +168,7 @@ class FleetServer:
 
 def _allow_many_files() -> None:
     """Each connected hospital takes some."""
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    allowed = MOST_FILES if hard == resource.RLIM_INFINITY else min(MOST_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < allowed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -110,8 +110,12 @@ class FleetService(Bulk):
         if session.refusal is not None:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, session.refusal.pack())
 
-    def deliver(self, site: str) -> None:
-        """Queue the work that a connected hospital has not got yet; in the event loop."""
+    def deliver_all(self, sites: Iterable[str]) -> None:
+        """Queue the work that connected hospitals have not got yet; in the event loop."""
+        for site in sites:
+            self._deliver(site)
+
+    def _deliver(self, site: str) -> None:
         session = self._house.sessions.of(site)
         if session is None or session.over.is_set():
             return
@@ -205,7 +209,7 @@ class FleetService(Bulk):
             unwanted = self._house.work.resume(session.site, session.token, unwanted)
         for identifier in unwanted:
             session.send(FromCoordinator(taken=Taken(message_id=identifier)))
-        self.deliver(session.site)
+        self._deliver(session.site)
 
     async def _converse(self, context: Any, session: Session) -> bool:
         """Read and write frames until the line ends; return whether the hospital said goodbye."""

@@ -48,7 +48,7 @@ def run(
         PortTaken: The hospitals' port is in use.
         RunError: The run cannot go on; it can be resumed.
     """
-    folder, configs = _resume(resume, overrides) if resume else _create(overrides, name)
+    folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
     first = configs[0]
     place = endpoint_of(first.deployment)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
@@ -98,7 +98,7 @@ def _serve(folder: RunFolder, fleet_folder: Path, place: "Endpoint", console: Co
         coordinate(fleet.grid, folder)
 
 
-def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
+def create_run(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
     """Check all settings, and make the folder of a new run.
 
     Raises:
@@ -117,7 +117,7 @@ def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list
     return folder, configs
 
 
-def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config]]:
+def resume_run(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config]]:
     """Find an unfinished run; it keeps its settings, except those of the deployment.
 
     Raises:

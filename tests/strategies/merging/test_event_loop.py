@@ -354,7 +354,7 @@ def test_a_run_without_an_end_goes_on_and_one_with_a_time_stops(tmp_path: Path) 
     world.step(2.0, until=lambda: world.hospitals["a"].verdicts)
     assert not world.loop.is_over()
     world.ledger.close()
-    timed = World(tmp_path / "timed", "a", end={"contributions": 0, "seconds": 0.2})
+    timed = World(tmp_path / "timed", "a", end={"contributions": 0, "seconds": 2.0})
     assert timed.loop.run() is not None
 
 
