@@ -27,15 +27,7 @@ PUBLIC = {
     "flwr.serverapp.exception",
 }
 WITHOUT_LIST = {"flwr.serverapp.exception"}  # all of its names are public
-OLD_FLEET = {  # made of Flower's gRPC fleet; it goes, and this set with it
-    *(f"server/polyclinic_server/fleet/{name}.py" for name in ("fleet", "gate", "http_grid")),
-    "server/polyclinic_server/fleet/superlink.py",
-    *(f"client/polyclinic_client/fleet/{name}.py" for name in ("supernode", "worker")),
-    *(f"tests/server/fleet/{name}.py" for name in ("coordinators", "test_gate", "test_http_grid")),
-    "tests/client/fleet/test_supernode.py",
-    "tests/core/security/test_keys.py",
-    "benchmarks/thin_hospitals.py",
-}
+OLD_FLEET = {"benchmarks/thin_hospitals.py"}  # made of Flower's gRPC fleet, which is gone
 PATCHES = {"setattr", "delattr", "object", "patch", "patch.object", "multiple"}
 
 
