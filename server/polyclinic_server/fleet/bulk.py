@@ -11,7 +11,8 @@ from polyclinic.fleet.blobs import BlobDamaged, BlobMissing, BlobRefused, BlobSt
 from polyclinic.fleet.protocol import CHUNK_BYTES, SESSION_HEADER
 from polyclinic.fleet.wire.fleet_pb2 import Chunk, FetchRequest, OfferRequest, Progress
 from polyclinic.fleet.wire.fleet_pb2_grpc import FleetServicer
-from polyclinic_server.fleet.open_work import NoRoom, NotWanted, OpenWork, QuotaExceeded
+from polyclinic_server.fleet.open_work import OpenWork
+from polyclinic_server.fleet.replies import NoRoom, NotWanted, QuotaExceeded
 from polyclinic_server.fleet.sessions import Session, Sessions
 
 STATUS: dict[type[Exception], grpc.StatusCode] = {  # what a hospital is told, by what went wrong

@@ -11,42 +11,15 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polyclinic.errors import LinkError
 from polyclinic.fleet.blobs import DIGEST, BlobRefused, BlobStore
 from polyclinic.fleet.contents import named_blobs
-from polyclinic.fleet.protocol import FaultCode
-from polyclinic.fleet.wire.fleet_pb2 import Blob, Envelope, Fault
-from polyclinic.system.text import clean
+from polyclinic.fleet.wire.fleet_pb2 import Blob, Envelope
+from polyclinic_server.fleet.replies import NoRoom, NotWanted, QuotaExceeded, checked
 
 QUOTA_BYTES = 64 << 20  # a reply may have so many bytes in any case
 QUOTA_TIMES = 4  # and so many times the bytes of the question
 MOST_BLOBS = 20_000  # of one reply
 SPARE_DISK_BYTES = 256 << 20  # stay free while replies arrive
-REASON_CHARACTERS = 4_000  # of a fault
-
-
-class NotWanted(LinkError):
-    """A hospital answers what it was not asked, or what is not awaited any more."""
-
-    def __init__(self, message_id: str) -> None:
-        super().__init__(f"Nobody waits here for an answer to {clean(message_id)[:80]}: drop it.")
-
-
-class QuotaExceeded(LinkError):
-    """A reply is larger than the question allows."""
-
-    def __init__(self, size: int, quota: int) -> None:
-        super().__init__(
-            f"The reply has {size:,} bytes in its large contents; to this question at most "
-            f"{quota:,} are taken."
-        )
-
-
-class NoRoom(LinkError):
-    """The coordinator's disk has no room for a reply at this moment."""
-
-    def __init__(self) -> None:
-        super().__init__("The coordinator's disk is full: try again later.")
 
 
 @dataclass(eq=False)
@@ -200,7 +173,8 @@ class OpenWork:
             if asked is None or asked.site != site:
                 return False
             if asked.reply is None:
-                asked.reply = self._checked(asked, reply)
+                store = self.replies(site)
+                asked.reply = checked(asked.envelope, reply, asked.offered, store)
                 self._no_longer_awaited(asked)
             return True
 
@@ -265,46 +239,10 @@ class OpenWork:
         self._offered_bytes -= asked.offered_bytes
 
     def _expected(self) -> int:
-        """Return the bytes that hospitals may still send: a look at every file that is not whole."""
+        """Return the bytes that hospitals may still send, by a look at their files."""
         open_work = [each for each in self._asked.values() if each.reply is None]
         return sum(
             max(0, size - self.replies(each.site).offset(digest))
             for each in open_work
             for digest, size in each.offered.items()
         )
-
-    def _checked(self, asked: Asked, reply: Envelope) -> Envelope:
-        """Return the reply with the question's metadata; a fault if its blobs are not all here."""
-        question = asked.envelope
-        taken = Envelope(
-            message_id=reply.message_id[:80],
-            reply_to=question.message_id,
-            type=question.type,
-            group=question.group,
-            created=time.time(),
-            ttl_s=question.ttl_s,
-            node=question.node,
-            run=question.run,
-        )
-        if reply.HasField("fault"):
-            reason = clean(reply.fault.reason)[:REASON_CHARACTERS]
-            taken.fault.CopyFrom(Fault(code=reply.fault.code, reason=reason))
-        elif problem := self._problem(asked, reply):
-            taken.fault.CopyFrom(Fault(code=FaultCode.REPLY_INVALID, reason=problem))
-        else:
-            taken.content.CopyFrom(reply.content)
-        return taken
-
-    def _problem(self, asked: Asked, reply: Envelope) -> str:
-        """Return what is wrong with a reply's blobs; empty if nothing is."""
-        try:
-            blobs = named_blobs(reply)
-        except ValueError as error:
-            return f"the reply cannot be read: {error}"
-        store = self.replies(asked.site)
-        missing = [
-            digest
-            for digest, size in blobs.items()
-            if asked.offered.get(digest) != size or not store.has(digest)
-        ]
-        return f"the reply's content {missing[0][:12]} was not sent" if missing else ""

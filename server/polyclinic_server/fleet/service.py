@@ -161,7 +161,8 @@ class FleetService(Bulk):
         site, mark = hello.site, ""
         if house.keys is not None:
             asked = Challenged(nonce, house.keys.authority, hello.site, spoken)
-            enrolled = await asyncio.to_thread(admit_proof, house.keys.registry, asked, proof)
+            admitting = asyncio.to_thread(admit_proof, house.keys.registry, asked, proof)
+            enrolled = await asyncio.shield(admitting)  # to its line in the journal
             site, mark = enrolled.site, enrolled.fingerprint
         house.proved(context.peer())
         return hello, site, mark
@@ -269,15 +270,16 @@ class FleetService(Bulk):
         enrolled = await asyncio.to_thread(registry.find, session.mark)
         if enrolled is None or not enrolled.active:
             refusal = KeyRevoked(key=session.mark, site=session.site)
-            session.end(refusal)
             await self._noted(refusal, session.mark, session.site)
+            session.end(refusal)  # last: it cancels whoever reads this line
 
     async def _noted(self, refusal: AdmissionRefused, who: str, site: str = "") -> AdmissionRefused:
         """Record a refusal: in the journal, which is announced; without one, announce it."""
         if self._house.keys is None:
             self._house.tell(refusal.told())
         else:
-            await asyncio.to_thread(self._house.keys.registry.note, refusal, who, site)
+            note = asyncio.to_thread(self._house.keys.registry.note, refusal, who, site)
+            await asyncio.shield(note)  # a caller that hangs up does not keep its line away
         return refusal
 
 
