@@ -149,7 +149,10 @@ mergekit: .mergekit/.installed  ## Install mergekit apart, for tests that compar
 	@touch $@
 
 WIRE := strategies/polyclinic_strategies/proxy/wire/segmentation.proto
-proto: install  ## Generate the Python of the segmentation service's messages again.
+FLEET := core/polyclinic/fleet/wire/fleet.proto
+proto: install  ## Generate the Python of the gRPC services' messages again.
+	$(BIN)/python -m grpc_tools.protoc -Icore --python_out=core \
+		--grpc_python_out=core --pyi_out=core $(FLEET)
 	$(BIN)/python -m grpc_tools.protoc -Istrategies --python_out=strategies \
 		--grpc_python_out=strategies --pyi_out=strategies $(WIRE)
 

@@ -24,7 +24,7 @@ from closed_form_heads.ridge_head import (
     ridge_head,
     uncentred,
 )
-from federation import machine
+from measuring import machine
 from torch import Tensor
 
 from polyclinic.config.compose import instantiate, load_config

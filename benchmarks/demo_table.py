@@ -16,7 +16,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import psutil
-from federation import machine
+from measuring import machine
 
 RESULTS = Path(__file__).with_name("results")
 ROLES = {

@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from disturbed import ALL, VERSIONS, Disturbed, NotEnded, Outcome
-from federation import machine
+from measuring import machine
 from own_network import dropping, enter_own_network, is_own
 from relay import Relay
 

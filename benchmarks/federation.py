@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
-import psutil
 import torch
+from measuring import peak_mb
+from polyclinic_client.fleet.pair import supernode
 
 from polyclinic.config.compose import load_config
 from polyclinic.federation.attendance import Attendance
@@ -18,8 +19,6 @@ from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.records import Order
 from polyclinic.system.processes import Child, free_port, stop_all
 from polyclinic_client.fleet.connection import Connection
-from polyclinic_client.fleet.pair import supernode
-from polyclinic_server.fleet.superlink import SuperLink
 from polyclinic_strategies.averaging.strategy import Averaging
 
 
@@ -103,19 +102,3 @@ def measure(
             measured.peak_mb = {"coordinator": peak_mb(None), "SuperLink": peak_mb(link.child.pid)}
             measured.peak_mb |= {child.name: peak_mb(child.pid) for child in children[:2]}
     return measured
-
-
-def peak_mb(pid: int | None) -> float:
-    """Return the peak memory of a process, in MB (10^6 bytes)."""
-    status = Path(f"/proc/{pid or 'self'}/status").read_text()
-    return next(
-        int(line.split()[1]) * 1024 / 1e6
-        for line in status.splitlines()
-        if line.startswith("VmHWM")
-    )
-
-
-def machine() -> str:
-    """Describe the machine."""
-    memory, load = psutil.virtual_memory().total / 2**30, psutil.getloadavg()[0]
-    return f"{psutil.cpu_count()} cores, {memory:.0f} GB, load {load:.1f} before"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from federation import machine, peak_mb
+from measuring import machine, peak_mb
 from thin_hospitals import name_of
 
 from polyclinic.federation.run_folder import read_lines

@@ -17,7 +17,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from federation import machine
+from measuring import machine
 from rich.console import Console
 
 from polyclinic.store.contribution import Contribution, Requirements, write_contribution

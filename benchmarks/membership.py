@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from federation import machine
+from measuring import machine
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 

@@ -221,7 +221,7 @@ def measure(side: str, folder: Path, rule: str, repeats: int) -> dict[str, float
 
 def compare(folder: Path, rule: str, repeats: int, parameters: int) -> dict[str, object]:
     """Return one rule's row."""
-    from federation import machine
+    from measuring import machine
 
     on = machine()
     kind = STATISTICS.get(rule)
@@ -330,7 +330,7 @@ def main() -> None:
     if sys.argv[1:2] == ["--child"]:
         child(sys.argv[2], Path(sys.argv[3]), sys.argv[4])
         return
-    from federation import machine
+    from measuring import machine
 
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--parameters", type=float, default=86e6)

@@ -15,7 +15,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from federation import machine, measure
+from federation import measure
+from measuring import machine
 from peers import flower_stock, nvflare_simulator
 
 HOSPITALS = (3, 6)

@@ -39,7 +39,7 @@ import nibabel as nib
 import numpy as np
 import psutil
 import torch
-from federation import machine
+from measuring import machine
 from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from relay import Relay

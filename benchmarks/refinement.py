@@ -25,7 +25,7 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-from federation import machine
+from measuring import machine
 
 RESULTS = Path(__file__).with_name("results")
 SHUFFLES = 3

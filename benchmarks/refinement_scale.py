@@ -16,7 +16,7 @@ import time
 from pathlib import Path
 
 import torch
-from federation import machine
+from measuring import machine
 
 from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.learning.state_dict import StateDict, state_digest

@@ -63,6 +63,7 @@ from flwr.supercore.inflatable.inflatable_object import (
 from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
 from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
 from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
+from polyclinic_client.fleet.supernode import IDLE_S, _Clock
 from torch import Tensor, nn
 
 from polyclinic.config.compose import instantiate, load_job
@@ -81,7 +82,6 @@ from polyclinic.security.kit import Kit
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import end_with_parent, pause_s
-from polyclinic_client.fleet.supernode import IDLE_S, _Clock
 from polyclinic_strategies.merging.messages import (
     Assignment,
     Handover,

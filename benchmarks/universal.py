@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from federation import machine
+from measuring import machine
 from scipy.stats import wilcoxon
 from teaching import Laboratory, Outcome, mean_of, score
 from torch import Tensor

@@ -14,7 +14,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from federation import machine, measure
+from federation import measure
+from measuring import machine
 
 from polyclinic.system.processes import free_port, parse_address
 

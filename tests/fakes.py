@@ -8,11 +8,8 @@ from flwr.clientapp import ClientApp
 
 from polyclinic.simulation.grid import Answer, MemoryGrid
 from polyclinic.simulation.grid import MemoryNode as FakeNode
-from polyclinic.simulation.identity import assume_identity
 
 __all__ = ["Answer", "FakeGrid", "FakeNode", "make_error", "make_reply", "serve"]
-
-assume_identity()
 
 
 class FakeGrid(MemoryGrid):

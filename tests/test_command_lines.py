@@ -222,12 +222,12 @@ def test_a_full_disk_is_said_plainly(
 
     from polyclinic.errors import DiskFull
     from polyclinic_client.cli.check import _check_disk
-    from polyclinic_server.runs.coordinator import _create
+    from polyclinic_server.runs.coordinator import create_run
 
     usage = namedtuple("usage", "total used free percent")
     monkeypatch.setattr(psutil, "disk_usage", lambda folder: usage(10**9, 10**9, 1000, 100.0))
     with pytest.raises(DiskFull, match=str(tmp_path)):
         _check_disk(tmp_path)
     with pytest.raises(DiskFull, match=str(tmp_path / "runs")):
-        _create([f"deployment.runs={tmp_path / 'runs'}"], "run")
+        create_run([f"deployment.runs={tmp_path / 'runs'}"], "run")
     assert not (tmp_path / "runs" / "run").exists()

@@ -41,6 +41,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── AddressInvalid
     │   ├── PortTaken
     │   ├── ServerUnreachable       ServiceUnreachable (service_errors.py)
+    │   ├── FrameInvalid            what the other side sent is damaged or beyond a limit
     │   ├── ServiceBusy, RequestRefused, AnswerInvalid
     │   └── AdmissionRefused        keys and certificates (admission.py)
     ├── RunError                    a run that could not go on                   exit code 5
@@ -272,6 +273,16 @@ class ServerUnreachable(LinkError):
             f"No coordinator answers at {address} ({problem}). Check the address, "
             "that `polyclinic-server run` is up, and that the firewall lets this machine dial out "
             "to that port."
+        )
+
+
+class FrameInvalid(LinkError):
+    """What the other side sent cannot be read, or is beyond a limit."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(
+            f"A message cannot be read: {problem}. Install the same version of polyclinic on both "
+            "sides; if they are the same already, something between them changes what is sent."
         )
 
 

@@ -127,7 +127,7 @@ def test_a_run_leaves_no_process_behind(federation: Make) -> None:
     started = [one.join(name) for name in list(one.sites)[:2]]
     one.wait_until(lambda: one.events("arm_start"), "the first round")
     everything = [each for child in (one.coordinator, *started) for each in descendants(child.pid)]
-    assert len(everything) >= 5  # a SuperLink, two SuperNodes, two workers
+    assert len(everything) >= 2  # two workers
     assert one.wait() == 0
     one.close()
     _, alive = psutil.wait_procs(everything, timeout=10)

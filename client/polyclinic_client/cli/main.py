@@ -110,6 +110,7 @@ def keygen(
 ) -> None:
     """See KEYGEN_HELP."""
     from polyclinic.security.keys import PRIVATE, PUBLIC, fingerprint, make_key
+    from polyclinic.security.kit import Kit as KitFile
 
     mark = fingerprint(make_key(folder))
     console = Console(highlight=False, soft_wrap=True)
@@ -117,6 +118,14 @@ def keygen(
     console.print(f"{folder / PUBLIC}  goes to the coordinator", markup=False)
     console.print(
         f"fingerprint {mark}  (compare it with the coordinator by telephone)", markup=False
+    )
+    for path in sorted(folder.glob("*kit.json")):  # of an earlier key, as after a loss
+        authority = KitFile.read(path).authority
+        console.print(f"{path}  is from the authority {authority}", markup=False)
+    console.print(
+        "`join` will show the fingerprint of the authority in the kit that comes back; compare "
+        "that one, too.",
+        markup=False,
     )
 
 

@@ -5,56 +5,37 @@ With a kit and a key it uses TLS; in plain text it never leaves the machine.
 
 import contextlib
 import json
-import socket
-import ssl
+import queue
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import grpc
 
-from polyclinic.errors import ConfigError, ServerUnreachable
+from polyclinic.errors import ConfigError, PolyclinicError, ServerUnreachable
+from polyclinic.fleet.challenge import authority_digest
+from polyclinic.fleet.protocol import CLIENT_OPTIONS
+from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.security.admission_errors import (
     HANDSHAKE,
-    AuthorityUnknown,
-    CertificateExpired,
-    HostNameWrong,
     PlaintextRefused,
-    TlsMissing,
     credentials,
     unpack_refusal,
 )
 from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key
 from polyclinic.security.kit import Kit, check_site_name
-from polyclinic.system.durable import write_durably
 from polyclinic.system.processes import parse_address, pause_s
+from polyclinic_client.fleet.certificate import check_certificate, speaks_tls
+from polyclinic_client.fleet.introduction import Introduction, Welcome, fleet_stub
+from polyclinic_client.fleet.proxy import is_loopback, join_address, proxy_for
+from polyclinic_client.fleet.relay import relay_to
 
 HANDSHAKE_S = 20.0  # a slow link needs seconds for a handshake
 Say = Callable[[str], None]  # told what happens, a line at a time
-LOOPBACK_HOSTS = ("localhost", "127.0.0.1", "::1")
-EXPIRED = {10}  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
-WRONG_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
-
-
-@dataclass(frozen=True)
-class Welcome:
-    """A coordinator's answer to a handshake.
-
-    Attributes:
-        site: Name that the coordinator has for the owner of the key; empty without keys.
-        version: The coordinator's version of polyclinic.
-        ahead_s: Seconds by which this machine's clock is ahead of the coordinator's.
-        instance: Another one after the coordinator was started again.
-        days_left: Days until the coordinator's certificate expires.
-    """
-
-    site: str
-    version: str
-    ahead_s: float
-    instance: str
-    days_left: int | None = None
+Options = Sequence[tuple[str, int | str]]
 
 
 @dataclass(frozen=True)
@@ -67,7 +48,31 @@ class Connection:
     key: Path | None = None
 
     def handshake(self, timeout_s: float = HANDSHAKE_S) -> Welcome:
-        """Check the coordinator's certificate, show the key, and read what it answers.
+        """Check the coordinator's certificate, prove the key, and read what it answers.
+
+        This only asks: a client that is connected with the same key stays connected.
+
+        Raises:
+            AdmissionRefused: One of the two does not want the other; the class says why.
+            ServerUnreachable: Nobody answers.
+            KeyInvalid: This hospital's own key cannot be read.
+            ConfigError: The environment names a proxy that cannot be used.
+        """
+        introduction = self.introduction()
+        with self._asking(timeout_s) as (channel, ends):
+            frames: queue.SimpleQueue[wire.FromHospital | None] = queue.SimpleQueue()
+            answers = fleet_stub(channel).Attend(iter(frames.get, None), timeout=timeout_s)
+            try:
+                frames.put(introduction.hello())
+                frames.put(introduction.prove(self._next(answers)))
+                return introduction.welcome(self._next(answers), ends)
+            finally:
+                frames.put(wire.FromHospital(goodbye=wire.Goodbye(reason="it only asked")))
+                frames.put(None)
+                answers.cancel()
+
+    def knock(self, timeout_s: float = HANDSHAKE_S) -> Welcome:
+        """Make the same handshake with a service of the coordinator's, not with its fleet.
 
         Raises:
             AdmissionRefused: One of the two does not want the other; the class says why.
@@ -75,44 +80,85 @@ class Connection:
             KeyInvalid: This hospital's own key cannot be read.
         """
         metadata = self.credentials()
-        ends = self._check_certificate(timeout_s) if self.kit else None
-        channel = self.open_channel()
-        try:
+        with self._asking(timeout_s) as (channel, ends):
             call = channel.unary_unary(HANDSHAKE)
-            answer = json.loads(
-                call(b"", metadata=metadata, timeout=timeout_s, wait_for_ready=False)
-            )
-        except grpc.RpcError as error:
-            raise self.explain(error, timeout_s) from error
-        finally:
-            channel.close()
-        left = None if ends is None else (ends - datetime.now(UTC)).days
+            answer = json.loads(call(b"", metadata=metadata, timeout=timeout_s))
         return Welcome(
             str(answer["site"]),
             str(answer["version"]),
             time.time() - float(answer["time"]),
             str(answer["instance"]),
-            left,
+            None if ends is None else (ends - datetime.now(UTC)).days,
         )
 
+    @contextlib.contextmanager
+    def _asking(self, timeout_s: float) -> Iterator[tuple[grpc.Channel, datetime | None]]:
+        """Yield a channel for one handshake, after a look at the coordinator's certificate."""
+        ends = check_certificate(self.server, self.kit.ca, timeout_s) if self.kit else None
+        channel = self.open_channel(CLIENT_OPTIONS)
+        try:
+            yield channel, ends
+        except grpc.RpcError as error:
+            raise self.explain(error, timeout_s) from error
+        finally:
+            channel.close()
+
+    def _next(self, answers: Iterator[wire.FromCoordinator]) -> wire.FromCoordinator:
+        """Return the next frame.
+
+        Raises:
+            ServerUnreachable: There is none.
+        """
+        frame = next(answers, None)
+        if frame is None:
+            raise ServerUnreachable(self.server, "it closed the connection")
+        return frame
+
+    def introduction(self) -> Introduction:
+        """Return how this hospital introduces itself.
+
+        Raises:
+            KeyInvalid: This hospital's own key cannot be read.
+        """
+        key = load_private_key(self.key) if self.key else None
+        authority = authority_digest(self.kit.ca) if self.kit else b""
+        return Introduction(self.server, self.site, key, authority)
+
     def credentials(self) -> list[tuple[str, str | bytes]] | None:
-        """Make the credentials of a call, good for some minutes; None without keys.
+        """Make the credentials of a call to a service, good for some minutes; None without keys.
 
         Raises:
             KeyInvalid: This hospital's own key cannot be read.
         """
         return credentials(load_private_key(self.key), self.site) if self.key else None
 
-    def open_channel(self, options: Sequence[tuple[str, int]] = ()) -> grpc.Channel:
-        """Open a channel that trusts the kit's authority alone; plain text without a kit."""
-        if self.kit is None:
-            return grpc.insecure_channel(self.server, options)
-        return grpc.secure_channel(
-            self.server, grpc.ssl_channel_credentials(self.kit.ca.encode()), options
-        )
+    def open_channel(self, options: Options = (), module: Any = grpc) -> Any:
+        """Open a channel that trusts the kit's authority alone; plain text without a kit.
 
-    def wait(self, wait_s: float) -> Welcome:
+        Args:
+            options: gRPC's.
+            module: grpc, or grpc.aio.
+
+        Raises:
+            ConfigError: The environment names a proxy that cannot be used.
+        """
+        host, port = parse_address(self.server)
+        target = join_address(host, port)
+        settings: list[tuple[str, int | str]] = [*options, ("grpc.enable_http_proxy", 0)]
+        if self.kit is None:
+            return module.insecure_channel(target, settings)
+        if proxy_for(host, port) is not None:
+            target = relay_to(host, port)
+            settings.append(("grpc.ssl_target_name_override", host))
+        trusted = grpc.ssl_channel_credentials(self.kit.ca.encode())
+        return module.secure_channel(target, trusted, settings)
+
+    def wait(self, wait_s: float, ask: Callable[[float], Welcome] | None = None) -> Welcome:
         """Try handshakes until somebody answers.
+
+        Args:
+            wait_s: For so long.
+            ask: The handshake: `handshake` if not given, or `knock`.
 
         Raises:
             AdmissionRefused: One of the two does not want the other.
@@ -121,57 +167,21 @@ class Connection:
         start = time.monotonic()
         while True:
             try:
-                return self.handshake(max(1.0, min(HANDSHAKE_S, wait_s)))
+                return (ask or self.handshake)(max(1.0, min(HANDSHAKE_S, wait_s)))
             except ServerUnreachable:
                 waited_s = time.monotonic() - start
                 if waited_s >= wait_s:
                     raise
                 time.sleep(min(pause_s(waited_s, 0.1, 2.0), max(wait_s - waited_s, 0.0)))
 
-    def supernode_arguments(self, folder: Path) -> list[str]:
-        """Tell Flower's SuperNode the same; the certificate is written into `folder`."""
-        if self.kit is None:
-            return ["--insecure", "--superlink", self.server]
-        write_durably(folder / "ca.crt", self.kit.ca.encode())
-        return [
-            *("--root-certificates", str(folder / "ca.crt")),
-            *("--superlink", self.server),
-            *("--auth-supernode-private-key", str(self.key)),
-        ]
+    def explain(self, error: grpc.RpcError, timeout_s: float, *, look: bool = False) -> Exception:
+        """Turn a call that failed on its way, or was refused, into an error of ours.
 
-    def _check_certificate(self, timeout_s: float) -> datetime:
-        """Find out when the coordinator's certificate expires."""
-        assert self.kit is not None
-        host, port = parse_address(self.server)
-        context = ssl.create_default_context(cadata=self.kit.ca)
-        context.set_alpn_protocols(["h2"])
-        try:
-            with (
-                socket.create_connection((host, port), timeout=timeout_s) as plain,
-                context.wrap_socket(plain, server_hostname=host) as secure,
-            ):
-                ends = str((secure.getpeercert() or {})["notAfter"])
-        except ssl.SSLCertVerificationError as error:
-            facts = {"server": self.server, "who": "this hospital"}
-            if error.verify_code in EXPIRED:
-                raise CertificateExpired(**facts) from error
-            raise (
-                HostNameWrong(**facts)
-                if error.verify_code in WRONG_NAME
-                else AuthorityUnknown(**facts)
-            ) from error
-        except ssl.SSLError as error:
-            if "WRONG_VERSION_NUMBER" in str(error) or "RECORD_LAYER" in str(error):
-                raise TlsMissing(server=self.server, who="this hospital") from error
-            raise ServerUnreachable(self.server, f"TLS: {error.reason or error}") from error
-        except OSError as error:
-            raise ServerUnreachable(
-                self.server, error.strerror or str(error) or "no answer in time"
-            ) from error
-        return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
-
-    def explain(self, error: grpc.RpcError, timeout_s: float) -> Exception:
-        """Turn a call that failed on its way, or was refused, into an error of ours."""
+        Args:
+            error: Of gRPC's.
+            timeout_s: Limit of each step.
+            look: Look at the coordinator's certificate, which may be the reason.
+        """
         code, details = error.code(), str(error.details())
         if refusal := unpack_refusal(details):
             return refusal
@@ -181,6 +191,11 @@ class Connection:
             )
         if self.kit is None and speaks_tls(self.server, timeout_s):
             return PlaintextRefused(server=self.server, who="this hospital")
+        if self.kit is not None and look:
+            try:
+                check_certificate(self.server, self.kit.ca, timeout_s)
+            except PolyclinicError as found:
+                return found
         return ServerUnreachable(
             self.server,
             "no answer in time" if code == grpc.StatusCode.DEADLINE_EXCEEDED else _short(details),
@@ -204,7 +219,7 @@ def make_connection(
             )
         if not server or not name:
             raise ConfigError("--insecure needs --server 127.0.0.1:PORT and --name NAME.")
-        if parse_address(server)[0] not in LOOPBACK_HOSTS:
+        if not is_loopback(parse_address(server)[0]):
             raise ConfigError(
                 f"--insecure --server {server}: plain text never leaves this machine. Join with "
                 "the coordinator's kit: --kit FILE."
@@ -233,20 +248,6 @@ def make_connection(
     if server:
         parse_address(server)
     return Connection(server or found.server, found.site, found, path)
-
-
-def speaks_tls(server: str, timeout_s: float) -> bool:
-    """Find out whether a server answers to TLS; nothing is sent or trusted."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
-    host, port = parse_address(server)
-    with (
-        contextlib.suppress(OSError),
-        socket.create_connection((host, port), timeout=timeout_s) as plain,
-        context.wrap_socket(plain),
-    ):
-        return True
-    return False
 
 
 def _short(text: str) -> str:

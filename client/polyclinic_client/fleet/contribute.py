@@ -10,13 +10,14 @@ from pathlib import Path
 
 from polyclinic.errors import RunError, ServerUnreachable
 from polyclinic.store.refusals import ContributionRefused
-from polyclinic.system.processes import stop_all
 from polyclinic_client.fleet.connection import Connection, Say
 from polyclinic_client.fleet.fine_tuner import FineTuner
-from polyclinic_client.fleet.join import connect, only_client
-from polyclinic_client.fleet.pair import Pair, PairWatch
+from polyclinic_client.fleet.join import connect, leave, only_client
+from polyclinic_client.fleet.supervisor import Supervisor
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.status import FINE_TUNING, StatusNews, fine_tuning_news
+
+FAREWELL_S = 5.0
 
 
 def contribute(
@@ -48,25 +49,26 @@ def contribute(
         trainer.outbox.forget_failure()
         if connection is None:
             return _work_offline(trainer, news)
-        welcome = connect(connection, wait_s, say)
-        pair = Pair(connection, data.resolve(), state.resolve())
-        watch = PairWatch(pair, welcome, say)
+        connect(connection, wait_s, say)
+        supervisor = Supervisor(connection, data.resolve(), state.resolve(), say)
         try:
-            pair.start()
-            return _work(watch, trainer, news, connection.server, wait_s)
+            supervisor.start()
+            said = _work(supervisor, trainer, news, connection.server, wait_s)
+            supervisor.settle(FAREWELL_S)  # the coordinator's last question gets its answer
+            return said
         finally:
-            stop_all([trainer.child, *pair.children], patience_s=4.0)
+            leave(supervisor, trainer)
 
 
 def _work(
-    watch: PairWatch, trainer: FineTuner, news: StatusNews, server: str, wait_s: float
+    supervisor: Supervisor, trainer: FineTuner, news: StatusNews, server: str, wait_s: float
 ) -> str:
     """Work until the coordinator has spoken."""
     outbox = trainer.outbox
     began, since = time.time(), time.monotonic()
     while True:
         time.sleep(0.25)
-        watch.tend()
+        supervisor.tend()
         trainer.tend()
         news.tend()
         asked_at = outbox.asked_at()

@@ -1,8 +1,9 @@
-"""`polyclinic-client join`: start SuperNode, worker and fine-tuning, and watch them.
+"""`polyclinic-client join`: keep the line to the coordinator, and watch worker and fine-tuning.
 
 They are processes of their own; this one needs neither Flower nor torch, and imports neither.
 """
 
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,13 +12,14 @@ from pathlib import Path
 
 from polyclinic.errors import ResourceError, RunError
 from polyclinic.system.processes import lock_file, stop_all
-from polyclinic_client.fleet.connection import Connection, Say, Welcome
+from polyclinic_client.fleet.connection import Connection, Say
 from polyclinic_client.fleet.fine_tuner import FineTuner
-from polyclinic_client.fleet.pair import Pair, PairWatch
+from polyclinic_client.fleet.introduction import Welcome
+from polyclinic_client.fleet.supervisor import Supervisor
 from polyclinic_client.site.outbox import REFINED
 from polyclinic_client.site.status import WORKER, StatusFile
 
-FAREWELL_S = 2.0
+FAREWELL_S = 10.0
 EXPIRY_DAYS = 30
 
 
@@ -39,21 +41,19 @@ def join(connection: Connection, data: Path, state: Path, wait_s: float, say: Sa
         ProcessDied: A process of ours dies again and again.
     """
     with only_client(state):
-        welcome = connect(connection, wait_s, say)
+        connect(connection, wait_s, say)
         say(f"{connection.site}: the coordinator answers; joining. Ctrl-C leaves.")
-        pair = Pair(connection, data.resolve(), state.resolve())
+        supervisor = Supervisor(connection, data.resolve(), state.resolve(), say)
         trainer = FineTuner(connection.site, data.resolve(), state.resolve(), say)
         trainer.outbox.forget_failure()
-        watch = PairWatch(pair, welcome, say)
         try:
-            pair.start()
+            supervisor.start()
             while True:
                 time.sleep(0.25)
-                watch.tend()
+                supervisor.tend()
                 trainer.tend()
         finally:
-            # the SuperNode says goodbye to the coordinator
-            stop_all([trainer.child, *pair.children], patience_s=4.0)
+            leave(supervisor, trainer)
 
 
 def describe(connection: Connection, data: Path, state: Path, wait_s: float, say: Say) -> Path:
@@ -76,23 +76,23 @@ def describe(connection: Connection, data: Path, state: Path, wait_s: float, say
         ProcessDied: A process of ours dies again and again.
     """
     with only_client(state):
-        welcome = connect(connection, wait_s, say)
+        connect(connection, wait_s, say)
         say(
             f"{connection.site}: the coordinator answers; it asks what the images are like once it "
             "has models to refine. Ctrl-C leaves."
         )
-        pair = Pair(connection, data.resolve(), state.resolve(), "describe")
-        watch, path = PairWatch(pair, welcome, say), state / REFINED
+        supervisor = Supervisor(connection, data.resolve(), state.resolve(), say, "describe")
+        path = state / REFINED
         before, began = _changed_at(path), time.time()
         try:
-            pair.start()
+            supervisor.start()
             while _changed_at(path) == before:
                 time.sleep(0.1)
-                watch.tend()
+                supervisor.tend()
                 _check_status(state, began)
-            time.sleep(FAREWELL_S)  # the coordinator learns that the model has arrived
+            supervisor.settle(FAREWELL_S)  # the coordinator learns that the model has arrived
         finally:
-            stop_all(pair.children, patience_s=4.0)
+            supervisor.leave()
     return path
 
 
@@ -103,6 +103,12 @@ def connect(connection: Connection, wait_s: float, say: Say) -> Welcome:
         AdmissionRefused: One of the two does not want the other.
         ServerUnreachable: Nobody answered in time.
     """
+    if connection.kit is not None:
+        say(
+            f"{connection.site}: this hospital's key {connection.kit.key}, the coordinator's "
+            f"authority {connection.kit.authority}. Compare both with the coordinator by telephone "
+            "once."
+        )
     say(f"{connection.site}: looking for the coordinator at {connection.server}")
     welcome = connection.wait(wait_s)
     if welcome.days_left is not None and welcome.days_left < EXPIRY_DAYS:
@@ -116,6 +122,14 @@ def connect(connection: Connection, wait_s: float, say: Say) -> Welcome:
             f"{version('polyclinic')}"
         )
     return welcome
+
+
+def leave(supervisor: Supervisor, trainer: FineTuner) -> None:
+    """Say goodbye to the coordinator, and end all processes."""
+    if trainer.child.pid and trainer.child.status() is None:
+        trainer.child.signal(signal.SIGTERM)  # it ends while the line does
+    supervisor.leave()
+    stop_all([trainer.child, *supervisor.children], patience_s=4.0)
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class SegmentationLink:
             ServiceMismatch: It segments something else.
         """
         try:
-            self._connection.wait(min(self._wait_s, CONTACT_S))
+            self._connection.wait(min(self._wait_s, CONTACT_S), self._connection.knock)
         except ServerUnreachable as error:
             raise ServiceUnreachable(self._connection.server, error.problem) from error
         self._channel = self._connection.open_channel(OPTIONS)
@@ -227,7 +227,7 @@ class SegmentationLink:
         """Find the reason why no connection comes about, if there is one."""
         if error.code() == grpc.StatusCode.UNAVAILABLE:
             try:
-                self._connection.handshake()
+                self._connection.knock()
             except ServerUnreachable as found:
                 return ServiceUnreachable(self._connection.server, found.problem)
             except Exception as found:  # a certificate, or a key

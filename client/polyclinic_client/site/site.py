@@ -249,7 +249,7 @@ def open_site(node_config: dict[str, Any]) -> Site:
     """Open the hospital that this SuperNode serves, once in a process.
 
     Raises:
-        DatasetInvalid: The node was started without `polyclinic-client join`.
+        DatasetInvalid: The node was not told its site, data and state.
     """
     try:
         key = _key(node_config)
@@ -257,7 +257,8 @@ def open_site(node_config: dict[str, Any]) -> Site:
         raise DatasetInvalid(
             Path("SuperNode"),
             f"{error} is not configured",
-            "Start it with `polyclinic-client join`.",
+            "Start it with `polyclinic-client join`, or name site, data and state in "
+            "--node-config.",
         ) from error
     if key not in _SITES:
         _SITES[key] = Site(key[0], Path(key[1]), Path(key[2]), mode=key[3])

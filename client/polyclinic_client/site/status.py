@@ -2,6 +2,7 @@
 
     STATE/status.json        the worker, which answers the coordinator
     STATE/fine_tuning.json   fine-tuning, a process of its own
+    STATE/connection.json    the client, which is connected to the coordinator, or not
 
 Written and read here alone; a file that is missing or damaged reads as an empty status.
 """
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 WORKER, FINE_TUNING = "status.json", "fine_tuning.json"
+CONNECTION = "connection.json"
 EVERY_S = 0.25  # between two writings, unless one is forced
 
 

@@ -12,6 +12,7 @@ from flwr.serverapp import Grid
 
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.events import Event, Joined, Left, Refused, Returned, Waiting
+from polyclinic.federation.news import pause
 from polyclinic.federation.records import Hello, Order, greeting, hello_from_reply
 from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
@@ -160,7 +161,7 @@ class Attendance:
             waited_s = clock.monotonic() - start
             if waited_s > wait_s:
                 break
-            clock.sleep(pause_s(clock.monotonic() - poll, 0.05, 1.0))
+            pause(self._grid, pause_s(clock.monotonic() - poll, 0.05, 1.0))
         if len(members) >= minimum:
             return members
         raise TooFewHospitals(

@@ -4,6 +4,7 @@ What travels to a hospital: names, bounded scalars and one vector of weights. Wh
 vector and scalars.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from polyclinic.config.schemas import Setting
 from polyclinic.errors import ConfigError
+from polyclinic.federation.envelope import make_message
 from polyclinic.learning.metrics import Evaluation
 
 # the keys that Flower's strategies use
@@ -170,7 +172,7 @@ def weights_from_record(record: ArrayRecord) -> Tensor:
             "The message holds no flat vector of weights: the other side runs another version of "
             "polyclinic."
         )
-    return torch.from_numpy(np.array(array, dtype=np.float32))
+    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))  # it is ours alone
 
 
 def weights_from_message(message: Message) -> Tensor:
@@ -191,9 +193,9 @@ def pack_content(content: RecordDict) -> RecordDict:
         return content
     (other,) = [key for key in content if key != ARRAYS]
     scalars: dict[str, Any] = dict(content[other])
-    data = arrays[WEIGHTS].numpy().astype("<f4", copy=False).tobytes()
-    if len(data) > INLINE_BYTES:
+    if math.prod(arrays[WEIGHTS].shape) * 4 > INLINE_BYTES:
         return content
+    data = arrays[WEIGHTS].numpy().astype("<f4", copy=False).tobytes()
     return RecordDict({PACKED: ConfigRecord({**scalars, f"={other}": data})})
 
 
@@ -296,23 +298,14 @@ def hello_from_reply(message: Message) -> Hello:
 
 def greeting(order: Order, node: int, ttl_s: float) -> Message:
     """Ask a node who it is, and whether it can do what the run asks."""
-    return Message(
-        RecordDict({CONFIG: order_to_config(order)}),
-        dst_node_id=node,
-        message_type="query.hello",
-        ttl=ttl_s,
-    )
+    content = RecordDict({CONFIG: order_to_config(order)})
+    return make_message(content, node, "query.hello", ttl=ttl_s)
 
 
 def readdress(message: Message, node: int) -> Message:
     """Address a message to another node: a hospital that came back."""
-    return Message(
-        message.content,
-        dst_node_id=node,
-        message_type=message.metadata.message_type,
-        ttl=message.metadata.ttl,
-        group_id=message.metadata.group_id,
-    )
+    sent = message.metadata
+    return make_message(message.content, node, sent.message_type, ttl=sent.ttl, group=sent.group_id)
 
 
 def round_of(message: Message) -> int:
@@ -326,11 +319,8 @@ def ask_for_test(order: Order, weights: Tensor, node: int) -> Message:
     """Ask a hospital for its final figures, on its test cases and their own grid."""
     config = order_to_config(order)
     config["server-round"] = order.rounds - order.offset
-    return Message(
-        RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config}),
-        dst_node_id=node,
-        message_type="evaluate.test",
-    )
+    content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config})
+    return make_message(content, node, "evaluate.test")
 
 
 def _folder(value: object) -> str:

@@ -128,6 +128,36 @@ class ClockWrong(AdmissionRefused):
     )
 
 
+class KeyInUse(AdmissionRefused):
+    """Another client is connected with the same key at this moment."""
+
+    code = "key-in-use"
+    hospital = (
+        "Another client is connected with the key of {site} at this moment, and a key belongs to "
+        "one client at a time. End the other one and join again. If you know of no other one, "
+        "somebody else has this key: tell the coordinator to revoke it."
+    )
+    coordinator = (
+        "A second client came with the key of {site} while the first was connected, and was "
+        "refused. If {site} knows of one client only, revoke the key: polyclinic-server enrol "
+        "revoke {site} --reason TEXT"
+    )
+
+
+class ProtocolRefused(AdmissionRefused):
+    """The two sides speak no version of the protocol in common."""
+
+    code = "protocol"
+    hospital = (
+        "The coordinator's polyclinic is {server}, this one is {client}, and the two do not "
+        "understand each other. Install the coordinator's version."
+    )
+    coordinator = (
+        "{site} came with polyclinic {client}, which this version ({server}) does not understand, "
+        "and was refused. Both sides need versions that are close to each other."
+    )
+
+
 class AuthorityUnknown(AdmissionRefused):
     """The coordinator's certificate is not from the authority in the kit."""
 
@@ -196,7 +226,16 @@ class TlsMissing(AdmissionRefused):
     coordinator = "{who} spoke TLS to a coordinator that was started with --insecure."
 
 
-KEY_REASONS = (KeyMissing, KeyUnknown, KeyRevoked, KeyOfAnother, SignatureInvalid, ClockWrong)
+KEY_REASONS = (
+    KeyMissing,
+    KeyUnknown,
+    KeyRevoked,
+    KeyOfAnother,
+    KeyInUse,
+    SignatureInvalid,
+    ClockWrong,
+    ProtocolRefused,
+)
 TLS_REASONS = (AuthorityUnknown, CertificateExpired, HostNameWrong, PlaintextRefused, TlsMissing)
 REASONS: dict[str, type[AdmissionRefused]] = {
     kind.code: kind for kind in (*KEY_REASONS, *TLS_REASONS)

@@ -9,6 +9,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -135,8 +136,20 @@ def public_pem(key: PublicKey) -> bytes:
 
 def fingerprint(key: PublicKey) -> str:
     """Return the fingerprint SHA256:..., as `ssh-keygen -l` shows it."""
-    blob = base64.b64decode(public_text(key).split()[1])
-    return "SHA256:" + base64.b64encode(hashlib.sha256(blob).digest()).decode().rstrip("=")
+    return _shown(base64.b64decode(public_text(key).split()[1]))
+
+
+def authority_fingerprint(certificate: str) -> str:
+    """Return the fingerprint SHA256:... of a certificate authority's certificate (PEM).
+
+    Raises:
+        ValueError: This is not a certificate.
+    """
+    return _shown(x509.load_pem_x509_certificate(certificate.encode()).public_bytes(Encoding.DER))
+
+
+def _shown(content: bytes) -> str:
+    return "SHA256:" + base64.b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
 
 
 def _read(path: Path, remedy: str) -> bytes:

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from polyclinic.errors import AddressInvalid, ConfigError, KitInvalid
+from polyclinic.security.keys import authority_fingerprint
 from polyclinic.system.durable import write_durably
 from polyclinic.system.processes import parse_address
 
@@ -29,6 +30,11 @@ class Kit:
             path, json.dumps({"format": FORMAT, **asdict(self)}, indent=2).encode() + b"\n"
         )
         path.chmod(0o644)
+
+    @property
+    def authority(self) -> str:
+        """Fingerprint of the coordinator's certificate authority."""
+        return authority_fingerprint(self.ca)
 
     @classmethod
     def read(cls, path: Path) -> "Kit":
@@ -58,6 +64,10 @@ class Kit:
             or "BEGIN CERTIFICATE" not in self.ca
         ):
             raise KitInvalid(path, "it is not what `polyclinic-server enrol` writes")
+        try:
+            authority_fingerprint(self.ca)
+        except ValueError as error:
+            raise KitInvalid(path, "its certificate is damaged") from error
         if not SITE_NAME.fullmatch(self.site):
             raise KitInvalid(path, f"'{self.site[:80]}' is not a hospital's name")
         try:

@@ -11,9 +11,10 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from flwr.app import Error, Message, Metadata, RecordDict
+from flwr.app import Error, Message, RecordDict
 from flwr.serverapp import Grid
 
+from polyclinic.federation.envelope import identified, make_message
 from polyclinic.system import clock
 
 UNAVAILABLE = 1
@@ -83,9 +84,7 @@ class MemoryGrid(Grid):
         ttl: float | None = None,
     ) -> Message:
         """Part of Flower's interface."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
-        )
+        return make_message(content, dst_node_id, message_type, ttl=ttl, group=group_id)
 
     def get_nodes(self) -> list[MemoryNode]:  # type: ignore[override]
         """List the hospitals that are online."""
@@ -100,7 +99,7 @@ class MemoryGrid(Grid):
         identifiers = []
         for message in messages:
             identifier = f"message-{next(self._numbers)}"
-            self._out[identifier] = _identified(message, identifier)
+            self._out[identifier] = identified(message, identifier)
             identifiers.append(identifier)
         return identifiers
 
@@ -136,20 +135,3 @@ class MemoryGrid(Grid):
         if node.online_until <= time.time():
             return Message(Error(UNAVAILABLE, "Error: Node Unavailable"), reply_to=message)
         return node.answer(message)
-
-
-def _identified(message: Message, identifier: str) -> Message:
-    """Copy a message as a hospital receives it, with an identifier."""
-    sent = message.metadata
-    metadata = Metadata(
-        run_id=sent.run_id,
-        message_id=identifier,
-        src_node_id=sent.src_node_id,
-        dst_node_id=sent.dst_node_id,
-        reply_to_message_id=sent.reply_to_message_id,
-        group_id=sent.group_id,
-        created_at=sent.created_at,
-        ttl=sent.ttl,
-        message_type=sent.message_type,
-    )
-    return Message(message.content, metadata=metadata)  # type: ignore[call-overload, no-any-return]

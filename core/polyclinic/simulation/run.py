@@ -25,7 +25,6 @@ from polyclinic.simulation.changes import Change, Schedule, away_at_start, check
 from polyclinic.simulation.grid import Answer, MemoryGrid, MemoryNode
 from polyclinic.simulation.hospital import Memory, SimulatedHospital, own_randomness
 from polyclinic.simulation.hospitals import Given, name_hospitals, write_dataset
-from polyclinic.simulation.identity import task_identity
 from polyclinic.simulation.progress import ProgressBar
 from polyclinic.simulation.result import SimulationResult
 from polyclinic.simulation.setup import concluded, is_finished, prepare_run
@@ -201,7 +200,6 @@ class _Federation:
         with (
             concluded(run),
             run.logged("flwr", "polyclinic"),
-            task_identity(),
             own_randomness(configs[0].seed, "coordinator"),
             use_clock(clock),
             self.bar,

@@ -55,8 +55,12 @@ class Child:
         self._env = {**os.environ, **QUIET, **(env or {})}
         self._process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the process; its output is appended to the log."""
+    def start(self, pass_fds: Sequence[int] = ()) -> None:
+        """Start the process; its output is appended to the log.
+
+        Args:
+            pass_fds: Numbers of open files that it has, too.
+        """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             environment = {**self._env, PARENT: str(os.getpid())}
@@ -67,6 +71,7 @@ class Child:
                 stderr=log,
                 env=environment,
                 start_new_session=True,
+                pass_fds=pass_fds,
             )
 
     @property

@@ -6,6 +6,7 @@ What a caller says about itself does not count.
 import json
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -14,6 +15,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from polyclinic.fleet.challenge import verify
+from polyclinic.fleet.wire.fleet_pb2 import Proof
 from polyclinic.security.admission_errors import (
     PUBLIC_KEY_HEADER,
     SIGNATURE_HEADER,
@@ -51,7 +54,43 @@ def admit(registry: Registry, metadata: Mapping[str, Any]) -> Enrolled:
         ahead_s = (datetime.fromisoformat(timestamp) - datetime.now(UTC)).total_seconds()
     except (ValueError, TypeError, InvalidSignature):
         raise _noted(registry, SignatureInvalid(key=_mark(key)), _mark(key), "") from None
-    mark = fingerprint(public)
+    return _enrolled(registry, fingerprint(public), ahead_s, metadata.get(SITE_HEADER))
+
+
+@dataclass(frozen=True)
+class Challenged:
+    """What a hospital was asked to sign.
+
+    Attributes:
+        nonce: Drawn for this one attempt.
+        authority: `authority_digest` of this coordinator's certificate authority.
+        site: The hospital's name, as it says.
+        protocol: Version of the wire that both speak.
+    """
+
+    nonce: bytes
+    authority: bytes
+    site: str
+    protocol: int
+
+
+def admit_proof(registry: Registry, asked: Challenged, proof: Proof) -> Enrolled:
+    """Return the site behind a proof of its key; the journal records every refusal.
+
+    Raises:
+        AdmissionRefused: The caller is not an enrolled hospital; the type says why.
+    """
+    if not proof.key or not proof.signature:
+        raise _noted(registry, KeyMissing(who="A client"), "", "")
+    try:
+        key = verify(proof, asked.nonce, asked.authority, asked.site, asked.protocol)
+    except SignatureInvalid as refusal:
+        raise _noted(registry, refusal, refusal.facts["key"], "") from None
+    return _enrolled(registry, fingerprint(key), proof.time - time.time(), asked.site)
+
+
+def _enrolled(registry: Registry, mark: str, ahead_s: float, claimed: str | None) -> Enrolled:
+    """Return the site of a key that was proved; refuse it unless it is active and the caller's."""
     enrolled = registry.find(mark)
     if enrolled is None:
         raise _noted(registry, KeyUnknown(key=mark), mark, "")
@@ -59,8 +98,7 @@ def admit(registry: Registry, metadata: Mapping[str, Any]) -> Enrolled:
         raise _noted(registry, KeyRevoked(key=mark, site=enrolled.site), mark, enrolled.site)
     if not -LATE_S < ahead_s < EARLY_S:
         raise _noted(registry, ClockWrong(key=mark, seconds=f"{ahead_s:.0f}"), mark, enrolled.site)
-    claimed = metadata.get(SITE_HEADER, enrolled.site)
-    if claimed != enrolled.site:
+    if claimed is not None and claimed != enrolled.site:
         refusal = KeyOfAnother(key=mark, site=enrolled.site, claimed=claimed)
         raise _noted(registry, refusal, mark, enrolled.site)
     return enrolled

@@ -28,7 +28,9 @@ FRESH_S = 1.0  # how old the knowledge of an enrolled key may be
 SOON_S = 0.05
 QUIET_S = 60.0  # the same refusal of the same client is recorded once in this time
 MAX_REMEMBERED = 1000
-MOST_A_MINUTE = 100  # recorded refusals of all clients: a flood of strangers must not fill the disk
+# Recorded refusals: a flood must not fill the disk. Strangers and keys of the registry, revoked
+# ones too, are counted apart, so that strangers cannot keep a revoked key's line out.
+MOST_A_MINUTE = 100
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,10 @@ class Registry:
         self._keys: dict[str, Enrolled] = {}
         self._read_to, self._looked = 0, -FRESH_S
         self._noted: OrderedDict[tuple[str, str], float] = OrderedDict()
-        self._written: deque[float] = deque(maxlen=MOST_A_MINUTE)
+        # times of the newest recorded refusals: of strangers, and of keys of the registry
+        self._written: dict[bool, deque[float]] = {
+            known: deque(maxlen=MOST_A_MINUTE) for known in (False, True)
+        }
 
     def close(self) -> None:
         """Close the journal."""
@@ -154,14 +159,21 @@ class Registry:
         """Record a refusal in the journal.
 
         The same refusal of the same client is recorded at most once a minute, and of a flood only
-        the first hundred in a minute.
+        the first hundred in a minute: a hundred of strangers, and a hundred of keys of the
+        registry.
+
+        Args:
+            refusal: Why the client was refused.
+            who: The client: a key's fingerprint, or an address.
+            site: Whose key it proved to have, active or revoked; empty for a stranger.
         """
         key, moment = (refusal.code, who), time.monotonic()
         with self._lock:
-            flooded = len(self._written) == MOST_A_MINUTE and moment - self._written[0] < QUIET_S
+            written = self._written[bool(site)]
+            flooded = len(written) == MOST_A_MINUTE and moment - written[0] < QUIET_S
             if flooded or moment - self._noted.get(key, -QUIET_S) < QUIET_S:
                 return
-            self._written.append(moment)
+            written.append(moment)
             self._noted[key] = moment
             self._noted.move_to_end(key)
             while len(self._noted) > MAX_REMEMBERED:

@@ -1,15 +1,18 @@
-"""The one port that faces hospitals: TLS ends here, and bytes go on to the Fleet API on a private socket of this machine.
+"""The one port that faces hospitals: TLS ends here.
 
-gRPC could speak TLS itself, but does not tell who broke off a handshake, or why. Here every failed handshake is a line in the journal, and
-a renewed certificate is taken without a restart.
+Bytes go on to gRPC on a private socket of this machine. gRPC could speak TLS itself, but does not
+tell who broke off a handshake, or why. Here every failed handshake is a line in the journal, a
+renewed certificate is taken without a restart, and who has not shown a key costs little.
 """
 
 import asyncio
 import contextlib
+import errno
 import socket
 import ssl
 import threading
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 
 from polyclinic.security.admission_errors import (
@@ -20,35 +23,53 @@ from polyclinic.security.admission_errors import (
     PlaintextRefused,
 )
 from polyclinic_server.enrolment.authority import Authority
+from polyclinic_server.fleet.lobby import Guest, Lobby
+from polyclinic_server.fleet.pipe import Pipe
 
 HANDSHAKE_S = 20.0  # a slow link needs seconds; who stays silent for longer is cut off
-BLOCK_BYTES = 1 << 17
-BACKLOG = 256
-MOST = 4000  # connections at the same time; a hospital has one or two
+NOT_SENT_BYTES = 128 * 1024  # in the kernel; on a slow line, heartbeats wait behind them
+BACKLOG = 1_024
+MOST = 4_000  # connections at the same time; a hospital has a few
 Note = Callable[[AdmissionRefused, str], None]
 
 
 class Door:
-    """Listens for hospitals in a thread of its own.
+    """Listens for hospitals.
 
     Args:
         host, port: Where.
         authority: Whose certificate is shown; a renewed one is noticed.
-        inner: The Fleet API's Unix socket.
+        inner: gRPC's Unix socket; the names of the connections to it lie beside it.
         note: Told of every handshake that failed, with the other side's IP address.
+        proving: Whether `proved` will be called for each connection; without, one that speaks TLS
+            has proved enough.
     """
 
-    def __init__(self, host: str, port: int, authority: Authority, inner: Path, note: Note) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        authority: Authority,
+        inner: Path,
+        note: Note,
+        *,
+        proving: bool = False,
+    ) -> None:
         self._address = host, port
         self._authority = authority
         self._inner = inner
         self._note = note
+        self._proving = proving
         self._context = authority.context()
         self._issued = self._changed()
+        self._lobby = Lobby()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._named: dict[str, tuple[Guest, Pipe]] = {}  # by what gRPC calls the connection
+        self._numbers = count(1)
+        self._accepting: asyncio.Task[None] | None = None
 
     def open(self) -> None:
-        """Listen; returns once hospitals can connect.
+        """Listen in a thread of its own; returns once hospitals can connect.
 
         Raises:
             OSError: The address is taken, or not this machine's.
@@ -58,68 +79,107 @@ class Door:
             target=lambda: asyncio.run(self._serve(listener)), name="door", daemon=True
         ).start()
 
+    async def start(self) -> None:
+        """Listen in this event loop; returns once hospitals can connect.
+
+        Raises:
+            OSError: The address is taken, or not this machine's.
+        """
+        listener = _listen(*self._address)
+        self._accepting = asyncio.create_task(self._serve(listener))
+
+    async def stop(self) -> None:
+        """Close the port and every connection."""
+        tasks = [*([self._accepting] if self._accepting else []), *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    def proved(self, peer: str) -> None:
+        """Note that a connection has shown who it is.
+
+        Args:
+            peer: What gRPC calls the connection.
+        """
+        guest, pipe = self._named.get(peer, (None, None))
+        if guest is not None and pipe is not None:
+            self._lobby.leave(guest)
+            pipe.trust()
+
     async def _serve(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        while True:
-            try:
-                connection, address = await loop.sock_accept(listener)
-            except OSError:
-                await asyncio.sleep(0.1)  # no file descriptors left, say
-                continue
-            if len(self._tasks) >= MOST:
-                connection.close()
-                continue
-            task = loop.create_task(self._admit(connection, str(address[0])))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+        with listener:
+            while True:
+                try:
+                    connection, address = await loop.sock_accept(listener)
+                except OSError as error:
+                    if error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM):
+                        await asyncio.sleep(0.1)  # until others have ended
+                    continue
+                if len(self._tasks) >= MOST:
+                    connection.close()
+                    continue
+                task = loop.create_task(self._admit(connection, str(address[0])))
+                self._tasks.add(task)
+                task.add_done_callback(self._tasks.discard)
 
     async def _admit(self, connection: socket.socket, who: str) -> None:
-        """One connection, from the handshake to its end."""
-        self._take_renewed()
-        _keep_alive(connection)
-        reader = asyncio.StreamReader(limit=BLOCK_BYTES)
-        protocol = asyncio.StreamReaderProtocol(reader)
-        loop = asyncio.get_running_loop()
+        """One connection, from its first byte to its end."""
+        task = asyncio.current_task()
+        assert task is not None
+        guest = Guest(who, task)
+        self._lobby.enter(guest)
         try:
-            transport, _ = await loop.connect_accepted_socket(
-                lambda: protocol,
+            with connection:
+                _keep_alive(connection)
+                await _first_byte(connection)  # a silent one costs no more than its socket
+                self._take_renewed()
+                pipe = await self._shake_hands(connection, guest)
+                if pipe is not None:
+                    await self._pass_on(pipe, guest)
+        except OSError:
+            return  # left without a word: a health check, or a port scan
+        finally:
+            self._lobby.leave(guest)
+
+    async def _shake_hands(self, connection: socket.socket, guest: Guest) -> Pipe | None:
+        """Speak TLS; None if that failed."""
+        loop = asyncio.get_running_loop()
+        pipe = Pipe(trusted=not self._proving)
+        try:
+            await loop.connect_accepted_socket(
+                lambda: pipe,
                 connection,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_S,
                 ssl_shutdown_timeout=5.0,
             )
         except ssl.SSLError as error:
-            connection.close()
-            refusal = reason(error, who)
+            refusal = reason(error, guest.who)
             if refusal is not None:
-                await loop.run_in_executor(None, self._note, refusal, who)
-            return
-        except OSError:
-            connection.close()  # left without a word: a health check, or a port scan
-            return
-        writer = asyncio.StreamWriter(transport, protocol, reader, loop)
-        await self._pass_on(reader, writer)
+                await loop.run_in_executor(None, self._note, refusal, guest.who)
+            return None
+        return pipe
 
-    async def _pass_on(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _pass_on(self, outer: Pipe, guest: Guest) -> None:
+        """Connect to gRPC under a name that it will show, and pass bytes on until either ends."""
+        loop = asyncio.get_running_loop()
+        name = self._inner.with_name(f"c{next(self._numbers)}")
+        inner = Pipe()
         try:
-            inner_reader, inner_writer = await asyncio.open_unix_connection(
-                str(self._inner), limit=BLOCK_BYTES
-            )
-        except OSError:
-            writer.close()
-            return
-        pumps = [
-            asyncio.ensure_future(_pump(reader, inner_writer)),
-            asyncio.ensure_future(_pump(inner_reader, writer)),
-        ]
-        try:
-            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            await outer.begun()
+            plain = await _named_connection(self._inner, name)
+            await loop.create_unix_connection(lambda: inner, sock=plain)
+            peer = f"unix:{name}"
+            self._named[peer] = guest, outer
+            if not self._proving:
+                self.proved(peer)
+            outer.join(inner)
+            await outer.ended()
         finally:
-            for pump in pumps:
-                pump.cancel()
-            for each in (writer, inner_writer):
-                each.close()
-            await asyncio.gather(*pumps, return_exceptions=True)
+            self._named.pop(f"unix:{name}", None)
+            inner.abort()
+            outer.abort()
 
     def _changed(self) -> int:
         return (self._authority.folder / "server.crt").stat().st_mtime_ns
@@ -153,12 +213,30 @@ def reason(error: ssl.SSLError, who: str) -> AdmissionRefused | None:
     return None
 
 
-async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass bytes on until either side ends."""
-    with contextlib.suppress(OSError):
-        while block := await reader.read(BLOCK_BYTES):
-            writer.write(block)
-            await writer.drain()
+async def _first_byte(connection: socket.socket) -> None:
+    """Wait until there is something to read."""
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(connection, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(connection)
+
+
+async def _named_connection(path: Path, name: Path) -> socket.socket:
+    """Connect to a Unix socket from a name of our own, which the other side sees."""
+    plain = socket.socket(socket.AF_UNIX)
+    try:
+        plain.setblocking(False)
+        plain.bind(str(name))
+        await asyncio.get_running_loop().sock_connect(plain, str(path))
+    except BaseException:
+        plain.close()
+        raise
+    finally:
+        name.unlink(missing_ok=True)
+    return plain
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -169,10 +247,11 @@ def _listen(host: str, port: int) -> socket.socket:
 
 
 def _keep_alive(connection: socket.socket) -> None:
-    """Notice within a minute or two that the other side is gone, and let small messages go at once."""
+    """Notice within minutes that the other side is gone, and let small messages go at once."""
     connection.setblocking(False)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-    for name, value in (("TCP_KEEPIDLE", 30), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 6)):
+    options = {"TCP_KEEPIDLE": 30, "TCP_KEEPINTVL": 10, "TCP_KEEPCNT": 6}
+    for name, value in {**options, "TCP_NOTSENT_LOWAT": NOT_SENT_BYTES}.items():
         if hasattr(socket, name):
             connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)

@@ -1,4 +1,4 @@
-"""`polyclinic-server run`: a SuperLink and a run, from the settings to the report."""
+"""`polyclinic-server run`: a federation, from the settings to the report."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -12,7 +12,7 @@ from rich.console import Console
 from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, DiskFull, RunError
-from polyclinic.federation.events import Link, Note
+from polyclinic.federation.events import Note
 from polyclinic.federation.run_folder import (
     RunFolder,
     find_run,
@@ -27,8 +27,8 @@ from polyclinic_server.runs.live_table import LiveTable, show
 
 if TYPE_CHECKING:
     from polyclinic_server.enrolment.endpoint import Endpoint
-    from polyclinic_server.fleet.superlink import SuperLink
 
+FLEET = ".fleet"  # folder beside the runs: what travels, and the lock
 NEEDED_DISK = 2**29  # free bytes that a new run needs
 
 
@@ -48,22 +48,22 @@ def run(
         PortTaken: The hospitals' port is in use.
         RunError: The run cannot go on; it can be resumed.
     """
-    folder, configs = _resume(resume, overrides) if resume else _create(overrides, name)
+    folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
     first = configs[0]
     place = endpoint_of(first.deployment)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     with console.status("loading torch, MONAI and Flower"):
         from polyclinic.federation.jobs import describe_run, follow_run
     describe_run(folder, configs, state="waiting", pid=os.getpid())
-    link_folder = Path(first.deployment.runs) / ".superlink"
+    fleet_folder = Path(first.deployment.runs) / FLEET
     try:
         with (
-            _locked(link_folder),
+            _locked(fleet_folder),
             show(LiveTable(follow_run(configs)), console) as handle,
             folder.logged("flwr"),
         ):
             folder.listeners.append(handle)
-            _serve(folder, link_folder, place, console)
+            _serve(folder, fleet_folder, place, console)
     except BaseException as error:
         folder.end(error, f"resume with --resume {folder.name}")
         raise
@@ -81,39 +81,24 @@ def finish(folder: RunFolder, console: Console) -> None:
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
-def _serve(folder: RunFolder, link_folder: Path, place: "Endpoint", console: Console) -> None:
-    """Start a SuperLink for the hospitals, and run the strategies against it."""
-    from polyclinic_server.fleet.superlink import SuperLink
-
-    def record(kind: str, text: str) -> None:
-        folder.record(Link(text=text) if kind == "superlink" else Note(text=text))
-
-    security = place.authority.folder if place.authority else None
-    with (
-        announced(place.authority, lambda text: record("note", text)),
-        SuperLink(link_folder, place.host, place.port, record, security) as link,
-    ):
-        console.print(place.invitation(link.address), markup=False)
-        _execute(link, folder)
-
-
-def _execute(link: "SuperLink", folder: RunFolder) -> None:
-    """Run the strategies in this process; go on after the last round if the SuperLink dies."""
-    from polyclinic_server.fleet.superlink import SuperLinkLost
+def _serve(folder: RunFolder, fleet_folder: Path, place: "Endpoint", console: Console) -> None:
+    """Let hospitals connect, and run the strategies with them."""
+    from polyclinic_server.fleet.server import FleetServer
     from polyclinic_server.runs.app import coordinate
 
-    folder.update(address=link.address)
-    while True:
-        try:
-            with link.open_run() as grid:
-                coordinate(grid, folder)
-            return
-        except SuperLinkLost:
-            text = "a new SuperLink runs; waiting for the hospitals to come back to it"
-            folder.record(Link(text=text))
+    def record(_kind: str, text: str) -> None:
+        folder.record(Note(text=text))
+
+    with (
+        announced(place.authority, lambda text: record("note", text)),
+        FleetServer(place, fleet_folder, record) as fleet,
+    ):
+        console.print(place.invitation(fleet.address), markup=False)
+        folder.update(address=fleet.address)
+        coordinate(fleet.grid, folder)
 
 
-def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
+def create_run(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
     """Check all settings, and make the folder of a new run.
 
     Raises:
@@ -132,7 +117,7 @@ def _create(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list
     return folder, configs
 
 
-def _resume(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config]]:
+def resume_run(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Config]]:
     """Find an unfinished run; it keeps its settings, except those of the deployment.
 
     Raises:

@@ -1,7 +1,7 @@
 """Synchronous rounds with Flower's own strategies, named in `conf/strategy/averaging/`.
 
-Flower's classes do the sampling and the aggregation, unchanged. Here they get one flat vector of
-the shared tensors and the hospitals to ask, and are watched after every round. FedBN and `local
+Flower's classes do the aggregation, unchanged. Here they get one flat vector of the shared tensors
+and the hospitals to ask, and are watched after every round. FedBN and `local
 only` use the same aggregation: they share fewer tensors.
 """
 
@@ -23,6 +23,7 @@ from polyclinic.federation.records import (
     weights_from_record,
     weights_to_record,
 )
+from polyclinic_strategies.averaging.addressed import addressed
 
 ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
 OnRound = Callable[[int, Tensor], None]
@@ -68,7 +69,7 @@ class Averaging:
             wrapper = {key: value for key, value in privacy.items() if key != "release"}
             strategy = instantiate({**wrapper, "_partial_": True})(strategy)
         assert isinstance(strategy, Strategy)
-        return strategy
+        return addressed(strategy)
 
     def run(
         self, grid: Grid, strategy: Strategy, order: Order, weights: Tensor, on_round: OnRound

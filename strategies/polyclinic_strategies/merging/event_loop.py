@@ -47,9 +47,9 @@ from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.merging.trials import Trial, best_of, judges_of
 
 # Seconds between two questions for a contribution, for each hospital that is online. A question
-# costs a SuperLink 60 ms (docs/explanation/scale.md), so a hundred hospitals are asked at most
-# every 30 s.
-CALL_S = 0.3
+# costs our own fleet a few milliseconds, and Flower's SuperLink 60 ms (docs/explanation/scale.md):
+# there a hundred hospitals are asked at most every 30 s.
+CALL_S, SLOW_CALL_S = 0.02, 0.3
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class EventLoop:
             self.step()
             if self.is_over() and self.is_scored():
                 return self._published
-            clock.sleep(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
+            self.mailbox.wait(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
 
     def step(self) -> None:
         """Update the list of members, take the answers, and ask the hospitals that are idle."""
@@ -227,7 +227,8 @@ class EventLoop:
         elif handover.doing and handover.doing != self._doing.get(site):
             self._doing[site] = handover.doing
             self.on_event(Progress(site=site, text=handover.doing))
-        longest_s = max(self.strategy.poll_s, CALL_S * len(self.members()))
+        call_s = CALL_S if self.mailbox.tells_news else SLOW_CALL_S
+        longest_s = max(self.strategy.poll_s, call_s * len(self.members()))
         waited_s = moment - self._contributed.setdefault(site, moment)
         self._due[site] = moment + pause_s(waited_s, max(0.5, longest_s / 10), longest_s)
 

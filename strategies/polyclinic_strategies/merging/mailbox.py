@@ -15,6 +15,7 @@ from typing import Generic, Protocol, TypeVar
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from polyclinic.federation.news import pause, tells_news
 from polyclinic.federation.records import pack_content, unpack_message
 from polyclinic.system import clock
 
@@ -76,14 +77,23 @@ class Mailbox(Generic[Purpose]):
         self._looked = float("-inf")
         self.online: dict[str, Member] = {}
 
+    @property
+    def tells_news(self) -> bool:
+        """Whether answers are told, so that nobody has to look for them."""
+        return tells_news(self._grid)
+
+    def wait(self, seconds: float) -> None:
+        """Wait for this number of seconds, or until there are answers."""
+        pause(self._grid, seconds)
+
     def refresh(self) -> None:
-        """Update the list of members, at most every `LOOK_S`.
+        """Update the list of members; where the grid tells no news, at most every `LOOK_S`.
 
         A question is given up if its hospital was offline meanwhile, or if it took longer than the
         message's time to live.
         """
         moment = clock.monotonic()
-        if moment - self._looked < LOOK_S:
+        if moment - self._looked < LOOK_S and not self.tells_news:
             return
         self._looked = moment
         self.online = dict(self._members.refresh())

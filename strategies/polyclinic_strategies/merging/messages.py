@@ -13,6 +13,7 @@ from torch import Tensor
 
 from polyclinic.errors import ConfigError
 from polyclinic.federation.assignment import Assignment, Handover, Verdict
+from polyclinic.federation.envelope import make_message
 from polyclinic.federation.records import (
     ARRAYS,
     CONFIG,
@@ -56,9 +57,7 @@ def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: 
     config["verdict.digests"] = [verdict.digest for verdict in verdicts]
     config["verdict.accepted"] = [verdict.accepted for verdict in verdicts]
     config["verdict.reasons"] = [verdict.reason for verdict in verdicts]
-    return Message(
-        RecordDict({CONFIG: config}), dst_node_id=node, message_type="query.collect", ttl=SHORT_S
-    )
+    return make_message(RecordDict({CONFIG: config}), node, "query.collect", ttl=SHORT_S)
 
 
 def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
@@ -138,12 +137,8 @@ def send_base(assignment: Assignment, weights: Tensor, node: int) -> Message:
     """Make a `query.base`: the model that the hospital starts from."""
     config = order_to_config(assignment.order)
     config["base"] = assignment.base
-    return Message(
-        RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config}),
-        dst_node_id=node,
-        message_type="query.base",
-        ttl=LONG_S,
-    )
+    content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config})
+    return make_message(content, node, "query.base", ttl=LONG_S)
 
 
 def read_base(message: Message) -> tuple[Order, str]:
@@ -163,7 +158,7 @@ def confirm(message: Message) -> Message:
 def ask_for_score(order: Order, weights: Tensor, node: int) -> Message:
     """Make an `evaluate.score`: a model to score on the hospital's validation cases."""
     content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: order_to_config(order)})
-    return Message(content, dst_node_id=node, message_type="evaluate.score", ttl=LONG_S)
+    return make_message(content, node, "evaluate.score", ttl=LONG_S)
 
 
 def _digest(value: object) -> str:

@@ -143,7 +143,7 @@ class RefinementLoop(EventLoop):
         began = clock.monotonic()
         self.step()
         while not self._is_done(stay, clock.monotonic() - began):
-            clock.sleep(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
+            self.mailbox.wait(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
             self.step()
 
     def step(self) -> None:

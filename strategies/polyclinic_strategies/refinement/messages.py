@@ -11,6 +11,7 @@ from torch import Tensor
 
 from polyclinic.config.release import Release
 from polyclinic.errors import ConfigError
+from polyclinic.federation.envelope import make_message
 from polyclinic.federation.records import (
     ARRAYS,
     CONFIG,
@@ -45,7 +46,7 @@ def ask_for_description(
     content = RecordDict({CONFIG: config})
     if weights is not None:
         content[ARRAYS] = weights_to_record(weights)
-    return Message(content, dst_node_id=node, message_type="query.describe", ttl=LONG_S)
+    return make_message(content, node, "query.describe", ttl=LONG_S)
 
 
 def read_question(message: Message) -> tuple[Order, tuple[str, ...], Release]:
@@ -123,7 +124,7 @@ def send_refined(order: Order, weights: Tensor, number: int, node: int) -> Messa
     config = order_to_config(order)
     config["number"] = number
     content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config})
-    return Message(content, dst_node_id=node, message_type="query.refined", ttl=LONG_S)
+    return make_message(content, node, "query.refined", ttl=LONG_S)
 
 
 def read_refined(message: Message) -> tuple[Order, int]:

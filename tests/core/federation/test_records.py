@@ -8,6 +8,7 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from polyclinic.errors import ConfigError
+from polyclinic.federation.envelope import make_message
 from polyclinic.federation.records import (
     INLINE_BYTES,
     Hello,
@@ -28,7 +29,6 @@ from polyclinic.federation.records import (
     weights_to_record,
 )
 from polyclinic.learning.metrics import Evaluation
-from tests.fakes import FakeGrid  # noqa: F401  (gives messages an identity)
 
 ORDER = Order(
     "run-1",
@@ -48,7 +48,7 @@ def asking(config: ConfigRecord, parameters: int = 4) -> Message:
     content = RecordDict(
         {"arrays": weights_to_record(torch.arange(float(parameters))), "config": config}
     )
-    return Message(content, dst_node_id=1, message_type="train")
+    return make_message(content, 1, "train")
 
 
 def test_an_order_survives_the_journey_with_what_the_strategy_added() -> None:

@@ -3,13 +3,14 @@
 import pytest
 from flwr.app import Message, RecordDict
 
+from polyclinic.federation.envelope import make_message
 from polyclinic.simulation.grid import MemoryGrid, MemoryNode
 from polyclinic.system.clock import SkippingClock, use_clock
 from tests.fakes import make_reply
 
 
 def question(node: int) -> Message:
-    return Message(RecordDict(), dst_node_id=node, message_type="query")
+    return make_message(RecordDict(), node, "query")
 
 
 def echo(asked: list[int]) -> list[MemoryNode]:

@@ -10,7 +10,7 @@ from cryptography import x509
 
 from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.errors import ConfigError
-from polyclinic.security.admission_errors import KeyMissing
+from polyclinic.security.admission_errors import KeyMissing, KeyOfAnother, KeyRevoked, KeyUnknown
 from polyclinic.security.keys import fingerprint, make_key
 from polyclinic.store.ledger import Ledger
 from polyclinic_server.enrolment.authority import Authority
@@ -205,3 +205,20 @@ def test_a_flood_of_strangers_does_not_fill_the_journal(authority: Authority) ->
     for number in range(3 * MOST_A_MINUTE):
         registry.note(KeyMissing(who=f"client {number}"), f"client {number}")
     assert len(registry.refusals(0)[1]) == MOST_A_MINUTE
+
+
+def test_strangers_cannot_keep_a_revoked_key_out_of_the_journal(authority: Authority) -> None:
+    registry = Registry(authority.folder)
+    for number in range(3 * MOST_A_MINUTE):
+        registry.note(KeyUnknown(key=f"SHA256:{number}"), f"SHA256:{number}")
+    refusal = KeyRevoked(key="SHA256:mary", site="st-mary")
+    registry.note(refusal, "SHA256:mary", "st-mary")
+    assert registry.refusals(0)[1][MOST_A_MINUTE:] == [refusal.told()]
+
+
+def test_a_hospital_cannot_use_up_the_lines_of_strangers(authority: Authority) -> None:
+    registry = Registry(authority.folder)
+    for number in range(3 * MOST_A_MINUTE):
+        registry.note(KeyOfAnother(key="k", site="a", claimed="b"), f"key {number}", "a")
+    registry.note(KeyUnknown(key="SHA256:new"), "SHA256:new")
+    assert len(registry.refusals(0)[1]) == MOST_A_MINUTE + 1

@@ -1,40 +1,52 @@
-"""A Fleet API behind its gate and its door, in this process, and hospitals that knock."""
+"""Coordinators on loopback, with and without keys, for tests."""
 
-import os
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from unittest.mock import patch
+from typing import Any
 
-from flwr.server.superlink.linkstate import LinkStateFactory
-from flwr.supercore.constant import FLWR_IN_MEMORY_DB_NAME
-from flwr.supercore.object_store import ObjectStoreFactory
-from flwr.superlink.federation import NoOpFederationManager
-
+from polyclinic.security.keys import PRIVATE, load_private_key
 from polyclinic.system.processes import free_port
 from polyclinic_client.fleet.connection import Connection, make_connection
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
-from polyclinic_server.enrolment.registry import Registry
-from polyclinic_server.fleet.fleet import serve_fleet
-from polyclinic_server.fleet.superlink import SECURITY, SOCKETS
+from polyclinic_server.enrolment.endpoint import Endpoint
+from polyclinic_server.enrolment.registry import SOON_S, Registry
+from polyclinic_server.fleet.grid import FleetGrid
+from polyclinic_server.fleet.server import FleetServer
+from tests.server.fleet.thin_hospital import Credentials
+
+PATIENCE_S = 10.0
 
 
 @dataclass
 class Coordinator:
     """What hospitals meet."""
 
+    server: FleetServer
     authority: Authority
     registry: Registry
-    state: LinkStateFactory
+    events: list[tuple[str, str]] = field(default_factory=list)
 
     @property
     def address(self) -> str:
-        return self.authority.address
+        return self.server.address
+
+    @property
+    def grid(self) -> FleetGrid:
+        return self.server.grid
 
     def hospital(self, site: str) -> Connection:
+        """Enrol a hospital, and return how its client connects."""
         return make_connection(None, None, kit_for(self.authority, site), None, insecure=False)
+
+    def credentials(self, site: str) -> Credentials:
+        """Enrol a hospital, and return what it has."""
+        kit = kit_for(self.authority, site)
+        time.sleep(SOON_S)  # a key that was just unknown may be so for a moment longer
+        return Credentials(site, load_private_key(kit.parent / PRIVATE), self.authority)
 
     def sentences(self) -> list[str]:
         """What the journal says of those who were turned away."""
@@ -43,7 +55,7 @@ class Coordinator:
 
 @contextmanager
 def coordinator(
-    folder: Path, host: str = "127.0.0.1", days: int | None = None
+    folder: Path, host: str = "127.0.0.1", days: int | None = None, **options: Any
 ) -> Iterator[Coordinator]:
     """One with TLS and keys.
 
@@ -51,34 +63,32 @@ def coordinator(
         folder: Fresh.
         host: The name in its certificate; it listens on loopback anyhow.
         days: For how long its certificate is good.
+        options: Of `FleetServer`.
     """
     port = free_port()
     authority = local_authority(folder / "security", port)
     if days is not None or host != "127.0.0.1":
         Authority(authority.folder, (host,), port).renew(days=397 if days is None else days)
-    factory = ObjectStoreFactory()
-    state = LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), factory)
-    (folder / "s").mkdir()
-    with patch.dict(os.environ, {SECURITY: str(authority.folder), SOCKETS: str(folder / "s")}):
-        server = serve_fleet(f"127.0.0.1:{port}", state, factory)
-    try:
-        yield Coordinator(authority, Registry(authority.folder), state)
-    finally:
-        server.stop(0).wait()
+    events: list[tuple[str, str]] = []
+    place = Endpoint("127.0.0.1", port, authority)
+    registry = Registry(authority.folder)
+    with FleetServer(
+        place, folder / "fleet", lambda kind, text: events.append((kind, text)), **options
+    ) as server:
+        yield Coordinator(server, authority, registry, events)
+    registry.close()
 
 
 @contextmanager
-def open_coordinator() -> Iterator[str]:
-    """One without TLS and keys; yields its address."""
-    address = f"127.0.0.1:{free_port()}"
-    factory = ObjectStoreFactory()
-    with patch.dict(os.environ, {SECURITY: ""}):
-        server = serve_fleet(
-            address,
-            LinkStateFactory(FLWR_IN_MEMORY_DB_NAME, NoOpFederationManager(), factory),
-            factory,
-        )
-    try:
-        yield address
-    finally:
-        server.stop(0).wait()
+def open_server(folder: Path, **options: Any) -> Iterator[FleetServer]:
+    """One without TLS and keys."""
+    with FleetServer(Endpoint("127.0.0.1", 0, None), folder, **options) as server:
+        yield server
+
+
+def until(condition: Callable[[], object], grid: FleetGrid) -> None:
+    """Wait until news make a condition true."""
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        grid.wait_for_news(0.2)

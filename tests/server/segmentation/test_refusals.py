@@ -138,6 +138,6 @@ def test_a_revoked_key_and_another_sites_name(lab: Service) -> None:
 
 def test_plain_text_to_the_tls_port(lab: Service) -> None:
     with pytest.raises(PlaintextRefused):
-        Connection(lab.address, "st-mary").handshake(5.0)
+        Connection(lab.address, "st-mary").knock(5.0)
     told = PlaintextRefused(who="127.0.0.1", server=lab.address).told()
     lab.until(lambda running: told in running.sentences())

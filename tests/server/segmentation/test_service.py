@@ -86,7 +86,7 @@ def test_halves_on_the_same_scale_give_the_same_labels(plain: Service) -> None:
 
 def test_a_knock_and_a_description(lab: Service) -> None:
     mary = lab.hospital("st-mary")
-    assert mary.handshake().site == "st-mary"
+    assert mary.knock().site == "st-mary"
     with caller(mary) as known:
         described = wire.Description.FromString(
             known.channel.unary_unary(DESCRIBE)(b"", metadata=known.metadata, timeout=PATIENCE_S)

@@ -16,7 +16,7 @@ def build(*overrides: str) -> Strategy:
 
 @pytest.mark.parametrize("privacy", ["none", "noisy_descriptions"])
 def test_the_release_of_statistics_wraps_no_averaging(privacy: str) -> None:
-    assert type(build(f"privacy={privacy}")) is FedAvg
+    assert isinstance(build(f"privacy={privacy}"), FedAvg)
 
 
 def test_the_release_of_statistics_is_no_setting_of_flowers() -> None:

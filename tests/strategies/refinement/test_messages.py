@@ -10,6 +10,7 @@ from flwr.app import ConfigRecord, Message, RecordDict
 
 from polyclinic.config.release import Release
 from polyclinic.errors import ConfigError
+from polyclinic.federation.envelope import make_message
 from polyclinic.federation.records import CONFIG, Order, pack_content, weights_from_message
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.refinement.messages import (
@@ -90,7 +91,7 @@ def test_an_impossible_question_is_a_wrong_setting_in_one_line(key: str, value: 
     if value is not None:
         flat[key] = value
     content = RecordDict({CONFIG: ConfigRecord(flat)})
-    message = Message(content, dst_node_id=3, message_type="query.describe")
+    message = make_message(content, 3, "query.describe")
     with pytest.raises(ConfigError, match="another version of polyclinic") as caught:
         read_question(message)
     assert "\n" not in str(caught.value) and "http" not in str(caught.value)

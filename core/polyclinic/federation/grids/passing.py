@@ -9,6 +9,8 @@ from typing import Any
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from polyclinic.federation.news import pause, tells_news
+
 
 class PassingGrid(Grid):
     """Flower's Grid interface in front of another Grid.
@@ -37,10 +39,17 @@ class PassingGrid(Grid):
         group_id: str,
         ttl: float | None = None,
     ) -> Message:
-        """Make a message, as Flower's own grids do."""
-        return Message(
-            content, dst_node_id=dst_node_id, message_type=message_type, group_id=group_id, ttl=ttl
-        )
+        """Make a message."""
+        return self._grid.create_message(content, message_type, dst_node_id, group_id, ttl)
+
+    @property
+    def tells_news(self) -> bool:
+        """Whether the inner grid tells news by itself."""
+        return tells_news(self._grid)
+
+    def wait_for_news(self, timeout_s: float) -> None:
+        """Wait until the inner grid has news, or for this number of seconds."""
+        pause(self._grid, timeout_s)
 
     def get_nodes(self) -> Iterable[Any]:
         """Return the nodes that are online."""

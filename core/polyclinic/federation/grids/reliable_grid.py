@@ -2,7 +2,7 @@
 
 Flower's own `send_and_receive` looks for replies every 3 s and waits for every node. `ReliableGrid`
 
-- looks for replies more often,
+- looks for replies more often, and at once where the inner grid tells news,
 - asks a hospital again that went away and came back,
 - ends when the hospitals that are online have answered, and says who is missing,
 - sorts the replies by the sites' names, so that equal seeds give equal sums.
@@ -21,6 +21,7 @@ from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.attendance import Attendance, Listener, Member
 from polyclinic.federation.events import Asked, Failed, Missing, answer_of
 from polyclinic.federation.grids.passing import PassingGrid
+from polyclinic.federation.news import pause, tells_news
 from polyclinic.federation.records import (
     metrics_from_reply,
     pack_content,
@@ -162,8 +163,8 @@ class Exchange:
                 last = clock.monotonic()
             if not self._outstanding or self._is_over(clock.monotonic() - start, timeout_s):
                 break
-            clock.sleep(pause_s(clock.monotonic() - last, 0.04, 1.0))
-            if clock.monotonic() - looked < LOOK_S:
+            pause(self._grid, pause_s(clock.monotonic() - last, 0.04, 1.0))
+            if clock.monotonic() - looked < LOOK_S and not tells_news(self._grid):
                 continue
             self._attendance.refresh()
             looked = clock.monotonic()

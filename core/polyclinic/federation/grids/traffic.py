@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
+from polyclinic.federation.envelope import array_bytes
 from polyclinic.federation.grids.passing import PassingGrid
 
 Count = Mapping[int, Mapping[str, int]]  # node -> type of message -> bytes
@@ -69,7 +70,7 @@ class CountingGrid(PassingGrid):
 def size_of(content: RecordDict) -> int:
     """Return the number of bytes in a message's content."""
     arrays = sum(
-        len(array.data) for record in content.array_records.values() for array in record.values()
+        array_bytes(array) for record in content.array_records.values() for array in record.values()
     )
     configs = sum(
         _size(key) + _size(value)

@@ -13,6 +13,7 @@ from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.envelope import make_message
 from polyclinic.federation.events import Event
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.records import (
@@ -66,10 +67,7 @@ class Federation:
         config = order_to_config(ORDER)
         config["server-round"] = 1
         content = RecordDict({"arrays": weights_to_record(torch.zeros(2)), "config": config})
-        messages = [
-            Message(content, dst_node_id=node, message_type="train")
-            for node in self.grid.get_node_ids()
-        ]
+        messages = [make_message(content, node, "train") for node in self.grid.get_node_ids()]
         return list(self.grid.send_and_receive(messages))
 
     def kinds(self, kind: str) -> list[str]:

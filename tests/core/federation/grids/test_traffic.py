@@ -1,12 +1,15 @@
 """Bytes by node and type, both ways; the counts are added up by hand."""
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
+from polyclinic.federation.envelope import MappedArray, decode, encode, make_message
 from polyclinic.federation.grids.traffic import CountingGrid, size_of
+from polyclinic.fleet.blobs import BlobStore
 from tests.fakes import FakeGrid, FakeNode, make_error, make_reply
 
 
@@ -69,7 +72,7 @@ def grid() -> CountingGrid:
 
 
 def question(node: int, kind: str, size: int) -> Message:
-    return Message(config(ask=b"0" * (size - 3)), dst_node_id=node, message_type=kind)
+    return make_message(config(ask=b"0" * (size - 3)), node, kind)
 
 
 def test_both_directions_are_counted_by_node_and_type(grid: CountingGrid) -> None:
@@ -112,3 +115,16 @@ def test_the_rest_is_the_grids_own(grid: CountingGrid) -> None:
     metadata = made.metadata
     assert (metadata.dst_node_id, metadata.message_type, metadata.ttl) == (2, "train", 5.0)
     assert grid.total() == {}
+
+
+def test_a_mapped_array_is_counted_without_reading_it(tmp_path: Path) -> None:
+    store = BlobStore(tmp_path)
+    array = Array(np.zeros(100_000, dtype=np.float32))
+    sent = make_message(RecordDict({"arrays": ArrayRecord({"w": array})}), 1, "train")
+    mapped = decode(encode(sent, store), store).content
+
+    class Unread(MappedArray):
+        data = property(lambda self: pytest.fail("it was read"))
+
+    mapped["arrays"]["w"].__class__ = Unread
+    assert size_of(mapped) == size_of(sent.content)

@@ -11,6 +11,7 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.coordinator import RunContext
+from polyclinic.federation.envelope import make_message
 from polyclinic.federation.events import ArmEnd, ArmStart, RoundEnd
 from polyclinic.federation.final_test import FinalTest
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
@@ -85,4 +86,4 @@ def train_order(order: Order, weights: Tensor, node: int, number: int) -> Messag
     config = order_to_config(replace(order, round=number))
     config["server-round"] = number
     content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config})
-    return Message(content, dst_node_id=node, message_type="train")
+    return make_message(content, node, "train")

@@ -1,0 +1,131 @@
+"""An array whose bytes stay in a file: pages come into memory when they are read, and may leave."""
+
+import mmap
+import os
+import weakref
+from io import BytesIO
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+from flwr.app import Array
+from numpy.lib import format as npy
+
+from polyclinic.errors import FrameInvalid
+
+NUMPY = "numpy.ndarray"  # the one way in which Flower serializes arrays
+_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+class OpenFile:
+    """A file that stays open, even after its name is gone, until nobody needs it.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, number)
+        self._number = number
+        self.size = os.fstat(number).st_size
+
+    def view(self) -> memoryview:
+        """Map the file; what is written into the view stays private to it."""
+        return memoryview(mmap.mmap(self._number, self.size, access=mmap.ACCESS_COPY))
+
+
+class MappedArray(Array):
+    """Flower's array over the bytes of a file; every call of `numpy` maps them anew.
+
+    Args:
+        dtype: As numpy writes it.
+        shape: Of the array.
+        file: Holds numpy's format, header and all.
+    """
+
+    def __init__(self, dtype: str, shape: tuple[int, ...], file: OpenFile) -> None:
+        self.__dict__["_file"] = file
+        self.dtype, self.shape, self.stype = dtype, shape, NUMPY
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The bytes of the file, copied into memory."""
+        return bytes(self.view())
+
+    @property
+    def size(self) -> int:
+        """Number of bytes of the file."""
+        return self._opened.size
+
+    @property
+    def _opened(self) -> OpenFile:
+        file = self.__dict__["_file"]
+        assert isinstance(file, OpenFile)
+        return file
+
+    def view(self) -> memoryview:
+        """Map the bytes of the file."""
+        return self._opened.view()
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """Map the array; it may be written to, which changes neither file nor other callers'."""
+        view = self.view()
+        dtype, shape, fortran, offset = read_header(view)
+        flat = np.frombuffer(view, dtype=dtype, offset=offset)
+        return flat.reshape(shape, order="F" if fortran else "C")
+
+    def deflate(self) -> bytes:
+        """Give Flower's own fleet a plain array: it refuses other classes."""
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
+    def __repr__(self) -> str:
+        return f"MappedArray(dtype={self.dtype!r}, shape={self.shape!r}, size={self.size})"
+
+
+def array_bytes(array: Array) -> int:
+    """Return the number of bytes of an array as it travels, without reading them."""
+    return array.size if isinstance(array, MappedArray) else len(array.data)
+
+
+def array_view(array: Array) -> memoryview:
+    """Return the bytes of an array as they travel, without copying them."""
+    return array.view() if isinstance(array, MappedArray) else memoryview(array.data)
+
+
+def read_header(view: memoryview) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:
+    """Read numpy's header: type, shape, whether it is in Fortran's order, and where data begins.
+
+    Raises:
+        ValueError: Not an array of numbers in numpy's format, or not all of it, or more than it.
+    """
+    start: IO[bytes] = BytesIO(bytes(view[: npy.MAGIC_LEN + 4 + 10_000]))
+    version = npy.read_magic(start)
+    if version not in _HEADERS:
+        raise ValueError(f"version {version} of numpy's format")
+    shape, fortran, dtype = _HEADERS[version](start)
+    if dtype.kind not in "biufc":
+        raise ValueError(f"values of type {dtype}")
+    offset = start.tell()
+    count = 1
+    for length in shape:
+        count *= length
+    if min(shape, default=0) < 0 or offset + count * dtype.itemsize != len(view):
+        raise ValueError(f"{len(view)} bytes for shape {shape} of {dtype}")
+    return dtype, shape, fortran, offset
+
+
+def check_array(dtype: str, shape: tuple[int, ...], view: memoryview) -> None:
+    """Compare what is said of an array with what its bytes hold.
+
+    Raises:
+        FrameInvalid: They differ, or the bytes are no array.
+    """
+    try:
+        found, found_shape, _, _ = read_header(view)
+    except (ValueError, SyntaxError, TypeError) as error:
+        raise FrameInvalid(f"an array is damaged ({error})") from error
+    if (str(found), found_shape) != (dtype, shape):
+        raise FrameInvalid(
+            f"an array is announced as {dtype[:20]} {shape}, and is {found} {found_shape}"
+        )

@@ -1,0 +1,56 @@
+"""What envelopes need of a store of blobs; `polyclinic.fleet.blobs.BlobStore` is one."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Protocol
+
+from polyclinic.fleet.protocol import FRAME_BYTES, INLINE_BYTES
+
+ENVELOPE_BYTES = FRAME_BYTES - 64 * 1024  # largest envelope: a frame holds it, and little else
+CROWDED_BYTES = ENVELOPE_BYTES // 2  # with more bytes inside than this, an envelope is crowded
+CROWDED_INLINE_BYTES = 4 * 1024  # what is longer travels beside a crowded envelope
+
+
+class StoredBlob(Protocol):
+    """Bytes that lie in a store.
+
+    Attributes:
+        digest: Their SHA-256, in hexadecimal.
+        size: Their number.
+    """
+
+    @property
+    def digest(self) -> str:
+        """Return the SHA-256, in hexadecimal."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """Return the number of bytes."""
+        ...
+
+
+class Store(Protocol):
+    """A folder of blobs."""
+
+    def put(self, buffers: Iterable[memoryview | bytes], /) -> StoredBlob:
+        """Store bytes."""
+        ...
+
+    def path(self, digest: str, /) -> Path:
+        """Return where a blob lies."""
+        ...
+
+
+class Room:
+    """The room for arrays and byte values inside one envelope."""
+
+    def __init__(self) -> None:
+        self._used = 0
+
+    def take(self, size: int) -> bool:
+        """Return whether so many bytes travel inside the envelope, and count them if so."""
+        crowded = self._used + size > CROWDED_BYTES
+        inside = size <= (CROWDED_INLINE_BYTES if crowded else INLINE_BYTES)
+        self._used += size if inside else 0
+        return inside

@@ -1,0 +1,1 @@
+"""What both ends of the wire between coordinator and hospital need."""

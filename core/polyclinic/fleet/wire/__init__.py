@@ -1,0 +1,4 @@
+"""Messages between coordinator and hospitals.
+
+`make proto` generates two of these modules.
+"""
