@@ -71,7 +71,9 @@ def simulate(
         hospitals: Folders with dataset.json, as a list, by name, or one folder that holds them all;
             or `SiteDataset` objects. See docs/reference/dataset.md.
         settings: "SETTING=VALUE", as `polyclinic-server run` takes them.
-        describe: Hospitals that only describe their images, and neither train nor need labels.
+        describe: Hospitals that only describe their images, and neither train nor need labels. The
+            strategies that make models from descriptions stay open until each of them has its own,
+            unless `strategy.stay.newcomers` or `strategy.stay.seconds` is given.
         changes: Hospitals that join, leave or withdraw in the middle.
         folder: Where the run goes; if not given, a temporary folder that lives as long as the
             result.
@@ -115,7 +117,7 @@ def simulate(
     federation = _Federation(place, threads, memory, ProgressBar(progress))
     temporary = place if folder is None else None
     try:
-        run, configs = prepare_run(place, asked, resume=resume)
+        run, configs = prepare_run(place, asked, resume=resume, describing=len(set(describe)))
         for site, data in named.items():
             mode = "describe" if site in describe else "train"
             federation.add(site, data, mode, configs[0].seed, make_hospital)
