@@ -32,7 +32,7 @@ from polyclinic.config.validation import (
     check_setting,
     validate,
 )
-from polyclinic.errors import ConfigError, UnknownName
+from polyclinic.errors import ConfigError, PolyclinicError, UnknownName
 
 __all__ = [
     "CONF",
@@ -198,6 +198,7 @@ def instantiate(part: Part, **extra: object) -> Any:
     Raises:
         ConfigError: A `_target_` is not on the allow-list (`polyclinic.config.targets`), or the
             class cannot be made with these arguments.
+        PolyclinicError: What the class itself says of its arguments.
     """
     node: Any = with_current_names(dict(part))
     target = str(node.get("_target_"))
@@ -205,8 +206,12 @@ def instantiate(part: Part, **extra: object) -> Any:
     try:
         return hydra_instantiate(node, _convert_="all", **extra)
     except HydraException as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"{target} cannot be made with these settings: {cause}") from error
+        failed = error
+    cause = failed.__cause__ or failed
+    if isinstance(cause, PolyclinicError):
+        raise cause
+    text = str(cause).splitlines()[0]
+    raise ConfigError(f"{target} cannot be made with these settings: {text}") from failed
 
 
 def as_yaml(config: Config) -> str:
