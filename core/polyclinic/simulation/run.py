@@ -94,9 +94,9 @@ def simulate(
     Raises:
         ConfigError: A setting is wrong, or hospitals are named badly.
         SideMissing: The coordinator's or the hospital's side of polyclinic is not installed.
-        RunError: The run cannot go on, say because too few hospitals can do what is asked. A note
-            on the error tells what each hospital could not do; one hospital's fault ends only that
-            hospital's part.
+        RunError: The run cannot go on, say because too few hospitals can do what is asked. Notes
+            on the error tell what each hospital could not do, and where the events are. One
+            hospital's fault ends only that hospital's part.
     """
     named = name_hospitals(hospitals)
     coordinate, make_hospital = load_side(COORDINATOR), load_side(HOSPITAL)
@@ -114,7 +114,7 @@ def simulate(
     ]
     place = Path(tempfile.mkdtemp(prefix="polyclinic-") if folder is None else folder).resolve()
     memory = Memory(_free_bytes() * FREE_SHARE if memory_gb is None else memory_gb * GIB)
-    federation = _Federation(place, threads, memory, ProgressBar(progress))
+    federation = _Federation(place, threads, memory, ProgressBar(progress), folder is None)
     temporary = place if folder is None else None
     try:
         run, configs = prepare_run(place, asked, resume=resume, describing=len(set(describe)))
@@ -139,6 +139,7 @@ class _Federation:
         threads: Number of threads of a hospital.
         memory: What hospitals' prepared images may take.
         bar: Told who computes.
+        temporary: Whether `folder` is removed after an error.
         faults: What hospitals could not do.
         states: Folder of each hospital.
         nodes: Each hospital at the grid.
@@ -148,6 +149,7 @@ class _Federation:
     threads: int
     memory: Memory
     bar: ProgressBar
+    temporary: bool = False
     faults: dict[str, list[Exception]] = field(default_factory=dict)
     states: dict[str, Path] = field(default_factory=dict)
     nodes: dict[str, MemoryNode] = field(default_factory=dict)
@@ -211,17 +213,37 @@ class _Federation:
             try:
                 coordinate(MemoryGrid(self.nodes.values(), at_once=1), run)
             except PolyclinicError as error:
-                self._explain(error)
+                self._explain(error, run)
                 raise
             finally:
                 for hospital in self._opened:
                     hospital.close()
 
-    def _explain(self, error: PolyclinicError) -> None:
-        """Add what hospitals could not do, each thing once."""
+    def _explain(self, error: PolyclinicError, run: RunFolder) -> None:
+        """Add what hospitals could not do, each thing once, and where the events are.
+
+        The first fault becomes the error's cause: a traceback shows the line that failed.
+        """
         for site, faults in sorted(self.faults.items()):
-            for text in dict.fromkeys(f"{type(each).__name__}: {each}" for each in faults):
+            for text in dict.fromkeys(map(_tell, faults)):
                 error.add_note(f"{site}: {text}")
+        first = next((fault for faults in self.faults.values() for fault in faults), None)
+        if error.__cause__ is None:
+            error.__cause__ = first
+        if self.temporary:
+            error.add_note(
+                "The folder of this run was temporary. simulate(..., folder=FOLDER) keeps its "
+                "events.jsonl, and the hospitals' logs."
+            )
+        else:
+            error.add_note(f"Events: {run.path / 'events.jsonl'}")
+
+
+def _tell(fault: Exception) -> str:
+    """Tell an error and its cause."""
+    cause = fault.__cause__
+    because = f" Cause: {type(cause).__name__}: {cause}" if cause else ""
+    return f"{type(fault).__name__}: {fault}{because}"
 
 
 def _free_bytes() -> float:
