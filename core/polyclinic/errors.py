@@ -213,8 +213,8 @@ class ImageTooLarge(DataError):
 class ImageInvalid(DataError):
     """An image holds values that no scanner makes."""
 
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path}: {problem}. Export it again, or remove it from dataset.json.")
+    def __init__(self, path: Path, problem: str, remedy: str = "Export it again") -> None:
+        super().__init__(f"{path}: {problem}. {remedy}, or remove it from dataset.json.")
 
 
 class LabelInvalid(DataError):
