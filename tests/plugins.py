@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from polyclinic.config.targets import allowed_targets
-from polyclinic.describing.statistics import statistics
+from polyclinic.describing.statistics import statistic_named
 from polyclinic.federation.method import methods
 from polyclinic.system.plugins import offered
 
@@ -57,5 +57,5 @@ class Installer:
         for name in list(sys.modules):
             if name.partition(".")[0] in self._installed:
                 del sys.modules[name]
-        for cached in (offered, methods, allowed_targets, statistics):
+        for cached in (offered, methods, allowed_targets, statistic_named):
             cached.cache_clear()

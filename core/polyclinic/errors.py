@@ -8,6 +8,8 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── NameTaken               a package offers a name that is there already
     │   ├── MethodMissing           a federation's method that is not installed here
     │   ├── PluginMismatch          a package that one side lacks, or has another version of
+    │   ├── StatisticInvalid        a package's statistic that is not what one must be
+    │   │   └── StatisticFailed     one that raised an exception
     │   ├── KeyInvalid              a key's file
     │   ├── KitInvalid              the kit from a coordinator
     │   ├── ServiceMismatch         a generator and a segmentation service (service_errors.py)
@@ -120,6 +122,26 @@ class PluginMismatch(ConfigError):
         )
 
 
+class StatisticInvalid(ConfigError):
+    """A statistic of an installed package is not what one must be, or returns something else.
+
+    Args:
+        name: The statistic's.
+        package: The package that offers it.
+        problem: What is wrong, with a verb.
+    """
+
+    def __init__(self, name: str, package: str, problem: str) -> None:
+        super().__init__(
+            f"The statistic {name} of the package {package} {problem}. Correct the package and "
+            "install it again, or uninstall it."
+        )
+
+
+class StatisticFailed(StatisticInvalid):
+    """A statistic raised an exception, which is chained: its text may tell about images."""
+
+
 class KeyInvalid(ConfigError):
     """A key file cannot be used."""
 
@@ -192,8 +214,8 @@ class ImageTooLarge(DataError):
 class ImageInvalid(DataError):
     """An image holds values that no scanner makes."""
 
-    def __init__(self, path: Path, problem: str) -> None:
-        super().__init__(f"{path}: {problem}. Export it again, or remove it from dataset.json.")
+    def __init__(self, path: Path, problem: str, remedy: str = "Export it again") -> None:
+        super().__init__(f"{path}: {problem}. {remedy}, or remove it from dataset.json.")
 
 
 class LabelInvalid(DataError):

@@ -100,7 +100,7 @@ def main() -> None:
     try:
         work(name, data, state)
     except PolyclinicError as error:
-        log.error("%s", error)
+        log.error("%s", error, exc_info=error.__cause__)
         sys.exit(error.exit_code)
 
 

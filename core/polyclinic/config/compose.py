@@ -23,16 +23,17 @@ from pydantic import TypeAdapter
 from polyclinic.config.aliases import with_current_names
 from polyclinic.config.folders import CONF, conf_folders, find_names, list_names, targets_in
 from polyclinic.config.method_settings import flatten, nest
-from polyclinic.config.schemas import Config, JobConfig, Part, Setting
+from polyclinic.config.schemas import Config, DataConfig, JobConfig, Part, Setting
 from polyclinic.config.targets import check_targets
 from polyclinic.config.validation import (
     JOB_GROUPS,
     check_fit,
+    check_grid,
     check_name,
     check_setting,
     validate,
 )
-from polyclinic.errors import ConfigError, UnknownName
+from polyclinic.errors import ConfigError, PolyclinicError, UnknownName
 
 __all__ = [
     "CONF",
@@ -47,6 +48,7 @@ __all__ = [
     "job_tree",
     "list_names",
     "load_config",
+    "load_data",
     "load_job",
 ]
 GROUPS = ("strategy", "model", "data", "training", "privacy", "deployment", "experiment")
@@ -80,6 +82,23 @@ def load_config(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
     config = validate(Config, {**_resolve(node), "choices": choices})
     check_fit(config.model, config.data, config.training)
     return config
+
+
+def load_data(overrides: Sequence[str] = (), conf: Path = CONF) -> DataConfig:
+    """Compose `conf/` for what an image is alone: no model and no training has to fit it.
+
+    Args:
+        overrides: Hydra's `group=name` and `key=value`.
+        conf: As for `load_config`.
+
+    Raises:
+        UnknownName: A group has no such name.
+        ConfigError: An unknown key, or a value of the wrong kind.
+    """
+    node, _ = _compose(overrides, conf)
+    data = validate(DataConfig, _resolve(node)["data"], "data.")
+    check_grid(data)
+    return data
 
 
 def expand_strategies(overrides: Sequence[str], conf: Path = CONF) -> list[tuple[str, ...]]:
@@ -198,6 +217,7 @@ def instantiate(part: Part, **extra: object) -> Any:
     Raises:
         ConfigError: A `_target_` is not on the allow-list (`polyclinic.config.targets`), or the
             class cannot be made with these arguments.
+        PolyclinicError: What the class itself says of its arguments.
     """
     node: Any = with_current_names(dict(part))
     target = str(node.get("_target_"))
@@ -205,8 +225,12 @@ def instantiate(part: Part, **extra: object) -> Any:
     try:
         return hydra_instantiate(node, _convert_="all", **extra)
     except HydraException as error:
-        cause = str(error.__cause__ or error).splitlines()[0]
-        raise ConfigError(f"{target} cannot be made with these settings: {cause}") from error
+        failed = error
+    cause = failed.__cause__ or failed
+    if isinstance(cause, PolyclinicError):
+        raise cause
+    text = str(cause).splitlines()[0]
+    raise ConfigError(f"{target} cannot be made with these settings: {text}") from failed
 
 
 def as_yaml(config: Config) -> str:

@@ -43,6 +43,23 @@ def check_fit(model: Part, data: DataConfig, training: TrainingConfig) -> None:
     Raises:
         ConfigError: What does not fit.
     """
+    check_grid(data)
+    _check_labels(data, training)
+    dims = model.get("spatial_dims")
+    if data.task != "own" and dims is not None and dims != data.spatial_dims:
+        raise ConfigError(
+            f"The model is {dims}-D but data.patch={list(data.patch)} is {data.spatial_dims}-D: "
+            "choose a model and data of the same dimension (for example model=unet_2d "
+            "data=brain_tissue_slices)."
+        )
+
+
+def check_grid(data: DataConfig) -> None:
+    """Refuse a grid of images that cannot be.
+
+    Raises:
+        ConfigError: A patch or a spacing has the wrong number of axes.
+    """
     if data.spatial_dims not in (2, 3):
         raise ConfigError(
             f"data.patch={list(data.patch)}: two numbers for a 2-D task, three for a 3-D one."
@@ -51,14 +68,6 @@ def check_fit(model: Part, data: DataConfig, training: TrainingConfig) -> None:
         raise ConfigError(
             f"data.spacing_mm={list(data.spacing_mm)}: three numbers in mm, or null to resize "
             "images to the patch."
-        )
-    _check_labels(data, training)
-    dims = model.get("spatial_dims")
-    if data.task != "own" and dims is not None and dims != data.spatial_dims:
-        raise ConfigError(
-            f"The model is {dims}-D but data.patch={list(data.patch)} is {data.spatial_dims}-D: "
-            "choose a model and data of the same dimension (for example model=unet_2d "
-            "data=brain_tissue_slices)."
         )
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from polyclinic.config.compose import load_config
+from polyclinic.config.compose import load_data
 from polyclinic.config.release import Release
 from polyclinic.describing import statistics as described
 from polyclinic.errors import ConfigError
@@ -26,14 +26,15 @@ def describe(
 
     Example:
         ```python
-        found = polyclinic.describe("data/st-mary", ["histogram"], "data=brain_tissue")
+        found = polyclinic.describe("data/st-mary", ["histogram"], "data=segmentation_2d")
         found["histogram"].shape
         ```
 
     Args:
         folder: Folder with dataset.json; all its images are read, labelled or not.
         statistics: Names of installed statistics, such as "histogram" or "average_image".
-        settings: "SETTING=VALUE" that say what an image is; those of the model if one is given.
+        settings: "SETTING=VALUE" of the group `data`, which say what an image is, such as
+            "data=segmentation_2d"; no `model` is needed. Those of the model if one is given.
         model: File of the model whose features are described; only some statistics need one.
         min_subjects: Fewer subjects are not described, because one of them would show.
         noise_multiplier: Standard deviation of the Gaussian noise on the sum over subjects, each of
@@ -46,14 +47,18 @@ def describe(
         UnknownName: There is no such statistic or setting.
         ConfigError: A statistic needs a model, and none is given.
         TooFewSubjects: There are fewer images than `min_subjects`.
+        StatisticInvalid: A statistic failed, or returned something else than it should.
         DataError: dataset.json or an image is not as it should be.
     """
     network: nn.Module
     if model is None:
-        network, data = nn.Identity(), load_config(settings).data
+        network, data = nn.Identity(), load_data(settings)
         for name in statistics:
             if described.statistic_named(name).needs_network:
-                raise ConfigError(f"The statistic {name} is made of a model's features: name one.")
+                raise ConfigError(
+                    f"The statistic {name} is made of a model's features: add model=FILE, such as "
+                    "`polyclinic-server export latest --to FILE` writes."
+                )
     else:
         network, job = load_model(Path(model))
         data = job.data

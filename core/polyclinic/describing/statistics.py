@@ -9,7 +9,7 @@ a class that is made without arguments.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import ClassVar, Protocol, runtime_checkable
 
 import torch
@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from polyclinic.config.release import Release
+from polyclinic.describing.checks import check_distance, check_vector, make_statistic
 from polyclinic.errors import UnknownName
 from polyclinic.learning.modes import training_mode
 from polyclinic.learning.state_dict import StateDict
@@ -31,14 +32,15 @@ class Statistic(Protocol):
 
     Example:
         ```python
-        class Brightness:
+        # the share of the image that shows the patient
+        class Extent:
             needs_network: ClassVar[bool] = False
 
             def measure(self, image, network):
-                return image[image != 0].mean().clamp(-1, 1).reshape(1)
+                return foreground(image).float().mean().reshape(1)
 
             def distance(self, one, other):
-                return float((one - other).abs())
+                return float((one - other).abs().sum())
         ```
 
     Attributes:
@@ -52,35 +54,63 @@ class Statistic(Protocol):
     ) -> Float[Tensor, " numbers"]:
         """Compute one subject's vector, at most 1 long.
 
+        It is called without gradients.
+
         Args:
-            image: On the network's grid, after the intensity transforms; what is exactly 0 in all
-                channels is air.
+            image: The whole image on the network's grid, float32, on the hospital's device, after
+                the intensity transforms of `conf/data`: by default each channel has mean 0 and
+                standard deviation 1 where it is not 0. What is exactly 0 in all channels is air.
+                `polyclinic.imaging.foreground.foreground` finds the patient.
             network: Base that every hospital has, in evaluation mode; 2-D networks read axial
                 slices.
+
+        Returns:
+            Floating-point, finite, not empty, and of the same length for every subject.
         """
         ...
 
     def distance(self, one: Float[Tensor, " numbers"], other: Float[Tensor, " numbers"]) -> float:
-        """Compute how far two hospitals' means are from each other, at least 0."""
+        """Compute how far two hospitals' means are from each other: finite, at least 0."""
         ...
 
 
-@cache
+def statistic_names() -> list[str]:
+    """List the names of the installed statistics; none is imported."""
+    return sorted(offered(STATISTICS))
+
+
 def statistics() -> Mapping[str, Statistic]:
-    """Make every installed statistic once, and list them by name."""
-    return {name: entry.load()() for name, entry in sorted(offered(STATISTICS).items())}
+    """Make every installed statistic once, and list them by name.
+
+    Raises:
+        StatisticInvalid: One of them cannot be made, or lacks a part.
+    """
+    return {name: statistic_named(name) for name in statistic_names()}
 
 
+@cache
 def statistic_named(name: str) -> Statistic:
-    """Find an installed statistic.
+    """Find an installed statistic, and make it once; others are not imported.
 
     Raises:
         UnknownName: There is none of that name.
+        StatisticInvalid: It cannot be made, or lacks a part.
     """
-    try:
-        return statistics()[name]
-    except KeyError:
-        raise UnknownName("statistic", name[:80], list(statistics())) from None
+    if name not in offered(STATISTICS):
+        raise UnknownName("statistic", name[:80], statistic_names())
+    made: Statistic = make_statistic(offered(STATISTICS)[name])
+    return made
+
+
+def measure_distance(
+    name: str, one: Float[Tensor, " numbers"], other: Float[Tensor, " numbers"]
+) -> float:
+    """Measure how far two hospitals' means are from each other.
+
+    Raises:
+        StatisticInvalid: The statistic failed, or what it returned is no distance.
+    """
+    return check_distance(name, partial(statistic_named(name).distance, one, other))
 
 
 def describe(
@@ -100,11 +130,14 @@ def describe(
     Raises:
         TooFewSubjects: Fewer than `release` asks for.
         UnknownName: There is no such statistic; no image is read then.
+        StatisticInvalid: A statistic failed, or returned something else than vectors of one length.
     """
     wanted = {name: statistic_named(name) for name in names}
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     with training_mode(network, train=False), torch.inference_mode():
         for image in images:
             for name, statistic in wanted.items():
-                rows[name].append(statistic.measure(image, network).float().cpu())
+                length = len(rows[name][0]) if rows[name] else None
+                measure = partial(statistic.measure, image, network)
+                rows[name].append(check_vector(name, measure, length))
     return {name: release.mean(vectors) for name, vectors in rows.items()}

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig, TrainingConfig
-from polyclinic.describing.statistics import statistics
+from polyclinic.describing.statistics import statistic_names
 from polyclinic.errors import ConfigError, UnknownName
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.records import Order
@@ -257,10 +257,10 @@ class CommonTask:
 
     def _find_layer_statistics(self, names: Sequence[str]) -> list[LayerStatistic]:
         """Find what is neither a statistic of images nor unknown."""
-        wanted = [name for name in names if name not in statistics()]
+        wanted = [name for name in names if name not in statistic_names()]
         for name in wanted:
             if name not in self._layer_statistics:
-                known = [*statistics(), *self._layer_statistics]
+                known = [*statistic_names(), *self._layer_statistics]
                 raise UnknownName("statistic", name[:80], known)
         return [found for name, found in self._layer_statistics.items() if name in wanted]
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
-from polyclinic.describing.statistics import DESCRIPTION, describe, statistics
+from polyclinic.describing.statistics import DESCRIPTION, describe, statistic_names
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.records import Order
 from polyclinic.imaging.datasets import SiteDataset
@@ -156,7 +156,7 @@ def describe_training_images(site: Site, assignment: Assignment, network: nn.Mod
     Raises:
         TooFewSubjects: The coordinator, or the hospital, demands more subjects.
     """
-    names = [name for name in assignment.statistics if name in statistics()]
+    names = [name for name in assignment.statistics if name in statistic_names()]
     if not names:
         return {}
     images: Iterator[Tensor] = (sample.image for sample in site.prepared(assignment.order).training)

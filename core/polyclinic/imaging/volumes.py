@@ -37,6 +37,7 @@ from polyclinic.system.durable import write_durably
 
 # Pillow's modes that are turned into grey or RGB
 CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
+FLAT = "Choose a 2-D task, data=segmentation_2d or data=classification_2d, and a 2-D model"
 
 
 def read_image(
@@ -65,7 +66,7 @@ def read_image(
         if not header.grid.matches(headers[0].grid):
             raise ShapeMismatch(paths[0], str(headers[0].grid), each, str(header.grid))
         if spatial_dims == 3 and header.grid.shape[2] == 1:
-            raise ImageInvalid(each, "is 2-D, but the task is 3-D")
+            raise ImageInvalid(each, "is 2-D, but the task is 3-D", FLAT)
     wanted = channels if len(paths) == 1 else 1
     arrays = [
         _read_voxels(each, header, wanted) for each, header in zip(paths, headers, strict=True)

@@ -70,7 +70,9 @@ def simulate(
         hospitals: Folders with dataset.json, as a list, by name, or one folder that holds them all;
             or `SiteDataset` objects. See docs/reference/dataset.md.
         settings: "SETTING=VALUE", as `polyclinic-server run` takes them.
-        describe: Hospitals that only describe their images, and neither train nor need labels.
+        describe: Hospitals that only describe their images, and neither train nor need labels. The
+            strategies that make models from descriptions stay open until each of them has its own,
+            unless `strategy.stay.newcomers` or `strategy.stay.seconds` is given.
         changes: Hospitals that join, leave or withdraw in the middle.
         folder: Where the run goes; if not given, a temporary folder that lives as long as the
             result.
@@ -91,9 +93,9 @@ def simulate(
     Raises:
         ConfigError: A setting is wrong, or hospitals are named badly.
         SideMissing: The coordinator's or the hospital's side of polyclinic is not installed.
-        RunError: The run cannot go on, say because too few hospitals can do what is asked. A note
-            on the error tells what each hospital could not do; one hospital's fault ends only that
-            hospital's part.
+        RunError: The run cannot go on, say because too few hospitals can do what is asked. Notes
+            on the error tell what each hospital could not do, and where the events are. One
+            hospital's fault ends only that hospital's part.
     """
     named = name_hospitals(hospitals)
     coordinate, make_hospital = load_side(COORDINATOR), load_side(HOSPITAL)
@@ -111,10 +113,10 @@ def simulate(
     ]
     place = Path(tempfile.mkdtemp(prefix="polyclinic-") if folder is None else folder).resolve()
     memory = Memory(_free_bytes() * FREE_SHARE if memory_gb is None else memory_gb * GIB)
-    federation = _Federation(place, threads, memory, ProgressBar(progress))
+    federation = _Federation(place, threads, memory, ProgressBar(progress), folder is None)
     temporary = place if folder is None else None
     try:
-        run, configs = prepare_run(place, asked, resume=resume)
+        run, configs = prepare_run(place, asked, resume=resume, describing=len(set(describe)))
         for site, data in named.items():
             mode = "describe" if site in describe else "train"
             federation.add(site, data, mode, configs[0].seed, make_hospital)
@@ -136,6 +138,7 @@ class _Federation:
         threads: Number of threads of a hospital.
         memory: What hospitals' prepared images may take.
         bar: Told who computes.
+        temporary: Whether `folder` is removed after an error.
         faults: What hospitals could not do.
         states: Folder of each hospital.
         nodes: Each hospital at the grid.
@@ -145,6 +148,7 @@ class _Federation:
     threads: int
     memory: Memory
     bar: ProgressBar
+    temporary: bool = False
     faults: dict[str, list[Exception]] = field(default_factory=dict)
     states: dict[str, Path] = field(default_factory=dict)
     nodes: dict[str, MemoryNode] = field(default_factory=dict)
@@ -207,17 +211,37 @@ class _Federation:
             try:
                 coordinate(MemoryGrid(self.nodes.values(), at_once=1), run)
             except PolyclinicError as error:
-                self._explain(error)
+                self._explain(error, run)
                 raise
             finally:
                 for hospital in self._opened:
                     hospital.close()
 
-    def _explain(self, error: PolyclinicError) -> None:
-        """Add what hospitals could not do, each thing once."""
+    def _explain(self, error: PolyclinicError, run: RunFolder) -> None:
+        """Add what hospitals could not do, each thing once, and where the events are.
+
+        The first fault becomes the error's cause: a traceback shows the line that failed.
+        """
         for site, faults in sorted(self.faults.items()):
-            for text in dict.fromkeys(f"{type(each).__name__}: {each}" for each in faults):
+            for text in dict.fromkeys(map(_tell, faults)):
                 error.add_note(f"{site}: {text}")
+        first = next((fault for faults in self.faults.values() for fault in faults), None)
+        if error.__cause__ is None:
+            error.__cause__ = first
+        if self.temporary:
+            error.add_note(
+                "The folder of this run was temporary. simulate(..., folder=FOLDER) keeps its "
+                "events.jsonl, and the hospitals' logs."
+            )
+        else:
+            error.add_note(f"Events: {run.path / 'events.jsonl'}")
+
+
+def _tell(fault: Exception) -> str:
+    """Tell an error and its cause."""
+    cause = fault.__cause__
+    because = f" Cause: {type(cause).__name__}: {cause}" if cause else ""
+    return f"{type(fault).__name__}: {fault}{because}"
 
 
 def _free_bytes() -> float:

@@ -11,10 +11,12 @@ from polyclinic.federation.jobs import describe_run
 from polyclinic.federation.run_folder import RunFolder
 
 NAME = "simulation"  # of the run
+STAY = "strategy.stay."
+STAY_S = 86_400  # longest simulated wait for hospitals that only describe their images
 
 
 def prepare_run(
-    folder: Path, settings: Sequence[str], *, resume: bool
+    folder: Path, settings: Sequence[str], *, resume: bool, describing: int = 0
 ) -> tuple[RunFolder, list[Config]]:
     """Make a run's folder, or find that of the same settings.
 
@@ -22,6 +24,8 @@ def prepare_run(
         folder: Where the run's folder goes.
         settings: SETTING=VALUE; `strategy=a,b` runs several strategies one after another.
         resume: Go on with what is there.
+        describing: Number of hospitals that only describe their images. A strategy that has the
+            setting stays open until each of them has its model.
 
     Returns:
         The folder, and the configuration of each strategy.
@@ -30,7 +34,7 @@ def prepare_run(
         ConfigError: A setting is wrong.
         RunError: There is a run already, or one of other settings.
     """
-    expanded = [list(each) for each in expand_strategies(settings)]
+    expanded = [_stay_open(list(each), describing) for each in expand_strategies(settings)]
     configs = [load_config(each) for each in expanded]
     path = folder / NAME
     if path.exists():
@@ -42,6 +46,19 @@ def prepare_run(
     if not is_finished(run):
         describe_run(run, configs, state="running")
     return run, configs
+
+
+def _stay_open(settings: list[str], describing: int) -> list[str]:
+    """Let a strategy wait for describing hospitals, unless its settings say how long it waits.
+
+    One of them that cannot describe itself ends the wait after `STAY_S`, not the run.
+    """
+    given = {text.partition("=")[0].lstrip("+") for text in settings}
+    if not describing or given & {f"{STAY}newcomers", f"{STAY}seconds"}:
+        return settings
+    if "newcomers" not in (load_config(settings).strategy.get("stay") or {}):
+        return settings
+    return [*settings, f"{STAY}newcomers={describing}", f"{STAY}seconds={STAY_S}"]
 
 
 def is_finished(run: RunFolder) -> bool:

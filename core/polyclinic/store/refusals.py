@@ -83,10 +83,10 @@ class NotFinite(ContributionRefused):
     """A tensor contains NaN or Inf."""
 
     def __init__(self, site: str, name: str) -> None:
-        super().__init__(
-            f"{site}: {shown(name)} contains NaN or Inf: training diverged. Lower "
-            "training.learning_rate and train again."
-        )
+        cause = "training diverged. Lower training.learning_rate and train again."
+        if name.startswith("statistics/"):
+            cause = "correct the statistic, or check the images, and send the contribution again."
+        super().__init__(f"{site}: {shown(name)} contains NaN or Inf: {cause}")
 
 
 class NormTooLarge(ContributionRefused):

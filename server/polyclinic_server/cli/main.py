@@ -101,17 +101,24 @@ def settings(
     """List names of settings, statistics and packages that extend polyclinic, then all values.
 
     With SETTING=VALUE the values are those that a run with these settings would use.
-    """
-    from polyclinic.config.compose import GROUPS, as_yaml, list_names, load_config
-    from polyclinic.system.plugins import STATISTICS, offered, plugins
 
+    All statistics are imported, and the strategy is made: what a package offers wrongly, and names
+    that do not exist, are refused.
+    """
+    from polyclinic.config.compose import GROUPS, as_yaml, instantiate, list_names, load_config
+    from polyclinic.describing.statistics import statistics
+    from polyclinic.system.plugins import plugins
+
+    config = load_config(overrides or [])
+    found = statistics()
+    instantiate(config.strategy, _recursive_=False)
     for group in GROUPS:
         console.print(f"[bold]{group}[/bold]: {', '.join(list_names(group)) or '-'}")
-    console.print(f"[bold]statistics[/bold]: {', '.join(sorted(offered(STATISTICS)))}")
+    console.print(f"[bold]statistics[/bold]: {', '.join(found)}")
     packages = ", ".join(f"{name} {version}" for name, version in sorted(plugins().items()))
     console.print(f"[bold]packages that extend polyclinic[/bold]: {packages or 'none'}")
     console.print()
-    console.print(as_yaml(load_config(overrides or [])), markup=False)
+    console.print(as_yaml(config), markup=False)
 
 
 @app.command(rich_help_panel=RUNS)

@@ -48,12 +48,13 @@ def run(
         PortTaken: The hospitals' port is in use.
         RunError: The run cannot go on; it can be resumed.
     """
-    folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
+    with console.status("loading torch, MONAI and Flower"):
+        from polyclinic.federation.jobs import describe_run, follow_run
+
+        folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
     first = configs[0]
     place = endpoint_of(first.deployment)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
-    with console.status("loading torch, MONAI and Flower"):
-        from polyclinic.federation.jobs import describe_run, follow_run
     describe_run(folder, configs, state="waiting", pid=os.getpid())
     fleet_folder = Path(first.deployment.runs) / FLEET
     try:
@@ -99,7 +100,7 @@ def _serve(folder: RunFolder, fleet_folder: Path, place: "Endpoint", console: Co
 
 
 def create_run(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
-    """Check all settings, and make the folder of a new run.
+    """Check all settings and strategies, and make the folder of a new run.
 
     Raises:
         ConfigError: A setting is wrong.
@@ -108,6 +109,10 @@ def create_run(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, l
     """
     expanded = expand_strategies(overrides)
     configs = [load_config(each) for each in expanded]
+    from polyclinic_server.runs.app import make_coordinator
+
+    for config in configs:
+        make_coordinator(config)
     folder = new_run(Path(configs[0].deployment.runs), name)
     free = psutil.disk_usage(str(folder.path)).free
     if free < NEEDED_DISK:

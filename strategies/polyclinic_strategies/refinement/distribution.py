@@ -10,7 +10,7 @@ from statistics import median
 
 from torch import Tensor
 
-from polyclinic.describing.statistics import statistic_named
+from polyclinic.describing.statistics import measure_distance, statistic_named
 from polyclinic.learning.state_dict import StateDict
 
 
@@ -23,7 +23,7 @@ class Neighbourhood:
 
     def __init__(self, statistic: str) -> None:
         self.statistic = statistic
-        self._measure = statistic_named(statistic).distance
+        statistic_named(statistic)  # refuses a name that is not installed
         self._means: dict[str, Tensor] = {}
         self._known: dict[str, dict[str, float]] = {}  # site -> other -> distance, both ways
         self._units: dict[tuple[str, ...], float] = {}
@@ -67,12 +67,13 @@ class Neighbourhood:
 
         Raises:
             KeyError: One of them is not described.
+            StatisticInvalid: The statistic failed, or what it returned is no distance.
         """
         if one == other:
             return 0.0
         known = self._known.setdefault(one, {})
         if other not in known:
-            known[other] = self._measure(self._means[one], self._means[other])
+            known[other] = measure_distance(self.statistic, self._means[one], self._means[other])
             self._known.setdefault(other, {})[one] = known[other]
         return known[other]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Part
-from polyclinic.describing.statistics import statistics
+from polyclinic.describing.statistics import statistic_named, statistic_names
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.refinement.refine import Recipe
@@ -65,15 +65,17 @@ class Refining:
     stay: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if unknown := sorted(set(self.statistics) - set(statistics())):
+        if unknown := sorted(set(self.statistics) - set(statistic_names())):
             raise ConfigError(
-                f"strategy.statistics={unknown}: only {', '.join(sorted(statistics()))} exist."
+                f"strategy.statistics={unknown}: only {', '.join(sorted(statistic_names()))} exist."
             )
         if not self.statistics or not self.rules or not self.sharpness:
             raise ConfigError(
                 "strategy.statistics, strategy.rules and strategy.sharpness: "
                 "name at least one value for each."
             )
+        for name in self.statistics:
+            statistic_named(name)
         self.recipes()
         self.merging()
 

@@ -91,7 +91,7 @@ def test_channels_are_the_last_dimension_or_several_files(tmp_path: Path) -> Non
 def test_two_dimensions_are_one_slice(tmp_path: Path, shape: tuple[int, ...]) -> None:
     path = save(tmp_path / "a.nii", np.ones(shape, np.float32))
     assert read_image(path, 1, 2).shape == (1, 6, 4, 1)
-    with pytest.raises(ImageInvalid, match="2-D"):
+    with pytest.raises(ImageInvalid, match=r"2-D.*data=segmentation_2d"):
         read_image(path, 1, 3)
 
 

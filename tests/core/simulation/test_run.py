@@ -11,16 +11,19 @@ import numpy as np
 import pytest
 import torch
 
-from polyclinic.errors import ConfigError, RunError, UnknownName
+from polyclinic.errors import ConfigError, RunError, StatisticFailed, UnknownName
 from polyclinic.federation.run_folder import RunFolder, read_lines
 from polyclinic.imaging.datasets import read_dataset
+from polyclinic.learning.prediction import evaluate
 from polyclinic.learning.state_dict import load_state
 from polyclinic.simulation.changes import Change
 from polyclinic.simulation.hospital import SimulatedHospital
 from polyclinic.simulation.result import SimulationResult
 from polyclinic.simulation.run import simulate
+from polyclinic.simulation.setup import prepare_run
 from polyclinic_client.site import site as client_site
 from tests.core.simulation.small_hospitals import SMALL, write_hospitals
+from tests.plugins import Installer
 from tests.task_cohort import write_tasks
 
 ROUNDS = "averaging/local,averaging/fedavg"
@@ -35,6 +38,13 @@ TASKS = (
     "training.epochs=1",
     "training.batch_size=6",
 )
+FAILING = """
+class Toy:
+    needs_network = False
+    def measure(self, image, network):
+        raise ZeroDivisionError("no voxel is bright")
+    def distance(self, one, other): ...
+"""
 REFINEMENT = ("strategy=refinement", "strategy.base_rounds=1", "strategy.sharpness=[0.2]")
 
 
@@ -187,6 +197,59 @@ def test_a_newcomer_that_only_describes_itself_gets_a_refined_model(sites: list[
         assert delivered == {"north": "choice", "south": "choice", "west": "join"}
         assert "west" not in result.scores["refinement"]
         assert result.model_file("refinement", "west").is_file()
+
+
+def test_a_hospital_that_describes_itself_gets_its_model_without_any_other_setting(
+    sites: list[Path],
+) -> None:
+    strategies = "averaging/fedavg,refinement"  # only one of them has such a setting
+    few = REFINEMENT[1:]
+    with simulate(sites, *SMALL, *few, strategy=strategies, describe=["west"], rounds=2) as result:
+        refined = result.hospitals["west"] / "refined.safetensors"
+        assert result.model_file("refinement", "west") == refined
+        assert 0 <= evaluate(refined, sites[2]).score <= 1
+        settings = RunFolder(result.folder).settings()
+        assert [any("stay.newcomers=1" in text for text in each) for each in settings] == [
+            False, True,
+        ]  # fmt: skip
+
+
+def test_a_statistic_that_fails_is_told_with_its_line_and_the_place_of_the_events(
+    sites: list[Path], tmp_path: Path, installer: Installer
+) -> None:
+    offers = {"polyclinic.statistics": {"toy": "polyclinic_toy_failing:Toy"}}
+    files = {"polyclinic_toy_failing.py": FAILING}
+    installer.install("polyclinic-toy-failing", "1.0", offers, files)
+    asked = (*SMALL, "strategy=refinement", "strategy.base_rounds=0", "strategy.statistics=[toy]")
+    with pytest.raises(RunError) as caught:
+        simulate(sites[:2], *asked, folder=tmp_path / "run", rounds=1)
+    notes = "\n".join(caught.value.__notes__)
+    assert "statistic toy of the package polyclinic-toy-failing" in notes
+    assert "polyclinic_toy_failing.py, line 5" in notes
+    assert "ZeroDivisionError: no voxel is bright" in notes
+    path = tmp_path / "run" / "simulation" / "events.jsonl"
+    assert str(path) in notes and path.is_file()
+    assert isinstance(caught.value.__cause__, StatisticFailed)
+    assert isinstance(caught.value.__cause__.__cause__, ZeroDivisionError)
+    assert "no voxel" not in path.read_text()  # as in a federation
+
+
+def test_a_hospital_that_cannot_describe_itself_ends_no_run(
+    sites: list[Path], tmp_path: Path
+) -> None:
+    broken = tmp_path / "broken"
+    broken.mkdir()
+    given = [*sites[:2], broken]
+    with simulate(given, *SMALL, *REFINEMENT, describe=["broken"], rounds=2) as result:
+        assert set(result.scores["refinement"]) == {"north", "south"}
+        assert result.faults["broken"]
+
+
+@pytest.mark.parametrize("given", ["newcomers=2", "seconds=60"])
+def test_a_stay_that_is_given_is_left_as_it_is(given: str, tmp_path: Path) -> None:
+    asked = ["strategy=refinement", f"strategy.stay.{given}"]
+    run, _ = prepare_run(tmp_path, asked, resume=False, describing=1)
+    assert run.settings() == [asked]
 
 
 def test_hospitals_with_tasks_of_their_own_share_an_encoder(tmp_path: Path) -> None:

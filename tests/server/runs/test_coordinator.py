@@ -1,0 +1,43 @@
+"""The beginning of `polyclinic-server run`: what is refused before anything is made."""
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from polyclinic.errors import ConfigError, StatisticInvalid
+from polyclinic_server.cli.main import settings
+from polyclinic_server.runs.coordinator import run
+from tests.plugins import Installer
+
+TYPO = ["strategy=refinement", "strategy.statistics=[typo]"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (TYPO, r"^strategy\.statistics=\['typo'\]: only .*histogram exist\."),
+        (["strategy=averaging/fedavg,refinement", "rounds=2", "strategy.base_rounds=2"], r"^strat"),
+    ],
+)
+def test_a_strategy_that_cannot_be_made_leaves_no_folder(
+    wrong: list[str], text: str, tmp_path: Path
+) -> None:
+    runs = tmp_path / "runs"
+    asked = [*wrong, f"deployment.runs={runs}", "deployment.insecure=true"]
+    with pytest.raises(ConfigError, match=text):
+        run(asked, None, None, Console(quiet=True))
+    assert not runs.exists()
+
+
+def test_settings_refuse_statistics_that_do_not_exist(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ConfigError, match=r"^strategy\.statistics=\['typo'\]: only"):
+        settings(TYPO)
+    assert not capsys.readouterr().out
+
+
+def test_settings_refuse_a_statistic_that_cannot_be_loaded(installer: Installer) -> None:
+    offers = {"polyclinic.statistics": {"toy": "polyclinic_nowhere:Toy"}}
+    installer.install("polyclinic-nowhere", "1.0", offers, {})
+    with pytest.raises(StatisticInvalid, match=r"polyclinic-nowhere.*No module named"):
+        settings([])
