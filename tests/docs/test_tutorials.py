@@ -122,6 +122,8 @@ def test_the_trial_of_a_tutorial_runs(tutorial: str, tmp_path: Path) -> None:
     text = text.replace("rounds=4", "rounds=2").replace("SETTINGS = [\n", f"SETTINGS = [\n{short}")
     text = text.replace('    "data.samples_per_case=2",\n', "")
     (tmp_path / "try.py").write_text(text)
+    if (tmp_path / "look.py").exists():
+        assert run(environment, tmp_path, "look.py").count("0.0") >= 3  # each one's to itself
     printed = run(environment, tmp_path, "try.py")
     assert all(site in printed for site in ("north", "south", "west"))
 

@@ -57,8 +57,8 @@ class Statistic(Protocol):
         It is called without gradients.
 
         Args:
-            image: The whole image on the network's grid, float32, on the hospital's device, after
-                the intensity transforms of `conf/data`: by default each channel has mean 0 and
+            image: The whole image on the network's grid, float32, on the CPU, after the intensity
+                transforms of `conf/data`: by default each channel has mean 0 and
                 standard deviation 1 where it is not 0. What is exactly 0 in all channels is air.
                 `polyclinic.imaging.foreground.foreground` finds the patient.
             network: Base that every hospital has, in evaluation mode; 2-D networks read axial

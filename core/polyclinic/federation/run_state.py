@@ -103,7 +103,11 @@ class ComparisonState(_State):
 
 
 class RunState(BaseModel):
-    """The content of run.json; a method may keep a part of its own, which `part` reads."""
+    """The content of run.json; a method may keep a part of its own, which `part` reads.
+
+    Attributes:
+        simulated: Whether the hospitals were in the coordinator's process.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
@@ -121,6 +125,7 @@ class RunState(BaseModel):
     labels: tuple[Word, ...] = ()
     hospitals: Mapping[Word, HospitalState] = {}
     comparison: ComparisonState | None = None
+    simulated: bool = False
 
     @model_validator(mode="before")
     @classmethod

@@ -68,12 +68,11 @@ def terminal_table(results: Results) -> Table:
 
 
 def terminal_label_table(results: Results) -> Table:
-    """Make the table of scores by tissue or class, at most `WIDTH` columns wide."""
+    """Make the table of scores by class, at most `WIDTH` columns wide."""
     tables, table = by_label(results), headline(results)
     lines = [([site, label], tables[label].rows[site]) for site in table.rows for label in tables]
     lines += [(["mean", label], tables[label].mean) for label in tables]
-    what = "class" if results.run.task == "classification" else "tissue"
-    return _score_table(results, table, ["hospital", what], lines)
+    return _score_table(results, table, ["hospital", "class"], lines)
 
 
 def _score_table(

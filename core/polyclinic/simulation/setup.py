@@ -44,7 +44,7 @@ def prepare_run(
         RunFolder(path).keep_settings(expanded, configs)
     run = RunFolder(path)
     if not is_finished(run):
-        describe_run(run, configs, state="running")
+        describe_run(run, configs, state="running", simulated=True)
     return run, configs
 
 

@@ -130,6 +130,16 @@ def test_pictures_are_inside_the_page_with_their_captions(tmp_path: Path) -> Non
     assert alts == ["a: T1 image", "a: reference", "a: FedAvg"]
     assert page.all("figcaption")[-3:] == ["T1 image", "reference", "FedAvgDice 0.700"]
     assert page.is_inert()
+    assert "demo" in page.source and "simulation" not in page.source
+
+
+def test_pictures_of_a_simulation_are_no_demo(tmp_path: Path) -> None:
+    run = write_run(tmp_path, simulated=True)
+    (run / "pictures" / "a").mkdir(parents=True)
+    Image.new("L", (8, 8), 90).save(run / "pictures" / "a" / "image.png")
+    page = Page(write_report(run))
+    assert page.count("img") == 1
+    assert "simulation" in page.source and "demo" not in page.source
 
 
 def test_without_pictures_there_are_none(tmp_path: Path) -> None:
@@ -353,7 +363,7 @@ def test_a_section_that_leads_takes_the_place_of_the_scores(
     results = read_results(write_run(tmp_path / "run"))
     page = render(results)
     assert 'class="lead"' not in page and 'class="headline"' not in page
-    assert page.index("id='visitor'") < page.index("Every tissue")
+    assert page.index("id='visitor'") < page.index('table class="labels"')
     assert terminal_tables(results) == [table]
 
 

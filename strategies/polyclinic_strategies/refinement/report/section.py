@@ -81,10 +81,17 @@ class Portrait:
 
 @dataclass(frozen=True)
 class RankedRecipe:
-    """A tried recipe with its place, 1 for the one that was taken."""
+    """A tried recipe.
+
+    Attributes:
+        place: Its rank; recipes whose scores look the same share one.
+        trial: Recipe and score.
+        taken: Whether it was chosen.
+    """
 
     place: int
     trial: TriedRecipe
+    taken: bool
 
 
 def make_section(results: Results) -> Section | None:
@@ -242,10 +249,16 @@ def _rank_trials(
     """Return the recipes that are shown, and those that are folded away."""
     ranked = _rank(state.choice.left_out)
     shown = tuple(
-        each for each in ranked if each.place <= SHOWN_TRIALS or each.trial.recipe == UNIFORM
+        each
+        for number, each in enumerate(ranked, start=1)
+        if number <= SHOWN_TRIALS or each.trial.recipe == UNIFORM
     )
     return shown, tuple(each for each in ranked if each not in shown)
 
 
 def _rank(trials: Sequence[TriedRecipe]) -> tuple[RankedRecipe, ...]:
-    return tuple(RankedRecipe(place, trial) for place, trial in enumerate(trials, start=1))
+    means = [None if trial.mean is None else show_score(trial.mean) for trial in trials]
+    return tuple(
+        RankedRecipe(means.index(mean) + 1, trial, number == 0)
+        for number, (mean, trial) in enumerate(zip(means, trials, strict=True))
+    )

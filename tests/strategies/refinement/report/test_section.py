@@ -13,11 +13,12 @@ from polyclinic_server.reports.page import write_report
 from polyclinic_server.reports.participation import find_participation
 from polyclinic_strategies.refinement.report.section import (
     Portrait,
+    _rank,
     choose_portrait,
     describe,
     make_section,
 )
-from polyclinic_strategies.refinement.report.state import read_state
+from polyclinic_strategies.refinement.report.state import TriedRecipe, read_state
 from polyclinic_strategies.refinement.report.table import BASELINES, find_baseline
 from tests.pages import DASH, MINUS, Page, figures
 from tests.strategies.refinement.refinement_run import (
@@ -282,7 +283,7 @@ def test_without_membership_events_there_is_no_table_of_them(tmp_path: Path) -> 
 
 def test_how_the_recipe_was_chosen(tmp_path: Path) -> None:
     found = page(tmp_path)
-    first = found.rows.index(["", "Recipe", "Mean Dice"])
+    first = found.rows.index(["Rank", "Recipe", "Mean Dice"])
     place, recipe, mean = found.rows[first + 1]
     assert (place, mean) == ("1", "0.610")
     assert recipe.startswith("softmax by average image, sharpness 0.2")
@@ -292,6 +293,13 @@ def test_how_the_recipe_was_chosen(tmp_path: Path) -> None:
     chosen = shown(read(tmp_path))["chosen"]
     assert "softmax by average image, sharpness 0.2" in chosen
     assert figures(chosen)[-2:] == ["0.610", "+0.110"]
+
+
+def test_recipes_whose_scores_look_the_same_share_a_rank() -> None:
+    means = (0.61, 0.6101, 0.5, None, None)
+    tried = [TriedRecipe(recipe=str(mean), mean=mean) for mean in means]
+    assert [each.place for each in _rank(tried)] == [1, 1, 3, 4, 4]
+    assert [each.taken for each in _rank(tried)] == [True, False, False, False, False]
 
 
 def test_names_and_texts_of_hospitals_are_only_text(tmp_path: Path) -> None:
