@@ -82,7 +82,7 @@ class Federation:
     def describe(self) -> dict[str, Any]:
         return json.loads((self.runs / "run" / "run.json").read_text())
 
-    def wait_until(self, true: Callable[[], object], what: str, timeout_s: float = 120.0) -> None:
+    def wait_until(self, true: Callable[[], object], what: str, timeout_s: float = 240.0) -> None:
         deadline = time.monotonic() + timeout_s
         while not true():
             said = self.coordinator.log.read_text()[-2000:]
@@ -91,7 +91,7 @@ class Federation:
             assert time.monotonic() < deadline, f"{what}: not in {timeout_s} s: {said}"
             time.sleep(0.1)
 
-    def wait(self, timeout_s: float = 240.0) -> int:
+    def wait(self, timeout_s: float = 400.0) -> int:
         status = self.coordinator.wait(timeout_s)
         assert status is not None, (
             f"the run did not end in {timeout_s} s: {self.coordinator.log.read_text()[-2000:]}"
@@ -116,7 +116,7 @@ def kill(pid: int) -> None:
 
 
 def run_cli(
-    module: str, *arguments: str, timeout_s: float = 120.0
+    module: str, *arguments: str, timeout_s: float = 240.0
 ) -> subprocess.CompletedProcess[str]:
     """Run a command as a person would, and return what it printed."""
     return subprocess.run(

@@ -1,6 +1,7 @@
 """The hospitals' line: hello, challenge, proof and welcome; then work, replies and heartbeats."""
 
 import asyncio
+import contextlib
 import re
 import time
 from collections.abc import Callable, Iterable
@@ -88,6 +89,11 @@ class FleetService(Bulk):
 
     async def Attend(self, _requests: Any, context: Any) -> None:  # noqa: N802  # gRPC's name
         """Admit a hospital, and keep its line until either side ends it."""
+        # gRPC cancels the call of a hospital that is gone, and would print that as an error
+        with contextlib.suppress(asyncio.CancelledError):
+            await self._attend(context)
+
+    async def _attend(self, context: Any) -> None:
         try:
             hello, site, mark = await self._admit(context)
             if not hello.client:

@@ -29,10 +29,12 @@ from polyclinic.federation.records import (
     round_of,
     unpack_message,
 )
+from polyclinic.fleet.protocol import WORKER_ENDED
 from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 
-RETRIED = (  # errors of Flower after which a hospital is asked again
+RETRIED = (  # errors after which a hospital is asked again: our fleet's, then Flower's
+    WORKER_ENDED,
     "Node Unavailable",
     "ClientApp stopped responding",
     "Reply Message Unavailable",

@@ -23,6 +23,7 @@ from polyclinic.federation.records import (
     order_to_config,
     weights_to_record,
 )
+from polyclinic.fleet.protocol import WORKER_ENDED
 from tests.fakes import FakeGrid, FakeNode, make_error, make_reply
 
 ORDER = Order("run", "arm", 0, 3, "none", "0", {"model": "unet"})
@@ -156,9 +157,12 @@ def test_a_hospital_that_comes_back_as_another_node_is_asked_there() -> None:
     assert trained == [1, 2, 9]
 
 
-def test_a_hospital_whose_process_died_is_asked_three_times_at_most() -> None:
+@pytest.mark.parametrize(
+    "reason", [f"{WORKER_ENDED} with status -9", "Error: ClientApp stopped responding"]
+)
+def test_a_hospital_whose_process_died_is_asked_three_times_at_most(reason: str) -> None:
     def die(message: Message) -> Message:
-        return make_error(message, "Error: ClientApp stopped responding")
+        return make_error(message, reason)
 
     federation = Federation(
         [FakeNode(1, hospital("a")), FakeNode(2, hospital("b")), FakeNode(3, hospital("sick", die))]
