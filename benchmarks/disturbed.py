@@ -134,16 +134,10 @@ class Disturbed(Federation):
         self.hospitals[name].wait(10.0)
         self.join(name)
 
-    def kill_coordinator(self, with_superlink: bool) -> None:
-        """Kill the coordinator and resume the run.
-
-        Either its whole machine loses power, or it alone dies and its SuperLink ends with it.
-        """
+    def kill_coordinator(self) -> None:
+        """Kill the coordinator, with all its processes, and resume the run."""
         children = descendants(self.coordinator.pid)
-        if with_superlink:
-            kill_all(self.coordinator.pid)
-        else:
-            kill(self.coordinator.pid)
+        kill_all(self.coordinator.pid)
         self.coordinator.wait(10.0)
         _, alive = psutil.wait_procs(children, timeout=20.0)
         if alive:

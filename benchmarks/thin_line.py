@@ -38,7 +38,7 @@ class ThinLine:
         raise NotImplementedError
 
     def welcomed(self) -> None:
-        """Called when the line stands."""
+        """Do what is to be done when the line stands."""
 
     async def live(self, *, once: bool = False) -> None:
         """Attend until cancelled.
