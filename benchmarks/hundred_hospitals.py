@@ -352,8 +352,8 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     try:
         with Meter(one.processes) as meter:
             one.coordinator.start()
-            wait_for_port(one.address, 120.0, one.coordinator)
-            one.wait_until(lambda: one.events("arm_start"), "the run begins", 60.0)
+            wait_for_port(one.address, 600.0, one.coordinator)
+            one.wait_until(lambda: one.events("arm_start"), "the run begins", 600.0)
             phases, began = Phases(one, meter), time.time()
             alone_mb = memory_mb(one.coordinator.pid, "RssAnon")
             for child in [one.thin, *one.real]:
