@@ -206,6 +206,18 @@ class Hundred:
         newest = max((event["number"] for event in self.events("published")), default=0)
         return len({event["site"] for event in self.events("answered") if event["round"] == newest})
 
+    def until(self, began: float) -> dict[str, float]:
+        """Return the seconds until hospitals had joined, and until their contributions were in."""
+        many = self.hospitals - 1
+        joined = [event["time"] - began for event in self.events("joined")]
+        given = [event["time"] - began for event in self.events("contribution")]
+        return {
+            "half_joined": joined[many // 2],
+            "all_but_one_joined": joined[many - 1],
+            "half_in": given[many // 2],
+            "all_but_one_in": given[many - 1],
+        }
+
     def counted(self) -> dict[str, Any]:
         """Return the numbers of connections and threads."""
         port = int(self.address.rpartition(":")[2])
@@ -388,12 +400,7 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
                 time.sleep(0.5)
             phases.end("closing")
             status = one.coordinator.status()
-            joined = [event["time"] - began for event in one.events("joined")]
-            given = [event["time"] - began for event in one.events("contribution")]
-            until = {
-                "half_joined": joined[len(joined) // 2], "all_but_one_joined": joined[many - 1],
-                "half_in": given[len(given) // 2], "all_but_one_in": given[many - 1],
-            }  # fmt: skip
+            one.coordinator.stop(30.0)
             late = [each for each in one.diaries()["hospitals"].values() if each["joined"]][-1]
             return {
                 "phases": phases.found,
@@ -405,7 +412,7 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
                 },
                 **found,
                 "scored_the_newest": scored,
-                "seconds_until": until,
+                "seconds_until": one.until(began),
                 "last_one_s": {
                     "to_base": late["based"] - late["joined"],
                     "to_acknowledged": late["settled"] - late["joined"],
