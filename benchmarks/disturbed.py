@@ -6,6 +6,7 @@ Three hospitals contribute twice each; another one joins when they are done.
 import json
 import shutil
 import socket
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from polyclinic.store.contribution import read_contribution
 from polyclinic.store.ledger import Ledger
 from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import Child
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # run as a script
+
 from tests.e2e.federation import Federation, descendants, kill, run_cli
 
 VERSIONS = 2  # number of versions of each hospital's data set, and so of its contributions

@@ -35,6 +35,9 @@ from polyclinic.store.ledger import Ledger
 from polyclinic.system.processes import Child, free_port, python_module, stop_all, wait_for_port
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic_demos.local_pki import kit_for, local_authority
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # run as a script
+
 from tests.e2e.federation import run_cli
 
 RESULTS = Path(__file__).with_name("results")
