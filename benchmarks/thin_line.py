@@ -52,7 +52,8 @@ class ThinLine:
             try:
                 await self._attend(channel, introduction)
             except (grpc.RpcError, TimeoutError, EOFError) as error:
-                self.counts[f"cut: {type(error).__name__}"] += 1
+                code = error.code().name if isinstance(error, grpc.RpcError) else type(error)
+                self.counts[f"cut: {code}"] += 1
             finally:
                 await channel.close()
             if once:
@@ -110,9 +111,13 @@ class ThinLine:
     async def _work(self, question: wire.Envelope) -> None:
         received = wire.Received(message_id=question.message_id)
         await self._line.write(wire.FromHospital(received=received))
-        reply = await self.answer(question)
-        reply.reply_to = question.message_id
-        await self._line.write(wire.FromHospital(reply=wire.Reply(envelope=reply)))
+        line = self._line
+        try:
+            reply = await self.answer(question)
+            reply.reply_to = question.message_id
+            await line.write(wire.FromHospital(reply=wire.Reply(envelope=reply)))
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
+            self.counts["lost"] += 1  # the line was cut: it is asked again
 
 
 class Echo(ThinLine):
