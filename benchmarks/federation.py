@@ -26,6 +26,7 @@ import psutil
 import torch
 from measuring import AnonymousPeaks, machine, memory_mb
 from peers import flower_stock, nvflare_simulator
+from peers.processes import leave_on_sigterm
 
 from polyclinic.config.compose import load_config
 from polyclinic.federation.attendance import Attendance
@@ -202,6 +203,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--only", nargs="+", choices=list(SYSTEMS), default=list(SYSTEMS))
     asked = parser.parse_args()
+    leave_on_sigterm()
     logging.getLogger("flwr").handlers.clear()
     rows: list[Row] = []
     found = {"machine": machine(), "rows": rows}

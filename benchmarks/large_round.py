@@ -13,6 +13,8 @@ Memory is anonymous (RssAnon): what lies in mapped files can leave at any time.
 import argparse
 import json
 import logging
+import signal
+import sys
 import tempfile
 from pathlib import Path
 
@@ -45,6 +47,7 @@ def main() -> None:
     parser.add_argument("--megabytes", type=int, default=200)
     asked = parser.parse_args()
     logging.getLogger("flwr").handlers.clear()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends all processes
     found: dict[str, object] = {"machine": machine(), **vars(asked)}
     size, count = asked.megabytes, asked.hospitals
     with tempfile.TemporaryDirectory(prefix="large-round-") as name:
