@@ -119,8 +119,9 @@ demo-universal: install  ## One encoder for hospitals with different tasks, in o
 		--folder $(FOLDER)/universal $(ARGS)
 
 benchmarks: install mergekit  ## Every figure in the documentation (some hours on two cores).
-	$(BIN)/python benchmarks/overhead.py
-	$(BIN)/python benchmarks/wire.py
+	$(BIN)/python benchmarks/federation.py
+	$(BIN)/python benchmarks/fleet.py
+	$(BIN)/python benchmarks/large_round.py
 	$(BIN)/python benchmarks/demo_table.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/faults.py

@@ -20,9 +20,7 @@ from measuring import machine
 
 RESULTS = Path(__file__).with_name("results")
 ROLES = {
-    "polyclinic_server.fleet.fleet": "SuperLink",
     "polyclinic_server.cli.main": "coordinator",
-    "polyclinic_client.fleet.supernode": "SuperNode",
     "polyclinic_client.fleet.worker": "worker",
     "polyclinic_client.cli.main": "client",
     "polyclinic_demos.pooled": "pooled",

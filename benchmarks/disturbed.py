@@ -6,6 +6,7 @@ Three hospitals contribute twice each; another one joins when they are done.
 import json
 import shutil
 import socket
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from polyclinic.store.contribution import read_contribution
 from polyclinic.store.ledger import Ledger
 from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import Child
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # run as a script
+
 from tests.e2e.federation import Federation, descendants, kill, run_cli
 
 VERSIONS = 2  # number of versions of each hospital's data set, and so of its contributions
@@ -134,16 +138,10 @@ class Disturbed(Federation):
         self.hospitals[name].wait(10.0)
         self.join(name)
 
-    def kill_coordinator(self, with_superlink: bool) -> None:
-        """Kill the coordinator and resume the run.
-
-        Either its whole machine loses power, or it alone dies and its SuperLink ends with it.
-        """
+    def kill_coordinator(self) -> None:
+        """Kill the coordinator, with all its processes, and resume the run."""
         children = descendants(self.coordinator.pid)
-        if with_superlink:
-            kill_all(self.coordinator.pid)
-        else:
-            kill(self.coordinator.pid)
+        kill_all(self.coordinator.pid)
         self.coordinator.wait(10.0)
         _, alive = psutil.wait_procs(children, timeout=20.0)
         if alive:

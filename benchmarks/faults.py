@@ -1,6 +1,7 @@
 """A federation that is killed, cut off and slowed down, compared with an undisturbed one.
 
-    python benchmarks/faults.py [--kills 20] [--only NAME ...]
+    python benchmarks/faults.py [--kills 20] [--cut 60] [--only NAME ...]
+    python benchmarks/faults.py --short
 
 Three hospitals with TLS and keys contribute twice each, as a patient is added to their data sets,
 and a fourth ends the run. Clients, coordinator and network are disturbed by one kind of fault after
@@ -35,7 +36,7 @@ RESULTS = Path(__file__).with_name("results") / "faults.json"
 HOSPITAL_KILLS, COORDINATOR_KILLS = ((0.02, 0.18), (0.0, 0.3))
 # of the coordinator: counted from its start, the others from when hospitals can reach it
 EARLY_KILLS = 0.25
-CUT_S = 60.0
+SHORT = ("hospital_kills", "coordinator_kills")
 LOSS = 0.3
 LINK_BITS_PER_S, LATENCY_S = 1e6, 0.05
 LIMIT_S = 1800.0  # longest time of one run
@@ -93,7 +94,7 @@ class HospitalKills(Fault):
 
 
 class CoordinatorKills(HospitalKills):
-    """kill -9 of the coordinator, half of the time with its SuperLink, and --resume."""
+    """kill -9 of the coordinator, and --resume."""
 
     name, between = "kill -9 of the coordinator", COORDINATOR_KILLS
     _early = False
@@ -104,15 +105,16 @@ class CoordinatorKills(HospitalKills):
 
     def strike(self, one: Disturbed) -> None:
         """Strike once."""
-        one.kill_coordinator(with_superlink=self._dice.random() < 0.5)
+        one.kill_coordinator()
         self._early = self._dice.random() < EARLY_KILLS
 
 
 class CutOff(Fault):
     """Cut of a hospital's connection while it trains, so that it cannot hand in its result."""
 
-    def __init__(self, how: str) -> None:
-        self._how, self.name = how, f"{CUT_S:.0f} s cut of a hospital, {how}"
+    def __init__(self, how: str, seconds: float) -> None:
+        self._how, self._seconds = how, seconds
+        self.name = f"{seconds:.0f} s cut of a hospital, {how}"
         self._since: float | None = None
         self._stack = ExitStack()
         self._mended = self._waited = 0.0
@@ -139,7 +141,9 @@ class CutOff(Fault):
             else:
                 relay.cut("silent" if self._how == "silent" else "reset")
         elif (
-            self._since is not None and not self._mended and time.monotonic() - self._since >= CUT_S
+            self._since is not None
+            and not self._mended
+            and time.monotonic() - self._since >= self._seconds
         ):
             self._mended = time.monotonic()
             self._stack.close()
@@ -220,17 +224,20 @@ def play(folder: Path, originals: list[Path], fault: Fault) -> Outcome:
 
 
 def faults(
-    kills: int, dice: random.Random, calm_s: float
+    kills: int, cut_s: float, dice: random.Random, calm_s: float
 ) -> dict[str, tuple[int, Callable[[int], Fault]]]:
     """Return every kind of fault.
 
     Each has the number of times that it has to happen, and a function that makes it for the rest.
     """
     return {
-        "cut_silent": (1, lambda _: CutOff("silent")),
-        "cut_reset": (1, lambda _: CutOff("reset")),
+        "cut_silent": (1, lambda _: CutOff("silent", cut_s)),
+        "cut_reset": (1, lambda _: CutOff("reset", cut_s)),
         **(
-            {"cut_dropped": (1, lambda _: CutOff("packets dropped")), "loss": (1, lambda _: Loss())}
+            {
+                "cut_dropped": (1, lambda _: CutOff("packets dropped", cut_s)),
+                "loss": (1, lambda _: Loss()),
+            }
             if is_own()
             else {}
         ),
@@ -282,11 +289,17 @@ def suffer(
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--cut", type=float, default=60.0, help="seconds of a cut")
+    parser.add_argument(
+        "--short", action="store_true", help="two kills of a hospital, two of the coordinator"
+    )
     parser.add_argument("--only", nargs="*", help="some of the faults, by the names in the results")
     parser.add_argument("--folder", type=Path, help="keep everything there")
     options = parser.parse_args()
+    if options.short:
+        options.kills, options.only = 2, SHORT
     missing = enter_own_network()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("terminated"))  # and end all processes
     if missing:
@@ -307,7 +320,9 @@ def main() -> None:
             flush=True,
         )
         found["undisturbed"] = asdict(calm)
-        for kind, (times, make) in faults(options.kills, random.Random(0), calm.seconds).items():
+        dice = random.Random(0)
+        kinds = faults(options.kills, options.cut, dice, calm.seconds)
+        for kind, (times, make) in kinds.items():
             if not options.only or kind in options.only:
                 found[kind] = suffer(kind, times, make, folder, originals, calm)
                 if not options.only:

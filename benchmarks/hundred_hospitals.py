@@ -1,17 +1,19 @@
-"""A hundred hospitals and one coordinator: time of a merge, cost of polling, and losses.
+"""A hundred hospitals, or a thousand, and one coordinator: time of a merge, idle cost, losses.
 
-    python benchmarks/hundred_hospitals.py [--hospitals 100] [--real 4] [--insecure]
+    python benchmarks/hundred_hospitals.py [--hospitals 100] [--real 4]
+    python benchmarks/hundred_hospitals.py --hospitals 1000 --real 0 --short
 
 The coordinator is `polyclinic-server run strategy=merging/mean`. A few hospitals are real
 (`polyclinic-client join` with tiny brain images), many are thin ones in one process
-(`thin_hospitals.py`). Everybody has an enrolled key and speaks TLS; with --insecure, plain text on
-loopback. All but one join at once and are ready at once, which is the worst case. Then nothing
-happens for a while, and the cost of polling is measured. Then the last one joins, and the run ends
-by itself.
+(`thin_hospitals.py`). Everybody has an enrolled key and speaks TLS. All but one join at once and
+are ready at once, which is the worst case. Then nothing happens for a while, and what idle
+hospitals cost is measured. Then the last one joins, and the run ends by itself. With --short nobody
+waits for scores, and the run is stopped.
 """
 
 import argparse
 import json
+import os
 import signal
 import statistics
 import sys
@@ -24,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from measuring import machine, peak_mb
+from measuring import machine, memory_mb, peak_mb
 from thin_hospitals import name_of
 
 from polyclinic.federation.run_folder import read_lines
@@ -33,6 +35,9 @@ from polyclinic.store.ledger import Ledger
 from polyclinic.system.processes import Child, free_port, python_module, stop_all, wait_for_port
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic_demos.local_pki import kit_for, local_authority
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))  # run as a script
+
 from tests.e2e.federation import run_cli
 
 RESULTS = Path(__file__).with_name("results")
@@ -48,7 +53,6 @@ JOB = [
 ]
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 HOST = "127.0.0.1"
-SCORING_S = 150.0  # longest time until everybody has scored the newest model
 
 
 class Meter:
@@ -102,11 +106,9 @@ class Hundred:
         real: int,
         spread: float,
         settings: Sequence[str],
-        *,
-        insecure: bool,
     ) -> None:
         self.folder, self.hospitals, self.run = folder, hospitals, folder / "runs" / "run"
-        self._insecure, self._keys = insecure, folder / "security" / "hospitals"
+        self._keys = folder / "security" / "hospitals"
         port = free_port()
         self.address = f"{HOST}:{port}"
         coarse = [replace(scanner, voxel_mm=(5.0, 5.0, 6.0)) for scanner in HOSPITALS[:real]]
@@ -115,12 +117,8 @@ class Hundred:
             if real
             else []
         )
-        if not insecure:
-            self._enrol(
-                port,
-                [site.name for site in sites]
-                + [name_of(number) for number in range(hospitals - real)],
-            )
+        thin = [name_of(number) for number in range(hospitals - real)]
+        self._enrol(port, [*(site.name for site in sites), *thin])
         asked = [
             "strategy=merging/mean",
             f"deployment.host={HOST}",
@@ -133,24 +131,14 @@ class Hundred:
             *JOB,
             *settings,
         ]
-        plain = ["--insecure"] if insecure else []
-        run = python_module("polyclinic_server.cli.main", "run", *plain, "--name", "run", *asked)
+        run = python_module("polyclinic_server.cli.main", "run", "--name", "run", *asked)
         self.coordinator = Child("coordinator", run, folder / "coordinator.log", ENVIRONMENT)
         here = Path(__file__).parent
-        door = ["--server", self.address] if insecure else ["--keys", str(self._keys)]
-        thin = python_module(
-            "thin_hospitals",
-            str(folder / "thin"),
-            *door,
-            "--count",
-            str(hospitals - real),
-            "--late",
-            "1",
-        )
-        paths = {**ENVIRONMENT, "PYTHONPATH": f"{here}:{here.parent}"}
-        self.thin = Child(
-            "thin hospitals", [*thin, "--spread", str(spread)], folder / "thin.log", paths
-        )
+        command = python_module("thin_hospitals", str(folder / "thin"), "--keys", str(self._keys))
+        command += ["--count", str(hospitals - real), "--late", "1", "--spread", str(spread)]
+        found = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
+        paths = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(found)}
+        self.thin = Child("thin hospitals", command, folder / "thin.log", paths)
         (folder / "thin").mkdir()
         self.real = [self._join(site) for site in sites]
 
@@ -161,12 +149,11 @@ class Hundred:
             kit_for(authority, name)
 
     def _join(self, data: Path) -> Child:
-        plain = ["--insecure", "--server", self.address, "--name", data.name]
-        door = plain if self._insecure else ["--kit", str(self._keys / data.name / "kit.json")]
         command = python_module(
             "polyclinic_client.cli.main",
             "join",
-            *door,
+            "--kit",
+            str(self._keys / data.name / "kit.json"),
             "--data",
             str(data),
             "--state",
@@ -179,7 +166,6 @@ class Hundred:
         found: dict[str, list[psutil.Process]] = {}
         try:
             found["coordinator"] = [psutil.Process(self.coordinator.pid)]
-            found["SuperLink"] = found["coordinator"][0].children()
             found["thin hospitals"] = [psutil.Process(self.thin.pid)] if self.thin.pid else []
             for child in self.real:
                 if child.pid:
@@ -222,6 +208,33 @@ class Hundred:
         """Return how many hospitals have scored the newest model."""
         newest = max((event["number"] for event in self.events("published")), default=0)
         return len({event["site"] for event in self.events("answered") if event["round"] == newest})
+
+    def until(self, began: float) -> dict[str, float]:
+        """Return the seconds until hospitals had joined, and until their contributions were in."""
+        many = self.hospitals - 1
+        joined = [event["time"] - began for event in self.events("joined")]
+        given = [event["time"] - began for event in self.events("contribution")]
+        return {
+            "half_joined": joined[many // 2],
+            "all_but_one_joined": joined[many - 1],
+            "half_in": given[many // 2],
+            "all_but_one_in": given[many - 1],
+        }
+
+    def counted(self) -> dict[str, Any]:
+        """Return the numbers of connections and threads."""
+        port = int(self.address.rpartition(":")[2])
+        processes = self.processes()
+        return {
+            "connections": sum(
+                connection.status == "ESTABLISHED" and connection.laddr.port == port
+                for connection in processes["coordinator"][0].net_connections("tcp")
+            ),
+            "threads": {
+                kind: sum(process.num_threads() for process in found)
+                for kind, found in processes.items()
+            },
+        }
 
     def close(self) -> None:
         """End everything."""
@@ -300,18 +313,18 @@ def merges(one: Hundred) -> dict[str, Any]:
                 published[site] = line["time"]
                 taken.append(line["time"] - commits[site])
     seen = one.diaries()["hospitals"]
-    handed = [
-        (each["handed"], name, each)
+    ready = [
+        (each["ready"], name, each)
         for name, each in seen.items()
-        if each["handed"] and name in published
+        if each["ready"] and name in published
     ]
     return {
         "commit_to_publication": spread_of(taken),
-        "handed_over_to_publication": spread_of(
-            [published[name] - when for when, name, _ in sorted(handed)]
+        "ready_to_publication": spread_of(
+            [published[name] - when for when, name, _ in sorted(ready)]
         ),
-        "handed_over_to_acknowledged": spread_of(
-            [each["settled"] - when for when, _, each in sorted(handed) if each["settled"]]
+        "ready_to_acknowledged": spread_of(
+            [each["settled"] - when for when, _, each in sorted(ready) if each["settled"]]
         ),
     }
 
@@ -343,48 +356,41 @@ def check(one: Hundred) -> dict[str, Any]:
         "thin_hospitals": len(diaries),
         "refused": {name: each["refused"] for name, each in diaries.items() if each["refused"]},
         "failed": {name: each["failed"] for name, each in diaries.items() if each["failed"]},
-        "messages_given_up": sum(each["lost"] for each in diaries.values()),
         "ledger_mb": sum(path.stat().st_size for path in ledger.rglob("*") if path.is_file()) / 1e6,
     }
 
 
 def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
     """Run everything once."""
-    one = Hundred(
-        folder, asked.hospitals, asked.real, asked.spread, asked.setting, insecure=asked.insecure
-    )
+    one = Hundred(folder, asked.hospitals, asked.real, asked.spread, asked.setting)
     many = asked.hospitals - 1
     try:
         with Meter(one.processes) as meter:
             one.coordinator.start()
-            wait_for_port(one.address, 120.0, one.coordinator)
-            one.wait_until(lambda: one.events("arm_start"), "the run begins", 60.0)
+            wait_for_port(one.address, 600.0, one.coordinator)
+            one.wait_until(lambda: one.events("arm_start"), "the run begins", 600.0)
             phases, began = Phases(one, meter), time.time()
+            alone_mb = memory_mb(one.coordinator.pid, "RssAnon")
             for child in [one.thin, *one.real]:
                 child.start()
-            one.wait_until(lambda: len(one.events("joined")) >= many, "everybody has joined", 600.0)
+            one.wait_until(
+                lambda: len(one.events("joined")) >= many, "everybody has joined", 1800.0
+            )
             one.wait_until(
                 lambda: len(one.events("contribution")) >= many, "everybody has contributed", 1800.0
             )
             phases.end("all at once")
             began_scoring = time.monotonic()
-            while one.scored() < many and time.monotonic() - began_scoring < SCORING_S:
+            while one.scored() < many and time.monotonic() - began_scoring < asked.scoring:
                 time.sleep(0.5)
             scored = one.scored()
             phases.end("scoring")
             time.sleep(asked.settle)
             phases.end("settling")
             time.sleep(asked.idle)
-            connections = sum(
-                connection.status == "ESTABLISHED"
-                and connection.laddr.port == int(one.address.rpartition(":")[2])
-                for connection in one.processes()["SuperLink"][0].net_connections()
-            )
-            threads = {
-                kind: sum(process.num_threads() for process in found)
-                for kind, found in one.processes().items()
-            }
+            found = one.counted()
             phases.end("idle")
+            idle_mb = memory_mb(one.coordinator.pid, "RssAnon")
             (folder / "thin" / "go").touch()
             one.wait_until(
                 lambda: len(one.events("contribution")) > many,
@@ -397,20 +403,19 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
                 time.sleep(0.5)
             phases.end("closing")
             status = one.coordinator.status()
-            joined = [event["time"] - began for event in one.events("joined")]
-            given = [event["time"] - began for event in one.events("contribution")]
-            until = {
-                "half_joined": joined[len(joined) // 2], "all_but_one_joined": joined[many - 1],
-                "half_in": given[len(given) // 2], "all_but_one_in": given[many - 1],
-            }  # fmt: skip
+            one.coordinator.stop(30.0)
             late = [each for each in one.diaries()["hospitals"].values() if each["joined"]][-1]
             return {
                 "phases": phases.found,
                 "peak_mb": meter.peaks(),
-                "connections": connections,
-                "threads": threads,
+                "coordinator_anonymous_mb": {"alone": alone_mb, "idle": idle_mb},
+                "idle_for_each": {
+                    "memory_kb": 1e3 * (idle_mb - alone_mb) / many,
+                    "core_share": phases.found["idle"]["cores"]["coordinator"] / many,
+                },
+                **found,
                 "scored_the_newest": scored,
-                "seconds_until": until,
+                "seconds_until": one.until(began),
                 "last_one_s": {
                     "to_base": late["based"] - late["joined"],
                     "to_acknowledged": late["settled"] - late["joined"],
@@ -427,10 +432,10 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and write results/hundred_hospitals.json."""
-    parser = argparse.ArgumentParser()
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--hospitals", type=int, default=100)
     parser.add_argument("--real", type=int, default=4)
-    parser.add_argument("--insecure", action="store_true", help="plain text, no keys")
+    parser.add_argument("--short", action="store_true", help="do not wait for scores or the end")
     parser.add_argument(
         "--spread",
         type=float,
@@ -445,6 +450,12 @@ def main() -> None:
     )
     parser.add_argument("--idle", type=float, default=60.0)
     parser.add_argument(
+        "--scoring",
+        type=float,
+        default=150.0,
+        help="longest time until everybody has scored the newest model",
+    )
+    parser.add_argument(
         "--closing", type=float, default=900.0, help="longest time for the run's end"
     )
     parser.add_argument(
@@ -453,6 +464,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="kept; default: a temporary one")
     parser.add_argument("--to", type=Path, default=RESULTS / "hundred_hospitals.json")
     asked = parser.parse_args()
+    if asked.short:
+        asked.scoring, asked.settle, asked.idle, asked.closing = 0.0, 15.0, 20.0, 0.0
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # ends all processes
     found: dict[str, Any] = {
         "machine": machine(),

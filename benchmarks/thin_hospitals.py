@@ -1,72 +1,34 @@
-"""Many hospitals in one process, which speak Flower's Fleet API as a SuperNode does.
+"""Many hospitals in one process, which speak the fleet's wire as a real one does.
 
     python benchmarks/thin_hospitals.py FOLDER --keys KEYS --count 96 [--late 1]
-    python benchmarks/thin_hospitals.py FOLDER --server HOST:PORT --count 96
 
-With --keys, each has the key and kit in KEYS/thin-000 ...; with --server, they use plain text on
-loopback. They answer as `polyclinic_client.fleet.app` would.
+Each has the key and kit in KEYS/thin-000 ..., and a connection, a line and heartbeats of its own;
+they answer as `polyclinic_client.fleet.app` would. Only a hospital's inside is left out: there are
+no images and no training, but a random task vector of the right shape.
 
-Everything on the wire is real: a connection, a key and signed calls of its own for every hospital,
-heartbeats, the SuperNode's pace of looking for messages, the messages that polyclinic sends. Only a
-hospital's inside is left out: there are no images and no training, but a random task vector of the
-right shape. Flower's `grpc_request_response` is not used as a whole because it starts two more
-threads for each connection and lets hospitals of one process share a connection; its stub,
-interceptors and messages are used.
-
-The program writes FOLDER/thin.json about every second: what every hospital did when, and how many
-calls were made.
+The program writes FOLDER/thin.json about every second: what every hospital did when, and how often.
 """
 
 import argparse
-import contextlib
+import asyncio
 import json
-import threading
+import resource
 import time
 import zlib
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import grpc
 import torch
 from flwr.app import Error, Message
-from flwr.app.message.message import remove_content_from_message
-from flwr.client.grpc_rere_client.node_auth_client_interceptor import NodeAuthClientInterceptor
-from flwr.common.constant import HEARTBEAT_DEFAULT_INTERVAL, ErrorCode
-from flwr.common.serde import message_from_proto, message_to_proto
-from flwr.proto.fab_pb2 import GetFabRequest
-from flwr.proto.fleet_pb2 import (
-    ActivateNodeRequest,
-    DeactivateNodeRequest,
-    PullMessagesRequest,
-    PushMessagesRequest,
-    RegisterNodeFleetRequest,
-)
-from flwr.proto.fleet_pb2_grpc import FleetStub
-from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest
-from flwr.proto.message_pb2 import (
-    ConfirmMessageReceivedRequest,
-    PullObjectRequest,
-    PushObjectRequest,
-)
-from flwr.proto.node_pb2 import Node
-from flwr.proto.run_pb2 import GetRunRequest
-from flwr.supercore.grpc import GRPC_MAX_MESSAGE_LENGTH
-from flwr.supercore.inflatable.inflatable_object import (
-    get_all_nested_objects,
-    get_object_tree,
-    iterate_object_tree,
-    no_object_id_recompute,
-)
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents
-from flwr.supercore.interceptors import RuntimeVersionClientInterceptor
-from flwr.supercore.primitives.asymmetric import generate_key_pairs, public_key_to_bytes
-from polyclinic_client.fleet.supernode import IDLE_S, _Clock
+from thin_line import ThinLine
 from torch import Tensor, nn
 
 from polyclinic.config.compose import instantiate, load_job
+from polyclinic.errors import PolyclinicError
+from polyclinic.federation.envelope import decode, encode
 from polyclinic.federation.records import (
     Hello,
     Order,
@@ -75,13 +37,16 @@ from polyclinic.federation.records import (
     order_from_message,
     weights_from_message,
 )
+from polyclinic.fleet.blobs import BlobStore
+from polyclinic.fleet.contents import named_blobs
+from polyclinic.fleet.protocol import CHUNK_BYTES, FaultCode
+from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.state_dict import StateDict, shared_names, state_digest, unpack
-from polyclinic.security.keys import PRIVATE, load_private_key
-from polyclinic.security.kit import Kit
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.system.durable import write_atomically
-from polyclinic.system.processes import end_with_parent, pause_s
+from polyclinic.system.processes import end_with_parent
+from polyclinic_client.fleet.connection import Connection, make_connection
 from polyclinic_strategies.merging.messages import (
     Assignment,
     Handover,
@@ -91,15 +56,8 @@ from polyclinic_strategies.merging.messages import (
     read_base,
 )
 
-WAITING_S = 0.5  # time that Flower's SuperNode sleeps while its worker is busy
+WORKER = ThreadPoolExecutor(1)  # one for all, so that heartbeats go out meanwhile
 LENGTH = 0.01  # size of a task vector's entries, about that of the real hospitals'
-# statuses of a server that cannot be reached for the moment
-UNREACHABLE = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED}
-CHANNEL = [
-    ("grpc.max_send_message_length", GRPC_MAX_MESSAGE_LENGTH),
-    ("grpc.max_receive_message_length", GRPC_MAX_MESSAGE_LENGTH),
-    ("grpc.use_local_subchannel_pool", 1),  # a connection of its own for every hospital
-]
 
 
 @dataclass
@@ -107,146 +65,13 @@ class Diary:
     """Record of a hospital's steps, in seconds since 1970, and their numbers."""
 
     joined: float = 0.0
-    greeted: float = 0.0
     based: float = 0.0  # it has the base
     ready: float = 0.0  # it has a contribution
-    handed: float = 0.0  # the contribution is at the SuperLink
     settled: float = 0.0  # the coordinator has acknowledged the contribution
     digest: str = ""
     refused: str = ""
     failed: str = ""
-    calls: Counter[str] = field(default_factory=Counter)
     answered: Counter[str] = field(default_factory=Counter)
-    lost: int = 0  # messages given up because a call failed
-
-
-class Line:
-    """Connection of one hospital.
-
-    Args:
-        server: HOST:PORT of an insecure coordinator, where a new key is registered; None if
-            there are a key and a kit.
-        folder: Folder with hospital.key and kit.json.
-        calls: Counts the calls by name.
-        ending: Set when the process ends.
-    """
-
-    def __init__(
-        self, server: str | None, folder: Path, calls: Counter[str], ending: threading.Event
-    ) -> None:
-        self._calls, self._ending, self._register = calls, ending, server is not None
-        if server is not None:
-            private, public = generate_key_pairs()
-            self._channel = grpc.insecure_channel(server, CHANNEL)
-        else:
-            kit, private = Kit.read(folder / "kit.json"), load_private_key(folder / PRIVATE)
-            public = private.public_key()
-            self._channel = grpc.secure_channel(
-                kit.server, grpc.ssl_channel_credentials(kit.ca.encode()), CHANNEL
-            )
-        self._key = public_key_to_bytes(public)
-        interceptors = (
-            RuntimeVersionClientInterceptor(component_name="SuperNode"),
-            NodeAuthClientInterceptor(private, public),
-        )
-        self._stub = FleetStub(grpc.intercept_channel(self._channel, *interceptors))
-        self.node = Node()
-
-    def call(self, name: str, request: Any) -> Any:
-        """Make one call, again and again while the server cannot be reached."""
-        began = time.monotonic()
-        while True:
-            self._calls[name] += 1
-            try:
-                return getattr(self._stub, name)(request)
-            except grpc.RpcError as error:
-                if error.code() not in UNREACHABLE or self._ending.wait(
-                    pause_s(time.monotonic() - began, 0.2, 5.0)
-                ):
-                    raise
-
-    def open(self) -> None:
-        """Connect."""
-        if self._register:
-            self.call("RegisterNode", RegisterNodeFleetRequest(public_key=self._key))
-        request = ActivateNodeRequest(
-            public_key=self._key, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL
-        )
-        self.node = Node(node_id=self.call("ActivateNode", request).node_id)
-
-    def close(self) -> None:
-        """Disconnect; do nothing if nobody listens."""
-        with contextlib.suppress(grpc.RpcError):
-            self._stub.DeactivateNode(DeactivateNodeRequest(node_id=self.node.node_id), timeout=2.0)
-        self._channel.close()
-
-    def beat(self) -> None:
-        """Send one heartbeat."""
-        self.call(
-            "SendNodeHeartbeat",
-            SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT_DEFAULT_INTERVAL),
-        )
-
-    def pull(self) -> Message | None:
-        """Return the next message, whole and confirmed."""
-        found = self.call("PullMessages", PullMessagesRequest(node=self.node))
-        if not found.messages_list:
-            return None
-        message, tree = message_from_proto(found.messages_list[0]), found.message_object_trees[0]
-        run, parts = message.metadata.run_id, {}
-        for each in iterate_object_tree(tree):
-            parts[each.object_id] = self._part(run, each.object_id)
-        identifier = message.metadata.message_id
-        self.call(
-            "ConfirmMessageReceived",
-            ConfirmMessageReceivedRequest(node=self.node, run_id=run, message_object_id=identifier),
-        )
-        whole = inflate_object_from_contents(tree.object_id, parts)
-        assert isinstance(whole, Message)
-        whole.metadata.__dict__["_message_id"] = identifier
-        return whole
-
-    def learn(self, run: int) -> None:
-        """Ask what a SuperNode asks about a run that is new to it."""
-        described = self.call("GetRun", GetRunRequest(node=self.node, run_id=run)).run
-        self.call("GetFab", GetFabRequest(node=self.node, hash_str=described.fab_hash, run_id=run))
-
-    def push(self, reply: Message, seconds: float) -> None:
-        """Send a reply, part by part."""
-        reply.metadata.__dict__["_message_id"] = reply.object_id
-        run = reply.metadata.run_id
-        with no_object_id_recompute():
-            tree, parts = get_object_tree(reply), get_all_nested_objects(reply)
-            request = PushMessagesRequest(
-                node=self.node,
-                messages_list=[message_to_proto(remove_content_from_message(reply))],
-                message_object_trees=[tree],
-                clientapp_runtime_list=[seconds],
-            )
-            answer = self.call("PushMessages", request)
-            for identifier in answer.objects_to_push:
-                part = PushObjectRequest(
-                    node=self.node,
-                    run_id=run,
-                    object_id=identifier,
-                    object_content=parts[identifier].deflate(),
-                    session_id=answer.session_id,
-                )
-                self.call("PushObject", part)
-
-    def _part(self, run: int, identifier: str) -> bytes:
-        began = time.monotonic()
-        while True:
-            answer = self.call(
-                "PullObject", PullObjectRequest(node=self.node, run_id=run, object_id=identifier)
-            )
-            if answer.object_available:
-                return bytes(answer.object_content)
-            if not answer.object_found:
-                raise LookupError(
-                    f"the coordinator took back a part of its message ({identifier[:12]})"
-                )
-            time.sleep(pause_s(time.monotonic() - began, 0.02, 2.0))
 
 
 class Model:
@@ -256,106 +81,79 @@ class Model:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
         self._network: nn.Module | None = None
         self.bases: dict[str, StateDict] = {}
 
     def keep(self, order: Order, digest: str, weights: Tensor) -> None:
         """Keep a base, checked as a hospital checks it."""
-        with self._lock:
-            if self._network is None:
-                self._network = instantiate(load_job(order.names, order.settings).model)
-            assert self._network is not None
-            state = unpack(weights, self._network.state_dict(), shared_names(self._network, "none"))
-            assert state_digest(state) == digest
-            self.bases[digest] = state
+        if self._network is None:
+            self._network = instantiate(load_job(order.names, order.settings).model)
+        assert self._network is not None
+        state = unpack(weights, self._network.state_dict(), shared_names(self._network, "none"))
+        assert state_digest(state) == digest
+        self.bases.setdefault(digest, state)
 
 
-class Hospital(threading.Thread):
-    """One hospital, for as long as the process lives.
+class Hospital(ThinLine):
+    """One hospital.
 
     Args:
-        name: The coordinator's name for it.
-        server, keys: As for `Line`; `keys` holds a folder for each name.
-        model: The model of the process.
+        connection: How it connects.
+        store: Of the process, so that what everybody is sent lies there once.
+        model: Of the process.
         folder: Folder for its contribution, until it is acknowledged.
         after: Seconds of "training".
-        ending: Set when the process ends.
     """
 
     def __init__(
-        self,
-        name: str,
-        server: str | None,
-        keys: Path | None,
-        model: Model,
-        folder: Path,
-        after: float,
-        ending: threading.Event,
+        self, connection: Connection, store: BlobStore, model: Model, folder: Path, after: float
     ) -> None:
-        super().__init__(name=name, daemon=True)
+        super().__init__(connection)
+        self.name = connection.site
         self.diary = Diary()
-        self._line = Line(server, (keys or folder) / name, self.diary.calls, ending)
-        self._model, self._folder, self._after, self._ending = model, folder, after, ending
+        self._store, self._model, self._folder, self._after = store, model, folder, after
         self._based: set[str] = set()
-        self._runs: set[int] = set()
         self._path: Path | None = None
 
-    def run(self) -> None:
-        """Connect and serve."""
+    def welcomed(self) -> None:
+        """Note when it came."""
+        self.diary.joined = self.diary.joined or time.time()
+
+    async def answer(self, question: wire.Envelope) -> wire.Envelope:
+        """Fetch, answer, and send what is large."""
         try:
-            self._line.open()
-            self.diary.joined = time.time()
-            self._serve()
-        except Exception as error:
+            return await self._answer(question)
+        except (AssertionError, ValueError, PolyclinicError) as error:
             self.diary.failed = f"{type(error).__name__}: {error}"[:300]
-        finally:
-            self._line.close()
+            raise
 
-    def _serve(self) -> None:
-        clock, beaten = _Clock(), time.monotonic()
-        while not self._ending.is_set():
-            if time.monotonic() - beaten > 0.8 * HEARTBEAT_DEFAULT_INTERVAL:
-                beaten = time.monotonic()
-                self._line.beat()
-            try:
-                message = self._line.pull()
-                if message is None:
-                    clock.sleep(IDLE_S)
-                    continue
-                if message.metadata.run_id not in self._runs:
-                    self._runs.add(message.metadata.run_id)
-                    self._line.learn(message.metadata.run_id)
-                began = time.monotonic()
-                reply = self._answer(message)
-                clock.sleep(WAITING_S)
-                self._line.push(reply, time.monotonic() - began)
-                if (
-                    message.metadata.message_type == "query.collect"
-                    and self.diary.ready
-                    and not self.diary.handed
-                ):
-                    self.diary.handed = time.time()
-            except (grpc.RpcError, LookupError):
-                self.diary.lost += 1  # the run is over, or the SuperLink is another one
-                if self._ending.is_set():
-                    return
-                clock.sleep(IDLE_S)
+    async def _answer(self, question: wire.Envelope) -> wire.Envelope:
+        needed = list(named_blobs(question))
+        self._store.hold(needed)
+        for digest in needed:
+            chunks = await self.fetch(digest)  # everybody its own
+            if not self._store.has(digest):
+                self._store.put(chunks)
+        loop = asyncio.get_running_loop()
+        reply = await loop.run_in_executor(WORKER, self._computed, question)
+        given = named_blobs(reply)
+        self._store.hold(given)
+        for digest, size in given.items():
+            content = self._store.path(digest).read_bytes()
+            chunks = [content[start : start + CHUNK_BYTES] for start in range(0, size, CHUNK_BYTES)]
+            await self.store(question.message_id, wire.Blob(digest=digest, size=size), chunks)
+        self._store.release([*needed, *given])
+        return reply
 
-    def _answer(self, message: Message) -> Message:
+    def _computed(self, question: wire.Envelope) -> wire.Envelope:
+        return encode(self._reply(decode(question, self._store)), self._store)
+
+    def _reply(self, message: Message) -> Message:
         kind = message.metadata.message_type
         self.diary.answered[kind] += 1
         if kind == "query.hello":
-            self.diary.greeted = time.time()
-            return hello_reply(
-                message,
-                Hello(
-                    self.name,
-                    version("polyclinic"),
-                    {"training": 1, "validation": 1, "test": 1},
-                    "T1",
-                ),
-            )
+            cases = {"training": 1, "validation": 1, "test": 1}
+            return hello_reply(message, Hello(self.name, version("polyclinic"), cases, "T1"))
         if kind == "query.base":
             order, digest = read_base(message)
             self._model.keep(order, digest, weights_from_message(message))
@@ -366,13 +164,10 @@ class Hospital(threading.Thread):
             return hand_over(message, self._collect(message))
         if kind.startswith("evaluate"):
             order_from_message(message)
-            weights = weights_from_message(message)
-            score = 0.5 + 1e-3 * float(weights[:100].mean())
+            score = 0.5 + 1e-3 * float(weights_from_message(message)[:100].mean())
             return evaluation_reply(message, Evaluation(0.5, {"class": score}, score, 1), 0.0)
-        return Message(
-            Error(ErrorCode.CLIENT_APP_RAISED_EXCEPTION, f"a thin hospital knows no {kind}"),
-            reply_to=message,
-        )
+        known = f"a thin hospital knows no {kind}"
+        return Message(Error(FaultCode.APP_FAILED, known), reply_to=message)
 
     def _collect(self, message: Message) -> Handover:
         """Return what the outbox holds."""
@@ -394,15 +189,11 @@ class Hospital(threading.Thread):
         return Handover(False, "handing over", self._path.stem, self._path.read_bytes())
 
     def _contribute(self, assignment: Assignment) -> Path:
-        """Make a random task vector.
-
-        It differs between hospitals, and is always the same for one.
-        """
+        """Make a random task vector: another one for each hospital, always the same for one."""
         generator = torch.Generator().manual_seed(zlib.crc32(self.name.encode()))
-        base = self._model.bases[assignment.base]
         vector = {
             name: LENGTH * torch.randn(tensor.shape, generator=generator)
-            for name, tensor in base.items()
+            for name, tensor in self._model.bases[assignment.base].items()
         }
         given = Contribution(
             self.name,
@@ -423,28 +214,45 @@ def name_of(number: int) -> str:
 
 def write_diaries(path: Path, hospitals: list[Hospital]) -> None:
     """Write what everybody did so far."""
-    calls: Counter[str] = sum((hospital.diary.calls.copy() for hospital in hospitals), Counter())
-    answered: Counter[str] = sum(
-        (hospital.diary.answered.copy() for hospital in hospitals), Counter()
-    )
-    each = {
-        hospital.name: {
-            **vars(hospital.diary),
-            "calls": sum(hospital.diary.calls.copy().values()),
-            "answered": dict(hospital.diary.answered),
-        }
-        for hospital in hospitals
-    }
-    content = {"time": time.time(), "calls": calls, "answered": answered, "hospitals": each}
+    counts: Counter[str] = sum((hospital.counts for hospital in hospitals), Counter())
+    answered: Counter[str] = sum((hospital.diary.answered for hospital in hospitals), Counter())
+    each = {hospital.name: vars(hospital.diary) for hospital in hospitals}
+    content = {"time": time.time(), "calls": counts, "answered": answered, "hospitals": each}
     write_atomically(path, json.dumps(content))
 
 
+async def live(asked: argparse.Namespace) -> None:
+    """Be all hospitals until terminated."""
+    model, store = Model(), BlobStore(asked.folder / "blobs", 1 << 30)
+    early = asked.count - asked.late
+    hospitals = []
+    for number in range(asked.count):
+        kit = asked.keys / name_of(number) / "kit.json"
+        connection = make_connection(None, None, kit, None, insecure=False)
+        after = asked.spread * number / max(early, 1) if number < early else 0.0
+        hospitals.append(Hospital(connection, store, model, asked.folder, after))
+    started = hospitals[:early]
+    tasks = [asyncio.create_task(hospital.live()) for hospital in started]
+    while True:
+        await asyncio.sleep(1.0)
+        if len(started) < len(hospitals) and (asked.folder / "go").exists():
+            tasks += [asyncio.create_task(hospital.live()) for hospital in hospitals[early:]]
+            started = hospitals
+        for task in tasks:
+            if task.done():
+                task.result()
+        write_diaries(asked.folder / "thin.json", started)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
+    """Read the options, and live."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--server", help="of an insecure coordinator")
     parser.add_argument(
-        "--keys", type=Path, help="a folder for each hospital with hospital.key and kit.json"
+        "--keys",
+        type=Path,
+        required=True,
+        help="a folder for each hospital with hospital.key and kit.json",
     )
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument(
@@ -457,29 +265,11 @@ def main() -> None:
         help="seconds over which contributions become ready, evenly",
     )
     asked = parser.parse_args()
-    assert (asked.server is None) != (asked.keys is None)
     torch.set_num_threads(1)
     end_with_parent()
-    ending, model = threading.Event(), Model()
-
-    early = asked.count - asked.late
-    hospitals = [
-        Hospital(
-            name_of(number), asked.server, asked.keys, model, asked.folder,
-            asked.spread * number / max(early, 1) if number < early else 0.0, ending,
-        )
-        for number in range(asked.count)
-    ]  # fmt: skip
-    started = hospitals[:early]
-    for hospital in started:
-        hospital.start()
-    while True:
-        time.sleep(1.0)
-        if len(started) < len(hospitals) and (asked.folder / "go").exists():
-            for hospital in hospitals[early:]:
-                hospital.start()
-            started = hospitals
-        write_diaries(asked.folder / "thin.json", started)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    asyncio.run(live(asked))
 
 
 if __name__ == "__main__":

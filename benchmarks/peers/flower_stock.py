@@ -152,9 +152,9 @@ def measure(hospitals: int, rounds: int, folder: Path, limit_s: float = 900.0) -
     stamps = folder / "stamps.txt"
     app = _write_app(folder / "app", hospitals, rounds, stamps)
     with ProcessGroup(folder / "logs") as group:
-        control, fleet, *runtimes = free_ports(2 + hospitals)
-        _start(group, control, fleet, runtimes, folder)
-        _submit(group, app, control, folder)
+        port, *runtimes = free_ports(1 + hospitals)
+        _start(group, port, runtimes, folder)
+        _submit(group, app, port, folder)
         group.wait(lambda: len(read_stamps(stamps)) > rounds, limit_s)
     return result_from_stamps("flower-stock", version("flwr"), hospitals, read_stamps(stamps))
 
@@ -171,22 +171,17 @@ def _write_app(folder: Path, hospitals: int, rounds: int, stamps: Path) -> Path:
     return folder
 
 
-def _start(
-    group: ProcessGroup, control: int, fleet: int, runtimes: list[int], folder: Path
-) -> None:
-    superlink = ["flower-superlink", "--insecure", "--host", "127.0.0.1", "--port", str(control)]
-    superlink += [
-        "--fleet-api-address",
-        f"127.0.0.1:{fleet}",
-        "--disable-runtime-dependency-installation",
-    ]
+def _start(group: ProcessGroup, superlink_port: int, runtimes: list[int], folder: Path) -> None:
+    address = f"127.0.0.1:{superlink_port}"
+    superlink = ["flower-superlink", "--insecure", "--host", "127.0.0.1"]
+    superlink += ["--port", str(superlink_port), "--disable-runtime-dependency-installation"]
     group.start("superlink", superlink, _environment(folder / "home-superlink"), folder)
     for number, port in enumerate(runtimes):
         supernode = [
             "flower-supernode",
             "--insecure",
             "--superlink",
-            f"127.0.0.1:{fleet}",
+            address,
             "--port",
             str(port),
         ]
@@ -196,11 +191,11 @@ def _start(
 
 
 def _submit(
-    group: ProcessGroup, app: Path, control: int, folder: Path, limit_s: float = 120.0
+    group: ProcessGroup, app: Path, port: int, folder: Path, limit_s: float = 120.0
 ) -> None:
     """Submit the run, as soon as the SuperLink answers."""
     environment = _environment(folder / "home-cli")
-    (folder / "home-cli" / "config.toml").write_text(CLI_CONFIG.format(port=control))
+    (folder / "home-cli" / "config.toml").write_text(CLI_CONFIG.format(port=port))
     said = ""
 
     def submitted() -> bool:

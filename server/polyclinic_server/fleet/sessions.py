@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from polyclinic.fleet.protocol import SILENT_BEATS
 from polyclinic.fleet.wire.fleet_pb2 import FromCoordinator, Notice, Refusal
@@ -227,6 +228,7 @@ SECOND = (
 )
 
 
+@lru_cache(maxsize=10_000)
 def node_of(site: str) -> int:
     """Return the number of a site: the same for ever, and Flower's kind of number."""
     digest = hashlib.sha256(b"polyclinic node " + site.encode()).digest()

@@ -91,8 +91,8 @@ class Averaging:
 
         def watch(server_round: int, arrays: ArrayRecord) -> None:
             nonlocal latest
-            latest = weights_from_record(arrays)
-            if server_round:
+            if server_round:  # before the first round they are those that are here already
+                latest = weights_from_record(arrays)
                 on_round(order.offset + server_round, latest)
 
         strategy.start(
