@@ -5,7 +5,7 @@ import resource
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -44,7 +44,7 @@ class FleetServer:
         folder: Its subfolder `blobs` holds large contents that travel, and is emptied.
         on_event: Told about what happens, as (kind, text).
         heartbeat_ms: How often either side gives a sign of life.
-        anchor: Returns the newest line of the journal that hospitals keep.
+        anchors: Returns the newest lines of the journals that hospitals keep; may block.
 
     Raises:
         PortTaken: Another program listens there.
@@ -57,12 +57,12 @@ class FleetServer:
         on_event: Callable[[str, str], None] = lambda _kind, _text: None,
         *,
         heartbeat_ms: int = HEARTBEAT_MS,
-        anchor: Callable[[], Anchor | None] = lambda: None,
+        anchors: Callable[[], Sequence[Anchor]] = tuple,
     ) -> None:
         self._place = place
         self._port = claim_port(place.host, place.port, PORT_SETTING)
         self._on_event = on_event
-        self._anchor = anchor
+        self._anchors = anchors
         self._news = News()
         self._work = OpenWork(folder / "blobs")
         self._sessions = Sessions(heartbeat_ms / 1000, self._news, self._work.forget)
@@ -161,7 +161,7 @@ class FleetServer:
                 instance=self.instance,
                 proved=door.proved if door else lambda _peer: None,
                 tell=lambda text: self._on_event("note", text),
-                anchor=self._anchor,
+                anchors=self._anchors,
             )
         )
 

@@ -7,7 +7,9 @@ from typing import Protocol
 from polyclinic.fleet.protocol import FRAME_BYTES, INLINE_BYTES
 
 ENVELOPE_BYTES = FRAME_BYTES - 64 * 1024  # largest envelope: a frame holds it, and little else
-CROWDED_BYTES = ENVELOPE_BYTES // 2  # with more bytes inside than this, an envelope is crowded
+# With more bytes inside than this, an envelope is crowded: a frame holds up heartbeats for as long
+# as it travels, and a line of 1 Mbit/s that is silent for 30 s counts as cut.
+CROWDED_BYTES = 512 * 1024
 CROWDED_INLINE_BYTES = 4 * 1024  # what is longer travels beside a crowded envelope
 
 
