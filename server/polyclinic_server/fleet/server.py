@@ -14,12 +14,12 @@ from typing import Any, Self
 
 import grpc
 
-from polyclinic.errors import PortTaken
+from polyclinic.errors import BindFailed, PortTaken
 from polyclinic.fleet.challenge import authority_digest
 from polyclinic.fleet.protocol import HEARTBEAT_MS, SERVER_OPTIONS
 from polyclinic.fleet.wire.fleet_pb2 import Anchor
 from polyclinic.fleet.wire.fleet_pb2_grpc import add_FleetServicer_to_server
-from polyclinic.system.processes import claim_port
+from polyclinic.system.listening import claim_port, join_address
 from polyclinic_server.enrolment.endpoint import Endpoint
 from polyclinic_server.enrolment.registry import Registry
 from polyclinic_server.fleet.door import Door
@@ -47,7 +47,7 @@ class FleetServer:
         anchors: Returns the newest lines of the journals that hospitals keep; may block.
 
     Raises:
-        PortTaken: Another program listens there.
+        BindFailed: Nothing can listen there; the subclass says why.
     """
 
     def __init__(
@@ -77,13 +77,15 @@ class FleetServer:
     @property
     def address(self) -> str:
         """HOST:PORT for the hospitals."""
-        host = self._place.host
-        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+        return join_address(self._place.host, self._port)
 
     def __enter__(self) -> Self:
         self._thread.start()
         try:
             self._started.result()
+        except BindFailed:
+            self._thread.join(STOP_S)
+            raise
         except (OSError, RuntimeError) as error:  # gRPC raises the second
             self._thread.join(STOP_S)
             raise PortTaken(self._place.host, self._port, PORT_SETTING) from error
@@ -136,7 +138,15 @@ class FleetServer:
                 inner = Path(sockets) / "grpc"
                 server.add_insecure_port(f"unix:{inner}")
                 host = self._place.host
-                door = Door(host, self._port, authority, inner, registry.note, proving=True)
+                door = Door(
+                    host,
+                    self._port,
+                    authority,
+                    inner,
+                    registry.note,
+                    proving=True,
+                    setting=PORT_SETTING,
+                )
             self._service = self._make_service(keys, door)
             add_FleetServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]
             await server.start()

@@ -45,7 +45,7 @@ def run(
 
     Raises:
         ConfigError: A setting is wrong, or keys and certificates are missing.
-        PortTaken: The hospitals' port is in use.
+        BindFailed: The hospitals' port or address cannot be had.
         RunError: The run cannot go on; it can be resumed.
     """
     with console.status("loading torch, MONAI and Flower"):
