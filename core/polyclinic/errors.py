@@ -41,7 +41,11 @@ One sentence each: what is wrong, where, and what to do about it.
     │   └── ContributionDamaged     not a contribution, or not all of it
     ├── LinkError                   the network                                  exit code 4
     │   ├── AddressInvalid
-    │   ├── PortTaken
+    │   ├── BindFailed
+    │   │   ├── PortTaken
+    │   │   ├── PortForbidden
+    │   │   ├── AddressForeign
+    │   │   └── HostUnknown
     │   ├── ServerUnreachable       ServiceUnreachable (service_errors.py)
     │   ├── FrameInvalid            what the other side sent is damaged or beyond a limit
     │   ├── ServiceBusy, RequestRefused, AnswerInvalid
@@ -276,13 +280,48 @@ class AddressInvalid(LinkError):
         )
 
 
-class PortTaken(LinkError):
+class BindFailed(LinkError):
+    """A server cannot listen where it should."""
+
+
+class PortTaken(BindFailed):
     """Another program listens on the port."""
 
     def __init__(self, host: str, port: int, setting: str) -> None:
         super().__init__(
             f"Port {port} on {host} is taken by another program. Stop it, or choose another port "
             f"with {setting}."
+        )
+
+
+class PortForbidden(BindFailed):
+    """Only a privileged user may listen on the port."""
+
+    def __init__(self, host: str, port: int, setting: str) -> None:
+        super().__init__(
+            f"Port {port} on {host} is not allowed to this user: ports under 1024 need a right of "
+            f"their own. Choose a port from 1024 on with {setting}, and have the firewall forward "
+            f"{port} to it if hospitals must dial {port}."
+        )
+
+
+class AddressForeign(BindFailed):
+    """The address to listen on is not one of this machine's."""
+
+    def __init__(self, host: str, setting: str) -> None:
+        super().__init__(
+            f"{host} is not an address of this machine, so nothing can listen there. Choose one of "
+            f"its own addresses, or :: or 0.0.0.0 for all of them, with {setting}."
+        )
+
+
+class HostUnknown(BindFailed):
+    """The name of the address to listen on is not known."""
+
+    def __init__(self, host: str, setting: str) -> None:
+        super().__init__(
+            f"The name {host} is not known on this machine, so nothing can listen there. Choose an "
+            f"address of this machine with {setting}."
         )
 
 

@@ -1,6 +1,7 @@
 """`polyclinic-client`: what the hospital's IT person runs."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +11,7 @@ from rich.console import Console
 from polyclinic.federation.method import methods
 from polyclinic.system.commands import InOrder, add_commands, unwrap
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
+from polyclinic.system.text import clean_lines
 from polyclinic_client.cli.options import (
     Data,
     Insecure,
@@ -190,13 +192,9 @@ def join(
     folder = state_folder(state, connection.site)
     keep_release_policy(folder, min_subjects, noise)
     if not describe:
-        join_federation(
-            connection, data, folder, wait, lambda text: console.print(text, markup=False)
-        )
+        join_federation(connection, data, folder, wait, _teller(console))
         return
-    path = describe_images(
-        connection, data, folder, wait, lambda text: console.print(text, markup=False)
-    )
+    path = describe_images(connection, data, folder, wait, _teller(console))
     console.print(
         f"The model for {connection.site} is {path}. Use it: polyclinic-client predict {path} "
         "IMAGE... --out FOLDER",
@@ -235,9 +233,9 @@ def contribute(
         site,
         state_folder(state, site),
         wait,
-        lambda text: console.print(text, markup=False),
+        _teller(console),
     )
-    console.print(said, markup=False)
+    _teller(console)(said)
 
 
 @app.command(help=PREDICT_HELP, rich_help_panel=MODELS)
@@ -255,12 +253,17 @@ def predict(
     predict_files(model, images, out, Console(highlight=False))
 
 
+def _teller(console: Console) -> Callable[[str], None]:
+    """Return what prints lines, any part of which may come from the coordinator."""
+    return lambda text: console.print(clean_lines(text), markup=False)
+
+
 def _check(data: Path, console: Console, *, labelled: bool = True) -> None:
     """Say what can be known at once about a data set."""
     from polyclinic.imaging.datasets import check_dataset, read_dataset
 
     for warning in check_dataset(read_dataset(data, labelled=labelled)):
-        console.print(f"warning: {warning}", style="yellow", markup=False)
+        console.print(f"warning: {clean_lines(warning)}", style="yellow", markup=False)
 
 
 app.command(help=SEGMENT_HELP, rich_help_panel=SERVICES)(segment)

@@ -39,7 +39,7 @@ class Welcome:
         days_left: Days until the coordinator's certificate expires.
         session: Shown with every blob.
         beat_s: Seconds between two heartbeats.
-        anchor: Newest line of its journal; None for none.
+        anchors: Newest lines of its journals.
     """
 
     site: str
@@ -49,7 +49,7 @@ class Welcome:
     days_left: int | None = None
     session: bytes = b""
     beat_s: float = 10.0
-    anchor: wire.Anchor | None = None
+    anchors: tuple[wire.Anchor, ...] = ()
 
 
 def fleet_stub(channel: Any) -> Any:
@@ -135,7 +135,7 @@ class Introduction:
             days_left=left,
             session=said.session,
             beat_s=beat_s,
-            anchor=said.anchor if said.HasField("anchor") else None,
+            anchors=tuple(said.anchors),
         )
 
     def _expect(self, frame: wire.FromCoordinator, kind: str) -> wire.FromCoordinator:

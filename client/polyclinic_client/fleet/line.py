@@ -6,7 +6,7 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ class Line:
         connection: The coordinator, and what this hospital is called there.
         sessions: Told of every line that stands.
         jobs: Told of work.
-        anchors: Told of the newest line of the coordinator's journal.
+        anchors: Told of the newest lines of the coordinator's journals.
         say: Told what happens.
         doing: Returns what the worker does, in words that may leave the hospital.
         connected: Told whether the line stands.
@@ -134,7 +134,7 @@ class Line:
             self._say("the coordinator answers; joining again")
         self._admitted, self._down_since = True, None
         self._jobs.belong_to(session.welcome.instance)
-        await self._keep(session.welcome.anchor)
+        await self._keep(session.welcome.anchors)
         self._session = session
         self._connected(True)
         await self._sessions.begin(session)
@@ -174,16 +174,15 @@ class Line:
                 await session.send(wire.FromHospital(received=received))
         elif kind == "taken":
             self._jobs.forget(frame.taken.message_id)
-            if frame.taken.HasField("anchor"):
-                await self._keep(frame.taken.anchor)
+            await self._keep(frame.taken.anchors)
         elif kind == "notice":
             self._say(f"the coordinator says: {clean(frame.notice.text)[:NOTICE_CHARACTERS]}")
         elif kind == "refusal":
             raise refused(self._connection.server, frame.refusal.reason)
 
-    async def _keep(self, anchor: wire.Anchor | None) -> None:
-        """Keep the newest line of the coordinator's journal."""
-        if anchor is not None:
+    async def _keep(self, anchors: Iterable[wire.Anchor]) -> None:
+        """Keep the newest lines of the coordinator's journals."""
+        for anchor in anchors:
             warning = await asyncio.to_thread(self._anchors.keep, anchor)
             if warning:
                 self._say(warning)

@@ -62,7 +62,7 @@ class Supervisor:
             connection,
             sessions,
             self._jobs,
-            Anchors(state),
+            Anchors(state, connection.kit.ca if connection.kit else ""),
             self._lines.put,
             self._doing,
             self._connected,

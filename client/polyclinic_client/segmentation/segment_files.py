@@ -16,6 +16,7 @@ from rich.progress import Progress
 from polyclinic.errors import ConfigError, DataError
 from polyclinic.imaging.headers import check_header
 from polyclinic.imaging.volumes import read_image, write_label_map
+from polyclinic.system.text import clean_lines
 from polyclinic_client.fleet.connection import Connection
 from polyclinic_client.result_names import name_results
 from polyclinic_client.segmentation.client import SegmentationLink
@@ -83,7 +84,7 @@ def segment_files(
             ):
                 if fault is not None:
                     faults.append(fault)
-                    progress.console.print(f"left out: {fault}", markup=False)
+                    progress.console.print(f"left out: {clean_lines(fault)}", markup=False)
                 progress.advance(task)
     if faults:
         raise faults[0]
@@ -182,7 +183,7 @@ def _each(
 
 
 def _teller(console: Console) -> Callable[[str], None]:
-    return lambda text: console.print(text, markup=False)
+    return lambda text: console.print(clean_lines(text), markup=False)
 
 
 def _inside(folder: Path) -> list[Path]:

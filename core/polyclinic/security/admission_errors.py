@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from polyclinic.errors import LinkError
 from polyclinic.security.keys import PrivateKey, public_pem
+from polyclinic.system.text import clean
 
 HANDSHAKE = "/polyclinic.Door/Knock"
 SITE_HEADER = "polyclinic-site"
@@ -37,7 +38,7 @@ class AdmissionRefused(LinkError):
     coordinator = ""
 
     def __init__(self, **facts: str) -> None:
-        self.facts = {name: str(fact)[:MAX_FACT] for name, fact in facts.items()}
+        self.facts = {name: clean(fact)[:MAX_FACT] for name, fact in facts.items()}
         super().__init__(self.hospital.format(**self.facts))
 
     def told(self) -> str:

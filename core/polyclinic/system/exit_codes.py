@@ -17,6 +17,7 @@ import click
 import typer
 
 from polyclinic.errors import DiskFull, PolyclinicError
+from polyclinic.system.text import clean_lines
 
 EXIT_CODES = (
     "Exit codes: 0 done, 2 wrong usage or setting, 3 data or model files, 4 network, "
@@ -69,5 +70,5 @@ def _unexpected(error: Exception) -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{clean_lines(text)}\n")
     sys.stderr.flush()

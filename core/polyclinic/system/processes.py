@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
+from polyclinic.errors import AddressInvalid, ProcessDied, ServerUnreachable
 
 PARENT = "POLYCLINIC_PARENT"  # environment variable: id of the process that started this one
 GOODBYE_S = 5.0  # time for a process to end in order after its parent is gone
@@ -195,28 +195,6 @@ def free_port(host: str = "127.0.0.1") -> int:
     with socket.socket() as probe:
         probe.bind((host, 0))
         return int(probe.getsockname()[1])
-
-
-def claim_port(host: str, port: int, setting: str) -> int:
-    """Return the port if it is free; for 0, return a free one.
-
-    Args:
-        host: Address to listen on.
-        port: Wanted port, or 0.
-        setting: Name of the setting, for the message.
-
-    Raises:
-        PortTaken: Another program listens on the port.
-    """
-    if port == 0:
-        return free_port(host)
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PortTaken(host, port, setting) from error
-    return port
 
 
 def wait_for_port(address: str, timeout_s: float, child: Child | None = None) -> None:

@@ -12,6 +12,10 @@ from typer.core import TyperGroup
 
 console = Console(highlight=False)
 ADD = "add"
+COMPARE = (
+    "Compare both with the hospital by telephone: `polyclinic-client keygen` and `join` show the "
+    "same two."
+)
 Security = Annotated[
     Path,
     typer.Option("--security", metavar="FOLDER", help="Folder that `polyclinic-server init` made."),
@@ -107,22 +111,31 @@ def add(
 ) -> None:
     """Enrol a hospital's key and write the kit that is sent back to it; nothing in a kit is secret.
 
-    Compare the fingerprint with the hospital's by telephone: anybody who can replace the key file
-    on its way can join in the hospital's name.
+    Compare both fingerprints with the hospital's by telephone: anybody who can replace the key
+    file on its way can join in the hospital's name, and anybody who can replace the kit can answer
+    in the coordinator's.
     """
-    from polyclinic.security.keys import load_public_key
+    from polyclinic.security.keys import authority_fingerprint, load_public_key
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.enrolment.registry import enrol_with_kit
 
     path = to or security / "kits" / f"{name}.kit.json"
-    enrolled = enrol_with_kit(Authority.open(security), name, load_public_key(key), path)
-    console.print(f"{name} is enrolled with {enrolled.fingerprint}", markup=False, soft_wrap=True)
-    console.print(f"Send it this kit: {path}", markup=False, soft_wrap=True)
+    authority = Authority.open(security)
+    enrolled = enrol_with_kit(authority, name, load_public_key(key), path)
+    for line in (
+        f"{name} is enrolled.",
+        f"  the hospital's key           {enrolled.fingerprint}",
+        f"  this coordinator's authority {authority_fingerprint(authority.ca())}",
+        COMPARE,
+        f"Send it this kit: {path}",
+    ):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 @enrol_app.command("list")
 def list_keys(security: Security = Path("security")) -> None:
     """List all keys that were ever enrolled, and their state."""
+    from polyclinic.security.keys import authority_fingerprint
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.enrolment.registry import Registry
 
@@ -132,6 +145,11 @@ def list_keys(security: Security = Path("security")) -> None:
         state = "active" if key.active else f"revoked {_date(key.revoked or 0.0)}: {key.reason}"
         table.add_row(key.site, key.fingerprint, _date(key.since), state)
     console.print(table)
+    console.print(
+        f"this coordinator's authority: {authority_fingerprint(authority.ca())}",
+        markup=False,
+        soft_wrap=True,
+    )
     console.print(
         authority.warning() or f"server certificate until {authority.expires():%Y-%m-%d}",
         markup=False,

@@ -110,18 +110,31 @@ def history(
 
 
 @ledger_app.command()
-def verify(ledger: Folder = None) -> None:
+def verify(
+    ledger: Folder = None,
+    anchor: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A hospital's anchors.json, or a line with a number and a hash: does the journal "
+            "still hold what the hospital was shown?",
+        ),
+    ] = None,
+) -> None:
     """Verify that nothing was changed, removed or moved since it was written.
 
-    The journal's chain of hashes, the tables and all files are checked.
+    The journal's chain of hashes, the tables and all files are checked. Who can write to the files
+    can also write the whole chain anew; --anchor finds that, because hospitals keep lines of it.
     """
     from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
+    from polyclinic_server.enrolment.anchoring import judge
 
     checked = {"line": 0, "file": 0, "model": 0}
     with Ledger.open(find_ledger(ledger), create=False) as opened:
         fault = opened.verify(lambda what, count: checked.update({what: count}))
         newest = opened.history(1)
+        verdict = None if anchor is None or fault else judge(anchor, opened)
     counted = ", ".join(
         f"{count:,} {what}{'' if count == 1 else 's'}" for what, count in checked.items()
     )
@@ -132,6 +145,10 @@ def verify(ledger: Folder = None) -> None:
     console.print(
         f"newest line: {newest[-1].sequence}, {newest[-1].hash}", markup=False, soft_wrap=True
     )
+    if verdict is not None:
+        if not verdict.sound:
+            _end_with(str(opened.folder), verdict.sentence)
+        console.print(f"anchor: {verdict.sentence}", markup=False, soft_wrap=True)
 
 
 @ledger_app.command()

@@ -93,7 +93,8 @@ def segment_service(
     Example, on one machine without keys:
     [bold]polyclinic-server segment-service --model proxy.safetensors --insecure[/bold]
     """
-    from polyclinic.system.processes import claim_port
+    from polyclinic.system.listening import claim_port
+    from polyclinic.system.text import clean_lines
     from polyclinic_server.enrolment.endpoint import choose_endpoint
 
     console = Console(highlight=False, soft_wrap=True)
@@ -112,7 +113,7 @@ def segment_service(
     limits = Limits(queue, int(memory_gb * 2**30), workers, idle_s, upload_s, deadline_s)
 
     def tell(text: str) -> None:
-        console.print(f"{datetime.now():%H:%M:%S} {text}", markup=False)
+        console.print(f"{datetime.now():%H:%M:%S} {clean_lines(text)}", markup=False)
 
     async def run() -> None:
         server = SegmentationServer(loaded, place, limits, tell, reflection=reflection)
@@ -135,6 +136,8 @@ def greeting(
     callers: "Sequence[str]",
 ) -> list[str]:
     """Return the lines that are printed when the service has started."""
+    from polyclinic.system.listening import join_address
+
     shape, voxels = " x ".join(map(str, model.shape)), math.prod(model.shape)
     labels = ", ".join(f"{number} {label}" for number, label in enumerate(model.labels))
     lines = [
@@ -146,7 +149,7 @@ def greeting(
     ]
     call = "try      polyclinic-client segment IMAGE --out labels.nii.gz"
     if place.authority is None:
-        address = f"{place.host}:{port}"
+        address = join_address(place.host, port)
         return [
             *lines,
             f"address  {address}, plain text; anybody on this machine may call",
@@ -156,7 +159,7 @@ def greeting(
     hosts = ", ".join(place.authority.hosts)
     return [
         *lines,
-        f"address  {place.host}:{port}, TLS; certificate for {hosts} until {ends}",
+        f"address  {join_address(place.host, port)}, TLS; certificate for {hosts} until {ends}",
         f"callers  {', '.join(callers) or 'nobody yet: polyclinic-server enrol NAME hospital.pub'}",
         f"{call} --kit KIT --server {name}:{port} --generator FILE",
     ]

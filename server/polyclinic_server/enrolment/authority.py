@@ -27,6 +27,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import make_folder, write_durably
+from polyclinic.system.listening import join_address
 
 AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397
@@ -73,7 +74,7 @@ class Authority:
         )
         write_durably(folder / "ca.crt", certificate.public_bytes(Encoding.PEM))
         write_durably(folder / "ca.key", _pem(key))
-        authority = cls(folder, tuple(hosts), port)
+        authority = cls(folder, _plain(hosts), port)
         authority._issue(names, SERVER_DAYS)
         return authority
 
@@ -116,15 +117,14 @@ class Authority:
                 "Make a new one in another folder with `polyclinic-server init`, and send every "
                 "hospital a new kit."
             )
-        renewed = Authority(self.folder, tuple(hosts) or self.hosts, port or self.port)
+        renewed = Authority(self.folder, _plain(hosts) or self.hosts, port or self.port)
         renewed._issue(_names(renewed.hosts), days)
         return renewed
 
     @property
     def address(self) -> str:
         """HOST:PORT as in the kits."""
-        host = f"[{self.hosts[0]}]" if ":" in self.hosts[0] else self.hosts[0]
-        return f"{host}:{self.port}"
+        return join_address(self.hosts[0], self.port)
 
     def ca(self) -> str:
         """Return the authority's certificate in PEM."""
@@ -189,6 +189,11 @@ class Authority:
         write_durably(self.folder / "server.crt", certificate.public_bytes(Encoding.PEM))
         address = {"hosts": list(self.hosts), "port": self.port}
         write_durably(self.folder / "address.json", json.dumps(address))
+
+
+def _plain(hosts: Sequence[str]) -> tuple[str, ...]:
+    """Return hosts without the brackets around an address of IPv6."""
+    return tuple(host.strip("[]") for host in hosts)
 
 
 def _names(hosts: Sequence[str]) -> list[x509.GeneralName]:

@@ -86,6 +86,7 @@ def choose_endpoint(
         ConfigError: Plain text beyond loopback, no keys and certificates, or an expired
             certificate.
     """
+    host = host.strip("[]") if host else host
     if insecure:
         host = host or LOOPBACK
         if not is_loopback(host):

@@ -8,6 +8,7 @@ renewed certificate is taken without a restart, and who has not shown a key cost
 import asyncio
 import contextlib
 import errno
+import ipaddress
 import socket
 import ssl
 import threading
@@ -22,6 +23,7 @@ from polyclinic.security.admission_errors import (
     HostNameWrong,
     PlaintextRefused,
 )
+from polyclinic.system.listening import open_listener
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.fleet.lobby import Guest, Lobby
 from polyclinic_server.fleet.pipe import Pipe
@@ -43,6 +45,7 @@ class Door:
         note: Told of every handshake that failed, with the other side's IP address.
         proving: Whether `proved` will be called for each connection; without, one that speaks TLS
             has proved enough.
+        setting: Name of the port's setting, for messages.
     """
 
     def __init__(
@@ -54,8 +57,9 @@ class Door:
         note: Note,
         *,
         proving: bool = False,
+        setting: str = "--port",
     ) -> None:
-        self._address = host, port
+        self._address = host, port, setting
         self._authority = authority
         self._inner = inner
         self._note = note
@@ -72,7 +76,7 @@ class Door:
         """Listen in a thread of its own; returns once hospitals can connect.
 
         Raises:
-            OSError: The address is taken, or not this machine's.
+            BindFailed: Nothing can listen there; the subclass says why.
         """
         listener = _listen(*self._address)
         threading.Thread(
@@ -83,7 +87,7 @@ class Door:
         """Listen in this event loop; returns once hospitals can connect.
 
         Raises:
-            OSError: The address is taken, or not this machine's.
+            BindFailed: Nothing can listen there; the subclass says why.
         """
         listener = _listen(*self._address)
         self._accepting = asyncio.create_task(self._serve(listener))
@@ -119,7 +123,7 @@ class Door:
                 if len(self._tasks) >= MOST:
                     connection.close()
                     continue
-                task = loop.create_task(self._admit(connection, str(address[0])))
+                task = loop.create_task(self._admit(connection, _plain(str(address[0]))))
                 self._tasks.add(task)
                 task.add_done_callback(self._tasks.discard)
 
@@ -239,11 +243,16 @@ async def _named_connection(path: Path, name: Path) -> socket.socket:
     return plain
 
 
-def _listen(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
+def _listen(host: str, port: int, setting: str) -> socket.socket:
+    listener = open_listener(host, port, setting, BACKLOG)
     listener.setblocking(False)
     return listener
+
+
+def _plain(address: str) -> str:
+    """Return an address of IPv4 as such, where a socket of both families maps it."""
+    mapped = getattr(ipaddress.ip_address(address.partition("%")[0]), "ipv4_mapped", None)
+    return str(mapped or address)
 
 
 def _keep_alive(connection: socket.socket) -> None:

@@ -5,7 +5,7 @@ import resource
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -14,12 +14,12 @@ from typing import Any, Self
 
 import grpc
 
-from polyclinic.errors import PortTaken
+from polyclinic.errors import BindFailed, PortTaken
 from polyclinic.fleet.challenge import authority_digest
 from polyclinic.fleet.protocol import HEARTBEAT_MS, SERVER_OPTIONS
 from polyclinic.fleet.wire.fleet_pb2 import Anchor
 from polyclinic.fleet.wire.fleet_pb2_grpc import add_FleetServicer_to_server
-from polyclinic.system.processes import claim_port
+from polyclinic.system.listening import claim_port, join_address
 from polyclinic_server.enrolment.endpoint import Endpoint
 from polyclinic_server.enrolment.registry import Registry
 from polyclinic_server.fleet.door import Door
@@ -44,10 +44,10 @@ class FleetServer:
         folder: Its subfolder `blobs` holds large contents that travel, and is emptied.
         on_event: Told about what happens, as (kind, text).
         heartbeat_ms: How often either side gives a sign of life.
-        anchor: Returns the newest line of the journal that hospitals keep.
+        anchors: Returns the newest lines of the journals that hospitals keep; may block.
 
     Raises:
-        PortTaken: Another program listens there.
+        BindFailed: Nothing can listen there; the subclass says why.
     """
 
     def __init__(
@@ -57,12 +57,12 @@ class FleetServer:
         on_event: Callable[[str, str], None] = lambda _kind, _text: None,
         *,
         heartbeat_ms: int = HEARTBEAT_MS,
-        anchor: Callable[[], Anchor | None] = lambda: None,
+        anchors: Callable[[], Sequence[Anchor]] = tuple,
     ) -> None:
         self._place = place
         self._port = claim_port(place.host, place.port, PORT_SETTING)
         self._on_event = on_event
-        self._anchor = anchor
+        self._anchors = anchors
         self._news = News()
         self._work = OpenWork(folder / "blobs")
         self._sessions = Sessions(heartbeat_ms / 1000, self._news, self._work.forget)
@@ -77,13 +77,15 @@ class FleetServer:
     @property
     def address(self) -> str:
         """HOST:PORT for the hospitals."""
-        host = self._place.host
-        return f"[{host}]:{self._port}" if ":" in host else f"{host}:{self._port}"
+        return join_address(self._place.host, self._port)
 
     def __enter__(self) -> Self:
         self._thread.start()
         try:
             self._started.result()
+        except BindFailed:
+            self._thread.join(STOP_S)
+            raise
         except (OSError, RuntimeError) as error:  # gRPC raises the second
             self._thread.join(STOP_S)
             raise PortTaken(self._place.host, self._port, PORT_SETTING) from error
@@ -136,7 +138,15 @@ class FleetServer:
                 inner = Path(sockets) / "grpc"
                 server.add_insecure_port(f"unix:{inner}")
                 host = self._place.host
-                door = Door(host, self._port, authority, inner, registry.note, proving=True)
+                door = Door(
+                    host,
+                    self._port,
+                    authority,
+                    inner,
+                    registry.note,
+                    proving=True,
+                    setting=PORT_SETTING,
+                )
             self._service = self._make_service(keys, door)
             add_FleetServicer_to_server(self._service, server)  # type: ignore[no-untyped-call]
             await server.start()
@@ -161,7 +171,7 @@ class FleetServer:
                 instance=self.instance,
                 proved=door.proved if door else lambda _peer: None,
                 tell=lambda text: self._on_event("note", text),
-                anchor=self._anchor,
+                anchors=self._anchors,
             )
         )
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -66,7 +66,7 @@ class House:
         instance: What tells this server from the one before it.
         proved: Called with the peer of a connection that showed a key.
         tell: Called with a line about what happened.
-        anchor: The newest line of the journal that hospitals keep, if there is one.
+        anchors: Returns the newest lines of the journals that hospitals keep; may block.
     """
 
     sessions: Sessions
@@ -76,7 +76,7 @@ class House:
     instance: str
     proved: Callable[[str], None]
     tell: Callable[[str], None]
-    anchor: Callable[[], Anchor | None]
+    anchors: Callable[[], Sequence[Anchor]]
 
 
 class FleetService(Bulk):
@@ -97,7 +97,7 @@ class FleetService(Bulk):
         try:
             hello, site, mark = await self._admit(context)
             if not hello.client:
-                await context.write(FromCoordinator(welcome=self._welcome(site if mark else "")))
+                await context.write(await self._welcome(site if mark else ""))
                 return
             session = await self._enter(hello, site, mark)
         except AdmissionRefused as refusal:
@@ -107,8 +107,7 @@ class FleetService(Bulk):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing came in time")
         for_good = False
         try:
-            welcome = self._welcome(site if mark else "", session.token)
-            await context.write(FromCoordinator(welcome=welcome))
+            await context.write(await self._welcome(site if mark else "", session.token))
             self._resume(hello, session)
             for_good = await self._converse(context, session)
         finally:
@@ -197,16 +196,17 @@ class FleetService(Bulk):
         assert isinstance(frame, FromHospital)
         return frame
 
-    def _welcome(self, site: str, token: bytes = b"") -> Welcome:
-        return Welcome(
+    async def _welcome(self, site: str, token: bytes = b"") -> FromCoordinator:
+        welcome = Welcome(
             site=site,
             version=self._version,
             instance=self._house.instance,
             session=token,
             heartbeat_ms=round(1000 * self._house.sessions.heartbeat_s),
             time=time.time(),
-            anchor=self._house.anchor(),
+            anchors=await asyncio.to_thread(self._house.anchors),
         )
+        return FromCoordinator(welcome=welcome)
 
     def _resume(self, hello: Hello, session: Session) -> None:
         """Tell what is not wanted any more, and send what the hospital has not got."""
@@ -238,7 +238,7 @@ class FleetService(Bulk):
             session.hear()
             kind = frame.WhichOneof("frame")
             if kind == "reply":
-                self._take(session, frame)
+                await self._take(session, frame)
             elif kind == "heartbeat":
                 await self._check_key(session)
             elif kind == "goodbye":
@@ -247,12 +247,13 @@ class FleetService(Bulk):
                 break
         return False
 
-    def _take(self, session: Session, frame: FromHospital) -> None:
+    async def _take(self, session: Session, frame: FromHospital) -> None:
         """Keep a reply, and tell its hospital to drop it; one that nobody awaits is dropped."""
         identifier = frame.reply.envelope.reply_to
         if self._house.work.answer(session.site, frame.reply.envelope):
             self._house.news.tell()
-        taken = Taken(message_id=identifier[:80], anchor=self._house.anchor())
+        anchors = await asyncio.to_thread(self._house.anchors)
+        taken = Taken(message_id=identifier[:80], anchors=anchors)
         session.send(FromCoordinator(taken=taken))
 
     async def _write(self, context: Any, session: Session) -> None:

@@ -1,8 +1,8 @@
 """`polyclinic-server run`: a federation, from the settings to the report."""
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,7 +45,7 @@ def run(
 
     Raises:
         ConfigError: A setting is wrong, or keys and certificates are missing.
-        PortTaken: The hospitals' port is in use.
+        BindFailed: The hospitals' port or address cannot be had.
         RunError: The run cannot go on; it can be resumed.
     """
     with console.status("loading torch, MONAI and Flower"):
@@ -64,7 +64,7 @@ def run(
             folder.logged("flwr"),
         ):
             folder.listeners.append(handle)
-            _serve(folder, fleet_folder, place, console)
+            _serve(folder, configs, place, console)
     except BaseException as error:
         folder.end(error, f"resume with --resume {folder.name}")
         raise
@@ -82,17 +82,39 @@ def finish(folder: RunFolder, console: Console) -> None:
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 
 
-def _serve(folder: RunFolder, fleet_folder: Path, place: "Endpoint", console: Console) -> None:
+def ledger_folders(run: Path, configs: Sequence[Config]) -> list[Path]:
+    """Return where the ledgers of a run are, or will be: its own, and those that settings name."""
+    found = {run / "ledger": None}
+    for config in configs:
+        waiting: list[object] = [config.strategy]
+        while waiting:
+            node = waiting.pop()
+            if not isinstance(node, Mapping):
+                continue
+            if isinstance(named := node.get("ledger"), str) and named:
+                found[Path(named)] = None
+            waiting += node.values()
+    return list(found)
+
+
+def _serve(
+    folder: RunFolder, configs: Sequence[Config], place: "Endpoint", console: Console
+) -> None:
     """Let hospitals connect, and run the strategies with them."""
+    from polyclinic_server.enrolment.anchoring import Anchoring
     from polyclinic_server.fleet.server import FleetServer
     from polyclinic_server.runs.app import coordinate
+
+    fleet_folder = Path(configs[0].deployment.runs) / FLEET
 
     def record(_kind: str, text: str) -> None:
         folder.record(Note(text=text))
 
+    anchoring = Anchoring(place.authority, ledger_folders(folder.path, configs))
     with (
+        closing(anchoring),
         announced(place.authority, lambda text: record("note", text)),
-        FleetServer(place, fleet_folder, record) as fleet,
+        FleetServer(place, fleet_folder, record, anchors=anchoring) as fleet,
     ):
         console.print(place.invitation(fleet.address), markup=False)
         folder.update(address=fleet.address)

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from polyclinic.federation.events import DOING, Event
 from polyclinic.federation.live_state import LiveState, SiteRow
+from polyclinic.system.text import clean, clean_lines
 
 Statuses = Callable[[], Mapping[str, Mapping[str, Any]]]
 IN_STEPS = frozenset({*DOING.values(), "training again"})  # work that is counted in steps
@@ -34,7 +35,7 @@ class LiveTable:
         """Update the state by one event; return a line to print, or None."""
         line = event.tell(self.state)
         if line is not None:
-            self.state.news = line
+            line = self.state.news = clean_lines(line)
         return line
 
     def __rich__(self) -> RenderableType:
@@ -44,8 +45,8 @@ class LiveTable:
         for title in ("hospital", "doing", "loss", state.score_name):
             table.add_column(title, justify="left" if title in ("hospital", "doing") else "right")
         for site, row in sorted(state.rows.items()):
-            doing = Text(_describe(row, statuses.get(site, {})))
-            table.add_row(Text(site), doing, _figure(row.loss), _figure(row.score))
+            doing = Text(clean(_describe(row, statuses.get(site, {}))))
+            table.add_row(Text(clean(site)), doing, _figure(row.loss), _figure(row.score))
         bar = ProgressBar(total=1.0, completed=state.share, width=60)
         return Group(self._head(), bar, table, Text(state.news, style="dim"))
 

@@ -8,6 +8,7 @@ from rich.text import Text
 
 from polyclinic.federation.events import EventLog, RoundEnd
 from polyclinic.federation.run_folder import RunFolder, list_runs
+from polyclinic.system.text import clean
 
 HEADS = ("run", "state", "strategies", "progress", "hospitals", "note")
 
@@ -28,7 +29,7 @@ def status_table(runs: Path) -> Table:
             str(len(described.get("hospitals", {}))),
             str(described.get("reason") or ""),
         )
-        table.add_row(*map(Text, cells))
+        table.add_row(*(Text(clean(cell)) for cell in cells))
     return table
 
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from polyclinic.errors import ConfigError, PortTaken
-from polyclinic.system.processes import claim_port
+from polyclinic.system.listening import claim_port, join_address
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import CHANNEL_OPTIONS, Endpoint, announced
 from polyclinic_server.enrolment.registry import Registry
@@ -88,13 +88,13 @@ class SegmentationServer:
         """Listen, and return the port once hospitals can connect.
 
         Raises:
-            PortTaken: Another program listens there.
+            BindFailed: Nothing can listen there; the subclass says why.
         """
         place = self._place
         port = claim_port(place.host, place.port, "--port")
         try:
             if place.authority is None or self.registry is None:
-                self._grpc.add_insecure_port(f"{place.host}:{port}")
+                self._grpc.add_insecure_port(join_address(place.host, port))
                 await self._grpc.start()
             else:
                 folder = tempfile.TemporaryDirectory(prefix="polyclinic-")  # only for this user

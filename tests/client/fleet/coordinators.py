@@ -35,7 +35,7 @@ class Coordinator(FleetServicer):
         self.quiet = False  # sends no heartbeat
         self.take = True  # answers replies with Taken
         self.offer_code: grpc.StatusCode | None = None
-        self.anchor: wire.Anchor | None = None
+        self.anchors: list[wire.Anchor] = []
         self.hellos: list[wire.Hello] = []
         self.proofs: list[wire.Proof] = []
         self.frames: list[wire.FromHospital] = []
@@ -109,7 +109,7 @@ class Coordinator(FleetServicer):
 
     def taken(self, message_id: str) -> None:
         assert self._out is not None
-        taken = wire.Taken(message_id=message_id, anchor=self.anchor)
+        taken = wire.Taken(message_id=message_id, anchors=self.anchors)
         self._out.put_nowait(wire.FromCoordinator(taken=taken))
 
     # the wire
@@ -136,7 +136,7 @@ class Coordinator(FleetServicer):
             session=uuid.uuid4().bytes,
             heartbeat_ms=self.beat_ms,
             time=time.time(),
-            anchor=self.anchor,
+            anchors=self.anchors,
         )
         yield wire.FromCoordinator(welcome=welcome)
         if hello.client:

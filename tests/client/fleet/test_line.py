@@ -304,9 +304,9 @@ def test_notices_are_said_without_control_characters(tmp_path: Path) -> None:
 
 def test_a_journal_that_went_back_is_noticed(tmp_path: Path) -> None:
     async def scenario(one: Coordinator, between: Wire, other: HospitalLine) -> None:
-        one.anchor = wire.Anchor(journal="j", sequence=7, hash="aa", signature=b"s")
+        one.anchors = [wire.Anchor(journal="j", sequence=7, hash="aa", signature=b"s")]
         await one.ask(one.question("hash"))
-        one.anchor = wire.Anchor(journal="j", sequence=6, hash="bb", signature=b"s")
+        one.anchors = [wire.Anchor(journal="j", sequence=6, hash="bb", signature=b"s")]
         await one.ask(one.question("hash"))
         await asyncio.wait_for(other.jobs.settle(), 5.0)
         await one.ask(one.question("hash"))

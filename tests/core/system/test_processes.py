@@ -10,10 +10,10 @@ import psutil
 import pytest
 
 from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
+from polyclinic.system.listening import claim_port
 from polyclinic.system.processes import (
     PARENT,
     Child,
-    claim_port,
     free_port,
     parse_address,
     pause_s,

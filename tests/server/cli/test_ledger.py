@@ -1,8 +1,6 @@
 import json
-import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -10,35 +8,11 @@ import torch
 
 from polyclinic.learning.state_dict import load_metadata, load_state
 from polyclinic.store.ledger import Ledger
-from polyclinic_server.cli import ledger as ledger_cli
-from polyclinic_server.cli.main import main
 from tests.core.store.ledger_cases import flip, hand_over, model
 from tests.core.store.ledger_damage import execute
+from tests.server.cli.commands import Run
 
 JOB = {"network": "unet"}
-
-
-Run = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture
-def run_cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
-    """Run the console script in this process; a new process per command would take minutes."""
-    before = signal.getsignal(signal.SIGTERM)
-    monkeypatch.setattr(ledger_cli.console, "width", 200)
-
-    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
-        monkeypatch.setattr(sys, "argv", ["polyclinic-server", *arguments])
-        capsys.readouterr()
-        with pytest.raises(SystemExit) as ended:
-            main()
-        said = capsys.readouterr()
-        return subprocess.CompletedProcess(
-            arguments, int(ended.value.code or 0), said.out, said.err
-        )
-
-    yield run
-    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture

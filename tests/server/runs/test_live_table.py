@@ -267,3 +267,16 @@ def test_an_update_and_a_fallback_in_a_line() -> None:
         None,
         ("x ", "5 images", "a and b", "nobody is near"),
     )
+
+
+def test_nothing_that_a_hospital_says_steers_the_terminal() -> None:
+    one, evil = rounds_table(), "\x1b[2J\x9b31mred\n"
+    lines = [
+        take(one, {"kind": "joined", "site": f"a{evil}", "modality": evil, "training": 4}),
+        take(one, {"kind": "refused", "site": "b", "reason": evil}),
+        take(one, {"kind": "note", "text": evil}),
+    ]
+    assert all(line is not None and "red" in line and line.isprintable() for line in lines)
+    console = Console(width=200, record=True)
+    console.print(one)
+    assert "\x1b" not in console.export_text() and "\x9b" not in console.export_text()

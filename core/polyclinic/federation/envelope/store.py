@@ -7,8 +7,12 @@ from typing import Protocol
 from polyclinic.fleet.protocol import FRAME_BYTES, INLINE_BYTES
 
 ENVELOPE_BYTES = FRAME_BYTES - 64 * 1024  # largest envelope: a frame holds it, and little else
-CROWDED_BYTES = ENVELOPE_BYTES // 2  # with more bytes inside than this, an envelope is crowded
+# With more bytes inside than this, an envelope is crowded: a frame holds up heartbeats for as long
+# as it travels, and a line of 1 Mbit/s that is silent for 30 s counts as cut.
+CROWDED_BYTES = 512 * 1024
 CROWDED_INLINE_BYTES = 4 * 1024  # what is longer travels beside a crowded envelope
+FULL_BYTES = 2 * CROWDED_BYTES  # with more bytes inside than this, an envelope is full
+FULL_INLINE_BYTES = 64  # what is longer travels beside a full envelope
 
 
 class StoredBlob(Protocol):
@@ -50,7 +54,9 @@ class Room:
 
     def take(self, size: int) -> bool:
         """Return whether so many bytes travel inside the envelope, and count them if so."""
-        crowded = self._used + size > CROWDED_BYTES
-        inside = size <= (CROWDED_INLINE_BYTES if crowded else INLINE_BYTES)
+        limit, used = INLINE_BYTES, self._used + size
+        if used > CROWDED_BYTES:
+            limit = CROWDED_INLINE_BYTES if used <= FULL_BYTES else FULL_INLINE_BYTES
+        inside = size <= limit
         self._used += size if inside else 0
         return inside

@@ -79,22 +79,22 @@ class Proof(_message.Message):
     def __init__(self, key: _Optional[bytes] = ..., signature: _Optional[bytes] = ..., time: _Optional[float] = ...) -> None: ...
 
 class Welcome(_message.Message):
-    __slots__ = ("site", "version", "instance", "session", "heartbeat_ms", "time", "anchor")
+    __slots__ = ("site", "version", "instance", "session", "heartbeat_ms", "time", "anchors")
     SITE_FIELD_NUMBER: _ClassVar[int]
     VERSION_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     SESSION_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_MS_FIELD_NUMBER: _ClassVar[int]
     TIME_FIELD_NUMBER: _ClassVar[int]
-    ANCHOR_FIELD_NUMBER: _ClassVar[int]
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
     site: str
     version: str
     instance: str
     session: bytes
     heartbeat_ms: int
     time: float
-    anchor: Anchor
-    def __init__(self, site: _Optional[str] = ..., version: _Optional[str] = ..., instance: _Optional[str] = ..., session: _Optional[bytes] = ..., heartbeat_ms: _Optional[int] = ..., time: _Optional[float] = ..., anchor: _Optional[_Union[Anchor, _Mapping]] = ...) -> None: ...
+    anchors: _containers.RepeatedCompositeFieldContainer[Anchor]
+    def __init__(self, site: _Optional[str] = ..., version: _Optional[str] = ..., instance: _Optional[str] = ..., session: _Optional[bytes] = ..., heartbeat_ms: _Optional[int] = ..., time: _Optional[float] = ..., anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("reason",)
@@ -127,12 +127,12 @@ class Reply(_message.Message):
     def __init__(self, envelope: _Optional[_Union[Envelope, _Mapping]] = ...) -> None: ...
 
 class Taken(_message.Message):
-    __slots__ = ("message_id", "anchor")
+    __slots__ = ("message_id", "anchors")
     MESSAGE_ID_FIELD_NUMBER: _ClassVar[int]
-    ANCHOR_FIELD_NUMBER: _ClassVar[int]
+    ANCHORS_FIELD_NUMBER: _ClassVar[int]
     message_id: str
-    anchor: Anchor
-    def __init__(self, message_id: _Optional[str] = ..., anchor: _Optional[_Union[Anchor, _Mapping]] = ...) -> None: ...
+    anchors: _containers.RepeatedCompositeFieldContainer[Anchor]
+    def __init__(self, message_id: _Optional[str] = ..., anchors: _Optional[_Iterable[_Union[Anchor, _Mapping]]] = ...) -> None: ...
 
 class Goodbye(_message.Message):
     __slots__ = ("reason",)

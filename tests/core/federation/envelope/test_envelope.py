@@ -9,6 +9,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from polyclinic.errors import FrameInvalid
 from polyclinic.federation.envelope import MappedArray, array_bytes, decode, encode, make_message
+from polyclinic.federation.envelope.store import FULL_BYTES
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FRAME_BYTES
 from polyclinic.fleet.wire import fleet_pb2 as wire
@@ -157,6 +158,14 @@ def test_many_small_arrays_do_not_burst_a_frame(store: BlobStore) -> None:
 
     assert list(back.content["arrays"]) == list(arrays)
     np.testing.assert_array_equal(back.content["arrays"]["w199"].numpy(), LARGE[:15_000])
+
+
+@pytest.mark.parametrize("values", [250, 1000])
+def test_an_envelope_stays_small_whatever_its_arrays_are(values: int, store: BlobStore) -> None:
+    """It holds up heartbeats: a line of 1 Mbit/s must carry it within some seconds."""
+    arrays = {f"w{number}": Array(LARGE[:values]) for number in range(2_000)}
+    sent = encode(question(arrays=ArrayRecord(arrays)), store)
+    assert sent.ByteSize() < FULL_BYTES + 2_000 * 200  # names, and what names a blob
 
 
 @pytest.mark.parametrize(
