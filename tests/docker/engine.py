@@ -96,6 +96,10 @@ class Deployment:
         """Python inside a running service."""
         return self.compose("exec", "-T", service, "python", "-c", code, *arguments, check=False)
 
+    def health(self, service: str) -> str:
+        """What the engine says: starting, healthy, unhealthy."""
+        return self.inspect(service, "{{.State.Health.Status}}")
+
     def server(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the coordinator's on its volumes, whether or not it runs."""
         volumes = (

@@ -89,9 +89,7 @@ def test_a_hospital_that_leaves_for_good_is_reported_missing_and_the_run_ends_we
     assert [event["site"] for event in one.events("left")] == [victim]
 
 
-def test_a_coordinator_is_killed_and_resumed(
-    federation: Make, undisturbed: Federation
-) -> None:
+def test_a_coordinator_is_killed_and_resumed(federation: Make, undisturbed: Federation) -> None:
     one = begin(federation(*SETTINGS))
     one.wait_until(lambda: one.events("round_end"), "the end of round 1")
     assert descendants(one.coordinator.pid) == []  # it serves its hospitals itself
