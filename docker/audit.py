@@ -19,9 +19,7 @@ def main(program: str) -> int:
     paths = [Path("docker") / f"requirements-{name}.txt" for name in FILES]
     options = [word for path in paths for word in ("--requirement", str(path))]
     fixed = ("--disable-pip", "--require-hashes", "--progress-spinner", "off", "--format", "json")
-    done = subprocess.run(
-        [program, *fixed, *options], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([program, *fixed, *options], capture_output=True, text=True, check=False)
     try:
         packages = json.loads(done.stdout)["dependencies"]
     except ValueError:
@@ -31,8 +29,14 @@ def main(program: str) -> int:
             fixes = ", ".join(one["fix_versions"]) or "no version yet"
             name = f"{package['name']} {package['version']}"
             sys.stdout.write(f"{name}: {one['id']}, mended by {fixes}\n")
+    skipped = [package["skip_reason"] for package in packages if "skip_reason" in package]
+    if len(skipped) == len(packages):  # an index that knows the packages, and no advisories
+        return _failed("no connection to a database that knows these packages")
     known = [package for package in packages if package.get("vulns")]
-    sys.stdout.write(f"{len(packages)} packages, {len(known)} with advisories\n")
+    sys.stdout.write(
+        f"{len(packages) - len(skipped)} packages audited, {len(known)} with advisories; "
+        f"{len(skipped)} not in the database\n"
+    )
     return FOUND if known else 0
 
 
