@@ -81,7 +81,8 @@ class Deployment:
         )
 
     def up(self) -> None:
-        self.compose("up", "--no-build", "--detach", timeout_s=1800.0)
+        # without the hospital that comes later, and the one that leaves
+        self.compose("up", "--no-build", "--detach", "coordinator", *HOSPITALS, timeout_s=1800.0)
 
     def close(self) -> None:
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "10")

@@ -66,7 +66,7 @@ def test_a_hospital_is_on_its_own_network_alone_and_sees_its_own_volumes_alone()
     every = services("compose.yaml")
     networks = yaml.safe_load((DOCKER / "compose.yaml").read_text())["networks"]
     hospitals = [name for name in every if f"{name}-patients" in every]
-    assert len(hospitals) == 3
+    assert len(hospitals) == 4
     assert every["coordinator"]["networks"] == hospitals == list(networks)
     assert all(network["internal"] is True for network in networks.values())
     for name in hospitals:
@@ -84,7 +84,7 @@ def test_a_hospital_is_on_its_own_network_alone_and_sees_its_own_volumes_alone()
 
 def test_the_coordinator_sees_no_patient_and_no_key_of_a_hospital() -> None:
     every = services("compose.yaml")
-    for name in ("coordinator", "enrolment", "segmentation"):
+    for name in ("coordinator", "enrolment", "segmentation", "departure"):
         volumes = " ".join(map(str, every[name]["volumes"]))
         assert "-data" not in volumes and "-keys" not in volumes and "-state" not in volumes
 
