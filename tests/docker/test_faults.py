@@ -32,6 +32,7 @@ def disturbed(images: None) -> Iterator[Deployment]:
         docker("network", "disconnect", "--force", cut, one.container("st-bruno"))
         time.sleep(30)
         assert one.state() == "running"
+        one.wait_until(lambda: one.health("st-bruno") == "unhealthy", "an unhealthy hospital")
         docker("network", "connect", "--alias", "st-bruno", cut, one.container("st-bruno"))
         one.compose("start", "st-anne")
         # the engine takes this for our wish, and does not start it again
@@ -39,6 +40,7 @@ def disturbed(images: None) -> Iterator[Deployment]:
         assert one.inspect("coordinator", "{{.State.Running}}") == "false"
         assert one.state() == "running"  # it could not say goodbye
         docker("start", one.container("coordinator"))
+        one.wait_until(lambda: one.health("st-bruno") == "healthy", "a healthy hospital")
         one.wait_until(lambda: one.events("contribution"), "a contribution")
         assert one.state() == "running"
         one.compose(
@@ -61,6 +63,6 @@ def disturbed(images: None) -> Iterator[Deployment]:
 def test_it_goes_to_its_end_all_the_same(disturbed: Deployment) -> None:
     disturbed.wait_for_the_end()
     disturbed.check_outcome()
-    assert len(disturbed.events("resumed")) + len(disturbed.events("superlink")) >= 1
+    assert disturbed.events("resumed")
     counted = [event["site"] for event in disturbed.events("contribution")]
     assert sorted(counted) == sorted(HOSPITALS)  # none lost, none twice

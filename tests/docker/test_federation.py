@@ -46,6 +46,11 @@ def quiet(images: None) -> Iterator[Deployment]:
         one.close()
 
 
+def test_the_coordinator_and_admitted_hospitals_become_healthy(quiet: Deployment) -> None:
+    names = ["coordinator", *HOSPITALS]
+    quiet.wait_until(lambda: {quiet.health(name) for name in names} == {"healthy"}, "health")
+
+
 def test_a_hospital_finds_the_fleets_port_open_and_every_other_closed(quiet: Deployment) -> None:
     quiet.wait_until(
         lambda: f":{FLEET}" in quiet.read("st-anne", REACH, f"coordinator:{FLEET}").stdout,

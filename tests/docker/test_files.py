@@ -1,13 +1,14 @@
 """What can be said of the container files without an engine."""
 
 import re
-import runpy
 import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from polyclinic_client.cli.segment_options import PORT as ASKED
 from polyclinic_server.cli.segment_service import PORT as SERVED
@@ -65,7 +66,7 @@ def test_a_hospital_is_on_its_own_network_alone_and_sees_its_own_volumes_alone()
     every = services("compose.yaml")
     networks = yaml.safe_load((DOCKER / "compose.yaml").read_text())["networks"]
     hospitals = [name for name in every if f"{name}-patients" in every]
-    assert len(hospitals) == 3
+    assert len(hospitals) == 4
     assert every["coordinator"]["networks"] == hospitals == list(networks)
     assert all(network["internal"] is True for network in networks.values())
     for name in hospitals:
@@ -83,7 +84,7 @@ def test_a_hospital_is_on_its_own_network_alone_and_sees_its_own_volumes_alone()
 
 def test_the_coordinator_sees_no_patient_and_no_key_of_a_hospital() -> None:
     every = services("compose.yaml")
-    for name in ("coordinator", "enrolment", "segmentation"):
+    for name in ("coordinator", "enrolment", "segmentation", "departure"):
         volumes = " ".join(map(str, every[name]["volumes"]))
         assert "-data" not in volumes and "-keys" not in volumes and "-state" not in volumes
 
@@ -133,17 +134,47 @@ def test_an_image_is_made_of_core_strategies_configuration_and_its_own_side(side
         assert start < copy < min(number for number in stages if number > start)
 
 
-def test_each_requirement_is_installed_once_and_the_large_ones_are_shared() -> None:
-    path = DOCKER / "requirements.py"
-    divide = runpy.run_path(str(path))["divide"]
+def locked(name: str) -> dict[str, tuple[str, int]]:
+    """Version and number of hashes of each package in a file of requirements."""
+    text = (DOCKER / f"requirements-{name}.txt").read_text()
+    found = re.findall(
+        r"^([a-z0-9-]+)==(\S+)((?: \\\n    --hash=sha256:[0-9a-f]{64})+)$", text, re.M
+    )
+    assert len(found) == len(re.findall(r"^[^\s#]", text, re.M)), "every line is a version"
+    return {package: (version, hashes.count("--hash")) for package, version, hashes in found}
+
+
+@pytest.mark.parametrize(
+    ("name", "extras"), [("client", ["client"]), ("server", ["server", "postgresql"])]
+)
+def test_what_the_project_requires_is_locked_by_its_hashes(name: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    files: dict[str, list[str]] = divide(project)
-    every = [text for texts in files.values() for text in texts]
-    assert len(every) == len(set(every))
-    assert set(project["dependencies"]) <= set(files["shared.txt"])
-    assert not [text for text in every if text.startswith("polyclinic")]
-    names = {
-        name: {re.split(r"[\[<>=]", text)[0] for text in texts} for name, texts in files.items()
-    }
-    assert {"grpcio-health-checking", "tensorboard", "psycopg"} <= names["server.txt"]
-    assert names["demo.txt"] == {"nilearn"}
+    found = locked(name) | locked("torch")
+    texts = [text for extra in extras for text in project["optional-dependencies"][extra]]
+    for requirement in map(Requirement, [*project["dependencies"], *texts]):
+        version, hashes = found[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version) and hashes, f"{requirement}: make lock"
+    assert requirement_of_torch() == f"torch=={found['torch'][0]}"
+
+
+def requirement_of_torch() -> str:
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    return next(line for line in lines if line.startswith("torch"))
+
+
+def test_the_coordinator_has_the_hospitals_versions_and_more() -> None:
+    client, server = locked("client"), locked("server")
+    assert client.items() <= server.items()
+    assert {"tensorboard", "psycopg"} <= server.keys() - client.keys()
+    assert locked("demo").keys() == {"nilearn"}
+    assert not (client.keys() | server.keys()) & {"torch", "uv", "setuptools"}
+
+
+@pytest.mark.parametrize("side", ["server", "client"])
+def test_nothing_but_what_is_locked_is_installed(side: str) -> None:
+    text = (DOCKER / f"{side}.Dockerfile").read_text().replace("\\\n", " ")
+    installs = re.findall(r"pip [^&\n]*\binstall (.*?)(?:&&|\n)", text)
+    assert len(installs) >= 3
+    for options in installs:
+        torch_or_own = '"$@"' in options or "/tmp/dist/*.whl" in options
+        assert "--no-deps" in options and ("--require-hashes" in options or torch_or_own), options

@@ -131,6 +131,29 @@ def test_the_image_of_the_simulated_patients_has_the_demos() -> None:
     ]
 
 
+def test_a_hospital_has_no_word_of_the_coordinators_or_the_demos_code() -> None:
+    script = (
+        (
+            "find / -xdev ( -path '*polyclinic_server*' -o -path '*polyclinic_demos*'"
+            " -o -name 'polyclinic-server*' -o -name 'polyclinic-coordinator*' )"
+        )
+        .replace("(", "\\(")
+        .replace(")", "\\)")
+    )
+    root = ("--user", "0", "--entrypoint", "sh")
+    told = docker("run", *CONFINED, *root, "polyclinic-client", "-c", f"{script} 2>/dev/null; true")
+    assert told.stdout == ""
+    told = docker("run", *CONFINED, *root, "polyclinic-server", "-c", f"{script} 2>/dev/null; true")
+    assert "polyclinic_server/cli/main.py" in told.stdout  # it would have been found
+
+
+def test_a_hospital_that_serves_nobody_is_not_healthy() -> None:
+    health = inspect("polyclinic-client")["Config"]["Healthcheck"]["Test"]  # type: ignore[index]
+    entrypoint = ("--entrypoint", health[1])
+    told = docker("run", *CONFINED, *entrypoint, "polyclinic-client", *health[2:], check=False)
+    assert (told.returncode, told.stdout) == (1, "not admitted\n")
+
+
 def test_the_settings_are_found() -> None:
     told = docker("run", *CONFINED, "polyclinic-server", "settings", "strategy=refinement").stdout
     assert "refinement" in told and "unet_2d" in told

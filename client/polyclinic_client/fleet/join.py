@@ -17,7 +17,7 @@ from polyclinic_client.fleet.fine_tuner import FineTuner
 from polyclinic_client.fleet.introduction import Welcome
 from polyclinic_client.fleet.supervisor import Supervisor
 from polyclinic_client.site.outbox import REFINED
-from polyclinic_client.site.status import WORKER, StatusFile
+from polyclinic_client.site.status import CONNECTION, LOST, WORKER, StatusFile
 
 FAREWELL_S = 10.0
 EXPIRY_DAYS = 30
@@ -153,6 +153,8 @@ def only_client(state: Path) -> Iterator[None]:
                 f"{state}: another client is running with this folder. End it, or choose another "
                 "--name or --state."
             )
+        # not what one that was killed last wrote
+        StatusFile(state / CONNECTION).write(LOST, {}, force=True)
         yield
 
 

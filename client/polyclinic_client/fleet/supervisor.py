@@ -14,7 +14,15 @@ from polyclinic_client.fleet.jobs import Jobs
 from polyclinic_client.fleet.line import Line
 from polyclinic_client.fleet.session import Sessions
 from polyclinic_client.fleet.worker_link import MODULE, WorkerLink
-from polyclinic_client.site.status import CONNECTION, WORKER, StatusFile, StatusNews, worker_news
+from polyclinic_client.site.status import (
+    CONNECTED,
+    CONNECTION,
+    LOST,
+    WORKER,
+    StatusFile,
+    StatusNews,
+    worker_news,
+)
 
 BLOBS_BYTES = 2 << 30  # of contents that may be needed again
 LOOK_S = 0.05
@@ -144,7 +152,7 @@ class Supervisor:
         return f"{status.doing[:40]}{percent}"
 
     def _connected(self, stands: bool) -> None:
-        self._connection.write("connected" if stands else "lost", {}, force=True)
+        self._connection.write(CONNECTED if stands else LOST, {}, force=True)
 
 
 def _clean_store(blobs: Path) -> BlobStore:

@@ -16,6 +16,7 @@ from typing import Any
 
 WORKER, FINE_TUNING = "status.json", "fine_tuning.json"
 CONNECTION = "connection.json"
+CONNECTED, LOST = "connected", "lost"  # what it says
 EVERY_S = 0.25  # between two writings, unless one is forced
 
 
