@@ -4,6 +4,8 @@ FITS := import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
 # the first interpreter that fits; empty where none does
 PYTHON ?= $(shell for one in $(VERSIONS:%=python%) python3; do \
 	$$one -c '$(FITS)' 2>/dev/null && { echo $$one; break; }; done)
+# exact versions, where they are known for the interpreter
+LOCKED := import sys; print("-c constraints-3.11.txt" * (sys.version_info[:2] == (3, 11)))
 VENV ?= .venv
 BIN := $(VENV)/bin
 ROOTS := core strategies server client demos
@@ -47,7 +49,7 @@ help:  ## Show this help.
 
 install: $(VENV)/.installed  ## Create .venv and install polyclinic with what its tests need.
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.installed: pyproject.toml constraints.txt constraints-3.11.txt
 	@if [ -z "$(PYTHON)" ] && ! command -v uv >/dev/null; then \
 		echo "polyclinic needs Python 3.11 to 3.14: install one of them, or uv." >&2; exit 1; \
 	elif [ -z "$(PYTHON)" ]; then uv venv --quiet --seed --python 3.11 $(VENV); \
@@ -55,7 +57,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 			{ echo "PYTHON=$(PYTHON) is not Python 3.11 to 3.14." >&2; exit 1; }; \
 		$(PYTHON) -m venv $(VENV); fi
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt \
+		$$($(BIN)/python -c '$(LOCKED)') -e '.[dev]'
 	@touch $@
 
 check: install  ## The one gate: format, lint, types, who imports whom, declared dependencies.

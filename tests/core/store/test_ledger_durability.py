@@ -11,7 +11,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-KILLS = int(os.environ.get("POLYCLINIC_KILLS", "200"))
+KILLS = int(os.environ.get("POLYCLINIC_KILLS", "60"))
 
 
 def test_nothing_acknowledged_is_lost_or_counted_twice(tmp_path: Path) -> None:
