@@ -108,6 +108,8 @@ class Deployment:
             f"{self.project}_runs:/coordinator/runs",
             "-v",
             f"{self.project}_security:/coordinator/security",
+            "-v",
+            f"{self.project}_service:/coordinator/security/segmentation",
         )
         return docker(
             "run",

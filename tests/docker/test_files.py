@@ -100,7 +100,9 @@ def test_the_segmentation_service_starts_when_asked_for_and_sees_keys_and_one_mo
         and service["networks"] == every["coordinator"]["networks"]
     )
     keys, model = service["volumes"]
-    assert keys == "security:/coordinator/security"
+    assert keys == "service:/coordinator/security"
+    for name in ("coordinator", "enrolment"):
+        assert "service:/coordinator/security/segmentation" in every[name]["volumes"]
     assert (
         model["type"] == "bind"
         and model["read_only"] is True
@@ -112,7 +114,7 @@ def test_the_segmentation_service_starts_when_asked_for_and_sees_keys_and_one_mo
     assert service["environment"]["POLYCLINIC_PORT"] == str(SERVED) == str(ASKED), (
         "the health check, the service and its clients agree"
     )
-    assert "--host segmentation" in every["enrolment"]["command"][0], (
+    assert "--service-host segmentation" in every["enrolment"]["command"][0], (
         "the certificate has the service's name"
     )
 

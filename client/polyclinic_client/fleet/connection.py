@@ -17,12 +17,12 @@ import grpc
 
 from polyclinic.errors import ConfigError, PolyclinicError, ServerUnreachable
 from polyclinic.fleet.challenge import authority_digest
+from polyclinic.fleet.credentials import credentials
 from polyclinic.fleet.protocol import CLIENT_OPTIONS
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.security.admission_errors import (
     HANDSHAKE,
     PlaintextRefused,
-    credentials,
     unpack_refusal,
 )
 from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key
@@ -130,7 +130,9 @@ class Connection:
         Raises:
             KeyInvalid: This hospital's own key cannot be read.
         """
-        return credentials(load_private_key(self.key), self.site) if self.key else None
+        if self.key is None or self.kit is None:
+            return None
+        return credentials(load_private_key(self.key), authority_digest(self.kit.ca), self.site)
 
     def open_channel(self, options: Options = (), module: Any = grpc) -> Any:
         """Open a channel that trusts the kit's authority alone; plain text without a kit.

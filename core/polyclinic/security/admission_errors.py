@@ -6,18 +6,13 @@ either side. The coordinator records every refusal in its journal.
 """
 
 import json
-from datetime import UTC, datetime
-
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
 
 from polyclinic.errors import LinkError
-from polyclinic.security.keys import PrivateKey, public_pem
 from polyclinic.system.text import clean
 
 HANDSHAKE = "/polyclinic.Door/Knock"
 SITE_HEADER = "polyclinic-site"
-# headers of Flower's node authentication
+# of a call to a service: see polyclinic.fleet.credentials
 PUBLIC_KEY_HEADER = "flwr-public-key-bin"
 SIGNATURE_HEADER = "flwr-signature-bin"
 TIMESTAMP_HEADER = "flwr-timestamp"
@@ -252,18 +247,3 @@ def unpack_refusal(text: str) -> AdmissionRefused | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
-
-
-def credentials(key: PrivateKey, site: str = "") -> list[tuple[str, str | bytes]]:
-    """Return the gRPC metadata by which a hospital shows its key.
-
-    They are those of Flower's SuperNode, and the site's name if there is one.
-    """
-    timestamp = datetime.now(UTC).isoformat()
-    signature = key.sign(timestamp.encode(), ec.ECDSA(hashes.SHA256()))
-    found: list[tuple[str, str | bytes]] = [
-        (PUBLIC_KEY_HEADER, public_pem(key.public_key())),
-        (TIMESTAMP_HEADER, timestamp),
-        (SIGNATURE_HEADER, signature),
-    ]
-    return [*found, (SITE_HEADER, site)] if site else found

@@ -58,11 +58,18 @@ def init(
         Path,
         typer.Option(help="Folder for keys and certificates; only this user can read it."),
     ] = Path("security"),
+    service_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name by which hospitals reach the segmentation service; may be repeated. "
+            "Default: the names of --host."
+        ),
+    ] = None,
     renew: Annotated[
         bool,
         typer.Option(
             "--renew",
-            help="Make a new server certificate by the same authority; kits remain valid.",
+            help="Make new certificates of the servers by the same authority; kits remain valid.",
         ),
     ] = False,
 ) -> None:
@@ -76,12 +83,14 @@ def init(
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.enrolment.endpoint import PORT
     from polyclinic_server.enrolment.registry import Registry
+    from polyclinic_server.enrolment.service import make_service
 
     if renew:
         authority = Authority.open(folder).renew(host or (), port)
     else:
         authority = Authority.create(folder, host or (), port or PORT)
         Registry(folder).close()
+    make_service(authority, service_host or ())
     names, until = ", ".join(authority.hosts), f"{authority.expires():%Y-%m-%d}"
     console.print(
         f"{folder}: certificate for {names}, port {authority.port}, until {until}", markup=False
@@ -118,10 +127,12 @@ def add(
     from polyclinic.security.keys import authority_fingerprint, load_public_key
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.enrolment.registry import enrol_with_kit
+    from polyclinic_server.enrolment.service import copy_keys
 
     path = to or security / "kits" / f"{name}.kit.json"
     authority = Authority.open(security)
     enrolled = enrol_with_kit(authority, name, load_public_key(key), path)
+    copy_keys(security)
     for line in (
         f"{name} is enrolled.",
         f"  the hospital's key           {enrolled.fingerprint}",
@@ -174,9 +185,11 @@ def revoke(
     """
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.enrolment.registry import Registry
+    from polyclinic_server.enrolment.service import copy_keys
 
     Authority.open(security)
     revoked = Registry(security).revoke(name, reason)
+    copy_keys(security)
     console.print(
         f"{name}'s key {revoked.fingerprint} is revoked. Its contributions stay: "
         "see `polyclinic-server ledger withdraw`.",

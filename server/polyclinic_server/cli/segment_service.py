@@ -38,7 +38,12 @@ def segment_service(
         int, typer.Option(min=0, max=65535, help="Port to listen on; 0 takes a free one.")
     ] = PORT,
     security: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Folder that `polyclinic-server init` made.")
+        Path,
+        typer.Option(
+            metavar="FOLDER",
+            help="Folder that `polyclinic-server init` made; of it, only the part `segmentation` "
+            "is read. A container of the service needs that part alone.",
+        ),
     ] = Path("security"),
     insecure: Annotated[
         bool,
@@ -96,9 +101,12 @@ def segment_service(
     from polyclinic.system.listening import claim_port
     from polyclinic.system.text import clean_lines
     from polyclinic_server.enrolment.endpoint import choose_endpoint
+    from polyclinic_server.enrolment.service import service_folder
 
     console = Console(highlight=False, soft_wrap=True)
-    place = choose_endpoint(host, port, security, insecure=insecure, option="--host ")
+    place = choose_endpoint(
+        host, port, service_folder(security), insecure=insecure, option="--host "
+    )
     claim_port(place.host, place.port, "--port")  # before torch is loaded, which takes seconds
     with console.status("loading torch and MONAI"):
         import torch

@@ -7,15 +7,11 @@ import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-
 from polyclinic.fleet.challenge import verify
+from polyclinic.fleet.credentials import verify_call
 from polyclinic.fleet.wire.fleet_pb2 import Proof
 from polyclinic.security.admission_errors import (
     PUBLIC_KEY_HEADER,
@@ -30,31 +26,32 @@ from polyclinic.security.admission_errors import (
     KeyUnknown,
     SignatureInvalid,
 )
-from polyclinic.security.keys import fingerprint, parse_public_key
+from polyclinic.security.keys import fingerprint
 from polyclinic_server.enrolment.registry import Enrolled, Registry
 
 # largest difference of a hospital's clock; a call that waits on a slow link is late, too
 EARLY_S, LATE_S = (300.0, 300.0)
 
 
-def admit(registry: Registry, metadata: Mapping[str, Any]) -> Enrolled:
-    """Return the site behind a call, by the call's metadata; the journal records every refusal.
+def admit(registry: Registry, metadata: Mapping[str, Any], authority: bytes) -> Enrolled:
+    """Return the site behind a call to a service; the journal records every refusal.
+
+    Args:
+        registry: Enrolled keys.
+        metadata: The call's.
+        authority: `authority_digest` of this coordinator's certificate authority.
 
     Raises:
         AdmissionRefused: The caller is not an enrolled hospital; the type says why.
     """
-    key, signature, timestamp = (
-        metadata.get(name) for name in (PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER)
-    )
-    if not key or not signature or not timestamp:
+    needed = (PUBLIC_KEY_HEADER, SIGNATURE_HEADER, TIMESTAMP_HEADER)
+    if not all(metadata.get(name) for name in needed):
         raise _noted(registry, KeyMissing(who="A client"), "", "")
     try:
-        public = parse_public_key(key)
-        public.verify(signature, timestamp.encode(), ec.ECDSA(hashes.SHA256()))
-        ahead_s = (datetime.fromisoformat(timestamp) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError, InvalidSignature):
-        raise _noted(registry, SignatureInvalid(key=_mark(key)), _mark(key), "") from None
-    return _enrolled(registry, fingerprint(public), ahead_s, metadata.get(SITE_HEADER))
+        key, ahead_s = verify_call(metadata, authority)
+    except SignatureInvalid as refusal:
+        raise _noted(registry, refusal, refusal.facts["key"], "") from None
+    return _enrolled(registry, fingerprint(key), ahead_s, metadata.get(SITE_HEADER))
 
 
 @dataclass(frozen=True)
@@ -118,11 +115,3 @@ def handshake_answer(site: str, instance: str) -> bytes:
 def _noted(registry: Registry, refusal: AdmissionRefused, who: str, site: str) -> AdmissionRefused:
     registry.note(refusal, who, site)
     return refusal
-
-
-def _mark(key: bytes) -> str:
-    """Return a key's fingerprint, if it is a key."""
-    try:
-        return fingerprint(parse_public_key(key))
-    except (ValueError, TypeError):
-        return "unreadable"

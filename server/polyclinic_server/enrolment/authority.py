@@ -8,6 +8,8 @@ The folder is made once, and only its owner can read it.
            address.json             host names and port that hospitals dial
            kits/NAME.kit.json       every hospital's kit; nothing secret
            journal/                 enrolments, revocations, refusals (enrolment.registry)
+           segmentation/            all that the segmentation service needs (enrolment.service):
+                                    no private key in it but its own
 """
 
 import ipaddress
@@ -75,7 +77,7 @@ class Authority:
         write_durably(folder / "ca.crt", certificate.public_bytes(Encoding.PEM))
         write_durably(folder / "ca.key", _pem(key))
         authority = cls(folder, _plain(hosts), port)
-        authority._issue(names, SERVER_DAYS)
+        authority._issue(names, SERVER_DAYS, folder)
         return authority
 
     @classmethod
@@ -118,8 +120,25 @@ class Authority:
                 "hospital a new kit."
             )
         renewed = Authority(self.folder, _plain(hosts) or self.hosts, port or self.port)
-        renewed._issue(_names(renewed.hosts), days)
+        renewed._issue(_names(renewed.hosts), days, self.folder)
         return renewed
+
+    def issue_for(self, service: "Authority", unit: str, days: int = SERVER_DAYS) -> None:
+        """Issue a certificate of its own for a service beside the coordinator.
+
+        Args:
+            service: Its folder, names and port.
+            unit: What the certificate calls the service.
+            days: Days until the certificate expires.
+
+        Raises:
+            ConfigError: A name cannot be in a certificate.
+        """
+        names = _names(service.hosts)
+        make_folder(service.folder)
+        service.folder.chmod(0o700)
+        write_durably(service.folder / "ca.crt", self.ca().encode())
+        service._issue(names, days, self.folder, unit)
 
     @property
     def address(self) -> str:
@@ -150,7 +169,7 @@ class Authority:
         when = "has expired" if self.has_expired() else f"expires in {left.days} days"
         return (
             f"The server's certificate {when} ({self.expires():%Y-%m-%d}). "
-            f"Run: polyclinic-server init --renew --folder {self.folder}"
+            f"Run: polyclinic-server init --renew --folder {self._home()}"
         )
 
     def context(self) -> ssl.SSLContext:
@@ -165,16 +184,22 @@ class Authority:
         """Use the newest certificate for further connections."""
         context.load_cert_chain(self.folder / "server.crt", self.folder / "server.key")
 
-    def _issue(self, names: Sequence[x509.GeneralName], days: int) -> None:
+    def _home(self) -> Path:
+        """Return the folder of the authority's key: a service's certificate is renewed there."""
+        return self.folder if (self.folder / "ca.key").exists() else self.folder.parent
+
+    def _issue(
+        self, names: Sequence[x509.GeneralName], days: int, home: Path, unit: str = ""
+    ) -> None:
         authority_key = serialization.load_pem_private_key(
-            (self.folder / "ca.key").read_bytes(), password=None
+            (home / "ca.key").read_bytes(), password=None
         )
         assert isinstance(authority_key, ec.EllipticCurvePrivateKey)
         authority = _load(self.folder / "ca.crt")
         key = ec.generate_private_key(ec.SECP256R1())
         identifier = authority.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
         issuer = x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier)
-        subject = _subject(str(names[0].value)[:64])
+        subject = _subject(str(names[0].value)[:64], unit)
         certificate = (
             _certificate(subject, authority.subject, key.public_key(), days)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
@@ -249,8 +274,11 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def _subject(name: str) -> x509.Name:
-    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+def _subject(name: str, unit: str = "") -> x509.Name:
+    attributes = [x509.NameAttribute(NameOID.COMMON_NAME, name)]
+    if unit:
+        attributes.append(x509.NameAttribute(NameOID.ORGANIZATIONAL_UNIT_NAME, unit))
+    return x509.Name(attributes)
 
 
 def _pem(key: ec.EllipticCurvePrivateKey) -> bytes:

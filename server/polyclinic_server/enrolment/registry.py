@@ -140,6 +140,26 @@ class Registry:
             self._read(connection)
             return self._keys[known.fingerprint]
 
+    def follow(self, other: "Registry") -> None:
+        """Enrol and revoke as another registry did; what this one has already is left alone.
+
+        Args:
+            other: The registry that determines who is enrolled.
+        """
+        with other._database.reading() as connection:
+            kinds = JOURNAL.c.kind.in_(("enrolled", "revoked"))
+            chosen = select(JOURNAL).where(kinds).order_by(JOURNAL.c.sequence)
+            lines = connection.execute(chosen).mappings().all()
+        with self._lock, self._database.writing() as connection:
+            self._read(connection)
+            for line in lines:
+                mark, body = line["subject"], json.loads(line["body"])
+                known = self._keys.get(mark)
+                missing = known is None if line["kind"] == "enrolled" else known and known.active
+                if missing:
+                    append(connection, line["kind"], line["site"], mark, body)
+                    self._read(connection)
+
     def everybody(self) -> list[Enrolled]:
         """Return every key ever enrolled, by site and time."""
         with self._lock:

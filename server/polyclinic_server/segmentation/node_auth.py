@@ -22,10 +22,12 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc 
     Args:
         registry: Enrolled keys; None accepts everybody (on loopback), by the name that they state.
         instance: Identifier of this start of the service.
+        authority: `authority_digest` of the authority that hospitals have in their kits.
     """
 
-    def __init__(self, registry: Registry | None, instance: str) -> None:
+    def __init__(self, registry: Registry | None, instance: str, authority: bytes) -> None:
         self._registry = registry
+        self._authority = authority
         self._instance = instance
 
     async def intercept_service(
@@ -40,7 +42,8 @@ class KeyInterceptor(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc 
             site, known = said if SITE_NAME.fullmatch(said) else ANYBODY, ""
         else:
             try:
-                site = known = (await asyncio.to_thread(admit, self._registry, metadata)).site
+                admitting = asyncio.to_thread(admit, self._registry, metadata, self._authority)
+                site = known = (await admitting).site
             except AdmissionRefused as refusal:
                 return _refuse(refusal)
         if details.method == HANDSHAKE:

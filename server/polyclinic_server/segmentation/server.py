@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from polyclinic.errors import ConfigError, PortTaken
+from polyclinic.fleet.challenge import authority_digest
 from polyclinic.system.listening import claim_port, join_address
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import CHANNEL_OPTIONS, Endpoint, announced
@@ -68,7 +69,8 @@ class SegmentationServer:
         if self.registry is not None:
             self._stack.callback(self.registry.close)
         self.service = SegmentationService(model, limits, tell)
-        interceptor = KeyInterceptor(self.registry, secrets.token_hex(8))
+        digest = authority_digest(place.authority.ca()) if place.authority else b""
+        interceptor = KeyInterceptor(self.registry, secrets.token_hex(8), digest)
         self._grpc = grpc.aio.server(
             interceptors=[interceptor], options=OPTIONS, maximum_concurrent_rpcs=CALLS
         )

@@ -10,8 +10,6 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -21,7 +19,6 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from polyclinic.errors import ConfigError, KeyInvalid, KitInvalid
-from polyclinic.security import admission_errors as admission
 from polyclinic.security.keys import (
     PRIVATE,
     PUBLIC,
@@ -30,7 +27,6 @@ from polyclinic.security.keys import (
     load_public_key,
     make_key,
     parse_public_key,
-    public_pem,
 )
 from polyclinic.security.kit import Kit, check_site_name
 
@@ -97,26 +93,6 @@ def test_keys_of_other_kinds_are_refused(tmp_path: Path) -> None:
         path.chmod(0o600)
         with pytest.raises(KeyInvalid, match="P-384"):
             load_private_key(path)
-
-
-def test_credentials_sign_the_time_with_the_key(tmp_path: Path) -> None:
-    make_key(tmp_path)
-    key = load_private_key(tmp_path / PRIVATE)
-    shown = dict(admission.credentials(key, "st-mary"))
-    pem, timestamp, signature = (
-        shown[name]
-        for name in (
-            admission.PUBLIC_KEY_HEADER,
-            admission.TIMESTAMP_HEADER,
-            admission.SIGNATURE_HEADER,
-        )
-    )
-    assert pem == public_pem(key.public_key())
-    assert isinstance(timestamp, str) and isinstance(signature, bytes)
-    signed = ec.ECDSA(hashes.SHA256())
-    key.public_key().verify(signature, timestamp.encode(), signed)
-    with pytest.raises(InvalidSignature):
-        key.public_key().verify(signature, f"{timestamp}0".encode(), signed)
 
 
 def test_a_kit_is_written_and_read_again(tmp_path: Path) -> None:

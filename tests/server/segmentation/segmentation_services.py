@@ -22,6 +22,7 @@ from polyclinic_client.fleet.connection import Connection, make_connection
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import Endpoint
+from polyclinic_server.enrolment.service import make_service
 from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_server.segmentation.server import SegmentationServer
 from polyclinic_server.segmentation.service import Limits
@@ -127,17 +128,27 @@ def service(
     folder: Path | None = None,
     model: SegmentationModel | None = None,
     limits: Limits | None = None,
+    *,
+    alone: bool = False,
     **options: bool,
 ) -> Iterator[Service]:
-    """Start a service with TLS and keys in `folder`, or in plain text."""
+    """Start a service with TLS and keys in `folder`, or in plain text.
+
+    With `alone` it has its own part of the security folder, moved elsewhere, and st-mary's key.
+    """
     port = free_port()
     authority = None if folder is None else local_authority(folder / "security", port)
+    shown = authority
+    if alone and authority is not None and folder is not None:
+        kit_for(authority, "st-mary")
+        make_service(authority)
+        shown = Authority.open((authority.folder / "segmentation").rename(folder / "container"))
     started: list[Service] = []
     ready, leaving = threading.Event(), asyncio.Event()
 
     async def live() -> None:
         lines: list[str] = []
-        place = Endpoint("127.0.0.1", port, authority)
+        place = Endpoint("127.0.0.1", port, shown)
         server = SegmentationServer(
             model or a_model(), place, limits or Limits(), lines.append, **options
         )

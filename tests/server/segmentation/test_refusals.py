@@ -17,6 +17,7 @@ from polyclinic.security.admission_errors import (
     KeyRevoked,
     KeyUnknown,
     PlaintextRefused,
+    SignatureInvalid,
     unpack_refusal,
 )
 from polyclinic.security.keys import fingerprint, load_public_key, make_key
@@ -141,3 +142,18 @@ def test_plain_text_to_the_tls_port(lab: Service) -> None:
         Connection(lab.address, "st-mary").knock(5.0)
     told = PlaintextRefused(who="127.0.0.1", server=lab.address).told()
     lab.until(lambda running: told in running.sentences())
+
+
+def test_what_is_shown_to_one_service_does_not_open_another(tmp_path: Path) -> None:
+    """The operator of the first one holds what st-mary showed, and calls the second with it."""
+    with service(tmp_path / "a") as first, service(tmp_path / "b") as second:
+        mary = first.hospital("st-mary")
+        assert mary.key is not None and second.server.registry is not None
+        second.server.registry.enrol("st-mary", load_public_key(mary.key.with_suffix(".pub")))
+        time.sleep(0.1)  # that a key is unknown may be a twentieth of a second old
+        there = second.hospital("anybody")
+        with caller(there, metadata=mary.credentials()) as thief:
+            status, details = thief.refused(messages(a_volume()))
+        assert status == "UNAUTHENTICATED" and type(unpack_refusal(details)) is SignatureInvalid
+        with caller(mary) as herself:
+            assert herself.ask(messages(a_volume()))
