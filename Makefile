@@ -179,7 +179,7 @@ endif
 lock: install  ## Resolve the images' requirements again: docker/requirements-*.txt
 	PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python docker/lock.py $(ARGS)
 
-compose-demo: images  ## Coordinator and three hospitals as containers; build/compose-demo/
+compose-demo: images  ## Coordinator and four hospitals as containers; build/compose-demo/
 	@trap '$(COMPOSE) down --volumes --timeout 15' EXIT; set -e; mkdir -p build/compose-demo; \
 	$(COMPOSE) up --no-build --detach; \
 	$(COMPOSE) logs --follow --no-log-prefix coordinator & \

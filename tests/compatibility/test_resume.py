@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 from safetensors.numpy import load_file
 
@@ -72,18 +71,28 @@ def events(folder: Path, kind: str) -> list[dict[str, object]]:
     return [line for line in lines if line["kind"] == kind]
 
 
+def figures(folder: Path) -> dict[tuple[object, ...], list[object]]:
+    """Loss and score of every answer, by phase, round and site."""
+    return {
+        (event["phase"], event["round"], event["site"]): [event["loss"], event.get("score")]
+        for event in events(folder, "answered")
+    }
+
+
 def test_rounds_go_on_after_the_last_one_that_ended(resume: Resume) -> None:
     folder = resume("interrupted-fedavg")
     assert [event["round"] for event in events(folder, "round_end")] == [1, 2, 3]
     assert json.loads((folder / "run.json").read_text())["state"] == "finished"
-    weights = "arms/fedavg/model.safetensors"
-    undisturbed, resumed = (
-        load_file(V010 / "runs" / "fedavg" / weights),
-        load_file(folder / weights),
-    )
+    # a bias before a normalization learns from rounding errors alone: figures are compared
+    undisturbed, resumed = figures(V010 / "runs" / "fedavg"), figures(folder)
     assert undisturbed.keys() == resumed.keys()
-    for name, tensor in undisturbed.items():
-        assert np.allclose(tensor, resumed[name], atol=1e-3, rtol=1e-2), name
+    for about, values in undisturbed.items():
+        assert resumed[about] == pytest.approx(values, rel=1e-3), about
+    weights = "arms/fedavg/model.safetensors"
+    ours, theirs = load_file(folder / weights), load_file(V010 / "runs" / "fedavg" / weights)
+    assert {name: tensor.shape for name, tensor in ours.items()} == {
+        name: tensor.shape for name, tensor in theirs.items()
+    }
     assert (folder / "report.html").exists()
 
 

@@ -63,7 +63,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> Ended:
     return Ended(folder, Path((folder / "latest.txt").read_text().strip()), done.stdout)
 
 
-def tests_of(run: Path) -> dict[tuple[str, str], float]:
+def figures_of(run: Path) -> dict[tuple[str, str], float]:
     """Return the test scores by strategy and hospital."""
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     return {(line["arm"], line["site"]): line["score"] for line in lines if line["phase"] == "test"}
@@ -74,7 +74,7 @@ def test_every_model_is_tested_once_at_every_hospital_that_has_it(ended: Ended) 
     shared = {
         (arm, site) for arm in ("fedavg", "centre", "refinement") for site in (*SITES, NEWCOMER)
     }
-    assert set(tests_of(ended.run)) == alone | shared
+    assert set(figures_of(ended.run)) == alone | shared
     tested = [
         line
         for line in map(json.loads, (ended.run / "metrics.jsonl").read_text().splitlines())
@@ -85,7 +85,7 @@ def test_every_model_is_tested_once_at_every_hospital_that_has_it(ended: Ended) 
 
 def test_its_table_and_its_report_have_the_scores(ended: Ended) -> None:
     page = (ended.run / "report.html").read_text()
-    for score in tests_of(ended.run).values():
+    for score in figures_of(ended.run).values():
         assert f"{score:.3f}" in ended.printed and f"{score:.3f}" in page
     assert str(ended.run / "report.html") in ended.printed
     assert all(site in page for site in (*SITES, NEWCOMER))
@@ -115,7 +115,7 @@ def test_no_process_is_left(ended: Ended) -> None:
 
 
 def test_ctrl_c_ends_everything_and_a_former_run_stays(ended: Ended) -> None:
-    before = tests_of(ended.run)
+    before = figures_of(ended.run)
     runs = ended.folder / "runs"
     process = subprocess.Popen(begin(ended.folder), stdout=subprocess.DEVNULL)
     try:
@@ -134,4 +134,4 @@ def test_ctrl_c_ends_everything_and_a_former_run_stays(ended: Ended) -> None:
     assert started_in(ended.folder) == []
     state = json.loads((new[0].parent / "run.json").read_text())
     assert state["state"] == "interrupted"
-    assert tests_of(ended.run) == before
+    assert figures_of(ended.run) == before

@@ -34,7 +34,7 @@ def test_a_run_leaves_everything_that_is_needed_to_believe_it(undisturbed: Feder
     described = undisturbed.describe()
     assert described["state"] == "finished"
     assert described["seed"] == 0
-    assert described["versions"]["flwr"].startswith("1.39")
+    assert described["versions"]["flwr"].startswith("1.")
     assert set(described["hospitals"]) == set(undisturbed.sites)
     assert (
         "_target_: polyclinic_strategies.averaging.strategy.Averaging"

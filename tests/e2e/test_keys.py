@@ -15,7 +15,7 @@ Make = Callable[..., Federation]
 def test_a_stranger_is_turned_away_and_a_revoked_hospital_is_cut_off(federation: Make) -> None:
     one = federation(
         "strategy=averaging/fedavg",
-        "rounds=6",
+        "rounds=60",
         "deployment.hospitals=2",
         "deployment.min_hospitals=1",
         "deployment.grace_s=2",

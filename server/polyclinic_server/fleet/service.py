@@ -250,6 +250,9 @@ class FleetService(Bulk):
     async def _take(self, session: Session, frame: FromHospital) -> None:
         """Keep a reply, and tell its hospital to drop it; one that nobody awaits is dropped."""
         identifier = frame.reply.envelope.reply_to
+        await self._check_key(session)
+        if session.over.is_set():
+            return
         if self._house.work.answer(session.site, frame.reply.envelope):
             self._house.news.tell()
         anchors = await asyncio.to_thread(self._house.anchors)
