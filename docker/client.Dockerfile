@@ -54,7 +54,7 @@ RUN python -m pip uninstall --quiet --yes --root-user-action=ignore pip setuptoo
     && useradd --uid 10001 --gid polyclinic --home-dir /tmp --no-create-home \
         --shell /usr/sbin/nologin polyclinic \
     && install -d -m 0700 -o polyclinic -g polyclinic /data /keys /state /exchange \
-        /coordinator /coordinator/runs /coordinator/security
+        /coordinator /coordinator/runs /coordinator/security /coordinator/security/segmentation
 COPY --from=packages /opt/venv /opt/venv
 # the root file system is read-only: what is not a volume goes to /tmp
 ENV PATH=/opt/venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \

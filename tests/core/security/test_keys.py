@@ -7,9 +7,12 @@ import json
 import shutil
 import stat
 import subprocess
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import (
     Encoding,
@@ -17,6 +20,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     PublicFormat,
 )
+from cryptography.x509.oid import NameOID
 
 from polyclinic.errors import ConfigError, KeyInvalid, KitInvalid
 from polyclinic.security.keys import (
@@ -30,7 +34,24 @@ from polyclinic.security.keys import (
 )
 from polyclinic.security.kit import Kit, check_site_name
 
-KIT = Kit("st-mary", "coordinator.example.org:9092", "-----BEGIN CERTIFICATE-----\n", "SHA256:x")
+
+def certificate() -> str:
+    """A certificate that signs itself, as PEM."""
+    key = ec.generate_private_key(ec.SECP384R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")])
+    moment = datetime.now(UTC)
+    made = x509.CertificateBuilder(
+        issuer_name=name,
+        subject_name=name,
+        public_key=key.public_key(),
+        serial_number=1,
+        not_valid_before=moment,
+        not_valid_after=moment + timedelta(days=1),
+    ).sign(key, hashes.SHA256())
+    return made.public_bytes(Encoding.PEM).decode()
+
+
+KIT = Kit("st-mary", "coordinator.example.org:9092", certificate(), "SHA256:x")
 
 
 def test_a_pair_is_written_and_read_again(tmp_path: Path) -> None:
