@@ -249,6 +249,9 @@ def test_a_silent_line_is_cut_and_taken_up_again(tmp_path: Path) -> None:
 def test_a_lost_coordinator_is_waited_for(tmp_path: Path) -> None:
     async def scenario(one: Coordinator, between: Wire, other: HospitalLine) -> None:
         await one.until(lambda: one.streams)
+        async with asyncio.timeout(20.0):
+            while not other.jobs.instance:  # it has read its welcome
+                await asyncio.sleep(0.01)
         between.open = False
         between.cut()
         await asyncio.sleep(1.5)
