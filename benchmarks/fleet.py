@@ -26,7 +26,7 @@ from measuring import machine, peak_mb
 from thin_line import Echo
 
 from polyclinic.system.processes import end_with_parent, free_port
-from polyclinic_client.fleet.connection import make_connection
+from polyclinic_client.network.connection import make_connection
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import Endpoint

@@ -12,8 +12,8 @@ import time
 from pathlib import Path
 
 from polyclinic.system.processes import end_with_parent
-from polyclinic_client.fleet.connection import make_connection
 from polyclinic_client.fleet.supervisor import Supervisor
+from polyclinic_client.network.connection import make_connection
 
 
 def main() -> None:

@@ -50,7 +50,7 @@ from polyclinic.imaging.volumes import read_image
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import Child, free_port, python_module, wait_for_port
 from polyclinic_client.cli.segment_options import service_connection
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 from polyclinic_client.segmentation.client import KINDS, SegmentationLink
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS

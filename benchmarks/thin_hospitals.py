@@ -46,7 +46,7 @@ from polyclinic.learning.state_dict import StateDict, shared_names, state_digest
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.system.durable import write_atomically
 from polyclinic.system.processes import end_with_parent
-from polyclinic_client.fleet.connection import Connection, make_connection
+from polyclinic_client.network.connection import Connection, make_connection
 from polyclinic_strategies.merging.messages import (
     Assignment,
     Handover,

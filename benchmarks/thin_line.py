@@ -14,8 +14,8 @@ import grpc
 from polyclinic.fleet.contents import named_blobs
 from polyclinic.fleet.protocol import CLIENT_OPTIONS, HANDSHAKE_S, SESSION_HEADER
 from polyclinic.fleet.wire import fleet_pb2 as wire
-from polyclinic_client.fleet.connection import Connection
-from polyclinic_client.fleet.introduction import Introduction, Welcome, fleet_stub
+from polyclinic_client.network.connection import Connection
+from polyclinic_client.network.introduction import Introduction, Welcome, fleet_stub
 
 PAUSE_S = 1.0  # between two tries
 

@@ -13,7 +13,7 @@ from polyclinic.errors import DiskFull, PolyclinicError, ResourceError
 from polyclinic.imaging.datasets import SiteDataset, check_dataset, read_dataset
 from polyclinic.imaging.headers import check_header
 from polyclinic.security.admission_errors import ClockWrong
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 
 NEEDED_DISK = 2**30  # models, pictures, logs
 NEEDED_MEMORY = 2 * 2**30  # torch, MONAI, a small 3-D network

@@ -147,7 +147,7 @@ def check(
 ) -> None:
     """See CHECK_HELP."""
     from polyclinic_client.cli.check import check_everything
-    from polyclinic_client.fleet.connection import make_connection
+    from polyclinic_client.network.connection import make_connection
 
     name = data.name if insecure else None
     connection = (
@@ -181,9 +181,9 @@ def join(
     noise: Noise = None,
 ) -> None:
     """See JOIN_HELP."""
-    from polyclinic_client.fleet.connection import make_connection
     from polyclinic_client.fleet.join import describe as describe_images
     from polyclinic_client.fleet.join import join as join_federation
+    from polyclinic_client.network.connection import make_connection
     from polyclinic_client.site.release_policy import keep_release_policy
 
     console = Console(stderr=True, highlight=False)
@@ -220,8 +220,8 @@ def contribute(
     ] = 60.0,
 ) -> None:
     """See CONTRIBUTE_HELP."""
-    from polyclinic_client.fleet.connection import make_connection
     from polyclinic_client.fleet.contribute import contribute as contribute_once
+    from polyclinic_client.network.connection import make_connection
 
     console = Console(stderr=True, highlight=False)
     connection = make_connection(server, name, kit, key, insecure=insecure)

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from polyclinic.errors import ConfigError
 from polyclinic.security.kit import Kit
-from polyclinic_client.fleet.connection import Connection, make_connection
+from polyclinic_client.network.connection import Connection, make_connection
 
 PORT = 9443
 GENERATOR = "generator.safetensors"

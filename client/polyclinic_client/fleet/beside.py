@@ -11,9 +11,9 @@ from contextlib import suppress
 from pathlib import Path
 
 from polyclinic.system.processes import stop_all
-from polyclinic_client.fleet.connection import Say
 from polyclinic_client.fleet.fine_tuner import LOOK_S, FineTuner
 from polyclinic_client.fleet.join import only_client
+from polyclinic_client.network.connection import Say
 
 
 def fine_tune(site: str, data: Path, state: Path, say: Say) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from polyclinic.errors import RunError, ServerUnreachable
 from polyclinic.store.refusals import ContributionRefused
-from polyclinic_client.fleet.connection import Connection, Say
 from polyclinic_client.fleet.fine_tuner import FineTuner
 from polyclinic_client.fleet.join import connect, leave, only_client
 from polyclinic_client.fleet.supervisor import Supervisor
+from polyclinic_client.network.connection import Connection, Say
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.status import FINE_TUNING, StatusNews, fine_tuning_news
 

@@ -4,7 +4,7 @@ import time
 from pathlib import Path
 
 from polyclinic.system.processes import Child, pause_s, python_module
-from polyclinic_client.fleet.connection import Say
+from polyclinic_client.network.connection import Say
 from polyclinic_client.site.outbox import Outbox
 
 DEATHS = 5  # crashes in a row after which the work is given up

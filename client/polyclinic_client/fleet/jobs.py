@@ -14,10 +14,10 @@ from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic_client.fleet.bulk import Bulk, ContentRefused, NotWanted, blobs_of
-from polyclinic_client.fleet.connection import Say
 from polyclinic_client.fleet.frames import describe
 from polyclinic_client.fleet.session import LineCut, Sessions
 from polyclinic_client.fleet.worker_link import WorkerEnded, WorkerLink
+from polyclinic_client.network.connection import Say
 
 MOST = 1000  # pieces of work that one coordinator may have open here
 log = logging.getLogger("polyclinic.jobs")

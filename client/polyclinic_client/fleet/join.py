@@ -12,10 +12,10 @@ from pathlib import Path
 
 from polyclinic.errors import ResourceError, RunError
 from polyclinic.system.processes import lock_file, stop_all
-from polyclinic_client.fleet.connection import Connection, Say
 from polyclinic_client.fleet.fine_tuner import FineTuner
-from polyclinic_client.fleet.introduction import Welcome
 from polyclinic_client.fleet.supervisor import Supervisor
+from polyclinic_client.network.connection import Connection, Say
+from polyclinic_client.network.introduction import Welcome
 from polyclinic_client.site.outbox import REFINED
 from polyclinic_client.site.status import CONNECTION, LOST, WORKER, StatusFile
 

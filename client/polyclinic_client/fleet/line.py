@@ -18,10 +18,10 @@ from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.system.processes import pause_s
 from polyclinic.system.text import clean
 from polyclinic_client.fleet.anchors import Anchors
-from polyclinic_client.fleet.connection import Connection, Say
-from polyclinic_client.fleet.introduction import Introduction, Welcome, fleet_stub, refused
 from polyclinic_client.fleet.jobs import Jobs
 from polyclinic_client.fleet.session import LineCut, Session, Sessions, was_cancelled
+from polyclinic_client.network.connection import Connection, Say
+from polyclinic_client.network.introduction import Introduction, Welcome, fleet_stub, refused
 
 SHORTEST_S, LONGEST_S = 0.5, 15.0  # pauses between two tries
 FAREWELL_S = 2.0

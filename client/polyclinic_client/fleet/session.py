@@ -9,7 +9,7 @@ import grpc
 
 from polyclinic.fleet.protocol import SESSION_HEADER, SILENT_BEATS
 from polyclinic.fleet.wire import fleet_pb2 as wire
-from polyclinic_client.fleet.introduction import Welcome
+from polyclinic_client.network.introduction import Welcome
 
 
 class LineCut(Exception):

@@ -9,11 +9,11 @@ from pathlib import Path
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.system.processes import Child
 from polyclinic_client.fleet.anchors import Anchors
-from polyclinic_client.fleet.connection import Connection, Say
 from polyclinic_client.fleet.jobs import Jobs
 from polyclinic_client.fleet.line import Line
 from polyclinic_client.fleet.session import Sessions
 from polyclinic_client.fleet.worker_link import MODULE, WorkerLink
+from polyclinic_client.network.connection import Connection, Say
 from polyclinic_client.site.status import (
     CONNECTED,
     CONNECTION,

@@ -12,8 +12,8 @@ from polyclinic.errors import ProcessDied
 from polyclinic.fleet.protocol import WORKER_ENDED
 from polyclinic.fleet.wire.fleet_pb2 import Envelope
 from polyclinic.system.processes import Child, pause_s, python_module
-from polyclinic_client.fleet.connection import Say
 from polyclinic_client.fleet.frames import LENGTH, check_length, pack
+from polyclinic_client.network.connection import Say
 
 NAME = "the hospital's worker"
 STEADY_S = 60.0  # a process that lived so long has started well

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from polyclinic.errors import ServerUnreachable
 from polyclinic.security.admission_errors import unpack_refusal
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 from polyclinic_client.segmentation.errors import (
     AnswerInvalid,
     RequestRefused,

@@ -17,7 +17,7 @@ from polyclinic.errors import ConfigError, DataError
 from polyclinic.imaging.headers import check_header
 from polyclinic.imaging.volumes import read_image, write_label_map
 from polyclinic.system.text import clean_lines
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 from polyclinic_client.result_names import name_results
 from polyclinic_client.segmentation.client import SegmentationLink
 from polyclinic_strategies.proxy.protection import Protection, quantize

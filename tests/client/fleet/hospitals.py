@@ -7,11 +7,11 @@ from pathlib import Path
 
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic_client.fleet.anchors import Anchors
-from polyclinic_client.fleet.connection import Connection
 from polyclinic_client.fleet.jobs import Jobs
 from polyclinic_client.fleet.line import Line
 from polyclinic_client.fleet.session import Sessions
 from polyclinic_client.fleet.worker_link import WorkerLink
+from polyclinic_client.network.connection import Connection
 
 SMALL_WORKER = "tests.client.fleet.small_worker"
 

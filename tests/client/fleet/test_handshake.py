@@ -29,8 +29,8 @@ from polyclinic.security.admission_errors import (
 )
 from polyclinic.security.kit import Kit
 from polyclinic.system.processes import free_port
-from polyclinic_client.fleet.connection import Connection, make_connection
-from polyclinic_client.fleet.introduction import RefusalUnknown
+from polyclinic_client.network.connection import Connection, make_connection
+from polyclinic_client.network.introduction import RefusalUnknown
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from tests.client.fleet.coordinators import Coordinator, coordinating

@@ -16,8 +16,8 @@ from polyclinic.errors import ProcessDied
 from polyclinic.security.keys import authority_fingerprint
 from polyclinic.security.kit import Kit
 from polyclinic.system.processes import free_port
-from polyclinic_client.fleet.connection import Connection
 from polyclinic_client.fleet.supervisor import Supervisor
+from polyclinic_client.network.connection import Connection
 from polyclinic_client.site.status import CONNECTION, StatusFile
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
@@ -31,7 +31,7 @@ import sys
 from pathlib import Path
 from polyclinic.system.exit_codes import end_like_ctrl_c
 from polyclinic_client.fleet import join, supervisor
-from polyclinic_client.fleet.connection import make_connection
+from polyclinic_client.network.connection import make_connection
 import signal
 signal.signal(signal.SIGTERM, end_like_ctrl_c)
 kit, state = map(Path, sys.argv[1:])

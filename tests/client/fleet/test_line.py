@@ -14,7 +14,7 @@ from polyclinic.fleet.protocol import WORKER_ENDED, FaultCode
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.security.admission_errors import KeyInUse, KeyRevoked
 from polyclinic_client.fleet import worker_link
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 from tests.client.fleet.coordinators import Coordinator, coordinating
 from tests.client.fleet.hospitals import HospitalLine, hospital
 from tests.client.fleet.wires import Wire, wire_to

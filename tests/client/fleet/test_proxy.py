@@ -13,8 +13,8 @@ import pytest
 from polyclinic.errors import ConfigError, ServerUnreachable
 from polyclinic.security.admission_errors import AuthorityUnknown, HostNameWrong
 from polyclinic.system.processes import free_port
-from polyclinic_client.fleet.connection import Connection, make_connection
-from polyclinic_client.fleet.proxy import (
+from polyclinic_client.network.connection import Connection, make_connection
+from polyclinic_client.network.proxy import (
     EXCEPTIONS,
     VARIABLES,
     ProxyFailed,

@@ -21,7 +21,7 @@ from rich.console import Console
 from torch import Tensor
 
 from polyclinic.errors import PolyclinicError
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 from polyclinic_client.segmentation.segment_files import Job, segment_files
 from polyclinic_server.enrolment.admission import handshake_answer
 from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire

@@ -13,7 +13,7 @@ import pytest
 from polyclinic.errors import PolyclinicError
 from polyclinic.security.admission_errors import KeyRevoked
 from polyclinic.system.processes import free_port
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 from polyclinic_client.segmentation.client import SegmentationLink
 from polyclinic_client.segmentation.errors import (
     AnswerInvalid,

@@ -27,7 +27,7 @@ from polyclinic.security.admission_errors import (
 )
 from polyclinic.security.keys import PRIVATE, fingerprint, make_key
 from polyclinic.security.kit import Kit
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 from polyclinic_demos.local_pki import kit_for, local_authority
 from tests.server.fleet.coordinators import Coordinator, coordinator, open_server
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from polyclinic.security.keys import PRIVATE, load_private_key
 from polyclinic.system.processes import free_port
-from polyclinic_client.fleet.connection import Connection, make_connection
+from polyclinic_client.network.connection import Connection, make_connection
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import Endpoint

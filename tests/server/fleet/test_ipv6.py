@@ -9,7 +9,7 @@ from polyclinic.errors import AddressForeign
 from polyclinic.security.admission_errors import PlaintextRefused
 from polyclinic.security.keys import PRIVATE, load_private_key
 from polyclinic.system.listening import claim_port
-from polyclinic_client.fleet.connection import Connection, make_connection
+from polyclinic_client.network.connection import Connection, make_connection
 from polyclinic_demos.local_pki import kit_for
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import Endpoint, endpoint_of

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from polyclinic.config.schemas import DataConfig
 from polyclinic.system.processes import free_port
-from polyclinic_client.fleet.connection import Connection, make_connection
+from polyclinic_client.network.connection import Connection, make_connection
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import Endpoint

@@ -21,7 +21,7 @@ from polyclinic.security.admission_errors import (
     unpack_refusal,
 )
 from polyclinic.security.keys import fingerprint, load_public_key, make_key
-from polyclinic_client.fleet.connection import Connection
+from polyclinic_client.network.connection import Connection
 from polyclinic_strategies.proxy.wire.arrays import PART_BYTES
 from tests.server.segmentation.segmentation_services import (
     SHAPE,

@@ -13,7 +13,7 @@ from polyclinic.security.admission_errors import (
     TlsMissing,
 )
 from polyclinic.system.processes import parse_address
-from polyclinic_client.fleet.proxy import dial
+from polyclinic_client.network.proxy import dial
 
 EXPIRED = {10}  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
 WRONG_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH

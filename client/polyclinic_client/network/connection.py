@@ -28,10 +28,10 @@ from polyclinic.security.admission_errors import (
 from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key
 from polyclinic.security.kit import Kit, check_site_name
 from polyclinic.system.processes import parse_address, pause_s
-from polyclinic_client.fleet.certificate import check_certificate, speaks_tls
-from polyclinic_client.fleet.introduction import Introduction, Welcome, fleet_stub
-from polyclinic_client.fleet.proxy import is_loopback, join_address, proxy_for
-from polyclinic_client.fleet.relay import relay_to
+from polyclinic_client.network.certificate import check_certificate, speaks_tls
+from polyclinic_client.network.introduction import Introduction, Welcome, fleet_stub
+from polyclinic_client.network.proxy import is_loopback, join_address, proxy_for
+from polyclinic_client.network.relay import relay_to
 
 HANDSHAKE_S = 20.0  # a slow link needs seconds for a handshake
 Say = Callable[[str], None]  # told what happens, a line at a time

@@ -13,7 +13,7 @@ import threading
 from pathlib import Path
 
 from polyclinic.errors import PolyclinicError
-from polyclinic_client.fleet.proxy import dial
+from polyclinic_client.network.proxy import dial
 
 DIAL_S = 20.0
 PIECE_BYTES = 1 << 18

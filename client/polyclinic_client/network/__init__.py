@@ -1,0 +1,1 @@
+"""The way to a coordinator: its address, its certificate, proxies, and who each side is."""
