@@ -149,7 +149,8 @@ class LocalFederation:
                 handle(event)
             if status == 0:
                 return
-            leader.check()
+            if status is not None:  # not one that ended well while events were handled
+                leader.check()
             for child in others:
                 child.check()
 

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from polyclinic.errors import ResourceError, RunError
-from polyclinic.federation.events import Note, RoundEnd
+from polyclinic.federation.events import Event, Note, RoundEnd
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.system.processes import Child, python_module
 from polyclinic_demos.federation import (
@@ -22,6 +23,11 @@ from polyclinic_demos.federation import (
 )
 
 SLEEP = "import time; time.sleep(60)"
+WAIT_FOR = """
+import pathlib, sys, time
+while not pathlib.Path(sys.argv[1]).exists():
+    time.sleep(0.02)
+"""
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {SLEEP!r}])"
 
 
@@ -140,3 +146,23 @@ def test_a_process_that_fails_ends_the_demo_with_its_reason(tmp_path: Path) -> N
     fails = Child("the hospital", python_module("nowhere"), tmp_path / "hospital.log")
     with running([leader, fails]), pytest.raises(RunError, match="the hospital"):
         demo.follow(leader, [fails], lambda event: None)
+
+
+def test_a_leader_that_ends_well_while_an_event_is_handled_is_no_fault(tmp_path: Path) -> None:
+    demo = demo_in(tmp_path)
+    demo.run.path.mkdir(parents=True)
+    go = tmp_path / "go"
+    command = [sys.executable, "-c", WAIT_FOR, str(go)]
+    leader = Child("the leader", command, tmp_path / "leader.log")
+    handled = []
+
+    def handle(event: Event) -> None:
+        go.touch()
+        assert leader.wait(20.0) == 0
+        handled.append(event)
+
+    with running([leader]):
+        telling = threading.Timer(0.5, demo.run.record, [Note(text="it is nearly done")])
+        telling.start()
+        demo.follow(leader, [], handle)
+    assert len(handled) == 1
