@@ -200,12 +200,13 @@ def _play(demo: LocalFederation, settings: Sequence[str], handle: Handle) -> Non
     events = EventTail(demo.run.path / "events.jsonl")
     with running([scenario.coordinator]):
         try:
-            while scenario.leader.wait(LOOK_S) != 0:
+            while (status := scenario.leader.wait(LOOK_S)) != 0:
                 for event in events.read():
                     scenario.handle(event)
                     handle(event)
                 scenario.tend()
-                for child in (*hospitals, scenario.leader):
+                # a leader that ends well meanwhile is no fault
+                for child in (*hospitals, *([scenario.leader] if status is not None else [])):
                     if not scenario.is_disturbed(child):
                         child.check()
         finally:

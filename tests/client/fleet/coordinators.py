@@ -16,6 +16,7 @@ from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import CHUNK_BYTES, PROTOCOL, SERVER_OPTIONS, SESSION_HEADER
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.fleet.wire.fleet_pb2_grpc import FleetServicer, add_FleetServicer_to_server
+from polyclinic.security import keys
 from polyclinic.security.admission_errors import AdmissionRefused
 from polyclinic_server.enrolment.authority import Authority
 
@@ -123,7 +124,7 @@ class Coordinator(FleetServicer):
         proof = (await anext(frames)).proof
         self.proofs.append(proof)
         if self.authority is not None:
-            known = challenge.authority_digest((self.authority.folder / "ca.crt").read_text())
+            known = keys.authority_digest((self.authority.folder / "ca.crt").read_text())
             challenge.verify(proof, nonce, known, hello.site, self.protocol)
         if self.refusal is not None:
             yield wire.FromCoordinator(refusal=wire.Refusal(reason=self.refusal.pack()))

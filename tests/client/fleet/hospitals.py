@@ -27,7 +27,15 @@ class HospitalLine:
         self.worker = WorkerLink(state, self.store.folder, config, self.said.append, SMALL_WORKER)
         sessions = Sessions()
         self.jobs = Jobs(self.store, self.worker, sessions, self.said.append)
-        self.line = Line(connection, sessions, self.jobs, Anchors(state), self.said.append)
+        self.welcomed = asyncio.Event()  # the line has stood at least once
+        self.line = Line(
+            connection,
+            sessions,
+            self.jobs,
+            Anchors(state),
+            self.said.append,
+            connected=lambda stands: self.welcomed.set() if stands else None,
+        )
         self.parts: list[asyncio.Task[None]] = []
 
     @property

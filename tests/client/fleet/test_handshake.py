@@ -16,6 +16,7 @@ from polyclinic.errors import ServerUnreachable
 from polyclinic.fleet import challenge
 from polyclinic.fleet.protocol import PROTOCOL
 from polyclinic.fleet.wire import fleet_pb2 as wire
+from polyclinic.security import keys
 from polyclinic.security.admission_errors import (
     KEY_REASONS,
     AdmissionRefused,
@@ -100,7 +101,7 @@ def test_the_key_is_proved_for_this_coordinator_alone(tmp_path: Path, authority:
         assert welcome.site == "st-mary"
         assert welcome.days_left is not None and welcome.days_left > 300
         proof = one.proofs[0]
-    another = challenge.authority_digest(
+    another = keys.authority_digest(
         (local_authority(tmp_path / "another", 9092).folder / "ca.crt").read_text()
     )
     with pytest.raises(AdmissionRefused):

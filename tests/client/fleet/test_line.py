@@ -248,10 +248,7 @@ def test_a_silent_line_is_cut_and_taken_up_again(tmp_path: Path) -> None:
 
 def test_a_lost_coordinator_is_waited_for(tmp_path: Path) -> None:
     async def scenario(one: Coordinator, between: Wire, other: HospitalLine) -> None:
-        await one.until(lambda: one.streams)
-        async with asyncio.timeout(20.0):
-            while not other.jobs.instance:  # it has read its welcome
-                await asyncio.sleep(0.01)
+        await asyncio.wait_for(other.welcomed.wait(), 20.0)
         between.open = False
         between.cut()
         await asyncio.sleep(1.5)
@@ -288,8 +285,8 @@ def test_it_says_goodbye(tmp_path: Path) -> None:
     async def whole() -> None:
         async with coordinating(tmp_path / "coordinator") as one:
             connection = Connection(f"127.0.0.1:{one.port}", "a")
-            async with hospital(connection, tmp_path / "state"):
-                await one.until(lambda: one.streams)
+            async with hospital(connection, tmp_path / "state") as other:
+                await asyncio.wait_for(other.welcomed.wait(), 20.0)
             assert one.heard("goodbye")
             assert one.streams == 0
 
