@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from polyclinic.errors import PolyclinicError
 from polyclinic.fleet.blobs import BlobStore
+from polyclinic.fleet.contents import answer_to
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic_client.fleet.bulk import Bulk, ContentRefused, NotWanted, blobs_of
@@ -182,14 +183,6 @@ class Jobs:
 
 def fault(question: wire.Envelope, code: FaultCode, reason: str) -> wire.Envelope:
     """Make the answer to work that could not be done."""
-    return wire.Envelope(
-        message_id=uuid.uuid4().hex,
-        reply_to=question.message_id,
-        type=question.type,
-        group=question.group,
-        created=time.time(),
-        ttl_s=question.ttl_s,
-        node=question.node,
-        run=question.run,
-        fault=wire.Fault(code=code, reason=reason[:1000]),
-    )
+    answer = answer_to(question, uuid.uuid4().hex)
+    answer.fault.CopyFrom(wire.Fault(code=code, reason=reason[:1000]))
+    return answer

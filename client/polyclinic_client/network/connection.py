@@ -9,14 +9,13 @@ import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import grpc
 
 from polyclinic.errors import ConfigError, PolyclinicError, ServerUnreachable
-from polyclinic.fleet.challenge import authority_digest
 from polyclinic.fleet.credentials import credentials
 from polyclinic.fleet.protocol import CLIENT_OPTIONS
 from polyclinic.fleet.wire import fleet_pb2 as wire
@@ -25,12 +24,13 @@ from polyclinic.security.admission_errors import (
     PlaintextRefused,
     unpack_refusal,
 )
-from polyclinic.security.keys import PRIVATE, fingerprint, load_private_key
+from polyclinic.security.keys import PRIVATE, authority_digest, fingerprint, load_private_key
 from polyclinic.security.kit import Kit, check_site_name
+from polyclinic.system.listening import join_address
 from polyclinic.system.processes import parse_address, pause_s
 from polyclinic_client.network.certificate import check_certificate, speaks_tls
-from polyclinic_client.network.introduction import Introduction, Welcome, fleet_stub
-from polyclinic_client.network.proxy import is_loopback, join_address, proxy_for
+from polyclinic_client.network.introduction import Introduction, Welcome, days_until, fleet_stub
+from polyclinic_client.network.proxy import is_loopback, proxy_for
 from polyclinic_client.network.relay import relay_to
 
 HANDSHAKE_S = 20.0  # a slow link needs seconds for a handshake
@@ -88,7 +88,7 @@ class Connection:
             str(answer["version"]),
             time.time() - float(answer["time"]),
             str(answer["instance"]),
-            None if ends is None else (ends - datetime.now(UTC)).days,
+            days_until(ends),
         )
 
     @contextlib.contextmanager

@@ -52,6 +52,11 @@ class Welcome:
     anchors: tuple[wire.Anchor, ...] = ()
 
 
+def days_until(ends: datetime | None) -> int | None:
+    """Return the days until a moment; None where none is known."""
+    return None if ends is None else (ends - datetime.now(ends.tzinfo)).days
+
+
 def fleet_stub(channel: Any) -> Any:
     """Return the fleet's calls on a channel."""
     return FleetStub(channel)  # type: ignore[no-untyped-call]
@@ -64,7 +69,7 @@ class Introduction:
         server: The coordinator's address, for messages.
         site: What this hospital is called.
         key: Its key; None where no keys are used.
-        authority: `challenge.authority_digest` of the kit's authority; empty without keys.
+        authority: `authority_digest` of the kit's authority; empty without keys.
     """
 
     def __init__(self, server: str, site: str, key: PrivateKey | None, authority: bytes) -> None:
@@ -125,14 +130,13 @@ class Introduction:
             ServerUnreachable: This is no coordinator that could be understood.
         """
         said = self._expect(frame, "welcome").welcome
-        left = None if ends is None else (ends - datetime.now(ends.tzinfo)).days
         beat_s = min(MOST_BEAT_S, max(LEAST_BEAT_S, said.heartbeat_ms / 1000))
         return Welcome(
             site=said.site,
             version=clean(said.version)[:40],
             ahead_s=time.time() - said.time,
             instance=said.instance,
-            days_left=left,
+            days_left=days_until(ends),
             session=said.session,
             beat_s=beat_s,
             anchors=tuple(said.anchors),

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
 from polyclinic.errors import ConfigError, ServerUnreachable
+from polyclinic.system.listening import join_address
 from polyclinic.system.text import clean
 
 # in the order of precedence; http_proxy is for http:// alone
@@ -57,11 +58,6 @@ class ProxyFailed(ServerUnreachable):
             f"{proxy.variable} names: {problem}. {remedy} Name the coordinator's host in no_proxy "
             "if no proxy is needed to reach it.",
         )
-
-
-def join_address(host: str, port: int) -> str:
-    """Write HOST:PORT, with brackets around an address of IPv6."""
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def is_loopback(host: str) -> bool:

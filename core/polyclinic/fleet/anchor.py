@@ -8,23 +8,21 @@ import struct
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
+from polyclinic.fleet.signatures import ALGORITHM, LENGTH, framed, sign_statement
 from polyclinic.fleet.wire.fleet_pb2 import Anchor
 
 DOMAIN = b"polyclinic.fleet.v1 anchor"  # no signature for another purpose starts so
-LENGTH = struct.Struct(">I")
 SIGNATURE_BYTES = 8_192  # largest signature that is looked at
 
 
 def anchor_statement(anchor: Anchor) -> bytes:
-    """Return the bytes that a coordinator signs: each part has its length before it."""
+    """Return the bytes that a coordinator signs."""
     sequence = struct.pack(">Q", anchor.sequence)
-    parts = [DOMAIN, anchor.journal.encode(), sequence, anchor.hash.encode()]
-    return b"".join(LENGTH.pack(len(part)) + part for part in parts)
+    return framed(DOMAIN, anchor.journal.encode(), sequence, anchor.hash.encode())
 
 
 def sign_anchor(
@@ -32,8 +30,7 @@ def sign_anchor(
 ) -> Anchor:
     """Sign an anchor, in place, by a server's key, and return it."""
     shown = certificate.public_bytes(Encoding.DER)
-    signed = key.sign(anchor_statement(anchor), ec.ECDSA(hashes.SHA256()))
-    anchor.signature = LENGTH.pack(len(shown)) + shown + signed
+    anchor.signature = framed(shown) + sign_statement(key, anchor_statement(anchor))
     return anchor
 
 
@@ -53,7 +50,7 @@ def is_signed(anchor: Anchor, authority: str) -> bool:
         if not isinstance(key, ec.EllipticCurvePublicKey) or _is_service(certificate):
             return False
         signed = anchor.signature[LENGTH.size + length :]
-        key.verify(signed, anchor_statement(anchor), ec.ECDSA(hashes.SHA256()))
+        key.verify(signed, anchor_statement(anchor), ALGORITHM)
     except (ValueError, TypeError, struct.error, InvalidSignature):
         return False
     return True

@@ -1,5 +1,6 @@
-"""What an envelope says of the blobs beside it."""
+"""What an envelope says of the blobs beside it, and the envelope that answers another."""
 
+import time
 from collections.abc import Iterator
 
 from polyclinic.fleet.wire.fleet_pb2 import Blob, Envelope, Record
@@ -17,6 +18,20 @@ def named_blobs(envelope: Envelope) -> dict[str, int]:
             if found.setdefault(blob.digest, blob.size) != blob.size:
                 raise ValueError(f"the blob {blob.digest[:12]} has two sizes")
     return found
+
+
+def answer_to(question: Envelope, message_id: str) -> Envelope:
+    """Return the envelope of an answer, whose body is still missing."""
+    return Envelope(
+        message_id=message_id,
+        reply_to=question.message_id,
+        type=question.type,
+        group=question.group,
+        created=time.time(),
+        ttl_s=question.ttl_s,
+        node=question.node,
+        run=question.run,
+    )
 
 
 def _blobs(record: Record) -> Iterator[Blob]:

@@ -5,15 +5,11 @@ hospital's kit, the site and the time: what is shown to one coordinator is worth
 nor for another site, nor some minutes later.
 """
 
-import struct
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-
+from polyclinic.fleet.signatures import framed, sign_statement, signer
 from polyclinic.security.admission_errors import (
     PUBLIC_KEY_HEADER,
     SIGNATURE_HEADER,
@@ -21,33 +17,26 @@ from polyclinic.security.admission_errors import (
     TIMESTAMP_HEADER,
     SignatureInvalid,
 )
-from polyclinic.security.keys import (
-    PrivateKey,
-    PublicKey,
-    fingerprint,
-    parse_public_key,
-    public_pem,
-)
+from polyclinic.security.keys import PrivateKey, PublicKey, fingerprint, public_pem
 
 DOMAIN = b"polyclinic.proxy.v1 call"  # no signature for another purpose starts so
 
 
 def call_statement(authority: bytes, site: str, timestamp: str) -> bytes:
-    """Return the bytes that a hospital signs: each part has its length before it.
+    """Return the bytes that a hospital signs.
 
     Args:
-        authority: `polyclinic.fleet.challenge.authority_digest` of the authority in the kit.
+        authority: `polyclinic.security.keys.authority_digest` of the authority in the kit.
         site: The hospital's name.
         timestamp: The hospital's clock, ISO 8601.
     """
-    parts = [DOMAIN, authority, site.encode(), timestamp.encode()]
-    return b"".join(struct.pack(">I", len(part)) + part for part in parts)
+    return framed(DOMAIN, authority, site.encode(), timestamp.encode())
 
 
 def credentials(key: PrivateKey, authority: bytes, site: str) -> list[tuple[str, str | bytes]]:
     """Return the gRPC metadata by which a call shows a key; see `call_statement`."""
     timestamp = datetime.now(UTC).isoformat()
-    signed = key.sign(call_statement(authority, site, timestamp), ec.ECDSA(hashes.SHA256()))
+    signed = sign_statement(key, call_statement(authority, site, timestamp))
     return [
         (PUBLIC_KEY_HEADER, public_pem(key.public_key())),
         (TIMESTAMP_HEADER, timestamp),
@@ -66,14 +55,11 @@ def verify_call(metadata: Mapping[str, Any], authority: bytes) -> tuple[PublicKe
     Raises:
         SignatureInvalid: It is no key of ours, or it did not sign this.
     """
-    mark = "unreadable"
+    timestamp = str(metadata[TIMESTAMP_HEADER])
+    signed = call_statement(authority, str(metadata.get(SITE_HEADER, "")), timestamp)
+    key = signer(metadata[PUBLIC_KEY_HEADER], metadata[SIGNATURE_HEADER], signed)
     try:
-        key = parse_public_key(metadata[PUBLIC_KEY_HEADER])
-        mark = fingerprint(key)
-        timestamp = str(metadata[TIMESTAMP_HEADER])
-        signed = call_statement(authority, str(metadata.get(SITE_HEADER, "")), timestamp)
-        key.verify(metadata[SIGNATURE_HEADER], signed, ec.ECDSA(hashes.SHA256()))
         ahead_s = (datetime.fromisoformat(timestamp) - datetime.now(UTC)).total_seconds()
-    except (ValueError, TypeError, InvalidSignature) as error:
-        raise SignatureInvalid(key=mark) from error
+    except (ValueError, TypeError) as error:
+        raise SignatureInvalid(key=fingerprint(key)) from error
     return key, ahead_s

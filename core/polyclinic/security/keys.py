@@ -136,7 +136,20 @@ def public_pem(key: PublicKey) -> bytes:
 
 def fingerprint(key: PublicKey) -> str:
     """Return the fingerprint SHA256:..., as `ssh-keygen -l` shows it."""
-    return _shown(base64.b64decode(public_text(key).split()[1]))
+    return _shown(hashlib.sha256(base64.b64decode(public_text(key).split()[1])).digest())
+
+
+def authority_digest(certificate: str) -> bytes:
+    """Return the SHA-256 of a certificate authority's certificate (DER).
+
+    Args:
+        certificate: The certificate in PEM: a kit's `ca`, or the security folder's `ca.crt`.
+
+    Raises:
+        ValueError: This is not a certificate.
+    """
+    parsed = x509.load_pem_x509_certificate(certificate.encode())
+    return hashlib.sha256(parsed.public_bytes(Encoding.DER)).digest()
 
 
 def authority_fingerprint(certificate: str) -> str:
@@ -145,11 +158,11 @@ def authority_fingerprint(certificate: str) -> str:
     Raises:
         ValueError: This is not a certificate.
     """
-    return _shown(x509.load_pem_x509_certificate(certificate.encode()).public_bytes(Encoding.DER))
+    return _shown(authority_digest(certificate))
 
 
-def _shown(content: bytes) -> str:
-    return "SHA256:" + base64.b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+def _shown(digest: bytes) -> str:
+    return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
 
 def _read(path: Path, remedy: str) -> bytes:

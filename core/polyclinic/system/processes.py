@@ -25,11 +25,6 @@ SHARE = 0.05  # length of the next pause, as a share of the time already waited
 # Flower sends nothing to its makers
 QUIET = {"FLWR_TELEMETRY_ENABLED": "0", "FLWR_DISABLE_UPDATE_CHECK": "1"}
 
-# Flower reads a message before all its parts have arrived, and then waits 1 s, 2 s, 4 s ... for
-# each. These keyword defaults of its `pull_objects` and `pull_and_inflate_object_from_tree` make it
-# ask again at our pace, for as long (two hours) as before.
-PROMPT = {"initial_backoff": 0.02, "backoff_cap": 2.0, "max_tries_per_object": None}
-
 
 def pause_s(waited_s: float, shortest_s: float = 0.02, longest_s: float = 3.0) -> float:
     """Return how long to sleep before asking again, after waiting `waited_s` for an answer.

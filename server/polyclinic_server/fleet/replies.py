@@ -1,11 +1,10 @@
 """What a coordinator takes of a hospital's reply, and why it refuses the rest."""
 
-import time
 from collections.abc import Mapping
 
 from polyclinic.errors import LinkError
 from polyclinic.fleet.blobs import BlobStore
-from polyclinic.fleet.contents import named_blobs
+from polyclinic.fleet.contents import answer_to, named_blobs
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
 from polyclinic.system.text import clean
@@ -48,16 +47,7 @@ def checked(
         offered: Sizes of the blobs that it offered, by digest.
         store: Has what it sent.
     """
-    taken = Envelope(
-        message_id=reply.message_id[:80],
-        reply_to=question.message_id,
-        type=question.type,
-        group=question.group,
-        created=time.time(),
-        ttl_s=question.ttl_s,
-        node=question.node,
-        run=question.run,
-    )
+    taken = answer_to(question, reply.message_id[:80])
     if reply.HasField("fault"):
         reason = clean(reply.fault.reason)[:REASON_CHARACTERS]
         taken.fault.CopyFrom(Fault(code=reply.fault.code, reason=reason))

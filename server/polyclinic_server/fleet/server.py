@@ -15,10 +15,10 @@ from typing import Any, Self
 import grpc
 
 from polyclinic.errors import BindFailed, PortTaken
-from polyclinic.fleet.challenge import authority_digest
 from polyclinic.fleet.protocol import HEARTBEAT_MS, SERVER_OPTIONS
 from polyclinic.fleet.wire.fleet_pb2 import Anchor
 from polyclinic.fleet.wire.fleet_pb2_grpc import add_FleetServicer_to_server
+from polyclinic.security.keys import authority_digest
 from polyclinic.system.listening import claim_port, join_address
 from polyclinic_server.enrolment.endpoint import Endpoint
 from polyclinic_server.enrolment.registry import Registry

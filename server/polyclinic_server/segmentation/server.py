@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from polyclinic.errors import ConfigError, PortTaken
-from polyclinic.fleet.challenge import authority_digest
+from polyclinic.security.keys import authority_digest
 from polyclinic.system.listening import claim_port, join_address
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import CHANNEL_OPTIONS, Endpoint, announced

@@ -11,7 +11,6 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from polyclinic.fleet.challenge import (
     NONCE_BYTES,
-    authority_digest,
     new_nonce,
     sign,
     statement,
@@ -19,7 +18,7 @@ from polyclinic.fleet.challenge import (
 )
 from polyclinic.fleet.wire.fleet_pb2 import Proof
 from polyclinic.security.admission_errors import SignatureInvalid
-from polyclinic.security.keys import fingerprint
+from polyclinic.security.keys import authority_digest, fingerprint
 from polyclinic_server.enrolment.authority import Authority
 
 TIME = 1_790_000_000.25

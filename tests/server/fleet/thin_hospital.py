@@ -17,6 +17,7 @@ from polyclinic.fleet import challenge
 from polyclinic.fleet.protocol import CHUNK_BYTES, CLIENT_OPTIONS, PROTOCOL, SESSION_HEADER
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.fleet.wire.fleet_pb2_grpc import FleetStub
+from polyclinic.security import keys
 from polyclinic.security.admission_errors import unpack_refusal
 from polyclinic.security.keys import PrivateKey
 from polyclinic_server.enrolment.authority import Authority
@@ -106,7 +107,7 @@ class ThinHospital:
             return wire.Proof()
         facts = {
             "nonce": asked.nonce,
-            "authority": challenge.authority_digest(authority.ca()),
+            "authority": keys.authority_digest(authority.ca()),
             "site": self.credentials.site,
             "protocol": asked.protocol,
             "time": time.time(),
