@@ -8,7 +8,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -126,10 +126,16 @@ class LocalFederation:
         Raises:
             ProcessDied: It failed, with its reason.
         """
-        log = self.states / f"{module.rpartition('.')[2]}.log"
-        child = Child(what, python_module(module, str(self.run.path), *arguments), log)
+        child = self.module(what, module, *arguments)
         with running([child]):
             self.follow(child, [], handle)
+
+    def module(
+        self, what: str, module: str, *arguments: str, env: Mapping[str, str] | None = None
+    ) -> Child:
+        """Return the command that runs a module of the demos on the run."""
+        log = self.states / f"{module.rpartition('.')[2]}.log"
+        return Child(what, python_module(module, str(self.run.path), *arguments), log, env)
 
     def train_pooled(self, handle: Handle) -> None:
         """Train on all hospitals' images in one place: the upper bound."""

@@ -17,6 +17,7 @@ from rich.console import Console
 
 from polyclinic.federation.events import Event
 from polyclinic.federation.run_folder import RunFolder
+from polyclinic.system.nursery import nursery
 from polyclinic.system.processes import Child, stop_all
 from polyclinic_demos.comparison import (
     check_settings,
@@ -26,6 +27,7 @@ from polyclinic_demos.comparison import (
     live_state,
 )
 from polyclinic_demos.federation import (
+    ONE_THREAD,
     PATIENCE_S,
     Handle,
     LocalFederation,
@@ -43,6 +45,16 @@ NEWCOMER = "t2-new"
 SUBJECTS = (3, 1, 1)  # of each hospital: training, validation, test
 VOXEL_MM = 1.9  # no voxel is smaller: coarse images are written and read faster
 ARMS = ("local", "fedavg", "centre", "refinement")
+# what coordinator, hospitals and tests import alike, for ten seconds of a core
+SLOW = (
+    "polyclinic_client.cli.main",
+    "polyclinic_client.fleet.app",
+    "polyclinic_client.fleet.join",
+    "polyclinic.learning.gallery",
+    "polyclinic.learning.prediction",
+    "polyclinic_server.runs.coordinator",
+    "monai.networks.nets",
+)
 SLOTS = f"{len(SITES)}:slots"  # nobody waits for a core: three hospitals share two evenly
 
 
@@ -76,20 +88,22 @@ def run_quick_demo(
     demo = new_federation(folder, [data / site for site in SITES], [data / NEWCOMER])
     coordinator = demo.coordinator(*settings, "--name", demo.run.name)
     hospitals = [demo.hospital(path, slots=SLOTS) for path in demo.sites]
-    with running([coordinator]):
+    testing: list[Child] = []
+    with nursery(SLOW), running([coordinator]):
         try:
             _write_images(data, seed, hospitals, console)
             table = LiveTable(live_state(config, len(SITES), ARMS), demo.statuses)
             with show(table, console) as handle:
                 newcomer = Newcomer(demo, describing(demo, demo.newcomers[0]), handle)
                 hospitals.append(newcomer.child)
+                testing.append(newcomer.testing)
                 demo.follow(coordinator, hospitals[:-1], newcomer.handle)
                 for child in hospitals:
                     if child.pid and child.status() is None:
                         child.signal(SIGTERM)  # they end while the newcomer's model is tested
                 newcomer.test()
         finally:
-            stop_all(hospitals, PATIENCE_S)
+            stop_all([*hospitals, *testing], PATIENCE_S)
     complete(demo, ARMS)
     demo.conclude(console, started)
     return demo.run
@@ -102,6 +116,10 @@ class Newcomer:
         demo: The demo.
         child: The hospital's client.
         handle: Takes in every event of the run.
+
+    Attributes:
+        child: The hospital's client.
+        testing: Tests its models.
     """
 
     def __init__(self, demo: LocalFederation, child: Child, handle: Handle) -> None:
@@ -109,7 +127,10 @@ class Newcomer:
         self._demo = demo
         self._handle = handle
         self._contributed: set[str] = set()
-        self._delivered = False
+        where = (str(demo.states), *map(str, demo.newcomers))
+        self.testing = demo.module(
+            "the newcomer's test", "polyclinic_demos.newcomers", *where, env=ONE_THREAD
+        )
 
     def handle(self, event: Event) -> None:
         """Pass an event on, and do what it is time for."""
@@ -118,16 +139,20 @@ class Newcomer:
             self._contributed.add(event.site)
             if self._contributed == set(SITES) and not self.child.pid:
                 self.child.start()
-        elif isinstance(event, Delivered) and not self._delivered:
-            self._delivered = True
-            self.test()  # the models that everybody gets, while the coordinator goes on
+        elif isinstance(event, Delivered) and not self.testing.pid:
+            self.testing.start()  # the models that everybody gets, while the coordinator goes on
 
     def test(self) -> None:
-        """Test the models that there are by now: only the demo has the newcomer's labels."""
-        from polyclinic_demos.newcomers import evaluate_newcomers
+        """Test the models that there are by now: only the demo has the newcomer's labels.
 
-        run = RunFolder(self._demo.run.path)
-        evaluate_newcomers(run, self._demo.states, self._demo.newcomers)
+        Raises:
+            ProcessDied: The test failed.
+        """
+        if self.testing.pid:
+            self.testing.wait()
+        self.testing.start()
+        if self.testing.wait():
+            self.testing.check()
 
 
 def _write_images(folder: Path, seed: int, hospitals: Sequence[Child], console: Console) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO
 
 from polyclinic.errors import AddressInvalid, ProcessDied, ServerUnreachable
+from polyclinic.system.nursery import FORK, Forked, fork_module
 
 PARENT = "POLYCLINIC_PARENT"  # environment variable: id of the process that started this one
 GOODBYE_S = 5.0  # time for a process to end in order after its parent is gone
@@ -47,8 +48,8 @@ class Child:
         self.name = name
         self.command = list(command)
         self.log = log
-        self._env = {**os.environ, **QUIET, **(env or {})}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._env = {**QUIET, **(env or {})}
+        self._process: subprocess.Popen[bytes] | Forked | None = None
 
     def start(self, pass_fds: Sequence[int] = ()) -> None:
         """Start the process; its output is appended to the log.
@@ -58,8 +59,10 @@ class Child:
         """
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
-            environment = {**self._env, PARENT: str(os.getpid())}
-            self._process = subprocess.Popen(
+            environment = {**os.environ, **self._env, PARENT: str(os.getpid())}
+            self._process = fork_module(
+                self.command, environment, log.fileno(), pass_fds
+            ) or subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -132,12 +135,16 @@ def end_with_parent() -> None:
     """
     parent = os.getppid()
     starter = int(os.environ.get(PARENT) or parent)
+    forked = os.environ.get(FORK) == str(os.getpid())  # the nursery is no parent to end with
     if starter != parent and not Path(f"/proc/{starter}").exists():
         # it died while this process was still importing; somebody else is the parent now
         parent = starter
 
+    def lives() -> bool:
+        return _is_alive(starter) if forked else os.getppid() == parent
+
     def watch() -> None:
-        while os.getppid() == parent:
+        while lives():
             time.sleep(0.5)
         # gRPC can hang while the interpreter shuts down, when Python threads no longer run: this
         # watchdog is not one
@@ -145,6 +152,15 @@ def end_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
     threading.Thread(target=watch, name="parent-watch", daemon=True).start()
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell whether a process runs; one that has ended and was not waited for does not."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
 
 
 @contextmanager

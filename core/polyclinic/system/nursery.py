@@ -1,0 +1,254 @@
+"""Nursery: a process that imports what is slow once, and forks children that have it already.
+
+A machine that plays the coordinator and all hospitals starts a dozen Python processes, and each
+would import torch and MONAI. While the environment names a nursery, `Child` asks it instead of
+starting an interpreter. The fork has the command, environment, session, output and open files that
+the interpreter would have had. Demos and tests keep a nursery; a real federation has none.
+
+Request on a Unix socket: JSON {"module", "arguments", "environment", "folder", "files"} with the
+open files [output, *files]. Answer: the process's id, later its exit status, 4 bytes each.
+"""
+
+import json
+import os
+import random
+import runpy
+import selectors
+import signal
+import socket
+import struct
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from importlib import import_module
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+NURSERY = "POLYCLINIC_NURSERY"  # environment variable: the socket's path
+FORK = "POLYCLINIC_FORK"  # environment variable of a fork: its own id
+# read by the interpreter or by libraries when they begin: a fork cannot have others
+FIXED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "PYTHONPATH", "PYTHONHASHSEED")
+NUMBER = struct.Struct(">i")
+LARGEST_BYTES = 1 << 17  # of a request
+MOST_FILES = 8
+FORK_SAFE = {"PYTORCH_NVML_BASED_CUDA_CHECK": "1"}  # a look for a GPU does not open it
+HIGH = 1000  # file numbers from here on are free
+
+
+class Forked:
+    """A process that a nursery forked, with the part of `subprocess.Popen` that is needed."""
+
+    def __init__(self, link: socket.socket, pid: int) -> None:
+        self._link = link
+        self.pid = pid
+        self.returncode: int | None = None
+
+    def poll(self) -> int | None:
+        """Return its exit status; None while it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            self.wait(0.0)
+        return self.returncode
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for its end and return its exit status.
+
+        Raises:
+            subprocess.TimeoutExpired: It still runs after so many seconds.
+        """
+        if self.returncode is None:
+            with selectors.DefaultSelector() as selector:
+                selector.register(self._link, selectors.EVENT_READ)
+                if not selector.select(timeout):
+                    raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
+            status = self._link.recv(NUMBER.size)
+            self._link.close()
+            # a nursery that was killed takes what it knows along
+            self.returncode = NUMBER.unpack(status)[0] if status else -signal.SIGKILL
+        return self.returncode
+
+
+def fork_module(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    output: int,
+    files: Sequence[int],
+) -> Forked | None:
+    """Start `PYTHON -m MODULE ARGUMENT...` as a fork of the nursery.
+
+    Args:
+        command: What to run.
+        environment: Its whole environment.
+        output: Number of the open file that takes stdout and stderr.
+        files: Numbers of further open files, which it has under the same numbers.
+
+    Returns:
+        The process; None where there is no nursery, or the command is none for a fork.
+    """
+    path = environment.get(NURSERY)
+    if not path or list(command[:2]) != [sys.executable, "-m"]:
+        return None
+    request = {
+        "module": command[2],
+        "arguments": list(command[3:]),
+        "environment": dict(environment),
+        "folder": os.getcwd(),
+        "files": list(files),
+    }
+    link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    try:
+        link.connect(path)
+        socket.send_fds(link, [json.dumps(request).encode()], [output, *files])
+        answer = link.recv(NUMBER.size)
+    except OSError:  # it ended, as its starter did
+        answer = b""
+    if not answer:
+        link.close()
+        return None
+    return Forked(link, NUMBER.unpack(answer)[0])
+
+
+@contextmanager
+def nursery(modules: Sequence[str]) -> Iterator[None]:
+    """Keep a nursery; children that are started meanwhile are forked from it.
+
+    It imports while the caller goes on. A child that is started meanwhile waits.
+
+    Args:
+        modules: What it imports.
+    """
+    if not hasattr(os, "pidfd_open") or os.environ.get(NURSERY):
+        yield
+        return
+    with TemporaryDirectory(prefix="polyclinic-") as folder:
+        path = str(Path(folder) / "nursery")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as listening:
+            listening.bind(path)
+            listening.listen(128)
+            process = subprocess.Popen(
+                [sys.executable, "-m", __name__, str(listening.fileno()), *modules],
+                env={**os.environ, "OMP_NUM_THREADS": "1", **FORK_SAFE},
+                stdin=subprocess.PIPE,  # which closes when this process ends, however it does
+                pass_fds=[listening.fileno()],
+                start_new_session=True,
+            )
+        os.environ[NURSERY] = path
+        try:
+            yield
+        finally:
+            del os.environ[NURSERY]
+            process.terminate()
+            process.communicate()
+
+
+class _Nursery:
+    """The forking side.
+
+    Args:
+        listening: Where requests arrive.
+        life: Number of a file that reaches its end when the nursery shall end.
+    """
+
+    def __init__(self, listening: socket.socket, life: int) -> None:
+        self._listening = listening
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(listening, selectors.EVENT_READ)
+        self._selector.register(life, selectors.EVENT_READ, "end")
+        self._links: dict[int, tuple[int, socket.socket]] = {}  # of each child, by its handle
+
+    def serve(self) -> dict[str, Any] | None:
+        """Fork child after child.
+
+        Returns:
+            In a child, its request; in the nursery itself, at its end, None.
+        """
+        while True:
+            for key, _ in self._selector.select():
+                if key.data == "end":
+                    return None
+                if key.fileobj is not self._listening:
+                    self._bury(key.fd)
+                elif (request := self._fork()) is not None:
+                    return request
+
+    def _fork(self) -> dict[str, Any] | None:
+        link, _ = self._listening.accept()
+        content, files, _, _ = socket.recv_fds(link, LARGEST_BYTES, MOST_FILES)
+        request: dict[str, Any] = json.loads(content) if content else {}
+        pid = os.fork() if request and _is_possible(request) else None
+        if pid == 0:
+            self._close(link)
+            _take_over(request, files)
+            return request
+        for number in files:
+            os.close(number)
+        if pid is None:
+            link.close()
+            return None
+        handle = os.pidfd_open(pid)
+        self._links[handle] = pid, link
+        self._selector.register(handle, selectors.EVENT_READ)
+        with suppress(OSError):  # who asked may be gone
+            link.send(NUMBER.pack(pid))
+        return None
+
+    def _close(self, link: socket.socket) -> None:
+        """In a child: close what is the nursery's, now and not when it is collected."""
+        self._selector.close()
+        self._listening.close()
+        for each in (link, *(other for _, other in self._links.values())):
+            each.close()
+
+    def _bury(self, handle: int) -> None:
+        """Pass on how a child ended."""
+        pid, link = self._links.pop(handle)
+        self._selector.unregister(handle)
+        os.close(handle)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        with link, suppress(OSError):
+            link.send(NUMBER.pack(status))
+
+
+def _is_possible(request: Mapping[str, Any]) -> bool:
+    """Tell whether a fork can have the environment that is asked for."""
+    wanted = request["environment"]
+    return all(wanted.get(name) == os.environ.get(name) for name in FIXED)
+
+
+def _take_over(request: Mapping[str, Any], files: Sequence[int]) -> None:
+    """Become the process that was asked for: its session, files, environment and chance."""
+    os.setsid()
+    for number, taken in enumerate(files, HIGH):
+        os.dup2(taken, number)
+    os.closerange(3, HIGH)
+    with open(os.devnull) as nothing:
+        os.dup2(nothing.fileno(), 0)
+    os.dup2(HIGH, 1)
+    os.dup2(HIGH, 2)
+    for number, wanted in enumerate(request["files"], HIGH + 1):
+        os.dup2(number, wanted)
+    os.closerange(HIGH, HIGH + len(files))
+    os.chdir(request["folder"])
+    os.environ.clear()
+    os.environ.update(request["environment"], **{FORK: str(os.getpid())})
+    sys.path[0] = request["folder"]
+    random.seed()
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed()
+
+
+def main() -> None:
+    """Run `python -m polyclinic.system.nursery SOCKET MODULE...`, until standard input ends."""
+    for name in sys.argv[2:]:
+        import_module(name)
+    with socket.socket(fileno=int(sys.argv[1])) as listening:
+        request = _Nursery(listening, 0).serve()
+    if request is None:
+        return
+    sys.argv[1:] = request["arguments"]
+    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    main()
