@@ -3,6 +3,7 @@
 Shapes and types are checked while tests run, in every module that declares them with jaxtyping.
 """
 
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -14,7 +15,9 @@ from tests.shapes import shaped_modules
 install_import_hook(shaped_modules(), "beartype.beartype")
 
 from polyclinic.config.targets import allow_targets  # noqa: E402
+from polyclinic.system.nursery import NURSERY, nursery  # noqa: E402
 from tests.plugins import Installer  # noqa: E402
+from tests.processes import NURSED  # noqa: E402
 
 # classes with which tests train, and which no file of conf/ names
 allow_targets(
@@ -34,3 +37,19 @@ def installer(
     yield made
     monkeypatch.undo()
     made.forget()
+
+
+@pytest.fixture(scope="session")
+def nursery_path() -> Iterator[str]:
+    """Keep one nursery for all modules that ask for it."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    with nursery(NURSED):
+        yield os.environ.pop(NURSERY)
+
+
+@pytest.fixture(scope="module")
+def nursed(nursery_path: str) -> Iterator[None]:
+    """Fork the processes of a module from a nursery: they start in no time."""
+    os.environ[NURSERY] = nursery_path
+    yield
+    del os.environ[NURSERY]

@@ -14,7 +14,9 @@ import pytest
 
 from polyclinic.system.processes import free_port
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
-from tests.e2e.federation import run_cli
+from tests.processes import run_cli
+
+pytestmark = pytest.mark.usefixtures("nursed")
 
 
 @pytest.fixture

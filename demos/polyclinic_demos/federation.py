@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +22,7 @@ from polyclinic.errors import ResourceError, RunError
 from polyclinic.federation.events import Event, EventLog
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.system.durable import write_atomically
+from polyclinic.system.nursery import forks_of
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
 from polyclinic_client.site.status import FINE_TUNING, WORKER
 from polyclinic_demos.local_pki import kit_for, local_authority
@@ -231,18 +232,31 @@ def running(children: Sequence[Child]) -> Iterator[None]:
         stop_all(children, PATIENCE_S)
 
 
+def family_of(pid: int) -> dict[psutil.Process, list[str]]:
+    """Return what a process started and what that started, with the commands."""
+    found: dict[psutil.Process, list[str]] = {}
+    todo = [pid]
+    while todo:
+        pid = todo.pop()
+        children = forks_of(pid)
+        with suppress(psutil.Error):
+            children |= {child.pid: child.cmdline() for child in psutil.Process(pid).children()}
+        for child, command in children.items():
+            with suppress(psutil.Error):
+                found[psutil.Process(child)] = command
+                todo.append(child)
+    return found
+
+
 def kill_tree(pid: int) -> None:
     """End a process and everything that it started, as a power cut does."""
     try:
-        root = psutil.Process(pid)
-        processes = [root, *root.children(recursive=True)]
+        processes = [psutil.Process(pid), *family_of(pid)]
     except psutil.NoSuchProcess:
         return
     for process in processes:
-        try:
+        with suppress(psutil.NoSuchProcess):
             process.kill()
-        except psutil.NoSuchProcess:
-            continue
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ What takes long to import is imported when something else has been started.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from signal import SIGTERM
@@ -33,7 +33,6 @@ from polyclinic_demos.federation import (
     LocalFederation,
     new_federation,
     prepare_folder,
-    running,
 )
 from polyclinic_demos.progress import counting
 from polyclinic_server.runs.live_table import LiveTable, show
@@ -54,6 +53,7 @@ SLOW = (
     "polyclinic.learning.prediction",
     "polyclinic_server.runs.coordinator",
     "monai.networks.nets",
+    "torch._dynamo",
 )
 SLOTS = f"{len(SITES)}:slots"  # nobody waits for a core: three hospitals share two evenly
 
@@ -72,7 +72,6 @@ def run_quick_demo(
     Raises:
         PolyclinicError: A part of it failed, with its reason.
     """
-    started = time.monotonic()
     settings = [
         *comparing_settings("demo_quick", len(SITES), seed, 1),
         "strategy.base_rounds=1",
@@ -82,31 +81,43 @@ def run_quick_demo(
         f"privacy.release.min_subjects={SUBJECTS[0]}",
         *overrides,
     ]
+    started = time.monotonic()
+    with nursery(SLOW) as is_ready:
+        demo = _run(settings, overrides, seed, folder, console, is_ready)
+        demo.conclude(console, started)
+    return demo.run
+
+
+def _run(
+    settings: Sequence[str],
+    overrides: Sequence[str],
+    seed: int,
+    folder: Path,
+    console: Console,
+    is_ready: Callable[[], bool],
+) -> LocalFederation:
     config = check_settings(settings, overrides)
     folder = prepare_folder(folder)
     data = folder / "data" / f"quick-seed-{seed}"
     demo = new_federation(folder, [data / site for site in SITES], [data / NEWCOMER])
     coordinator = demo.coordinator(*settings, "--name", demo.run.name)
     hospitals = [demo.hospital(path, slots=SLOTS) for path in demo.sites]
-    testing: list[Child] = []
-    with nursery(SLOW), running([coordinator]):
-        try:
-            _write_images(data, seed, hospitals, console)
-            table = LiveTable(live_state(config, len(SITES), ARMS), demo.statuses)
-            with show(table, console) as handle:
-                newcomer = Newcomer(demo, describing(demo, demo.newcomers[0]), handle)
-                hospitals.append(newcomer.child)
-                testing.append(newcomer.testing)
-                demo.follow(coordinator, hospitals[:-1], newcomer.handle)
-                for child in hospitals:
-                    if child.pid and child.status() is None:
-                        child.signal(SIGTERM)  # they end while the newcomer's model is tested
-                newcomer.test()
-        finally:
-            stop_all([*hospitals, *testing], PATIENCE_S)
+    started = [coordinator, *hospitals]
+    try:
+        _write_images(data, seed, started, console, is_ready)
+        table = LiveTable(live_state(config, len(SITES), ARMS), demo.statuses)
+        with show(table, console) as handle:
+            newcomer = Newcomer(demo, describing(demo, demo.newcomers[0]), handle)
+            started += [newcomer.child, newcomer.testing]
+            demo.follow(coordinator, hospitals, newcomer.handle)
+            for child in (*hospitals, newcomer.child):
+                if child.pid and child.status() is None:
+                    child.signal(SIGTERM)  # they end while the newcomer's model is tested
+            newcomer.test()
+    finally:
+        stop_all(started, PATIENCE_S)
     complete(demo, ARMS)
-    demo.conclude(console, started)
-    return demo.run
+    return demo
 
 
 class Newcomer:
@@ -155,8 +166,22 @@ class Newcomer:
             self.testing.check()
 
 
-def _write_images(folder: Path, seed: int, hospitals: Sequence[Child], console: Console) -> None:
-    """Write all images, and start each hospital's client as soon as its own are there."""
+def _write_images(
+    folder: Path,
+    seed: int,
+    children: Sequence[Child],
+    console: Console,
+    is_ready: Callable[[], bool],
+) -> None:
+    """Write all images, and start the coordinator, and each hospital as soon as its own are there.
+
+    Args:
+        folder: Of all hospitals' images.
+        seed: Of the images.
+        children: The coordinator, then the hospitals.
+        console: Where progress is shown.
+        is_ready: Whether children start at once.
+    """
     with counting(console, "writing the hospitals' images") as tell:
         from polyclinic_demos.cohorts.hospitals import HOSPITALS, NEWCOMERS, write_cohort
 
@@ -165,13 +190,15 @@ def _write_images(folder: Path, seed: int, hospitals: Sequence[Child], console: 
         sizes = [tuple(max(mm, VOXEL_MM) for mm in scanner.voxel_mm) for scanner in scanners]
 
         def start() -> None:
-            for child in hospitals:
-                if not child.pid and (folder / child.name / "dataset.json").exists():
+            for child in children:
+                has_data = child is children[0] or (folder / child.name / "dataset.json").exists()
+                if has_data and not child.pid:
                     child.start()
 
         def written(done: int, total: int, name: str) -> None:
             tell(done, total, name)
-            start()
+            if is_ready():
+                start()
 
         write_cohort(
             folder,

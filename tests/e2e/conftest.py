@@ -1,11 +1,13 @@
 """One tiny cohort, and one undisturbed run of it that disturbed ones are compared with."""
 
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from polyclinic.system.nursery import NURSERY
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import Federation
 
@@ -51,3 +53,11 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> 
     finally:
         one.close()
     return one
+
+
+@pytest.fixture(scope="session", autouse=True)
+def in_a_nursery(nursery_path: str) -> Iterator[None]:
+    """Fork all processes of these tests from one that has imported what they need."""
+    os.environ[NURSERY] = nursery_path
+    yield
+    del os.environ[NURSERY]

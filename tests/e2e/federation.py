@@ -3,14 +3,10 @@
 import json
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
 from polyclinic_demos.local_pki import kit_for, local_authority
@@ -102,31 +98,9 @@ class Federation:
         stop_all([self.coordinator, *self.hospitals.values()], patience_s=12.0)
 
 
-def descendants(pid: int) -> list[psutil.Process]:
-    """List everything that a process started, and what that started."""
-    try:
-        return psutil.Process(pid).children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
-
-
 def kill(pid: int) -> None:
     """End a process as a power cut does."""
     os.kill(pid, signal.SIGKILL)
-
-
-def run_cli(
-    module: str, *arguments: str, timeout_s: float = 240.0
-) -> subprocess.CompletedProcess[str]:
-    """Run a command as a person would, and return what it printed."""
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-        env={**os.environ, **ENVIRONMENT, "COLUMNS": "200"},
-        check=False,
-    )
 
 
 def opened(federation: Federation) -> Iterator[Federation]:

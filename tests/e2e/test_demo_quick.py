@@ -13,7 +13,7 @@ import psutil
 import pytest
 
 from polyclinic_demos.quick import NEWCOMER, SITES
-from tests.e2e.federation import run_cli
+from tests.processes import run_cli
 
 pytestmark = pytest.mark.e2e
 SMALL = (
@@ -38,11 +38,12 @@ class Ended:
 
 
 def started_in(folder: Path) -> list[psutil.Process]:
-    """List the processes whose commands name a folder."""
+    """List the processes whose commands name a folder, or that have a file open there."""
     found = []
     for process in psutil.process_iter():
         try:
-            if any(str(folder) in word for word in process.cmdline()):
+            files = [file.path for file in process.open_files()]
+            if any(str(folder) in word for word in (*process.cmdline(), *files)):
                 found.append(process)
         except psutil.Error:
             continue

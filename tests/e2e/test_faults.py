@@ -7,7 +7,8 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from tests.e2e.federation import Federation, descendants, kill
+from polyclinic_demos.federation import family_of
+from tests.e2e.federation import Federation, kill
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]
@@ -37,8 +38,8 @@ def assert_same_outcome(one: Federation, other: Federation) -> None:
         assert all(np.array_equal(ours[name], theirs[name]) for name in ours), pattern
 
 
-def named(processes: list[psutil.Process], module: str) -> psutil.Process:
-    return next(process for process in processes if module in process.cmdline())
+def named(processes: dict[psutil.Process, list[str]], module: str) -> psutil.Process:
+    return next(process for process, command in processes.items() if module in command)
 
 
 def test_hospitals_killed_in_part_or_altogether_come_back_and_are_asked_again(
@@ -54,9 +55,9 @@ def test_hospitals_killed_in_part_or_altogether_come_back_and_are_asked_again(
         ],
         "round 2",
     )
-    kill(named(descendants(one.hospitals[first].pid), "polyclinic_client.fleet.worker").pid)
+    kill(named(family_of(one.hospitals[first].pid), "polyclinic_client.fleet.worker").pid)
     for process in [
-        *descendants(one.hospitals[second].pid),
+        *family_of(one.hospitals[second].pid),
         psutil.Process(one.hospitals[second].pid),
     ]:
         kill(process.pid)
@@ -93,7 +94,7 @@ def test_a_hospital_that_leaves_for_good_is_reported_missing_and_the_run_ends_we
 def test_a_coordinator_is_killed_and_resumed(federation: Make, undisturbed: Federation) -> None:
     one = begin(federation(*SETTINGS))
     one.wait_until(lambda: one.events("round_end"), "the end of round 1")
-    assert descendants(one.coordinator.pid) == []  # it serves its hospitals itself
+    assert family_of(one.coordinator.pid) == {}  # it serves its hospitals itself
     kill(one.coordinator.pid)
     one.coordinator.wait(10)
     assert one.describe()["state"] == "running"  # it could not write that it ended

@@ -11,7 +11,9 @@ import psutil
 import pytest
 from safetensors.numpy import load_file
 
-from tests.e2e.federation import Federation, descendants, run_cli
+from polyclinic_demos.federation import family_of
+from tests.e2e.federation import Federation
+from tests.processes import run_cli
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]
@@ -126,7 +128,7 @@ def test_a_run_leaves_no_process_behind(federation: Make) -> None:
     one.coordinator.start()
     started = [one.join(name) for name in list(one.sites)[:2]]
     one.wait_until(lambda: one.events("arm_start"), "the first round")
-    everything = [each for child in (one.coordinator, *started) for each in descendants(child.pid)]
+    everything = [each for child in (one.coordinator, *started) for each in family_of(child.pid)]
     assert len(everything) >= 2  # two workers
     assert one.wait() == 0
     one.close()

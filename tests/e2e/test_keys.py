@@ -6,7 +6,8 @@ import pytest
 
 from polyclinic.security.keys import PRIVATE, make_key
 from polyclinic_server.enrolment.registry import Registry
-from tests.e2e.federation import Federation, run_cli
+from tests.e2e.federation import Federation
+from tests.processes import run_cli
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]

@@ -9,7 +9,9 @@ from safetensors.numpy import load_file
 import polyclinic
 from polyclinic.store.ledger import Ledger
 from polyclinic_client.site.status import FINE_TUNING
-from tests.e2e.federation import TINY, Federation, descendants, kill, run_cli
+from polyclinic_demos.federation import family_of
+from tests.e2e.federation import TINY, Federation, kill
+from tests.processes import run_cli
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]
@@ -32,7 +34,7 @@ def published(one: Federation) -> str:
 
 def kill_all(one: Federation, pid: int) -> None:
     """End everything on one machine, as a power cut does."""
-    for process in descendants(pid):
+    for process in family_of(pid):
         kill(process.pid)
     kill(pid)
 

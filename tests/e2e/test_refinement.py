@@ -14,7 +14,9 @@ from polyclinic.federation.run_folder import read_lines
 from polyclinic.learning.model_file import load_model
 from polyclinic.system.processes import Child, python_module
 from polyclinic_demos.cohorts.hospitals import write_unlabelled
-from tests.e2e.federation import ENVIRONMENT, Federation, descendants, run_cli
+from polyclinic_demos.federation import family_of
+from tests.e2e.federation import ENVIRONMENT, Federation
+from tests.processes import run_cli
 
 pytestmark = pytest.mark.e2e
 SETTINGS = (
@@ -63,7 +65,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Iterat
         one.wait_until(lambda: one.events("contribution"), "a contribution")
         newcomer.start()  # before there are models: it waits until there are
         one.wait_until(lambda: one.events("described"), "the description")
-        started = descendants(newcomer.pid)
+        started = list(family_of(newcomer.pid))
         status = newcomer.wait(60)
         left = [process for process in started if process.is_running()]
         yield Ended(

@@ -17,7 +17,8 @@ from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.generator import LearnedField
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.protection import Protection, coarse_reference
-from tests.e2e.federation import ENVIRONMENT, run_cli
+from tests.e2e.federation import ENVIRONMENT
+from tests.processes import run_cli
 from tests.server.segmentation.test_model import write_model
 
 pytestmark = pytest.mark.e2e

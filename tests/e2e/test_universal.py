@@ -6,7 +6,8 @@ import pytest
 
 from polyclinic.learning.model_file import load_model
 from polyclinic.store.ledger import Ledger
-from tests.e2e.federation import Federation, run_cli
+from tests.e2e.federation import Federation
+from tests.processes import run_cli
 from tests.task_cohort import SECRETS, write_public, write_tasks
 
 pytestmark = pytest.mark.e2e

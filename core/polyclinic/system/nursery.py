@@ -5,10 +5,14 @@ would import torch and MONAI. While the environment names a nursery, `Child` ask
 starting an interpreter. The fork has the command, environment, session, output and open files that
 the interpreter would have had. Demos and tests keep a nursery; a real federation has none.
 
-Request on a Unix socket: JSON {"module", "arguments", "environment", "folder", "files"} with the
-open files [output, *files]. Answer: the process's id, later its exit status, 4 bytes each.
+Request on a Unix socket: JSON {"module", "arguments", "environment", "folder", "files", "starter"}
+with the open files [stdout, stderr, *files]. Answer: the process's id, later its exit status, each
+in 4 bytes.
+To the request {} without files it answers who lives: JSON {starter: {process: command}}.
 """
 
+import atexit
+import gc
 import json
 import os
 import random
@@ -19,7 +23,7 @@ import socket
 import struct
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from importlib import import_module
 from pathlib import Path
@@ -30,6 +34,7 @@ NURSERY = "POLYCLINIC_NURSERY"  # environment variable: the socket's path
 FORK = "POLYCLINIC_FORK"  # environment variable of a fork: its own id
 # read by the interpreter or by libraries when they begin: a fork cannot have others
 FIXED = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "PYTHONPATH", "PYTHONHASHSEED")
+READY = ".ready"  # ends the name of a file that is there once everything is imported
 NUMBER = struct.Struct(">i")
 LARGEST_BYTES = 1 << 17  # of a request
 MOST_FILES = 8
@@ -44,6 +49,9 @@ class Forked:
         self._link = link
         self.pid = pid
         self.returncode: int | None = None
+
+    def __del__(self) -> None:
+        self._link.close()
 
     def poll(self) -> int | None:
         """Return its exit status; None while it runs."""
@@ -62,8 +70,8 @@ class Forked:
                 selector.register(self._link, selectors.EVENT_READ)
                 if not selector.select(timeout):
                     raise subprocess.TimeoutExpired(str(self.pid), timeout or 0.0)
-            status = self._link.recv(NUMBER.size)
-            self._link.close()
+            # left there: several threads may wait
+            status = self._link.recv(NUMBER.size, socket.MSG_PEEK)
             # a nursery that was killed takes what it knows along
             self.returncode = NUMBER.unpack(status)[0] if status else -signal.SIGKILL
         return self.returncode
@@ -72,16 +80,18 @@ class Forked:
 def fork_module(
     command: Sequence[str],
     environment: Mapping[str, str],
-    output: int,
-    files: Sequence[int],
+    outputs: tuple[int, int],
+    files: Sequence[int] = (),
+    folder: Path | None = None,
 ) -> Forked | None:
     """Start `PYTHON -m MODULE ARGUMENT...` as a fork of the nursery.
 
     Args:
         command: What to run.
         environment: Its whole environment.
-        output: Number of the open file that takes stdout and stderr.
+        outputs: Numbers of the open files that take stdout and stderr.
         files: Numbers of further open files, which it has under the same numbers.
+        folder: Where it runs; here if None.
 
     Returns:
         The process; None where there is no nursery, or the command is none for a fork.
@@ -93,13 +103,14 @@ def fork_module(
         "module": command[2],
         "arguments": list(command[3:]),
         "environment": dict(environment),
-        "folder": os.getcwd(),
+        "folder": str(folder or Path.cwd()),
         "files": list(files),
+        "starter": os.getpid(),
     }
     link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
         link.connect(path)
-        socket.send_fds(link, [json.dumps(request).encode()], [output, *files])
+        socket.send_fds(link, [json.dumps(request).encode()], [*outputs, *files])
         answer = link.recv(NUMBER.size)
     except OSError:  # it ended, as its starter did
         answer = b""
@@ -109,17 +120,33 @@ def fork_module(
     return Forked(link, NUMBER.unpack(answer)[0])
 
 
+def forks_of(pid: int) -> dict[int, list[str]]:
+    """Return the forks that a process asked for and that live, with their commands."""
+    path = os.environ.get(NURSERY)
+    if not path:
+        return {}
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link, suppress(OSError):
+        link.connect(path)
+        link.send(b"{}")
+        living = json.loads(link.recv(LARGEST_BYTES) or b"{}")
+        return {int(fork): command for fork, command in living.get(str(pid), {}).items()}
+    return {}
+
+
 @contextmanager
-def nursery(modules: Sequence[str]) -> Iterator[None]:
+def nursery(modules: Sequence[str]) -> Iterator[Callable[[], bool]]:
     """Keep a nursery; children that are started meanwhile are forked from it.
 
-    It imports while the caller goes on. A child that is started meanwhile waits.
+    It imports while the caller goes on. To start a child waits until it is ready.
 
     Args:
         modules: What it imports.
+
+    Yields:
+        Tells whether it is ready.
     """
     if not hasattr(os, "pidfd_open") or os.environ.get(NURSERY):
-        yield
+        yield lambda: True
         return
     with TemporaryDirectory(prefix="polyclinic-") as folder:
         path = str(Path(folder) / "nursery")
@@ -127,7 +154,7 @@ def nursery(modules: Sequence[str]) -> Iterator[None]:
             listening.bind(path)
             listening.listen(128)
             process = subprocess.Popen(
-                [sys.executable, "-m", __name__, str(listening.fileno()), *modules],
+                [sys.executable, "-m", __name__, str(listening.fileno()), path, *modules],
                 env={**os.environ, "OMP_NUM_THREADS": "1", **FORK_SAFE},
                 stdin=subprocess.PIPE,  # which closes when this process ends, however it does
                 pass_fds=[listening.fileno()],
@@ -135,9 +162,9 @@ def nursery(modules: Sequence[str]) -> Iterator[None]:
             )
         os.environ[NURSERY] = path
         try:
-            yield
+            yield lambda: Path(path + READY).exists()
         finally:
-            del os.environ[NURSERY]
+            os.environ.pop(NURSERY, None)
             process.terminate()
             process.communicate()
 
@@ -156,6 +183,7 @@ class _Nursery:
         self._selector.register(listening, selectors.EVENT_READ)
         self._selector.register(life, selectors.EVENT_READ, "end")
         self._links: dict[int, tuple[int, socket.socket]] = {}  # of each child, by its handle
+        self._living: dict[int, dict[int, list[str]]] = {}  # commands by starter and child
 
     def serve(self) -> dict[str, Any] | None:
         """Fork child after child.
@@ -184,8 +212,12 @@ class _Nursery:
         for number in files:
             os.close(number)
         if pid is None:
-            link.close()
+            with link, suppress(OSError):
+                if not files:
+                    link.send(json.dumps(self._living).encode())
             return None
+        command = [sys.executable, "-m", request["module"], *request["arguments"]]
+        self._living.setdefault(request["starter"], {})[pid] = command
         handle = os.pidfd_open(pid)
         self._links[handle] = pid, link
         self._selector.register(handle, selectors.EVENT_READ)
@@ -203,6 +235,8 @@ class _Nursery:
     def _bury(self, handle: int) -> None:
         """Pass on how a child ended."""
         pid, link = self._links.pop(handle)
+        for children in self._living.values():
+            children.pop(pid, None)
         self._selector.unregister(handle)
         os.close(handle)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -222,11 +256,11 @@ def _take_over(request: Mapping[str, Any], files: Sequence[int]) -> None:
     for number, taken in enumerate(files, HIGH):
         os.dup2(taken, number)
     os.closerange(3, HIGH)
-    with open(os.devnull) as nothing:
+    with Path(os.devnull).open() as nothing:
         os.dup2(nothing.fileno(), 0)
     os.dup2(HIGH, 1)
-    os.dup2(HIGH, 2)
-    for number, wanted in enumerate(request["files"], HIGH + 1):
+    os.dup2(HIGH + 1, 2)
+    for number, wanted in enumerate(request["files"], HIGH + 2):
         os.dup2(number, wanted)
     os.closerange(HIGH, HIGH + len(files))
     os.chdir(request["folder"])
@@ -239,15 +273,34 @@ def _take_over(request: Mapping[str, Any], files: Sequence[int]) -> None:
 
 
 def main() -> None:
-    """Run `python -m polyclinic.system.nursery SOCKET MODULE...`, until standard input ends."""
-    for name in sys.argv[2:]:
+    """Run `python -m polyclinic.system.nursery SOCKET PATH MODULE...`, until its input ends."""
+    for name in sys.argv[3:]:
         import_module(name)
+    Path(sys.argv[2] + READY).touch()
+    gc.freeze()  # a fork's collector leaves alone, and so shares, what was imported
     with socket.socket(fileno=int(sys.argv[1])) as listening:
         request = _Nursery(listening, 0).serve()
     if request is None:
         return
     sys.argv[1:] = request["arguments"]
-    runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    sys.modules.pop(request["module"], None)  # it runs anew, as what it is started as
+    status = [0]
+    atexit.register(_leave, status)
+    try:
+        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+    except SystemExit as error:
+        status[0] = error.code if isinstance(error.code, int) else int(error.code is not None)
+        raise
+    except BaseException:
+        status[0] = 1
+        raise
+
+
+def _leave(status: Sequence[int]) -> None:
+    """End a fork after its own exit functions, without taking apart all that was imported."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status[0] & 0xFF)
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ class Child:
         with self.log.open("ab") as log:
             environment = {**os.environ, **self._env, PARENT: str(os.getpid())}
             self._process = fork_module(
-                self.command, environment, log.fileno(), pass_fds
+                self.command, environment, (log.fileno(), log.fileno()), pass_fds
             ) or subprocess.Popen(
                 self.command,
                 stdin=subprocess.DEVNULL,

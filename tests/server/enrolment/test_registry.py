@@ -16,7 +16,7 @@ from polyclinic.store.ledger import Ledger
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.endpoint import endpoint_of
 from polyclinic_server.enrolment.registry import MOST_A_MINUTE, SOON_S, Registry
-from tests.e2e.federation import run_cli
+from tests.processes import run_cli
 
 
 @pytest.fixture
