@@ -97,7 +97,7 @@ $(VENV)/.docs: $(VENV)/.installed
 
 # ---- demos and benchmarks
 
-demo: install  ## A small federation on this machine, with its report, in some minutes.
+demo: install  ## A small federation on this machine, with its report, in 90 seconds.
 	$(BIN)/polyclinic-server demo --seed $(SEED) --folder $(FOLDER) $(ARGS)
 
 picture: demo  ## The README's picture: the top of the demo's report, drawn by chromium.

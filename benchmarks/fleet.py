@@ -9,7 +9,6 @@ same bytes between two processes, without hashes or files, as the yardstick.
 
 import argparse
 import asyncio
-import hashlib
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from statistics import median
 
 import numpy as np
 from bare_stream import BareStream
+from blake3 import blake3
 from flwr.app import ArrayRecord, ConfigRecord, RecordDict
 from measuring import machine, peak_mb
 from thin_line import Echo
@@ -111,7 +111,7 @@ def large_table(grid: FleetGrid, authority: Authority, megabytes: int, times: in
     size = megabytes * 1_000_000
     data = np.random.default_rng(1).bytes(size)
     start = time.perf_counter()
-    hashlib.sha256(data).hexdigest()
+    blake3(data).hexdigest()
     hashing = time.perf_counter() - start
     bare, down, up = [], [], []
     with BareStream(authority, data) as stream:
@@ -128,7 +128,7 @@ def large_table(grid: FleetGrid, authority: Authority, megabytes: int, times: in
     print(f"{rate / min(u for _, u in bare):6.0f}")
     print(f"{'fleet: with hash and file, question to reply':<44}", end="")
     print(f"{rate / min(down):4.0f}{rate / min(up):6.0f}")
-    print(f"(one SHA-256 of it: {rate / hashing:.0f} MB/s; each way includes writing it once)")
+    print(f"(one BLAKE3 of it: {rate / hashing:.0f} MB/s; each way includes writing it once)")
 
 
 if __name__ == "__main__":

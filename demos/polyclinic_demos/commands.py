@@ -42,7 +42,7 @@ def check_brain() -> None:
 def demo(overrides: Settings = None, seed: Seed = 0, folder: Folder = Path("demo")) -> None:
     """Run a small federation on this machine: three hospitals, and one that joins later.
 
-    It takes two to three minutes on two cores, and ends with a table and a report. Coordinator and
+    It takes 90 seconds on two cores, and ends with a table and a report. Coordinator and
     hospitals are processes with TLS and keys. Their images are a real brain under simulated
     scanners.
 

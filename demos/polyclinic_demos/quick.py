@@ -1,4 +1,4 @@
-"""`polyclinic-server demo`: a small federation, in two to three minutes on two cores.
+"""`polyclinic-server demo`: a small federation, in 90 seconds on two cores.
 
 Three hospitals have scanners that disagree. They train alone, by averaging (FedAvg), and for models
 of their own (refinement). A fourth hospital joins later. It has no labels and trains nothing, and

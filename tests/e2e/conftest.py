@@ -1,13 +1,11 @@
 """One tiny cohort, and one undisturbed run of it that disturbed ones are compared with."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from polyclinic.system.nursery import NURSERY
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import Federation
 
@@ -55,9 +53,6 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> 
     return one
 
 
-@pytest.fixture(scope="session", autouse=True)
-def in_a_nursery(nursery_path: str) -> Iterator[None]:
+@pytest.fixture(scope="module", autouse=True)
+def in_a_nursery(nursed: None) -> None:
     """Fork all processes of these tests from one that has imported what they need."""
-    os.environ[NURSERY] = nursery_path
-    yield
-    del os.environ[NURSERY]

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from polyclinic.config.schemas import Setting
 from polyclinic.errors import ConfigError
-from polyclinic.federation.envelope import make_message
+from polyclinic.federation.envelope import BufferArray, array_values, make_message
 from polyclinic.learning.metrics import Evaluation
 
 # the keys that Flower's strategies use
@@ -156,8 +156,10 @@ def order_from_message(message: Message) -> Order:
 
 
 def weights_to_record(weights: Tensor) -> ArrayRecord:
-    """Turn a flat float32 vector into Flower's arrays; copy its bytes once at most."""
-    return ArrayRecord({WEIGHTS: Array(np.ascontiguousarray(weights.numpy(), dtype=np.float32))})
+    """Turn a flat float32 vector, which must not change any more, into Flower's arrays."""
+    record = ArrayRecord()  # given a dictionary, it would copy each array
+    record[WEIGHTS] = BufferArray(np.asarray(weights.numpy(), dtype=np.float32))
+    return record
 
 
 def weights_from_record(record: ArrayRecord) -> Tensor:
@@ -195,7 +197,7 @@ def pack_content(content: RecordDict) -> RecordDict:
     scalars: dict[str, Any] = dict(content[other])
     if math.prod(arrays[WEIGHTS].shape) * 4 > INLINE_BYTES:
         return content
-    data = arrays[WEIGHTS].numpy().astype("<f4", copy=False).tobytes()
+    data = array_values(arrays[WEIGHTS]).astype("<f4", copy=False).tobytes()
     return RecordDict({PACKED: ConfigRecord({**scalars, f"={other}": data})})
 
 

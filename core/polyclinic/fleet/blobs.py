@@ -1,4 +1,4 @@
-"""Large contents of messages: files named by their SHA-256, which resume after a cut.
+"""Large contents of messages: files named by their BLAKE3, which resume after a cut.
 
     FOLDER/DIGEST         a whole blob; it appears under this name only after it was verified
     FOLDER/DIGEST.part    what has arrived of one that is under way
@@ -11,7 +11,6 @@ read in the same folder.
 """
 
 import errno
-import hashlib
 import os
 import re
 import shutil
@@ -20,6 +19,8 @@ from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
+
+from blake3 import blake3
 
 from polyclinic.errors import DiskFull, LinkError
 from polyclinic.fleet.wire.fleet_pb2 import Blob
@@ -70,7 +71,7 @@ class BlobStore:
     def __init__(self, folder: Path, limit_bytes: int | None = None) -> None:
         self.folder, self.limit_bytes = folder, limit_bytes
         self._table = threading.Lock()  # of what follows
-        self._parts: dict[str, tuple[int, hashlib._Hash]] = {}  # size and digest so far
+        self._parts: dict[str, tuple[int, blake3]] = {}  # size and digest so far
         self._held: Counter[str] = Counter()
         self._fresh: set[str] = set()
         self._stripes = [threading.RLock() for _ in range(STRIPES)]
@@ -159,13 +160,14 @@ class BlobStore:
         Raises:
             DiskFull: No room.
         """
-        digested, size = hashlib.sha256(), 0
+        digested, size = blake3(), 0
         with temporary_file(self.folder, "put", private=True) as unfinished:
             try:
                 with unfinished.open("r+b", buffering=0) as file:
                     for buffer in buffers:
-                        digested.update(buffer)
-                        size += _write_all(file.fileno(), memoryview(buffer).cast("B"))
+                        view = memoryview(buffer).cast("B")
+                        digested.update(view)
+                        size += _write_all(file.fileno(), view)
             except OSError as error:
                 raise self._full(error, size) from error
             digest = digested.hexdigest()
@@ -232,12 +234,12 @@ class BlobStore:
         finally:
             os.close(number)
 
-    def _so_far(self, digest: str) -> tuple[int, "hashlib._Hash"]:
+    def _so_far(self, digest: str) -> tuple[int, blake3]:
         """Return size and digest of a part; read it again if another process wrote it."""
         known = self._parts.get(digest)
         if known is not None and known[0] == self.offset(digest):
             return known
-        size, digested = 0, hashlib.sha256()
+        size, digested = 0, blake3()
         with suppress(FileNotFoundError), self._part(digest).open("rb") as file:
             while block := file.read(CHUNK_BYTES):
                 digested.update(block)
@@ -274,7 +276,7 @@ class BlobStore:
 
     def _whole(self, digest: str) -> Path:
         if not DIGEST.fullmatch(digest):
-            raise BlobRefused(f"'{digest[:80]}' is not a SHA-256 digest.")
+            raise BlobRefused(f"'{digest[:80]}' is not a digest.")
         return self.folder / digest
 
     def _part(self, digest: str) -> Path:

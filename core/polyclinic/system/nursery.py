@@ -5,10 +5,10 @@ would import torch and MONAI. While the environment names a nursery, `Child` ask
 starting an interpreter. The fork has the command, environment, session, output and open files that
 the interpreter would have had. Demos and tests keep a nursery; a real federation has none.
 
-Request on a Unix socket: JSON {"module", "arguments", "environment", "folder", "files", "starter"}
-with the open files [stdout, stderr, *files]. Answer: the process's id, later its exit status, each
-in 4 bytes.
-To the request {} without files it answers who lives: JSON {starter: {process: command}}.
+Request on a Unix socket: JSON {"module", "arguments", "environment", "folder", "files", "starter",
+"interpreter"} with the open files [stdout, stderr, *files]. Answer: the process's id, later its
+exit status, each in 4 bytes. To the request {} without files it answers who lives: JSON
+{starter: {process: command}}.
 """
 
 import atexit
@@ -106,6 +106,7 @@ def fork_module(
         "folder": str(folder or Path.cwd()),
         "files": list(files),
         "starter": os.getpid(),
+        "interpreter": sys.executable,
     }
     link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -245,9 +246,11 @@ class _Nursery:
 
 
 def _is_possible(request: Mapping[str, Any]) -> bool:
-    """Tell whether a fork can have the environment that is asked for."""
+    """Tell whether a fork can have the interpreter and the environment that are asked for."""
     wanted = request["environment"]
-    return all(wanted.get(name) == os.environ.get(name) for name in FIXED)
+    return bool(request["interpreter"] == sys.executable) and all(
+        wanted.get(name) == os.environ.get(name) for name in FIXED
+    )
 
 
 def _take_over(request: Mapping[str, Any], files: Sequence[int]) -> None:

@@ -144,7 +144,7 @@ class OpenWork:
 
     def _admit(self, asked: Asked, blob: Blob, store: BlobStore) -> None:
         if not DIGEST.fullmatch(blob.digest) or not blob.size:
-            raise BlobRefused("A content that was offered is empty, or named by no SHA-256.")
+            raise BlobRefused("A content that was offered is empty, or named by no digest.")
         total = asked.offered_bytes + blob.size
         if total > asked.quota or len(asked.offered) >= MOST_BLOBS:
             raise QuotaExceeded(total, asked.quota)

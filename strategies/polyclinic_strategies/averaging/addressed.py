@@ -14,6 +14,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import FedAvg, Strategy
 
 from polyclinic.federation.news import pause
+from polyclinic_strategies.averaging.slices import COORDINATEWISE, Sliced
 
 LOOK_S = 1.0  # between two looks whether enough hospitals are there
 
@@ -70,7 +71,9 @@ def addressed(strategy: Strategy) -> Strategy:
 
 @cache
 def _with_addressed(kind: type[FedAvg]) -> type[FedAvg]:
-    bases = (Addressed,) if kind is FedAvg else (kind, Addressed)
+    bases: tuple[type[FedAvg], ...] = (Addressed,) if kind is FedAvg else (kind, Addressed)
+    if kind in COORDINATEWISE:
+        bases = (Sliced, *bases)
     return type(kind.__name__, bases, {"__module__": kind.__module__, "__doc__": kind.__doc__})
 
 

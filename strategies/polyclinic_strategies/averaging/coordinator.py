@@ -88,7 +88,7 @@ class AveragingCoordinator:
         grid = ReliableGrid(context.grid, context.attendance, deployment, folder.record)
         if done < order.rounds:
             aggregation = self._strategy.build(config.privacy, names)
-            weights = self._strategy.run(grid, aggregation, order, weights, keep)
+            weights = self._strategy.run(grid, aggregation, order, weights, keep, folder.path)
         self._strategy.test(grid, order, weights)
         keep(order.rounds, weights, tested=True)
         folder.record(ArmEnd(arm=order.arm))

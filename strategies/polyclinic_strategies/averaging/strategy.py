@@ -6,6 +6,7 @@ only` use the same aggregation: they share fewer tensors.
 """
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from flwr.app import ArrayRecord
@@ -24,6 +25,7 @@ from polyclinic.federation.records import (
     weights_to_record,
 )
 from polyclinic_strategies.averaging.addressed import addressed
+from polyclinic_strategies.averaging.slices import Sliced
 
 ADAPTIVE = ("FedAdam", "FedYogi", "FedAdagrad")
 OnRound = Callable[[int, Tensor], None]
@@ -72,7 +74,13 @@ class Averaging:
         return addressed(strategy)
 
     def run(
-        self, grid: Grid, strategy: Strategy, order: Order, weights: Tensor, on_round: OnRound
+        self,
+        grid: Grid,
+        strategy: Strategy,
+        order: Order,
+        weights: Tensor,
+        on_round: OnRound,
+        folder: Path | None = None,
     ) -> Tensor:
         """Train for `order.rounds - order.offset` rounds.
 
@@ -83,11 +91,15 @@ class Averaging:
             order: Order for every hospital.
             weights: Initial shared weights, (parameters,).
             on_round: Called after every round with its number and the shared weights.
+            folder: On whose disk large averages lie while they are needed.
 
         Returns:
             The shared weights after the last round.
         """
         latest = weights
+        inner = getattr(strategy, "strategy", strategy)  # of one that differential privacy wraps
+        if isinstance(inner, Sliced):
+            inner.folder = folder
 
         def watch(server_round: int, arrays: ArrayRecord) -> None:
             nonlocal latest

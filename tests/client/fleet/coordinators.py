@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from blake3 import blake3
 
 from polyclinic.fleet import challenge
 from polyclinic.fleet.blobs import BlobStore
@@ -213,7 +213,7 @@ class Coordinator(FleetServicer):
                 self.stored.append((digest, offset))
             offset = self.store.append(digest, offset, chunk.data)
         part = self.store.folder / f"{digest}.part"
-        if hashlib.sha256(part.read_bytes()).hexdigest() == digest:
+        if blake3(part.read_bytes()).hexdigest() == digest:
             self.store.finish(digest)
         return wire.Progress(offset=offset)
 

@@ -10,17 +10,18 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from blake3 import blake3
 
 from polyclinic.errors import DiskFull
 from polyclinic.fleet import blobs
 from polyclinic.fleet.blobs import BlobDamaged, BlobMissing, BlobRefused, BlobStore
 
 CONTENT = bytes(range(256)) * 40
-DIGEST = hashlib.sha256(CONTENT).hexdigest()
+DIGEST = blake3(CONTENT).hexdigest()
 
 
 def digest_of(content: bytes) -> str:
-    return hashlib.sha256(content).hexdigest()
+    return blake3(content).hexdigest()
 
 
 def arrive(store: BlobStore, content: bytes) -> str:
@@ -227,13 +228,14 @@ WRITER = """
 import sys, os
 from pathlib import Path
 from polyclinic.fleet.blobs import BlobStore
+from blake3 import blake3
 import hashlib
 store = BlobStore(Path(sys.argv[1]))
 print("ready", flush=True)
 number = 0
 while True:
     content = hashlib.sha256(str(number).encode()).digest() * 4000
-    digest = hashlib.sha256(content).hexdigest()
+    digest = blake3(content).hexdigest()
     for start in range(0, len(content), 16_384):
         store.append(digest, start, content[start : start + 16_384])
     store.finish(digest)

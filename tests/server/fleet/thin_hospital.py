@@ -1,7 +1,6 @@
 """A hospital in a few lines: it speaks the wire, and computes nothing."""
 
 import contextlib
-import hashlib
 import queue
 import secrets
 import threading
@@ -11,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
+from blake3 import blake3
 from flwr.app import ConfigRecord, RecordDict
 
 from polyclinic.fleet import challenge
@@ -220,7 +220,7 @@ class Ward:
 
 def digest_of(data: bytes) -> str:
     """Return the name of a blob."""
-    return hashlib.sha256(data).hexdigest()
+    return blake3(data).hexdigest()
 
 
 def refusal_of(error: grpc.RpcError) -> object:

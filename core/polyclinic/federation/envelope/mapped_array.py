@@ -1,4 +1,7 @@
-"""An array whose bytes stay in a file: pages come into memory when they are read, and may leave."""
+"""Flower's arrays without their copies: over a file that is mapped, or over an array in memory.
+
+Flower keeps an array as bytes in numpy's format. These make such bytes only for who asks for them.
+"""
 
 import mmap
 import os
@@ -21,11 +24,14 @@ class OpenFile:
     """A file that stays open, even after its name is gone, until nobody needs it.
 
     Args:
-        path: The file.
+        file: The file; or the number of one that is open, which is opened once more.
     """
 
-    def __init__(self, path: Path) -> None:
-        number = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    def __init__(self, file: Path | int) -> None:
+        if isinstance(file, int):
+            number = os.dup(file)
+        else:
+            number = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         self._close = weakref.finalize(self, os.close, number)
         self._number = number
         self.size = os.fstat(number).st_size
@@ -83,14 +89,74 @@ class MappedArray(Array):
         return f"MappedArray(dtype={self.dtype!r}, shape={self.shape!r}, size={self.size})"
 
 
+class BufferArray(Array):
+    """Flower's array over an array in memory, which must not change any more.
+
+    Args:
+        values: The array; copied only if it is not contiguous.
+    """
+
+    def __init__(self, values: np.ndarray[Any, Any]) -> None:
+        self.__dict__["_values"] = np.ascontiguousarray(values)
+        self.dtype, self.shape, self.stype = str(values.dtype), values.shape, NUMPY
+
+    @property
+    def values(self) -> np.ndarray[Any, Any]:
+        """The array itself, to be read."""
+        found = self.__dict__["_values"].view()
+        assert isinstance(found, np.ndarray)
+        found.flags.writeable = False
+        return found
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The bytes in numpy's format, copied."""
+        return b"".join(self.buffers())
+
+    @property
+    def size(self) -> int:
+        """Number of bytes in numpy's format."""
+        return len(write_header(self.values)) + self.values.nbytes
+
+    def buffers(self) -> list[memoryview]:
+        """Return the bytes in numpy's format: a header, and the array's own."""
+        header = memoryview(write_header(self.values))
+        return [header, self.values.reshape(-1).data.cast("B")] if self.values.size else [header]
+
+    def numpy(self) -> np.ndarray[Any, Any]:
+        """Return a copy of the array, as Flower's arrays do."""
+        return self.values.copy()
+
+    def deflate(self) -> bytes:
+        """Give Flower's own fleet a plain array: it refuses other classes."""
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
+    def __repr__(self) -> str:
+        return f"BufferArray(dtype={self.dtype!r}, shape={self.shape!r})"
+
+
 def array_bytes(array: Array) -> int:
     """Return the number of bytes of an array as it travels, without reading them."""
-    return array.size if isinstance(array, MappedArray) else len(array.data)
+    return array.size if isinstance(array, MappedArray | BufferArray) else len(array.data)
 
 
-def array_view(array: Array) -> memoryview:
+def array_buffers(array: Array) -> list[memoryview]:
     """Return the bytes of an array as they travel, without copying them."""
-    return array.view() if isinstance(array, MappedArray) else memoryview(array.data)
+    if isinstance(array, BufferArray):
+        return array.buffers()
+    return [array.view() if isinstance(array, MappedArray) else memoryview(array.data)]
+
+
+def array_values(array: Array) -> np.ndarray[Any, Any]:
+    """Return what an array holds, to be read: copied for Flower's own arrays alone."""
+    return array.values if isinstance(array, BufferArray) else array.numpy()
+
+
+def write_header(values: np.ndarray[Any, Any]) -> bytes:
+    """Return what comes before an array's own bytes in numpy's format."""
+    header = BytesIO()
+    npy.write_array_header_1_0(header, npy.header_data_from_array_1_0(values))
+    return header.getvalue()
 
 
 def read_header(view: memoryview) -> tuple[np.dtype[Any], tuple[int, ...], bool, int]:

@@ -164,7 +164,7 @@ class _Files:
             FrameInvalid: It is not there, or has another size.
         """
         if not re.fullmatch(r"[0-9a-f]{64}", blob.digest):
-            raise FrameInvalid("a blob's name is no SHA-256")
+            raise FrameInvalid("a blob's name is no digest")
         if blob.digest not in self._open:
             try:
                 self._open[blob.digest] = OpenFile(self._store.path(blob.digest))

@@ -19,13 +19,13 @@ class StoredBlob(Protocol):
     """Bytes that lie in a store.
 
     Attributes:
-        digest: Their SHA-256, in hexadecimal.
+        digest: Their BLAKE3, in hexadecimal.
         size: Their number.
     """
 
     @property
     def digest(self) -> str:
-        """Return the SHA-256, in hexadecimal."""
+        """Return the BLAKE3, in hexadecimal."""
         ...
 
     @property

@@ -6,7 +6,7 @@ from typing import Any
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
 
 from polyclinic.errors import FrameInvalid
-from polyclinic.federation.envelope.mapped_array import NUMPY, array_bytes, array_view
+from polyclinic.federation.envelope.mapped_array import NUMPY, array_buffers, array_bytes
 from polyclinic.federation.envelope.store import ENVELOPE_BYTES, Room, Store
 from polyclinic.fleet.wire import fleet_pb2 as wire
 
@@ -88,7 +88,7 @@ class _Writer:
         if self._room.take(array_bytes(array)):
             entry.inline = array.data
         else:
-            entry.blob.CopyFrom(self._stored(array_view(array)))
+            entry.blob.CopyFrom(self._stored(array_buffers(array)))
         return entry
 
     def _values(self, record: str, values: Mapping[str, Any]) -> wire.Values:
@@ -99,7 +99,7 @@ class _Writer:
     def _value(self, record: str, name: str, value: object) -> wire.NamedValue:
         try:
             if isinstance(value, bytes) and not self._room.take(len(value)):
-                return wire.NamedValue(name=name, blob=self._stored(memoryview(value)))
+                return wire.NamedValue(name=name, blob=self._stored([memoryview(value)]))
             if isinstance(value, list):
                 return _listed(name, value)
             return _single(name, value)
@@ -108,8 +108,8 @@ class _Writer:
                 f"the value '{name}' of '{record}' cannot travel ({error})"
             ) from error
 
-    def _stored(self, view: memoryview) -> wire.Blob:
-        blob = self._store.put([view])
+    def _stored(self, buffers: list[memoryview]) -> wire.Blob:
+        blob = self._store.put(buffers)
         return wire.Blob(digest=blob.digest, size=blob.size)
 
 
