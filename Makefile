@@ -76,7 +76,7 @@ test: test-fast test-e2e  ## All tests, those that start real processes included
 
 test-e2e: install  ## The tests that start real processes.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m e2e -n 2 \
-		--dist loadfile $(ARGS)
+		--dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: install  ## The tests that start no processes.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker" -n 2 \

@@ -28,6 +28,21 @@ allow_targets(
 )
 
 
+LONGEST = ("test_stock_flower", "test_proxy", "test_extension")  # files that begin first
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that take longest, so that no worker ends long after the other."""
+    end = len(LONGEST)
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.stem, end) if in_processes(item) else end)
+
+
+def in_processes(item: pytest.Item) -> bool:
+    """Tell whether a test starts real processes."""
+    return item.get_closest_marker("e2e") is not None
+
+
 @pytest.fixture
 def installer(
     tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch

@@ -5,10 +5,12 @@ a path to code: the hospital looks the names up in its own `conf/`, sets only sc
 there, and compares digests.
 """
 
+import copy
 import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -243,10 +245,19 @@ def _compose(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str
     """Compose with Hydra, and turn its errors into plain sentences."""
     for text in overrides:
         _check_override(text, conf)
-    asked = [*overrides, f"hydra.searchpath=[{','.join(_other_folders(conf))}]"]
+    asked = (*overrides, f"hydra.searchpath=[{','.join(_other_folders(conf))}]")
+    node, choices = _composed(asked, conf, _files_of(conf))
+    return copy.deepcopy(node), dict(choices)
+
+
+@lru_cache(maxsize=64)  # a run composes the same few jobs again and again, each for 0.3 s
+def _composed(
+    asked: tuple[str, ...], conf: Path, _files: object
+) -> tuple[DictConfig, dict[str, str]]:
+    """Compose what was not composed before from the same files."""
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            node = compose("config", overrides=asked, return_hydra_config=True)
+            node = compose("config", overrides=list(asked), return_hydra_config=True)
             chosen = node.hydra.runtime.choices
             choices = {
                 group: str(chosen[group]) for group in GROUPS if chosen.get(group) is not None
@@ -256,6 +267,15 @@ def _compose(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str
     except (HydraException, OmegaConfBaseException) as error:
         raise ConfigError(_explain(error)) from error
     return node, choices
+
+
+def _files_of(conf: Path) -> frozenset[tuple[str, int]]:
+    """Return all files of a configuration, with the times of their last change."""
+    return frozenset(
+        (str(path), path.stat().st_mtime_ns)
+        for folder in conf_folders(conf)
+        for path in folder.path.rglob("*.yaml")
+    )
 
 
 def _other_folders(conf: Path) -> list[str]:

@@ -30,6 +30,7 @@ from polyclinic_server.fleet.pipe import Pipe
 
 HANDSHAKE_S = 20.0  # a slow link needs seconds; who stays silent for longer is cut off
 NOT_SENT_BYTES = 128 * 1024  # in the kernel; on a slow line, heartbeats wait behind them
+STOP_S = 5.0
 BACKLOG = 1_024
 MOST = 4_000  # connections at the same time; a hospital has a few
 Note = Callable[[AdmissionRefused, str], None]
@@ -70,45 +71,53 @@ class Door:
         self._tasks: set[asyncio.Task[None]] = set()
         self._named: dict[str, tuple[Guest, Pipe]] = {}  # by what gRPC calls the connection
         self._numbers = count(1)
-        self._accepting: asyncio.Task[None] | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._ready, self._leaving = threading.Event(), asyncio.Event()
 
     def open(self) -> None:
-        """Listen in a thread of its own; returns once hospitals can connect.
+        """Listen in a thread of its own, beside gRPC's; returns once hospitals can connect.
 
         Raises:
             BindFailed: Nothing can listen there; the subclass says why.
         """
         listener = _listen(*self._address)
-        threading.Thread(
-            target=lambda: asyncio.run(self._serve(listener)), name="door", daemon=True
-        ).start()
+        self._thread = threading.Thread(
+            target=lambda: asyncio.run(self._live(listener)), name="door", daemon=True
+        )
+        self._thread.start()
+        self._ready.wait()
 
-    async def start(self) -> None:
-        """Listen in this event loop; returns once hospitals can connect.
-
-        Raises:
-            BindFailed: Nothing can listen there; the subclass says why.
-        """
-        listener = _listen(*self._address)
-        self._accepting = asyncio.create_task(self._serve(listener))
-
-    async def stop(self) -> None:
+    def close(self) -> None:
         """Close the port and every connection."""
-        tasks = [*([self._accepting] if self._accepting else []), *self._tasks]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._leaving.set)
+            self._thread.join(STOP_S)
 
     def proved(self, peer: str) -> None:
-        """Note that a connection has shown who it is.
+        """Note that a connection has shown who it is; from any thread.
 
         Args:
             peer: What gRPC calls the connection.
         """
+        if self._loop is not None and self._thread.is_alive():
+            self._loop.call_soon_threadsafe(self._trust, peer)
+
+    def _trust(self, peer: str) -> None:
         guest, pipe = self._named.get(peer, (None, None))
         if guest is not None and pipe is not None:
             self._lobby.leave(guest)
             pipe.trust()
+
+    async def _live(self, listener: socket.socket) -> None:
+        """Serve until told to leave."""
+        self._loop = asyncio.get_running_loop()
+        accepting = asyncio.create_task(self._serve(listener))
+        self._ready.set()
+        await self._leaving.wait()
+        tasks = [accepting, *self._tasks]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _serve(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
@@ -177,7 +186,7 @@ class Door:
             peer = f"unix:{name}"
             self._named[peer] = guest, outer
             if not self._proving:
-                self.proved(peer)
+                self._trust(peer)
             outer.join(inner)
             await outer.ended()
         finally:

@@ -152,8 +152,8 @@ class FleetServer:
             await server.start()
             stack.push_async_callback(server.stop, GOODBYE_S)
             if door is not None:
-                stack.push_async_callback(door.stop)
-                await door.start()
+                stack.push_async_callback(asyncio.to_thread, door.close)
+                door.open()
             watching = asyncio.create_task(self._service.watch())
             self._started.set_result(None)
             await self._leaving.wait()

@@ -18,6 +18,8 @@ from polyclinic_server.enrolment.endpoint import endpoint_of
 from polyclinic_server.enrolment.registry import MOST_A_MINUTE, SOON_S, Registry
 from tests.processes import run_cli
 
+pytestmark = pytest.mark.usefixtures("nursed")
+
 
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
