@@ -38,7 +38,7 @@ from polyclinic_demos.local_pki import kit_for, local_authority
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # run as a script
 
-from tests.e2e.federation import run_cli
+from tests.processes import run_cli
 
 RESULTS = Path(__file__).with_name("results")
 JOB = [
