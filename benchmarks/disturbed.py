@@ -21,7 +21,9 @@ from polyclinic.system.processes import Child
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # run as a script
 
-from tests.e2e.federation import Federation, descendants, kill, run_cli
+from polyclinic_demos.federation import family_of
+from tests.e2e.federation import Federation, kill
+from tests.processes import run_cli
 
 VERSIONS = 2  # number of versions of each hospital's data set, and so of its contributions
 # number of hospitals from the start, and with the last one, whose contribution ends the run
@@ -140,7 +142,7 @@ class Disturbed(Federation):
 
     def kill_coordinator(self) -> None:
         """Kill the coordinator, with all its processes, and resume the run."""
-        children = descendants(self.coordinator.pid)
+        children = family_of(self.coordinator.pid)
         kill_all(self.coordinator.pid)
         self.coordinator.wait(10.0)
         _, alive = psutil.wait_procs(children, timeout=20.0)
@@ -200,7 +202,7 @@ def content_digest(path: Path) -> str:
 
 def kill_all(pid: int) -> None:
     """Kill all processes of one machine, as a power cut does."""
-    for process in [pid, *(child.pid for child in descendants(pid))]:
+    for process in [pid, *(child.pid for child in family_of(pid))]:
         try:
             kill(process)
         except ProcessLookupError:

@@ -334,7 +334,14 @@ def check(one: Hundred) -> dict[str, Any]:
     ledger, target = one.run / "ledger", one.folder / "offline.safetensors"
     verified = run_cli("polyclinic_server.cli.main", "ledger", "verify", "--ledger", str(ledger))
     merged = run_cli(
-        "polyclinic_server.cli.main", "merge", "rule=mean", f"ledger={ledger}", "--to", str(target)
+        "polyclinic_server.cli.main",
+        "merge",
+        "--rule",
+        "mean",
+        "--ledger",
+        str(ledger),
+        "--to",
+        str(target),
     )
     with Ledger.open(ledger, create=False) as opened:
         active = {entry.site: entry.digest for entry in opened.active()}

@@ -32,6 +32,7 @@ class ThinLine:
         self._client = secrets.token_hex(8)
         self.counts: Counter[str] = Counter()  # of what it did
         self._tasks: set[asyncio.Task[None]] = set()
+        self._writing = asyncio.Lock()
 
     async def answer(self, question: wire.Envelope) -> wire.Envelope:
         """Answer a question; what is large was offered before."""
@@ -79,8 +80,8 @@ class ThinLine:
         self._stub = fleet_stub(channel)
         self._line = self._stub.Attend()
         async with asyncio.timeout(HANDSHAKE_S):
-            await self._line.write(introduction.hello(client=self._client))
-            await self._line.write(introduction.prove(await self._read()))
+            await self._write(introduction.hello(client=self._client))
+            await self._write(introduction.prove(await self._read()))
             welcome = introduction.welcome(await self._read())
         self._metadata = [(SESSION_HEADER, welcome.session)]
         self.welcomed()
@@ -96,6 +97,10 @@ class ThinLine:
         finally:
             beating.cancel()
 
+    async def _write(self, frame: wire.FromHospital) -> None:
+        async with self._writing:  # gRPC takes one at a time
+            await self._line.write(frame)
+
     async def _read(self) -> wire.FromCoordinator:
         frame = await self._line.read()
         if frame == grpc.aio.EOF:
@@ -106,16 +111,17 @@ class ThinLine:
     async def _beat(self, welcome: Welcome) -> None:
         while True:
             await asyncio.sleep(welcome.beat_s)
-            await self._line.write(wire.FromHospital(heartbeat=wire.Heartbeat()))
+            await self._write(wire.FromHospital(heartbeat=wire.Heartbeat()))
 
     async def _work(self, question: wire.Envelope) -> None:
         received = wire.Received(message_id=question.message_id)
-        await self._line.write(wire.FromHospital(received=received))
+        await self._write(wire.FromHospital(received=received))
         line = self._line
         try:
             reply = await self.answer(question)
             reply.reply_to = question.message_id
-            await line.write(wire.FromHospital(reply=wire.Reply(envelope=reply)))
+            if line is self._line:  # not another one, where nobody asked it
+                await self._write(wire.FromHospital(reply=wire.Reply(envelope=reply)))
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.InvalidStateError):
             self.counts["lost"] += 1  # the line was cut: it is asked again
 
