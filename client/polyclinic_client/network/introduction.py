@@ -24,6 +24,7 @@ from polyclinic.security.admission_errors import (
 from polyclinic.security.keys import PrivateKey
 from polyclinic.system.text import clean
 
+VERSION = version("polyclinic")
 MOST_BEAT_S, LEAST_BEAT_S = 60.0, 0.05  # what a coordinator may ask for
 
 
@@ -88,7 +89,7 @@ class Introduction:
         return wire.FromHospital(
             hello=wire.Hello(
                 protocol=PROTOCOL,
-                version=version("polyclinic"),
+                version=VERSION,
                 site=self._site,
                 client=client,
                 instance=instance,
@@ -105,7 +106,7 @@ class Introduction:
         """
         asked = self._expect(frame, "challenge").challenge
         if not OLDEST <= asked.protocol <= PROTOCOL:
-            server, client = clean(asked.version)[:40], version("polyclinic")
+            server, client = clean(asked.version)[:40], VERSION
             raise ProtocolRefused(site=self._site, client=client, server=server)
         if self._key is None:
             if asked.nonce:

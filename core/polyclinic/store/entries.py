@@ -87,6 +87,12 @@ def read_lines(
     return [as_line(row) for row in connection.execute(chosen).mappings()][::-1]
 
 
+def newest_hash(connection: Connection) -> str:
+    """Return the hash of the journal's last line, which changes with everything that is written."""
+    chosen = select(JOURNAL.c.hash).order_by(JOURNAL.c.sequence.desc()).limit(1)
+    return str(connection.execute(chosen).scalar())
+
+
 def as_line(row: RowMapping) -> JournalLine:
     """Return a row of the journal with its body parsed."""
     return JournalLine(**{**row, "body": json.loads(row["body"])})

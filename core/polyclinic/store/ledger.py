@@ -44,6 +44,7 @@ from polyclinic.store.entries import (
     base_digests,
     first_row,
     is_active,
+    newest_hash,
     note_of,
     read_entries,
     read_lines,
@@ -89,6 +90,9 @@ class Ledger:
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
         self._database = database
+        # what was read last, and the newest line's hash then
+        self._listed: dict[bool, tuple[str, list[Entry]]] = {}
+        self._published: tuple[str, list[Publication]] = "", []
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = True) -> "Ledger":
@@ -304,7 +308,11 @@ class Ledger:
     def publications(self) -> list[Publication]:
         """Return all published models, oldest first."""
         with self._database.reading() as connection:
-            return [as_publication(line) for line in read_lines(connection, ("published",))]
+            newest = newest_hash(connection)
+            if self._published[0] != newest:
+                lines = read_lines(connection, ("published",))
+                self._published = newest, [as_publication(line) for line in lines]
+        return list(self._published[1])
 
     def history(self, limit: int | None = None) -> list[JournalLine]:
         """Return the journal, oldest line first; with `limit`, only its last lines."""
@@ -320,14 +328,21 @@ class Ledger:
             return find_fault(connection, self._path_of, on_progress)
 
     def _entries(self, *, only_active: bool) -> list[Entry]:
+        """List contributions, anew if the journal has grown since the last call."""
         with self._database.reading() as connection:
+            newest = newest_hash(connection)
+            known, found = self._listed.get(only_active, ("", []))
+            if known == newest:
+                return list(found)
             try:
                 rows = read_entries(connection, only_active=only_active)
             except (ValueError, TypeError) as error:
                 raise LedgerDamaged(
                     self._database.where, f"a row of its tables was changed ({error})"
                 ) from error
-        return [Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows]
+        found = [Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows]
+        self._listed[only_active] = newest, found
+        return list(found)
 
     def _path_of(self, kind: str, digest: str) -> Path:
         """Return the path of a file of `contributions` or `models`, whether or not it is there."""

@@ -49,6 +49,7 @@ class Anchoring:
         self._lock = threading.Lock()
         self._open: dict[Path, tuple[str, Database]] = {}
         self._signed: dict[Path, Anchor] = {}
+        self._looked = False
 
     def close(self) -> None:
         """Close the journals."""
@@ -58,9 +59,17 @@ class Anchoring:
             self._open.clear()
 
     def __call__(self) -> list[Anchor]:
-        """Return the newest line of each journal; of one that cannot be read, what was known."""
-        with self._lock:
+        """Return the newest line of each journal; of one that cannot be read, what was known.
+
+        While another thread looks, what was known is enough: nobody waits in a queue.
+        """
+        if not self._lock.acquire(blocking=not self._looked):
+            return [self._signed[folder] for folder in self._folders if folder in self._signed]
+        try:
             found = [self._newest(folder) for folder in self._folders]
+            self._looked = True
+        finally:
+            self._lock.release()
         return [anchor for anchor in found if anchor is not None]
 
     def _newest(self, folder: Path) -> Anchor | None:

@@ -60,10 +60,11 @@ class Sliced(FedAvg):
 
     def aggregate_train(self, server_round: int, replies: Iterable[Message]) -> Aggregated:
         """Aggregate as the strategy does, a slice at a time if the vector is large."""
-        valid = [reply for reply in replies if not reply.has_error()]
+        everything = list(replies)
+        valid = [reply for reply in everything if not reply.has_error()]
         name, length = _vector(valid)
         if length < LARGE:
-            return super().aggregate_train(server_round, valid)
+            return super().aggregate_train(server_round, everything)
         metrics: MetricRecord | None = None
         with tempfile.TemporaryFile(dir=self.folder) as file, _quiet():
             result = _Result(file, length)

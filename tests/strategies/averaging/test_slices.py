@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 from flwr.serverapp.strategy import (
     DifferentialPrivacyServerSideFixedClipping,
     FedAdagrad,
@@ -113,8 +113,14 @@ def test_what_needs_whole_vectors_gets_them() -> None:
 
 @pytest.mark.usefixtures("small")
 def test_a_failed_reply_is_left_out_and_nobody_at_all_gives_nothing() -> None:
-    strategy = addressed(FedAvg(**MINIMA))
-    assert strategy.aggregate_train(1, []) == (None, None)
+    arrays = record_of(np.zeros(LENGTH, dtype=np.float32))
+    good = replies_to(arrays, 1)
+    failed = wrap(Error(code=1, reason="it fell over"), good[0].metadata)
+    ours, _ = addressed(FedAvg(**MINIMA)).aggregate_train(1, [failed, *good[1:]])
+    theirs, _ = FedAvg(**MINIMA).aggregate_train(1, good[1:])
+    assert ours is not None and theirs is not None
+    np.testing.assert_array_equal(ours["weights"].numpy(), theirs["weights"].numpy())
+    assert addressed(FedAvg(**MINIMA)).aggregate_train(1, [failed]) == (None, None)
 
 
 @pytest.mark.usefixtures("small")
