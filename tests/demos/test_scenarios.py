@@ -125,11 +125,8 @@ def test_the_coordinator_is_killed_after_three_contributions_and_then_the_last_o
 def test_the_newcomer_of_the_quick_demo_joins_after_every_contribution_and_is_tested_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tested: list[Path] = []
-    monkeypatch.setattr(
-        "polyclinic_demos.newcomers.evaluate_newcomers",
-        lambda run, _states, _sites: tested.append(run.path),
-    )
+    testing = FakeChild("test")
+    monkeypatch.setattr(LocalFederation, "module", lambda *_args, **_named: testing)
     run = RunFolder(tmp_path / "run")
     demo = LocalFederation(tmp_path, run, [], tmp_path / "state")
     child, shown = FakeChild("t2-new"), []
@@ -139,10 +136,10 @@ def test_the_newcomer_of_the_quick_demo_joins_after_every_contribution_and_is_te
     assert child.starts == 0
     for _ in range(2):
         newcomer.handle(Contributed(site=SITES[-1], digest="0" * 64))
-    assert child.starts == 1 and tested == []
+    assert child.starts == 1 and testing.starts == 0
     for site in SITES[:2]:
         newcomer.handle(Delivered(site=site))
-    assert tested == [run.path] and len(shown) == len(SITES) + 4
+    assert testing.starts == 1 and len(shown) == len(SITES) + 4
 
 
 def test_newcomers_join_one_after_another_and_then_a_hospital_leaves(tmp_path: Path) -> None:

@@ -175,6 +175,23 @@ def a_site_leaves_and_returns(place: Path) -> None:
 
 
 @case
+def what_another_process_writes_is_seen_at_once(place: Path) -> None:
+    with Ledger.open(place) as ours, Ledger.open(place) as theirs:
+        hand_over(ours, "north")
+        publication = ours.publish(model(), {"rule": "mean"}, [])
+        assert [entry.site for entry in ours.active()] == ["north"]
+        assert ours.publications() == [publication]
+        hand_over(theirs, "south")
+        theirs.withdraw("north", "left")
+        assert [entry.site for entry in ours.active()] == ["south"]
+        assert [entry.site for entry in ours.entries()] == ["north", "south"]
+        newer = theirs.publish(model(1.0), {"rule": "mean"}, [])
+        assert ours.publications() == [publication, newer]
+        ours.active().clear()  # a caller's list is its own
+        assert [entry.site for entry in ours.active()] == ["south"]
+
+
+@case
 def who_has_nothing_withdraws_nothing(place: Path) -> None:
     with Ledger.open(place) as ledger:
         hand_over(ledger, "south")

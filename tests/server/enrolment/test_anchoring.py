@@ -238,3 +238,16 @@ def test_the_ledgers_of_a_run_are_found_whatever_the_strategy(tmp_path: Path) ->
     )
     found = ledger_folders(tmp_path, [load_config(each) for each in asked])
     assert found == [tmp_path / "ledger", Path("runs/one"), Path("runs/two")]
+
+
+def test_nobody_waits_while_another_thread_looks(authority: Authority) -> None:
+    anchoring = Anchoring(authority)
+    (known,) = anchoring()
+    registry = Registry(authority.folder)
+    registry.enrol("st-mary", make_key(authority.folder.parent / "st-mary"))
+    registry.close()
+    with anchoring._lock:  # a thread is at it, for as long as this block
+        assert anchoring() == [known]
+    (newer,) = anchoring()
+    assert newer.sequence > known.sequence
+    anchoring.close()
