@@ -15,7 +15,7 @@ from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.compatibility.conftest import Run
 from tests.compatibility.kept import SITES, V010, said
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.usefixtures("nursed")]
 WAIT_S = 400.0
 Resume = Callable[[str], Path]
 
