@@ -16,11 +16,11 @@ contribution comes again.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, insert, select
 
@@ -71,6 +71,7 @@ from polyclinic.system.durable import (
     sync_folder,
 )
 
+Listed = TypeVar("Listed", Entry, Publication)
 __all__ = ["Entry", "Fault", "JournalLine", "Ledger", "Publication", "Receipt"]
 
 DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -90,9 +91,8 @@ class Ledger:
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
         self._database = database
-        # what was read last, and the newest line's hash then
-        self._listed: dict[bool, tuple[str, list[Entry]]] = {}
-        self._published: tuple[str, list[Publication]] = "", []
+        # lists as they were read last, and the newest line's hash then
+        self._lists: dict[str, tuple[str, list[Any]]] = {}
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = True) -> "Ledger":
@@ -307,12 +307,12 @@ class Ledger:
 
     def publications(self) -> list[Publication]:
         """Return all published models, oldest first."""
-        with self._database.reading() as connection:
-            newest = newest_hash(connection)
-            if self._published[0] != newest:
-                lines = read_lines(connection, ("published",))
-                self._published = newest, [as_publication(line) for line in lines]
-        return list(self._published[1])
+        return self._list(
+            "publications",
+            lambda connection: [
+                as_publication(line) for line in read_lines(connection, ("published",))
+            ],
+        )
 
     def history(self, limit: int | None = None) -> list[JournalLine]:
         """Return the journal, oldest line first; with `limit`, only its last lines."""
@@ -328,20 +328,27 @@ class Ledger:
             return find_fault(connection, self._path_of, on_progress)
 
     def _entries(self, *, only_active: bool) -> list[Entry]:
-        """List contributions, anew if the journal has grown since the last call."""
-        with self._database.reading() as connection:
-            newest = newest_hash(connection)
-            known, found = self._listed.get(only_active, ("", []))
-            if known == newest:
-                return list(found)
+        def read(connection: Connection) -> list[Entry]:
             try:
                 rows = read_entries(connection, only_active=only_active)
             except (ValueError, TypeError) as error:
                 raise LedgerDamaged(
                     self._database.where, f"a row of its tables was changed ({error})"
                 ) from error
-        found = [Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows]
-        self._listed[only_active] = newest, found
+            return [
+                Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows
+            ]
+
+        return self._list("active" if only_active else "entries", read)
+
+    def _list(self, what: str, read: Callable[[Connection], list[Listed]]) -> list[Listed]:
+        """Return a list, read anew if the journal has grown since the last time."""
+        with self._database.reading() as connection:
+            newest = newest_hash(connection)
+            known, found = self._lists.get(what, ("", []))
+            if known != newest:
+                found = read(connection)
+                self._lists[what] = newest, found
         return list(found)
 
     def _path_of(self, kind: str, digest: str) -> Path:

@@ -49,7 +49,6 @@ class Anchoring:
         self._lock = threading.Lock()
         self._open: dict[Path, tuple[str, Database]] = {}
         self._signed: dict[Path, Anchor] = {}
-        self._looked = False
 
     def close(self) -> None:
         """Close the journals."""
@@ -63,11 +62,10 @@ class Anchoring:
 
         While another thread looks, what was known is enough: nobody waits in a queue.
         """
-        if not self._lock.acquire(blocking=not self._looked):
+        if not self._lock.acquire(blocking=not self._signed):
             return [self._signed[folder] for folder in self._folders if folder in self._signed]
         try:
             found = [self._newest(folder) for folder in self._folders]
-            self._looked = True
         finally:
             self._lock.release()
         return [anchor for anchor in found if anchor is not None]

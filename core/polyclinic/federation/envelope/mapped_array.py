@@ -41,7 +41,38 @@ class OpenFile:
         return memoryview(mmap.mmap(self._number, self.size, access=mmap.ACCESS_COPY))
 
 
-class MappedArray(Array):
+class LazyArray(Array):
+    """Flower's array, whose bytes in numpy's format are made when somebody asks for them."""
+
+    @property
+    def data(self) -> bytes:  # type: ignore[override]
+        """The bytes in numpy's format, copied."""
+        return b"".join(self.buffers())
+
+    @property
+    def size(self) -> int:
+        """Number of bytes in numpy's format."""
+        raise NotImplementedError
+
+    @property
+    def values(self) -> np.ndarray[Any, Any]:
+        """The array itself, to be read."""
+        raise NotImplementedError
+
+    def buffers(self) -> list[memoryview]:
+        """Return the bytes in numpy's format, without copying them."""
+        raise NotImplementedError
+
+    def deflate(self) -> bytes:
+        """Give Flower's own fleet a plain array: it refuses other classes."""
+        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
+
+    def __repr__(self) -> str:
+        shown = f"dtype={self.dtype!r}, shape={self.shape!r}, size={self.size}"
+        return f"{type(self).__name__}({shown})"
+
+
+class MappedArray(LazyArray):
     """Flower's array over the bytes of a file; every call of `numpy` maps them anew.
 
     Args:
@@ -53,11 +84,6 @@ class MappedArray(Array):
     def __init__(self, dtype: str, shape: tuple[int, ...], file: OpenFile) -> None:
         self.__dict__["_file"] = file
         self.dtype, self.shape, self.stype = dtype, shape, NUMPY
-
-    @property
-    def data(self) -> bytes:  # type: ignore[override]
-        """The bytes of the file, copied into memory."""
-        return bytes(self.view())
 
     @property
     def size(self) -> int:
@@ -74,6 +100,10 @@ class MappedArray(Array):
         """Map the bytes of the file."""
         return self._opened.view()
 
+    def buffers(self) -> list[memoryview]:
+        """Map the bytes of the file."""
+        return [self.view()]
+
     def numpy(self) -> np.ndarray[Any, Any]:
         """Map the array; it may be written to, which changes neither file nor other callers'."""
         view = self.view()
@@ -81,15 +111,13 @@ class MappedArray(Array):
         flat = np.frombuffer(view, dtype=dtype, offset=offset)
         return flat.reshape(shape, order="F" if fortran else "C")
 
-    def deflate(self) -> bytes:
-        """Give Flower's own fleet a plain array: it refuses other classes."""
-        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
-
-    def __repr__(self) -> str:
-        return f"MappedArray(dtype={self.dtype!r}, shape={self.shape!r}, size={self.size})"
+    @property
+    def values(self) -> np.ndarray[Any, Any]:
+        """Map the array."""
+        return self.numpy()
 
 
-class BufferArray(Array):
+class BufferArray(LazyArray):
     """Flower's array over an array in memory, which must not change any more.
 
     Args:
@@ -97,7 +125,7 @@ class BufferArray(Array):
     """
 
     def __init__(self, values: np.ndarray[Any, Any]) -> None:
-        self.__dict__["_values"] = np.ascontiguousarray(values)
+        self.__dict__["_values"] = np.asarray(values, order="C")
         self.dtype, self.shape, self.stype = str(values.dtype), values.shape, NUMPY
 
     @property
@@ -109,17 +137,12 @@ class BufferArray(Array):
         return found
 
     @property
-    def data(self) -> bytes:  # type: ignore[override]
-        """The bytes in numpy's format, copied."""
-        return b"".join(self.buffers())
-
-    @property
     def size(self) -> int:
         """Number of bytes in numpy's format."""
         return len(write_header(self.values)) + self.values.nbytes
 
     def buffers(self) -> list[memoryview]:
-        """Return the bytes in numpy's format: a header, and the array's own."""
+        """Return a header, and the array's own bytes."""
         header = memoryview(write_header(self.values))
         return [header, self.values.reshape(-1).data.cast("B")] if self.values.size else [header]
 
@@ -127,29 +150,20 @@ class BufferArray(Array):
         """Return a copy of the array, as Flower's arrays do."""
         return self.values.copy()
 
-    def deflate(self) -> bytes:
-        """Give Flower's own fleet a plain array: it refuses other classes."""
-        return Array(self.dtype, self.shape, self.stype, self.data).deflate()
-
-    def __repr__(self) -> str:
-        return f"BufferArray(dtype={self.dtype!r}, shape={self.shape!r})"
-
 
 def array_bytes(array: Array) -> int:
     """Return the number of bytes of an array as it travels, without reading them."""
-    return array.size if isinstance(array, MappedArray | BufferArray) else len(array.data)
+    return array.size if isinstance(array, LazyArray) else len(array.data)
 
 
 def array_buffers(array: Array) -> list[memoryview]:
     """Return the bytes of an array as they travel, without copying them."""
-    if isinstance(array, BufferArray):
-        return array.buffers()
-    return [array.view() if isinstance(array, MappedArray) else memoryview(array.data)]
+    return array.buffers() if isinstance(array, LazyArray) else [memoryview(array.data)]
 
 
 def array_values(array: Array) -> np.ndarray[Any, Any]:
     """Return what an array holds, to be read: copied for Flower's own arrays alone."""
-    return array.values if isinstance(array, BufferArray) else array.numpy()
+    return array.values if isinstance(array, LazyArray) else array.numpy()
 
 
 def write_header(values: np.ndarray[Any, Any]) -> bytes:
