@@ -16,8 +16,8 @@ install_import_hook(shaped_modules(), "beartype.beartype")
 
 from polyclinic.config.targets import allow_targets  # noqa: E402
 from polyclinic.system.nursery import NURSERY, nursery  # noqa: E402
+from polyclinic_demos.federation import SLOW  # noqa: E402
 from tests.plugins import Installer  # noqa: E402
-from tests.processes import NURSED  # noqa: E402
 
 # classes with which tests train, and which no file of conf/ names
 allow_targets(
@@ -57,8 +57,7 @@ def installer(
 @pytest.fixture(scope="session")
 def nursery_path() -> Iterator[str]:
     """Keep one nursery for all modules that ask for it."""
-    os.environ["OMP_NUM_THREADS"] = "1"
-    with nursery(NURSED):
+    with nursery(SLOW):
         yield os.environ.pop(NURSERY)
 
 

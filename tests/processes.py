@@ -2,23 +2,12 @@
 
 import os
 import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from polyclinic.system.nursery import Forked, fork_module
-
-ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
-NURSED = (  # what the processes of a federation import
-    "polyclinic_client.cli.main",
-    "polyclinic_client.fleet.app",
-    "polyclinic_client.fleet.join",
-    "polyclinic.learning.gallery",
-    "polyclinic_server.runs.coordinator",
-    "monai.networks.nets",
-    "torch._dynamo",
-)
+from polyclinic.system.processes import python_module, start_process
+from polyclinic_demos.federation import ONE_THREAD
 
 
 def run_cli(
@@ -29,14 +18,10 @@ def run_cli(
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
     """Run `python -m MODULE ARGUMENT...` to its end, and return what it printed."""
-    command = [sys.executable, "-m", module, *arguments]
-    environment = {**os.environ, **ENVIRONMENT, "COLUMNS": "200", **(env or {})}
+    command = python_module(module, *arguments)
+    environment = {**os.environ, **ONE_THREAD, "COLUMNS": "200", **(env or {})}
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
-        process: Forked | subprocess.Popen[bytes] = fork_module(
-            command, environment, (out.fileno(), err.fileno()), folder=folder
-        ) or subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=err, env=environment, cwd=folder
-        )
+        process = start_process(command, environment, (out.fileno(), err.fileno()), folder=folder)
         try:
             status = process.wait(timeout_s)
         except subprocess.TimeoutExpired:

@@ -30,6 +30,16 @@ from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.runs.coordinator import finish
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of each process: they share the machine's cores
+SLOW = (  # what the processes of a federation import, for ten seconds of a core
+    "polyclinic_client.cli.main",
+    "polyclinic_client.fleet.app",
+    "polyclinic_client.fleet.join",
+    "polyclinic.learning.gallery",
+    "polyclinic.learning.prediction",
+    "polyclinic_server.runs.coordinator",
+    "monai.networks.nets",
+    "torch._dynamo",
+)
 PATIENCE_S = 12.0  # for processes to end in order
 LOOK_S = 0.25  # between two looks at what happens
 Handle = Callable[[Event], None]
@@ -83,8 +93,14 @@ class LocalFederation:
         """Certificates and keys, made when they are first asked for."""
         return local_authority(self.states / "security", free_port())
 
+    @cached_property
+    def events(self) -> EventTail:
+        """The run's events, each read once; from the first one if a coordinator is made here."""
+        return EventTail(self.run.path / "events.jsonl")
+
     def coordinator(self, *arguments: str) -> Child:
         """Return the command `polyclinic-server run` with these arguments."""
+        _ = self.events  # it may write some before anybody follows
         where = (
             f"deployment.runs={self.run.path.parent}",
             f"deployment.security={self.authority.folder}",
@@ -149,10 +165,9 @@ class LocalFederation:
         Raises:
             ProcessDied: The leader failed, or another one ended before it.
         """
-        events = EventTail(self.run.path / "events.jsonl")
         while True:
             status = leader.wait(LOOK_S)
-            for event in events.read():
+            for event in self.events.read():
                 handle(event)
             if status == 0:
                 return

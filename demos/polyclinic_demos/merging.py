@@ -22,7 +22,6 @@ from polyclinic_demos.cohorts.hospitals import write_cohort
 from polyclinic_demos.federation import (
     LOOK_S,
     PATIENCE_S,
-    EventTail,
     Handle,
     LocalFederation,
     kill_tree,
@@ -197,11 +196,10 @@ def _play(demo: LocalFederation, settings: Sequence[str], handle: Handle) -> Non
         demo.training_of,
         lambda text: handle(Note(text=text)),
     )
-    events = EventTail(demo.run.path / "events.jsonl")
     with running([scenario.coordinator]):
         try:
             while (status := scenario.leader.wait(LOOK_S)) != 0:
-                for event in events.read():
+                for event in demo.events.read():
                     scenario.handle(event)
                     handle(event)
                 scenario.tend()

@@ -29,6 +29,7 @@ from polyclinic_demos.comparison import (
 from polyclinic_demos.federation import (
     ONE_THREAD,
     PATIENCE_S,
+    SLOW,
     Handle,
     LocalFederation,
     new_federation,
@@ -44,17 +45,6 @@ NEWCOMER = "t2-new"
 SUBJECTS = (3, 1, 1)  # of each hospital: training, validation, test
 VOXEL_MM = 1.9  # no voxel is smaller: coarse images are written and read faster
 ARMS = ("local", "fedavg", "centre", "refinement")
-# what coordinator, hospitals and tests import alike, for ten seconds of a core
-SLOW = (
-    "polyclinic_client.cli.main",
-    "polyclinic_client.fleet.app",
-    "polyclinic_client.fleet.join",
-    "polyclinic.learning.gallery",
-    "polyclinic.learning.prediction",
-    "polyclinic_server.runs.coordinator",
-    "monai.networks.nets",
-    "torch._dynamo",
-)
 SLOTS = f"{len(SITES)}:slots"  # nobody waits for a core: three hospitals share two evenly
 
 

@@ -166,3 +166,22 @@ def test_a_leader_that_ends_well_while_an_event_is_handled_is_no_fault(tmp_path:
         telling.start()
         demo.follow(leader, [], handle)
     assert len(handled) == 1
+
+
+def test_what_the_coordinator_told_before_anybody_followed_is_handled_once(tmp_path: Path) -> None:
+    demo = demo_in(tmp_path)
+    demo.run.path.mkdir(parents=True)
+    demo.coordinator()
+    demo.run.record(Note(text="first"))
+    handled: list[str] = []
+
+    def handle(event: Event) -> None:
+        assert isinstance(event, Note)
+        handled.append(event.text)
+
+    for text in ("second", "third"):
+        demo.run.record(Note(text=text))
+        leader = Child("the leader", [sys.executable, "-c", ""], tmp_path / "leader.log")
+        with running([leader]):
+            demo.follow(leader, [], handle)
+    assert handled == ["first", "second", "third"]

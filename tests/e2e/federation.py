@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
+from polyclinic_demos.federation import ONE_THREAD
 from polyclinic_demos.local_pki import kit_for, local_authority
 
 TINY = [
@@ -21,7 +22,6 @@ TINY = [
     "training.batch_size=4",
     "training.learning_rate=0.01",
 ]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 
 
 class Federation:
@@ -48,7 +48,7 @@ class Federation:
             "coordinator",
             python_module("polyclinic_server.cli.main", "run", *arguments, *self.settings),
             self.folder / "coordinator.log",
-            ENVIRONMENT,
+            ONE_THREAD,
         )
 
     def enrol(self, name: str) -> Path:
@@ -60,7 +60,7 @@ class Federation:
             "polyclinic_client.cli.main", "join", "--kit", str(self.enrol(name)),
             "--data", str(self.sites[name]), "--state", str(self.folder / "state" / name), *options,
         )  # fmt: skip
-        self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ENVIRONMENT)
+        self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ONE_THREAD)
         self.hospitals[name].start()
         return self.hospitals[name]
 

@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
-from tests.e2e.federation import ENVIRONMENT, TINY
+from polyclinic_demos.federation import ONE_THREAD
+from tests.e2e.federation import TINY
 
 BIN = Path(sys.executable).parent
 APP = Path(__file__).parents[2] / "flower"
 QUIET = {  # nothing dials out
-    **ENVIRONMENT,
+    **ONE_THREAD,
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
     "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
@@ -91,7 +92,7 @@ class StockFederation:
         state = self.folder / "state" / site.name
         command = python_module("polyclinic_client.fleet.beside", site.name, str(site), str(state))
         log = self.folder / f"training-{site.name}.log"
-        return Child(f"training at {site.name}", command, log, ENVIRONMENT)
+        return Child(f"training at {site.name}", command, log, ONE_THREAD)
 
     def _flower(self, program: str, *arguments: str, name: str = "superlink") -> Child:
         home = self.folder / f"home-{name}"

@@ -14,8 +14,8 @@ from polyclinic.federation.run_folder import read_lines
 from polyclinic.learning.model_file import load_model
 from polyclinic.system.processes import Child, python_module
 from polyclinic_demos.cohorts.hospitals import write_unlabelled
-from polyclinic_demos.federation import family_of
-from tests.e2e.federation import ENVIRONMENT, Federation
+from polyclinic_demos.federation import ONE_THREAD, family_of
+from tests.e2e.federation import Federation
 from tests.processes import run_cli
 
 pytestmark = pytest.mark.e2e
@@ -56,7 +56,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Iterat
         "--data", str(data), "--state", str(folder / "state" / "st-john"),
     )  # fmt: skip
     newcomer = one.hospitals["st-john"] = Child(
-        "st-john", command, folder / "st-john.log", ENVIRONMENT
+        "st-john", command, folder / "st-john.log", ONE_THREAD
     )
     try:
         one.coordinator.start()

@@ -12,12 +12,12 @@ from polyclinic.system.processes import Child, free_port, python_module, wait_fo
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire
+from polyclinic_demos.federation import ONE_THREAD
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.generator import LearnedField
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.protection import Protection, coarse_reference
-from tests.e2e.federation import ENVIRONMENT
 from tests.processes import run_cli
 from tests.server.segmentation.test_model import write_model
 
@@ -59,7 +59,7 @@ def test_a_hospital_has_its_scans_segmented_and_the_service_ends_cleanly(tmp_pat
         "--threads",
         "1",
     )
-    child = Child("service", command, tmp_path / "service.log", ENVIRONMENT)
+    child = Child("service", command, tmp_path / "service.log", ONE_THREAD)
     child.start()
     try:
         scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(4.0, 4.0, 4.0)), seed=0)

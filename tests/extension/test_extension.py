@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 from polyclinic.system.processes import Child, python_module
-from tests.e2e.federation import ENVIRONMENT, Federation
+from polyclinic_demos.federation import ONE_THREAD
+from tests.e2e.federation import Federation
 
 PACKAGE = Path(__file__).parent / "package"
 SETTINGS = [
@@ -41,7 +42,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         timeout=120,
     )
     paths = [str(target), os.environ.get("PYTHONPATH", "")]
-    return {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    return {**ONE_THREAD, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
 
 
 class Extended(Federation):

@@ -5,10 +5,9 @@ would import torch and MONAI. While the environment names a nursery, `Child` ask
 starting an interpreter. The fork has the command, environment, session, output and open files that
 the interpreter would have had. Demos and tests keep a nursery; a real federation has none.
 
-Request on a Unix socket: JSON {"module", "arguments", "environment", "folder", "files", "starter",
-"interpreter"} with the open files [stdout, stderr, *files]. Answer: the process's id, later its
-exit status, each in 4 bytes. To the request {} without files it answers who lives: JSON
-{starter: {process: command}}.
+Request on a Unix socket: JSON {"command", "environment", "folder", "files", "starter"} with the
+open files [stdout, stderr, *files]. Answer: the process's id, later its exit status, each in 4
+bytes. To the request {} without files it says who lives: JSON [[starter, process, command], ...].
 """
 
 import atexit
@@ -25,6 +24,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -81,8 +81,8 @@ def fork_module(
     command: Sequence[str],
     environment: Mapping[str, str],
     outputs: tuple[int, int],
-    files: Sequence[int] = (),
-    folder: Path | None = None,
+    files: Sequence[int],
+    folder: Path | None,
 ) -> Forked | None:
     """Start `PYTHON -m MODULE ARGUMENT...` as a fork of the nursery.
 
@@ -100,13 +100,11 @@ def fork_module(
     if not path or list(command[:2]) != [sys.executable, "-m"]:
         return None
     request = {
-        "module": command[2],
-        "arguments": list(command[3:]),
+        "command": list(command),
         "environment": dict(environment),
         "folder": str(folder or Path.cwd()),
         "files": list(files),
         "starter": os.getpid(),
-        "interpreter": sys.executable,
     }
     link = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     try:
@@ -129,8 +127,8 @@ def forks_of(pid: int) -> dict[int, list[str]]:
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as link, suppress(OSError):
         link.connect(path)
         link.send(b"{}")
-        living = json.loads(link.recv(LARGEST_BYTES) or b"{}")
-        return {int(fork): command for fork, command in living.get(str(pid), {}).items()}
+        living = json.loads(link.recv(LARGEST_BYTES) or b"[]")
+        return {fork: command for starter, fork, command in living if starter == pid}
     return {}
 
 
@@ -170,6 +168,16 @@ def nursery(modules: Sequence[str]) -> Iterator[Callable[[], bool]]:
             process.communicate()
 
 
+@dataclass(frozen=True)
+class _Living:
+    """A child that lives; `link` leads to who asked for it."""
+
+    starter: int
+    pid: int
+    command: list[str]
+    link: socket.socket
+
+
 class _Nursery:
     """The forking side.
 
@@ -183,8 +191,7 @@ class _Nursery:
         self._selector = selectors.DefaultSelector()
         self._selector.register(listening, selectors.EVENT_READ)
         self._selector.register(life, selectors.EVENT_READ, "end")
-        self._links: dict[int, tuple[int, socket.socket]] = {}  # of each child, by its handle
-        self._living: dict[int, dict[int, list[str]]] = {}  # commands by starter and child
+        self._children: dict[int, _Living] = {}  # by their handles
 
     def serve(self) -> dict[str, Any] | None:
         """Fork child after child.
@@ -215,12 +222,12 @@ class _Nursery:
         if pid is None:
             with link, suppress(OSError):
                 if not files:
-                    link.send(json.dumps(self._living).encode())
+                    children = self._children.values()
+                    listed = [[each.starter, each.pid, each.command] for each in children]
+                    link.send(json.dumps(listed).encode())
             return None
-        command = [sys.executable, "-m", request["module"], *request["arguments"]]
-        self._living.setdefault(request["starter"], {})[pid] = command
         handle = os.pidfd_open(pid)
-        self._links[handle] = pid, link
+        self._children[handle] = _Living(request["starter"], pid, request["command"], link)
         self._selector.register(handle, selectors.EVENT_READ)
         with suppress(OSError):  # who asked may be gone
             link.send(NUMBER.pack(pid))
@@ -230,25 +237,23 @@ class _Nursery:
         """In a child: close what is the nursery's, now and not when it is collected."""
         self._selector.close()
         self._listening.close()
-        for each in (link, *(other for _, other in self._links.values())):
+        for each in (link, *(child.link for child in self._children.values())):
             each.close()
 
     def _bury(self, handle: int) -> None:
         """Pass on how a child ended."""
-        pid, link = self._links.pop(handle)
-        for children in self._living.values():
-            children.pop(pid, None)
+        child = self._children.pop(handle)
         self._selector.unregister(handle)
         os.close(handle)
-        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-        with link, suppress(OSError):
-            link.send(NUMBER.pack(status))
+        status = os.waitstatus_to_exitcode(os.waitpid(child.pid, 0)[1])
+        with child.link, suppress(OSError):
+            child.link.send(NUMBER.pack(status))
 
 
 def _is_possible(request: Mapping[str, Any]) -> bool:
     """Tell whether a fork can have the interpreter and the environment that are asked for."""
     wanted = request["environment"]
-    return bool(request["interpreter"] == sys.executable) and all(
+    return bool(request["command"][0] == sys.executable) and all(
         wanted.get(name) == os.environ.get(name) for name in FIXED
     )
 
@@ -285,12 +290,12 @@ def main() -> None:
         request = _Nursery(listening, 0).serve()
     if request is None:
         return
-    sys.argv[1:] = request["arguments"]
-    sys.modules.pop(request["module"], None)  # it runs anew, as what it is started as
+    _, _, module, *sys.argv[1:] = request["command"]
+    sys.modules.pop(module, None)  # it runs anew, as what it is started as
     status = [0]
     atexit.register(_leave, status)
     try:
-        runpy.run_module(request["module"], run_name="__main__", alter_sys=True)
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
     except SystemExit as error:
         status[0] = error.code if isinstance(error.code, int) else int(error.code is not None)
         raise

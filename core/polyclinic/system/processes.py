@@ -36,6 +36,35 @@ def pause_s(waited_s: float, shortest_s: float = 0.02, longest_s: float = 3.0) -
     return min(longest_s, max(shortest_s, SHARE * waited_s))
 
 
+def start_process(
+    command: Sequence[str],
+    environment: Mapping[str, str],
+    outputs: tuple[int, int],
+    files: Sequence[int] = (),
+    folder: Path | None = None,
+) -> subprocess.Popen[bytes] | Forked:
+    """Start a process in a session of its own: a fork, where a nursery is kept.
+
+    Args:
+        command: What to run.
+        environment: Its whole environment.
+        outputs: Numbers of the open files that take stdout and stderr.
+        files: Numbers of further open files that it has, too.
+        folder: Where it runs; here if None.
+    """
+    stdout, stderr = outputs
+    return fork_module(command, environment, outputs, files, folder) or subprocess.Popen(
+        command,
+        stdin=subprocess.DEVNULL,
+        stdout=stdout,
+        stderr=stderr,
+        env=environment,
+        cwd=folder,
+        start_new_session=True,
+        pass_fds=files,
+    )
+
+
 class Child:
     """A child process in a session of its own, with its output in a file.
 
@@ -60,16 +89,8 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
             environment = {**os.environ, **self._env, PARENT: str(os.getpid())}
-            self._process = fork_module(
+            self._process = start_process(
                 self.command, environment, (log.fileno(), log.fileno()), pass_fds
-            ) or subprocess.Popen(
-                self.command,
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env=environment,
-                start_new_session=True,
-                pass_fds=pass_fds,
             )
 
     @property
