@@ -61,12 +61,13 @@ $(VENV)/.installed: pyproject.toml constraints.txt constraints-3.11.txt
 		$$($(BIN)/python -c '$(LOCKED)') -e '.[dev]'
 	@touch $@
 
-check: install  ## The one gate: format, lint, types, who imports whom, declared dependencies.
+check: install  ## The one gate: format, lint, types, imports, declared dependencies, pages.
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 	$(BIN)/deptry --no-ansi $(ROOTS)
+	$(BIN)/python -m pytest -q tests/docs/test_links.py
 
 format: install  ## Rewrite the source in the project's format.
 	$(BIN)/ruff format .
