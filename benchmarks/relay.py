@@ -48,12 +48,20 @@ class Relay:
         target: HOST:PORT; need not answer yet.
         bits_per_s: Rate of each direction; 0 for no limit.
         latency_s: Latency of each direction.
+        down_bits_per_s: Rate to the hospital, if it is another one.
     """
 
-    def __init__(self, target: str, bits_per_s: float = 0.0, latency_s: float = 0.0) -> None:
+    def __init__(
+        self,
+        target: str,
+        bits_per_s: float = 0.0,
+        latency_s: float = 0.0,
+        down_bits_per_s: float | None = None,
+    ) -> None:
         self._target = parse_address(target)
         self._latency_s = latency_s
-        self._lanes = Lane(bits_per_s), Lane(bits_per_s)  # from the hospital, to the hospital
+        down = bits_per_s if down_bits_per_s is None else down_bits_per_s
+        self._lanes = Lane(bits_per_s), Lane(down)  # from the hospital, to the hospital
         self._cut: Cut | None = None
         self._ends: set[asyncio.StreamWriter] = set()
         # ends of connections through which nothing passes any more
@@ -88,6 +96,10 @@ class Relay:
     def passed(self) -> int:
         """Return the number of bytes so far, both ways."""
         return sum(lane.passed for lane in self._lanes)
+
+    def sent(self) -> int:
+        """Return the number of bytes that came from the hospital so far."""
+        return self._lanes[0].passed
 
     def cut(self, how: Cut) -> None:
         """Cut every connection, and those that are tried until `mend`.
@@ -181,7 +193,7 @@ class Relay:
             moment, data = await queue.get()
             await asyncio.sleep(moment - self._loop.time())
             if writer in self._silenced:
-                continue
+                await asyncio.Event().wait()  # for ever: whoever sends has to wait, too
             if not data:
                 return
             writer.write(data)

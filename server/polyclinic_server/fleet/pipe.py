@@ -112,7 +112,9 @@ class Pipe(asyncio.Protocol):
 
     def _close_other(self) -> None:
         if self._other is not None and self._other._transport is not None:
-            self._other._transport.close()
+            # closed twice, a TLS transport of Python before 3.11.4 cannot be aborted any more
+            if not self._other._transport.is_closing():
+                self._other._transport.close()
 
     def _hold(self, reason: str) -> None:
         if self._transport is not None and not self._holds:

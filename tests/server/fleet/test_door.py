@@ -14,6 +14,7 @@ import pytest
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.fleet import door, lobby, pipe
 from polyclinic_server.fleet.lobby import MOST_FROM_ADDRESS, Guest, Lobby
+from polyclinic_server.fleet.pipe import Pipe
 from tests.server.fleet.coordinators import Coordinator, until
 from tests.server.fleet.thin_hospital import Ward
 
@@ -152,6 +153,41 @@ def test_a_health_check_is_no_refusal(lab: Coordinator, ward: Ward) -> None:
     ward.hospital(lab.credentials("st-mary")).attend()
     until(lab.grid.get_nodes, lab.grid)
     assert lab.sentences() == []
+
+
+class ClosedOnce(asyncio.Transport):
+    """A transport as TLS has it in Python 3.11.2: a second close breaks `abort`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._closed = self._broken = False
+
+    def is_closing(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        self._broken, self._closed = self._closed, True
+
+    def abort(self) -> None:
+        assert not self._broken
+
+    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
+        del high, low
+
+
+def test_a_connection_that_is_closing_is_not_closed_again() -> None:
+    async def part() -> None:
+        ends = Pipe(), Pipe()
+        for end in ends:
+            end.connection_made(ClosedOnce())
+        ends[0].join(ends[1])
+        for end in ends:  # each lets the other one close
+            end.connection_lost(None)
+        for end in ends:
+            end.connection_lost(None)
+            end.abort()
+
+    asyncio.run(part())
 
 
 def test_limits_are_those_that_the_documents_name() -> None:

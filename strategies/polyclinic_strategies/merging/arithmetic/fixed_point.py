@@ -8,6 +8,7 @@ to float32, rounds again. With 40 bits a value is kept within 2^-41 (4.5e-13).
 from collections.abc import Mapping, Sequence
 from math import isfinite, sqrt
 
+import numpy as np
 import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
@@ -109,27 +110,29 @@ def norm(values: Float32[Tensor, " n"]) -> float:
 
 def sum_fixed(
     rows: Sequence[Float32[Tensor, " n"]], factors: Sequence[int], fraction_bits: int
-) -> tuple[Tensor, list[float]]:
+) -> tuple[Int64[Tensor, " n"], list[float]]:
     """Return Σ factor_i · round(row_i · 2^fraction_bits), and the rows' `norm`.
 
-    The sum is int64. It is float64 where that holds every partial sum exactly (below 2^53) and can
-    round: a value that is added to 1.5 · 2^(52 - fraction_bits) and subtracted again is a multiple
-    of 2^-fraction_bits. Both give the same whole numbers. The sum wraps around where 64 bits are
-    too few; `check_layer` detects that.
+    Where float64 can round, it does: the bits of 1.5 · 2^(52 - fraction_bits) + t, read as a whole
+    number, are those of the first summand plus round(t · 2^fraction_bits). Their sum modulo 2^64 is
+    the sum that is wanted, once the first summands are taken off. The sum wraps around where 64
+    bits are too few; `check_layer` detects that.
     """
     norms = [norm(row) for row in rows]
-    bound = sum(factor * length for factor, length in zip(factors, norms, strict=True))
-    if max(bound, *norms) * 2.0**fraction_bits < 2.0**51:
-        exact = torch.zeros(rows[0].numel(), dtype=torch.float64)
-        rounder = 1.5 * 2.0 ** (52 - fraction_bits)
-        whole = torch.empty_like(exact)
+    if max(norms) * 2.0**fraction_bits >= 2.0**51:
+        total = torch.zeros(rows[0].numel(), dtype=torch.int64)
         for row, factor in zip(rows, factors, strict=True):
-            exact.add_(whole.copy_(row).add_(rounder).sub_(rounder), alpha=factor)
-        return exact.mul_(2.0**fraction_bits), norms
-    total = torch.zeros(rows[0].numel(), dtype=torch.int64)
+            add_fixed(total, row, factor, fraction_bits)
+        return total, norms
+    rounder = np.float64(1.5 * 2.0 ** (52 - fraction_bits))
+    # numpy converts and adds in one pass, torch in two
+    whole = np.full(rows[0].numel(), -sum(factors) * int(rounder.view(np.int64)) % 2**64, np.uint64)
+    rounded = np.empty(whole.shape)
+    bits = rounded.view(np.uint64)
     for row, factor in zip(rows, factors, strict=True):
-        add_fixed(total, row, factor, fraction_bits)
-    return total, norms
+        np.add(row.numpy(), rounder, out=rounded, dtype=np.float64)
+        whole += bits if factor == 1 else np.multiply(bits, np.uint64(factor % 2**64), out=bits)
+    return torch.from_numpy(whole.view(np.int64)), norms
 
 
 def add_fixed(
