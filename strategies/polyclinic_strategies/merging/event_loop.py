@@ -46,10 +46,10 @@ from polyclinic_strategies.merging.publisher import Publisher, describe_rule, ma
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.merging.trials import Trial, best_of, judges_of
 
-# Seconds between two questions for a contribution, for each hospital that is online. A question
-# costs our own fleet a few milliseconds, and Flower's SuperLink 60 ms (docs/explanation/scale.md):
-# there a hundred hospitals are asked at most every 30 s.
-CALL_S, SLOW_CALL_S = 0.02, 0.3
+# Seconds between two questions for a contribution, over all hospitals that are online. A question
+# costs our own fleet 10 ms of a core (so idle hospitals together 5 % of it, however many they are),
+# and Flower's SuperLink 60 ms (docs/explanation/scale.md).
+CALL_S, SLOW_CALL_S = 0.2, 0.3
 
 
 @dataclass(frozen=True)
@@ -228,9 +228,10 @@ class EventLoop:
             self._doing[site] = handover.doing
             self.on_event(Progress(site=site, text=handover.doing))
         call_s = CALL_S if self.mailbox.tells_news else SLOW_CALL_S
-        longest_s = max(self.strategy.poll_s, call_s * len(self.members()))
+        shortest_s = max(0.5, call_s * len(self.members()))
         waited_s = moment - self._contributed.setdefault(site, moment)
-        self._due[site] = moment + pause_s(waited_s, max(0.5, longest_s / 10), longest_s)
+        longest_s = max(self.strategy.poll_s, shortest_s)
+        self._due[site] = moment + pause_s(waited_s, shortest_s, longest_s)
 
     def receive(self, site: str, handover: Handover) -> Verdict:
         """Put a contribution into the ledger, then merge and publish it if it is accepted.
