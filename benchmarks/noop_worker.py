@@ -38,6 +38,7 @@ def train(message: Message, _context: Context) -> Message:
     return training_reply(message, weights, 1, 0.0, seconds)
 
 
+@app.evaluate("test")
 @app.evaluate()
 def evaluate(message: Message, _context: Context) -> Message:
     """Read the weights as a real hospital would, and return a score of 0."""
