@@ -11,6 +11,7 @@ is the second quarter of the rounds with the last one.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -73,6 +74,7 @@ class Soak:
             "runs": folder / "runs",
             "hospitals": hospitals,
             "min_hospitals": 2,
+            "grace_s": 5,
         }
         settings = [f"deployment.{key}={value}" for key, value in deployment.items()]
         self.coordinator = Child(
@@ -137,7 +139,8 @@ class Soak:
 
     def look(self, number: int) -> Look:
         """Look at memory and files."""
-        clients = [psutil.Process(child.pid) for child in self.hospitals.values() if child.pid]
+        running = [child for name, child in self.hospitals.items() if name not in self.away]
+        clients = [psutil.Process(child.pid) for child in running]
         workers = [worker for client in clients for worker in client.children()]
         files = [path for path in self.run.rglob("*") if path.is_file()]
 
@@ -169,10 +172,8 @@ def watch(soak: Soak, rounds: int) -> tuple[list[Look], int]:
             print(f"round {number} of {rounds}", end="\r", flush=True)
         if time.monotonic() - since > STALLED_S:
             raise SystemExit(f"no round in {STALLED_S:.0f} s: {soak.coordinator.last_words()}")
-        try:
-            looks.append(soak.look(number))
-        except (psutil.Error, OSError, StopIteration, ZeroDivisionError):
-            continue  # somebody is just leaving
+        with contextlib.suppress(psutil.Error, OSError, StopIteration, ZeroDivisionError):
+            looks.append(soak.look(number))  # unless somebody is just starting
         times = soak.disturb(number, times)
     if soak.coordinator.status():
         raise SystemExit(f"the coordinator ended: {soak.coordinator.last_words()}")

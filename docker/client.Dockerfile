@@ -44,6 +44,7 @@ RUN --mount=type=bind,from=wheels,target=/tmp/wheels \
         -r /build/requirements-client.txt \
     && rm -rf torch/test torch/include torch/share/cmake torch/lib/*.a \
     && find torch/bin -type f ! -name torch_shm_manager -delete \
+    && find /opt/venv/bin ! -type d ! -name 'python*' ! -name tensorboard -delete \
     && find scipy sympy networkx nibabel -type d -name tests -prune -exec rm -rf {} +
 
 FROM ${BASE} AS runtime
