@@ -111,10 +111,10 @@ class Pipe(asyncio.Protocol):
             self._other._transport.write(data)
 
     def _close_other(self) -> None:
-        if self._other is not None and self._other._transport is not None:
-            # closed twice, a TLS transport of Python before 3.11.4 cannot be aborted any more
-            if not self._other._transport.is_closing():
-                self._other._transport.close()
+        transport = None if self._other is None else self._other._transport
+        # closed twice, a TLS transport of Python before 3.11.4 cannot be aborted any more
+        if transport is not None and not transport.is_closing():
+            transport.close()
 
     def _hold(self, reason: str) -> None:
         if self._transport is not None and not self._holds:
