@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from polyclinic.errors import DiskFull, PolyclinicError, ResourceError
-from polyclinic.imaging.datasets import SiteDataset, check_dataset, read_dataset
-from polyclinic.imaging.headers import check_header
+from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.datasets import SiteDataset, read_dataset
+from polyclinic.imaging.image_files import check_header
 from polyclinic.security.admission_errors import ClockWrong
 from polyclinic_client.network.connection import Connection
 

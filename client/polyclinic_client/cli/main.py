@@ -260,7 +260,8 @@ def _teller(console: Console) -> Callable[[str], None]:
 
 def _check(data: Path, console: Console, *, labelled: bool = True) -> None:
     """Say what can be known at once about a data set."""
-    from polyclinic.imaging.datasets import check_dataset, read_dataset
+    from polyclinic.imaging.dataset_checks import check_dataset
+    from polyclinic.imaging.datasets import read_dataset
 
     for warning in check_dataset(read_dataset(data, labelled=labelled)):
         console.print(f"warning: {clean_lines(warning)}", style="yellow", markup=False)

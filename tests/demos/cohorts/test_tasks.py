@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import SiteDataset, check_dataset, read_dataset
+from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic_demos.cohorts.task_images import BRAIN_TASKS, draw_brains, draw_public_brains
 from polyclinic_demos.cohorts.tasks import TaskCohort, write_tasks
 
