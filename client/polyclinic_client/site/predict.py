@@ -10,7 +10,7 @@ from torch import nn
 
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.headers import check_header
+from polyclinic.imaging.image_files import check_header
 from polyclinic.imaging.volumes import write_label_map
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.prediction import predict_class, predict_label_map
