@@ -150,7 +150,7 @@ def test_where_the_test_has_no_labels_the_table_says_so(
     folder = tmp_path / "discs"
     folder.mkdir()
     for path in sites["discs"].glob("*.png"):
-        (folder / path.name).symlink_to(path)
+        (folder / path.name).hardlink_to(path)
     (folder / "dataset.json").write_text(json.dumps(described))
     adapted = adapt(encoder, folder, tmp_path / "model.safetensors", Wishes("probe"), QUIET)
     assert (
