@@ -22,7 +22,7 @@ from polyclinic.imaging.dataset_json import SPLITS, Entry, Listing, Split, read_
 
 __all__ = ["SPLITS", "Case", "SiteDataset", "Split", "evaluation_cases", "read_dataset"]
 
-ELSEWHERE = "POLYCLINIC_IMAGES"  # environment variable: further folders that may hold images
+ELSEWHERE = "POLYCLINIC_IMAGE_FOLDERS"  # environment variable: further folders that may hold images
 HELD_OUT = 5  # one of so many patients validates, where no list says which
 NNUNET_FOLDERS: dict[Split, tuple[str, str]] = {
     "training": ("imagesTr", "labelsTr"),
