@@ -185,12 +185,18 @@ class DatasetInvalid(DataError):
 
 
 class FileMissing(DataError):
-    """`dataset.json` names a file that does not exist."""
+    """`dataset.json` names a file that does not exist.
 
-    def __init__(self, path: Path, split: str) -> None:
+    Args:
+        path: The file.
+        split: Where it is listed.
+        instead: What is there in its place, with a verb.
+    """
+
+    def __init__(self, path: Path, split: str, instead: str = "") -> None:
         super().__init__(
-            f"{path}: dataset.json lists this file under '{split}', but it does not exist. Restore "
-            "it or remove the entry."
+            f"{path}: dataset.json lists this file under '{split}', but it "
+            f"{instead or 'does not exist'}. Restore it or remove the entry."
         )
 
 
@@ -199,8 +205,7 @@ class ImageUnreadable(DataError):
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(
-            f"{path}: cannot be read as an image ({problem}). Export it again or remove it from "
-            "dataset.json."
+            f"{path}: cannot be read as an image ({problem}). Export it again, or leave it out."
         )
 
 
@@ -219,28 +224,51 @@ class ImageInvalid(DataError):
     """An image holds values that no scanner makes."""
 
     def __init__(self, path: Path, problem: str, remedy: str = "Export it again") -> None:
-        super().__init__(f"{path}: {problem}. {remedy}, or remove it from dataset.json.")
+        super().__init__(f"{path}: {problem}. {remedy}, or leave the image out.")
 
 
 class LabelInvalid(DataError):
     """A label map holds a value outside the declared classes."""
 
-    def __init__(self, path: Path, found: Sequence[int | float], declared: Sequence[int]) -> None:
-        values = ", ".join(f"{value:g}" for value in found)
+    def __init__(
+        self,
+        path: Path,
+        found: Sequence[int | float],
+        declared: Sequence[int],
+        scale: float = 1.0,
+    ) -> None:
+        values = ", ".join(f"{value:.9g}" for value in found)
         known = ", ".join(map(str, declared)) or "whole numbers"
+        scaled = "" if scale == 1 else f" (its header multiplies what is stored by {scale:.9g})"
         super().__init__(
-            f"{path}: has label {values}, but dataset.json declares {known}. Correct the label "
-            "map, or add the class to 'labels'."
+            f"{path}: has label {values}{scaled}, but dataset.json declares {known}. Correct the "
+            "label map, or add the class to 'labels'."
         )
 
 
 class ShapeMismatch(DataError):
-    """Image and label map do not lie on the same grid."""
+    """Image and label map, or the files of an image's channels, do not lie on the same grid.
 
-    def __init__(self, image: Path, image_grid: str, label: Path, label_grid: str) -> None:
+    Args:
+        image: The image, or the file of its first channel.
+        image_grid: Its grid in words.
+        other: The label map, or the file of another channel.
+        other_grid: Its grid in words.
+        apart_mm: Largest distance between their corners, where the shapes are equal.
+    """
+
+    def __init__(
+        self,
+        image: Path,
+        image_grid: str,
+        other: Path,
+        other_grid: str,
+        apart_mm: float | None = None,
+    ) -> None:
+        apart = "" if apart_mm is None else f"; their corners are up to {apart_mm:.3g} mm apart"
         super().__init__(
-            f"{label}: its grid is {label_grid}, but its image {image.name} has {image_grid}. "
-            "Resample the label onto its image."
+            f"{other}: its grid is {other_grid}, but its image {image.name} has "
+            f"{image_grid}{apart}. Resample it onto the image."
         )
 
 

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import psutil
 from rich.console import Console
-from rich.progress import Progress
 
 from polyclinic.errors import DiskFull, PolyclinicError, ResourceError
-from polyclinic.imaging.datasets import SiteDataset, check_dataset, read_dataset
-from polyclinic.imaging.headers import check_header
+from polyclinic.imaging.datasets import SiteDataset, read_dataset
+from polyclinic.imaging.image_files import check_header
 from polyclinic.security.admission_errors import ClockWrong
+from polyclinic_client.cli.check_data import check_images, describe_dataset
 from polyclinic_client.network.connection import Connection
 
 NEEDED_DISK = 2**30  # models, pictures, logs
@@ -35,11 +35,11 @@ def check_everything(
     def read() -> str:
         nonlocal dataset
         dataset = read_dataset(data)
-        return _describe(dataset)
+        return describe_dataset(dataset)
 
     examinations = [
         ("dataset.json", read),
-        ("images", lambda: _check_images(dataset, deep, console)),
+        ("images", lambda: check_images(dataset, deep, console)),
         ("disk", lambda: _check_disk(state)),
     ]
     examinations += [("memory", lambda: _check_memory(dataset))]
@@ -60,33 +60,6 @@ def _look(
         console.print(f"[red]wrong[/red]  {title}: ", end="")
         console.print(str(error), markup=False, soft_wrap=True)
         faults.append(error)
-
-
-def _describe(dataset: SiteDataset) -> str:
-    counts = (
-        f"{len(dataset.training)} training, {len(dataset.validation)} validation, "
-        f"{len(dataset.test)} test cases"
-    )
-    return f"{dataset.name}, {dataset.task}, {counts}; labels {', '.join(dataset.labels)}"
-
-
-def _check_images(dataset: SiteDataset | None, deep: bool, console: Console) -> str:
-    if dataset is None:
-        return "not looked at"
-    with Progress(console=console, transient=True) as progress:
-        task = progress.add_task("reading", total=len(dataset.cases))
-        warnings = check_dataset(
-            dataset,
-            deep=deep,
-            on_progress=lambda done, _total, name: progress.update(
-                task, completed=done, description=name
-            ),
-        )
-    for warning in warnings:
-        console.print(f"[yellow]note[/yellow]   {warning}")
-    return f"all {len(dataset.cases)} cases " + (
-        "read, every voxel" if deep else "have sound headers (without --quick every voxel is read)"
-    )
 
 
 def _check_disk(state: Path) -> str:

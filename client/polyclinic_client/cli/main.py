@@ -89,8 +89,10 @@ Example: [bold]polyclinic-client contribute --kit keys/st-mary.kit.json
 PREDICT_HELP = unwrap("""Segment images, or classify them.
 
 A segmentation writes one NIfTI label map for each image, with the image's own shape and affine. A
-classification writes predictions.csv. Images that have their result already are left alone, so an
-interrupted command can be repeated.
+classification writes predictions.csv. A folder stands for the images in it. A model of several
+channels takes as many files for each result, in the order of its channels. Label maps that the same
+model made of the same images are left alone, so an interrupted command can be repeated. A faulty
+image is named, and the others are done.
 
 Example: [bold]polyclinic-client predict model.safetensors scan1.nii.gz scan2.nii.gz
 --out labels/[/bold]""")
@@ -260,7 +262,8 @@ def _teller(console: Console) -> Callable[[str], None]:
 
 def _check(data: Path, console: Console, *, labelled: bool = True) -> None:
     """Say what can be known at once about a data set."""
-    from polyclinic.imaging.datasets import check_dataset, read_dataset
+    from polyclinic.imaging.dataset_checks import check_dataset
+    from polyclinic.imaging.datasets import read_dataset
 
     for warning in check_dataset(read_dataset(data, labelled=labelled)):
         console.print(f"warning: {clean_lines(warning)}", style="yellow", markup=False)

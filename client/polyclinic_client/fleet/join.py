@@ -6,7 +6,7 @@ They are processes of their own; this one needs neither Flower nor torch, and im
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
 
@@ -141,6 +141,8 @@ def only_client(state: Path) -> Iterator[None]:
     """
     try:
         state.mkdir(parents=True, exist_ok=True)
+        with suppress(OSError):  # a share that knows no modes; or another user's folder
+            state.chmod(0o700)  # earlier versions let everybody read what lies there
         (state / "lock").touch()
     except OSError as error:
         raise ResourceError(

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.progress import Progress
 
 from polyclinic.errors import ConfigError, DataError
-from polyclinic.imaging.headers import check_header
+from polyclinic.imaging.image_files import check_header
 from polyclinic.imaging.volumes import read_image, write_label_map
 from polyclinic.system.text import clean_lines
 from polyclinic_client.network.connection import Connection

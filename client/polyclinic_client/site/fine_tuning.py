@@ -6,6 +6,7 @@ bit for bit.
 """
 
 import logging
+import math
 import sys
 import time
 from importlib.metadata import version
@@ -52,14 +53,15 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
         base=assignment.base,
         task=assignment.task,
         num_examples=len(site.dataset.training),
-        metrics=learned.metrics,
+        # a hospital without any foreground has no score
+        metrics={name: value for name, value in learned.metrics.items() if math.isfinite(value)},
         created=time.time(),
         version=version("polyclinic"),
     )
     path = write_contribution(outbox.folder, contribution, learned.task_vector, learned.statistics)
     outbox.put(path, key)
     checkpoint.unlink(missing_ok=True)
-    score = {name: value for name, value in learned.metrics.items() if name == "score"}
+    score = {name: value for name, value in contribution.metrics.items() if name == "score"}
     site.say(order, "waiting", force=True, **score)
     return path
 

@@ -38,6 +38,9 @@ class DataConfig:
     cache_gb: Annotated[float, Field(ge=0, le=4096)]
     intensity: tuple[dict[str, Any], ...]
     augment: tuple[dict[str, Any], ...]
+    modality: tuple[str, ...] = ()  # name of each channel, in order; empty: any
+    nan_as_zero: bool = False
+    mirroring: Literal["auto", "on", "off"] = "auto"  # flips that swap left and right
 
     @property
     def spatial_dims(self) -> int:

@@ -71,6 +71,22 @@ def check_grid(data: DataConfig) -> None:
         )
 
 
+def check_channels(data: DataConfig) -> None:
+    """Refuse a new run whose hospitals may give channels in another order each.
+
+    Raises:
+        ConfigError: There are several channels without names, or more names than channels.
+    """
+    if data.task == "own" or (data.channels == 1 and not data.modality):
+        return
+    if len(data.modality) != data.channels:
+        raise ConfigError(
+            f"data.channels={data.channels} and data.modality={list(data.modality)}: name each "
+            "channel, as 'modality' of the hospitals' dataset.json does, for example "
+            "'data.modality=[T1,FLAIR]'."
+        )
+
+
 def check_setting(key: str, value: object) -> Setting:
     """Return a value that may cross the network: a bounded scalar, or a flat list of them.
 

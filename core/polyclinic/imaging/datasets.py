@@ -1,34 +1,35 @@
-"""A hospital's data folder: reads and checks `dataset.json`.
+"""A hospital's data folder: its cases, as `dataset.json` lists them, and the files they name.
 
-The format is that of the Medical Segmentation Decathlon:
+What may stand in a dataset.json is in `polyclinic.imaging.dataset_json`. Here its entries become
+cases:
 
-    {"name": "...", "description": "...", "modality": {"0": "T1"},
-     "labels": {"0": "background", "1": "tumour"},
-     "training":   [{"image": "images/a.nii.gz", "label": "labels/a.nii.gz"}],
-     "validation": [{"image": ["images/b_T1.nii.gz", "images/b_T2.nii.gz"],
-                     "label": "labels/b.nii.gz"}],
-     "test":       [{"image": "images/c.nii.gz", "label": "labels/c.nii.gz"}, "images/d.nii.gz"]}
-
-- A list of images holds one file for each channel.
-- In a classification, `label` is the number of the class.
+- Every file must lie in the folder, or in one that the hospital allows (`allow_images_in`).
 - A patient with several cases is named in each of them: `"subject": "a"`.
+- Without `validation`, a fifth of the training's patients is set apart, always the same ones.
 - `test` may be missing or have no labels. A test then uses the validation cases
   (`evaluation_cases`).
 """
 
-import json
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+import os
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from polyclinic.config.schemas import DataConfig
-from polyclinic.errors import DatasetInvalid, FileMissing, ShapeMismatch
-from polyclinic.imaging.headers import check_header
+from polyclinic.errors import DatasetInvalid, FileMissing
+from polyclinic.imaging.dataset_json import SPLITS, Entry, Listing, Split, read_listing
 
-Split = Literal["training", "validation", "test"]
-SPLITS: tuple[Split, ...] = ("training", "validation", "test")
-MAX_JSON_BYTES = 64 * 2**20
+__all__ = ["SPLITS", "Case", "SiteDataset", "Split", "evaluation_cases", "read_dataset"]
+
+ELSEWHERE = "POLYCLINIC_IMAGE_FOLDERS"  # environment variable: further folders that may hold images
+HELD_OUT = 5  # one of so many patients validates, where no list says which
+NNUNET_FOLDERS: dict[Split, tuple[str, str]] = {
+    "training": ("imagesTr", "labelsTr"),
+    "test": ("imagesTs", "labelsTs"),
+}
+NNUNET_CHANNEL = "_0000"
+_allowed: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,7 @@ class Case:
     label: Path | int | None
     split: Split
     subject: str = ""  # the patient, if dataset.json names one
+    label_values: tuple[int, ...] = ()  # number of each class in the label map, if not 0, 1, 2, ...
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,8 @@ class SiteDataset:
         training: Cases of the split.
         validation: Cases of the split.
         test: Cases of the split; labels may be missing.
+        label_values: Number of each class in label maps; empty if they are 0, 1, 2, ...
+        notes: What was decided while reading, one sentence each.
     """
 
     folder: Path
@@ -70,6 +74,8 @@ class SiteDataset:
     training: tuple[Case, ...]
     validation: tuple[Case, ...]
     test: tuple[Case, ...]
+    label_values: tuple[int, ...] = ()
+    notes: tuple[str, ...] = ()
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -84,6 +90,11 @@ class SiteDataset:
             if any(isinstance(case.label, int) for case in self.cases)
             else "segmentation"
         )
+
+
+def allow_images_in(*folders: Path) -> None:
+    """Allow every dataset.json that this process reads to name files below these folders."""
+    _allowed.update(folder.resolve() for folder in folders)
 
 
 def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
@@ -104,146 +115,205 @@ def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
         The cases of each split; no image is read.
 
     Raises:
-        DatasetInvalid: `dataset.json` is missing, is not JSON, or lacks something.
+        DatasetInvalid: `dataset.json` is missing, is not JSON, lacks something, or names a file
+            outside of the folder.
         FileMissing: A file that it names does not exist.
     """
     folder = Path(folder)
     path = folder / "dataset.json"
-    tree = _read_json(path)
-    labels = _read_names(path, tree, "labels")
-    if len(labels) < 2 or len(set(labels)) != len(labels):
-        raise DatasetInvalid(
-            path, f"'labels' are {list(labels)}", "Name at least two classes, each differently."
-        )
-    splits = {split: tuple(_read_cases(path, tree, split, len(labels))) for split in SPLITS}
-    for split in ("training", "validation") if labelled else ():
-        if not splits[split]:
-            raise DatasetInvalid(
-                path,
-                f"'{split}' is empty or missing",
-                "List at least one case there; images without labels can only `join --describe`.",
-            )
+    listing = read_listing(path)
+    splits, notes = _find_cases(path, listing)
     if not any(splits.values()):
         raise DatasetInvalid(path, "no case is listed", "List the images under 'test'.")
-    dataset = SiteDataset(
-        folder,
-        str(tree.get("name") or folder.name),
-        _read_names(path, tree, "modality"),
-        labels,
-        **splits,
-    )
-    if len({isinstance(case.label, int) for case in dataset.cases if case.label is not None}) > 1:
+    if labelled:
+        if not splits["training"]:
+            raise DatasetInvalid(
+                path,
+                "'training' is empty or missing",
+                "List at least one case there; images without labels can only `join --describe`.",
+            )
+        if not splits["validation"]:
+            splits, said = _hold_out(path, splits)
+            notes.append(said)
+    kinds = {
+        isinstance(case.label, int)
+        for cases in splits.values()
+        for case in cases
+        if case.label is not None
+    }
+    if len(kinds) > 1:
         raise DatasetInvalid(
             path,
             "some labels are files and some are numbers",
             "Use one kind: files to segment, numbers to classify.",
         )
-    names = [case.name for case in dataset.cases]
-    if len(set(names)) < len(names):
-        splits = {
-            split: tuple(_qualify(case, folder) for case in cases)
-            for split, cases in splits.items()
-        }
-        return SiteDataset(folder, dataset.name, dataset.modality, labels, **splits)
-    return dataset
+    return SiteDataset(
+        folder,
+        listing.name or folder.resolve().name,
+        listing.modality,
+        listing.labels,
+        **_named_apart(splits, folder),
+        label_values=listing.label_values,
+        notes=tuple(notes),
+    )
 
 
-def _read_json(path: Path) -> Mapping[str, Any]:
-    remedy = "Write it as the documentation on data sets describes."
-    try:
-        if path.stat().st_size > MAX_JSON_BYTES:
-            raise DatasetInvalid(path, f"is larger than {MAX_JSON_BYTES >> 20} MiB", remedy)
-        tree = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise DatasetInvalid(
-            path, "there is no such file", "Point to the folder that holds dataset.json."
-        ) from error
-    except OSError as error:
-        raise DatasetInvalid(
-            path, f"cannot be read ({error.strerror})", "Check the path and its permissions."
-        ) from error
-    except json.JSONDecodeError as error:
-        raise DatasetInvalid(
-            path, f"is not JSON: line {error.lineno}, {error.msg}", "Correct it."
-        ) from error
-    except (UnicodeDecodeError, RecursionError) as error:
-        raise DatasetInvalid(path, "is not JSON in UTF-8", remedy) from error
-    if not isinstance(tree, dict):
-        raise DatasetInvalid(path, "is JSON, but not an object with keys", remedy)
-    return tree
-
-
-def _read_names(path: Path, tree: Mapping[str, Any], key: str) -> tuple[str, ...]:
-    """Return the names of {"0": name, "1": name, ...}, in order."""
-    remedy = f'Write "{key}": {{"0": "name", "1": "name"}}, numbered from 0 without gaps.'
-    names = tree.get(key)
-    if not isinstance(names, dict) or not names:
-        raise DatasetInvalid(path, f"'{key}' is missing or is not a table of names", remedy)
-    wanted = [str(number) for number in range(len(names))]
-    if set(names) != set(wanted):
-        raise DatasetInvalid(path, f"'{key}' has the keys {', '.join(map(str, names))}", remedy)
-    if not all(isinstance(name, str) and name for name in names.values()):
-        raise DatasetInvalid(path, f"'{key}' holds something that is not a name", remedy)
-    return tuple(names[number] for number in wanted)
-
-
-def _read_cases(path: Path, tree: Mapping[str, Any], split: Split, classes: int) -> Iterator[Case]:
-    entries = tree.get(split, [])
-    if not isinstance(entries, list):
-        raise DatasetInvalid(
-            path, f"'{split}' is not a list", 'Write a list of {"image": ..., "label": ...}.'
+def _find_cases(path: Path, listing: Listing) -> tuple[dict[Split, tuple[Case, ...]], list[str]]:
+    """Return the cases whose files exist, without those that are to be left out."""
+    roots = _roots(path.parent)
+    listed = listing.cases if listing.cases is not None else _list_folders(path, listing)
+    excluded = {_plain(name) for name in listing.excluded}
+    splits: dict[Split, tuple[Case, ...]] = {}
+    left_out = 0
+    for split in SPLITS:
+        entries = listed.get(split, ())
+        kept = [entry for entry in entries if excluded.isdisjoint(map(_plain, entry.images))]
+        left_out += len(entries) - len(kept)
+        splits[split] = tuple(
+            _make_case(path, entry, split, number, roots, listing.label_values)
+            for number, entry in enumerate(kept)
         )
-    for number, entry in enumerate(entries):
-        where = f"'{split}'[{number}]"
-        table = {"image": entry} if isinstance(entry, str) and split == "test" else entry
-        if not isinstance(table, dict) or "image" not in table:
-            raise DatasetInvalid(
-                path, f"{where} has no 'image'", 'Write {"image": "file", "label": "file"}.'
-            )
-        files = table["image"] if isinstance(table["image"], list) else [table["image"]]
-        image = tuple(_find(path, name, split, where) for name in files)
-        label = table.get("label")
-        if not image or (label is None and split != "test"):
-            raise DatasetInvalid(
-                path,
-                f"{where} has no {'label' if image else 'image'}",
-                "Add it, or remove the entry.",
-            )
-        if isinstance(label, int) and not isinstance(label, bool):
-            if not 0 <= label < classes:
-                raise DatasetInvalid(
-                    path, f"{where} has label {label}", f"'labels' declares 0 to {classes - 1}."
-                )
-        elif label is not None:
-            label = _find(path, label, split, where)
-        subject = table.get("subject", "")
-        if not isinstance(subject, str | int):
-            raise DatasetInvalid(
-                path,
-                f"{where} has a 'subject' that is not a name",
-                "Write a text, the same for all cases of a patient.",
-            )
-        yield Case(_stem(image[0]), image, label, split, str(subject))
+    said = [f"{left_out} case(s) are left out, as 'excluded' in dataset.json says."]
+    return splits, said if excluded else []
 
 
-def _find(path: Path, name: object, split: str, where: str) -> Path:
+def _make_case(
+    path: Path,
+    entry: Entry,
+    split: Split,
+    number: int,
+    roots: tuple[Path, ...],
+    values: tuple[int, ...],
+) -> Case:
+    where = f"'{split}'[{number}]"
+    image = tuple(_find(path, name, split, where, roots) for name in entry.images)
+    label = (
+        _find(path, entry.label, split, where, roots)
+        if isinstance(entry.label, str)
+        else entry.label
+    )
+    mapped = values if isinstance(label, Path) else ()
+    return Case(_stem(image[0]), image, label, split, entry.subject, mapped)
+
+
+def _roots(folder: Path) -> tuple[Path, ...]:
+    """Return the folders in which the files of a dataset.json may lie."""
+    named = filter(None, os.environ.get(ELSEWHERE, "").split(os.pathsep))
+    return (folder.resolve(), *(Path(each).resolve() for each in named), *_allowed)
+
+
+def _plain(name: str) -> str:
+    """Return a path as listed, with slashes and without a leading ./."""
+    return Path(name.replace("\\", "/")).as_posix()
+
+
+def _find(path: Path, name: str, split: str, where: str, roots: tuple[Path, ...]) -> Path:
     """Return the file that an entry names, relative to the folder."""
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise DatasetInvalid(
-            path, f"{where} names a file as {name!r}", "Write its path, relative to dataset.json."
-        )
-    found = path.parent / name
     try:
-        exists = found.is_file()
+        found = path.parent / name
+        if "\\" in name and not found.exists():
+            found = path.parent / name.replace("\\", "/")
+        if not any(found.resolve().is_relative_to(root) for root in roots):
+            raise DatasetInvalid(
+                path,
+                f"{where} names {name!r}, which lies outside of the folder",
+                f"Move dataset.json to a folder above all images, or name the images' folder in "
+                f"the environment variable {ELSEWHERE}.",
+            )
+        if not found.is_file():
+            raise FileMissing(found, split, _what_is_there(found))
+    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
+        reason = getattr(error, "strerror", None) or str(error)
+        raise DatasetInvalid(
+            path, f"{where} names a file that cannot be reached ({reason})", "Correct the path."
+        ) from error
+    return found
+
+
+def _what_is_there(path: Path) -> str:
+    if path.is_dir():
+        return "is a folder: convert a DICOM series to NIfTI first, for example by dcm2niix"
+    if path.is_symlink():
+        return f"is a link to {path.readlink()}, where there is no file"
+    return ""
+
+
+def _list_folders(path: Path, listing: Listing) -> Mapping[Split, tuple[Entry, ...]]:
+    """List the cases in nnU-Net's folders: CASE_0000.nii.gz, CASE_0001.nii.gz, ... for channels."""
+    found: dict[Split, tuple[Entry, ...]] = {}
+    last = f"{NNUNET_CHANNEL}{listing.file_ending}"
+    for split, (images, labels) in NNUNET_FOLDERS.items():
+        drawn = set(_names_in(path, labels))
+        entries = []
+        for name in _names_in(path, images):
+            if not name.endswith(last) or name.startswith("."):
+                continue
+            case = name.removesuffix(last)
+            channels = [
+                f"{images}/{case}_{number:04}{listing.file_ending}"
+                for number in range(len(listing.modality))
+            ]
+            file = f"{case}{listing.file_ending}"
+            wanted = split == "training" or file in drawn
+            entries.append(Entry(tuple(channels), f"{labels}/{file}" if wanted else None))
+        found[split] = tuple(entries)
+    return found
+
+
+def _names_in(path: Path, folder: str) -> list[str]:
+    """Return the names in a folder, sorted; none if there is no such folder."""
+    try:
+        return sorted(each.name for each in (path.parent / folder).iterdir())
+    except FileNotFoundError:
+        return []
     except OSError as error:
+        raise DatasetInvalid(
+            path, f"{folder} cannot be read ({error.strerror})", "Check its permissions."
+        ) from error
+
+
+def _hold_out(
+    path: Path, splits: Mapping[Split, tuple[Case, ...]]
+) -> tuple[dict[Split, tuple[Case, ...]], str]:
+    """Set apart a fifth of the patients; which ones depends on their names alone."""
+    whose = [(case.subject or _identity(case, path.parent), case) for case in splits["training"]]
+    subjects = sorted(
+        {subject for subject, _ in whose},
+        key=lambda name: hashlib.sha256(name.encode(errors="surrogatepass")).hexdigest(),
+    )
+    if len(subjects) < 2:
         raise DatasetInvalid(
             path,
-            f"{where} names a file that cannot be reached ({error.strerror})",
-            "Correct the path.",
-        ) from error
-    if not exists:
-        raise FileMissing(found, split)
-    return found
+            "'validation' is empty or missing, and 'training' has one patient alone",
+            "List at least one case of another patient.",
+        )
+    chosen = set(subjects[: max(1, round(len(subjects) / HELD_OUT))])
+    validation = tuple(
+        replace(case, split="validation") for subject, case in whose if subject in chosen
+    )
+    training = tuple(case for subject, case in whose if subject not in chosen)
+    said = (
+        f"dataset.json lists no 'validation': {len(validation)} of {len(whose)} training cases "
+        f"validate ({len(chosen)} of {len(subjects)} patients, chosen by their names)."
+    )
+    return {**splits, "training": training, "validation": validation}, said
+
+
+def _identity(case: Case, folder: Path) -> str:
+    path = case.image[0]
+    return path.relative_to(folder).as_posix() if path.is_relative_to(folder) else str(path)
+
+
+def _named_apart(
+    splits: Mapping[Split, tuple[Case, ...]], folder: Path
+) -> dict[Split, tuple[Case, ...]]:
+    """Name cases after their whole path where file names repeat."""
+    names = [case.name for cases in splits.values() for case in cases]
+    if len(set(names)) == len(names):
+        return dict(splits)
+    return {
+        split: tuple(_qualify(case, folder) for case in cases) for split, cases in splits.items()
+    }
 
 
 def _stem(path: Path) -> str:
@@ -251,7 +321,6 @@ def _stem(path: Path) -> str:
 
 
 def _qualify(case: Case, folder: Path) -> Case:
-    """Name a case after its whole path, where file names repeat."""
     path = case.image[0]
     inside = path.relative_to(folder) if path.is_relative_to(folder) else path
     name = "_".join(
@@ -268,118 +337,3 @@ def evaluation_cases(dataset: SiteDataset, split: Split = "test") -> tuple[Case,
     cases: tuple[Case, ...] = getattr(dataset, split)
     labelled = tuple(case for case in cases if case.label is not None)
     return labelled or dataset.validation
-
-
-def check_dataset(
-    dataset: SiteDataset,
-    data: DataConfig | None = None,
-    *,
-    deep: bool = False,
-    on_progress: Callable[[int, int, str], None] | None = None,
-) -> list[str]:
-    """Check every case: raise the first fault, return what is only unusual.
-
-    Args:
-        dataset: From `read_dataset`.
-        data: What the federation expects; without it, only what `dataset.json` promises is checked.
-        deep: Read the voxels too, not only the headers.
-        on_progress: Called with (number of cases done, number of cases, name of the case).
-
-    Returns:
-        Warnings, one sentence each.
-
-    Raises:
-        DatasetInvalid: Labels, task or channels differ from those in `data`.
-        DataError: The first faulty file, by its type.
-    """
-    if data is not None:
-        check_agreement(dataset, data)
-    warnings = _check_overlap(dataset)
-    if dataset.validation and not any(case.label is not None for case in dataset.test):
-        warnings.append("There are no test cases with labels: tests use the validation cases.")
-    for number, case in enumerate(dataset.cases, start=1):
-        warnings += _check_case(dataset, case, data, deep)
-        if on_progress is not None:
-            on_progress(number, len(dataset.cases), case.name)
-    return warnings
-
-
-def check_agreement(dataset: SiteDataset, data: DataConfig) -> None:
-    """Check that labels, task and channels are those of the federation.
-
-    Raises:
-        DatasetInvalid: One of them differs.
-    """
-    path = dataset.folder / "dataset.json"
-    if dataset.labels != data.labels:
-        problem = f"its labels are {list(dataset.labels)}, the federation's are {list(data.labels)}"
-        raise DatasetInvalid(path, problem, "Give both the same names in the same order.")
-    if dataset.task != data.task:
-        problem = f"its labels make a {dataset.task}, the federation's task is {data.task}"
-        raise DatasetInvalid(path, problem, "Use files as labels to segment, numbers to classify.")
-    if len(dataset.modality) != data.channels:
-        problem = (
-            f"'modality' names {len(dataset.modality)} channel(s), "
-            f"the federation's images have {data.channels}"
-        )
-        raise DatasetInvalid(path, problem, "Name one modality for each channel.")
-
-
-def _check_overlap(dataset: SiteDataset) -> list[str]:
-    seen: dict[tuple[Path, ...], Case] = {}
-    warnings = []
-    for case in dataset.cases:
-        first = seen.setdefault(tuple(path.resolve() for path in case.image), case)
-        if first is not case:
-            warnings.append(
-                f"{case.name}: listed under '{first.split}' and again under '{case.split}'."
-            )
-    return warnings
-
-
-def _check_case(dataset: SiteDataset, case: Case, data: DataConfig | None, deep: bool) -> list[str]:
-    headers = [check_header(path) for path in case.image]
-    channels = data.channels if data else len(dataset.modality)
-    dims = data.spatial_dims if data else 2
-    found = sum(header.channels for header in headers)
-    pictures = any(header.nifti is None for header in headers)  # they become grey or RGB
-    if found != channels and not pictures:
-        who = "the federation expects" if data else "'modality' names"
-        problem = f"{case.image[0].name} has {found} channel(s), but {who} {channels}"
-        raise DatasetInvalid(
-            dataset.folder / "dataset.json",
-            problem,
-            "Correct 'modality', or list one file for each channel.",
-        )
-    check_grids(case)
-    if not deep:
-        return []
-    return _check_voxels(dataset, case, channels, dims)
-
-
-def _check_voxels(dataset: SiteDataset, case: Case, channels: int, dims: int) -> list[str]:
-    # volumes needs torch, which the other checks do without
-    from polyclinic.imaging.volumes import read_image, read_label
-
-    warnings = []
-    image = read_image(case.image, channels, dims)
-    if float(image.min()) == float(image.max()):
-        warnings.append(f"{case.name}: all voxels of the image are equal.")
-    if isinstance(case.label, Path) and not bool(read_label(case.label, len(dataset.labels)).any()):
-        warnings.append(f"{case.name}: the label map is empty.")
-    return warnings
-
-
-def check_grids(case: Case) -> None:
-    """Check that an image and its label map lie on the same grid.
-
-    Raises:
-        ShapeMismatch: They do not.
-    """
-    if not isinstance(case.label, Path):
-        return
-    image, label = check_header(case.image[0]), check_header(case.label)
-    # the affine of a picture cannot be compared with that of a NIfTI
-    mixed = (label.nifti is None) != (image.nifti is None)
-    if not (label.grid.shape == image.grid.shape if mixed else label.grid.matches(image.grid)):
-        raise ShapeMismatch(case.image[0], str(image.grid), case.label, str(label.grid))

@@ -6,7 +6,6 @@ millimetres in RAS+ (right, anterior, superior), as NIfTI defines it.
 """
 
 import gzip
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,26 +21,28 @@ from polyclinic.errors import (
     ImageUnreadable,
     LabelInvalid,
     ResourceError,
-    ShapeMismatch,
 )
-from polyclinic.imaging.headers import (
-    LIMIT_BYTES,
-    MALFORMED,
-    Header,
-    check_header,
-    open_picture,
-    open_stream,
-    reason_of,
-)
+from polyclinic.imaging.headers import LIMIT_BYTES, Header, check_size, reason_of
+from polyclinic.imaging.image_files import check_header, check_same_grid, read_blocks
+from polyclinic.imaging.nifti import scale_of
 from polyclinic.system.durable import write_durably
 
-# Pillow's modes that are turned into grey or RGB
-CONVERTIBLE = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "CMYK", "YCbCr")
 FLAT = "Choose a 2-D task, data=segmentation_2d or data=classification_2d, and a 2-D model"
+NAN = (
+    "If it marks the background, as SPM writes it, ask the coordinator for data.nan_as_zero=true; "
+    "otherwise export the image again"
+)
+WHOLE = 1e-3  # a label this near to a whole number is that number
+NAMED = 5  # wrong labels that a message names
 
 
 def read_image(
-    path: Path | Sequence[Path], channels: int, spatial_dims: int, limit_bytes: int = LIMIT_BYTES
+    path: Path | Sequence[Path],
+    channels: int,
+    spatial_dims: int,
+    limit_bytes: int = LIMIT_BYTES,
+    *,
+    nan_as_zero: bool = False,
 ) -> MetaTensor:
     """Read an image, from one file or from one file for each channel.
 
@@ -50,7 +51,8 @@ def read_image(
         channels: Expected number of channels. Pictures are turned into grey (1) or RGB (3).
         spatial_dims: 3 refuses 2-D images; 2 takes both 2-D images and volumes, whose slices are
             chosen later.
-        limit_bytes: Largest size of one file in memory.
+        limit_bytes: Largest memory that the whole image may take.
+        nan_as_zero: Whether NaN is read as 0, and not refused.
 
     Returns:
         float32, shape CXYZ (Z = 1 for a 2-D image), with its affine.
@@ -62,57 +64,62 @@ def read_image(
     """
     paths = [path] if isinstance(path, Path) else list(path)
     headers = [check_header(each, limit_bytes) for each in paths]
-    for each, header in zip(paths, headers, strict=True):
-        if not header.grid.matches(headers[0].grid):
-            raise ShapeMismatch(paths[0], str(headers[0].grid), each, str(header.grid))
-        if spatial_dims == 3 and header.grid.shape[2] == 1:
-            raise ImageInvalid(each, "is 2-D, but the task is 3-D", FLAT)
+    check_size(paths[0], sum(header.bytes for header in headers), limit_bytes)
+    check_same_grid(paths, headers)
+    if spatial_dims == 3 and headers[0].grid.shape[2] == 1:
+        raise ImageInvalid(paths[0], "is 2-D, but the task is 3-D", FLAT)
     wanted = channels if len(paths) == 1 else 1
-    arrays = [
-        _read_voxels(each, header, wanted) for each, header in zip(paths, headers, strict=True)
-    ]
-    found = sum(array.shape[-1] for array in arrays)
-    if found != channels:
-        raise ImageInvalid(paths[0], f"has {found} channel(s), but the task needs {channels}")
-    for each, array in zip(paths, arrays, strict=True):
-        if bad := int(array.size - np.isfinite(array).sum()):
-            raise ImageInvalid(
-                each, f"has NaN or infinite values in {bad:,} of {array.size:,} voxels"
-            )
-    image = np.ascontiguousarray(
-        np.moveaxis(np.concatenate(arrays, axis=-1), -1, 0), dtype=np.float32
-    )
+    counts = [_channels_read(header, wanted) for header in headers]
+    if sum(counts) != channels:
+        raise ImageInvalid(
+            paths[0],
+            f"has {sum(counts)} channel(s), but the task needs {channels}",
+            "Give one file for each channel, in the order of the task's channels",
+        )
+    image = np.empty((channels, *headers[0].grid.shape), np.float32)
+    first = 0
+    for each, header, count in zip(paths, headers, counts, strict=True):
+        _fill(image[first : first + count], each, header, wanted, nan_as_zero)
+        first += count
     return MetaTensor(torch.from_numpy(image), affine=torch.from_numpy(headers[0].affine.copy()))
 
 
 def read_label(
-    path: Path, classes: int | None = None, limit_bytes: int = LIMIT_BYTES
+    path: Path,
+    classes: int | None = None,
+    limit_bytes: int = LIMIT_BYTES,
+    *,
+    values: Sequence[int] = (),
 ) -> MetaTensor:
     """Read a label map.
 
     Args:
-        path: An image file with one channel of whole numbers.
+        path: An image file with one channel of whole numbers; what is within a thousandth of one,
+            as scaling leaves it, counts as that number.
         classes: Number of classes; if given, labels must lie in 0 .. classes - 1.
-        limit_bytes: Largest size of the file in memory.
+        limit_bytes: Largest memory that reading may take.
+        values: The file's number of each class, where they are not 0, 1, 2, ...
 
     Returns:
-        int32, shape 1XYZ, with its affine.
+        Classes, int32, shape 1XYZ, with the file's affine.
 
     Raises:
         ImageUnreadable, ImageTooLarge: As for `check_header`.
         LabelInvalid: Values that are not whole numbers, or outside the classes.
     """
     header = check_header(path, limit_bytes)
-    array = _read_voxels(path, header, None)
-    if array.shape[-1] != 1:
-        raise ImageUnreadable(path, f"a label map has one channel, this one has {array.shape[-1]}")
-    highest = np.iinfo(np.int32).max if classes is None else classes - 1
-    if array.dtype.kind == "f" or array.min() < 0 or array.max() > highest:
-        values = np.unique(array)
-        wrong = values[~((values >= 0) & (values <= highest) & (values == np.floor(values)))]
-        if wrong.size:
-            raise LabelInvalid(path, [float(value) for value in wrong[:5]], range(classes or 0))
-    label = np.ascontiguousarray(np.moveaxis(array, -1, 0), dtype=np.int32)
+    if header.channels != 1:
+        raise ImageUnreadable(path, f"a label map has one channel, this one has {header.channels}")
+    declared = np.array(values or range(classes or 0), np.int64)
+    label = np.empty((1, *header.grid.shape), np.int32)
+    wrong: set[float] = set()
+    for place, voxels in read_blocks(path, header, None):
+        label[place], bad = _classes_of(voxels, declared, bool(values))
+        if len(wrong) < NAMED:
+            wrong |= {float(value) for value in np.unique(bad)[:NAMED]}
+    if wrong:
+        found = sorted(wrong)[:NAMED]
+        raise LabelInvalid(path, found, declared.tolist(), scale_of(header))
     return MetaTensor(torch.from_numpy(label), affine=torch.from_numpy(header.affine.copy()))
 
 
@@ -157,36 +164,51 @@ def write_label_map(path: Path, labels: NDArray[np.uint8], header: Header) -> No
         ) from error
 
 
-def _read_voxels(path: Path, header: Header, channels: int | None) -> NDArray[Any]:
-    """Read voxels of shape XYZC, scaled as the header says.
-
-    For a picture, `channels` chooses grey (1) or RGB (3).
-    """
-    try:
-        if header.nifti is None:
-            return _read_pixels(path, channels)
-        needed = math.prod(header.shape) * header.dtype.itemsize
-        with open_stream(path) as stream:
-            stream.seek(int(header.nifti["vox_offset"]) or header.nifti.single_vox_offset)
-            raw = stream.read(needed)
-            stream.read(1)  # at the end of a gzip stream this verifies its checksum
-        if len(raw) < needed:
-            raise ValueError(f"truncated: {len(raw):,} of {needed:,} bytes")
-        shape = (*header.grid.shape, header.channels)
-        voxels = np.frombuffer(raw, header.dtype).reshape(shape, order="F")
-        slope, intercept = header.nifti.get_slope_inter()
-        if (slope, intercept) in {(None, None), (1.0, 0.0)}:
-            return np.asarray(voxels, header.dtype.newbyteorder("="))
-        with np.errstate(all="ignore"):
-            return np.asarray(voxels.astype(np.float64) * slope + (intercept or 0.0))
-    except MALFORMED as error:
-        raise ImageUnreadable(path, reason_of(error)) from error
+def _channels_read(header: Header, wanted: int) -> int:
+    """Return the number of channels that reading gives."""
+    return wanted if header.nifti is None and wanted in (1, 3) else header.channels
 
 
-def _read_pixels(path: Path, channels: int | None) -> NDArray[Any]:
-    with open_picture(path) as picture:
-        if channels in (1, 3) and picture.mode in CONVERTIBLE:
-            pixels = np.asarray(picture.convert("L" if channels == 1 else "RGB"))
-        else:
-            pixels = np.asarray(picture)  # numbers of a label map, or 16 bits of grey: unchanged
-    return pixels.reshape(*pixels.shape[:2], 1, -1).swapaxes(0, 1)
+def _fill(
+    image: NDArray[np.float32], path: Path, header: Header, wanted: int, nan_as_zero: bool
+) -> None:
+    """Read a file's channels into their place, and refuse what is not finite."""
+    missing = infinite = 0
+    for place, voxels in read_blocks(path, header, wanted):
+        with np.errstate(all="ignore"):  # what is beyond float32 becomes infinite
+            image[place] = voxels
+        missing += (nan := np.isnan(image[place])).sum()
+        if nan_as_zero:
+            image[place][nan] = 0
+        infinite += np.isinf(image[place]).sum()
+    bad = infinite + (0 if nan_as_zero else missing)
+    if bad:
+        raise ImageInvalid(
+            path,
+            f"has NaN or infinite values in {bad:,} of {image.size:,} voxels",
+            "Export it again" if infinite else NAN,
+        )
+
+
+def _classes_of(
+    voxels: NDArray[Any], declared: NDArray[np.int64], renumbered: bool
+) -> tuple[NDArray[np.int32], NDArray[Any]]:
+    """Return the class of each voxel, and the values that belong to no class."""
+    near = voxels
+    if voxels.dtype.kind == "f":
+        near = np.rint(voxels)
+        good = np.abs(near - voxels) <= WHOLE  # False for NaN and infinity
+    else:
+        good = np.ones(voxels.shape, bool)
+    if not len(declared):
+        good &= (near >= 0) & (near <= np.iinfo(np.int32).max)
+    elif not renumbered:
+        good &= (near >= 0) & (near < len(declared))
+    else:
+        good &= np.isin(near, declared)
+    classes = np.where(good, near, 0).astype(np.int64)
+    if renumbered:
+        order = np.argsort(declared)
+        found = np.searchsorted(declared[order], np.where(good, classes, declared[order[0]]))
+        classes = order[found]
+    return classes.astype(np.int32), voxels[~good]

@@ -31,8 +31,10 @@ def draw_first(folder: Path, data: DataConfig, name: str) -> OnCase:
         if drawn or isinstance(predicted, int) or not isinstance(case.label, Path):
             return
         drawn = True
-        image = read_image(case.image, data.channels, data.spatial_dims)
-        truth = read_label(case.label).numpy()[0]
+        image = read_image(
+            case.image, data.channels, data.spatial_dims, nan_as_zero=data.nan_as_zero
+        )
+        truth = read_label(case.label, values=case.label_values).numpy()[0]
         write_slice_pictures(
             folder,
             image.as_tensor(),

@@ -12,16 +12,17 @@ from torch import Tensor, nn
 
 from polyclinic.config.schemas import DataConfig, JobConfig
 from polyclinic.errors import ConfigError
+from polyclinic.imaging.dataset_checks import check_agreement
 from polyclinic.imaging.datasets import (
     Case,
     SiteDataset,
     Split,
-    check_agreement,
     evaluation_cases,
     read_dataset,
 )
 from polyclinic.imaging.grids import resample
-from polyclinic.imaging.headers import Grid, Header, check_header
+from polyclinic.imaging.headers import Grid, Header
+from polyclinic.imaging.image_files import check_header
 from polyclinic.imaging.volumes import read_label, write_label_map
 from polyclinic.learning.metrics import Evaluation, dice_per_class, recall_per_class, summarize
 from polyclinic.learning.model_file import load_model
@@ -112,7 +113,7 @@ def evaluate_natively(
     for case in evaluation_cases(dataset, split):
         if isinstance(case.label, Path):
             labels, _ = predict_label_map(network, case.image, data)
-            truth = read_label(case.label, len(data.labels)).as_tensor()
+            truth = read_label(case.label, len(data.labels), values=case.label_values).as_tensor()
             rows.append(
                 dice_per_class(
                     torch.from_numpy(labels).view(-1), truth.reshape(-1), len(data.labels)

@@ -16,8 +16,10 @@ from torch import Generator, Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from polyclinic.config.compose import instantiate
+from polyclinic.config.mirroring import augmentation_of
 from polyclinic.config.schemas import DataConfig, ShiftsConfig, TrainingConfig
-from polyclinic.imaging.datasets import Case, SiteDataset, check_agreement, check_grids
+from polyclinic.imaging.dataset_checks import check_agreement, check_grids
+from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.imaging.grids import network_grid, resample
 from polyclinic.imaging.headers import Grid
 from polyclinic.imaging.volumes import read_image, read_label
@@ -106,7 +108,7 @@ def prepare_image(image: Sequence[Path], data: DataConfig) -> tuple[Tensor, Grid
     Raises:
         DataError: The typed fault of the file.
     """
-    raw = read_image(image, data.channels, data.spatial_dims)
+    raw = read_image(image, data.channels, data.spatial_dims, nan_as_zero=data.nan_as_zero)
     x, y, z = raw.shape[1:]
     native = Grid((x, y, z), raw.affine.numpy())
     grid = network_grid(native, data)
@@ -131,8 +133,8 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     label: Tensor | int | None = None
     worth = image.flatten(1, 2).amax((0, 1)) > image.flatten(1, 2).amin((0, 1))
     if isinstance(case.label, Path):
-        drawn = read_label(case.label, len(data.labels)).as_tensor().to(torch.uint8)
-        label = resample(drawn, native, grid, nearest=True)
+        drawn = read_label(case.label, len(data.labels), values=case.label_values)
+        label = resample(drawn.as_tensor().to(torch.uint8), native, grid, nearest=True)
         worth = label.flatten(0, 2).any(0)
     else:
         label = case.label
@@ -140,12 +142,25 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     return Sample(case, image, label, slices if len(slices) else torch.arange(image.shape[-1]))
 
 
+def check_case(case: Case, data: DataConfig) -> None:
+    """Read all files of a case, and keep nothing.
+
+    Raises:
+        DataError: The typed fault of a file.
+    """
+    check_grids(case)
+    read_image(case.image, data.channels, data.spatial_dims, nan_as_zero=data.nan_as_zero)
+    if isinstance(case.label, Path):
+        read_label(case.label, len(data.labels), values=case.label_values)
+
+
 def prepare(
     dataset: SiteDataset, data: DataConfig, on_progress: Callable[[int, int], None] | None = None
 ) -> PreparedSite:
-    """Preprocess the training and validation cases, once for all rounds.
+    """Preprocess the training and validation cases, once for all rounds; read the test cases.
 
-    Up to `data.cache_gb` of them stay in memory.
+    Up to `data.cache_gb` of them stay in memory. A test case that is damaged is met here, and not
+    when all rounds are done.
 
     Args:
         dataset: From `read_dataset`.
@@ -157,7 +172,8 @@ def prepare(
         DataError: The typed fault of the first faulty file.
     """
     check_agreement(dataset, data)
-    total, done = len(dataset.training) + len(dataset.validation), 0
+    tests = [case for case in dataset.test if case.label is not None]
+    total, done = len(dataset.training) + len(dataset.validation) + len(tests), 0
 
     def step() -> None:
         nonlocal done
@@ -168,6 +184,9 @@ def prepare(
     room = data.cache_gb * 2**30
     training = PreparedCases(dataset.training, data, room, step)
     validation = PreparedCases(dataset.validation, data, room - training.bytes, step)
+    for case in tests:
+        check_case(case, data)
+        step()
     return PreparedSite(dataset, data, training, validation)
 
 
@@ -221,9 +240,9 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
     ) -> None:
         self.cases, self.data = cases, data
         self.generator = Generator().manual_seed(seed + 1)
-        self.augment = Compose([instantiate(part) for part in data.augment]).set_random_state(
-            seed=seed
-        )
+        self.augment = Compose(
+            [instantiate(part) for part in augmentation_of(data)]
+        ).set_random_state(seed=seed)
         self.shift = ImageShifts(shifts, data.spatial_dims, seed + 2)
 
     def __len__(self) -> int:

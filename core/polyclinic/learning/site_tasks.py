@@ -5,7 +5,7 @@ from typing import Literal, Protocol, runtime_checkable
 
 from polyclinic.config.schemas import DataConfig, JobConfig
 from polyclinic.imaging.datasets import SiteDataset
-from polyclinic.imaging.headers import check_header
+from polyclinic.imaging.image_files import check_header
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import SPLITS, Case, SiteDataset
+from polyclinic.imaging.datasets import SPLITS, Case, SiteDataset, allow_images_in
 from polyclinic.system.durable import write_durably
 
 Given = str | Path | Mapping[str, str | Path | SiteDataset] | Sequence[str | Path | SiteDataset]
@@ -71,19 +71,33 @@ def write_dataset(dataset: SiteDataset, folder: Path) -> Path:
     listing: dict[str, Any] = {
         "name": dataset.name,
         "modality": _numbered(dataset.modality),
-        "labels": _numbered(dataset.labels),
+        "labels": _numbered(dataset.labels, dataset.label_values),
     }
-    listing |= {split: [_entry(case) for case in getattr(dataset, split)] for split in SPLITS}
+    listing |= {
+        split: [_entry(case, dataset.label_values) for case in getattr(dataset, split)]
+        for split in SPLITS
+    }
+    allow_images_in(*{path.parent for case in dataset.cases for path in _files_of(case)})
     write_durably(folder / LISTING, json.dumps(listing, indent=1).encode())
     return folder
 
 
-def _numbered(names: Iterable[str]) -> dict[str, str]:
-    return {str(number): name for number, name in enumerate(names)}
+def _files_of(case: Case) -> list[Path]:
+    return [*case.image, *([case.label] if isinstance(case.label, Path) else [])]
 
 
-def _entry(case: Case) -> dict[str, Any]:
+def _numbered(names: Sequence[str], numbers: Sequence[int] = ()) -> dict[str, str]:
+    return {
+        str(number): name for number, name in zip(numbers or range(len(names)), names, strict=True)
+    }
+
+
+def _entry(case: Case, numbers: Sequence[int]) -> dict[str, Any]:
     files = [str(path.resolve()) for path in case.image]
-    label = str(case.label.resolve()) if isinstance(case.label, Path) else case.label
+    label: str | int | None
+    if isinstance(case.label, Path):
+        label = str(case.label.resolve())
+    else:
+        label = numbers[case.label] if numbers and case.label is not None else case.label
     entry: dict[str, Any] = {"image": files, "label": label, "subject": case.subject}
     return {key: value for key, value in entry.items() if value not in (None, "")}

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.config.schemas import Config
+from polyclinic.config.validation import check_channels
 from polyclinic.errors import RunError
 from polyclinic.federation.jobs import describe_run
 from polyclinic.federation.run_folder import RunFolder
@@ -40,6 +41,8 @@ def prepare_run(
     if path.exists():
         _check_same(path, expanded, resume=resume)
     else:
+        for config in configs:
+            check_channels(config.data)
         path.mkdir(parents=True)
         RunFolder(path).keep_settings(expanded, configs)
     run = RunFolder(path)

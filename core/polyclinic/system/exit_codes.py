@@ -5,6 +5,7 @@ run that could not go on; 6 disk or memory; 130 interrupted.
 """
 
 import errno
+import os
 import shutil
 import signal
 import sys
@@ -19,6 +20,7 @@ import typer
 from polyclinic.errors import DiskFull, PolyclinicError
 from polyclinic.system.text import clean_lines
 
+OWNER_ALONE = 0o077  # pictures, logs, ledgers and label maps tell of patients
 EXIT_CODES = (
     "Exit codes: 0 done, 2 wrong usage or setting, 3 data or model files, 4 network, "
     "5 a run that could not go on, 6 disk or memory, 130 interrupted."
@@ -31,7 +33,11 @@ def end_like_ctrl_c(_number: int, _frame: FrameType | None) -> None:
 
 
 def run_command(app: typer.Typer) -> None:
-    """Run a command line and exit; an error ends it with one plain sentence and its exit code."""
+    """Run a command line and exit; an error ends it with one plain sentence and its exit code.
+
+    Whatever the command and its child processes write can be read by its user alone.
+    """
+    os.umask(OWNER_ALONE)
     signal.signal(signal.SIGTERM, end_like_ctrl_c)
     try:
         sys.exit(app(standalone_mode=False) or 0)

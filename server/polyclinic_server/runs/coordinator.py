@@ -10,7 +10,9 @@ import psutil
 from rich.console import Console
 
 from polyclinic.config.compose import expand_strategies, load_config
+from polyclinic.config.mirroring import describe_mirroring
 from polyclinic.config.schemas import Config
+from polyclinic.config.validation import check_channels
 from polyclinic.errors import ConfigError, DiskFull, RunError
 from polyclinic.federation.events import Note
 from polyclinic.federation.run_folder import (
@@ -118,6 +120,9 @@ def _serve(
     ):
         console.print(place.invitation(fleet.address), markup=False)
         folder.update(address=fleet.address)
+        for text in dict.fromkeys(describe_mirroring(config.data) for config in configs):
+            if text:
+                record("note", text)
         coordinate(fleet.grid, folder)
 
 
@@ -134,6 +139,7 @@ def create_run(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, l
     from polyclinic_server.runs.app import make_coordinator
 
     for config in configs:
+        check_channels(config.data)
         make_coordinator(config)
     folder = new_run(Path(configs[0].deployment.runs), name)
     free = psutil.disk_usage(str(folder.path)).free

@@ -130,7 +130,7 @@ def _prepare(case: Case, reference: Reference, classes: int, fine: bool) -> dict
             raise DatasetInvalid(
                 case.image[0], "has no label map", "List it with one, or under 'test'."
             )
-        native = read_label(case.label, classes).as_tensor()[None].float()
+        native = read_label(case.label, classes, values=case.label_values).as_tensor()[None].float()
         slabs = []
         for rows in slabs_of(reference.shape):
             points = identity((rows.stop - rows.start, *reference.shape[1:]))

@@ -181,7 +181,9 @@ def _open(case: Case, protection: Protection, data: DataConfig) -> tuple[Canonic
 def _truth(case: Case, data: DataConfig) -> Tensor:
     """Read the drawn labels, (X, Y, Z)."""
     assert isinstance(case.label, Path)
-    truth: Tensor = read_label(case.label, len(data.labels)).as_tensor()[0]
+    truth: Tensor = read_label(case.label, len(data.labels), values=case.label_values).as_tensor()[
+        0
+    ]
     return truth
 
 

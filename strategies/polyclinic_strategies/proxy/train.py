@@ -24,7 +24,8 @@ from rich.console import Console
 from polyclinic.config.compose import digest, instantiate, job_settings, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import Case, SiteDataset, check_agreement, read_dataset
+from polyclinic.imaging.dataset_checks import check_agreement
+from polyclinic.imaging.datasets import Case, SiteDataset, read_dataset
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic.system.durable import write_durably
 from polyclinic_strategies.proxy.attacks.attack_suite import AttackSuite

@@ -16,7 +16,8 @@ from rich.text import Text
 
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import check_dataset, read_dataset
+from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.metrics import Evaluation

@@ -16,6 +16,7 @@ from polyclinic.errors import ProcessDied
 from polyclinic.security.keys import authority_fingerprint
 from polyclinic.security.kit import Kit
 from polyclinic.system.processes import free_port
+from polyclinic_client.fleet.join import only_client
 from polyclinic_client.fleet.supervisor import Supervisor
 from polyclinic_client.network.connection import Connection
 from polyclinic_client.site.status import CONNECTION, StatusFile
@@ -158,3 +159,10 @@ def _broken(one: Coordinator, folder: Path, said: list[str]) -> Supervisor:
     connection = Connection(f"127.0.0.1:{one.port}", "a")
     state = folder / "state"
     return Supervisor(connection, state, state, said.append, module="polyclinic_client.no_module")
+
+
+def test_a_state_folder_is_its_users_alone(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    state.mkdir(mode=0o755)  # as earlier versions made it
+    with only_client(state):
+        assert state.stat().st_mode & 0o777 == 0o700

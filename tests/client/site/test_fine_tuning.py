@@ -1,5 +1,6 @@
 """A hospital fine-tunes outside of any message: crashes, hand-overs, wrong bases."""
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.learning import training
+from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.state_dict import shared_names, state_digest, unpack
 from polyclinic.store.contribution import TensorFile, read_contribution
 from polyclinic_client.site.fine_tuning import work
@@ -68,6 +70,16 @@ def test_a_contribution_says_where_it_comes_from_and_waits_until_it_is_acknowled
     assert hospital.hand_over(assignment, [Verdict(path.stem, True)]).digest == ""
     work(hospital.name, hospital.dataset.folder, hospital.state)
     assert hospital.hand_over(assignment, []).digest == ""  # nothing more to do
+
+
+def test_a_hospital_without_foreground_contributes_without_a_score(
+    hospital: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_base(hospital)
+    nothing = Evaluation(None, {"CSF": math.nan}, math.nan, 1)
+    monkeypatch.setattr(training, "evaluate", lambda *a, **o: nothing)
+    made = read_contribution(do(hospital))
+    assert set(made.metrics) == {"loss"} and math.isfinite(made.metrics["loss"])
 
 
 def test_a_crash_costs_a_pass_and_changes_no_bit(

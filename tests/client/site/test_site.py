@@ -1,8 +1,11 @@
 """What a hospital does with an order, without Flower and without processes."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import nibabel as nib
+import numpy as np
 import pytest
 import torch
 
@@ -16,9 +19,11 @@ from polyclinic.errors import (
     ModelInvalid,
 )
 from polyclinic.federation.records import Order
+from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.state_dict import layout_digest, load_state, pack, shared_names
 from polyclinic_client.fleet.worker import describe
 from polyclinic_client.site.site import Site, open_site
+from polyclinic_client.site.status import WORKER, StatusFile
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import TINY
 
@@ -68,6 +73,22 @@ def test_another_configuration_on_the_other_side_is_refused_with_its_name(site: 
 def test_other_labels_are_refused_with_both_lists(site: Site) -> None:
     refusal = site.greet(order("data.labels=[background,tumour]")[0]).refusal
     assert "background, tumour" in refusal and "grey matter" in refusal
+
+
+def test_a_refusal_is_explained_here_and_only_named_to_the_coordinator(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    copy = Path(shutil.copytree(data, tmp_path / "data"))
+    damaged = read_dataset(copy).training[0].image[0]
+    image = nib.load(damaged)
+    nib.save(nib.Nifti1Image(np.full(image.shape, np.nan, np.float32), image.affine), damaged)
+    site = Site("mprage-3t", copy, tmp_path / "state")
+    refusal = site.greet(order()[0]).refusal
+    assert "ImageInvalid" in refusal and damaged.name not in refusal
+    kept = StatusFile(tmp_path / "state" / WORKER).read()
+    assert kept.doing == "refused"
+    for text in (kept.reason, caplog.text):
+        assert damaged.name in text and "NaN" in text
 
 
 def test_a_model_that_this_machine_does_not_know_is_refused(site: Site) -> None:

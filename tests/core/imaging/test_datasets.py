@@ -25,7 +25,8 @@ from polyclinic.errors import (
     LabelInvalid,
     ShapeMismatch,
 )
-from polyclinic.imaging.datasets import check_dataset, evaluation_cases, read_dataset
+from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.datasets import ELSEWHERE, evaluation_cases, read_dataset
 from polyclinic.imaging.grids import network_grid
 from polyclinic.imaging.headers import Grid
 from polyclinic.learning.crops import crop
@@ -125,7 +126,7 @@ def test_odd_but_possible(folder: Path) -> None:
 
 
 def test_files_elsewhere_and_names_that_repeat(
-    folder: Path, tmp_path_factory: pytest.TempPathFactory
+    folder: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pooled = tmp_path_factory.mktemp("pooled")
     inside = folder / "south"
@@ -138,6 +139,9 @@ def test_files_elsewhere_and_names_that_repeat(
         for name in ("i0.nii.gz", "south/i0.nii.gz")
     ]
     describe(pooled, training=here, validation=[here[0]], test=None)
+    with pytest.raises(DatasetInvalid, match=ELSEWHERE):
+        read_dataset(pooled)
+    monkeypatch.setenv(ELSEWHERE, f"/nowhere:{folder}")
     names = [case.name for case in read_dataset(pooled).training]
     assert len(set(names)) == 2 and names[1].endswith("south_i0")
 
@@ -151,13 +155,16 @@ def name_labels(names: list[str]) -> dict[str, str]:
     [
         ({"labels": None}, "'labels' is missing"),
         ({"labels": ["background", "tumour"]}, "'labels'"),
-        ({"labels": {"0": "background", "2": "tumour"}}, "keys 0, 2"),
+        ({"labels": {"1": "background", "2": "tumour"}}, "keys 1, 2"),
+        ({"labels": {"0": "background", "-1": "tumour"}}, "keys 0, -1"),
+        ({"labels": {"background": 0, "tumour": [1, 2]}}, "regions"),
+        ({"labels": {"background": 0, "ignore": 1}}, "ignore"),
         ({"labels": {"0": "background", "1": 1}}, "not a name"),
         ({"labels": name_labels(["a", "a"])}, "differently"),
         ({"labels": name_labels(["a"])}, "two classes"),
         ({"modality": None}, "'modality'"),
         ({"training": []}, "'training' is empty"),
-        ({"validation": None}, "'validation' is empty or missing"),
+        ({"validation": None, "training": [entry(0)]}, "'validation' is empty or missing"),
         ({"training": "i0.nii.gz"}, "not a list"),
         ({"training": ["i0.nii.gz"]}, "no 'image'"),
         ({"training": [{"image": "i0.nii.gz"}]}, "no label"),
@@ -260,7 +267,7 @@ def test_every_bad_file_is_found(
 def test_samples(folder: Path) -> None:
     calls: list[tuple[int, int]] = []
     prepared = prepare(read_dataset(folder), DATA, lambda *call: calls.append(call))
-    assert calls[-1] == (4, 4) and prepared.training.complete
+    assert calls[-1] == (5, 5) and prepared.training.complete
     sample = prepared.training[0]
     assert sample.image.shape == (1, 12, 10, 9) and abs(float(sample.image.mean())) < 1e-5
     label = nib.load(folder / "l0.nii.gz").get_fdata()[::-1]  # LAS on disk, RAS for the network

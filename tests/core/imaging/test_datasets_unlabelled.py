@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from polyclinic.errors import DatasetInvalid, FileMissing, ImageUnreadable
-from polyclinic.imaging.datasets import check_dataset, read_dataset
+from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.datasets import read_dataset
 from tests.core.imaging.test_datasets import describe, entry, save
 
 IMAGES = [f"i{number}.nii.gz" for number in range(3)]

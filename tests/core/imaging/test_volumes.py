@@ -23,7 +23,8 @@ from polyclinic.errors import (
     ShapeMismatch,
 )
 from polyclinic.imaging.grids import resample
-from polyclinic.imaging.headers import Grid, check_header
+from polyclinic.imaging.headers import Grid
+from polyclinic.imaging.image_files import check_header
 from polyclinic.imaging.volumes import read_image, read_label, write_label_map
 
 AFFINE = np.array([[-2.0, 0, 0, 30], [0, 0, 3.0, -20], [0, 1.5, 0, 5], [0, 0, 0, 1]])

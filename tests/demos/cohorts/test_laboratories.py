@@ -16,7 +16,8 @@ from PIL import Image
 
 from polyclinic.config.compose import load_job
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import check_dataset, read_dataset
+from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.datasets import read_dataset
 from polyclinic_demos.cohorts.laboratories import write_laboratories
 
 real = pytest.mark.skipif(

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import check_dataset, read_dataset
+from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.datasets import read_dataset
 from polyclinic_demos.cohorts.laboratories import find_photographs
 from polyclinic_demos.cohorts.task_sources import (
     CELLS,

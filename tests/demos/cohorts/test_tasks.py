@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import SiteDataset, check_dataset, read_dataset
+from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic_demos.cohorts.task_images import BRAIN_TASKS, draw_brains, draw_public_brains
 from polyclinic_demos.cohorts.tasks import TaskCohort, write_tasks
 
@@ -60,7 +61,9 @@ def test_every_task_is_a_data_set_that_passes_every_check(cohort: TaskCohort) ->
     assert [folder.name for folder in folders(cohort)] == list(BRAIN_TASKS)
     for folder in folders(cohort):
         dataset = read_dataset(folder)
-        assert check_dataset(dataset, deep=True) == []
+        # in so few small images a class may be met nowhere
+        notes = check_dataset(dataset, deep=True)
+        assert [note for note in notes if not note.startswith("No case has")] == []
         assert (dataset.name, dataset.labels, dataset.modality) == (
             folder.name,
             BRAIN_TASKS[folder.name].labels,

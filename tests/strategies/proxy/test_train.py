@@ -5,6 +5,7 @@ Once in full with tiny settings, then taken up again, and what it refuses.
 
 import io
 import json
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -237,11 +238,8 @@ def test_a_second_call_takes_everything_up(
 
 
 def test_people_who_came_once_are_refused(tmp_path: Path, cohorts: tuple[Path, Path]) -> None:
+    shutil.copytree(cohorts[0], tmp_path, dirs_exist_ok=True)
     tree = json.loads((cohorts[0] / "dataset.json").read_text())
-    for entry in [case for split in ("training", "validation", "test") for case in tree[split]]:
-        entry.update(
-            {kind: str((cohorts[0] / entry[kind]).resolve()) for kind in ("image", "label")}
-        )
     for split, change in (("training", {"subject": "one"}), ("validation", {}), ("test", {})):
         changed = {
             **tree,

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from polyclinic.config.schemas import DataConfig
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.headers import check_header
+from polyclinic.imaging.image_files import check_header
 from polyclinic.learning.crops import as_batch
 from polyclinic.learning.preparation import prepare_image
 
