@@ -25,6 +25,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ScanNotRecognized       not what the deformation proxy knows (its frame.canonical)
     │   └── TooFewSubjects          a statistic over so few subjects that it would reveal them
     ├── ModelInvalid                a weights file that does not fit             exit code 3
+    │   └── WeightsInvalid          weights that the coordinator sent
     ├── ContributionRefused         a hospital's contribution (refusals.py)      exit code 3
     │   ├── BaseMismatch            made on a base that the federation never had
     │   ├── StaleBase               made on a base that was replaced too often since
@@ -262,6 +263,12 @@ class ModelInvalid(PolyclinicError):
     """A weights file is damaged or belongs to another network."""
 
     exit_code = 3
+
+
+class WeightsInvalid(ModelInvalid):
+    """Weights that arrived do not fit, or are not finite."""
+
+    shareable = True
 
 
 class LinkError(PolyclinicError):

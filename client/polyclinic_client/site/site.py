@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from polyclinic.config.compose import digest, instantiate, job_digests, load_job
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
-from polyclinic.errors import ConfigMismatch, DatasetInvalid, ModelInvalid, PolyclinicError
+from polyclinic.errors import ConfigMismatch, DatasetInvalid, PolyclinicError, WeightsInvalid
 from polyclinic.federation.assignment import Assignment, Handover, Verdict
 from polyclinic.federation.hospital import Trained
 from polyclinic.federation.records import Hello, Order
@@ -136,12 +136,12 @@ class Site:
             weights: The model, packed.
 
         Raises:
-            ModelInvalid: It is not what its digest says.
+            WeightsInvalid: It is not what its digest says.
         """
         network = self.build_network(order)
         state = unpack(weights, network.state_dict(), shared_names(network, "none"))
         if state_digest(state) != base:
-            raise ModelInvalid(
+            raise WeightsInvalid(
                 f"The base {base[:12]} arrived with other weights: the coordinator sends it again "
                 "when it is asked to."
             )
