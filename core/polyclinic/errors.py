@@ -60,6 +60,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── NothingToWithdraw
     │   └── LedgerDamaged           what it holds is not what was written
     └── ResourceError               the machine                                  exit code 6
+        ├── LimitExceeded           more than a hospital allows a coordinator
         └── DiskFull
 
 An error is `shareable` when its text says nothing about a hospital's files, so that it may travel
@@ -441,6 +442,23 @@ class ResourceError(PolyclinicError):
 
     exit_code = 6
     shareable = True
+
+
+class LimitExceeded(ResourceError):
+    """A coordinator asks for more than a hospital's own limits allow.
+
+    Args:
+        asked: What it asks for.
+        limit: What is allowed.
+        option: Of `polyclinic-client join`, with which the hospital may allow more; or empty.
+    """
+
+    def __init__(self, asked: str, limit: str, option: str) -> None:
+        remedy = f" The hospital may allow more: `polyclinic-client join {option}`."
+        super().__init__(
+            f"The coordinator asks for {asked}, and this hospital's limit is {limit}: ask for less."
+            f"{remedy if option else ''}"
+        )
 
 
 class DiskFull(ResourceError):

@@ -17,11 +17,18 @@ from torch import Tensor, nn
 from polyclinic.config.compose import digest, instantiate, job_digests, load_job
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
-from polyclinic.errors import ConfigMismatch, DatasetInvalid, PolyclinicError, WeightsInvalid
+from polyclinic.errors import (
+    ConfigMismatch,
+    DatasetInvalid,
+    LimitExceeded,
+    PolyclinicError,
+    WeightsInvalid,
+)
 from polyclinic.federation.assignment import Assignment, Handover, Verdict
 from polyclinic.federation.hospital import Trained
 from polyclinic.federation.records import Hello, Order
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
+from polyclinic.learning.bounded import bounded_network
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.preparation import PreparedSite, prepare, prepare_image
 from polyclinic.learning.site_tasks import site_job
@@ -40,6 +47,7 @@ from polyclinic_client.site.dispatch import (
     describing_hospital_of,
     hospital_of,
 )
+from polyclinic_client.site.limits import Limits, read_limits
 from polyclinic_client.site.outbox import REFINED, Outbox
 from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import WORKER, StatusFile
@@ -167,11 +175,21 @@ class Site:
         """
         return read_release_policy(self.state)
 
+    @property
+    def limits(self) -> Limits:
+        """The most that the hospital does for a coordinator.
+
+        Raises:
+            ConfigError: The file that says so is damaged.
+        """
+        return read_limits(self.state)
+
     def job(self, order: Order) -> JobConfig:
         """Build the job from this machine's conf/, once, and compare it with the coordinator's.
 
         Raises:
             MethodMissing, PluginMismatch: Something that it needs is not installed here.
+            LimitExceeded: It is more than this hospital allows.
             ConfigMismatch: The two sides would build different things.
         """
         key = digest([dict(order.names), dict(order.settings), order.method, dict(order.plugins)])
@@ -181,6 +199,7 @@ class Site:
             check_job_packages(order, job)
             _JOBS[key] = (job, job_digests(job))
         job, digests = _JOBS[key]
+        self.limits.check(order, job)
         for group, ours in digests.items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(
@@ -193,10 +212,12 @@ class Site:
 
         Raises:
             ConfigMismatch: Its tensors have other names or shapes than there.
+            LimitExceeded: It is larger than this hospital allows.
         """
         job = self.job(order)
         torch.manual_seed(order.seed)
-        network: nn.Module = instantiate(job.model)
+        with bounded_network(self.limits.network_numbers, _refuse_network):
+            network: nn.Module = instantiate(job.model)
         layout = layout_digest(network.state_dict(), shared_names(network, "none"))
         if layout != order.digests.get("layout"):
             ours = f"{version('polyclinic')}, monai {version('monai')}"
@@ -211,7 +232,8 @@ class Site:
             def tell(done: int, total: int) -> None:
                 self.say(order, "preparing", step=done, steps=total)
 
-            self._prepared = (key, prepare(self.dataset, self.job(order).data, tell))
+            data = self.limits.fit_cache(self.job(order).data)
+            self._prepared = (key, prepare(self.dataset, data, tell))
         return self._prepared[1]
 
     @property
@@ -243,6 +265,10 @@ def shareable_text(error: PolyclinicError) -> str:
     if error.shareable:
         return str(error)
     return f"{type(error).__name__} (the hospital's log has the details)"
+
+
+def _refuse_network(asked: str) -> LimitExceeded:
+    return LimitExceeded(asked, "smaller", "--max-memory-gb")
 
 
 def open_site(node_config: dict[str, Any]) -> Site:
