@@ -255,8 +255,8 @@ class TooFewSubjects(DataError):
         super().__init__(
             f"The hospital has {subjects} subjects to describe itself with, "
             f"at least {minimum} are needed so that no one of them shows: "
-            "add cases to 'training' or 'test', or ask the coordinator for a lower "
-            "privacy.release.min_subjects."
+            "add cases to 'training' or 'test', or agree on a lower number on both sides "
+            "(privacy.release.min_subjects, `polyclinic-client join --min-subjects`)."
         )
 
 

@@ -61,8 +61,7 @@ class Release:
         """
         import torch
 
-        if len(rows) < self.min_subjects:
-            raise TooFewSubjects(len(rows), self.min_subjects)
+        self.check_subjects(len(rows))
         stacked = torch.stack(list(rows)).double()
         lengths = torch.linalg.vector_norm(stacked, dim=1, keepdim=True)
         total = (stacked / lengths.clamp_min(1.0)).sum(0)
@@ -70,6 +69,15 @@ class Release:
             total += self.noise_multiplier * gaussian(total.numel()).to(total.device)
         mean: Tensor = total / len(rows)
         return mean.float()
+
+    def check_subjects(self, subjects: int) -> None:
+        """Refuse a mean over too few subjects.
+
+        Raises:
+            TooFewSubjects: Fewer than `min_subjects`.
+        """
+        if subjects < self.min_subjects:
+            raise TooFewSubjects(subjects, self.min_subjects)
 
     def epsilon(self, releases: int) -> float:
         """Compute how much all that left tells about one subject; infinite without noise.

@@ -46,6 +46,8 @@ def images(labelled: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def site(images: Path, tmp_path: Path) -> Site:
+    keep_release_policy(tmp_path / "state", 1, None)
+    keep_release_policy(tmp_path / "other", 1, None)
     return Site("new", images, tmp_path / "state", mode="describe")
 
 
@@ -122,6 +124,10 @@ def test_too_few_subjects_is_a_sentence_that_may_travel(site: Site) -> None:
 
 def test_the_hospitals_own_demands_count_whatever_the_coordinator_asks(site: Site) -> None:
     asked, _ = order()
+    with pytest.raises(TooFewSubjects):  # of a hospital that never said anything, 3
+        Site("new", site.dataset.folder, site.state / "silent", mode="describe").describe(
+            asked, ["average_image"], ANYBODY, None
+        )
     quiet, _ = site.describe(asked, ["average_image"], ANYBODY, None)
     keep_release_policy(site.state, None, 0.5)
     noisy, _ = site.describe(asked, ["average_image"], ANYBODY, None)
