@@ -37,9 +37,12 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
 
     Raises:
         ModelInvalid: The base is damaged, or of another network.
+        LimitExceeded: It asks for statistics, as many other questions did before.
         PolyclinicError: Whatever is wrong with data or settings.
     """
     order = assignment.order
+    if assignment.statistics:
+        site.release_book.note(key)
     network = site.build_network(order)
     base = load_state(outbox.base_path(assignment.base))[0]
     if set(base) != set(shared_names(network, "none")):

@@ -4,9 +4,10 @@ What a method does is the method's (`polyclinic.federation.hospital`); here it i
 called. Everything stays on this machine but the weights and figures that are returned.
 """
 
-import hashlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -49,6 +50,7 @@ from polyclinic_client.site.dispatch import (
 )
 from polyclinic_client.site.limits import Limits, read_limits
 from polyclinic_client.site.outbox import REFINED, Outbox
+from polyclinic_client.site.release_book import ReleaseBook
 from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import WORKER, StatusFile
 
@@ -114,8 +116,19 @@ class Site:
     def describe(
         self, order: Order, names: Sequence[str], release: Release, weights: Tensor | None
     ) -> tuple[StateDict, int]:
-        """Return means over all subjects, and the number of subjects."""
-        return describing_hospital_of(order).describe(self, order, names, release, weights)
+        """Return means over all subjects, and the number of subjects.
+
+        Raises:
+            LimitExceeded: Too many other questions were answered before.
+        """
+        hospital = describing_hospital_of(order)
+        asked = [sorted(names), asdict(release.strictest(self.release_policy))]
+        network = [dict(order.names), dict(order.settings), order.method, order.seed]
+        came = "" if weights is None else sha256(weights.numpy().tobytes()).hexdigest()
+        return self.release_book.answer(
+            [*asked, *network, came, self.outbox.listed().hex()],
+            lambda: hospital.describe(self, order, names, release, weights),
+        )
 
     def receive(self, order: Order, weights: Tensor, number: int) -> Path:
         """Keep a model that the coordinator made for this hospital."""
@@ -174,6 +187,11 @@ class Site:
             ConfigError: The file that says so is damaged.
         """
         return read_release_policy(self.state)
+
+    @property
+    def release_book(self) -> ReleaseBook:
+        """What the hospital has told about its images."""
+        return ReleaseBook(self.state, self.limits.releases)
 
     @property
     def limits(self) -> Limits:
@@ -252,7 +270,7 @@ class Site:
 
     def seed(self, order: Order) -> int:
         """Return a seed: another one for every hospital and round, the same for every strategy."""
-        drawn = hashlib.sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()
+        drawn = sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()
         return int.from_bytes(drawn[:4], "big")
 
     def compute_slot(self) -> AbstractContextManager[None]:

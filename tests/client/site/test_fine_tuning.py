@@ -7,11 +7,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyclinic.errors import ConfigError, ModelInvalid, TooFewSubjects
+from polyclinic.errors import ConfigError, LimitExceeded, ModelInvalid, TooFewSubjects
 from polyclinic.learning import training
 from polyclinic.learning.state_dict import shared_names, state_digest, unpack
 from polyclinic.store.contribution import TensorFile, read_contribution
 from polyclinic_client.site.fine_tuning import work
+from polyclinic_client.site.limits import keep_limits
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
@@ -85,6 +86,15 @@ def test_neither_sides_demand_lets_statistics_of_one_subject_leave(
     with pytest.raises(ConfigError if noise else TooFewSubjects):
         work(hospital.name, hospital.dataset.folder, hospital.state)
     assert not list(hospital.outbox.folder.glob("*"))
+
+
+def test_contributions_with_statistics_are_counted_with_all_other_answers(hospital: Site) -> None:
+    keep_limits(hospital.state, releases=0)
+    prepare_base(hospital, "correlation")
+    with pytest.raises(LimitExceeded, match="--max-releases"):
+        work(hospital.name, hospital.dataset.folder, hospital.state)
+    hospital.hand_over(assigned(hospital)[0], [])
+    assert do(hospital).exists()  # without statistics nothing is counted
 
 
 def test_a_crash_costs_a_pass_and_changes_no_bit(
