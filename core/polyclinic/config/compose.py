@@ -36,6 +36,7 @@ from polyclinic.config.validation import (
     validate,
 )
 from polyclinic.errors import ConfigError, PolyclinicError, UnknownName
+from polyclinic.system.memory import is_out_of_memory
 
 __all__ = [
     "CONF",
@@ -221,6 +222,7 @@ def instantiate(part: Part, **extra: object) -> Any:
         ConfigError: A `_target_` is not on the allow-list (`polyclinic.config.targets`), or the
             class cannot be made with these arguments.
         PolyclinicError: What the class itself says of its arguments.
+        MemoryError, RuntimeError: There is not enough memory.
     """
     node: Any = with_current_names(dict(part))
     target = str(node.get("_target_"))
@@ -230,7 +232,7 @@ def instantiate(part: Part, **extra: object) -> Any:
     except HydraException as error:
         failed = error
     cause = failed.__cause__ or failed
-    if isinstance(cause, PolyclinicError):
+    if isinstance(cause, PolyclinicError) or is_out_of_memory(cause):
         raise cause
     text = str(cause).splitlines()[0]
     raise ConfigError(f"{target} cannot be made with these settings: {text}") from failed

@@ -4,9 +4,9 @@ import math
 import re
 import reprlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from polyclinic.config.schemas import DataConfig, Part, Scalar, Setting, TrainingConfig
 from polyclinic.errors import ConfigError
@@ -15,6 +15,7 @@ JOB_GROUPS = ("model", "data", "training")  # what a hospital needs to know
 _PIECE = "[A-Za-z][A-Za-z0-9_]{0,63}"  # Hydra's own keys, such as _target_, begin otherwise
 _KEY = re.compile(rf"({'|'.join(JOB_GROUPS)})(\.{_PIECE}){{1,8}}")
 _SHOWN = 100  # characters of what somebody else wrote
+MOST_ENTRIES = 256  # settings of a job, or packages
 LONGEST = 256  # values in a list that travels
 LOSSES = {"monai.losses.": "segmentation", "torch.nn.": "classification"}  # home -> kind of task
 Schema = TypeVar("Schema")
@@ -107,6 +108,25 @@ def check_name(name: object) -> str:
     ):
         raise ConfigError(f"'{str(name)[:_SHOWN]}' is not a name of conf/.")
     return name
+
+
+def _check_names(values: object) -> dict[str, str]:
+    return {str(group)[:_SHOWN]: check_name(name) for group, name in _bounded(values).items()}
+
+
+def _check_settings(values: object) -> dict[str, Setting]:
+    return {key: check_setting(key, value) for key, value in _bounded(values).items()}
+
+
+def _bounded(values: object) -> Mapping[str, object]:
+    if not isinstance(values, Mapping) or len(values) > MOST_ENTRIES:
+        raise ValueError(f"at most {MOST_ENTRIES} names with values are taken")
+    return values
+
+
+# what describes a job from afar, or in a model's file: fields of pydantic dataclasses
+JobNames = Annotated[Mapping[str, str], BeforeValidator(_check_names)]
+JobSettings = Annotated[Mapping[str, Setting], BeforeValidator(_check_settings)]
 
 
 def _check_labels(data: DataConfig, training: TrainingConfig) -> None:

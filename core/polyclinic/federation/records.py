@@ -12,12 +12,12 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
-from pydantic import BeforeValidator, Field
+from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
-from polyclinic.config.schemas import STRICT, Count, Setting
-from polyclinic.config.validation import Schema, check_name, check_setting, validate
+from polyclinic.config.schemas import STRICT, Count
+from polyclinic.config.validation import MOST_ENTRIES, JobNames, JobSettings, Schema, validate
 from polyclinic.errors import ConfigError
 from polyclinic.federation.envelope import BufferArray, array_values, make_message
 from polyclinic.learning.metrics import Evaluation
@@ -31,26 +31,11 @@ WEIGHTS = "weights"
 SCORE, NAME, DIGEST, SETTING, PLUGIN = "score.", "name.", "digest.", "set.", "plugin."
 
 
-MOST_ENTRIES = 256  # settings of an order, or packages
 Word = Annotated[str, Field(strict=True, max_length=200)]
 Words = Annotated[Mapping[Word, Word], Field(max_length=MOST_ENTRIES)]
 # a name that may become a folder's, and leads nowhere else
 FolderName = Annotated[str, Field(strict=True, pattern=r"^\w[\w.-]{0,99}$")]
 Number = Annotated[int, Field(ge=0, le=1_000_000)]
-
-
-def _names(values: object) -> dict[str, str]:
-    return {str(group): check_name(name) for group, name in _bounded(values).items()}
-
-
-def _settings(values: object) -> dict[str, Setting]:
-    return {key: check_setting(key, value) for key, value in _bounded(values).items()}
-
-
-def _bounded(values: object) -> Mapping[str, object]:
-    if not isinstance(values, Mapping) or len(values) > MOST_ENTRIES:
-        raise ValueError(f"at most {MOST_ENTRIES} names with values are taken")
-    return values
 
 
 @validated(frozen=True, config=STRICT)
@@ -82,10 +67,8 @@ class Order:
     rounds: Count
     personal: Word
     version: Word
-    names: Annotated[Mapping[str, str], BeforeValidator(_names)]
-    settings: Annotated[Mapping[str, Setting], BeforeValidator(_settings)] = field(
-        default_factory=dict
-    )
+    names: JobNames
+    settings: JobSettings = field(default_factory=dict)
     digests: Words = field(default_factory=dict)
     offset: Number = 0
     round: Number = 0

@@ -171,10 +171,11 @@ def load_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, object]:
     """
     try:
         job = json.loads(metadata["polyclinic"])
-    except (KeyError, json.JSONDecodeError) as error:
+        if not isinstance(job, dict):
+            raise ValueError("no table")
+    except (KeyError, ValueError, RecursionError) as error:
         raise ModelInvalid(
             f"{path}: has no polyclinic metadata, so its network is unknown. Use a file that "
             "`export` wrote."
         ) from error
-    assert isinstance(job, dict)
     return job
