@@ -15,6 +15,7 @@ from torch import Tensor
 from polyclinic.config.compose import job_digests, load_job
 from polyclinic.errors import PolyclinicError
 from polyclinic.federation.envelope import encode, make_message
+from polyclinic.federation.method import methods
 from polyclinic.federation.records import (
     ARRAYS,
     CONFIG,
@@ -199,6 +200,8 @@ def worker(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worke
     def fit(*_: object, **__: object) -> None:
         raise AssertionError("training began")
 
+    for method in methods().values():  # imported now, nothing keeps what is patched
+        method.load("hospital")
     monkeypatch.setattr(training, "fit", fit)
     state = tmp_path / "state"
     keep_limits(state, memory_gb=4.0)
