@@ -133,6 +133,7 @@ class Hospitals:
             site: describe(
                 statistics,
                 (sample.image for sample in prepared.training),
+                range(len(prepared.training)),
                 self.network,
                 Release(min_subjects=1),
             )

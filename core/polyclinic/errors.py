@@ -25,6 +25,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ScanNotRecognized       not what the deformation proxy knows (its frame.canonical)
     │   └── TooFewSubjects          a statistic over so few subjects that it would reveal them
     ├── ModelInvalid                a weights file that does not fit             exit code 3
+    │   └── WeightsInvalid          weights that the coordinator sent
     ├── ContributionRefused         a hospital's contribution (refusals.py)      exit code 3
     │   ├── BaseMismatch            made on a base that the federation never had
     │   ├── StaleBase               made on a base that was replaced too often since
@@ -59,6 +60,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── NothingToWithdraw
     │   └── LedgerDamaged           what it holds is not what was written
     └── ResourceError               the machine                                  exit code 6
+        ├── LimitExceeded           more than a hospital allows a coordinator
         └── DiskFull
 
 An error is `shareable` when its text says nothing about a hospital's files, so that it may travel
@@ -281,8 +283,8 @@ class TooFewSubjects(DataError):
         super().__init__(
             f"The hospital has {subjects} subjects to describe itself with, "
             f"at least {minimum} are needed so that no one of them shows: "
-            "add cases to 'training' or 'test', or ask the coordinator for a lower "
-            "privacy.release.min_subjects."
+            "add cases to 'training' or 'test', or agree on a lower number on both sides "
+            "(privacy.release.min_subjects, `polyclinic-client join --min-subjects`)."
         )
 
 
@@ -290,6 +292,12 @@ class ModelInvalid(PolyclinicError):
     """A weights file is damaged or belongs to another network."""
 
     exit_code = 3
+
+
+class WeightsInvalid(ModelInvalid):
+    """Weights that arrived do not fit, or are not finite."""
+
+    shareable = True
 
 
 class LinkError(PolyclinicError):
@@ -462,6 +470,23 @@ class ResourceError(PolyclinicError):
 
     exit_code = 6
     shareable = True
+
+
+class LimitExceeded(ResourceError):
+    """A coordinator asks for more than a hospital's own limits allow.
+
+    Args:
+        asked: What it asks for.
+        limit: What is allowed.
+        option: Of `polyclinic-client join`, with which the hospital may allow more; or empty.
+    """
+
+    def __init__(self, asked: str, limit: str, option: str) -> None:
+        remedy = f" The hospital may allow more: `polyclinic-client join {option}`."
+        super().__init__(
+            f"The coordinator asks for {asked}, and this hospital's limit is {limit}: ask for less."
+            f"{remedy if option else ''}"
+        )
 
 
 class DiskFull(ResourceError):

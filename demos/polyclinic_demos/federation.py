@@ -122,7 +122,8 @@ class LocalFederation:
         count, name = count or str(os.cpu_count() or 1), name or "slots"
         command = python_module(
             "polyclinic_client.cli.main", "join", "--kit", str(kit_for(self.authority, data.name)),
-            "--data", str(data), "--state", str(self.states / data.name), "--wait", "120", *options,
+            "--data", str(data), "--state", str(self.states / data.name), "--wait", "120",
+            "--min-subjects", "1", *options,  # nobody is behind these images
         )  # fmt: skip
         environment = {**ONE_THREAD, "POLYCLINIC_SLOTS": f"{count}:{self.states / name}"}
         return Child(data.name, command, self.states / data.name / "client.log", environment)

@@ -225,7 +225,7 @@ def _prepare_brain(
         )
     console.print(f"{len(paths)} hospitals in {paths[0].parent}", markup=False)
     base = pretrain_brain(folder / "data", seed, console)
-    return paths, [f"base={base}"]
+    return paths, [f"base={base}", f"privacy.release.min_subjects={min(3, subjects)}"]
 
 
 def _prepare_cells(

@@ -73,7 +73,7 @@ def test_what_a_hospital_demands_and_has_in_its_outbox_is_known(kept: Path) -> N
     state = kept / "states" / "spgr-1.5t"
     release = read_release_policy(state)
     assert (release.min_subjects, release.noise_multiplier) == (2, 0.5)
-    assert read_release_policy(kept / "states" / "mprage-3t") == Release(min_subjects=1)
+    assert read_release_policy(kept / "states" / "mprage-3t") == Release(min_subjects=3)
     waiting = Outbox(state, kept / "data" / "spgr-1.5t")
     ready = waiting.ready()
     assert ready is not None and ready.path.exists() and waiting.todo() is None

@@ -58,7 +58,8 @@ class Federation:
     def join(self, name: str, *options: str) -> Child:
         command = python_module(
             "polyclinic_client.cli.main", "join", "--kit", str(self.enrol(name)),
-            "--data", str(self.sites[name]), "--state", str(self.folder / "state" / name), *options,
+            "--data", str(self.sites[name]), "--state", str(self.folder / "state" / name),
+            "--min-subjects", "1", *options,
         )  # fmt: skip
         self.hospitals[name] = Child(name, command, self.folder / f"{name}.log", ONE_THREAD)
         self.hospitals[name].start()

@@ -14,12 +14,9 @@ from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire
 from polyclinic_demos.federation import ONE_THREAD
 from polyclinic_demos.local_pki import kit_for, local_authority
-from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
-from polyclinic_strategies.proxy.generator import LearnedField
-from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
-from polyclinic_strategies.proxy.protection import Protection, coarse_reference
 from tests.processes import run_cli
 from tests.server.segmentation.test_model import write_model
+from tests.strategies.proxy.test_protection import protecting
 
 pytestmark = pytest.mark.e2e
 GREETING = (
@@ -33,10 +30,7 @@ LABELS = ("background", "CSF", "grey matter", "white matter")
 
 def write_pair(folder: Path) -> tuple[Path, Path]:
     """Write a generator and a service's model that belong together."""
-    reference = icbm152_reference(2.0)
-    protection = Protection(
-        LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS
-    )
+    protection = protecting()
     protection.save(folder / "generator.safetensors")
     proxy = {"shape": protection.shape, "digest": protection.digest}
     return folder / "generator.safetensors", write_model(folder / "proxy.safetensors", proxy)

@@ -17,6 +17,11 @@ from polyclinic_client.cli.options import (
     Insecure,
     Key,
     Kit,
+    MaxCache,
+    MaxEpochs,
+    MaxHours,
+    MaxMemory,
+    MaxReleases,
     MinSubjects,
     Name,
     Noise,
@@ -181,11 +186,17 @@ def join(
     ] = False,
     min_subjects: MinSubjects = None,
     noise: Noise = None,
+    max_memory_gb: MaxMemory = None,
+    max_cache_gb: MaxCache = None,
+    max_epochs: MaxEpochs = None,
+    max_hours: MaxHours = None,
+    max_releases: MaxReleases = None,
 ) -> None:
     """See JOIN_HELP."""
     from polyclinic_client.fleet.join import describe as describe_images
     from polyclinic_client.fleet.join import join as join_federation
     from polyclinic_client.network.connection import make_connection
+    from polyclinic_client.site.limits import keep_limits
     from polyclinic_client.site.release_policy import keep_release_policy
 
     console = Console(stderr=True, highlight=False)
@@ -193,6 +204,14 @@ def join(
     _check(data, console, labelled=not describe)
     folder = state_folder(state, connection.site)
     keep_release_policy(folder, min_subjects, noise)
+    keep_limits(
+        folder,
+        memory_gb=max_memory_gb,
+        cache_gb=max_cache_gb,
+        epochs=max_epochs,
+        hours=max_hours,
+        releases=max_releases,
+    )
     if not describe:
         join_federation(connection, data, folder, wait, _teller(console))
         return

@@ -69,3 +69,46 @@ Noise = Annotated[
         "docs/explanation/refinement.md.",
     ),
 ]
+MaxMemory = Annotated[
+    float | None,
+    typer.Option(
+        "--max-memory-gb",
+        min=0.1,
+        help="Memory that work for the coordinator may take; kept in --state. Default: nine tenths "
+        "of the machine's.",
+    ),
+]
+MaxCache = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cache-gb",
+        min=0.01,
+        help="Memory for prepared cases; kept in --state. Default: half of that.",
+    ),
+]
+MaxEpochs = Annotated[
+    int | None,
+    typer.Option(
+        "--max-epochs",
+        min=1,
+        help="Passes over the training cases that a run may ask for; kept in --state. Default: "
+        "10000.",
+    ),
+]
+MaxHours = Annotated[
+    float | None,
+    typer.Option(
+        "--max-hours",
+        min=0.01,
+        help="Hours that one round, or one contribution, may take; kept in --state. Default: 168.",
+    ),
+]
+MaxReleases = Annotated[
+    int | None,
+    typer.Option(
+        "--max-releases",
+        min=0,
+        help="Different questions for statistics that are answered, ever; kept in --state. "
+        "Default: 1000.",
+    ),
+]

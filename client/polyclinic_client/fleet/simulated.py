@@ -10,6 +10,7 @@ from flwr.app import Context, Message, RecordDict
 
 from polyclinic_client.fleet.app import app
 from polyclinic_client.site.fine_tuning import work
+from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import close_site, open_site
 
 
@@ -46,6 +47,8 @@ class SimulatedHospital:
             state=RecordDict(),
             run_config={},
         )
+        if not self._opened:  # whoever simulates is every hospital, and says what leaves
+            keep_release_policy(self._state, 1, None)
         reply = app(message=message, context=context)
         self._opened = True
         return reply

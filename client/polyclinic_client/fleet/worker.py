@@ -11,7 +11,8 @@ import socket
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -21,8 +22,10 @@ from polyclinic.federation.envelope import decode, encode
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
+from polyclinic.system.memory import limit_memory
 from polyclinic.system.processes import end_with_parent
 from polyclinic_client.fleet.frames import describe, pack, receive
+from polyclinic_client.site.limits import read_limits, within_limits
 
 log = logging.getLogger("polyclinic.worker")
 
@@ -34,10 +37,17 @@ class Worker:
         app: The app.
         store: Blobs of questions and answers.
         node_config: What the app is told of this hospital; stays on this machine.
+        guard: Makes what the app works within.
     """
 
-    def __init__(self, app: ClientApp, store: BlobStore, node_config: Mapping[str, str]) -> None:
-        self._app, self._store = app, store
+    def __init__(
+        self,
+        app: ClientApp,
+        store: BlobStore,
+        node_config: Mapping[str, str],
+        guard: Callable[[], AbstractContextManager[None]] = nullcontext,
+    ) -> None:
+        self._app, self._store, self._guard = app, store, guard
         self._node_config: dict[str, str | int | float | bool] = dict(node_config)
         self._contexts: dict[int, Context] = {}  # Flower keeps one for each run
 
@@ -48,7 +58,9 @@ class Worker:
         try:
             message = decode(envelope, self._store)
             code = FaultCode.APP_FAILED
-            reply = encode(self._app(message=message, context=self._context(message)), self._store)
+            with self._guard():
+                answer = self._app(message=message, context=self._context(message))
+            reply = encode(answer, self._store)
         except Exception as error:
             log.exception("%s failed", envelope.type)
             reply = Envelope(fault=Fault(code=code, reason=describe(error)))
@@ -93,9 +105,12 @@ def main() -> None:
     from polyclinic_client.fleet.app import app
 
     number, blobs, node_config = sys.argv[1:]
+    told = json.loads(node_config)
+    state = Path(told["state"])
+    limit_memory(read_limits(state).memory_bytes)
     with socket.socket(fileno=int(number)) as link:
         link.set_inheritable(False)  # what training starts does not keep it open
-        serve(link, Worker(app, BlobStore(Path(blobs)), json.loads(node_config)))
+        serve(link, Worker(app, BlobStore(Path(blobs)), told, lambda: within_limits(state)))
 
 
 if __name__ == "__main__":

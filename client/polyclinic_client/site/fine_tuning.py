@@ -16,8 +16,10 @@ from polyclinic.errors import ModelInvalid, PolyclinicError
 from polyclinic.federation.assignment import Assignment
 from polyclinic.learning.state_dict import load_state, shared_names
 from polyclinic.store.contribution import Contribution, write_contribution
+from polyclinic.system.memory import limit_memory
 from polyclinic.system.processes import end_with_parent
 from polyclinic_client.site.dispatch import hospital_of
+from polyclinic_client.site.limits import read_limits, within_limits
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.site import Site
 from polyclinic_client.site.status import FINE_TUNING
@@ -36,9 +38,12 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
 
     Raises:
         ModelInvalid: The base is damaged, or of another network.
+        LimitExceeded: It asks for statistics, as many other questions did before.
         PolyclinicError: Whatever is wrong with data or settings.
     """
     order = assignment.order
+    if assignment.statistics:
+        site.release_book.note(key)
     network = site.build_network(order)
     base = load_state(outbox.base_path(assignment.base))[0]
     if set(base) != set(shared_names(network, "none")):
@@ -87,7 +92,8 @@ def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None
         site = Site(name, data, state, FINE_TUNING)
         if opened is not None and opened.dataset == site.dataset:
             site = opened
-        contribute(site, outbox, Assignment.from_json(assignment), key)
+        with within_limits(state):
+            contribute(site, outbox, Assignment.from_json(assignment), key)
     except PolyclinicError as error:
         said = f"{type(error).__name__}: {error}" if error.shareable else type(error).__name__
         outbox.fail(key, said)
@@ -100,6 +106,7 @@ def main() -> None:
     end_with_parent()
     name, data, state = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     try:
+        limit_memory(read_limits(state).memory_bytes)
         work(name, data, state)
     except PolyclinicError as error:
         log.error("%s", error, exc_info=error.__cause__)

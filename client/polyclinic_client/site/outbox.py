@@ -80,13 +80,6 @@ class Outbox:
         Raises:
             DatasetInvalid: dataset.json cannot be read.
         """
-        path = self.data / "dataset.json"
-        try:
-            listed = path.read_bytes()
-        except OSError as error:
-            raise DatasetInvalid(
-                path, f"cannot be read ({error.strerror})", "Restore it."
-            ) from error
         # names of run, arm and ledger do not matter: the same work is the same contribution
         order = {
             key: value
@@ -97,7 +90,24 @@ class Outbox:
             **{key: value for key, value in assignment.items() if key != "ledger"},
             "order": order,
         }
-        return sha256(json.dumps(wanted, sort_keys=True).encode() + listed).hexdigest()
+        return sha256(json.dumps(wanted, sort_keys=True).encode() + self._listing()).hexdigest()
+
+    def listed(self) -> bytes:
+        """Return the SHA-256 of the list of cases.
+
+        Raises:
+            DatasetInvalid: dataset.json cannot be read.
+        """
+        return sha256(self._listing()).digest()
+
+    def _listing(self) -> bytes:
+        path = self.data / "dataset.json"
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise DatasetInvalid(
+                path, f"cannot be read ({error.strerror})", "Restore it."
+            ) from error
 
     def todo(self) -> str | None:
         """Return the key of the work to do; None where there is none, or its base is missing."""

@@ -4,10 +4,11 @@ What a method does is the method's (`polyclinic.federation.hospital`); here it i
 called. Everything stays on this machine but the weights and figures that are returned.
 """
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import asdict
+from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,18 @@ from torch import Tensor, nn
 from polyclinic.config.compose import digest, instantiate, job_digests, load_job
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
-from polyclinic.errors import ConfigMismatch, DatasetInvalid, ModelInvalid, PolyclinicError
+from polyclinic.errors import (
+    ConfigMismatch,
+    DatasetInvalid,
+    LimitExceeded,
+    PolyclinicError,
+    WeightsInvalid,
+)
 from polyclinic.federation.assignment import Assignment, Handover, Verdict
 from polyclinic.federation.hospital import Trained
 from polyclinic.federation.records import Hello, Order
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
+from polyclinic.learning.bounded import bounded_network
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.preparation import PreparedSite, prepare, prepare_image
 from polyclinic.learning.site_tasks import site_job
@@ -41,7 +49,9 @@ from polyclinic_client.site.dispatch import (
     describing_hospital_of,
     hospital_of,
 )
+from polyclinic_client.site.limits import Limits, read_limits
 from polyclinic_client.site.outbox import REFINED, Outbox
+from polyclinic_client.site.release_book import ReleaseBook
 from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import WORKER, StatusFile
 
@@ -110,8 +120,19 @@ class Site:
     def describe(
         self, order: Order, names: Sequence[str], release: Release, weights: Tensor | None
     ) -> tuple[StateDict, int]:
-        """Return means over all subjects, and the number of subjects."""
-        return describing_hospital_of(order).describe(self, order, names, release, weights)
+        """Return means over all subjects, and the number of subjects.
+
+        Raises:
+            LimitExceeded: Too many other questions were answered before.
+        """
+        hospital = describing_hospital_of(order)
+        asked = [sorted(names), asdict(release.strictest(self.release_policy))]
+        network = [dict(order.names), dict(order.settings), order.method, order.seed]
+        came = "" if weights is None else sha256(weights.numpy().tobytes()).hexdigest()
+        return self.release_book.answer(
+            [*asked, *network, came, self.outbox.listed().hex()],
+            lambda: hospital.describe(self, order, names, release, weights),
+        )
 
     def receive(self, order: Order, weights: Tensor, number: int) -> Path:
         """Keep a model that the coordinator made for this hospital."""
@@ -140,12 +161,12 @@ class Site:
             weights: The model, packed.
 
         Raises:
-            ModelInvalid: It is not what its digest says.
+            WeightsInvalid: It is not what its digest says.
         """
         network = self.build_network(order)
         state = unpack(weights, network.state_dict(), shared_names(network, "none"))
         if state_digest(state) != base:
-            raise ModelInvalid(
+            raise WeightsInvalid(
                 f"The base {base[:12]} arrived with other weights: the coordinator sends it again "
                 "when it is asked to."
             )
@@ -171,11 +192,26 @@ class Site:
         """
         return read_release_policy(self.state)
 
+    @property
+    def release_book(self) -> ReleaseBook:
+        """What the hospital has told about its images."""
+        return ReleaseBook(self.state, self.limits.releases)
+
+    @property
+    def limits(self) -> Limits:
+        """The most that the hospital does for a coordinator.
+
+        Raises:
+            ConfigError: The file that says so is damaged.
+        """
+        return read_limits(self.state)
+
     def job(self, order: Order) -> JobConfig:
         """Build the job from this machine's conf/, once, and compare it with the coordinator's.
 
         Raises:
             MethodMissing, PluginMismatch: Something that it needs is not installed here.
+            LimitExceeded: It is more than this hospital allows.
             ConfigMismatch: The two sides would build different things.
         """
         key = digest([dict(order.names), dict(order.settings), order.method, dict(order.plugins)])
@@ -185,6 +221,7 @@ class Site:
             check_job_packages(order, job)
             _JOBS[key] = (job, job_digests(job))
         job, digests = _JOBS[key]
+        self.limits.check(order, job)
         for group, ours in digests.items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(
@@ -197,10 +234,12 @@ class Site:
 
         Raises:
             ConfigMismatch: Its tensors have other names or shapes than there.
+            LimitExceeded: It is larger than this hospital allows.
         """
         job = self.job(order)
         torch.manual_seed(order.seed)
-        network: nn.Module = instantiate(job.model)
+        with bounded_network(self.limits.network_numbers, _refuse_network):
+            network: nn.Module = instantiate(job.model)
         layout = layout_digest(network.state_dict(), shared_names(network, "none"))
         if layout != order.digests.get("layout"):
             ours = f"{version('polyclinic')}, monai {version('monai')}"
@@ -215,7 +254,8 @@ class Site:
             def tell(done: int, total: int) -> None:
                 self.say(order, "preparing", step=done, steps=total)
 
-            self._prepared = (key, prepare(self.dataset, self.job(order).data, tell))
+            data = self.limits.fit_cache(self.job(order).data)
+            self._prepared = (key, prepare(self.dataset, data, tell))
         return self._prepared[1]
 
     @property
@@ -234,7 +274,7 @@ class Site:
 
     def seed(self, order: Order) -> int:
         """Return a seed: another one for every hospital and round, the same for every strategy."""
-        drawn = hashlib.sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()
+        drawn = sha256(f"{order.seed}/{self.name}/{order.round}".encode()).digest()
         return int.from_bytes(drawn[:4], "big")
 
     def compute_slot(self) -> AbstractContextManager[None]:
@@ -247,6 +287,10 @@ def shareable_text(error: PolyclinicError) -> str:
     if error.shareable:
         return str(error)
     return f"{type(error).__name__} (the hospital's log has the details)"
+
+
+def _refuse_network(asked: str) -> LimitExceeded:
+    return LimitExceeded(asked, "smaller", "--max-memory-gb")
 
 
 def open_site(node_config: dict[str, Any]) -> Site:

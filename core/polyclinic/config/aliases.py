@@ -1,6 +1,9 @@
 """Names that `_target_` had in earlier versions, for files that were written then."""
 
 ALIASES = {  # dotted beginning in 0.1.0 -> dotted beginning now; the longest that fits counts
+    "flwr.serverapp.strategy.DifferentialPrivacyServerSideFixedClipping": (
+        "polyclinic_strategies.averaging.central_privacy.CentralPrivacy"
+    ),
     "polyclinic.augmentation.": "polyclinic.learning.augmentation.",
     "polyclinic.losses.": "polyclinic_strategies.universal.networks.task_loss.",
     "polyclinic.networks.efficientnet.": "polyclinic.learning.networks.efficientnet.",

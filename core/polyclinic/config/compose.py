@@ -36,6 +36,7 @@ from polyclinic.config.validation import (
     validate,
 )
 from polyclinic.errors import ConfigError, PolyclinicError, UnknownName
+from polyclinic.system.memory import is_out_of_memory
 
 __all__ = [
     "CONF",
@@ -185,6 +186,7 @@ def load_job(
     for key, value in settings.items():
         _set_leaf(node, key, check_setting(key, value))
     tree = _resolve(node)
+    check_targets(targets_in({group: tree[group] for group in JOB_GROUPS}))
     job = validate(JobConfig, {group: tree[group] for group in JOB_GROUPS})
     check_fit(job.model, job.data, job.training)
     return job
@@ -220,6 +222,7 @@ def instantiate(part: Part, **extra: object) -> Any:
         ConfigError: A `_target_` is not on the allow-list (`polyclinic.config.targets`), or the
             class cannot be made with these arguments.
         PolyclinicError: What the class itself says of its arguments.
+        MemoryError, RuntimeError: There is not enough memory.
     """
     node: Any = with_current_names(dict(part))
     target = str(node.get("_target_"))
@@ -229,7 +232,7 @@ def instantiate(part: Part, **extra: object) -> Any:
     except HydraException as error:
         failed = error
     cause = failed.__cause__ or failed
-    if isinstance(cause, PolyclinicError):
+    if isinstance(cause, PolyclinicError) or is_out_of_memory(cause):
         raise cause
     text = str(cause).splitlines()[0]
     raise ConfigError(f"{target} cannot be made with these settings: {text}") from failed
@@ -338,8 +341,15 @@ def _walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
 
 
 def _set_leaf(node: DictConfig, key: str, value: Setting) -> None:
-    """Set one existing leaf to a value of the same kind."""
-    present = OmegaConf.select(node, key, default=node)
+    """Set one existing leaf to a value of the same kind; OmegaConf's selectors play no part."""
+    *above, last = key.split(".")
+    try:
+        parent: Any = node
+        for piece in above:
+            parent = parent[piece] if isinstance(parent, DictConfig) and piece in parent else None
+        present = parent[last] if isinstance(parent, DictConfig) and last in parent else node
+    except OmegaConfBaseException as error:
+        raise ConfigError(_explain(error)) from error
     if isinstance(present, DictConfig):
         raise ConfigError(
             f"There is no setting '{key}' in this machine's conf/: install the coordinator's "
@@ -349,4 +359,4 @@ def _set_leaf(node: DictConfig, key: str, value: Setting) -> None:
     wanted = "list" if isinstance(value, list) else type(value).__name__
     if kind != wanted and {kind, wanted} != {"int", "float"}:
         raise ConfigError(f"{key}={value!r}: conf/ has a {kind} there.")
-    OmegaConf.update(node, key, value)
+    parent[last] = value

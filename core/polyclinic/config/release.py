@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from jaxtyping import Float
     from torch import Tensor
 
+MinSubjects = Annotated[int, Field(ge=1, le=1_000_000)]
+NoiseMultiplier = Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)]
+
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid"))
 class Release:
@@ -31,8 +34,8 @@ class Release:
         delta: Value for which `epsilon` is computed; well below one in the number of subjects.
     """
 
-    min_subjects: Annotated[int, Field(ge=1, le=1_000_000)] = 3
-    noise_multiplier: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] = 0.0
+    min_subjects: MinSubjects = 3
+    noise_multiplier: NoiseMultiplier = 0.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5
 
     def mean(self, rows: Sequence[Float[Tensor, " numbers"]]) -> Float[Tensor, " numbers"]:
@@ -58,8 +61,7 @@ class Release:
         """
         import torch
 
-        if len(rows) < self.min_subjects:
-            raise TooFewSubjects(len(rows), self.min_subjects)
+        self.check_subjects(len(rows))
         stacked = torch.stack(list(rows)).double()
         lengths = torch.linalg.vector_norm(stacked, dim=1, keepdim=True)
         total = (stacked / lengths.clamp_min(1.0)).sum(0)
@@ -67,6 +69,15 @@ class Release:
             total += self.noise_multiplier * gaussian(total.numel()).to(total.device)
         mean: Tensor = total / len(rows)
         return mean.float()
+
+    def check_subjects(self, subjects: int) -> None:
+        """Refuse a mean over too few subjects.
+
+        Raises:
+            TooFewSubjects: Fewer than `min_subjects`.
+        """
+        if subjects < self.min_subjects:
+            raise TooFewSubjects(subjects, self.min_subjects)
 
     def epsilon(self, releases: int) -> float:
         """Compute how much all that left tells about one subject; infinite without noise.

@@ -2,15 +2,20 @@
 
 import math
 import re
+import reprlib
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from polyclinic.config.schemas import DataConfig, Part, Scalar, Setting, TrainingConfig
 from polyclinic.errors import ConfigError
 
 JOB_GROUPS = ("model", "data", "training")  # what a hospital needs to know
+_PIECE = "[A-Za-z][A-Za-z0-9_]{0,63}"  # Hydra's own keys, such as _target_, begin otherwise
+_KEY = re.compile(rf"({'|'.join(JOB_GROUPS)})(\.{_PIECE}){{1,8}}")
+_SHOWN = 100  # characters of what somebody else wrote
+MOST_ENTRIES = 256  # settings of a job, or packages
 LONGEST = 256  # values in a list that travels
 LOSSES = {"monai.losses.": "segmentation", "torch.nn.": "classification"}  # home -> kind of task
 Schema = TypeVar("Schema")
@@ -31,9 +36,12 @@ def validate(schema: type[Schema], values: Mapping[str, Any], prefix: str = "") 
         return TypeAdapter(schema).validate_python(dict(values))
     except ValidationError as error:
         first = error.errors()[0]
-        key = prefix + ".".join(str(piece) for piece in first["loc"])
+        key = (prefix + ".".join(str(piece) for piece in first["loc"]))[:_SHOWN]
+        if first["type"] == "missing":
+            raise ConfigError(f"{key} is missing.") from error
+        given = reprlib.repr(first.get("input"))
         raise ConfigError(
-            f"{key}={first.get('input')!r}: {first['msg'][0].lower() + first['msg'][1:]}."
+            f"{key}={given}: {first['msg'][0].lower() + first['msg'][1:]}."
         ) from error
 
 
@@ -87,16 +95,16 @@ def check_channels(data: DataConfig) -> None:
         )
 
 
-def check_setting(key: str, value: object) -> Setting:
+def check_setting(key: object, value: object) -> Setting:
     """Return a value that may cross the network: a bounded scalar, or a flat list of them.
 
     Raises:
         ConfigError: Another value, or a key that names code or lies outside a job.
     """
-    pieces = key.split(".")
-    if pieces[0] not in JOB_GROUPS or any(piece.startswith("_") for piece in pieces):
+    if not isinstance(key, str) or not _KEY.fullmatch(key):
         raise ConfigError(
-            f"{key} cannot be set from afar: write a file in conf/ on both sides instead."
+            f"{str(key)[:_SHOWN]} cannot be set from afar: write a file in conf/ on both sides "
+            "instead."
         )
     if isinstance(value, list | tuple):
         if len(value) > LONGEST:
@@ -105,15 +113,36 @@ def check_setting(key: str, value: object) -> Setting:
     return _check_scalar(key, value)
 
 
-def check_name(name: str) -> str:
+def check_name(name: object) -> str:
     """Return a name of a file in `conf/`.
 
     Raises:
         ConfigError: It is anything else, such as a path.
     """
-    if not re.fullmatch(r"[a-z0-9][a-z0-9_]{0,63}(/[a-z0-9][a-z0-9_]{0,63})?", name):
-        raise ConfigError(f"'{name}' is not a name of conf/.")
+    if not isinstance(name, str) or not re.fullmatch(
+        r"[a-z0-9][a-z0-9_]{0,63}(/[a-z0-9][a-z0-9_]{0,63})?", name
+    ):
+        raise ConfigError(f"'{str(name)[:_SHOWN]}' is not a name of conf/.")
     return name
+
+
+def _check_names(values: object) -> dict[str, str]:
+    return {str(group)[:_SHOWN]: check_name(name) for group, name in _bounded(values).items()}
+
+
+def _check_settings(values: object) -> dict[str, Setting]:
+    return {key: check_setting(key, value) for key, value in _bounded(values).items()}
+
+
+def _bounded(values: object) -> Mapping[str, object]:
+    if not isinstance(values, Mapping) or len(values) > MOST_ENTRIES:
+        raise ValueError(f"at most {MOST_ENTRIES} names with values are taken")
+    return values
+
+
+# what describes a job from afar, or in a model's file: fields of pydantic dataclasses
+JobNames = Annotated[Mapping[str, str], BeforeValidator(_check_names)]
+JobSettings = Annotated[Mapping[str, Setting], BeforeValidator(_check_settings)]
 
 
 def _check_labels(data: DataConfig, training: TrainingConfig) -> None:
@@ -146,5 +175,6 @@ def _check_scalar(key: str, value: object) -> Scalar:
     if isinstance(value, str) and re.fullmatch(r"[\w .,+()/-]{0,100}", value):
         return value
     raise ConfigError(
-        f"{key}={value!r} cannot travel: only plain numbers, truth values and short words do."
+        f"{key}={reprlib.repr(value)} cannot travel: only plain numbers, truth values and short "
+        "words do."
     )

@@ -10,6 +10,7 @@ from polyclinic.config.release import Release
 from polyclinic.describing import statistics as described
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.datasets import read_dataset
+from polyclinic.imaging.subjects import number_subjects
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.preparation import prepare_image
 
@@ -46,7 +47,7 @@ def describe(
     Raises:
         UnknownName: There is no such statistic or setting.
         ConfigError: A statistic needs a model, and none is given.
-        TooFewSubjects: There are fewer images than `min_subjects`.
+        TooFewSubjects: There are fewer subjects than `min_subjects`.
         StatisticInvalid: A statistic failed, or returned something else than it should.
         DataError: dataset.json or an image is not as it should be.
     """
@@ -69,4 +70,4 @@ def describe(
             yield prepare_image(case.image, data)[0]
 
     release = Release(min_subjects=min_subjects, noise_multiplier=noise_multiplier)
-    return described.describe(statistics, images(), network, release)
+    return described.describe(statistics, images(), number_subjects(cases), network, release)

@@ -114,13 +114,18 @@ def measure_distance(
 
 
 def describe(
-    names: Sequence[str], images: Iterable[Tensor], network: nn.Module, release: Release
+    names: Sequence[str],
+    images: Iterable[Tensor],
+    subjects: Sequence[int],
+    network: nn.Module,
+    release: Release,
 ) -> StateDict:
     """Describe a hospital's images.
 
     Args:
         names: Names of installed statistics.
-        images: One for each subject, float32, CXYZ; read once. Labels play no part.
+        images: Float32, CXYZ; read once. Labels play no part.
+        subjects: Number of each image's subject; images of one subject are averaged first.
         network: Base that every hospital has; left as it was.
         release: What may leave the hospital.
 
@@ -128,11 +133,13 @@ def describe(
         Name to mean vector, float32.
 
     Raises:
-        TooFewSubjects: Fewer than `release` asks for.
+        TooFewSubjects: Fewer than `release` asks for; no image is read then.
         UnknownName: There is no such statistic; no image is read then.
         StatisticInvalid: A statistic failed, or returned something else than vectors of one length.
     """
     wanted = {name: statistic_named(name) for name in names}
+    if names:
+        release.check_subjects(len(set(subjects)))
     rows: dict[str, list[Tensor]] = {name: [] for name in names}
     with training_mode(network, train=False), torch.inference_mode():
         for image in images:
@@ -140,4 +147,12 @@ def describe(
                 length = len(rows[name][0]) if rows[name] else None
                 measure = partial(statistic.measure, image, network)
                 rows[name].append(check_vector(name, measure, length))
-    return {name: release.mean(vectors) for name, vectors in rows.items()}
+    return {name: release.mean(by_subject(vectors, subjects)) for name, vectors in rows.items()}
+
+
+def by_subject(rows: Sequence[Tensor], subjects: Sequence[int]) -> list[Tensor]:
+    """Average the rows of each subject, whose number is given for each row."""
+    found: dict[int, list[Tensor]] = {}
+    for row, subject in zip(rows, subjects, strict=True):
+        found.setdefault(subject, []).append(row)
+    return [torch.stack(each).mean(0) if len(each) > 1 else each[0] for each in found.values()]

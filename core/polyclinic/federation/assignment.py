@@ -6,13 +6,22 @@ A hospital trains for as long as it likes, so an assignment also lies on its dis
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
-from polyclinic.config.release import Release
-from polyclinic.federation.records import Order
+from pydantic import AfterValidator, Field
+from pydantic.dataclasses import dataclass as validated
+
+from polyclinic.config.release import MinSubjects, NoiseMultiplier, Release
+from polyclinic.config.schemas import STRICT
+from polyclinic.config.validation import validate
+from polyclinic.federation.records import Order, Word
+
+Digest = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{64}$")]  # SHA-256
+Names = Annotated[tuple[Word, ...], Field(max_length=64)]  # of statistics
+REASON_CHARACTERS = 1000
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, config=STRICT)
 class Verdict:
     """The coordinator's word on a contribution that a hospital handed over.
 
@@ -22,12 +31,12 @@ class Verdict:
         reason: Why it does not; empty where it does.
     """
 
-    digest: str
-    accepted: bool
-    reason: str = ""
+    digest: Digest
+    accepted: Annotated[bool, Field(strict=True)]
+    reason: Annotated[str, AfterValidator(lambda text: text[:REASON_CHARACTERS])] = ""
 
 
-@dataclass(frozen=True)
+@validated(frozen=True, config=STRICT)
 class Assignment:
     """A request for a contribution.
 
@@ -42,12 +51,12 @@ class Assignment:
     """
 
     order: Order
-    base: str
-    task: str
-    ledger: str
-    statistics: tuple[str, ...] = ()
-    min_subjects: int = 3
-    noise_multiplier: float = 0.0
+    base: Digest
+    task: Word
+    ledger: Digest
+    statistics: Names = ()
+    min_subjects: MinSubjects = 3
+    noise_multiplier: NoiseMultiplier = 0.0
 
     @property
     def release(self) -> Release:
@@ -61,9 +70,12 @@ class Assignment:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Assignment":
-        """Make an assignment of plain values, also of those that 0.1.0 wrote."""
-        order, names = Order(**values["order"]), tuple(values["statistics"])
-        return cls(**{**values, "order": order, "statistics": names})
+        """Make an assignment of plain values, also of those that 0.1.0 wrote.
+
+        Raises:
+            ConfigError: A value is missing, of another kind, or beyond its bound.
+        """
+        return validate(cls, values, "assignment.")
 
 
 @dataclass(frozen=True)

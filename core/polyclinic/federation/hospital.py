@@ -28,6 +28,7 @@ from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.records import Order
 from polyclinic.federation.site import (
     Site,
+    check_layer_release,
     describe_training_images,
     fit_contribution,
     keep_personal,
@@ -43,6 +44,7 @@ from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, training_loader
 from polyclinic.learning.state_dict import StateDict, pack, shared_names, subtract
 
+# of network, cases, training and seed: a mean over all training subjects, each of equal weight
 LayerStatistic = Callable[[nn.Module, PreparedSite, TrainingConfig, int], StateDict]
 
 
@@ -203,6 +205,8 @@ class CommonTask:
         """Fine-tune on the labels; describe images by the base's features, as everybody does."""
         order, job = assignment.order, site.job(assignment.order)
         layers = self._find_layer_statistics(assignment.statistics)
+        if layers:
+            check_layer_release(site, assignment)
         prepared = site.prepared(order)
         found = describe_training_images(site, assignment, network)
         loss = fit_contribution(site, assignment, network, checkpoint)

@@ -5,17 +5,19 @@ vector and scalars.
 """
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from pydantic import Field
+from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
-from polyclinic.config.schemas import Setting
+from polyclinic.config.schemas import STRICT, Count
+from polyclinic.config.validation import MOST_ENTRIES, JobNames, JobSettings, Schema, validate
 from polyclinic.errors import ConfigError
 from polyclinic.federation.envelope import BufferArray, array_values, make_message
 from polyclinic.learning.metrics import Evaluation
@@ -29,7 +31,14 @@ WEIGHTS = "weights"
 SCORE, NAME, DIGEST, SETTING, PLUGIN = "score.", "name.", "digest.", "set.", "plugin."
 
 
-@dataclass(frozen=True)
+Word = Annotated[str, Field(strict=True, max_length=200)]
+Words = Annotated[Mapping[Word, Word], Field(max_length=MOST_ENTRIES)]
+# a name that may become a folder's, and leads nowhere else
+FolderName = Annotated[str, Field(strict=True, pattern=r"^\w[\w.-]{0,99}$")]
+Number = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+@validated(frozen=True, config=STRICT)
 class Order:
     """What the coordinator asks of a hospital.
 
@@ -52,22 +61,22 @@ class Order:
         plugins: Packages other than polyclinic that the work needs, with versions.
     """
 
-    run: str
-    arm: str
-    seed: int
-    rounds: int
-    personal: str
-    version: str
-    names: Mapping[str, str]
-    settings: Mapping[str, Setting] = field(default_factory=dict)
-    digests: Mapping[str, str] = field(default_factory=dict)
-    offset: int = 0
-    round: int = 0
-    proximal_mu: float = 0.0
-    restoration: str = "none"
-    restoration_steps: int = 0
-    method: str = ""
-    plugins: Mapping[str, str] = field(default_factory=dict)
+    run: FolderName
+    arm: FolderName
+    seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
+    rounds: Count
+    personal: Word
+    version: Word
+    names: JobNames
+    settings: JobSettings = field(default_factory=dict)
+    digests: Words = field(default_factory=dict)
+    offset: Number = 0
+    round: Number = 0
+    proximal_mu: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+    restoration: Word = "none"
+    restoration_steps: Number = 0
+    method: Word = ""
+    plugins: Words = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -123,36 +132,59 @@ def order_from_message(message: Message) -> Order:
     Raises:
         ConfigError: Something is missing or of another kind.
     """
-    flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
+    flat = config_of(message)
 
     def under(prefix: str) -> dict[str, Any]:
         return {
             key.removeprefix(prefix): value for key, value in flat.items() if key.startswith(prefix)
         }
 
+    plain = ("run", "arm", "seed", "rounds", "personal", "version", "offset", "restoration")
+    found = {key: flat[key] for key in (*plain, "method") if key in flat}
+    if "restoration-steps" in flat:
+        found["restoration_steps"] = flat["restoration-steps"]
+    return read_values(
+        Order,
+        {
+            **found,
+            "round": round_of(message),
+            "proximal_mu": flat.get("proximal-mu", 0.0),
+            "names": under(NAME),
+            "settings": under(SETTING),
+            "digests": under(DIGEST),
+            "plugins": under(PLUGIN),
+        },
+        "order.",
+    )
+
+
+def read_values(schema: type[Schema], values: Mapping[str, Any], prefix: str) -> Schema:
+    """Make a typed value of what a question says.
+
+    Raises:
+        ConfigError: A value is missing, of another kind, or beyond its bound.
+    """
     try:
-        return Order(
-            run=_folder(flat["run"]),
-            arm=_folder(flat["arm"]),
-            seed=int(flat["seed"]),
-            rounds=int(flat["rounds"]),
-            personal=_word(flat["personal"]),
-            version=_word(flat["version"]),
-            names=under(NAME),
-            settings=under(SETTING),
-            digests=under(DIGEST),
-            offset=int(flat["offset"]),
-            round=round_of(message),
-            proximal_mu=float(flat.get("proximal-mu", 0.0)),
-            restoration=_word(flat.get("restoration", "none")),
-            restoration_steps=int(flat.get("restoration-steps", 0)),
-            method=_word(flat.get("method", "")),
-            plugins={key: _word(value) for key, value in under(PLUGIN).items()},
-        )
-    except (KeyError, TypeError, ValueError) as error:
+        return validate(schema, values, prefix)
+    except ConfigError as error:
         raise ConfigError(
-            f"The coordinator's message lacks {error}: it runs another version of polyclinic."
+            f"{error} The coordinator runs another version of polyclinic, or its message was "
+            "changed."
         ) from error
+
+
+def config_of(message: Message) -> dict[str, Any]:
+    """Return the scalars of a question, as they arrived.
+
+    Raises:
+        ConfigError: The message holds none.
+    """
+    record = unpack_content(message.content).get(CONFIG) if message.has_content() else None
+    if not isinstance(record, ConfigRecord):
+        raise ConfigError(
+            "The message holds no order: the other side runs another version of polyclinic."
+        )
+    return dict(record)
 
 
 def weights_to_record(weights: Tensor) -> ArrayRecord:
@@ -168,7 +200,10 @@ def weights_from_record(record: ArrayRecord) -> Tensor:
     Raises:
         ConfigError: Not one flat vector of floating-point numbers.
     """
-    array = record[WEIGHTS].numpy() if WEIGHTS in record else None
+    try:
+        array = record[WEIGHTS].numpy() if WEIGHTS in record else None
+    except (TypeError, ValueError):  # its bytes are not those of an array
+        array = None
     if array is None or array.ndim != 1 or array.dtype.kind != "f":
         raise ConfigError(
             "The message holds no flat vector of weights: the other side runs another version of "
@@ -179,9 +214,8 @@ def weights_from_record(record: ArrayRecord) -> Tensor:
 
 def weights_from_message(message: Message) -> Tensor:
     """Return the weights that a message carries."""
-    record = unpack_content(message.content)[ARRAYS]
-    assert isinstance(record, ArrayRecord)
-    return weights_from_record(record)
+    record = unpack_content(message.content).get(ARRAYS)
+    return weights_from_record(record if isinstance(record, ArrayRecord) else ArrayRecord())
 
 
 def pack_content(content: RecordDict) -> RecordDict:
@@ -217,7 +251,13 @@ def unpack_content(content: RecordDict) -> RecordDict:
             "A packed message holds no weights: the other side runs another version of polyclinic."
         )
     weights = ArrayRecord({WEIGHTS: Array(np.frombuffer(data, dtype="<f4"))})
-    scalars = ConfigRecord(flat) if marks[0] == f"={CONFIG}" else MetricRecord(flat)
+    try:
+        scalars = ConfigRecord(flat) if marks[0] == f"={CONFIG}" else MetricRecord(flat)
+    except TypeError as error:
+        raise ConfigError(
+            "A packed message holds figures that are none: the other side runs another version of "
+            "polyclinic."
+        ) from error
     return RecordDict({ARRAYS: weights, marks[0][1:]: scalars})
 
 
@@ -311,10 +351,18 @@ def readdress(message: Message, node: int) -> Message:
 
 
 def round_of(message: Message) -> int:
-    """Return a message's round, counted over all attempts; 0 outside rounds."""
-    config = unpack_content(message.content)[CONFIG]
-    number = int(str(config.get("server-round", 0)))
-    return number + int(str(config.get("offset", 0))) if number else 0
+    """Return a message's round, counted over all attempts; 0 outside rounds.
+
+    Raises:
+        ConfigError: It is no number.
+    """
+    config = config_of(message)
+    number, offset = config.get("server-round", 0), config.get("offset", 0)
+    if type(number) is not int or type(offset) is not int:
+        raise ConfigError(
+            "The message's round is no number: the other side runs another version of polyclinic."
+        )
+    return number + offset if number else 0
 
 
 def ask_for_test(order: Order, weights: Tensor, node: int) -> Message:
@@ -323,13 +371,6 @@ def ask_for_test(order: Order, weights: Tensor, node: int) -> Message:
     config["server-round"] = order.rounds - order.offset
     content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config})
     return make_message(content, node, "evaluate.test")
-
-
-def _folder(value: object) -> str:
-    """Return a name that may become a folder's, and leads nowhere else."""
-    if not re.fullmatch(r"[\w][\w.-]{0,99}", _word(value)):
-        raise ValueError(f"a plain name instead of {value!r}")
-    return str(value)
 
 
 def _word(value: object) -> str:

@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.describing.statistics import DESCRIPTION, describe, statistic_names
+from polyclinic.errors import ConfigError
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.records import Order
 from polyclinic.imaging.datasets import SiteDataset
+from polyclinic.imaging.subjects import count_subjects, number_subjects
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.preparation import PreparedSite
 from polyclinic.learning.state_dict import (
@@ -161,8 +163,25 @@ def describe_training_images(site: Site, assignment: Assignment, network: nn.Mod
         return {}
     images: Iterator[Tensor] = (sample.image for sample in site.prepared(assignment.order).training)
     release = assignment.release.strictest(site.release_policy)
-    found = describe(names, images, network, release)
+    subjects = number_subjects(site.dataset.training)
+    found = describe(names, images, subjects, network, release)
     return {f"{DESCRIPTION}{name}": mean for name, mean in found.items()}
+
+
+def check_layer_release(site: Site, assignment: Assignment) -> None:
+    """Refuse statistics of layers that either side does not let leave.
+
+    Raises:
+        TooFewSubjects: The coordinator, or the hospital, demands more subjects.
+        ConfigError: Noise is demanded, which these statistics have not.
+    """
+    release = assignment.release.strictest(site.release_policy)
+    if release.noise_multiplier > 0:
+        raise ConfigError(
+            "Noise on statistics is demanded, and those of layers have none: choose a rule that "
+            "needs no statistics of layers."
+        )
+    release.check_subjects(count_subjects(site.dataset.training))
 
 
 def tell_training(site: Site, order: Order) -> Callable[[int, int, float], None]:

@@ -1,17 +1,50 @@
 """A trained model's file: the network with its weights, and the job that it was trained for."""
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 from torch import nn
 
 from polyclinic.config.compose import instantiate, load_job
 from polyclinic.config.schemas import JobConfig
+from polyclinic.config.validation import JobNames, JobSettings, validate
 from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.learning.bounded import bounded_network
 from polyclinic.learning.site_tasks import SiteHeadNetwork, SiteTask
 from polyclinic.learning.state_dict import load_metadata, load_state
+
+SPARE = 2  # a network may register a tensor again
+OPEN = ConfigDict(extra="ignore")  # a file says more of itself, to whoever wrote it
+
+
+@dataclass(frozen=True, config=OPEN)
+class SiteTaskCard:
+    """A hospital's own task, as the file of its model says it."""
+
+    kind: Literal["segmentation", "classification"]
+    classes: Annotated[int, Field(ge=2, le=65_536)]
+    channels: Annotated[int, Field(ge=1, le=1024)]
+    dimensions: Annotated[int, Field(ge=2, le=3)]
+
+
+@dataclass(frozen=True, config=OPEN)
+class ModelCard:
+    """What a model's file says of its network.
+
+    Attributes:
+        names: Group of conf/ to name.
+        settings: Dotted key to value, where a setting differs from what those names say.
+        task: The hospital's own task, where its head is in the file.
+        labels: Names of that task's classes.
+    """
+
+    names: JobNames
+    settings: JobSettings
+    task: SiteTaskCard | None = None
+    labels: tuple[str, ...] = ()
 
 
 def load_model(path: str | Path) -> tuple[nn.Module, JobConfig]:
@@ -36,13 +69,16 @@ def load_model(path: str | Path) -> tuple[nn.Module, JobConfig]:
     path = Path(path)
     state, metadata = load_state(path)
     described = load_metadata(metadata, path)
+    most = SPARE * sum(tensor.numel() for tensor in state.values()) + 10_000
     try:
-        job = load_job(described["names"], described["settings"])  # type: ignore[arg-type]
-        network: nn.Module = instantiate(job.model)
-        if "task" in described and isinstance(network, SiteHeadNetwork):
-            job = _attach_site_head(network, job, described)
+        card = validate(ModelCard, described)
+        job = load_job(card.names, card.settings)
+        with bounded_network(most, _refuse):
+            network: nn.Module = instantiate(job.model)
+            if card.task is not None and isinstance(network, SiteHeadNetwork):
+                job = _attach_site_head(network, job, card.task, card.labels)
         network.load_state_dict(state)
-    except (KeyError, TypeError, RuntimeError, ConfigError) as error:
+    except (TypeError, RuntimeError, ConfigError) as error:
         raise ModelInvalid(
             f"{path}: does not fit this machine's conf/ ({str(error).splitlines()[0]}). Install "
             "the version that wrote it."
@@ -51,14 +87,15 @@ def load_model(path: str | Path) -> tuple[nn.Module, JobConfig]:
 
 
 def _attach_site_head(
-    network: SiteHeadNetwork, job: JobConfig, described: Mapping[str, Any]
+    network: SiteHeadNetwork, job: JobConfig, own: SiteTaskCard, labels: tuple[str, ...]
 ) -> JobConfig:
     """Attach the head of the task that was the hospital's own; return the job with that task."""
-    task = SiteTask(**described["task"])
-    network.attach_head(task)
-    return replace(
-        job,
-        data=replace(
-            job.data, task=task.kind, labels=tuple(described["labels"]), channels=task.channels
-        ),
-    )
+    if len(labels) != own.classes:
+        raise ConfigError(f"{own.classes} classes have {len(labels)} names")
+    network.attach_head(SiteTask(own.kind, own.classes, own.channels, own.dimensions))
+    data = replace(job.data, task=own.kind, labels=labels, channels=own.channels)
+    return replace(job, data=data)
+
+
+def _refuse(asked: str) -> ConfigError:
+    return ConfigError(f"it describes {asked}, and holds fewer")

@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from polyclinic.config.compose import digest
-from polyclinic.errors import ConfigError, DiskFull, ModelInvalid
+from polyclinic.errors import ConfigError, DiskFull, ModelInvalid, WeightsInvalid
 
 StateDict = dict[str, Tensor]
 Personal = Literal["none", "norm", "all"]
@@ -71,16 +71,16 @@ def unpack(
     """Undo `pack`, with shapes and types as in `like`.
 
     Raises:
-        ModelInvalid: The vector is longer or shorter than the tensors, or holds NaN or Inf.
+        WeightsInvalid: The vector is longer or shorter than the tensors, or holds NaN or Inf.
     """
     sizes = [like[name].numel() for name in names]
     if vector.numel() != sum(sizes):
-        raise ModelInvalid(
+        raise WeightsInvalid(
             f"The weights that arrived have {vector.numel()} numbers, this network has "
             f"{sum(sizes)}."
         )
     if not bool(torch.isfinite(vector).all()):
-        raise ModelInvalid(
+        raise WeightsInvalid(
             "The weights that arrived contain NaN or Inf: training diverged. Lower "
             "training.learning_rate."
         )
@@ -171,10 +171,11 @@ def load_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, object]:
     """
     try:
         job = json.loads(metadata["polyclinic"])
-    except (KeyError, json.JSONDecodeError) as error:
+        if not isinstance(job, dict):
+            raise ValueError("no table")
+    except (KeyError, ValueError, RecursionError) as error:
         raise ModelInvalid(
             f"{path}: has no polyclinic metadata, so its network is unknown. Use a file that "
             "`export` wrote."
         ) from error
-    assert isinstance(job, dict)
     return job

@@ -49,6 +49,12 @@ def make_coordinator(config: Config) -> Coordinator:
             f"strategy={config.choices['strategy']} needs one task for all hospitals. For "
             f"hospitals with tasks of their own, choose {' or '.join(able)}."
         )
+    if config.privacy["_target_"] and method.pace != "rounds":
+        raise ConfigError(
+            f"privacy={config.choices['privacy']} protects the mean of rounds alone, and strategy="
+            f"{config.choices['strategy']} does not work in rounds: leave it out, or choose "
+            "strategy=averaging/fedavg."
+        )
     part: Coordinator = method.load("coordinator")(config)
     part.check()
     return part

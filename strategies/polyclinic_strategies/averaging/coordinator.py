@@ -12,11 +12,12 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.coordinator import RunContext
-from polyclinic.federation.events import ArmEnd, ArmStart, RoundEnd
+from polyclinic.federation.events import ArmEnd, ArmStart, Note, RoundEnd
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import load_state, pack, save_state, shared_names, unpack
+from polyclinic_strategies.averaging.central_privacy import describe_privacy
 from polyclinic_strategies.averaging.strategy import Averaging
 
 Finish = Callable[[nn.Module, Order, Path], None]  # trained network, its order, its folder
@@ -42,11 +43,13 @@ class AveragingCoordinator:
         return self._strategy.title
 
     def check(self) -> None:
-        """Refuse a base for strategies that keep tensors at the hospital.
+        """Refuse a base for strategies that keep tensors at the hospital, and noise that is none.
 
         Raises:
-            ConfigError: The hospital's own tensors would not get the weights of `base`.
+            ConfigError: The hospital's own tensors would not get the weights of `base`, or the
+                strategy's aggregation does not go with the privacy that is configured.
         """
+        self._strategy.build(self._config.privacy, [])
         if self._config.base is not None and self._strategy.personal != "none":
             raise ConfigError(
                 f"base={self._config.base}: {self.title} keeps tensors at the hospital, which do "
@@ -86,12 +89,20 @@ class AveragingCoordinator:
                 self._finish(network, order, path.parent)
 
         grid = ReliableGrid(context.grid, context.attendance, deployment, folder.record)
+        if config.privacy["_target_"]:
+            folder.record(Note(text=self._describe_privacy()))
         if done < order.rounds:
             aggregation = self._strategy.build(config.privacy, names)
             weights = self._strategy.run(grid, aggregation, order, weights, keep, folder.path)
         self._strategy.test(grid, order, weights)
         keep(order.rounds, weights, tested=True)
         folder.record(ArmEnd(arm=order.arm))
+
+    def _describe_privacy(self) -> str:
+        noise = self._config.privacy.get("noise_multiplier", 0.0)
+        assert isinstance(noise, int | float)
+        delta = self._config.privacy["release"].delta
+        return describe_privacy(float(noise), self._config.rounds, delta)
 
 
 def _take_up(path: Path, network: nn.Module, names: list[str]) -> tuple[Tensor, int, bool]:

@@ -93,12 +93,15 @@ class MergingRun:
             }
             base = ledger.add_base(initial, json.dumps(describe_model(self._order, 0, False)))
             rivals = {arm_name(each): each for each in self._rivals()}
+            release = self._config.privacy["release"]
             assignment = Assignment(
                 replace(self._order, round=0),
                 base,
                 task_of(self._config),
                 ledger.identity(),
                 self._statistics(rivals),
+                release.min_subjects,
+                release.noise_multiplier,
             )
             loop = EventLoop(
                 self._strategy,

@@ -1,25 +1,26 @@
 """Statistics of a network's layers over a hospital's images, for merging rules that need them.
 
 Gram matrices of layers' inputs (RegMean) and the diagonal of the Fisher information (Fisher
-merging). Both are sums over the hospital's
-samples: they tell a coordinator which directions of the weights matter there, and they leave the
-hospital only if the rule asks for them.
+merging). Both are means over the hospital's training subjects, each of equal weight: they tell a
+coordinator which directions of the weights matter there. They leave the hospital only if the rule
+asks for them, and neither side demands more subjects or noise.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import islice
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils.data import default_collate
 
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import ShiftsConfig, TrainingConfig
 from polyclinic.federation.hospital import LayerStatistic
+from polyclinic.imaging.subjects import number_subjects
 from polyclinic.learning.modes import training_mode
-from polyclinic.learning.preparation import PreparedSite, training_loader
+from polyclinic.learning.preparation import PreparedSite, TrainingSamples
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.learning.training import device_of
 
@@ -35,15 +36,35 @@ _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 def measure_gram(
     network: nn.Module, prepared: PreparedSite, training: TrainingConfig, seed: int
 ) -> StateDict:
-    """Compute `gram_matrices` over a few batches of a hospital's cases, without shifts."""
-    return gram_matrices(network, _batches(prepared, training, seed), BATCHES)
+    """Compute the mean over all training subjects of `gram_matrices`, without shifts."""
+    batches = subject_batches(prepared, training, seed)
+    return _mean(gram_matrices(network, [batch], 1) for batch in batches)
 
 
 def measure_fisher(
     network: nn.Module, prepared: PreparedSite, training: TrainingConfig, seed: int
 ) -> StateDict:
-    """Compute `fisher_diagonal` over a few batches of a hospital's cases, without shifts."""
-    return fisher_diagonal(network, _batches(prepared, training, seed), training, BATCHES)
+    """Compute the mean over all training subjects of `fisher_diagonal`, without shifts."""
+    batches = subject_batches(prepared, training, seed)
+    return _mean(fisher_diagonal(network, [batch], training, 1) for batch in batches)
+
+
+def subject_batches(
+    prepared: PreparedSite, training: TrainingConfig, seed: int
+) -> Iterator[Mapping[str, Tensor]]:
+    """Yield a batch of samples for each training subject, as `preparation.training_loader` would.
+
+    Together they are about `BATCHES` batches, and at least one sample of each subject.
+    """
+    plain = TrainingSamples(prepared.training, prepared.data, seed, ShiftsConfig())
+    each = prepared.data.samples_per_case
+    samples: dict[int, list[int]] = {}
+    for case, subject in enumerate(number_subjects(prepared.training.cases)):
+        samples.setdefault(subject, []).extend(range(case * each, (case + 1) * each))
+    most = max(1, BATCHES * training.batch_size // len(samples))
+    for indices in samples.values():
+        chosen = indices[:: max(1, len(indices) // most)][:most]  # of all the subject's cases
+        yield default_collate([plain[index] for index in chosen])
 
 
 def gram_matrices(
@@ -196,9 +217,15 @@ def _first(loader: Batches, batches: int) -> Iterator[Mapping[str, Tensor]]:
     return islice(iter(loader), batches)
 
 
-def _batches(prepared: PreparedSite, training: TrainingConfig, seed: int) -> Batches:
-    """Return batches of the images as they are."""
-    return training_loader(prepared, replace(training, shifts=ShiftsConfig()), seed)
+def _mean(found: Iterable[StateDict]) -> StateDict:
+    """Average the subjects' tensors by name; one that a subject lacks counts where it is."""
+    sums: StateDict = {}
+    counts: dict[str, int] = {}
+    for tensors in found:
+        for name, tensor in tensors.items():
+            sums[name] = sums[name] + tensor.double() if name in sums else tensor.double()
+            counts[name] = counts.get(name, 0) + 1
+    return {name: (total / counts[name]).float() for name, total in sums.items()}
 
 
 # what a rule may ask for in its `needs`

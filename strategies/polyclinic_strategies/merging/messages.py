@@ -19,9 +19,10 @@ from polyclinic.federation.records import (
     CONFIG,
     INLINE_BYTES,
     Order,
+    config_of,
     order_from_message,
     order_to_config,
-    unpack_content,
+    read_values,
     weights_to_record,
 )
 
@@ -41,6 +42,7 @@ __all__ = [
     "send_base",
 ]
 FILE = "file"
+VERDICTS = 1000  # in one question
 # Seconds for which a message waits for its hospital: a question for a contribution is repeated
 # anyhow, a message with a model is worth a longer wait.
 SHORT_S, LONG_S = 600.0, 86400.0
@@ -66,30 +68,31 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
     Raises:
         ConfigError: A field is missing or has the wrong type.
     """
-    order = order_from_message(message)
-    flat: dict[str, Any] = dict(message.content[CONFIG])
-    try:
-        triples = zip(
-            flat["verdict.digests"], flat["verdict.accepted"], flat["verdict.reasons"], strict=True
-        )
-        verdicts = [
-            Verdict(_digest(digest), bool(accepted), str(reason))
-            for digest, accepted, reason in triples
-        ]
-        assignment = Assignment(
-            order,
-            _digest(flat["base"]),
-            str(flat["task"]),
-            _digest(flat["ledger"]),
-            tuple(str(name) for name in flat["statistics"]),
-            int(flat["min-subjects"]),
-            float(flat["noise-multiplier"]),
-        )
-        return assignment, verdicts
-    except (KeyError, TypeError, ValueError) as error:
+    flat = config_of(message)
+    columns = [flat.get(f"verdict.{name}") for name in ("digests", "accepted", "reasons")]
+    lists = [column for column in columns if isinstance(column, list)]
+    if len(lists) < 3 or len({len(column) for column in lists}) > 1 or len(lists[0]) > VERDICTS:
         raise ConfigError(
-            f"The coordinator's message lacks {error}: it runs another version of polyclinic."
-        ) from error
+            f"The message has no verdicts, or more than {VERDICTS}: the coordinator runs another "
+            "version of polyclinic."
+        )
+    verdicts = [
+        read_values(Verdict, {"digest": digest, "accepted": accepted, "reason": reason}, "verdict.")
+        for digest, accepted, reason in zip(*lists, strict=True)
+    ]
+    named: dict[str, Any] = {
+        key: flat[key] for key in ("base", "task", "ledger", "statistics") if key in flat
+    }
+    released = {
+        name: flat[key]
+        for key, name in (
+            ("min-subjects", "min_subjects"),
+            ("noise-multiplier", "noise_multiplier"),
+        )
+        if key in flat
+    }
+    order = order_from_message(message)
+    return read_values(Assignment, {"order": order, **named, **released}, "assignment."), verdicts
 
 
 def hand_over(message: Message, handover: Handover) -> Message:
@@ -145,9 +148,18 @@ def read_base(message: Message) -> tuple[Order, str]:
     """Return order and digest of a `query.base`.
 
     Its weights are read by `records.weights_from_message`.
+
+    Raises:
+        ConfigError: A field is missing or has the wrong type.
     """
-    flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
-    return order_from_message(message), str(flat.get("base"))
+    order, base = order_from_message(message), config_of(message).get("base")
+    try:
+        return order, _digest(base)
+    except ValueError as error:
+        raise ConfigError(
+            f"The message names no base ({error}): the coordinator runs another version of "
+            "polyclinic."
+        ) from error
 
 
 def confirm(message: Message) -> Message:

@@ -34,6 +34,9 @@ from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 FINEST_MM = 2.0  # voxel size at which a scan is read before it is averaged to `IMAGE_MM`
 TOP = 255  # the number for an intensity, and for a probability, of 1
 TRIES = 5
+# of a proxy that may be sent, in the head: displacement without the part that shifts all of it
+# (a trained generator has 4.7 mm root mean square), and share of the intensities' range
+LEAST_MEDIAN_MM, LEAST_P95_MM, LEAST_CHANGE = 1.0, 2.0, 0.01
 REFERENCE, AFFINE, NETWORK = "reference.image", "reference.affine", "generator."
 
 
@@ -149,6 +152,7 @@ class Protection:
         Raises:
             ScanNotRecognized: The reference does not fit the scan.
             RunError: Five keys in a row would have folded the image.
+            ModelInvalid: The generator leaves the scan almost as it is; nothing may be sent.
         """
         canonical = canonicalize(volume, self.reference)
         image = coarse_image(canonical)
@@ -156,10 +160,28 @@ class Protection:
             ddf, inverse = draw_deformation(self.field, image, draw_seed())
             if float(jacobian_determinant(ddf).min()) > 0:
                 proxy = canonical.image(upsample(ddf, self.shape))
+                _check_change(ddf, image, proxy, canonical)
                 return Protected(canonical, quantize(proxy), ddf, inverse)
         raise RunError(
             f"All {TRIES} deformations that were drawn fold the image: the generator cannot be "
             "used. Train it with more smoothness."
+        )
+
+
+def _check_change(ddf: Tensor, image: Tensor, proxy: Tensor, canonical: Canonical) -> None:
+    """Refuse a proxy that is almost the scan: a generator may be damaged, or made to spy."""
+    head = image[0, 0] > 0
+    moved = IMAGE_MM * ddf[0][:, head]
+    lengths = (moved - moved.mean(1, keepdim=True)).norm(dim=0)
+    median, most = (float(lengths.quantile(share)) for share in (0.5, 0.95))
+    original = canonical.image(torch.zeros(1, 3, *proxy.shape))
+    change = float((proxy - original).abs()[(original > 0) | (proxy > 0)].mean())
+    if median < LEAST_MEDIAN_MM or most < LEAST_P95_MM or change < LEAST_CHANGE:
+        raise ModelInvalid(
+            f"The generator moves this scan by {median:.1f} mm (95 %: {most:.1f} mm) and changes "
+            f"it by {change:.3f}, at least {LEAST_MEDIAN_MM:g} mm, {LEAST_P95_MM:g} mm and "
+            f"{LEAST_CHANGE:g} are needed to hide it: nothing was sent. Ask the coordinator for a "
+            "generator that is trained."
         )
 
 

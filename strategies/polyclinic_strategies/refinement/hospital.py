@@ -13,6 +13,7 @@ from polyclinic.describing.statistics import describe
 from polyclinic.errors import PolyclinicError
 from polyclinic.federation.records import Order
 from polyclinic.federation.site import Site, save_site_model
+from polyclinic.imaging.subjects import number_subjects
 from polyclinic.learning.preparation import prepare_image
 from polyclinic.learning.state_dict import StateDict, shared_names, unpack
 from polyclinic_strategies.merging.hospital import MergingHospital
@@ -48,7 +49,8 @@ class RefinementHospital(MergingHospital):
             network.load_state_dict(
                 {**state, **unpack(weights, state, shared_names(network, "none"))}
             )
-        cases = site.dataset.cases
+        cases, demanded = site.dataset.cases, release.strictest(site.release_policy)
+        subjects = number_subjects(cases)
 
         def images() -> Iterator[Tensor]:
             for number, case in enumerate(cases):
@@ -56,13 +58,13 @@ class RefinementHospital(MergingHospital):
                 yield prepare_image(case.image, job.data)[0]
 
         try:
-            found = describe(names, images(), network, release.strictest(site.release_policy))
+            found = describe(names, images(), subjects, network, demanded)
         except PolyclinicError as error:
             # the client, another process, reads this and ends
             site.say(order, "failed", force=True, reason=str(error))
             raise
         site.say(order, "waiting", force=True)
-        return found, len(cases)
+        return found, len(set(subjects))
 
     def receive(self, site: Site, order: Order, weights: Tensor, number: int) -> Path:
         """Keep the refined model, ready for `polyclinic-client predict`; return its file.

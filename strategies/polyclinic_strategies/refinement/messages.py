@@ -6,23 +6,37 @@ from typing import Any
 import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
-from pydantic import ValidationError
+from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from polyclinic.config.release import Release
+from polyclinic.config.release import MinSubjects, NoiseMultiplier, Release
+from polyclinic.config.schemas import STRICT
 from polyclinic.errors import ConfigError
+from polyclinic.federation.assignment import Names
 from polyclinic.federation.envelope import make_message
 from polyclinic.federation.records import (
     ARRAYS,
     CONFIG,
     Order,
+    config_of,
     order_from_message,
     order_to_config,
+    read_values,
     unpack_content,
     weights_to_record,
 )
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.merging.messages import LONG_S, Assignment
+
+
+@dataclass(frozen=True, config=STRICT)
+class _Question:
+    """What a coordinator asks of a description."""
+
+    statistics: Names
+    min_subjects: MinSubjects
+    noise_multiplier: NoiseMultiplier
+
 
 MEAN = "mean."  # prefix of the statistics' names in a message
 MOST_NUMBERS = 2**20  # upper limit for the numbers in one statistic
@@ -55,20 +69,18 @@ def read_question(message: Message) -> tuple[Order, tuple[str, ...], Release]:
     Raises:
         ConfigError: A field is missing or has the wrong type.
     """
-    flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
-    try:
-        names = tuple(str(name) for name in flat["statistics"])
-        release = Release(int(flat["min-subjects"]), float(flat["noise-multiplier"]))
-    except ValidationError as error:
-        raise ConfigError(
-            "The coordinator's message asks for an impossible release: it runs another version of "
-            "polyclinic."
-        ) from error
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ConfigError(
-            f"The coordinator's message lacks {error}: it runs another version of polyclinic."
-        ) from error
-    return order_from_message(message), names, release
+    flat = config_of(message)
+    asked = read_values(
+        _Question,
+        {
+            "statistics": flat.get("statistics"),
+            "min_subjects": flat.get("min-subjects"),
+            "noise_multiplier": flat.get("noise-multiplier"),
+        },
+        "question.",
+    )
+    release = Release(asked.min_subjects, asked.noise_multiplier)
+    return order_from_message(message), asked.statistics, release
 
 
 def has_weights(message: Message) -> bool:
@@ -131,6 +143,13 @@ def read_refined(message: Message) -> tuple[Order, int]:
     """Return order and number of a `query.refined`.
 
     Its weights are read by `records.weights_from_message`.
+
+    Raises:
+        ConfigError: A field has the wrong type.
     """
-    flat: dict[str, Any] = dict(unpack_content(message.content)[CONFIG])
-    return order_from_message(message), int(flat.get("number", 0))
+    number = config_of(message).get("number", 0)
+    if type(number) is not int or not 0 <= number < 2**31:
+        raise ConfigError(
+            "The refined model has no number: the coordinator runs another version of polyclinic."
+        )
+    return order_from_message(message), number

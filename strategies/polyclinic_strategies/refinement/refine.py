@@ -49,6 +49,8 @@ class Recipe:
         sharpness: The smaller, the more the nearest hospitals count.
         reach: A hospital that is farther than this from all others gets the uniform mean.
         neighbours: Softmax uses at most this many hospitals' vectors for a model.
+        least_sources: No other hospital's vector has a larger share of a model than one in so
+            many; where it would, the uniform mean is taken.
     """
 
     rule: str = "softmax"
@@ -56,12 +58,15 @@ class Recipe:
     sharpness: float = 0.2
     reach: float = 3.0
     neighbours: int = 8
+    least_sources: int = 1
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ConfigError(f"refinement rule {self.rule}: one of {', '.join(RULES)}.")
         if not (self.sharpness > 0 and self.reach > 0 and self.neighbours >= 1):
             raise ConfigError("refinement: sharpness and reach are above 0, neighbours at least 1.")
+        if self.least_sources < 1:
+            raise ConfigError(f"strategy.least_sources={self.least_sources}: at least 1.")
 
     def __str__(self) -> str:
         if self.rule in ("uniform", "norm_local"):
@@ -135,7 +140,16 @@ def choose_coefficients(
             f"the limit is {recipe.reach:g}"
         )
         return Refinement(site, recipe, _uniform(contributors), distances, reason)
-    return Refinement(site, recipe, _weigh(distances, neighbourhood, unit, recipe), distances)
+    found = _weigh(distances, neighbourhood, unit, recipe)
+    others = {other: share for other, share in found.items() if other != site}
+    most = max(others, key=lambda other: (others[other], other), default="")
+    if most and others[most] > 1 / recipe.least_sources + NEGLIGIBLE:
+        reason = (
+            f"{most} alone would have {others[most]:.0%} of the model, the limit is one in "
+            f"{recipe.least_sources}"
+        )
+        return Refinement(site, recipe, _uniform(contributors), distances, reason)
+    return Refinement(site, recipe, found, distances)
 
 
 def combine(

@@ -51,6 +51,7 @@ class Refining:
         sharpness: Values to try.
         reach: A hospital farther than this many medians from all others gets the uniform mean.
         neighbours: Largest number of vectors in one refined model.
+        least_sources: No other hospital has a larger share of a model than one in so many.
         stay: Conditions that end the time in which hospitals may join, change and leave.
     """
 
@@ -62,6 +63,7 @@ class Refining:
     sharpness: Sequence[float]
     reach: float
     neighbours: int
+    least_sources: int = 1
     stay: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -78,6 +80,11 @@ class Refining:
             statistic_named(name)
         self.recipes()
         self.merging()
+
+    @property
+    def _bounds(self) -> tuple[float, int, int]:
+        """What all recipes have in common."""
+        return self.reach, self.neighbours, self.least_sources
 
     def merging(self) -> Merging:
         """Return how hospitals contribute."""
@@ -99,13 +106,13 @@ class Refining:
         The uniform mean is always one of them.
         """
         made = [
-            Recipe(rule, statistic, sharpness, self.reach, self.neighbours)
+            Recipe(rule, statistic, sharpness, *self._bounds)
             for statistic in self.statistics
             for rule in self.rules
             if rule != "uniform"
             for sharpness in (self.sharpness if rule == "softmax" else (1.0,))
         ]
-        return [*made, Recipe("uniform", self.statistics[0], 1.0, self.reach, self.neighbours)]
+        return [*made, Recipe("uniform", self.statistics[0], 1.0, *self._bounds)]
 
     def own_recipes(self, chosen: Recipe) -> list[Recipe]:
         """Return the recipes to try for hospitals that contributed.
@@ -113,11 +120,11 @@ class Refining:
         They use the same statistic, and range from their own vector alone to the mean.
         """
         sharp = [
-            Recipe("softmax", chosen.statistic, value, self.reach, self.neighbours)
+            Recipe("softmax", chosen.statistic, value, *self._bounds)
             for value in (*self.sharpness, GENTLE)
         ]
         others = [
-            Recipe(rule, chosen.statistic, 1.0, self.reach, self.neighbours)
+            Recipe(rule, chosen.statistic, 1.0, *self._bounds)
             for rule in ("nearest", "uniform", "norm_local")
         ]
         return [*sharp, *others]

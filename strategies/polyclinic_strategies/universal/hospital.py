@@ -20,6 +20,7 @@ from polyclinic.federation.hospital import CommonTask, Learned
 from polyclinic.federation.records import Order
 from polyclinic.federation.site import Site, fit_contribution, tell_training
 from polyclinic.imaging.datasets import SiteDataset
+from polyclinic.imaging.subjects import number_subjects
 from polyclinic.learning import training
 from polyclinic.learning.crops import as_batch
 from polyclinic.learning.metrics import Evaluation
@@ -171,7 +172,8 @@ class _Stage:
                 "Noise on statistics is demanded, and the universal model's have none: merge the "
                 "encoders, which needs none."
             )
-        return feature_statistics(self.network, images, self.job.data, release.min_subjects)
+        subjects = number_subjects(self.site.dataset.training)
+        return feature_statistics(self.network, images, subjects, self.job.data, release)
 
     def _images(self) -> Iterator[Tensor]:
         """Yield the training images in the encoder's channels."""

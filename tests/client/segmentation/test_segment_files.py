@@ -19,11 +19,8 @@ from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire
 from polyclinic_demos.local_pki import kit_for, local_authority
-from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.frame.canonical import canonicalize
-from polyclinic_strategies.proxy.generator import LearnedField
-from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
-from polyclinic_strategies.proxy.protection import Protection, coarse_reference, quantize
+from polyclinic_strategies.proxy.protection import Protection, quantize
 from tests.client.segmentation.proxies import (
     AFFINE,
     DESCRIPTION,
@@ -45,6 +42,7 @@ from tests.server.segmentation.segmentation_services import (
     expected,
     service,
 )
+from tests.strategies.proxy.test_protection import protecting
 
 
 @pytest.mark.parametrize("kind", ["labels", "probabilities"])
@@ -61,10 +59,7 @@ def test_an_image_comes_back_as_labels_on_its_own_grid_over_tls(kind: str, tmp_p
 
 
 def test_a_scan_is_warped_with_a_generator_and_comes_back(tmp_path: Path) -> None:
-    reference = icbm152_reference(2.0)
-    written = Protection(
-        LearnedField(coarse_reference(reference), FlowGenerator((4, 4, 4))), reference, LABELS
-    )
+    written = protecting(labels=LABELS)
     written.save(tmp_path / "generator.safetensors")
     protection = Protection.load(tmp_path / "generator.safetensors")
     scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(4.0, 4.0, 4.0)), seed=0)
@@ -82,7 +77,7 @@ def test_a_scan_is_warped_with_a_generator_and_comes_back(tmp_path: Path) -> Non
         )
     labels = np.asarray(nib.load(job.target).dataobj)
     assert labels.shape == scan.label_map.shape and job.preview is not None and job.preview.exists()
-    still = canonicalize(read_image(job.image, 1, 3), reference)
+    still = canonicalize(read_image(job.image, 1, 3), protection.reference)
     unwarped = still.label_map(torch.from_numpy(expected(quantize(still.image()))))
     for number in (1, 2):
         one, other = labels == number, unwarped == number

@@ -8,13 +8,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.errors import ConfigError, LimitExceeded, ModelInvalid, TooFewSubjects
 from polyclinic.learning import training
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.state_dict import shared_names, state_digest, unpack
 from polyclinic.store.contribution import TensorFile, read_contribution
 from polyclinic_client.site.fine_tuning import work
+from polyclinic_client.site.limits import keep_limits
 from polyclinic_client.site.outbox import Outbox
+from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
 from polyclinic_strategies.merging.messages import Assignment, Verdict
 from tests.client.site.test_site import data, order  # noqa: F401
@@ -24,18 +26,19 @@ LEDGER = "e" * 64
 
 @pytest.fixture
 def hospital(data: Path, tmp_path: Path) -> Site:  # noqa: F811
+    keep_release_policy(tmp_path / "state", 1, None)
     return Site("mprage-3t", data, tmp_path / "state")
 
 
-def assigned(hospital: Site, *statistics: str) -> tuple[Assignment, Tensor]:
+def assigned(hospital: Site, *statistics: str, min_subjects: int = 1) -> tuple[Assignment, Tensor]:
     asked, weights = order(method="merging")
     network = hospital.build_network(asked)
     base = unpack(weights, network.state_dict(), shared_names(network, "none"))
-    return Assignment(asked, state_digest(base), "t", LEDGER, statistics), weights
+    return Assignment(asked, state_digest(base), "t", LEDGER, statistics, min_subjects), weights
 
 
-def prepare_base(hospital: Site, *statistics: str) -> Assignment:
-    assignment, weights = assigned(hospital, *statistics)
+def prepare_base(hospital: Site, *statistics: str, min_subjects: int = 1) -> Assignment:
+    assignment, weights = assigned(hospital, *statistics, min_subjects=min_subjects)
     assert hospital.hand_over(assignment, []).needs_base
     hospital.keep_base(assignment.order, assignment.base, weights)
     assert not hospital.hand_over(assignment, []).needs_base
@@ -80,6 +83,30 @@ def test_a_hospital_without_foreground_contributes_without_a_score(
     monkeypatch.setattr(training, "evaluate", lambda *a, **o: nothing)
     made = read_contribution(do(hospital))
     assert set(made.metrics) == {"loss"} and math.isfinite(made.metrics["loss"])
+
+
+@pytest.mark.parametrize(("ours", "theirs", "noise"), [(20, 1, None), (1, 2, None), (1, 1, 5.0)])
+@pytest.mark.parametrize("statistic", ["gram", "fisher", "correlation"])
+def test_neither_sides_demand_lets_statistics_of_one_subject_leave(
+    hospital: Site, statistic: str, ours: int, theirs: int, noise: float | None
+) -> None:
+    keep_release_policy(hospital.state, ours, noise)
+    prepare_base(hospital, statistic, min_subjects=theirs)
+    if noise and statistic == "correlation":  # it has noise
+        do(hospital)
+        return
+    with pytest.raises(ConfigError if noise else TooFewSubjects):
+        work(hospital.name, hospital.dataset.folder, hospital.state)
+    assert not list(hospital.outbox.folder.glob("*"))
+
+
+def test_contributions_with_statistics_are_counted_with_all_other_answers(hospital: Site) -> None:
+    keep_limits(hospital.state, releases=0)
+    prepare_base(hospital, "correlation")
+    with pytest.raises(LimitExceeded, match="--max-releases"):
+        work(hospital.name, hospital.dataset.folder, hospital.state)
+    hospital.hand_over(assigned(hospital)[0], [])
+    assert do(hospital).exists()  # without statistics nothing is counted
 
 
 def test_a_crash_costs_a_pass_and_changes_no_bit(

@@ -41,7 +41,7 @@ def install(installer: Installer) -> Install:
 
 def describe_toy() -> torch.Tensor:
     images = [torch.full((1, 2, 2, 1), float(number)) for number in (1, 2, 3)]
-    return describe(["toy"], images, nn.Identity(), Release())["toy"]
+    return describe(["toy"], images, range(3), nn.Identity(), Release())["toy"]
 
 
 @pytest.mark.parametrize(

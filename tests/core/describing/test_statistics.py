@@ -308,7 +308,7 @@ def test_a_description_is_the_mean_over_subjects_and_leaves_the_network_as_it_wa
     network = network_of("unet_2d").train()
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     images = [head(seed) for seed in range(3)]
-    found = describe(list(STATISTICS), iter(images), network, Release())
+    found = describe(list(STATISTICS), iter(images), range(len(images)), network, Release())
     assert list(found) == list(STATISTICS)
     assert network.training
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in network.modules())
@@ -326,6 +326,17 @@ def test_a_description_is_the_mean_over_subjects_and_leaves_the_network_as_it_wa
 
 def test_too_few_subjects_are_not_described() -> None:
     with pytest.raises(TooFewSubjects):
-        describe(["histogram"], [head(), head(1)], NOTHING, Release())
+        describe(["histogram"], [head(), head(1)], range(2), NOTHING, Release())
     with pytest.raises(UnknownName, match="unknown"):
-        describe(["unknown"], [head()], NOTHING, Release())
+        describe(["unknown"], [head()], range(1), NOTHING, Release())
+
+
+def test_images_of_one_subject_count_as_one() -> None:
+    images = [head(seed) for seed in range(4)]
+    with pytest.raises(TooFewSubjects):
+        describe(["histogram"], images, [0, 0, 1, 1], NOTHING, Release())
+    release = Release(min_subjects=2)
+    found = describe(["histogram"], images, [0, 1, 0, 0], NOTHING, release)["histogram"]
+    rows = [measure("histogram", image, NOTHING) for image in images]
+    first = torch.stack([rows[0], rows[2], rows[3]]).mean(0)
+    assert_close(found, (first + rows[1]) / 2)

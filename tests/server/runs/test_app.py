@@ -9,12 +9,13 @@ import torch
 
 from polyclinic.config.compose import instantiate, list_names, load_config
 from polyclinic.errors import ConfigError
+from polyclinic.federation.events import Note
 from polyclinic.federation.jobs import build_network, check_network
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.state_dict import load_state
 from polyclinic_client.fleet.app import app as client_app
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
-from polyclinic_server.runs.app import coordinate
+from polyclinic_server.runs.app import coordinate, make_coordinator
 from tests.e2e.federation import TINY
 from tests.fakes import FakeGrid, FakeNode, serve
 
@@ -64,6 +65,22 @@ def test_every_strategy_of_conf_runs(strategy: str, tmp_path: Path, sites: list[
 def test_central_differential_privacy_wraps_a_strategy(tmp_path: Path, sites: list[Path]) -> None:
     made = run(tmp_path / "run", sites, "privacy=server_side_dp", "rounds=1")
     assert [line for line in figures(made) if line["phase"] == "test"]
+    notes = [event.text for event in made.events() if isinstance(event, Note)]
+    assert any("epsilon" in text for text in notes)
+
+
+@pytest.mark.parametrize("strategy", ["merging/mean", "refinement", "universal"])
+def test_it_is_refused_where_it_would_protect_nothing(strategy: str) -> None:
+    parts = ["model=universal", "data=universal", "training=universal"]
+    config = load_config(
+        [
+            f"strategy={strategy}",
+            "privacy=server_side_dp",
+            *(parts if strategy == "universal" else SMALL),
+        ]
+    )
+    with pytest.raises(ConfigError, match=f"privacy=server_side_dp.*{strategy}"):
+        make_coordinator(config)
 
 
 def test_identical_hospitals_and_no_training_leave_the_weights_as_they_were(

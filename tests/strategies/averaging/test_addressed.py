@@ -42,8 +42,13 @@ def test_flower_alone_cannot_ask() -> None:
         FedAvg().start(grid(), weights(), num_rounds=1)
 
 
-@pytest.mark.parametrize("name", AVERAGING)
-@pytest.mark.parametrize("privacy", ["none", "server_side_dp"])
+MEANS = [f"averaging/{name}" for name in ("fedavg", "fedbn", "fedprox")]
+
+
+@pytest.mark.parametrize(
+    ("name", "privacy"),
+    [(name, "none") for name in AVERAGING] + [(name, "server_side_dp") for name in MEANS],
+)
 def test_every_strategy_runs_rounds(name: str, privacy: str) -> None:
     config = load_config([f"strategy={name}", f"privacy={privacy}"])
     made = instantiate(config.strategy, _recursive_=False).build(config.privacy, ["0.weight"])

@@ -4,6 +4,8 @@ import pytest
 from flwr.serverapp.strategy import DifferentialPrivacyServerSideFixedClipping, FedAvg, Strategy
 
 from polyclinic.config.compose import instantiate, load_config
+from polyclinic.errors import ConfigError
+from polyclinic_strategies.averaging.coordinator import AveragingCoordinator
 
 
 def build(*overrides: str) -> Strategy:
@@ -27,3 +29,10 @@ def test_the_release_of_statistics_is_no_setting_of_flowers() -> None:
     )
     assert isinstance(made, DifferentialPrivacyServerSideFixedClipping)
     assert made.noise_multiplier == 0.5
+
+
+@pytest.mark.parametrize("name", ["fedmedian", "fedtrimmedavg", "fedadam", "fedyogi", "krum"])
+def test_noise_for_a_mean_is_refused_before_a_run_where_there_is_none(name: str) -> None:
+    config = load_config([f"strategy=averaging/{name}", "privacy=server_side_dp"])
+    with pytest.raises(ConfigError, match="privacy=server_side_dp"):
+        AveragingCoordinator(config).check()

@@ -19,6 +19,7 @@ from polyclinic.reporting.tables import terminal_tables
 from polyclinic.store.ledger import Ledger
 from polyclinic_client.fleet.app import app as client_app
 from polyclinic_client.site.fine_tuning import work
+from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
@@ -28,7 +29,13 @@ from tests.server.runs.test_app import SMALL
 
 # rules with candidates, and with statistics of both kinds
 OTHERS = ("ties", "regmean", "fisher")
-QUICK = ["rounds=1", "strategy.poll_s=0.01", "deployment.hospitals=3", "deployment.min_hospitals=2"]
+QUICK = [
+    "rounds=1",
+    "strategy.poll_s=0.01",
+    "deployment.hospitals=3",
+    "deployment.min_hospitals=2",
+    "privacy.release.min_subjects=1",
+]
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +65,7 @@ def run(folder: Path, sites: list[Path], *overrides: str) -> RunFolder:
     for number, site in enumerate(sites, 1):
         state = str(folder / "state" / site.name)
         config = {"site": site.name, "data": str(site), "state": state}
+        keep_release_policy(Path(state), 1, None)
         nodes.append(FakeNode(number, hospital(config)))
     made = RunFolder(folder)
     arms = [{"name": "merging-mean", "title": "Merging (mean)", "kind": "merging"}]

@@ -1,6 +1,8 @@
 """Gram matrices and the Fisher diagonal against what they are on paper."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,9 +10,18 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
+from polyclinic.config.compose import load_data
 from polyclinic.config.schemas import TrainingConfig
+from polyclinic.imaging.datasets import Case
+from polyclinic.learning.preparation import PreparedCases, PreparedSite, Sample
 from polyclinic_strategies.merging import layer_statistics as statistics
-from polyclinic_strategies.merging.layer_statistics import fisher_diagonal, gram_matrices
+from polyclinic_strategies.merging.layer_statistics import (
+    fisher_diagonal,
+    gram_matrices,
+    measure_fisher,
+    measure_gram,
+    subject_batches,
+)
 
 TRAINING = TrainingConfig(
     epochs=1,
@@ -193,3 +204,39 @@ def test_nothing_to_compute_from_is_said() -> None:
     with pytest.raises(ValueError, match="yields nothing"):
         fisher_diagonal(nn.Linear(1, 1), [], TRAINING, 1)
     assert gram_matrices(nn.Linear(1, 1), [], 1) == {}
+
+
+def test_every_subject_counts_alike_however_many_cases_and_samples_it_has() -> None:
+    visits = {"a": [1.0], "b": [2.0, 2.0, 2.0], "c": [3.0]}
+    cases = [
+        Case(f"{name}{number}", (Path(f"{name}{number}"),), 0, "training", name)
+        for name, values in visits.items()
+        for number in range(len(values))
+    ]
+    pictures = [value for values in visits.values() for value in values]
+    prepared = prepare_pictures(cases, pictures)
+    for batch_size in (1, 4):
+        training = replace(TRAINING, batch_size=batch_size)
+        network = nn.Sequential(nn.Flatten(), nn.Linear(4, 2, bias=False))
+        gram = measure_gram(network, prepared, training, 0)["gram/1.weight"]
+        assert_close(gram, torch.full((4, 4), (1.0 + 4.0 + 9.0) / 3))
+        fisher = measure_fisher(network, prepared, training, 0)
+        batches = list(subject_batches(prepared, training, 0))
+        alone = [fisher_diagonal(network, [batch], training, 1) for batch in batches]
+        assert len(alone) == 3
+        mean = torch.stack([each["fisher/1.weight"] for each in alone]).mean(0)
+        assert_close(fisher["fisher/1.weight"], mean)
+
+
+def prepare_pictures(cases: list[Case], values: list[float]) -> PreparedSite:
+    """Pictures of one value each, as they are after preparation."""
+    data = load_data(["data=classification_2d", "data.patch=[2,2]"])
+    data = replace(data, augment=(), samples_per_case=2)
+    samples = [
+        Sample(case, torch.full((1, 2, 2, 1), value), 0, torch.arange(1))
+        for case, value in zip(cases, values, strict=True)
+    ]
+    training = PreparedCases([], data, 0.0, lambda: None)
+    training.cases = tuple(cases)
+    training._kept = dict(enumerate(samples))
+    return PreparedSite(None, data, training, training)  # type: ignore[arg-type]

@@ -101,6 +101,22 @@ def true_answer(protected: Protected) -> np.ndarray:
     )
 
 
+@pytest.mark.parametrize("std", [0.0, 1e-3, 0.01])
+def test_a_generator_that_hardly_moves_a_scan_is_refused(registered: None, std: float) -> None:
+    for seed in range(3):
+        with pytest.raises(ModelInvalid, match="nothing was sent"):
+            protecting(std, seed=seed).protect(volume())
+
+
+def test_a_generator_that_shifts_the_whole_scan_is_refused(registered: None) -> None:
+    made = protecting(0.0)
+    bias = made.field.network.head.bias
+    assert bias is not None
+    nn.init.constant_(bias, 0.5)  # 4 mm along every axis
+    with pytest.raises(ModelInvalid, match="nothing was sent"):
+        made.protect(volume())
+
+
 def test_labels_that_were_warped_come_back(registered: None) -> None:
     protected = protecting().protect(volume())
     assert 4.0 * float(protected.ddf.norm(dim=1).mean()) > 3.0  # millimetres

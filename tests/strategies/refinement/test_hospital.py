@@ -14,6 +14,7 @@ from polyclinic.errors import (
     ConfigError,
     ConfigMismatch,
     DatasetInvalid,
+    LimitExceeded,
     ModelInvalid,
     TooFewSubjects,
     UnknownName,
@@ -21,6 +22,7 @@ from polyclinic.errors import (
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state
 from polyclinic_client.fleet.worker import describe as sentence
+from polyclinic_client.site.limits import keep_limits
 from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort, write_unlabelled
@@ -46,6 +48,8 @@ def images(labelled: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def site(images: Path, tmp_path: Path) -> Site:
+    keep_release_policy(tmp_path / "state", 1, None)
+    keep_release_policy(tmp_path / "other", 1, None)
     return Site("new", images, tmp_path / "state", mode="describe")
 
 
@@ -122,6 +126,10 @@ def test_too_few_subjects_is_a_sentence_that_may_travel(site: Site) -> None:
 
 def test_the_hospitals_own_demands_count_whatever_the_coordinator_asks(site: Site) -> None:
     asked, _ = order()
+    with pytest.raises(TooFewSubjects):  # of a hospital that never said anything, 3
+        Site("new", site.dataset.folder, site.state / "silent", mode="describe").describe(
+            asked, ["average_image"], ANYBODY, None
+        )
     quiet, _ = site.describe(asked, ["average_image"], ANYBODY, None)
     keep_release_policy(site.state, None, 0.5)
     noisy, _ = site.describe(asked, ["average_image"], ANYBODY, None)
@@ -132,6 +140,36 @@ def test_the_hospitals_own_demands_count_whatever_the_coordinator_asks(site: Sit
     (site.state / "release.json").write_text("{")
     with pytest.raises(ConfigError, match=r"release\.json is damaged"):
         site.describe(asked, ["average_image"], ANYBODY, None)
+
+
+def test_a_question_that_comes_again_gets_the_same_noise_and_others_are_counted(
+    site: Site,
+) -> None:
+    asked, weights = order()
+    keep_release_policy(site.state, 1, 0.5)
+    keep_limits(site.state, releases=2)
+    names = ["average_image"]
+    once, subjects = site.describe(asked, names, ANYBODY, None)
+    for _ in range(3):
+        again = site.describe(replace(asked, run="another"), names, ANYBODY, None)
+        assert torch.equal(once["average_image"], again[0]["average_image"])
+        assert again[1] == subjects
+    other, _ = site.describe(asked, names, ANYBODY, weights)
+    assert not torch.equal(once["average_image"], other["average_image"])
+    with pytest.raises(LimitExceeded, match="--max-releases"):
+        site.describe(asked, names, ANYBODY, 2 * weights)
+    site.describe(asked, names, ANYBODY, weights)
+    keep_limits(site.state, releases=3)
+    site.describe(asked, names, ANYBODY, 2 * weights)
+
+
+def test_an_answer_that_was_damaged_is_made_again(site: Site) -> None:
+    asked, _ = order()
+    once, _ = site.describe(asked, ["average_image"], ANYBODY, None)
+    (kept,) = (site.state / "releases").iterdir()
+    kept.write_bytes(b"{")
+    again, _ = site.describe(asked, ["average_image"], ANYBODY, None)
+    assert torch.equal(once["average_image"], again["average_image"])
 
 
 def test_an_unknown_statistic_is_refused_before_an_image_is_read(site: Site) -> None:

@@ -33,7 +33,7 @@ ORDER = Order(
     "none",
     "0.1.0",
     {"model": "unet_2d"},
-    {"rounds": 2},
+    {"training.epochs": 2},
     {"model": "d" * 64},
 )
 ASSIGNMENT = Assignment(ORDER, "b" * 64, "segmentation", "c" * 64, (), 5, 0.25)

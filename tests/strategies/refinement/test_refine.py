@@ -64,6 +64,20 @@ def test_coefficients_are_positive_and_add_up_to_1(rule: str, sharpness: float, 
     assert set(found.coefficients) <= set("abcd")
 
 
+@pytest.mark.parametrize(
+    ("rule", "least", "alone"), [("nearest", 1, True), ("nearest", 2, False), ("softmax", 3, False)]
+)
+def test_a_least_number_of_sources_keeps_a_model_from_being_one_hospitals_vector(
+    rule: str, least: int, alone: bool
+) -> None:
+    places = {**LINE, "newcomer": 0.1}
+    found = choose("newcomer", places, rule=rule, sharpness=0.01, least_sources=least)
+    assert (max(found.coefficients.values()) > 0.99) == alone
+    assert bool(found.fallback) != alone and ("a" in found.fallback) != alone
+    own = choose("a", LINE, rule=rule, sharpness=0.01, least_sources=least)
+    assert own.coefficients["a"] > 0.99  # its own vector is no secret to it
+
+
 def test_identical_hospitals_share_equally() -> None:
     places = {"a": 3.0, "b": 3.0, "c": 3.0, "newcomer": 3.0}
     for rule in ("softmax", "clusters", "uniform", "norm_local"):

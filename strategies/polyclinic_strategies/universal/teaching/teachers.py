@@ -1,14 +1,16 @@
 """Teachers: encoders that hospitals trained for their own tasks, and statistics of images."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from polyclinic.config.release import Release
 from polyclinic.config.schemas import DataConfig
-from polyclinic.errors import ModelInvalid, TooFewSubjects
+from polyclinic.describing.statistics import by_subject
+from polyclinic.errors import ModelInvalid
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.universal.networks.encoders import average
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
@@ -37,27 +39,32 @@ class Teacher:
 
 
 def feature_statistics(
-    network: UniversalNetwork, images: Iterable[Tensor], data: DataConfig, min_subjects: int
+    network: UniversalNetwork,
+    images: Iterable[Tensor],
+    subjects: Sequence[int],
+    data: DataConfig,
+    release: Release,
 ) -> StateDict:
-    """Compute mean and covariance of the images' average features by the hospital's own encoder.
+    """Compute mean and covariance over the subjects, by the hospital's own encoder.
 
-    No image can be told from them.
+    A subject is the mean of its images' average features. No image can be told from them.
 
     Args:
         network: The hospital's, trained.
         images: Its prepared training images, float32, CXYZ.
+        subjects: Number of each image's subject.
         data: Patch and channels.
-        min_subjects: Over fewer images nothing is said.
+        release: Says over how many subjects.
 
     Returns:
         `embedding.mean`, (numbers,), and `embedding.covariance`, (numbers, numbers); float32.
 
     Raises:
-        TooFewSubjects: Fewer images.
+        TooFewSubjects: Fewer than `release` asks for, or than two.
     """
-    rows = embeddings(network, images, data, average).double()
-    if len(rows) < max(2, min_subjects):
-        raise TooFewSubjects(len(rows), max(2, min_subjects))
+    replace(release, min_subjects=max(2, release.min_subjects)).check_subjects(len(set(subjects)))
+    found = embeddings(network, images, data, average).double()
+    rows = torch.stack(by_subject(list(found), subjects))
     centred = rows - rows.mean(0)
     return {MEAN: rows.mean(0).float(), COVARIANCE: (centred.T @ centred / (len(rows) - 1)).float()}
 

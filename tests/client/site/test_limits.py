@@ -1,0 +1,138 @@
+"""A hospital's own limits: what a coordinator may make its machine do."""
+
+import resource
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from polyclinic.config.compose import load_config
+from polyclinic.config.schemas import JobConfig
+from polyclinic.errors import ConfigError, LimitExceeded
+from polyclinic.federation.records import Order
+from polyclinic.learning.bounded import bounded_network
+from polyclinic.system.memory import is_out_of_memory, limit_memory, machine_memory
+from polyclinic_client.site.limits import FILE, Limits, keep_limits, read_limits, within_limits
+
+ORDER = Order("run", "arm", 0, 5, "none", "1", {})
+
+
+def job(*overrides: str) -> JobConfig:
+    config = load_config(overrides)
+    return JobConfig(config.model, config.data, config.training)
+
+
+@pytest.fixture
+def memory() -> Iterator[None]:
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    yield
+    resource.setrlimit(resource.RLIMIT_DATA, before)
+
+
+def test_limits_are_kept_one_by_one(tmp_path: Path) -> None:
+    assert read_limits(tmp_path) == Limits()
+    keep_limits(tmp_path, epochs=None, hours=None)
+    assert not (tmp_path / FILE).exists()
+    keep_limits(tmp_path, epochs=7, hours=None)
+    keep_limits(tmp_path, epochs=None, hours=2.0)
+    assert read_limits(tmp_path) == Limits(epochs=7, hours=2.0)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"epochs": 0}', '{"hours": NaN}', '{"other": 1}'])
+def test_a_damaged_file_lets_nothing_be_done_until_it_is_said_again(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / FILE).write_text(text)
+    with pytest.raises(ConfigError, match=FILE):
+        read_limits(tmp_path)
+    keep_limits(tmp_path, epochs=3)
+    assert read_limits(tmp_path) == Limits(epochs=3)
+
+
+def test_what_is_out_of_bounds_is_not_kept(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="epochs"):
+        keep_limits(tmp_path, epochs=0)
+    assert not (tmp_path / FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("limits", "overrides", "option"),
+    [
+        (Limits(epochs=9), ["training.epochs=2"], "--max-epochs"),
+        (Limits(memory_gb=0.001), [], "--max-memory-gb"),
+        (Limits(), ["data.patch=[1000000,1000000,1000000]"], "--max-memory-gb"),
+        (Limits(), ["training.batch_size=1000000"], "--max-memory-gb"),
+        (Limits(), ["training.epochs=1000000"], "--max-epochs"),
+    ],
+)
+def test_an_order_beyond_a_limit_is_refused_with_the_option(
+    limits: Limits, overrides: list[str], option: str
+) -> None:
+    with pytest.raises(LimitExceeded, match=option):
+        limits.check(ORDER, job(*overrides))
+
+
+def test_an_order_within_the_limits_passes() -> None:
+    Limits(epochs=5).check(ORDER, job())
+
+
+def test_memory_for_prepared_cases_is_never_more_than_allowed() -> None:
+    data = job("data.cache_gb=4096").data
+    assert Limits(cache_gb=0.5).fit_cache(data).cache_gb == 0.5
+    assert Limits(memory_gb=3.0).fit_cache(data).cache_gb == 1.5
+    assert Limits(cache_gb=10.0).fit_cache(job("data.cache_gb=1").data).cache_gb == 1.0
+
+
+def test_a_network_stops_growing_at_its_first_layer_that_is_too_much() -> None:
+    built = []
+
+    class Growing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            for number in range(1000):
+                self.add_module(str(number), nn.Linear(10, 10))
+                built.append(number)
+
+    with pytest.raises(LimitExceeded, match="1,000"), bounded_network(1000, _refuse):
+        Growing()
+    assert len(built) == 9
+    with bounded_network(110, _refuse):
+        nn.Linear(10, 10)
+    nn.Linear(1000, 1000)  # nothing is counted outside
+
+
+def test_work_is_ended_after_its_time(tmp_path: Path) -> None:
+    keep_limits(tmp_path, hours=0.2 / 3600)
+    began = time.monotonic()
+    with pytest.raises(LimitExceeded, match="--max-hours"), within_limits(tmp_path):
+        while time.monotonic() - began < 30:
+            torch.zeros(10).sum()
+    assert time.monotonic() - began < 10
+
+
+def test_work_without_memory_ends_with_the_limit(tmp_path: Path, memory: None) -> None:
+    keep_limits(tmp_path, memory_gb=4.0)
+    limit_memory(4 * 2**30)
+    with pytest.raises(LimitExceeded, match="--max-memory-gb"), within_limits(tmp_path):
+        torch.zeros(2**31)
+    with pytest.raises(LimitExceeded, match="--max-memory-gb"), within_limits(tmp_path):
+        bytearray(2**33)
+
+
+def test_other_faults_are_left_as_they_are(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="shapes"), within_limits(tmp_path):
+        raise RuntimeError("shapes do not fit")
+    assert is_out_of_memory(MemoryError())
+    assert not is_out_of_memory(ValueError("out of memory"))
+
+
+def test_a_machine_has_memory() -> None:
+    assert 0 < machine_memory(2**62) <= 2**62
+    assert machine_memory(1000) == 1000
+
+
+def _refuse(asked: str) -> LimitExceeded:
+    return LimitExceeded(asked, "less", "")
