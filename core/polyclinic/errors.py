@@ -59,7 +59,9 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── NothingToWithdraw
     │   └── LedgerDamaged           what it holds is not what was written
     └── ResourceError               the machine                                  exit code 6
-        └── DiskFull
+        ├── DiskFull
+        ├── OutOfMemory             of the machine, or of its GPU
+        └── StorageFailed           a file or folder that the system does not give
 
 An error is `shareable` when its text says nothing about a hospital's files, so that it may travel
 to the coordinator; of every other error only the type's name leaves the hospital.
@@ -443,6 +445,28 @@ class DiskFull(ResourceError):
         super().__init__(
             f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB "
             "are needed. Free some space, or choose another folder."
+        )
+
+
+class OutOfMemory(ResourceError):
+    """Memory ran out: the machine's, or its GPU's."""
+
+    def __init__(self, whose: str) -> None:
+        super().__init__(
+            f"The memory of the {whose} ran out. Close other programs on it, use one with more "
+            "memory, or have the federation choose a smaller data.patch or training.batch_size."
+        )
+
+
+class StorageFailed(ResourceError):
+    """The system does not give a file or a folder: rights, a share that went away, a lock."""
+
+    shareable = False
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(
+            f"{path}: cannot be used ({problem}). Check that it exists and that this user may "
+            "read and write it; if it lies on a network share, choose a folder on a local disk."
         )
 
 

@@ -97,6 +97,10 @@ class WorkerLink:
         """Whether the worker works."""
         return self.turn.locked()
 
+    def last_words(self) -> str:
+        """Return the last line of the worker's log."""
+        return "" if self.child is None else self.child.last_words()
+
     def replace(self) -> None:
         """End the worker, whose work nobody wants any more, and start another."""
         if self.child is not None and self.child.status() is None:

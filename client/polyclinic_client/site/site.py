@@ -5,6 +5,7 @@ called. Everything stays on this machine but the weights and figures that are re
 """
 
 import hashlib
+import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from importlib.metadata import version
@@ -44,6 +45,8 @@ from polyclinic_client.site.outbox import REFINED, Outbox
 from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import WORKER, StatusFile
 
+log = logging.getLogger("polyclinic.site")
+
 
 class Site:
     """One hospital's data, and what it keeps between two messages.
@@ -73,7 +76,7 @@ class Site:
 
     def greet(self, order: Order) -> Hello:
         """Say who this is, and why it cannot take part if it cannot."""
-        refusal, task = "", ""
+        refusal, reason, task = "", "", ""
         try:
             job = self.job(order)
             if self.mode == "describe":
@@ -81,13 +84,14 @@ class Site:
             else:
                 task = hospital_of(order).prepare(self, order)
         except PolyclinicError as error:
-            refusal = shareable_text(error)
+            log.error("%s", error, exc_info=error.__cause__)
+            refusal, reason = shareable_text(error), str(error)
         counts = {
             "training": len(self.dataset.training),
             "validation": len(self.dataset.validation),
             "test": len(self.dataset.test),
         }
-        self.say(order, "refused" if refusal else "waiting", force=bool(refusal), reason=refusal)
+        self.say(order, "refused" if refusal else "waiting", force=bool(refusal), reason=reason)
         modality = self.dataset.modality[0] if self.dataset.modality else ""
         return Hello(self.name, version("polyclinic"), counts, modality, refusal, self.mode, task)
 

@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 import platform
 import time
 import warnings
@@ -31,7 +30,7 @@ from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Fa
 from polyclinic.federation.metrics import FILE, Metric
 from polyclinic.federation.run_state import RunState, checked
 from polyclinic.store.journal import database_of
-from polyclinic.system.durable import write_atomically
+from polyclinic.system.durable import flush, write_atomically
 
 SETTINGS = "overrides.json"
 PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
@@ -304,7 +303,7 @@ def _append(path: Path, line: Mapping[str, object]) -> None:
     with path.open("a") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno())
 
 
 def _plain(value: Any) -> Any:

@@ -27,9 +27,10 @@ class Kit:
     def write(self, path: Path) -> None:
         """Write the file that is sent to the hospital."""
         write_durably(
-            path, json.dumps({"format": FORMAT, **asdict(self)}, indent=2).encode() + b"\n"
+            path,
+            json.dumps({"format": FORMAT, **asdict(self)}, indent=2).encode() + b"\n",
+            private=False,
         )
-        path.chmod(0o644)
 
     @property
     def authority(self) -> str:
