@@ -167,6 +167,7 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
     assert ran.returncode == 4
     assert str(port) in ran.stderr and "127.0.0.1" in ran.stderr
     assert "Traceback" not in ran.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".fleet"]
 
 
 @pytest.mark.parametrize(

@@ -392,7 +392,8 @@ class ProcessDied(RunError):
     """A child process ended when it should have gone on."""
 
     def __init__(self, what: str, status: int, reason: str) -> None:
-        super().__init__(f"{what} ended with status {status}: {reason}")
+        killed = ", killed: probably memory ran out" if status == -9 else ""
+        super().__init__(f"{what} ended with status {status}{killed}: {reason}")
 
 
 class LedgerError(PolyclinicError):

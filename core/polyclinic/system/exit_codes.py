@@ -4,6 +4,7 @@ Exit codes: 0 done; 1 unexpected; 2 wrong usage or setting; 3 data or model file
 run that could not go on; 6 disk or memory; 130 interrupted.
 """
 
+import platform
 import signal
 import sys
 import tempfile
@@ -13,10 +14,15 @@ from types import FrameType
 import click
 import typer
 
-from polyclinic.errors import PolyclinicError
+from polyclinic.errors import PolyclinicError, ResourceError
 from polyclinic.system.faults import explain
+from polyclinic.system.machine import name_user
 from polyclinic.system.text import clean_lines
 
+WINDOWS = (
+    "polyclinic needs Linux: on Windows, use its container images with Docker (see "
+    "docs/how-to/containers.md), or install it in the Windows Subsystem for Linux."
+)
 EXIT_CODES = (
     "Exit codes: 0 done, 2 wrong usage or setting, 3 data or model files, 4 network, "
     "5 a run that could not go on, 6 disk or memory, 130 interrupted."
@@ -31,6 +37,12 @@ def end_like_ctrl_c(_number: int, _frame: FrameType | None) -> None:
 def run_command(app: typer.Typer) -> None:
     """Run a command line and exit; an error ends it with one plain sentence and its exit code."""
     signal.signal(signal.SIGTERM, end_like_ctrl_c)
+    # a shell starts what it puts into the background with SIGINT ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if platform.system() == "Windows":
+        _say(f"error: {WINDOWS}")
+        sys.exit(ResourceError.exit_code)
+    name_user()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except click.ClickException as error:

@@ -149,6 +149,18 @@ def stop_all(children: Sequence[Child], patience_s: float = 5.0) -> None:
             child.wait(5.0)
 
 
+def how_it_ended(status: int, beginning: str) -> str:
+    """Say how a process ended.
+
+    Args:
+        status: Its exit status; the negative number of a signal.
+        beginning: Of the sentence, with a verb.
+    """
+    if status == -signal.SIGKILL:
+        return f"{beginning} with status {status}: probably memory ran out"
+    return f"{beginning} with status {status}"
+
+
 def end_with_parent() -> None:
     """Start a thread that ends this process when its parent is gone.
 

@@ -1,6 +1,7 @@
 """`polyclinic-server run`: a federation, from the settings to the report."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -46,18 +47,19 @@ def run(
     Raises:
         ConfigError: A setting is wrong, or keys and certificates are missing.
         BindFailed: The hospitals' port or address cannot be had.
-        RunError: The run cannot go on; it can be resumed.
+        RunError: The run cannot go on; it can be resumed. A new run that never let a hospital in
+            leaves no folder.
     """
     with console.status("loading torch, MONAI and Flower"):
         from polyclinic.federation.jobs import describe_run, follow_run
 
         folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
     first = configs[0]
-    place = endpoint_of(first.deployment)
-    console.print(f"run {folder.name} in {folder.path}", markup=False)
-    describe_run(folder, configs, state="waiting", pid=os.getpid())
     fleet_folder = Path(first.deployment.runs) / FLEET
     try:
+        place = endpoint_of(first.deployment)
+        console.print(f"run {folder.name} in {folder.path}", markup=False)
+        describe_run(folder, configs, state="waiting", pid=os.getpid())
         with (
             _locked(fleet_folder),
             show(LiveTable(follow_run(configs)), console) as handle,
@@ -66,6 +68,8 @@ def run(
             folder.listeners.append(handle)
             _serve(folder, configs, place, console)
     except BaseException as error:
+        if resume is None and not folder.was_open:
+            shutil.rmtree(folder.path, ignore_errors=True)
         folder.end(error, f"resume with --resume {folder.name}")
         raise
     folder.end(None)

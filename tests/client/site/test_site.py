@@ -18,7 +18,7 @@ from polyclinic.errors import (
 from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import layout_digest, load_state, pack, shared_names
 from polyclinic.system.faults import shareable
-from polyclinic_client.site.site import Site, open_site
+from polyclinic_client.site.site import Site, name_modality, open_site
 from polyclinic_client.site.status import WORKER, StatusFile
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import TINY
@@ -56,6 +56,20 @@ def test_a_hospital_introduces_itself(site: Site) -> None:
     hello = site.greet(order()[0])
     assert (hello.site, hello.refusal, hello.modality) == ("mprage-3t", "", "T1")
     assert hello.counts == {"training": 1, "validation": 1, "test": 1}
+
+
+@pytest.mark.parametrize(
+    ("channels", "name"),
+    [
+        ((), ""),
+        (("T1",), "T1"),
+        (("T1", "FLAIR"), "T1, FLAIR"),
+        (("Red", "Green", "Blue"), "colour"),
+        (("x" * 500,), "x" * 200),
+    ],
+)
+def test_images_are_named_by_all_their_channels(channels: tuple[str, ...], name: str) -> None:
+    assert name_modality(channels) == name
 
 
 def test_another_configuration_on_the_other_side_is_refused_with_its_name(site: Site) -> None:
