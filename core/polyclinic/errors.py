@@ -31,6 +31,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── TensorsMissing          tensors of the base that it lacks
     │   ├── TensorsExtra            tensors that the base does not have
     │   ├── ShapeRefused            a tensor of another shape
+    │   ├── StatisticsMissing       a statistic that was asked for
     │   ├── TypeRefused             a tensor that is not float32
     │   ├── NotFinite               NaN or Inf inside
     │   ├── NormTooLarge            norm much larger than the others'

@@ -39,6 +39,19 @@ class Contributed(SiteEvent):
         return f"{self.site} contributed ({cases} training cases{late}): {live.tally()}"
 
 
+class Reused(Event):
+    """The ledger holds contributions from before: of another strategy, run, or attempt."""
+
+    kind: Literal["reused"] = "reused"
+    sites: tuple[Word, ...] = ()
+
+    def tell(self, live: "LiveState") -> str | None:
+        """Count the hospitals, and return a line that names them."""
+        live.contributed |= set(self.sites)
+        named = ", ".join(self.sites)
+        return f"contributions that the ledger holds are used again ({named}): {live.tally()}"
+
+
 class Duplicate(SiteEvent):
     """A contribution was handed in again; it counts once."""
 
@@ -125,4 +138,4 @@ class Published(Event):
         return f"model {self.number} is published{why}{of}"
 
 
-EVENTS = (Contributed, Duplicate, ContributionRejected, Withdrawn, Scored, Published)
+EVENTS = (Contributed, Reused, Duplicate, ContributionRejected, Withdrawn, Scored, Published)
