@@ -63,6 +63,11 @@ class Event(BaseModel):
     time: FiniteFloat = 0.0
     arm: Word = ""
 
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """Hospitals of which this event says that their contribution counts."""
+        return ()
+
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
         """Update the live state of the run.
 

@@ -5,6 +5,8 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+import psutil
+
 CGROUP = Path("/sys/fs/cgroup")
 THREADS = "OMP_NUM_THREADS"  # environment variable, read by torch and by libraries of mathematics
 NAME = "LOGNAME"  # the environment variable that getpass asks first
@@ -20,6 +22,25 @@ def given_cores(cgroup: Path = CGROUP) -> int:
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     return max(1, int(min(present, _quota(cgroup))))
+
+
+def free_memory(cgroup: Path = CGROUP) -> int:
+    """Return the bytes of memory that are free: the machine's, or what a container may still take.
+
+    Args:
+        cgroup: Where the system says what a container's limits are.
+    """
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            allowed = int((cgroup / limit).read_text()) - int((cgroup / used).read_text())
+        except (OSError, ValueError):  # "max": no limit
+            continue
+        return max(0, min(free, allowed))
+    return free
 
 
 def thread_settings(environment: Mapping[str, str] | None = None) -> dict[str, str]:

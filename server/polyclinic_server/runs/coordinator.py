@@ -22,7 +22,9 @@ from polyclinic.federation.run_folder import (
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
+from polyclinic.system.text import clean_lines
 from polyclinic_server.enrolment.endpoint import announced, endpoint_of
+from polyclinic_server.reports.missing import find_missing
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.live_table import LiveTable, show
 
@@ -77,10 +79,15 @@ def run(
 
 
 def finish(folder: RunFolder, console: Console) -> None:
-    """Write the report of a run, and print its tables."""
+    """Write the report of a run, and print who is missing, then its tables."""
     report = write_report(folder.path)
     results = read_results(folder.path)
     console.print()
+    if missing := find_missing(results):
+        console.print("NOT ALL HOSPITALS ARE IN THIS RESULT", style="bold red")
+        for sentence in missing:
+            console.print(f"  {clean_lines(sentence)}", markup=False, soft_wrap=True)
+        console.print()
     for table in terminal_tables(results):
         console.print(table)
     console.print(f"report: {report}", markup=False, soft_wrap=True)

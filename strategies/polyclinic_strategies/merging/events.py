@@ -30,6 +30,11 @@ class Contributed(SiteEvent):
     norm: Figure = None
     number: int | None = None
 
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """The hospital."""
+        return (self.site,)
+
     def tell(self, live: "LiveState") -> str | None:
         """Count the hospital, and return a line about its contribution."""
         live.contributed.add(self.site)
@@ -44,6 +49,11 @@ class Reused(Event):
 
     kind: Literal["reused"] = "reused"
     sites: tuple[Word, ...] = ()
+
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """The hospitals."""
+        return self.sites
 
     def tell(self, live: "LiveState") -> str | None:
         """Count the hospitals, and return a line that names them."""
