@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import socket
 import subprocess
 from collections.abc import Callable, Sequence
@@ -120,7 +121,9 @@ def test_check_finds_nothing_wrong_with_a_sound_data_set(site: Path, tmp_path: P
         "polyclinic_client.cli.main", "check", "--data", str(site), "--state", str(tmp_path)
     )
     assert checked.returncode == 0, checked.stderr
-    assert checked.stdout.count("ok") == 4
+    titles = re.findall(r"^(?:ok|note) +([^:]+):", checked.stdout, re.MULTILINE)
+    machine = ["state", "disk", "memory", "GPU", "/dev/shm", "training", "way out"]
+    assert titles == ["dataset.json", "images", *machine]
 
 
 def test_join_refuses_a_faulty_data_set_before_it_dials(site: Path) -> None:
@@ -167,6 +170,7 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path) -> None:
     assert ran.returncode == 4
     assert str(port) in ran.stderr and "127.0.0.1" in ran.stderr
     assert "Traceback" not in ran.stderr
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == [".fleet"]
 
 
 @pytest.mark.parametrize(
@@ -223,13 +227,13 @@ def test_a_full_disk_is_said_plainly(
     import psutil
 
     from polyclinic.errors import DiskFull
-    from polyclinic_client.cli.check import _check_disk
+    from polyclinic_client.cli.check_machine import check_disk
     from polyclinic_server.runs.coordinator import create_run
 
     usage = namedtuple("usage", "total used free percent")
     monkeypatch.setattr(psutil, "disk_usage", lambda folder: usage(10**9, 10**9, 1000, 100.0))
     with pytest.raises(DiskFull, match=str(tmp_path)):
-        _check_disk(tmp_path)
+        check_disk(tmp_path)
     with pytest.raises(DiskFull, match=str(tmp_path / "runs")):
         create_run([f"deployment.runs={tmp_path / 'runs'}"], "run")
     assert not (tmp_path / "runs" / "run").exists()

@@ -32,6 +32,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── TensorsMissing          tensors of the base that it lacks
     │   ├── TensorsExtra            tensors that the base does not have
     │   ├── ShapeRefused            a tensor of another shape
+    │   ├── StatisticsMissing       a statistic that was asked for
     │   ├── TypeRefused             a tensor that is not float32
     │   ├── NotFinite               NaN or Inf inside
     │   ├── NormTooLarge            norm much larger than the others'
@@ -61,7 +62,9 @@ One sentence each: what is wrong, where, and what to do about it.
     │   └── LedgerDamaged           what it holds is not what was written
     └── ResourceError               the machine                                  exit code 6
         ├── LimitExceeded           more than a hospital allows a coordinator
-        └── DiskFull
+        ├── DiskFull
+        ├── OutOfMemory             of the machine, or of its GPU
+        └── StorageFailed           a file or folder that the system does not give
 
 An error is `shareable` when its text says nothing about a hospital's files, so that it may travel
 to the coordinator; of every other error only the type's name leaves the hospital.
@@ -426,7 +429,8 @@ class ProcessDied(RunError):
     """A child process ended when it should have gone on."""
 
     def __init__(self, what: str, status: int, reason: str) -> None:
-        super().__init__(f"{what} ended with status {status}: {reason}")
+        killed = ", killed: probably memory ran out" if status == -9 else ""
+        super().__init__(f"{what} ended with status {status}{killed}: {reason}")
 
 
 class LedgerError(PolyclinicError):
@@ -496,6 +500,28 @@ class DiskFull(ResourceError):
         super().__init__(
             f"{folder}: {free_bytes / 2**20:,.0f} MiB are free, {needed_bytes / 2**20:,.0f} MiB "
             "are needed. Free some space, or choose another folder."
+        )
+
+
+class OutOfMemory(ResourceError):
+    """Memory ran out: the machine's, or its GPU's."""
+
+    def __init__(self, whose: str) -> None:
+        super().__init__(
+            f"The memory of the {whose} ran out. Close other programs on it, use one with more "
+            "memory, or have the federation choose a smaller data.patch or training.batch_size."
+        )
+
+
+class StorageFailed(ResourceError):
+    """The system does not give a file or a folder: rights, a share that went away, a lock."""
+
+    shareable = False
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(
+            f"{path}: cannot be used ({problem}). Check that it exists and that this user may "
+            "read and write it; if it lies on a network share, choose a folder on a local disk."
         )
 
 

@@ -1,21 +1,31 @@
 """`polyclinic-client check`: what can be known before anything starts."""
 
 import math
-import os
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 from rich.console import Console
 
-from polyclinic.errors import DiskFull, PolyclinicError, ResourceError
+from polyclinic.errors import PolyclinicError, ResourceError
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.imaging.image_files import check_header
 from polyclinic.security.admission_errors import ClockWrong
+from polyclinic.system.machine import free_memory
 from polyclinic_client.cli.check_data import check_images, describe_dataset
+from polyclinic_client.cli.check_machine import (
+    Finding,
+    check_disk,
+    check_gpu,
+    check_proxy,
+    check_shm,
+    check_state,
+    check_training,
+)
+from polyclinic_client.fleet.join import EXPIRY_DAYS
 from polyclinic_client.network.connection import Connection
+from polyclinic_client.network.introduction import Welcome, days_until
 
-NEEDED_DISK = 2**30  # models, pictures, logs
+Examination = tuple[str, Callable[[], Finding | str]]  # title, and what is looked at
 NEEDED_MEMORY = 2 * 2**30  # torch, MONAI, a small 3-D network
 CLOCK_S = 120.0  # at 300 s the coordinator refuses
 
@@ -37,14 +47,18 @@ def check_everything(
         dataset = read_dataset(data)
         return describe_dataset(dataset)
 
-    examinations = [
+    examinations: list[Examination] = [
         ("dataset.json", read),
         ("images", lambda: check_images(dataset, deep, console)),
-        ("disk", lambda: _check_disk(state)),
+        ("state", lambda: check_state(state)),
+        ("disk", lambda: check_disk(state)),
+        ("memory", lambda: _check_memory(dataset)),
+        ("GPU", check_gpu),
+        ("/dev/shm", check_shm),
+        *([("training", check_training)] if deep else []),
+        ("way out", lambda: check_proxy(connection.server if connection else None)),
+        *(_ask(connection) if connection else []),
     ]
-    examinations += [("memory", lambda: _check_memory(dataset))]
-    if connection is not None:
-        examinations += [("connection", lambda: _check_connection(connection))]
     for title, examine in examinations:
         _look(title, examine, faults, console)
     if faults:
@@ -52,32 +66,27 @@ def check_everything(
 
 
 def _look(
-    title: str, examine: Callable[[], str], faults: list[PolyclinicError], console: Console
+    title: str,
+    examine: Callable[[], Finding | str],
+    faults: list[PolyclinicError],
+    console: Console,
 ) -> None:
     try:
-        console.print(f"[green]ok[/green]     {title}: {examine()}")
+        found = examine()
+        said = found if isinstance(found, Finding) else Finding(found)
+        console.print(
+            "[yellow]note[/yellow]   " if said.remedy else "[green]ok[/green]     ", end=""
+        )
+        line = f"{title}: {said.text}" + (f". {said.remedy}" if said.remedy else "")
+        console.print(line, markup=False, soft_wrap=True)
     except PolyclinicError as error:
         console.print(f"[red]wrong[/red]  {title}: ", end="")
         console.print(str(error), markup=False, soft_wrap=True)
         faults.append(error)
 
 
-def _check_disk(state: Path) -> str:
-    folder = state
-    while not folder.exists():
-        folder = folder.parent
-    if not os.access(folder, os.W_OK):
-        raise ResourceError(
-            f"{folder}: this user may not write there. Choose another folder with --state."
-        )
-    free = psutil.disk_usage(str(folder)).free
-    if free < NEEDED_DISK:
-        raise DiskFull(folder, free, NEEDED_DISK)
-    return f"{free / 2**30:,.0f} GiB free in {folder}"
-
-
 def _check_memory(dataset: SiteDataset | None) -> str:
-    free = psutil.virtual_memory().available
+    free = free_memory()
     largest = 0
     if dataset is not None:
         largest = max(
@@ -92,16 +101,35 @@ def _check_memory(dataset: SiteDataset | None) -> str:
     return f"{free / 2**30:.1f} GiB free, about {needed / 2**30:.1f} GiB needed"
 
 
-def _check_connection(connection: Connection) -> str:
-    welcome = connection.handshake()
+def _ask(connection: Connection) -> list[Examination]:
+    """List what only the coordinator can answer; it is asked once."""
+    welcome: Welcome | None = None
+
+    def greet() -> str:
+        nonlocal welcome
+        welcome = connection.handshake()
+        who = f"knows this hospital as {welcome.site}" if welcome.site else "asks for no key"
+        return f"{connection.server} answers, {who}"
+
+    certificate = [("certificate", lambda: _check_certificate(connection))]
+    return [
+        *(certificate if connection.kit else []),
+        ("connection", greet),
+        ("clock", lambda: _check_clock(welcome)),
+    ]
+
+
+def _check_certificate(connection: Connection) -> Finding:
+    found = connection.certificate()
+    days = days_until(found.ends) or 0
+    text = f"valid until {found.ends:%Y-%m-%d} ({days} days), for {', '.join(found.names)}"
+    remedy = "The coordinator should renew it: polyclinic-server init --renew."
+    return Finding(text, remedy if days < EXPIRY_DAYS else "")
+
+
+def _check_clock(welcome: Welcome | None) -> str:
+    if welcome is None:
+        return "not compared, because the coordinator did not answer"
     if abs(welcome.ahead_s) > CLOCK_S:
         raise ClockWrong(key="this hospital's key", seconds=f"{welcome.ahead_s:.0f}")
-    who = f"knows this hospital as {welcome.site}" if welcome.site else "asks for no key"
-    left = (
-        ""
-        if welcome.days_left is None
-        else f", its certificate is good for {welcome.days_left} days"
-    )
-    return (
-        f"{connection.server} answers, {who}; clocks differ by {abs(welcome.ahead_s):.1f} s{left}"
-    )
+    return f"differs from the coordinator's by {abs(welcome.ahead_s):.1f} s"

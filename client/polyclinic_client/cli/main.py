@@ -55,10 +55,11 @@ The private half stays here. Send hospital.pub to the coordinator, who sends bac
 
 Example: [bold]polyclinic-client keygen --folder /etc/polyclinic[/bold]""")
 
-CHECK_HELP = unwrap("""Check data set, disk, memory and connection before anything starts.
+CHECK_HELP = unwrap("""Check data set, machine and connection before anything starts.
 
-Says in plain words what is wrong. With a kit it also dials the coordinator: certificate, key and
-clock.
+Says in plain words what is wrong, one line each: data set, state folder, disk, memory, GPU and
+driver, shared memory, a step of training with its time and memory, proxy. With a kit it also dials
+the coordinator: certificate, key and clock.
 
 Example: [bold]polyclinic-client check --data /data/brain --kit keys/st-mary.kit.json[/bold]""")
 
@@ -149,7 +150,8 @@ def check(
     ] = False,
     state: Annotated[Path | None, typer.Option(help="Also look for room in this folder.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Read the headers only, not every voxel.")
+        bool,
+        typer.Option("--quick", help="Read the headers only, not every voxel, and train nothing."),
     ] = False,
 ) -> None:
     """See CHECK_HELP."""

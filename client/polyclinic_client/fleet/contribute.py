@@ -11,13 +11,14 @@ from pathlib import Path
 from polyclinic.errors import RunError, ServerUnreachable
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic_client.fleet.fine_tuner import FineTuner
-from polyclinic_client.fleet.join import connect, leave, only_client
+from polyclinic_client.fleet.join import connect, find_failure, leave, only_client
 from polyclinic_client.fleet.supervisor import Supervisor
 from polyclinic_client.network.connection import Connection, Say
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.status import FINE_TUNING, StatusNews, fine_tuning_news
 
 FAREWELL_S = 5.0
+HELLO = "query.hello"  # who cannot answer this is asked nothing else
 
 
 def contribute(
@@ -71,6 +72,10 @@ def _work(
         supervisor.tend()
         trainer.tend()
         news.tend()
+        greeting = {kind: why for kind, why in supervisor.failures.items() if kind == HELLO}
+        if failure := find_failure(outbox.state, began, greeting):
+            supervisor.settle(FAREWELL_S)  # the coordinator learns of it
+            raise RunError(f"No contribution could be made: {failure}")
         asked_at = outbox.asked_at()
         if asked_at is None or asked_at < began:
             if time.monotonic() - since > wait_s:

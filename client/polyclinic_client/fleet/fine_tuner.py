@@ -3,7 +3,8 @@
 import time
 from pathlib import Path
 
-from polyclinic.system.processes import Child, pause_s, python_module
+from polyclinic.system.machine import thread_settings
+from polyclinic.system.processes import Child, how_it_ended, pause_s, python_module
 from polyclinic_client.network.connection import Say
 from polyclinic_client.site.outbox import Outbox
 
@@ -25,7 +26,7 @@ class FineTuner:
         self.outbox = Outbox(state, data)
         self._say = say
         command = python_module("polyclinic_client.site.fine_tuning", name, str(data), str(state))
-        log, environment = state / "fine_tuning.log", {"OMP_NUM_THREADS": "1"}
+        log, environment = state / "fine_tuning.log", thread_settings()
         self.child = Child("fine-tuning", command, log, environment)
         self._looked = self._not_before = 0.0
         self.working = ""  # the key of the work that the child does
@@ -64,11 +65,12 @@ class FineTuner:
         self._crashes += 1
         self._not_before = time.monotonic() + pause_s(20.0 * 2**self._crashes, 0.1, 30.0)
         self._say(
-            f"fine-tuning ended with status {status}: {self.child.last_words()}. It goes on after "
-            "its last pass."
+            f"{how_it_ended(status, 'fine-tuning ended')}: {self.child.last_words()}. It goes on "
+            "after its last pass."
         )
         if self._crashes >= DEATHS:
             self.outbox.fail(
                 key,
-                "the training process died again and again; the hospital's log has the details",
+                f"{how_it_ended(status, 'the training process died again and again, last')}; the "
+                "hospital's log has the details",
             )

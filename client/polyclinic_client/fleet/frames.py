@@ -3,17 +3,11 @@
 import socket
 import struct
 
-from polyclinic.errors import PolyclinicError, RunError
+from polyclinic.errors import RunError
 from polyclinic.fleet.protocol import LARGEST_BYTES
 from polyclinic.fleet.wire.fleet_pb2 import Envelope
 
 LENGTH = struct.Struct(">I")
-
-
-def describe(error: BaseException) -> str:
-    """Return what of an error may leave the hospital."""
-    name = type(error).__name__
-    return f"{name}: {error}" if isinstance(error, PolyclinicError) and error.shareable else name
 
 
 def pack(envelope: Envelope) -> bytes:

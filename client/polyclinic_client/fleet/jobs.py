@@ -14,8 +14,8 @@ from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.contents import answer_to
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire import fleet_pb2 as wire
+from polyclinic.system.faults import shareable
 from polyclinic_client.fleet.bulk import Bulk, ContentRefused, NotWanted, blobs_of
-from polyclinic_client.fleet.frames import describe
 from polyclinic_client.fleet.session import LineCut, Sessions
 from polyclinic_client.fleet.worker_link import WorkerEnded, WorkerLink
 from polyclinic_client.network.connection import Say
@@ -58,6 +58,7 @@ class Jobs:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unused: list[str] = []  # digests to release once the worker rests
         self.instance = ""  # the coordinator whose work this is
+        self.failures: dict[str, str] = {}  # by kind of question; they stay on this machine
 
     @property
     def holding(self) -> list[str]:
@@ -128,7 +129,7 @@ class Jobs:
                 await self._bulk.fetch(blob)
         except (PolyclinicError, ContentRefused, ValueError) as error:
             self._say(f"{question.type}: its content cannot be had: {error}")
-            reason = f"the question's content cannot be had ({describe(error)})"
+            reason = f"the question's content cannot be had ({shareable(error)})"
             return fault(question, FaultCode.WORK_INVALID, reason)
         try:
             reply = await self._computed(job)
@@ -136,7 +137,7 @@ class Jobs:
             return fault(question, FaultCode.WORKER_ENDED, str(error))
         except Exception as error:
             log.exception("%s failed", question.type)
-            return fault(question, FaultCode.UNKNOWN, describe(error))
+            return fault(question, FaultCode.UNKNOWN, shareable(error))
         self._hold(job, reply)
         return reply
 
@@ -145,9 +146,19 @@ class Jobs:
         async with self._worker.turn:
             job.computing = True
             try:
-                return await self._worker.ask(job.question)
+                reply = await self._worker.ask(job.question)
+                self._note(job.question.type, reply)
+                return reply
             finally:
                 job.computing = False
+
+    def _note(self, kind: str, reply: wire.Envelope) -> None:
+        """Say what the worker could not do, with the words of its log."""
+        self.failures.pop(kind, None)
+        if reply.HasField("fault"):
+            why = self._worker.last_words()
+            self.failures[kind] = f"this hospital could not answer {kind}: {why}"
+            self._say(self.failures[kind])
 
     async def _hand_over(self, job: Job, reply: wire.Envelope) -> wire.Envelope:
         """Bring the reply to the coordinator, and wait until it is taken or the line is cut."""

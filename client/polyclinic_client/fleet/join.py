@@ -5,7 +5,7 @@ They are processes of their own; this one needs neither Flower nor torch, and im
 
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -83,16 +83,18 @@ def describe(connection: Connection, data: Path, state: Path, wait_s: float, say
         )
         supervisor = Supervisor(connection, data.resolve(), state.resolve(), say, "describe")
         path = state / REFINED
-        before, began = _changed_at(path), time.time()
+        before, began, failure = _changed_at(path), time.time(), ""
         try:
             supervisor.start()
-            while _changed_at(path) == before:
+            while not failure and _changed_at(path) == before:
                 time.sleep(0.1)
                 supervisor.tend()
-                _check_status(state, began)
-            supervisor.settle(FAREWELL_S)  # the coordinator learns that the model has arrived
+                failure = find_failure(state, began, supervisor.failures)
+            supervisor.settle(FAREWELL_S)  # the coordinator learns of the model, or of the failure
         finally:
             supervisor.leave()
+    if failure:
+        raise RunError(f"No model could be had: {failure}")
     return path
 
 
@@ -160,11 +162,18 @@ def only_client(state: Path) -> Iterator[None]:
         yield
 
 
-def _check_status(state: Path, began: float) -> None:
-    """End where the hospital's worker could not go on."""
+def find_failure(state: Path, began: float, failures: Mapping[str, str]) -> str:
+    """Return why the hospital's worker could not go on; empty if it can.
+
+    Args:
+        state: The hospital's folder.
+        began: When its client started.
+        failures: Those of the supervisor's that matter.
+    """
     status = StatusFile(state / WORKER).read()
     if status.doing in ("refused", "failed") and status.time >= began:
-        raise RunError(f"No model could be had: {status.reason}")
+        return status.reason
+    return next(iter(failures.values()), "")
 
 
 def _changed_at(path: Path) -> int:

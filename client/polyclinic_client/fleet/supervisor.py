@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import queue
 import threading
+from collections.abc import Mapping
 from pathlib import Path
 
 from polyclinic.fleet.blobs import BlobStore
@@ -97,6 +98,11 @@ class Supervisor:
                 self._say(self._lines.get_nowait())
         if self._ended is not None:
             raise self._ended
+
+    @property
+    def failures(self) -> Mapping[str, str]:
+        """What the worker could not do when it was last asked, and why, by kind of question."""
+        return dict(self._jobs.failures)
 
     @property
     def children(self) -> list[Child]:

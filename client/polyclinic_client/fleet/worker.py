@@ -22,9 +22,10 @@ from polyclinic.federation.envelope import decode, encode
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
-from polyclinic.system.memory import limit_memory
+from polyclinic.system.faults import explain, shareable
+from polyclinic.system.machine import limit_memory
 from polyclinic.system.processes import end_with_parent
-from polyclinic_client.fleet.frames import describe, pack, receive
+from polyclinic_client.fleet.frames import pack, receive
 from polyclinic_client.site.limits import read_limits, within_limits
 
 log = logging.getLogger("polyclinic.worker")
@@ -61,10 +62,12 @@ class Worker:
             with self._guard():
                 answer = self._app(message=message, context=self._context(message))
             reply = encode(answer, self._store)
+            log.info("%s took %.2f s", envelope.type, time.monotonic() - start)
         except Exception as error:
-            log.exception("%s failed", envelope.type)
-            reply = Envelope(fault=Fault(code=code, reason=describe(error)))
-        log.info("%s took %.2f s", envelope.type, time.monotonic() - start)
+            log.exception("%s failed after %.2f s", envelope.type, time.monotonic() - start)
+            if (found := explain(error)) is not None:
+                log.error("%s", found)  # the client shows the log's last line
+            reply = Envelope(fault=Fault(code=code, reason=shareable(error)))
         return addressed(reply, envelope)
 
     def _context(self, message: Message) -> Context:

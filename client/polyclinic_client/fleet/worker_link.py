@@ -11,7 +11,8 @@ from pathlib import Path
 from polyclinic.errors import ProcessDied
 from polyclinic.fleet.protocol import WORKER_ENDED
 from polyclinic.fleet.wire.fleet_pb2 import Envelope
-from polyclinic.system.processes import Child, pause_s, python_module
+from polyclinic.system.machine import thread_settings
+from polyclinic.system.processes import Child, how_it_ended, pause_s, python_module
 from polyclinic_client.fleet.frames import LENGTH, check_length, pack
 from polyclinic_client.network.connection import Say
 
@@ -90,12 +91,16 @@ class WorkerLink:
             return answer
         except (OSError, asyncio.IncompleteReadError) as error:
             await self._down.wait()  # the process ends a moment after its socket
-            raise WorkerEnded(how_it_ended(self._status)) from error
+            raise WorkerEnded(how_it_ended(self._status, WORKER_ENDED)) from error
 
     @property
     def busy(self) -> bool:
         """Whether the worker works."""
         return self.turn.locked()
+
+    def last_words(self) -> str:
+        """Return the last line of the worker's log."""
+        return "" if self.child is None else self.child.last_words()
 
     def replace(self) -> None:
         """End the worker, whose work nobody wants any more, and start another."""
@@ -117,7 +122,7 @@ class WorkerLink:
         ours, theirs = socket.socketpair()
         with theirs:
             command = python_module(self._module, str(theirs.fileno()), *self._arguments)
-            self.child = Child(NAME, command, self._log, {"OMP_NUM_THREADS": "1"})
+            self.child = Child(NAME, command, self._log, thread_settings())
             self.child.start(pass_fds=[theirs.fileno()])
         self._streams = await asyncio.open_connection(sock=ours)
         self._down.clear()
@@ -135,12 +140,5 @@ class WorkerLink:
         self._falls = 1 if lived_s > STEADY_S else self._falls + 1
         if self._falls >= DEATHS:
             raise ProcessDied(NAME, self._status, words)
-        self._say(f"{how_it_ended(self._status)}: {words}. It is started again.")
+        self._say(f"{how_it_ended(self._status, WORKER_ENDED)}: {words}. It is started again.")
         await asyncio.sleep(pause_s(20.0 * 2**self._falls, 0.1, 30.0))
-
-
-def how_it_ended(status: int) -> str:
-    """Say how a worker ended; the coordinator asks again when it reads the beginning."""
-    if status == -signal.SIGKILL:
-        return f"{WORKER_ENDED} with status {status}: probably memory ran out"
-    return f"{WORKER_ENDED} with status {status}"

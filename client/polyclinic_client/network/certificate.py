@@ -2,7 +2,9 @@
 
 import contextlib
 import ssl
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 from polyclinic.errors import PolyclinicError, ServerUnreachable
 from polyclinic.security.admission_errors import (
@@ -19,8 +21,21 @@ EXPIRED = {10}  # OpenSSL's X509_V_ERR_CERT_HAS_EXPIRED
 WRONG_NAME = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH
 
 
-def check_certificate(server: str, authority: str, timeout_s: float) -> datetime:
-    """Return when the coordinator's certificate expires.
+@dataclass(frozen=True)
+class Certificate:
+    """A coordinator's certificate, which was found to be good.
+
+    Attributes:
+        ends: When it expires.
+        names: Names and addresses that it is for.
+    """
+
+    ends: datetime
+    names: tuple[str, ...]
+
+
+def check_certificate(server: str, authority: str, timeout_s: float) -> Certificate:
+    """Return the coordinator's certificate.
 
     Args:
         server: HOST:PORT.
@@ -39,14 +54,15 @@ def check_certificate(server: str, authority: str, timeout_s: float) -> datetime
             dial(host, port, timeout_s) as plain,
             context.wrap_socket(plain, server_hostname=host) as secure,
         ):
-            ends = str((secure.getpeercert() or {})["notAfter"])
+            found: dict[str, Any] = dict(secure.getpeercert() or {})
     except ssl.SSLError as error:
         raise _reason(server, error) from error
     except OSError as error:
         raise ServerUnreachable(
             server, error.strerror or str(error) or "no answer in time"
         ) from error
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(ends), UTC)
+    ends = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(found["notAfter"])), UTC)
+    return Certificate(ends, tuple(name for _, name in found.get("subjectAltName", ())))
 
 
 def speaks_tls(server: str, timeout_s: float) -> bool:

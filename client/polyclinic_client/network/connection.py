@@ -28,7 +28,7 @@ from polyclinic.security.keys import PRIVATE, authority_digest, fingerprint, loa
 from polyclinic.security.kit import Kit, check_site_name
 from polyclinic.system.listening import join_address
 from polyclinic.system.processes import parse_address, pause_s
-from polyclinic_client.network.certificate import check_certificate, speaks_tls
+from polyclinic_client.network.certificate import Certificate, check_certificate, speaks_tls
 from polyclinic_client.network.introduction import Introduction, Welcome, days_until, fleet_stub
 from polyclinic_client.network.proxy import is_loopback, proxy_for
 from polyclinic_client.network.relay import relay_to
@@ -91,10 +91,22 @@ class Connection:
             days_until(ends),
         )
 
+    def certificate(self, timeout_s: float = HANDSHAKE_S) -> Certificate:
+        """Return the coordinator's certificate, which the kit's authority has signed.
+
+        Raises:
+            AdmissionRefused: The certificate is not to be trusted; the class says why.
+            ServerUnreachable: Nobody answers.
+            ConfigError: There is no kit; or the environment names a proxy that cannot be used.
+        """
+        if self.kit is None:
+            raise ConfigError("Without a kit there is no certificate to look at: --kit FILE.")
+        return check_certificate(self.server, self.kit.ca, timeout_s)
+
     @contextlib.contextmanager
     def _asking(self, timeout_s: float) -> Iterator[tuple[grpc.Channel, datetime | None]]:
         """Yield a channel for one handshake, after a look at the coordinator's certificate."""
-        ends = check_certificate(self.server, self.kit.ca, timeout_s) if self.kit else None
+        ends = self.certificate(timeout_s).ends if self.kit else None
         channel = self.open_channel(CLIENT_OPTIONS)
         try:
             yield channel, ends

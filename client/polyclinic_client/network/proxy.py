@@ -19,6 +19,7 @@ from polyclinic.system.text import clean
 
 # in the order of precedence; http_proxy is for http:// alone
 VARIABLES = ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+UNUSED = ("http_proxy", "HTTP_PROXY")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 PORT = 80
 ANSWER_BYTES = 16_384  # a proxy's answer to CONNECT, with all headers

@@ -12,11 +12,12 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from polyclinic.errors import ModelInvalid, PolyclinicError
+from polyclinic.errors import ModelInvalid, OutOfMemory, PolyclinicError
 from polyclinic.federation.assignment import Assignment
 from polyclinic.learning.state_dict import load_state, shared_names
 from polyclinic.store.contribution import Contribution, write_contribution
-from polyclinic.system.memory import limit_memory
+from polyclinic.system.faults import explain, shareable
+from polyclinic.system.machine import limit_memory
 from polyclinic.system.processes import end_with_parent
 from polyclinic_client.site.dispatch import hospital_of
 from polyclinic_client.site.limits import read_limits, within_limits
@@ -94,10 +95,13 @@ def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None
             site = opened
         with within_limits(state):
             contribute(site, outbox, Assignment.from_json(assignment), key)
-    except PolyclinicError as error:
-        said = f"{type(error).__name__}: {error}" if error.shareable else type(error).__name__
-        outbox.fail(key, said)
-        raise
+    except Exception as error:
+        found = explain(error)
+        if found is error or isinstance(found, OutOfMemory):  # trying again would change nothing
+            outbox.fail(key, shareable(error))
+        if found is None or found is error:
+            raise
+        raise found from error
 
 
 def main() -> None:

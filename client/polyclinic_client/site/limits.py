@@ -12,14 +12,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-import psutil
 from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from polyclinic.config.schemas import STRICT, Count, DataConfig, JobConfig
 from polyclinic.errors import LimitExceeded
 from polyclinic.federation.records import Order
-from polyclinic.system.memory import is_out_of_memory, machine_memory
+from polyclinic.system.faults import is_out_of_memory
+from polyclinic.system.machine import given_memory
 from polyclinic_client.site.demands import keep_demands, read_demands
 
 FILE = "limits.json"
@@ -53,7 +53,7 @@ class Limits:
         """Memory of one process."""
         if self.memory_gb is not None:
             return self.memory_gb * 2**30
-        return 0.9 * machine_memory(psutil.virtual_memory().total)
+        return 0.9 * given_memory()
 
     @property
     def network_numbers(self) -> float:

@@ -102,7 +102,7 @@ class Site:
             "test": len(self.dataset.test),
         }
         self.say(order, "refused" if refusal else "waiting", force=bool(refusal), reason=said)
-        modality = self.dataset.modality[0] if self.dataset.modality else ""
+        modality = name_modality(self.dataset.modality)
         return Hello(self.name, version("polyclinic"), counts, modality, refusal, self.mode, task)
 
     def train(self, order: Order, weights: Tensor) -> Trained:
@@ -280,6 +280,13 @@ class Site:
     def compute_slot(self) -> AbstractContextManager[None]:
         """Wait for a turn to compute, where several hospitals share a machine."""
         return compute_slot()
+
+
+def name_modality(channels: Sequence[str]) -> str:
+    """Name what kind of images a hospital has, by the names of their channels."""
+    if [name.lower() for name in channels] == ["red", "green", "blue"]:
+        return "colour"
+    return ", ".join(channels)[:200]  # as much as a coordinator reads
 
 
 def shareable_text(error: PolyclinicError) -> str:

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException
 from hydra.utils import instantiate as hydra_instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,6 +24,7 @@ from pydantic import TypeAdapter
 from polyclinic.config.aliases import with_current_names
 from polyclinic.config.folders import CONF, conf_folders, find_names, list_names, targets_in
 from polyclinic.config.method_settings import flatten, nest
+from polyclinic.config.overrides import read_override
 from polyclinic.config.schemas import Config, DataConfig, JobConfig, Part, Setting
 from polyclinic.config.targets import check_targets
 from polyclinic.config.validation import (
@@ -36,7 +36,7 @@ from polyclinic.config.validation import (
     validate,
 )
 from polyclinic.errors import ConfigError, PolyclinicError, UnknownName
-from polyclinic.system.memory import is_out_of_memory
+from polyclinic.system.faults import is_out_of_memory
 
 __all__ = [
     "CONF",
@@ -246,9 +246,8 @@ def as_yaml(config: Config) -> str:
 
 def _compose(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str, str]]:
     """Compose with Hydra, and turn its errors into plain sentences."""
-    for text in overrides:
-        _check_override(text, conf)
-    asked = (*overrides, f"hydra.searchpath=[{','.join(_other_folders(conf))}]")
+    read = [_read_override(text, conf) for text in overrides]
+    asked = (*read, f"hydra.searchpath=[{','.join(_other_folders(conf))}]")
     node, choices = _composed(asked, conf, _files_of(conf))
     return copy.deepcopy(node), dict(choices)
 
@@ -289,15 +288,13 @@ def _other_folders(conf: Path) -> list[str]:
     return found
 
 
-def _check_override(text: str, conf: Path) -> None:
-    """Find a wrong name or a missing value before Hydra does, to say it better."""
-    try:
-        override = OverridesParser.create().parse_override(text)
-    except HydraException as error:
-        raise ConfigError(f"'{text}' is not of the form SETTING=VALUE.") from error
+def _read_override(text: str, conf: Path) -> str:
+    """Return a setting as Hydra reads it; find a wrong name first, to say it better."""
+    read, override = read_override(text)
     group, name = override.key_or_group, str(override.value())
     if group in GROUPS and name not in list_names(group, conf):
         raise UnknownName(group, name, list_names(group, conf))
+    return read
 
 
 def _explain(error: Exception) -> str:

@@ -172,7 +172,7 @@ def _check_scalar(key: str, value: object) -> Scalar:
         return value
     if isinstance(value, float) and math.isfinite(value):
         return value
-    if isinstance(value, str) and re.fullmatch(r"[\w .,+()/-]{0,100}", value):
+    if isinstance(value, str) and re.fullmatch(r"[\w .,+()/'*&%-]{0,100}", value):
         return value
     raise ConfigError(
         f"{key}={reprlib.repr(value)} cannot travel: only plain numbers, truth values and short "

@@ -22,7 +22,9 @@ Listener = Callable[[Event], None]
 # A node whose lease ends sooner counts as offline: Flower destroys a message when its reply is
 # asked for while the node is absent.
 SURELY_ONLINE_S = 15.0
-GREETING_TTL_S = 600.0  # seconds for which a greeting waits for its node
+# Seconds for which a greeting is worth an answer. A hospital prepares all its cases before it
+# answers, which may take hours; whether it is alive, its line says.
+GREETING_TTL_S = 30 * 86_400.0
 
 
 class Node(Protocol):
@@ -126,6 +128,11 @@ class Attendance:
             return Member(member.node, node.last_activated_at, member.hello)
         return member
 
+    def preparing(self) -> tuple[str, ...]:
+        """Return the hospitals that are online and have not answered their greeting yet."""
+        nodes = (self._online[node] for node in self._pending.values() if node in self._online)
+        return tuple(sorted(node.name or f"node {node.node_id}" for node in nodes))
+
     def absent_s(self, site: str) -> float:
         """Return for how many seconds a site has been offline; 0 while it is online."""
         since = self._absent_since.get(site)
@@ -143,13 +150,14 @@ class Attendance:
         Args:
             wanted: Number of hospitals that ends the wait at once.
             minimum: Number of hospitals that is enough when the time is over.
-            wait_s: Longest wait, in seconds.
+            wait_s: Longest wait, in seconds. Hospitals that are online and prepare their cases are
+                waited for longer, if there are too few others.
 
         Raises:
             TooFewHospitals: Fewer than the minimum came in time.
         """
         start, poll = clock.monotonic(), clock.monotonic()
-        seen = -1
+        seen, told = -1, tuple[str, ...]()
         while True:
             members = self.refresh()
             if len(members) != seen:
@@ -160,7 +168,14 @@ class Attendance:
                 return members
             waited_s = clock.monotonic() - start
             if waited_s > wait_s:
-                break
+                preparing = self.preparing()
+                if len(members) >= minimum or not preparing:
+                    break
+                if preparing != told:
+                    told = preparing
+                    self._on_event(
+                        Waiting(present=tuple(sorted(members)), wanted=wanted, preparing=told)
+                    )
             pause(self._grid, pause_s(clock.monotonic() - poll, 0.05, 1.0))
         if len(members) >= minimum:
             return members

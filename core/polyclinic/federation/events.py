@@ -63,6 +63,11 @@ class Event(BaseModel):
     time: FiniteFloat = 0.0
     arm: Word = ""
 
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """Hospitals of which this event says that their contribution counts."""
+        return ()
+
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
         """Update the live state of the run.
 
@@ -192,15 +197,24 @@ class Refused(SiteEvent):
 
 
 class Waiting(Event):
-    """The coordinator waits for hospitals."""
+    """The coordinator waits for hospitals.
+
+    Attributes:
+        present: Hospitals that are online and ready.
+        wanted: Number of hospitals that ends the wait at once.
+        preparing: Hospitals that still prepare their cases, where these are waited for.
+    """
 
     kind: Literal["waiting"] = "waiting"
     present: tuple[Word, ...] = ()
     wanted: int = 0
+    preparing: tuple[Word, ...] = ()
 
     def tell(self, live: "LiveState") -> str | None:  # noqa: ARG002
         """Return how many hospitals are online."""
-        return f"waiting for hospitals: {len(self.present)} of {self.wanted} are here"
+        here = f"waiting for hospitals: {len(self.present)} of {self.wanted} are here"
+        busy = ", ".join(self.preparing)
+        return f"{here}; still preparing their cases, and waited for: {busy}" if busy else here
 
 
 class ExchangeEvent(SiteEvent):

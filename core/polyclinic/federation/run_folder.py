@@ -14,7 +14,6 @@ import importlib.metadata
 import json
 import logging
 import math
-import os
 import platform
 import time
 import warnings
@@ -26,12 +25,13 @@ from typing import Any
 
 from polyclinic.config.compose import as_yaml
 from polyclinic.config.schemas import Config
-from polyclinic.errors import LedgerNotFound, PolyclinicError, RunError, RunNotFound
+from polyclinic.errors import LedgerNotFound, RunError, RunNotFound
 from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Failed, Missing
 from polyclinic.federation.metrics import FILE, Metric
 from polyclinic.federation.run_state import RunState, checked
 from polyclinic.store.journal import database_of
-from polyclinic.system.durable import write_atomically
+from polyclinic.system.durable import flush, write_atomically
+from polyclinic.system.faults import explain
 
 SETTINGS = "overrides.json"
 PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
@@ -77,6 +77,12 @@ class RunFolder:
         if not isinstance(described, dict):
             raise RunError(f"{path}: is damaged (an object was expected).")
         return described
+
+    @property
+    def was_open(self) -> bool:
+        """Whether the run's coordinator ever let hospitals connect."""
+        path = self.path / "run.json"
+        return path.exists() and "address" in self.describe()
 
     def update(self, **changes: object) -> None:
         """Set fields of run.json."""
@@ -151,21 +157,23 @@ class RunFolder:
         return self._boards[arm]
 
     def end(self, error: BaseException | None, remedy: str = "") -> None:
-        """Bring the run into a terminal state, and say why.
+        """Bring the run into a terminal state, and say why; a folder that was removed stays so.
 
         Args:
             error: What ended it; None if it is finished.
             remedy: What to do about an interruption.
         """
         self.close()
+        if not (self.path / "run.json").exists():
+            return
         if error is None:
             self.update(state="finished", finished=now())
         elif isinstance(error, KeyboardInterrupt):
             reason = f"interrupted; {remedy}" if remedy else "interrupted"
             self.update(state="interrupted", finished=now(), reason=reason)
         else:
-            known = isinstance(error, PolyclinicError)
-            reason = str(error) if known else f"{type(error).__name__}: {error}"
+            known = explain(error)
+            reason = str(known) if known else f"{type(error).__name__}: {error}"
             self.update(state="failed", finished=now(), reason=reason)
 
     @contextmanager
@@ -304,7 +312,7 @@ def _append(path: Path, line: Mapping[str, object]) -> None:
     with path.open("a") as file:
         file.write(data)
         file.flush()
-        os.fsync(file.fileno())
+        flush(file.fileno())
 
 
 def _plain(value: Any) -> Any:

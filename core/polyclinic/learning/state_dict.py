@@ -7,7 +7,7 @@ need not travel every round.
 
 import hashlib
 import json
-import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
@@ -19,7 +19,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from polyclinic.config.compose import digest
-from polyclinic.errors import ConfigError, DiskFull, ModelInvalid, WeightsInvalid
+from polyclinic.errors import ConfigError, DiskFull, ModelInvalid, StorageFailed, WeightsInvalid
+from polyclinic.system.durable import replacing
 
 StateDict = dict[str, Tensor]
 Personal = Literal["none", "norm", "all"]
@@ -131,20 +132,18 @@ def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, s
 
     Raises:
         DiskFull: No room.
+        StorageFailed: The folder cannot be written to.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.partial")
     tensors = {name: tensor.detach().to("cpu").contiguous() for name, tensor in state.items()}
+    needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     try:
-        save_file(tensors, temporary, dict(metadata))
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with replacing(path, needed_bytes=needed) as unfinished:
+            save_file(tensors, unfinished, dict(metadata))
     except (OSError, SafetensorError) as error:
-        temporary.unlink(missing_ok=True)
-        needed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
-        stats = os.statvfs(path.parent)
-        raise DiskFull(path.parent, stats.f_bavail * stats.f_frsize, needed) from error
+        free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else needed
+        if free < needed:
+            raise DiskFull(path.parent, free, needed) from error
+        raise StorageFailed(path, str(error)) from error
 
 
 def load_state(path: Path) -> tuple[StateDict, dict[str, str]]:

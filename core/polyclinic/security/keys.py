@@ -49,8 +49,9 @@ def make_key(folder: Path, comment: str = "polyclinic") -> PublicKey:
     write_durably(
         folder / PRIVATE, key.private_bytes(Encoding.PEM, PrivateFormat.OpenSSH, NoEncryption())
     )
-    write_durably(folder / PUBLIC, f"{public_text(key.public_key())} {comment}\n".encode())
-    (folder / PUBLIC).chmod(0o644)
+    write_durably(
+        folder / PUBLIC, f"{public_text(key.public_key())} {comment}\n".encode(), private=False
+    )
     return key.public_key()
 
 
@@ -64,7 +65,9 @@ def load_private_key(path: Path) -> PrivateKey:
     content = _read(path, "`polyclinic-client keygen` makes one")
     if path.stat().st_mode & OTHERS and os.name == "posix":
         raise KeyInvalid(
-            f"{path}: anybody on this machine can read this private key. Run: chmod 600 {path}"
+            f"{path}: anybody on this machine can read this private key. Run: chmod 600 {path}; "
+            "or, where that changes nothing, as on some network shares and on disks of Windows, "
+            "copy the key to a local disk and name it with --key."
         )
     try:
         key = serialization.load_ssh_private_key(content, password=None)

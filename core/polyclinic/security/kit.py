@@ -12,7 +12,7 @@ from polyclinic.system.processes import parse_address
 
 FORMAT = 1
 MAX_KIT_BYTES = 100_000
-SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
+SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,10 @@ class Kit:
     def write(self, path: Path) -> None:
         """Write the file that is sent to the hospital."""
         write_durably(
-            path, json.dumps({"format": FORMAT, **asdict(self)}, indent=2).encode() + b"\n"
+            path,
+            json.dumps({"format": FORMAT, **asdict(self)}, indent=2).encode() + b"\n",
+            private=False,
         )
-        path.chmod(0o644)
 
     @property
     def authority(self) -> str:
@@ -79,4 +80,7 @@ class Kit:
 def check_site_name(name: str, option: str = "--name") -> None:
     """Raise `ConfigError` if a hospital cannot have this name."""
     if not SITE_NAME.fullmatch(name):
-        raise ConfigError(f"{option} '{name}': letters, digits, dots and hyphens only, at most 63.")
+        raise ConfigError(
+            f"{option} '{name}': letters, digits, dots, hyphens and underscores only, at most 63, "
+            "the first a letter or a digit."
+        )

@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from flwr.app import Error, Message
 
-from polyclinic.errors import PolyclinicError, shareable_text
+from polyclinic.errors import PolyclinicError
 from polyclinic.simulation.sides import HospitalInProcess
+from polyclinic.system.faults import shareable
 
 RAISED = 2  # Flower's code for an app that raised
 LOG = "hospital.log"
@@ -59,7 +60,7 @@ class SimulatedHospital:
                 reply = self.hospital.answer(message)
             except Exception as error:
                 self._note(message.metadata.message_type, error)
-                reply = Message(Error(RAISED, shareable_text(error)), reply_to=message)
+                reply = Message(Error(RAISED, shareable(error)), reply_to=message)
             self._fine_tune()
         return reply
 

@@ -1,17 +1,16 @@
 """Hospitals as a simulation is given them: folders, or data sets in memory."""
 
 import json
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.datasets import SPLITS, Case, SiteDataset, allow_images_in
+from polyclinic.security.kit import SITE_NAME
 from polyclinic.system.durable import write_durably
 
 Given = str | Path | Mapping[str, str | Path | SiteDataset] | Sequence[str | Path | SiteDataset]
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 LISTING = "dataset.json"
 
 
@@ -31,7 +30,7 @@ def name_hospitals(given: Given) -> dict[str, Path | SiteDataset]:
     if not names:
         raise ConfigError(f"There are no hospitals: give folders that hold a {LISTING}.")
     for name in names:
-        if not NAME.fullmatch(name):
+        if not SITE_NAME.fullmatch(name):
             raise ConfigError(
                 f"'{name}' cannot be the name of a hospital: letters, digits, '.', '_' and '-'."
             )

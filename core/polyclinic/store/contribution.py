@@ -7,6 +7,7 @@ that equal contributions are equal bytes. The file is named by the SHA-256 of th
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.learning.state_dict import StateDict, save_state
 from polyclinic.store.refusals import (
     BaseMismatch,
@@ -29,6 +31,7 @@ from polyclinic.store.refusals import (
     ShapeRefused,
     SiteMismatch,
     StaleBase,
+    StatisticsMissing,
     TaskMismatch,
     TensorsExtra,
     TensorsMissing,
@@ -99,6 +102,7 @@ class Requirements:
         older_bases: Digest of each earlier base, and how many bases it is behind the newest; 1 is
             the one before the newest.
         max_staleness: How many bases a contribution may be behind.
+        statistics: Kinds of statistics that it must hold, as `TensorFile.kinds` names them.
     """
 
     base: str
@@ -109,6 +113,7 @@ class Requirements:
     max_norm_ratio: float
     older_bases: Mapping[str, int]
     max_staleness: int
+    statistics: frozenset[str] = frozenset()
 
 
 class TensorFile:
@@ -152,6 +157,17 @@ class TensorFile:
         """Read one statistic."""
         tensor: Tensor = self._file.get_tensor(STATISTICS + name)
         return tensor
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        """Kinds of its statistics, as an assignment asks for them.
+
+        `site/NAME` is of kind NAME; `KIND/PARAMETER` and `KIND.PART` are of kind KIND.
+        """
+        return frozenset(
+            re.split(r"[/.]", name.removeprefix(DESCRIPTION), maxsplit=1)[0]
+            for name in self.statistics
+        )
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one tensor of the task vector, from the header alone."""
@@ -225,6 +241,8 @@ def check_contribution(
     with TensorFile(path) as file:
         _check_provenance(file.contribution, sender, requirements)
         _check_layout(file, sender, requirements.layout)
+        if missing := sorted(requirements.statistics - file.kinds):
+            raise StatisticsMissing(sender, missing)
         norm = _measure(file, sender)
         _check_norm(sender, norm, norms, requirements.max_norm_ratio)
         return file.contribution, norm

@@ -60,6 +60,16 @@ class TensorsExtra(ContributionRefused):
         )
 
 
+class StatisticsMissing(ContributionRefused):
+    """The contribution lacks statistics that were asked for."""
+
+    def __init__(self, site: str, kinds: Sequence[str]) -> None:
+        super().__init__(
+            f"{site}: the contribution lacks the statistic {listed(kinds)}, which was asked for. "
+            "Install the coordinator's version of polyclinic, and contribute again."
+        )
+
+
 class ShapeRefused(ContributionRefused):
     """A tensor has another shape than in the base."""
 

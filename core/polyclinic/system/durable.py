@@ -17,8 +17,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from polyclinic.errors import DiskFull
+from polyclinic.system.faults import FULL
 
 CHUNK_BYTES = 1 << 20
+UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # network shares flush no folder
 LEFTOVER_S = 86_400.0  # a temporary file older than a day belongs to a process that died
 
 
@@ -58,7 +60,7 @@ def replacing(
             yield unfinished
             put_in_place(unfinished, target, durable=durable)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in FULL:
             raise
         free_bytes = shutil.disk_usage(target.parent).free
         raise DiskFull(target.parent, free_bytes, needed_bytes or free_bytes + 2**20) from error
@@ -84,7 +86,7 @@ def put_in_place(unfinished: Path, target: Path, *, durable: bool = True) -> Non
     """Rename a complete file to its name, in the same folder."""
     if durable:
         with unfinished.open("rb") as file:
-            os.fsync(file.fileno())
+            flush(file.fileno())
     unfinished.replace(target)
     if durable:
         sync_folder(target.parent)
@@ -155,9 +157,18 @@ def sync_folder(folder: Path) -> None:
     """Flush a folder's list of names to the disk."""
     number = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(number)
+        flush(number)
     finally:
         os.close(number)
+
+
+def flush(number: int) -> None:
+    """Flush an open file, or an open folder, to the disk; as far as its file system can."""
+    try:
+        os.fsync(number)
+    except OSError as error:
+        if error.errno not in UNABLE:
+            raise
 
 
 def remove_leftovers(folder: Path) -> None:

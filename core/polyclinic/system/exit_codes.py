@@ -4,23 +4,27 @@ Exit codes: 0 done; 1 unexpected; 2 wrong usage or setting; 3 data or model file
 run that could not go on; 6 disk or memory; 130 interrupted.
 """
 
-import errno
 import os
-import shutil
+import platform
 import signal
 import sys
 import tempfile
 import traceback
-from pathlib import Path
 from types import FrameType
 
 import click
 import typer
 
-from polyclinic.errors import DiskFull, PolyclinicError
+from polyclinic.errors import PolyclinicError, ResourceError
+from polyclinic.system.faults import explain
+from polyclinic.system.machine import name_user
 from polyclinic.system.text import clean_lines
 
 OWNER_ALONE = 0o077  # pictures, logs, ledgers and label maps tell of patients
+WINDOWS = (
+    "polyclinic needs Linux: on Windows, use its container images with Docker (see "
+    "docs/how-to/containers.md), or install it in the Windows Subsystem for Linux."
+)
 EXIT_CODES = (
     "Exit codes: 0 done, 2 wrong usage or setting, 3 data or model files, 4 network, "
     "5 a run that could not go on, 6 disk or memory, 130 interrupted."
@@ -39,6 +43,12 @@ def run_command(app: typer.Typer) -> None:
     """
     os.umask(OWNER_ALONE)
     signal.signal(signal.SIGTERM, end_like_ctrl_c)
+    # a shell starts what it puts into the background with SIGINT ignored
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    if platform.system() == "Windows":
+        _say(f"error: {WINDOWS}")
+        sys.exit(ResourceError.exit_code)
+    name_user()
     try:
         sys.exit(app(standalone_mode=False) or 0)
     except click.ClickException as error:
@@ -50,24 +60,19 @@ def run_command(app: typer.Typer) -> None:
     except PolyclinicError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            _unexpected(error)
-        folder = Path(error.filename).parent if isinstance(error.filename, str) else Path.cwd()
-        free_bytes = shutil.disk_usage(folder).free
-        full = DiskFull(folder, free_bytes, free_bytes + 2**20)
-        _say(f"error: {full}")
-        sys.exit(full.exit_code)
     except Exception as error:
         _unexpected(error)
 
 
 def _unexpected(error: Exception) -> None:
-    """Report a fault of polyclinic itself: one sentence, and the traceback in a file."""
+    """Report a fault of the machine, or of polyclinic itself, with the traceback in a file."""
     with tempfile.NamedTemporaryFile(
         "w", prefix="polyclinic-", suffix=".log", delete=False
     ) as file:
         traceback.print_exception(error, file=file)
+    if (found := explain(error)) is not None:
+        _say(f"error: {found} {file.name} has the details.")
+        sys.exit(found.exit_code)
     _say(
         f"error: something went wrong inside polyclinic ({type(error).__name__}). Please report it "
         f"with {file.name}."

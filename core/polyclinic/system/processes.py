@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO
 
-from polyclinic.errors import AddressInvalid, ProcessDied, ServerUnreachable
+from polyclinic.errors import AddressInvalid, ProcessDied, ServerUnreachable, StorageFailed
 from polyclinic.system.nursery import FORK, Forked, fork_module
 
 PARENT = "POLYCLINIC_PARENT"  # environment variable: id of the process that started this one
@@ -149,6 +149,18 @@ def stop_all(children: Sequence[Child], patience_s: float = 5.0) -> None:
             child.wait(5.0)
 
 
+def how_it_ended(status: int, beginning: str) -> str:
+    """Say how a process ended.
+
+    Args:
+        status: Its exit status; the negative number of a signal.
+        beginning: Of the sentence, with a verb.
+    """
+    if status == -signal.SIGKILL:
+        return f"{beginning} with status {status}: probably memory ran out"
+    return f"{beginning} with status {status}"
+
+
 def end_with_parent() -> None:
     """Start a thread that ends this process when its parent is gone.
 
@@ -195,11 +207,17 @@ def lock_file(path: Path) -> Iterator[bool]:
 
 
 def try_lock(file: IO[str]) -> bool:
-    """Lock an open file unless another process has; return success. Closing it unlocks it."""
+    """Lock an open file unless another process has; return success. Closing it unlocks it.
+
+    Raises:
+        StorageFailed: The file system locks no files.
+    """
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise StorageFailed(Path(file.name), f"it cannot be locked: {error.strerror}") from error
     return True
 
 

@@ -107,7 +107,7 @@ def init(
 def add(
     name: Annotated[
         str,
-        typer.Argument(help="Name of the hospital: letters, digits, dots and hyphens."),
+        typer.Argument(help="Name of the hospital: letters, digits, dots, hyphens, underscores."),
     ],
     key: Annotated[
         Path,

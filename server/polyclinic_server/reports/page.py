@@ -16,6 +16,7 @@ from polyclinic.reporting.pictures import read_legend, read_pictures
 from polyclinic.reporting.results import POOLED, Arm, Results, read_results
 from polyclinic.reporting.scores import by_label, headline
 from polyclinic.reporting.section import Section, make_sections
+from polyclinic_server.reports.missing import find_missing
 from polyclinic_server.reports.participation import find_absences, find_participation
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -69,6 +70,7 @@ def render(results: Results) -> str:
             colours=read_legend(results) if gallery else {},
             participation=find_participation(results),
             absences=find_absences(results),
+            missing=find_missing(results),
             in_rounds=has_rounds(results),
             without_rounds=[arm for arm in results.arms if not arm.has_rounds],
             pooled=next((arm for arm in results.arms if arm.name == POOLED), None),

@@ -1,6 +1,7 @@
 """`polyclinic-server run`: a federation, from the settings to the report."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,7 +24,9 @@ from polyclinic.federation.run_folder import (
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
+from polyclinic.system.text import clean_lines
 from polyclinic_server.enrolment.endpoint import announced, endpoint_of
+from polyclinic_server.reports.missing import find_missing
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.live_table import LiveTable, show
 
@@ -48,18 +51,19 @@ def run(
     Raises:
         ConfigError: A setting is wrong, or keys and certificates are missing.
         BindFailed: The hospitals' port or address cannot be had.
-        RunError: The run cannot go on; it can be resumed.
+        RunError: The run cannot go on; it can be resumed. A new run that never let a hospital in
+            leaves no folder.
     """
     with console.status("loading torch, MONAI and Flower"):
         from polyclinic.federation.jobs import describe_run, follow_run
 
         folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
     first = configs[0]
-    place = endpoint_of(first.deployment)
-    console.print(f"run {folder.name} in {folder.path}", markup=False)
-    describe_run(folder, configs, state="waiting", pid=os.getpid())
     fleet_folder = Path(first.deployment.runs) / FLEET
     try:
+        place = endpoint_of(first.deployment)
+        console.print(f"run {folder.name} in {folder.path}", markup=False)
+        describe_run(folder, configs, state="waiting", pid=os.getpid())
         with (
             _locked(fleet_folder),
             show(LiveTable(follow_run(configs)), console) as handle,
@@ -68,6 +72,8 @@ def run(
             folder.listeners.append(handle)
             _serve(folder, configs, place, console)
     except BaseException as error:
+        if resume is None and not folder.was_open:
+            shutil.rmtree(folder.path, ignore_errors=True)
         folder.end(error, f"resume with --resume {folder.name}")
         raise
     folder.end(None)
@@ -75,10 +81,15 @@ def run(
 
 
 def finish(folder: RunFolder, console: Console) -> None:
-    """Write the report of a run, and print its tables."""
+    """Write the report of a run, and print who is missing, then its tables."""
     report = write_report(folder.path)
     results = read_results(folder.path)
     console.print()
+    if missing := find_missing(results):
+        console.print("NOT ALL HOSPITALS ARE IN THIS RESULT", style="bold red")
+        for sentence in missing:
+            console.print(f"  {clean_lines(sentence)}", markup=False, soft_wrap=True)
+        console.print()
     for table in terminal_tables(results):
         console.print(table)
     console.print(f"report: {report}", markup=False, soft_wrap=True)

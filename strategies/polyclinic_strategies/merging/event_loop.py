@@ -31,6 +31,7 @@ from polyclinic_strategies.merging.events import (
     ContributionRejected,
     Duplicate,
     Published,
+    Reused,
 )
 from polyclinic_strategies.merging.mailbox import Mailbox, Members
 from polyclinic_strategies.merging.messages import (
@@ -100,14 +101,20 @@ class EventLoop:
         self.assignment = assignment
         self.names = list(names)
         self.publisher = Publisher(
-            ledger, strategy.max_staleness, strategy.staleness_discount, ledger.folder / "sums"
+            ledger,
+            strategy.max_staleness,
+            strategy.staleness_discount,
+            ledger.folder / "sums",
+            assignment.statistics,
         )
         self.mailbox: Mailbox[Question] = Mailbox(grid, members)
         self.on_event = on_event
         self._rules = make_rules(strategy.rule, strategy.candidates)
         self._chosen = self._last_choice()
         self.base = ledger.load_model(assignment.base)
-        self.requirements = strategy.requirements(self.publisher, self.base, assignment.task)
+        self.requirements = strategy.requirements(
+            self.publisher, self.base, assignment.task, assignment.statistics
+        )
         self._end = strategy.make_end(expected)
         self._verdicts: dict[str, list[Verdict]] = {}
         # monotonic times in seconds: next question for a contribution, last contribution
@@ -127,6 +134,8 @@ class EventLoop:
         Returns:
             The last publication; None if nobody contributed.
         """
+        if present := self.publisher.entries():
+            self.on_event(Reused(sites=tuple(entry.site for entry in present)))
         self.on_change("arrival")
         while True:
             self.step()

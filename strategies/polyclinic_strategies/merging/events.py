@@ -30,6 +30,11 @@ class Contributed(SiteEvent):
     norm: Figure = None
     number: int | None = None
 
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """The hospital."""
+        return (self.site,)
+
     def tell(self, live: "LiveState") -> str | None:
         """Count the hospital, and return a line about its contribution."""
         live.contributed.add(self.site)
@@ -37,6 +42,24 @@ class Contributed(SiteEvent):
         late = f", made {self.staleness} bases ago" if self.staleness else ""
         cases = "?" if self.num_examples is None else self.num_examples
         return f"{self.site} contributed ({cases} training cases{late}): {live.tally()}"
+
+
+class Reused(Event):
+    """The ledger holds contributions from before: of another strategy, run, or attempt."""
+
+    kind: Literal["reused"] = "reused"
+    sites: tuple[Word, ...] = ()
+
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """The hospitals."""
+        return self.sites
+
+    def tell(self, live: "LiveState") -> str | None:
+        """Count the hospitals, and return a line that names them."""
+        live.contributed |= set(self.sites)
+        named = ", ".join(self.sites)
+        return f"contributions that the ledger holds are used again ({named}): {live.tally()}"
 
 
 class Duplicate(SiteEvent):
@@ -125,4 +148,4 @@ class Published(Event):
         return f"model {self.number} is published{why}{of}"
 
 
-EVENTS = (Contributed, Duplicate, ContributionRejected, Withdrawn, Scored, Published)
+EVENTS = (Contributed, Reused, Duplicate, ContributionRejected, Withdrawn, Scored, Published)

@@ -5,7 +5,7 @@ merge`, without any hospital.
 """
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -51,15 +51,24 @@ class Publisher:
         discount: Factor for each base that a contribution is behind, 0 .. 1.
         sums: Folder for running sums of the rules that allow them; None reads every contribution
             each time. The bits are the same.
+        needs: Statistics that a contribution must hold to count, as an assignment names them.
+            Contributions to another strategy of the same run may lie in the ledger without them.
     """
 
     def __init__(
-        self, ledger: Ledger, max_staleness: int, discount: float, sums: Path | None = None
+        self,
+        ledger: Ledger,
+        max_staleness: int,
+        discount: float,
+        sums: Path | None = None,
+        needs: Collection[str] = (),
     ) -> None:
         self.ledger = ledger
         self._max_staleness = max_staleness
         self._discount = discount
         self._sums = sums
+        self._needs = frozenset(needs)
+        self._complete: dict[str, bool] = {}  # digest -> whether it holds them
 
     def older_bases(self) -> dict[str, int]:
         """Return earlier bases, and how many bases each is behind the current one."""
@@ -76,7 +85,7 @@ class Publisher:
         return [
             entry
             for entry in self.ledger.active()
-            if ages.get(entry.base, 2**31) <= self._max_staleness
+            if ages.get(entry.base, 2**31) <= self._max_staleness and self._is_complete(entry)
         ]
 
     def merge(self, rule: Rule, entries: Sequence[Entry] | None = None) -> StateDict:
@@ -144,6 +153,13 @@ class Publisher:
     def open(self, entry: Entry) -> TensorFile:
         """Open a contribution; discounted, if its base is an older one."""
         return self._file(entry.path, self._ages()[entry.base])
+
+    def _is_complete(self, entry: Entry) -> bool:
+        """Tell whether a contribution holds what is needed; files never change."""
+        if self._needs and entry.digest not in self._complete:
+            with TensorFile(entry.path) as file:
+                self._complete[entry.digest] = self._needs <= file.kinds
+        return self._complete.get(entry.digest, True)
 
     def _ages(self) -> dict[str, int]:
         """Return how many bases each base is behind the current one, which is 0."""

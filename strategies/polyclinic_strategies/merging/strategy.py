@@ -4,7 +4,7 @@ Task vectors: Ilharco et al. 2023, https://arxiv.org/abs/2212.04089. Task vector
 et al. 2024, https://arxiv.org/abs/2408.13038.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -105,8 +105,17 @@ class Merging:
         """Return the configured ledger, or the run's own."""
         return Path(self.ledger) if self.ledger else run / "ledger"
 
-    def requirements(self, publisher: Publisher, base: StateDict, task: str) -> Requirements:
-        """Return what a contribution must fulfil to be accepted."""
+    def requirements(
+        self, publisher: Publisher, base: StateDict, task: str, statistics: Collection[str] = ()
+    ) -> Requirements:
+        """Return what a contribution must fulfil to be accepted.
+
+        Args:
+            publisher: Knows the bases.
+            base: The newest of them.
+            task: What contributions are for.
+            statistics: What is asked for besides the task vector.
+        """
         return Requirements(
             base=publisher.ledger.bases()[-1],
             layout={name: tuple(tensor.shape) for name, tensor in base.items()},
@@ -116,4 +125,5 @@ class Merging:
             max_norm_ratio=self.max_norm_ratio,
             older_bases=publisher.older_bases(),
             max_staleness=self.max_staleness,
+            statistics=frozenset(statistics),
         )

@@ -231,7 +231,14 @@ class RefinementRun:
         Raises:
             ConfigError: The ledger's base is of another network.
         """
+        rounds = self._refining.base_rounds
+        path = self._folder.path / "arms" / self._order.arm / "base.safetensors"
         if ledger.bases():
+            if rounds and not path.exists():
+                self._note(
+                    f"the base is the newest one of the ledger; strategy.base_rounds={rounds} are "
+                    "not made"
+                )
             found = ledger.load_model(ledger.bases()[-1])
             if set(found) != set(self._names):
                 model = self._config.choices["model"]
@@ -240,8 +247,6 @@ class RefinementRun:
                     "Choose the model that the ledger was made with, or another ledger."
                 )
             return found
-        rounds = self._refining.base_rounds
-        path = self._folder.path / "arms" / self._order.arm / "base.safetensors"
         initial, done = self._network.state_dict(), 0
         if path.exists():
             initial, metadata = load_state(path)

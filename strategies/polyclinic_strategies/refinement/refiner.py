@@ -6,7 +6,6 @@ Hospitals that contributed describe themselves inside their contribution (`stati
 """
 
 import json
-import re
 from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from pathlib import Path
 from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.errors import ModelInvalid, UnknownName
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
+from polyclinic.security.kit import SITE_NAME
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry
 from polyclinic.system.durable import replacing
@@ -23,7 +23,6 @@ from polyclinic_strategies.refinement.distribution import Neighbourhood
 from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
 
 NOTICED = 0.001  # a larger change of a coefficient is a new model
-_SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,62}")
 
 
 @dataclass(frozen=True)
@@ -76,7 +75,7 @@ class Refiner:
 
     def describe(self, site: str, description: Description) -> None:
         """Keep a hospital's description; it replaces an earlier one."""
-        if not _SITE.fullmatch(site):
+        if not SITE_NAME.fullmatch(site):
             raise ModelInvalid(f"{site[:80]!r} is not a hospital's name.")
         text = json.dumps({"base": description.base, "subjects": description.subjects})
         with replacing(self._folder / f"{site}.safetensors") as unfinished:

@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 from polyclinic.fleet.blobs import BlobStore
+from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.system.processes import end_with_parent
 from polyclinic_client.fleet.frames import pack, receive
@@ -26,6 +27,10 @@ def compute(question: wire.Envelope, store: BlobStore) -> wire.Envelope:
     answer = wire.NamedValue(name="digest", text=hashlib.sha256(data).hexdigest())
     if do.text == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if do.text.startswith("fail "):  # with these last words
+        sys.stderr.write(f"{do.text[5:]}\n")
+        fault = wire.Fault(code=FaultCode.APP_FAILED, reason="OSError")
+        return wire.Envelope(reply_to=question.message_id, type=question.type, fault=fault)
     if do.text.startswith("wait "):  # for a file
         while not Path(do.text[5:]).exists():
             time.sleep(0.01)

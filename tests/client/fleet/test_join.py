@@ -1,28 +1,31 @@
 """`polyclinic-client join` as a process: what it imports, says and leaves behind."""
 
+import asyncio
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
 
-from polyclinic.errors import ProcessDied
+from polyclinic.errors import ProcessDied, RunError
 from polyclinic.security.keys import authority_fingerprint
 from polyclinic.security.kit import Kit
 from polyclinic.system.processes import free_port
-from polyclinic_client.fleet.join import only_client
+from polyclinic_client.fleet.contribute import contribute
+from polyclinic_client.fleet.join import describe, only_client
 from polyclinic_client.fleet.supervisor import Supervisor
 from polyclinic_client.network.connection import Connection
 from polyclinic_client.site.status import CONNECTION, StatusFile
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
-from tests.client.fleet.coordinators import Coordinator
+from tests.client.fleet.coordinators import Coordinator, coordinating
 from tests.client.fleet.hospitals import SMALL_WORKER
 from tests.client.fleet.test_handshake import serving
 
@@ -153,6 +156,34 @@ def test_a_worker_that_cannot_start_ends_the_client(
             supervisor.leave()
         assert len([line for line in said if "It is started again" in line]) == 4
         assert "No module named" in said[0]
+
+
+@pytest.mark.parametrize("command", [describe, contribute])
+def test_a_hospital_that_cannot_answer_its_greeting_ends_and_both_sides_hear_why(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Callable[..., object]
+) -> None:
+    small = partial(Supervisor, module=SMALL_WORKER)
+    monkeypatch.setattr("polyclinic_client.fleet.join.Supervisor", small)
+    monkeypatch.setattr("polyclinic_client.fleet.contribute.Supervisor", small)
+    state, said = tmp_path / "state", list[str]()
+
+    async def meet() -> None:
+        async with coordinating(tmp_path / "store") as one:
+            connection = Connection(f"127.0.0.1:{one.port}", "a")
+            name = ("a",) if command is contribute else ()
+            arguments = (connection, tmp_path, *name, state, 60.0, said.append)
+            newcomer = asyncio.create_task(asyncio.to_thread(command, *arguments))
+            question = one.question("fail OSError: /data/patient-7.nii is gone")
+            question.type = "query.hello"
+            reply = await one.ask(question)
+            assert reply.fault.reason == "OSError"
+            with pytest.raises(RunError, match="is gone"):
+                async with asyncio.timeout(PATIENCE_S / 2):
+                    await newcomer
+
+    asyncio.run(meet())
+    assert any("query.hello" in line and "patient-7" in line for line in said)
+    assert "patient-7" in (state / "worker.log").read_text()
 
 
 def _broken(one: Coordinator, folder: Path, said: list[str]) -> Supervisor:

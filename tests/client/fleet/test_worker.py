@@ -1,5 +1,7 @@
 """The hospital's worker: it answers by the ClientApp, and its faults say no more than they may."""
 
+import errno
+import logging
 import os
 import socket
 import threading
@@ -10,7 +12,7 @@ import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, Context, Message, RecordDict
 from flwr.clientapp import ClientApp
 
-from polyclinic.errors import ConfigError, DatasetInvalid
+from polyclinic.errors import ConfigError, DatasetInvalid, OutOfMemory
 from polyclinic.federation.envelope import decode, encode, make_message
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
@@ -35,6 +37,16 @@ def train(message: Message, context: Context) -> Message:
 @app.evaluate()
 def evaluate(message: Message, context: Context) -> Message:
     raise DatasetInvalid(Path("/data/patient-7.nii"), "broken", "Mend it.")
+
+
+@app.query("memory")
+def memory(message: Message, context: Context) -> Message:
+    raise RuntimeError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    raise OSError(errno.ESTALE, "Stale file handle", "/data/patient-7.nii")
 
 
 @app.query()
@@ -75,6 +87,8 @@ def test_large_arrays_travel_as_blobs_both_ways(store: BlobStore, worker: Worker
     [
         ("evaluate", FaultCode.APP_FAILED, "DatasetInvalid"),
         ("query", FaultCode.APP_FAILED, "ConfigError: There is no such setting."),
+        ("query.memory", FaultCode.APP_FAILED, f"OutOfMemory: {OutOfMemory('GPU')}"),
+        ("query.share", FaultCode.APP_FAILED, "StorageFailed"),
         ("train.unknown", FaultCode.APP_FAILED, "ValueError"),
     ],
 )
@@ -84,6 +98,15 @@ def test_an_error_says_no_more_than_it_may(
     reply = worker.answer(question(store, kind))
     assert (reply.fault.code, reply.fault.reason) == (code, reason)
     assert reply.reply_to == "m" * 32
+
+
+def test_the_last_line_of_the_log_says_what_was_wrong(
+    store: BlobStore, worker: Worker, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        worker.answer(question(store, "query.share"))
+    assert "/data/patient-7.nii" in caplog.messages[-1]
+    assert "Stale file handle" in caplog.messages[-1]
 
 
 def test_work_that_cannot_be_read_is_a_fault(store: BlobStore, worker: Worker) -> None:

@@ -14,7 +14,8 @@ from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError, LimitExceeded
 from polyclinic.federation.records import Order
 from polyclinic.learning.bounded import bounded_network
-from polyclinic.system.memory import is_out_of_memory, limit_memory, machine_memory
+from polyclinic.system.faults import is_out_of_memory
+from polyclinic.system.machine import given_memory, limit_memory
 from polyclinic_client.site.limits import FILE, Limits, keep_limits, read_limits, within_limits
 
 ORDER = Order("run", "arm", 0, 5, "none", "1", {})
@@ -129,9 +130,12 @@ def test_other_faults_are_left_as_they_are(tmp_path: Path) -> None:
     assert not is_out_of_memory(ValueError("out of memory"))
 
 
-def test_a_machine_has_memory() -> None:
-    assert 0 < machine_memory(2**62) <= 2**62
-    assert machine_memory(1000) == 1000
+def test_a_machine_has_memory(tmp_path: Path) -> None:
+    total = given_memory(tmp_path)
+    (tmp_path / "memory.max").write_text("max")
+    assert given_memory(tmp_path) == total > 2**20
+    (tmp_path / "memory.max").write_text("1048576")
+    assert given_memory(tmp_path) == 2**20
 
 
 def _refuse(asked: str) -> LimitExceeded:

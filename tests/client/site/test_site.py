@@ -21,8 +21,8 @@ from polyclinic.errors import (
 from polyclinic.federation.records import Order
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.state_dict import layout_digest, load_state, pack, shared_names
-from polyclinic_client.fleet.worker import describe
-from polyclinic_client.site.site import Site, open_site
+from polyclinic.system.faults import shareable
+from polyclinic_client.site.site import Site, name_modality, open_site
 from polyclinic_client.site.status import WORKER, StatusFile
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import TINY
@@ -62,6 +62,20 @@ def test_a_hospital_introduces_itself(site: Site) -> None:
     assert hello.counts == {"training": 1, "validation": 1, "test": 1}
 
 
+@pytest.mark.parametrize(
+    ("channels", "name"),
+    [
+        ((), ""),
+        (("T1",), "T1"),
+        (("T1", "FLAIR"), "T1, FLAIR"),
+        (("Red", "Green", "Blue"), "colour"),
+        (("x" * 500,), "x" * 200),
+    ],
+)
+def test_images_are_named_by_all_their_channels(channels: tuple[str, ...], name: str) -> None:
+    assert name_modality(channels) == name
+
+
 def test_another_configuration_on_the_other_side_is_refused_with_its_name(site: Site) -> None:
     asked, _ = order()
     other = replace(asked, digests={**asked.digests, "model": "0" * 64})
@@ -97,6 +111,21 @@ def test_a_model_that_this_machine_does_not_know_is_refused(site: Site) -> None:
         "no model called 'other'"
         in site.greet(replace(asked, names={**asked.names, "model": "other"})).refusal
     )
+
+
+def test_why_it_cannot_take_part_is_said_here_in_full_and_elsewhere_in_part(
+    site: Site, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = site.dataset.training[0].image[0]
+    content = image.read_bytes()
+    image.write_bytes(b"no image")
+    try:
+        refusal = site.greet(order()[0]).refusal
+    finally:
+        image.write_bytes(content)
+    assert "ImageUnreadable" in refusal and image.name not in refusal
+    assert str(image) in StatusFile(site.state / WORKER).read().reason
+    assert str(image) in caplog.text
 
 
 def test_training_changes_the_weights_and_is_repeatable(
@@ -157,6 +186,6 @@ def test_a_node_that_was_not_started_by_join_says_so() -> None:
 
 
 def test_only_our_own_harmless_sentences_leave_the_hospital() -> None:
-    assert describe(ImageInvalid(Path("/data/john-smith.nii.gz"), "NaN")) == "ImageInvalid"
-    assert describe(ValueError("john-smith.nii.gz")) == "ValueError"
-    assert describe(ConfigError("a setting")) == "ConfigError: a setting"
+    assert shareable(ImageInvalid(Path("/data/john-smith.nii.gz"), "NaN")) == "ImageInvalid"
+    assert shareable(ValueError("john-smith.nii.gz")) == "ValueError"
+    assert shareable(ConfigError("a setting")) == "ConfigError: a setting"

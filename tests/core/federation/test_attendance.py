@@ -99,6 +99,45 @@ def test_a_hospital_that_is_refused_is_no_member() -> None:
     assert hospitals.attendance.refused == {"b": "no image can be read"}
 
 
+def test_a_hospital_that_prepares_for_long_is_waited_for_and_named() -> None:
+    hospitals = Hospitals("train", "train", "train")
+    node = hospitals.nodes[1]
+    node.name, node.answer = "b", lambda _message: None
+    attendance = hospitals.attendance
+    assert sorted(attendance.wait_for(3, 2, 0.1)) == ["a", "c"]  # enough others are there
+    assert attendance.preparing() == ("b",)
+
+    def answer_when_told(event: Event) -> None:
+        hospitals.note(event)
+        if "b" in event.to_line().get("preparing", ()):
+            node.leave()
+            attendance.refresh()
+            node.answer = hospital("b")
+            node.come_back()
+
+    attendance._on_event = answer_when_told
+    assert sorted(attendance.wait_for(3, 3, 0.1)) == ["a", "b", "c"]
+    assert attendance.preparing() == ()
+    waits = [event for event in hospitals.events if event["kind"] == "waiting"]
+    assert [event["preparing"] for event in waits if event.get("preparing")] == [["b"]]
+
+
+def test_a_hospital_that_goes_while_it_prepares_is_waited_for_no_longer() -> None:
+    hospitals = Hospitals("train", "train", "train")
+    hospitals.nodes[1].answer = lambda _message: None
+    hospitals.attendance.refresh()
+    hospitals.nodes[1].leave()
+    with pytest.raises(TooFewHospitals):
+        hospitals.attendance.wait_for(3, 3, 0.1)
+
+
+def test_a_greeting_is_worth_an_answer_for_days() -> None:
+    hospitals = Hospitals("train", "train", "train")
+    hospitals.attendance.refresh()
+    grid = hospitals.attendance._grid
+    assert {message.metadata.ttl >= 86_400.0 for message in grid.pushed} == {True}  # type: ignore[attr-defined]
+
+
 def test_rounds_of_averaging_never_ask_it_for_anything(tmp_path: Path) -> None:
     coarse = [replace(scanner, voxel_mm=(9.0, 9.0, 9.0)) for scanner in HOSPITALS[:3]]
     sites = write_cohort(tmp_path / "cohort", sites=3, subjects=(1, 1, 1), scanners=coarse)

@@ -32,7 +32,7 @@ from polyclinic.security.keys import (
     make_key,
     parse_public_key,
 )
-from polyclinic.security.kit import Kit, check_site_name
+from polyclinic.security.kit import SITE_NAME, Kit, check_site_name
 
 
 def certificate() -> str:
@@ -151,7 +151,13 @@ def test_files_that_are_something_else_are_refused(content: str, tmp_path: Path)
         Kit.read(tmp_path / "none.json")
 
 
-@pytest.mark.parametrize("name", ["", "../a", "a b", "-a", "a" * 64, "ä"])
+@pytest.mark.parametrize("name", ["", "../a", "a b", "-a", "_a", ".a", "a" * 64, "ä", "a\n"])
 def test_a_name_that_could_be_something_else_is_refused(name: str) -> None:
     with pytest.raises(ConfigError, match="--name"):
         check_site_name(name)
+
+
+@pytest.mark.parametrize("name", ["st_mary", "Hospital_2", "a", "a.b-c_d"])
+def test_names_of_hospitals_may_be_those_of_folders(name: str) -> None:
+    check_site_name(name)
+    assert SITE_NAME.fullmatch(name)

@@ -1,12 +1,15 @@
 import errno
 import os
+import shutil
 import stat
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from polyclinic.errors import DiskFull
+from polyclinic.errors import DiskFull, StorageFailed
+from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic.system.durable import (
     copy_durably,
     file_digest,
@@ -129,6 +132,35 @@ def test_another_error_of_the_disk_stays_what_it_is(
     with pytest.raises(OSError, match="no") as raised:
         write_durably(tmp_path / "file", b"0")
     assert raised.value.errno == errno.EIO
+    assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS])
+def test_a_share_that_flushes_no_folder_is_good_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(_: int) -> None:
+        raise OSError(code, "no")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    write_durably(tmp_path / "new" / "file", "content")
+    save_state({"weight": torch.ones(2)}, tmp_path / "model.safetensors", {})
+    assert (tmp_path / "new" / "file").read_text() == "content"
+    assert load_state(tmp_path / "model.safetensors")[0]["weight"].tolist() == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(("code", "free"), [(errno.EACCES, 10**9), (errno.ENOSPC, 0)])
+def test_a_model_that_cannot_be_written_says_why_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, free: int
+) -> None:
+    def fail(_: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    usage = shutil.disk_usage(tmp_path)._replace(free=free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StorageFailed if free else DiskFull):
+        save_state({"weight": torch.ones(2)}, tmp_path / "model.safetensors", {})
     assert names(tmp_path) == []
 
 

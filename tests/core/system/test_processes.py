@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import signal
 import socket
@@ -9,12 +11,19 @@ from pathlib import Path
 import psutil
 import pytest
 
-from polyclinic.errors import AddressInvalid, PortTaken, ProcessDied, ServerUnreachable
+from polyclinic.errors import (
+    AddressInvalid,
+    PortTaken,
+    ProcessDied,
+    ServerUnreachable,
+    StorageFailed,
+)
 from polyclinic.system.listening import claim_port
 from polyclinic.system.processes import (
     PARENT,
     Child,
     free_port,
+    lock_file,
     parse_address,
     pause_s,
     wait_for_port,
@@ -53,6 +62,15 @@ def test_nobody_answering_is_said_in_time() -> None:
     with pytest.raises(ServerUnreachable, match="No coordinator answers"):
         wait_for_port(f"127.0.0.1:{free_port()}", 0.2)
     assert time.monotonic() - start < 5
+
+
+def test_a_share_without_locks_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(StorageFailed, match="No locks available"), lock_file(tmp_path / "lock"):
+        pytest.fail("it was locked")
 
 
 def child(tmp_path: Path, code: str) -> Child:

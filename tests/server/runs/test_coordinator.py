@@ -1,13 +1,15 @@
 """The beginning of `polyclinic-server run`: what is refused before anything is made."""
 
+import shutil
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from polyclinic.errors import ConfigError, StatisticInvalid
+from polyclinic.federation.run_folder import list_runs
 from polyclinic_server.cli.main import settings
-from polyclinic_server.runs.coordinator import run
+from polyclinic_server.runs.coordinator import create_run, run
 from tests.plugins import Installer
 
 TYPO = ["strategy=refinement", "strategy.statistics=[typo]"]
@@ -28,6 +30,29 @@ def test_a_strategy_that_cannot_be_made_leaves_no_folder(
     with pytest.raises(ConfigError, match=text):
         run(asked, None, None, Console(quiet=True))
     assert not runs.exists()
+
+
+def test_a_run_that_lets_nobody_in_leaves_no_folder_and_a_resumed_one_keeps_its_own(
+    tmp_path: Path,
+) -> None:
+    runs, quiet = tmp_path / "runs", Console(quiet=True)
+    asked = [f"deployment.runs={runs}", f"deployment.security={tmp_path / 'nowhere'}"]
+    with pytest.raises(ConfigError, match="polyclinic-server init"):
+        run(asked, "new", None, quiet)
+    assert list_runs(runs) == []
+    kept, _ = create_run(asked, "old")
+    kept.update(state="interrupted")
+    with pytest.raises(ConfigError, match="polyclinic-server init"):
+        run(asked, None, "old", quiet)
+    assert kept.describe()["state"] == "failed"
+
+
+def test_a_folder_that_was_removed_stays_removed(tmp_path: Path) -> None:
+    folder, _ = create_run([f"deployment.runs={tmp_path}"], "x")
+    folder.update(state="waiting")
+    shutil.rmtree(folder.path)
+    folder.end(KeyboardInterrupt())
+    assert not folder.path.exists()
 
 
 def test_settings_refuse_statistics_that_do_not_exist(capsys: pytest.CaptureFixture[str]) -> None:

@@ -65,6 +65,7 @@ class Hospital:
     asked: list[str] = field(default_factory=list)
     broken: str = ""
     cut: bool = False  # the next contribution arrives without its end
+    measures: bool = True  # the statistics that are asked for
 
     def answer(self, message: Message) -> Message | None:
         kind = message.metadata.message_type
@@ -96,7 +97,9 @@ class Hospital:
             self.claims or self.site, assignment.base, assignment.task, 4, {}, self.created, "1"
         )
         vector = {name: torch.full_like(tensor, self.value) for name, tensor in BASE.items()}
-        return write_contribution(self.folder / self.site, contribution, vector, {})
+        wanted = assignment.statistics if self.measures else ()
+        statistics = {f"{kind}/weight": torch.eye(3) for kind in wanted}
+        return write_contribution(self.folder / self.site, contribution, vector, statistics)
 
 
 @dataclass
@@ -149,13 +152,13 @@ class World:
         self.hospitals[site] = Hospital(site, node, self.folder, **details)
         return self.hospitals[site]
 
-    def restart(self) -> EventLoop:
+    def restart(self, *statistics: str) -> EventLoop:
         self.ledger = Ledger.open(self.folder / "ledger")
         base = self.ledger.add_base(BASE)
         order = Order(
             run="r", arm="a", seed=0, rounds=1, personal="none", version="1", names={"model": "m"}
         )
-        assignment = Assignment(order, base, TASK, self.ledger.identity())
+        assignment = Assignment(order, base, TASK, self.ledger.identity(), statistics)
         expected = len(self.hospitals)
         self.loop = EventLoop(
             self.strategy,
@@ -288,6 +291,38 @@ def test_a_restart_takes_up_from_the_ledger_and_counts_nothing_twice(tmp_path: P
     assert sorted(entry.site for entry in world.ledger.entries()) == ["a", "b"]
     assert world.hospitals["a"].verdicts[0].accepted
     assert world.ledger.verify() is None
+
+
+def test_a_contribution_without_what_another_strategy_needs_does_not_count_for_it(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, "a", "b")
+    assert world.loop.run() is not None
+    assert not world.kinds("reused")
+    world.ledger.close()
+    for hospital in world.hospitals.values():
+        hospital.verdicts.clear()
+        hospital.created = 2000.0  # it trains again
+    world.restart("gram")
+    assert world.loop.publisher.entries() == [] and not world.loop.is_over()
+    assert world.loop.run() is not None
+    assert len(world.ledger.entries()) == 4 and not world.kinds("reused")
+    world.ledger.close()
+    world.restart().run()  # what holds more is good enough for who needs less
+    assert [event["sites"] for event in world.kinds("reused")] == [["a", "b"]]
+
+
+def test_a_hospital_that_leaves_out_what_was_asked_for_is_told_so(tmp_path: Path) -> None:
+    world = World(tmp_path, "a", "b", end={"contributions": 1})
+    world.hospitals["b"].measures = False
+    world.restart("fisher", "gram")
+    world.step(2.0, until=lambda: world.hospitals["a"].verdicts and world.hospitals["b"].verdicts)
+    assert world.hospitals["a"].verdicts[0].accepted
+    (verdict,) = world.hospitals["b"].verdicts
+    assert not verdict.accepted and "fisher" in verdict.reason and "gram" in verdict.reason
+    assert [event["error"] for event in world.kinds("contribution_refused")] == [
+        "StatisticsMissing"
+    ]
 
 
 def test_a_newer_contribution_supersedes_and_a_late_older_one_does_not(tmp_path: Path) -> None:

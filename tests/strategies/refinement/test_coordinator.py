@@ -1,7 +1,7 @@
 """A whole refinement run in memory, with the real apps of both sides, fine-tuning and ledger."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,10 +63,16 @@ def run(
     on_event: Callable[[dict[str, Any]], None] = lambda _event: None,
     trains: Callable[[dict[str, Any]], Answer] = hospital,
     sent: list[str] | None = None,
+    before: Sequence[str] = (),
 ) -> RunFolder:
-    """Run in this process; `sent` gets the kinds of all messages to hospitals."""
+    """Run in this process; `sent` gets the kinds of all messages to hospitals.
+
+    `before` is the setting of a strategy that runs first.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "overrides.json").write_text(json.dumps([[*SMALL, *QUICK, *overrides]]))
+    others = [[*SMALL, *before]] if before else []
+    asked = [*others, [*SMALL, *QUICK, *overrides]]
+    (folder / "overrides.json").write_text(json.dumps(asked))
     nodes = []
     for number, site in enumerate(sites):
         config: dict[str, Any] = {
@@ -105,6 +111,19 @@ def finished(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Run
     return run(
         folder, sites, "strategy.stay.newcomers=1", "strategy.stay.departures=1", on_event=leave
     )
+
+
+def test_after_a_merging_strategy_hospitals_are_asked_for_what_is_missing(
+    tmp_path: Path, sites: list[Path]
+) -> None:
+    merging = ["strategy=merging/weighted_mean", "rounds=1", "strategy.poll_s=0.01"]
+    merging += ["deployment.hospitals=3", "deployment.min_hospitals=2"]
+    done = run(tmp_path / "run", sites[:3], before=merging)
+    contributed = [event["arm"] for event in of_kind(done, "contribution")]
+    assert contributed == 3 * ["merging-weighted_mean"] + 3 * ["refinement"]
+    assert {event["site"] for event in of_kind(done, "delivered")} == {
+        site.name for site in sites[:3]
+    }
 
 
 def test_every_hospital_gets_its_model_and_can_use_it(

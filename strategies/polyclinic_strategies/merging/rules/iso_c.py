@@ -23,12 +23,16 @@ class IsoC:
     Args:
         scale: λ. The paper chooses it on validation data, for different tasks. Sites of one task
             push the same way, so that the sum grows with them; the default is that of `Sum`.
+        unfold: Whether a convolution's kernel counts as a matrix (out, inputs of a patch). False
+            gives it λ times the plain mean, as the paper's code does with all that has not two
+            dimensions; in a network of convolutions, that is nearly everything.
 
     Raises:
         ValueError: A parameter is out of range.
     """
 
     scale: float = 0.3
+    unfold: bool = True
     needs: ClassVar[frozenset[str]] = frozenset()
     global_statistics: ClassVar[frozenset[str]] = frozenset()
 
@@ -37,7 +41,7 @@ class IsoC:
 
     def __call__(self, layer: Layer) -> Tensor:
         """Merge: (sites, *shape) -> (*shape)."""
-        if not is_matrix(layer):
+        if not is_matrix(layer) or (layer.base.dim() > 2 and not self.unfold):
             return Mean(self.scale)(layer)
         factor, lengths = polar(as_matrices(layer).sum(0))
         return (factor * (self.scale * lengths.mean())).float().reshape(layer.base.shape)

@@ -24,12 +24,16 @@ class TsvM:
 
     Args:
         scale: λ; the paper's value is 1.
+        unfold: Whether a convolution's kernel counts as a matrix (out, inputs of a patch). False
+            gives it λ times the plain mean, as the paper's code does with all that has not two
+            dimensions; in a network of convolutions, that is nearly everything.
 
     Raises:
         ValueError: A parameter is out of range.
     """
 
     scale: float = 1.0
+    unfold: bool = True
     needs: ClassVar[frozenset[str]] = frozenset()
     global_statistics: ClassVar[frozenset[str]] = frozenset()
 
@@ -38,7 +42,7 @@ class TsvM:
 
     def __call__(self, layer: Layer) -> Tensor:
         """Merge: (sites, *shape) -> (*shape)."""
-        if not is_matrix(layer):
+        if not is_matrix(layer) or (layer.base.dim() > 2 and not self.unfold):
             return Mean(self.scale)(layer)
         shape = layer.base.shape
         matrices = [vector.flatten(1) for vector in layer.vectors]

@@ -240,3 +240,18 @@ def test_nearest_solution_falls_back_where_the_problem_is_flat() -> None:
     flat = torch.eye(5, dtype=torch.float64) - torch.linalg.pinv(rows) @ rows
     assert_close(found @ rows.T, target @ rows.T)
     assert_close(found @ flat, start @ flat)
+
+
+@pytest.mark.parametrize("rule", [IsoC, TsvM])
+@pytest.mark.parametrize(("shape", "same"), [((4, 6), True), ((4, 3, 2), False), ((5,), True)])
+def test_kernels_are_unfolded_or_averaged_and_matrices_are_not_touched_by_the_choice(
+    rule: type[IsoC | TsvM], shape: tuple[int, ...], same: bool
+) -> None:
+    torch.manual_seed(0)
+    layer = layer_of(torch.randn(3, *shape))
+    unfolded, averaged = rule(0.7)(layer), rule(0.7, unfold=False)(layer)
+    assert torch.equal(unfolded, averaged) == same
+    if not same:
+        assert torch.equal(averaged, Mean(0.7)(layer))
+        flat = layer_of(torch.stack([vector.flatten(1) for vector in layer.vectors]))
+        assert_close(unfolded.flatten(1), rule(0.7)(flat))
