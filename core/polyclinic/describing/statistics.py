@@ -125,7 +125,7 @@ def describe(
         release: What may leave the hospital.
 
     Returns:
-        Name to mean vector, float32.
+        Name to mean vector, float32, at most 1 long.
 
     Raises:
         TooFewSubjects: Fewer than `release` asks for.
@@ -140,4 +140,15 @@ def describe(
                 length = len(rows[name][0]) if rows[name] else None
                 measure = partial(statistic.measure, image, network)
                 rows[name].append(check_vector(name, measure, length))
-    return {name: release.mean(vectors) for name, vectors in rows.items()}
+    means = {name: release.mean(vectors) for name, vectors in rows.items()}
+    return (
+        {name: _shorten(mean) for name, mean in means.items()}
+        if release.noise_multiplier
+        else means
+    )
+
+
+def _shorten(mean: Tensor) -> Tensor:
+    """Bring a noisy mean back to a length that means have: nearer to the mean without noise."""
+    length = float(torch.linalg.vector_norm(mean, dtype=torch.float64))
+    return mean / max(1.0, length)

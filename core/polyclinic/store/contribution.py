@@ -8,7 +8,7 @@ that equal contributions are equal bytes. The file is named by the SHA-256 of th
 import json
 import math
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -32,8 +32,10 @@ from polyclinic.store.refusals import (
     TaskMismatch,
     TensorsExtra,
     TensorsMissing,
+    TooManyExamples,
     TypeRefused,
     UnknownSite,
+    UpdateTooLong,
 )
 from polyclinic.system.durable import file_digest, make_folder, put_in_place, temporary_file
 
@@ -42,6 +44,7 @@ __all__ = [
     "Requirements",
     "TensorFile",
     "check_contribution",
+    "check_suits",
     "file_digest",
     "read_contribution",
     "write_contribution",
@@ -53,6 +56,7 @@ FEWEST_NORMS = 3  # the median of fewer norms says nothing
 MAX_TEXT = 200  # characters of a name
 MAX_METRICS = 1000
 MAX_EXAMPLES = 2**53  # up to here a float64 holds every whole number exactly
+MOST_EXAMPLES = 10**7  # that a contribution may claim, to be accepted
 
 
 @dataclass(frozen=True)
@@ -99,6 +103,9 @@ class Requirements:
         older_bases: Digest of each earlier base, and how many bases it is behind the newest; 1 is
             the one before the newest.
         max_staleness: How many bases a contribution may be behind.
+        max_norm: Largest norm of a task vector, whatever the others' are; 0 for no limit.
+        inspect: Called with the open file and its sender, after everything else: raises
+            `ContributionRefused` for what a method does not accept.
     """
 
     base: str
@@ -109,6 +116,11 @@ class Requirements:
     max_norm_ratio: float
     older_bases: Mapping[str, int]
     max_staleness: int
+    max_norm: float = 0.0
+    inspect: "Inspect | None" = None
+
+
+Inspect = Callable[["TensorFile", str], None]
 
 
 class TensorFile:
@@ -152,6 +164,10 @@ class TensorFile:
         """Read one statistic."""
         tensor: Tensor = self._file.get_tensor(STATISTICS + name)
         return tensor
+
+    def statistic_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one statistic, from the header alone."""
+        return tuple(self._file.get_slice(STATISTICS + name).get_shape())
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one tensor of the task vector, from the header alone."""
@@ -224,10 +240,23 @@ def check_contribution(
         raise ContributionTooLarge(sender, size, requirements.max_bytes)
     with TensorFile(path) as file:
         _check_provenance(file.contribution, sender, requirements)
-        _check_layout(file, sender, requirements.layout)
+        check_suits(file, sender, requirements.layout)
         norm = _measure(file, sender)
-        _check_norm(sender, norm, norms, requirements.max_norm_ratio)
+        _check_norm(sender, norm, norms, requirements)
+        if requirements.inspect is not None:
+            requirements.inspect(file, sender)
         return file.contribution, norm
+
+
+def check_suits(file: TensorFile, sender: str, layout: Mapping[str, tuple[int, ...]]) -> None:
+    """Check, by the header alone, that a contribution can be merged into a base of this layout.
+
+    Raises:
+        ContributionRefused: It belongs to another network, or claims impossible numbers.
+    """
+    if (claimed := file.contribution.num_examples) > MOST_EXAMPLES:
+        raise TooManyExamples(sender, claimed, MOST_EXAMPLES)
+    _check_layout(file, sender, layout)
 
 
 def staleness_of(base: str, requirements: Requirements) -> int | None:
@@ -277,7 +306,12 @@ def _measure(file: TensorFile, sender: str) -> float:
     return math.sqrt(squares)
 
 
-def _check_norm(sender: str, norm: float, norms: Sequence[float], ratio: float) -> None:
+def _check_norm(
+    sender: str, norm: float, norms: Sequence[float], requirements: Requirements
+) -> None:
+    limit, ratio = requirements.max_norm, requirements.max_norm_ratio
+    if limit > 0 and norm > limit:
+        raise UpdateTooLong(sender, norm, limit)
     usual = median(norms) if len(norms) >= FEWEST_NORMS else 0.0
     if ratio > 0 and usual > 0 and norm > ratio * usual:
         raise NormTooLarge(sender, norm, usual, ratio)

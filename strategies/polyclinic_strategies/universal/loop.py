@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from flwr.serverapp import Grid
 
 from polyclinic.federation.attendance import Listener
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry, Ledger
-from polyclinic.store.refusals import ContributionDamaged, ContributionRefused
+from polyclinic.store.refusals import ContributionRefused
 from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.events import Withdrawn
 from polyclinic_strategies.merging.mailbox import Members
@@ -65,7 +64,9 @@ class UniversalLoop(EventLoop):
         expected = stage.expected
         super().__init__(merging, grid, members, ledger, assignment, names, expected, on_event)
         self._stage = stage
-        self.requirements = replace(self.requirements, layout=layout_of(self.base, stage.rank))
+        layout = layout_of(self.base, stage.rank)
+        self.requirements = replace(self.requirements, layout=layout)
+        self.publisher.layout = layout
         self._contributors: set[str] = set()
 
     def gather(self) -> list[Entry]:
@@ -86,24 +87,19 @@ class UniversalLoop(EventLoop):
         for site in sorted(gone) if why == "withdrawal" else ():
             self.on_event(Withdrawn(site=site))
 
-    def check_contribution(self, path: Path, site: str) -> None:
-        """Check the declaration of the task, and the names and shapes of the statistics.
+    def inspect(self, file: TensorFile, site: str) -> None:
+        """Check the declaration of the task, and the statistics of the embeddings.
 
         Raises:
             ContributionRefused: One of them is missing or wrong.
         """
-        try:
-            opened = TensorFile(path)
-        except ContributionDamaged:
-            return  # the ledger refuses the file, and records the reason
-        with opened as file:
-            if read_declaration(file.contribution.metrics) is None:
-                raise ContributionRefused(
-                    f"{site}: the contribution does not say what kind of task it was trained for"
-                )
-            wanted = {MEAN: (self._stage.numbers,), COVARIANCE: (self._stage.numbers,) * 2}
-            found = {name: tuple(file.statistic(name).shape) for name in file.statistics}
-            if found != (wanted if EMBEDDING in self.assignment.statistics else {}):
-                raise ContributionRefused(
-                    f"{site}: the contribution's statistics are not those that were asked for"
-                )
+        if read_declaration(file.contribution.metrics) is None:
+            raise ContributionRefused(
+                f"{site}: the contribution does not say what kind of task it was trained for"
+            )
+        wanted = {MEAN: (self._stage.numbers,), COVARIANCE: (self._stage.numbers,) * 2}
+        found = {name: file.statistic_shape(name) for name in file.statistics}
+        if found != (wanted if EMBEDDING in self.assignment.statistics else {}):
+            raise ContributionRefused(
+                f"{site}: the contribution's statistics are not those that were asked for"
+            )
