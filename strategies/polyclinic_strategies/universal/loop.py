@@ -1,5 +1,6 @@
 """The coordinator's event loop of a stage: that of merging, without publications on arrival."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -8,14 +9,17 @@ from flwr.serverapp import Grid
 from polyclinic.federation.attendance import Listener
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry, Ledger
-from polyclinic.store.refusals import ContributionRefused
+from polyclinic.store.refusals import ContributionRefused, StatisticRefused
 from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.events import Withdrawn
+from polyclinic_strategies.merging.intake.statistics import LARGEST_SQUARE, fault_of_moments
 from polyclinic_strategies.merging.mailbox import Members
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.exchange import EMBEDDING, layout_of, read_declaration
 from polyclinic_strategies.universal.teaching.teachers import COVARIANCE, MEAN
+
+LARGEST_MEAN = math.sqrt(LARGEST_SQUARE)  # of an embedding
 
 
 @dataclass(frozen=True)
@@ -103,3 +107,7 @@ class UniversalLoop(EventLoop):
             raise ContributionRefused(
                 f"{site}: the contribution's statistics are not those that were asked for"
             )
+        if COVARIANCE in found and (problem := fault_of_moments(file.statistic(COVARIANCE))):
+            raise StatisticRefused(site, COVARIANCE, problem)
+        if MEAN in found and float(file.statistic(MEAN).abs().max()) > LARGEST_MEAN:
+            raise StatisticRefused(site, MEAN, f"has values beyond {LARGEST_MEAN:g}")

@@ -12,9 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from polyclinic.errors import AnswerRefused
 from polyclinic.federation.answers.guard import LONGEST_S, Cases, Word, array_of, record_of
 from polyclinic.federation.envelope.mapped_array import array_values
+from polyclinic.federation.metrics import MOST_LABELS
 from polyclinic.federation.records import ARRAYS, METRICS, SCORE, WEIGHTS
 
-MOST_LABELS = 256
 LARGEST_LOSS = 1e9
 PIECE = 1 << 20  # count of numbers that are checked at a time
 

@@ -106,6 +106,11 @@ def _fault(kind: str, values: Tensor) -> str:
     return _fault_of_gram(values) if kind == GRAM else ""
 
 
+def fault_of_moments(values: Tensor) -> str:
+    """Tell why a square matrix is none of second moments, or of covariances; empty if it is one."""
+    return _fault(GRAM, values)
+
+
 def _fault_of_gram(values: Tensor) -> str:
     roots = values.diagonal().double().sqrt()
     slack = TOLERANCE * float(roots.max()) ** 2 if len(roots) else 0.0
