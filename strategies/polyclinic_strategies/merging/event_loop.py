@@ -59,7 +59,7 @@ from polyclinic_strategies.merging.trials import Trial, best_of, judges_of
 # and Flower's SuperLink 60 ms (docs/explanation/scale.md).
 CALL_S, SLOW_CALL_S = 0.2, 0.3
 MANY_REFUSALS = 3  # in a row; from then on a hospital is asked less and less often
-LONGEST_WAIT = 120.0  # times the usual pause
+MOST_DOUBLINGS = 7  # of the pause, so that a hospital is still asked every few minutes
 READERS: Mapping[str, Callable[[Message], object]] = {
     "collect": read_handover,
     "base": read_confirmation,
@@ -168,7 +168,6 @@ class EventLoop:
             if isinstance(answer, Failure):
                 self.fail(site, question, answer.reason)
             else:
-                self._told.pop(site, None)
                 self.use(site, question, answer)
         self._notice_changes()
         self._choose()
@@ -303,9 +302,9 @@ class EventLoop:
             self._take_handover(site, question, answer)
         else:
             self._needs_base.discard(site)
-            again = site in self._has_base  # and asked for it again without having used it
-            self._has_base.add(site)
-            self._due[site] = clock.monotonic() + (self.strategy.poll_s if again else 0.0)
+            if site not in self._has_base:
+                self._has_base.add(site)
+                self._due[site] = 0.0
 
     def _take_handover(self, site: str, question: Question, handover: Handover) -> None:
         moment = clock.monotonic()
@@ -314,28 +313,40 @@ class EventLoop:
             return
         if handover.needs_base:
             self._needs_base.add(site)
+            if site in self._has_base:
+                self.fail(site, question, "it asks again for the base that it was sent")
+                self._refusals[site] += 1
+                self._due[site] = moment + self._pause(site)
+                return
         else:
             self._has_base.discard(site)
+        moves = handover.doing != self._doing.get(site)
         if handover.digest:
             verdict = self.receive(site, handover)
             self._verdicts[site] = [verdict]
             self._contributed[site] = moment
             self._refusals[site] = 0 if verdict.accepted else self._refusals[site] + 1
-        elif handover.doing and handover.doing != self._doing.get(site):
+        elif handover.doing and moves:
             self._doing[site] = handover.doing
             self.on_event(Progress(site=site, text=handover.doing))
-        if self._refusals[site] and handover.digest:
-            self._useless.setdefault(site, moment)
+        if self._refusals[site] and (handover.digest or not moves):
+            self._useless.setdefault(site, moment)  # it was refused, and does not try again
         else:
             self._useless.pop(site, None)
+            self._told.pop(site, None)
+        self._due[site] = moment + self._pause(site)
+
+    def _pause(self, site: str) -> float:
+        """Return the seconds until a site is asked again for its contribution."""
         call_s = CALL_S if self.mailbox.tells_news else SLOW_CALL_S
         shortest_s = max(0.5, call_s * len(self.members()))
-        waited_s = moment - self._contributed.setdefault(site, moment)
         longest_s = max(self.strategy.poll_s, shortest_s)
-        pause = pause_s(waited_s, shortest_s, longest_s)
         if self._refusals[site] >= MANY_REFUSALS:
-            pause = longest_s * min(LONGEST_WAIT, 2.0 ** (self._refusals[site] - MANY_REFUSALS))
-        self._due[site] = moment + pause
+            times = 2.0 ** min(self._refusals[site] - MANY_REFUSALS, MOST_DOUBLINGS)
+            return longest_s * times
+        moment = clock.monotonic()
+        waited_s = moment - self._contributed.setdefault(site, moment)
+        return pause_s(waited_s, shortest_s, longest_s)
 
     def receive(self, site: str, handover: Handover) -> Verdict:
         """Put a contribution into the ledger, then merge and publish it if it is accepted.

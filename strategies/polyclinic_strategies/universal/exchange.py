@@ -54,7 +54,7 @@ def declare_in_numbers(task: SiteTask) -> dict[str, float]:
 
 
 def read_declaration(metrics: Mapping[str, float]) -> SiteTask | None:
-    """Undo `declare_in_numbers`; return None where there is no declaration, or an impossible one."""
+    """Undo `declare_in_numbers`; None where there is no declaration, or an impossible one."""
     try:
         kind = "segmentation" if metrics["segmentation"] else "classification"
         numbers = [int(metrics[key]) for key in ("classes", "channels", "dimensions")]
