@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from polyclinic.learning.state_dict import StateDict, pack
+from polyclinic.store import contribution
 from polyclinic.store.contribution import Requirements
 from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.merging import mailbox
@@ -160,7 +161,11 @@ def test_statistics_are_checked_before_anything_counts(tmp_path: Path, name: str
     ],
 )
 def test_what_was_accepted_once_and_cannot_be_merged_is_set_aside(
-    tmp_path: Path, rule: dict[str, Any], examples: int, statistics: StateDict
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    rule: dict[str, Any],
+    examples: int,
+    statistics: StateDict,
 ) -> None:
     """An earlier version accepted it; nothing was published then."""
     kind = "fisher" if "fisher" in str(rule) else "regmean"
@@ -172,12 +177,12 @@ def test_what_was_accepted_once_and_cannot_be_merged_is_set_aside(
     with Ledger.open(tmp_path / "ledger") as ledger:
         assignment = Assignment(ORDER, ledger.add_base(BASE), TASK, ledger.identity())
         federation.liar.statistics = statistics
-        path = federation.liar.contribute(assignment)
+        path = federation.liar.contribute(assignment, num_examples=examples)
         layout = {name: tuple(tensor.shape) for name, tensor in BASE.items()}
         asked = Requirements(assignment.base, layout, TASK, None, 2**30, 0.0, {}, 0)
-        ledger.receive(path, LIAR, asked)
-        if examples != 4:
-            forge_examples(ledger, examples)
+        with monkeypatch.context() as earlier:
+            earlier.setattr(contribution, "MOST_EXAMPLES", 2**53)
+            ledger.receive(path, LIAR, asked)
     loop = merge(federation, rule, wanted)
 
     aside = [e.to_line() for e in federation.events if e.kind == "set_aside"]
@@ -185,16 +190,6 @@ def test_what_was_accepted_once_and_cannot_be_merged_is_set_aside(
     newest = next(e.to_line() for e in reversed(federation.events) if e.kind == "published")
     assert newest["sites"] == list(HONEST)
     assert len(loop.ledger.publications()[-1].contributions) == len(HONEST)
-
-
-def forge_examples(ledger: Ledger, examples: int) -> None:
-    """Change what the ledger says of its only contribution, as if it had been sent so."""
-    from sqlalchemy import update
-
-    from polyclinic.store.journal import CONTRIBUTIONS
-
-    with ledger._database.writing() as connection:
-        connection.execute(update(CONTRIBUTIONS).values(num_examples=examples))
 
 
 def test_a_contribution_sent_again_is_not_merged_again(tmp_path: Path, begun: Path) -> None:
