@@ -12,7 +12,7 @@ from polyclinic.learning.state_dict import StateDict, pack
 from polyclinic.store import contribution
 from polyclinic.store.contribution import Requirements
 from polyclinic.store.ledger import Ledger
-from polyclinic_strategies.merging import mailbox
+from polyclinic_strategies.merging import event_loop, mailbox
 from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.strategy import Merging
@@ -73,6 +73,7 @@ def scores(federation: Federation, ledger: Ledger) -> dict[str, float]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox, "LOOK_S", 0.01)
+    monkeypatch.setattr(event_loop, "SLOW_CALL_S", 0.0)
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +178,7 @@ def test_what_was_accepted_once_and_cannot_be_merged_is_set_aside(
     with Ledger.open(tmp_path / "ledger") as ledger:
         assignment = Assignment(ORDER, ledger.add_base(BASE), TASK, ledger.identity())
         federation.liar.statistics = statistics
+        federation.liar.has_base = federation.liar.settled = True
         path = federation.liar.contribute(assignment, num_examples=examples)
         layout = {name: tuple(tensor.shape) for name, tensor in BASE.items()}
         asked = Requirements(assignment.base, layout, TASK, None, 2**30, 0.0, {}, 0)

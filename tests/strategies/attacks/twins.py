@@ -170,11 +170,13 @@ class Federation:
         self.events.append(event)
 
     def _lies(self, attack: Attack) -> Callable[[Message], Message | None]:
+        liar = self.liar
+
         def answer(message: Message) -> Message | None:
             if message.metadata.message_type.startswith(attack.kind):
                 message.content = unpack_content(message.content)
-                return attack.answer(message, self.liar)
-            return self.liar.answer(message)
+                return attack.answer(message, liar)
+            return liar.answer(message)
 
         return answer
 
