@@ -36,6 +36,9 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── TypeRefused             a tensor that is not float32
     │   ├── NotFinite               NaN or Inf inside
     │   ├── NormTooLarge            norm much larger than the others'
+    │   ├── UpdateTooLong           norm larger than training can make it
+    │   ├── TooManyExamples         more training examples than a hospital has
+    │   ├── StatisticRefused        a statistic that is missing, not asked for, or none
     │   ├── ContributionTooLarge    more bytes than the limit
     │   ├── UnknownSite             not one of the federation's hospitals
     │   ├── SiteMismatch            sent in another hospital's name
@@ -50,6 +53,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   │   └── HostUnknown
     │   ├── ServerUnreachable       ServiceUnreachable (service_errors.py)
     │   ├── FrameInvalid            what the other side sent is damaged or beyond a limit
+    │   ├── AnswerRefused           what a hospital answered is not what it was asked for
     │   ├── ServiceBusy, RequestRefused, AnswerInvalid
     │   └── AdmissionRefused        keys and certificates (admission.py)
     ├── RunError                    a run that could not go on                   exit code 5
@@ -384,6 +388,20 @@ class FrameInvalid(LinkError):
             f"A message cannot be read: {problem}. Install the same version of polyclinic on both "
             "sides; if they are the same already, something between them changes what is sent."
         )
+
+
+class AnswerRefused(LinkError):
+    """What a hospital answered is not what it was asked for.
+
+    Args:
+        problem: What is wrong with it.
+        remedy: What the hospital can do about it, a sentence.
+    """
+
+    def __init__(
+        self, problem: str, remedy: str = "Install the same version of polyclinic on both sides."
+    ) -> None:
+        super().__init__(f"{problem}. {remedy}")
 
 
 class RunError(PolyclinicError):

@@ -20,6 +20,7 @@ STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Ratio = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=366 * 86400.0, allow_inf_nan=False)]
 
 
@@ -92,6 +93,9 @@ class DeploymentConfig:
     wait_s: Seconds
     round_timeout_s: Seconds
     grace_s: Seconds
+    # limits of what one hospital can do to an average; 0: none
+    max_update_ratio: Ratio
+    max_examples_ratio: Ratio
     runs: str
 
 

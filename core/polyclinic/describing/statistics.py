@@ -130,7 +130,7 @@ def describe(
         release: What may leave the hospital.
 
     Returns:
-        Name to mean vector, float32.
+        Name to mean vector, float32, at most 1 long.
 
     Raises:
         TooFewSubjects: Fewer than `release` asks for; no image is read then.
@@ -147,7 +147,12 @@ def describe(
                 length = len(rows[name][0]) if rows[name] else None
                 measure = partial(statistic.measure, image, network)
                 rows[name].append(check_vector(name, measure, length))
-    return {name: release.mean(by_subject(vectors, subjects)) for name, vectors in rows.items()}
+    means = {name: release.mean(by_subject(vectors, subjects)) for name, vectors in rows.items()}
+    return (
+        {name: _shorten(mean) for name, mean in means.items()}
+        if release.noise_multiplier
+        else means
+    )
 
 
 def by_subject(rows: Sequence[Tensor], subjects: Sequence[int]) -> list[Tensor]:
@@ -156,3 +161,9 @@ def by_subject(rows: Sequence[Tensor], subjects: Sequence[int]) -> list[Tensor]:
     for row, subject in zip(rows, subjects, strict=True):
         found.setdefault(subject, []).append(row)
     return [torch.stack(each).mean(0) if len(each) > 1 else each[0] for each in found.values()]
+
+
+def _shorten(mean: Tensor) -> Tensor:
+    """Bring a noisy mean back to a length that means have: nearer to the mean without noise."""
+    length = float(torch.linalg.vector_norm(mean, dtype=torch.float64))
+    return mean / max(1.0, length)

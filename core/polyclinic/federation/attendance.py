@@ -11,9 +11,10 @@ from typing import Protocol
 from flwr.serverapp import Grid
 
 from polyclinic.errors import TooFewHospitals
+from polyclinic.federation.answers import Failure, read_hello, take
 from polyclinic.federation.events import Event, Joined, Left, Refused, Returned, Waiting
 from polyclinic.federation.news import pause
-from polyclinic.federation.records import Hello, Order, greeting, hello_from_reply
+from polyclinic.federation.records import Hello, Order, greeting
 from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 
@@ -209,22 +210,24 @@ class Attendance:
         if not answerable:
             return
         for reply in self._grid.pull_messages(answerable):
-            node = self._pending.pop(reply.metadata.reply_to_message_id)
-            enrolled = self._online[node].name if node in self._online else ""
-            if reply.has_error():
-                self._refuse(enrolled or f"node {node}", str(reply.error.reason))
-                continue
-            hello = hello_from_reply(reply)
-            if enrolled and hello.site != enrolled:
-                self._refuse(
-                    enrolled,
-                    f"it calls itself {hello.site[:80]}, but its key is enrolled as {enrolled}: "
-                    "start its client with the enrolled name",
-                )
-            elif hello.refusal:
-                self._refuse(hello.site, hello.refusal)
-            elif node in self._online:
-                self._admit(node, hello)
+            node = self._pending.pop(reply.metadata.reply_to_message_id, None)
+            if node is not None and node in self._online:
+                self._read_answer(node, take(reply, read_hello))
+
+    def _read_answer(self, node: int, hello: Hello | Failure) -> None:
+        enrolled = self._online[node].name
+        if isinstance(hello, Failure):
+            self._refuse(enrolled or f"node {node}", hello.reason)
+        elif enrolled and hello.site != enrolled:
+            self._refuse(
+                enrolled,
+                f"it calls itself {hello.site}, but its key is enrolled as {enrolled}: "
+                "start its client with the enrolled name",
+            )
+        elif hello.refusal:
+            self._refuse(hello.site, hello.refusal)
+        else:
+            self._admit(node, hello)
 
     def _admit(self, node: int, hello: Hello) -> None:
         returned = hello.site in self._members

@@ -274,25 +274,6 @@ class Answered(ExchangeEvent):
         return None
 
 
-FIGURES = ("num_examples", "loss", "score", "scores", "seconds")
-
-
-def answer_of(figures: Mapping[str, Any], phase: str, round: int, site: str) -> Answered:
-    """Make the event of a hospital's answer.
-
-    Args:
-        figures: Values that the hospital sent; only those in `FIGURES` are taken.
-        phase: Type of the question.
-        round: Number of the round.
-        site: The hospital.
-
-    Raises:
-        pydantic.ValidationError: A figure is not a number.
-    """
-    known = {name: figures[name] for name in FIGURES if name in figures}
-    return Answered(phase=phase, round=round, site=site, **known)
-
-
 class Failed(ExchangeEvent):
     """A hospital could not do what it was asked."""
 

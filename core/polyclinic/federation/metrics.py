@@ -5,8 +5,8 @@ line.
 """
 
 import json
-import math
 from collections.abc import Mapping
+from itertools import islice
 from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
@@ -18,17 +18,20 @@ from polyclinic.federation.run_state import Count
 
 Phase = Literal["train", "validate", "test"]
 FILE = "metrics.jsonl"
+LARGEST = 1e15
+MOST_LABELS = 256  # with a score of their own
 
 
 def finite(value: object) -> float | None:
-    """Return a finite number, None for anything else."""
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
+    """Return a number that may be a figure, at most `LARGEST`; None for anything else."""
+    return float(value) if isinstance(value, int | float) and abs(value) <= LARGEST else None
 
 
 def finite_items(values: object) -> dict[str, float]:
     """Keep the entries of a mapping that are finite numbers; empty for anything else."""
     found = values if isinstance(values, Mapping) else {}
-    return {key: known for key, value in found.items() if (known := finite(value)) is not None}
+    first = islice(found.items(), MOST_LABELS)
+    return {key: known for key, value in first if (known := finite(value)) is not None}
 
 
 Number = Annotated[float | None, BeforeValidator(finite)]

@@ -218,6 +218,12 @@ def weights_from_message(message: Message) -> Tensor:
     return weights_from_record(record if isinstance(record, ArrayRecord) else ArrayRecord())
 
 
+def weights_of(question: Message) -> Array | None:
+    """Return the vector that a question carries, not copied; None if it carries none."""
+    record = unpack_content(question.content).array_records.get(ARRAYS)
+    return None if record is None else record.get(WEIGHTS)
+
+
 def pack_content(content: RecordDict) -> RecordDict:
     """Pack arrays and scalars into one record, if the arrays are small: half as many calls.
 
@@ -291,18 +297,6 @@ def evaluation_reply(message: Message, evaluation: Evaluation, seconds: float) -
     return Message(RecordDict({METRICS: MetricRecord(flat)}), reply_to=message)
 
 
-def metrics_from_reply(message: Message) -> dict[str, Any]:
-    """Read a hospital's figures, as a line of a run's metrics."""
-    flat = dict(next(iter(message.content.metric_records.values())))
-    scores = {
-        key.removeprefix(SCORE): value for key, value in flat.items() if key.startswith(SCORE)
-    }
-    line = {
-        key.replace("-", "_"): value for key, value in flat.items() if not key.startswith(SCORE)
-    }
-    return {**line, **({"scores": scores} if scores else {})}
-
-
 def hello_reply(message: Message, hello: Hello) -> Message:
     """Make a hospital's answer to `query.hello`."""
     flat: dict[str, Any] = {
@@ -314,28 +308,6 @@ def hello_reply(message: Message, hello: Hello) -> Message:
     flat |= {"mode": hello.mode, "task": hello.task}
     flat |= {f"count.{split}": count for split, count in hello.counts.items()}
     return Message(RecordDict({CONFIG: ConfigRecord(flat)}), reply_to=message)
-
-
-def hello_from_reply(message: Message) -> Hello:
-    """Read what a hospital said of itself."""
-    flat = dict(message.content[CONFIG])
-    counts = {
-        key.removeprefix("count."): int(str(value))
-        for key, value in flat.items()
-        if key.startswith("count.")
-    }
-    words = {
-        key: _word(flat.get(key, "")) for key in ("site", "version", "modality", "mode", "task")
-    }
-    return Hello(
-        words["site"],
-        words["version"],
-        counts,
-        words["modality"],
-        str(flat["refusal"]),
-        words["mode"],
-        words["task"],
-    )
 
 
 def greeting(order: Order, node: int, ttl_s: float) -> Message:

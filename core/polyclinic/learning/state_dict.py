@@ -7,6 +7,7 @@ need not travel every round.
 
 import hashlib
 import json
+import math
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ from polyclinic.system.durable import replacing
 
 StateDict = dict[str, Tensor]
 Personal = Literal["none", "norm", "all"]
+LONGEST = 10.0  # norms of the weights themselves
 NORMALIZATION = (nn.modules.batchnorm._NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -178,3 +180,15 @@ def load_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, object]:
             "`export` wrote."
         ) from error
     return job
+
+
+def longest_update(norm: float, numbers: int) -> float:
+    """Return the largest Euclidean norm of an update that training could have made.
+
+    It is generous: `LONGEST` times the weights' own norm, or that of weights which all are 1.
+
+    Args:
+        norm: Euclidean norm of the weights before the update.
+        numbers: Count of the weights.
+    """
+    return LONGEST * max(norm, math.sqrt(numbers))

@@ -76,6 +76,7 @@ class Participant:
     describes: bool = False
 
 
+MOST_ROUNDS = 10_000  # that a report shows, unless more were planned
 HOSPITAL_FIELDS = {field.name for field in fields(Participant)} - {"name"}
 
 
@@ -193,8 +194,10 @@ def _complete(results: Results) -> Results:
     arms = (*results.arms, *(Arm(name, name, reference=name in REFERENCES) for name in names))
     in_rounds = {arm.name for arm in arms if arm.has_rounds}
     rounds = max([results.rounds, *(m.round for m in results.metrics if m.arm in in_rounds)])
+    rounds = min(rounds, max(results.rounds, MOST_ROUNDS))
     hospitals = tuple(sorted(results.hospitals, key=lambda hospital: hospital.describes))
-    return replace(results, arms=arms, rounds=rounds, hospitals=hospitals)
+    metrics = tuple(m for m in results.metrics if m.arm not in in_rounds or m.round <= rounds)
+    return replace(results, arms=arms, rounds=rounds, hospitals=hospitals, metrics=metrics)
 
 
 def unseen(names: Iterable[str], known: Collection[str]) -> list[str]:

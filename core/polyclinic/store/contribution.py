@@ -9,7 +9,7 @@ import json
 import math
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from statistics import median
@@ -35,8 +35,10 @@ from polyclinic.store.refusals import (
     TaskMismatch,
     TensorsExtra,
     TensorsMissing,
+    TooManyExamples,
     TypeRefused,
     UnknownSite,
+    UpdateTooLong,
 )
 from polyclinic.system.durable import file_digest, make_folder, put_in_place, temporary_file
 
@@ -45,6 +47,7 @@ __all__ = [
     "Requirements",
     "TensorFile",
     "check_contribution",
+    "check_suits",
     "file_digest",
     "read_contribution",
     "write_contribution",
@@ -56,6 +59,7 @@ FEWEST_NORMS = 3  # the median of fewer norms says nothing
 MAX_TEXT = 200  # characters of a name
 MAX_METRICS = 1000
 MAX_EXAMPLES = 2**53  # up to here a float64 holds every whole number exactly
+MOST_EXAMPLES = 10**7  # that a contribution may claim, to be accepted
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,9 @@ class Requirements:
             the one before the newest.
         max_staleness: How many bases a contribution may be behind.
         statistics: Kinds of statistics that it must hold, as `TensorFile.kinds` names them.
+        max_norm: Largest norm of a task vector, whatever the others' are; 0 for no limit.
+        inspect: Called with the open file and its sender, after everything else: raises
+            `ContributionRefused` for what a method does not accept.
     """
 
     base: str
@@ -114,6 +121,11 @@ class Requirements:
     older_bases: Mapping[str, int]
     max_staleness: int
     statistics: frozenset[str] = frozenset()
+    max_norm: float = 0.0
+    inspect: "Inspect | None" = None
+
+
+Inspect = Callable[["TensorFile", str], None]
 
 
 class TensorFile:
@@ -168,6 +180,10 @@ class TensorFile:
             re.split(r"[/.]", name.removeprefix(DESCRIPTION), maxsplit=1)[0]
             for name in self.statistics
         )
+
+    def statistic_shape(self, name: str) -> tuple[int, ...]:
+        """Return the shape of one statistic, from the header alone."""
+        return tuple(self._file.get_slice(STATISTICS + name).get_shape())
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one tensor of the task vector, from the header alone."""
@@ -240,12 +256,25 @@ def check_contribution(
         raise ContributionTooLarge(sender, size, requirements.max_bytes)
     with TensorFile(path) as file:
         _check_provenance(file.contribution, sender, requirements)
-        _check_layout(file, sender, requirements.layout)
+        check_suits(file, sender, requirements.layout)
         if missing := sorted(requirements.statistics - file.kinds):
             raise StatisticsMissing(sender, missing)
         norm = _measure(file, sender)
-        _check_norm(sender, norm, norms, requirements.max_norm_ratio)
+        _check_norm(sender, norm, norms, requirements)
+        if requirements.inspect is not None:
+            requirements.inspect(file, sender)
         return file.contribution, norm
+
+
+def check_suits(file: TensorFile, sender: str, layout: Mapping[str, tuple[int, ...]]) -> None:
+    """Check, by the header alone, that a contribution can be merged into a base of this layout.
+
+    Raises:
+        ContributionRefused: It belongs to another network, or claims impossible numbers.
+    """
+    if (claimed := file.contribution.num_examples) > MOST_EXAMPLES:
+        raise TooManyExamples(sender, claimed, MOST_EXAMPLES)
+    _check_layout(file, sender, layout)
 
 
 def staleness_of(base: str, requirements: Requirements) -> int | None:
@@ -295,7 +324,12 @@ def _measure(file: TensorFile, sender: str) -> float:
     return math.sqrt(squares)
 
 
-def _check_norm(sender: str, norm: float, norms: Sequence[float], ratio: float) -> None:
+def _check_norm(
+    sender: str, norm: float, norms: Sequence[float], requirements: Requirements
+) -> None:
+    limit, ratio = requirements.max_norm, requirements.max_norm_ratio
+    if limit > 0 and norm > limit:
+        raise UpdateTooLong(sender, norm, limit)
     usual = median(norms) if len(norms) >= FEWEST_NORMS else 0.0
     if ratio > 0 and usual > 0 and norm > ratio * usual:
         raise NormTooLarge(sender, norm, usual, ratio)

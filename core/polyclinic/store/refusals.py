@@ -110,6 +110,36 @@ class NormTooLarge(ContributionRefused):
         )
 
 
+class UpdateTooLong(ContributionRefused):
+    """The norm of a task vector is larger than training can make it."""
+
+    def __init__(self, site: str, norm: float, limit: float) -> None:
+        super().__init__(
+            f"{site}: the task vector's norm is {norm:.4g}, the limit is {limit:.4g}. "
+            "Check the labels and the learning rate, then train again."
+        )
+
+
+class TooManyExamples(ContributionRefused):
+    """The contribution claims more training examples than a hospital has."""
+
+    def __init__(self, site: str, claimed: int, limit: int) -> None:
+        super().__init__(
+            f"{site}: the contribution claims {claimed} training examples, the limit is {limit}. "
+            "Correct the number and send it again."
+        )
+
+
+class StatisticRefused(ContributionRefused):
+    """A statistic is missing, was not asked for, or is none; `problem` begins with a verb."""
+
+    def __init__(self, site: str, name: str, problem: str) -> None:
+        super().__init__(
+            f"{site}: the statistic {shown(name)} {problem}. Use the same version of polyclinic "
+            "and the same conf/model on both sides, and train again."
+        )
+
+
 class ContributionTooLarge(ContributionRefused):
     """The file is larger than the limit."""
 

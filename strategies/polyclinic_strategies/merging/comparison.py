@@ -3,14 +3,14 @@
 They are other rules, each hospital alone, a random vector, and the base.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from flwr.serverapp import Grid
-
 from polyclinic.config.schemas import Part
-from polyclinic.federation.records import Order, metrics_from_reply
+from polyclinic.federation.grids.reliable_grid import ReliableGrid
+from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import StateDict, pack
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
 from polyclinic_strategies.merging.messages import ask_for_score
@@ -76,7 +76,7 @@ class Comparison:
         title: str,
         rule: Part,
         candidates: Mapping[str, Sequence[float]],
-        grid: Grid,
+        grid: ReliableGrid,
     ) -> Opponent:
         """Return another rule's model, with the candidate that scores best at the hospitals."""
         rules = make_rules(rule, candidates)
@@ -150,11 +150,11 @@ class Comparison:
             self._strategy.restoration_steps,
         )
 
-    def _score(self, rule: Rule, grid: Grid) -> float:
+    def _score(self, rule: Rule, grid: ReliableGrid) -> float:
         """Return the mean score over the connected hospitals."""
         weights = pack(self._publisher.merge(rule), self._names)
         order = replace(self._order, arm=self._arm)
-        replies = grid.send_and_receive(
-            [ask_for_score(order, weights, node) for node in grid.get_node_ids()]
-        )
-        return fmean(float(metrics_from_reply(reply)["score"]) for reply in replies)
+        questions = [ask_for_score(order, weights, node) for node in grid.get_node_ids()]
+        found = [figures.score for figures in grid.ask_for_figures(questions).values()]
+        scores = [score for score in found if score is not None]
+        return fmean(scores) if scores else -math.inf

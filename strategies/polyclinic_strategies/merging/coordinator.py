@@ -113,6 +113,7 @@ class MergingRun:
                 self._expected,
                 self._folder.record,
             )
+            loop.mailbox.patience_s = self._deployment.round_timeout_s
             if loop.run() is None:
                 raise RunError(
                     "The run has reached its configured end, but no hospital has contributed. "
@@ -170,7 +171,7 @@ class MergingRun:
             sites = [site for site in self._attendance.refresh() if (number, site) not in scored]
             if sites:
                 questions = [ask_for_score(order, weights, self._node(site)) for site in sites]
-                self._make_grid(self._record_scores_of(number)).send_and_receive(questions)
+                self._make_grid(self._record_scores_of(number)).ask_for_figures(questions)
 
     def _record_scores_of(self, number: int) -> Callable[[Event], None]:
         """Return a function that records answers as figures of a publication."""

@@ -8,19 +8,20 @@ hospitals may each die at any moment: the loop starts again from the ledger.
 
 import hashlib
 import tempfile
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flwr.app import Message
 from flwr.serverapp import Grid
-from pydantic import ValidationError
 
-from polyclinic.errors import ConfigError
+from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.federation.answers import Failure, Figures, read_figures, take
 from polyclinic.federation.attendance import Listener
-from polyclinic.federation.events import Answered, Failed, Note, Progress, answer_of
-from polyclinic.federation.records import metrics_from_reply
+from polyclinic.federation.events import Answered, Failed, Missing, Note, Progress
 from polyclinic.learning.state_dict import pack
+from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system import clock
@@ -32,6 +33,12 @@ from polyclinic_strategies.merging.events import (
     Duplicate,
     Published,
     Reused,
+    SetAside,
+)
+from polyclinic_strategies.merging.intake.statistics import (
+    check_description,
+    check_statistics,
+    check_wanted,
 )
 from polyclinic_strategies.merging.mailbox import Mailbox, Members
 from polyclinic_strategies.merging.messages import (
@@ -40,6 +47,7 @@ from polyclinic_strategies.merging.messages import (
     Verdict,
     ask_for_contribution,
     ask_for_score,
+    read_confirmation,
     read_handover,
     send_base,
 )
@@ -51,6 +59,13 @@ from polyclinic_strategies.merging.trials import Trial, best_of, judges_of
 # costs our own fleet 10 ms of a core (so idle hospitals together 5 % of it, however many they are),
 # and Flower's SuperLink 60 ms (docs/explanation/scale.md).
 CALL_S, SLOW_CALL_S = 0.2, 0.3
+MANY_REFUSALS = 3  # in a row; from then on a hospital is asked less and less often
+MOST_DOUBLINGS = 7  # of the pause, so that a hospital is still asked every few minutes
+READERS: Mapping[str, Callable[[Message], object]] = {
+    "collect": read_handover,
+    "base": read_confirmation,
+    "score": read_figures,
+}
 
 
 @dataclass(frozen=True)
@@ -70,8 +85,8 @@ class Question:
 class EventLoop:
     """The coordinator's side of merging, until the run is over.
 
-    Subclasses change what happens by the public methods, such as `ask`, `take`, `receive`,
-    `check_contribution` and `on_change`.
+    Subclasses change what happens by the public methods, such as `ask`, `reader`, `use`, `fail`,
+    `receive`, `inspect` and `on_change`.
 
     Args:
         strategy: How to merge.
@@ -112,8 +127,11 @@ class EventLoop:
         self._rules = make_rules(strategy.rule, strategy.candidates)
         self._chosen = self._last_choice()
         self.base = ledger.load_model(assignment.base)
-        self.requirements = strategy.requirements(
-            self.publisher, self.base, assignment.task, assignment.statistics
+        self.requirements = replace(
+            strategy.requirements(
+                self.publisher, self.base, assignment.task, assignment.statistics
+            ),
+            inspect=self.inspect,
         )
         self._end = strategy.make_end(expected)
         self._verdicts: dict[str, list[Verdict]] = {}
@@ -121,7 +139,13 @@ class EventLoop:
         self._due: dict[str, float] = {}
         self._contributed: dict[str, float] = {}
         self._doing: dict[str, str] = {}  # a site's last words about its work
+        self._told: dict[str, tuple[str, str]] = {}  # question and reason of a site's last failure
+        self._has_base: set[str] = set()  # sites that were sent the base, and have not used it yet
         self._needs_base: set[str] = set()
+        self._useless: dict[str, float] = {}  # site -> since when its answers are of no use
+        self._refusals: Counter[str] = Counter()  # of each site, in a row
+        self._aside: set[str] = set()  # digests of what was set aside and told
+        self._ended: float | None = None  # monotonic time in seconds, while only hospitals are late
         self.trials: list[Trial] = []
         self._published: Publication | None = None
         self.merged: set[str] = set()  # digests of the contributions in the newest model
@@ -139,7 +163,7 @@ class EventLoop:
         self.on_change("arrival")
         while True:
             self.step()
-            if self.is_over() and self.is_scored():
+            if self.may_end(self.has_ended(), self._late()):
                 return self._published
             self.mailbox.wait(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
 
@@ -148,20 +172,63 @@ class EventLoop:
         self.mailbox.refresh()
         for site, question, reply in self.mailbox.collect():
             self.last_moved = clock.monotonic()
-            self.take(site, question, reply)
+            answer: object = reply
+            if isinstance(reply, Message):
+                answer = take(reply, self.reader(question))
+            if isinstance(answer, Failure):
+                self.fail(site, question, answer.reason)
+            else:
+                self.use(site, question, answer)
         self._notice_changes()
         self._choose()
         for site in self.mailbox.idle():
             self.ask(site)
 
     def is_over(self) -> bool:
-        """Return whether the configured end has come."""
-        contributed = {entry.site for entry in self.publisher.entries()}
-        if self._end.sites and contributed >= set(self._end.sites):
-            return not self.owes_verdict()
-        if self._end.contributions and len(contributed) >= self._end.contributions:
-            return not self.owes_verdict()
+        """Return whether the configured end has come, and every hospital has its verdict."""
+        return self.has_ended() and not self.owes_verdict()
+
+    def has_ended(self) -> bool:
+        """Return whether the configured end has come.
+
+        A hospital that has sent nothing useful for longer than anybody waits is not waited for.
+        """
+        sent = {entry.site for entry in self.publisher.received()}
+        lost = {site for site, since in self._useless.items() if self._is_late(since)} - sent
+        if self._end.sites and sent | lost >= set(self._end.sites):
+            return True
+        if self._end.contributions and len(sent | lost) >= self._end.contributions:
+            return True
         return 0 < self._end.seconds <= clock.monotonic() - self._began
+
+    def may_end(self, ended: bool, late: Collection[str]) -> bool:
+        """Return whether a phase may end now: nobody is late, or has been for too long.
+
+        Args:
+            ended: Whether nothing else is to be waited for.
+            late: Hospitals that still have to take or answer something.
+        """
+        if not ended:
+            self._ended = None
+            return False
+        if self._ended is None:
+            self._ended = clock.monotonic()
+        if late and not self._is_late(self._ended):
+            return False
+        for site in sorted(late):
+            reason = f"it was not ready within {self.mailbox.patience_s:.0f} s"
+            self.on_event(Missing(phase="collect", site=site, reason=reason))
+        return True
+
+    def _is_late(self, since: float) -> bool:
+        return clock.monotonic() - since > self.mailbox.patience_s
+
+    def _late(self) -> set[str]:
+        """Return the sites that are online and lack a verdict, or owe a score."""
+        owing = {site for site in self.members() if self.has_verdict(site)}
+        return owing | {
+            site for trial in self.trials for site in self.members() if site not in trial.figures
+        }
 
     def _last_choice(self) -> Rule:
         """Return the candidate that was published last, if it still is one; else the first."""
@@ -176,7 +243,11 @@ class EventLoop:
 
     def owes_verdict(self) -> bool:
         """Return whether a hospital that is online has not yet got its verdict."""
-        return any(self._verdicts.get(site) for site in self.members())
+        return any(map(self.has_verdict, self.members()))
+
+    def has_verdict(self, site: str) -> bool:
+        """Return whether there is a verdict that a hospital has not got yet."""
+        return bool(self._verdicts.get(site))
 
     def is_scored(self) -> bool:
         """Return whether every hospital that is online has scored every candidate."""
@@ -192,7 +263,7 @@ class EventLoop:
             weights = pack(self.base, self.names)
             question = Question("base")
             self.mailbox.ask(site, lambda node: send_base(self.assignment, weights, node), question)
-        elif self._verdicts.get(site) or clock.monotonic() >= self._due.get(site, 0.0):
+        elif self._must_call(site):
             verdicts = list(self._verdicts.get(site, ()))
             self.mailbox.ask(
                 site,
@@ -209,38 +280,83 @@ class EventLoop:
             question = Question("score", trial)
             self.mailbox.ask(site, lambda node: ask_for_score(order, trial.weights, node), question)
 
-    def take(self, site: str, question: Question, reply: Message) -> None:
-        """Take a hospital's answer to a question."""
-        if reply.has_error():
-            self._due[site] = clock.monotonic() + self.strategy.poll_s
-            reason = str(reply.error.reason)
-            self.on_event(Failed(phase=question.kind, round=0, site=site, reason=reason))
-            if question.trial is not None:
-                question.trial.figures[site] = Answered(phase="evaluate", site=site)
-        elif question.kind == "base":
-            self._needs_base.discard(site)
-            self._due[site] = 0.0
-        elif question.trial is not None:
-            self._take_score(site, question.trial, reply)
-        else:
-            self._verdicts.pop(site, None)
-            self._take_handover(site, read_handover(reply))
+    def _must_call(self, site: str) -> bool:
+        """Return whether a site is to be asked for its contribution now.
 
-    def _take_handover(self, site: str, handover: Handover) -> None:
+        Its verdict is urgent, unless one contribution after another is refused.
+        """
+        urgent = self._verdicts.get(site) and self._refusals[site] < MANY_REFUSALS
+        return bool(urgent) or clock.monotonic() >= self._due.get(site, 0.0)
+
+    def reader(self, question: Question) -> Callable[[Message], object]:
+        """Return what reads the answer to a question."""
+        return READERS[question.kind]
+
+    def fail(self, site: str, question: Question, reason: str) -> None:
+        """Note that a hospital could not do what it was asked, or answered nothing of use."""
         moment = clock.monotonic()
+        self._due[site] = moment + self.strategy.poll_s
+        self._useless.setdefault(site, moment)
+        if question.trial is not None:
+            question.trial.figures[site] = Answered(phase="evaluate", site=site)
+        if self._told.get(site) != (question.kind, reason):  # once, not at every question
+            self._told[site] = (question.kind, reason)
+            self.on_event(Failed(phase=question.kind, round=0, site=site, reason=reason))
+
+    def use(self, site: str, question: Question, answer: object) -> None:
+        """Use a hospital's answer to a question."""
+        if isinstance(answer, Figures) and question.trial is not None:
+            self._take_score(site, question.trial, answer)
+        elif isinstance(answer, Handover):
+            self._verdicts.pop(site, None)
+            self._take_handover(site, question, answer)
+        else:
+            self._needs_base.discard(site)
+            if site not in self._has_base:
+                self._has_base.add(site)
+                self._due[site] = 0.0
+
+    def _take_handover(self, site: str, question: Question, handover: Handover) -> None:
+        moment = clock.monotonic()
+        if handover.digest and not _is_whole(handover):
+            self.fail(site, question, "its contribution is not what its digest says")
+            return
         if handover.needs_base:
             self._needs_base.add(site)
+            if site in self._has_base:
+                self.fail(site, question, "it asks again for the base that it was sent")
+                self._refusals[site] += 1
+                self._due[site] = moment + self._pause(site)
+                return
+        else:
+            self._has_base.discard(site)
+        moves = handover.doing != self._doing.get(site)
         if handover.digest:
-            self._verdicts[site] = [self.receive(site, handover)] if _is_whole(handover) else []
+            verdict = self.receive(site, handover)
+            self._verdicts[site] = [verdict]
             self._contributed[site] = moment
-        elif handover.doing and handover.doing != self._doing.get(site):
+            self._refusals[site] = 0 if verdict.accepted else self._refusals[site] + 1
+        elif handover.doing and moves:
             self._doing[site] = handover.doing
             self.on_event(Progress(site=site, text=handover.doing))
+        if self._refusals[site] and (handover.digest or not moves):
+            self._useless.setdefault(site, moment)  # it was refused, and does not try again
+        else:
+            self._useless.pop(site, None)
+            self._told.pop(site, None)
+        self._due[site] = moment + self._pause(site)
+
+    def _pause(self, site: str) -> float:
+        """Return the seconds until a site is asked again for its contribution."""
         call_s = CALL_S if self.mailbox.tells_news else SLOW_CALL_S
         shortest_s = max(0.5, call_s * len(self.members()))
-        waited_s = moment - self._contributed.setdefault(site, moment)
         longest_s = max(self.strategy.poll_s, shortest_s)
-        self._due[site] = moment + pause_s(waited_s, shortest_s, longest_s)
+        if self._refusals[site] >= MANY_REFUSALS:
+            times = 2.0 ** min(self._refusals[site] - MANY_REFUSALS, MOST_DOUBLINGS)
+            return longest_s * times
+        moment = clock.monotonic()
+        waited_s = moment - self._contributed.setdefault(site, moment)
+        return pause_s(waited_s, shortest_s, longest_s)
 
     def receive(self, site: str, handover: Handover) -> Verdict:
         """Put a contribution into the ledger, then merge and publish it if it is accepted.
@@ -255,7 +371,6 @@ class EventLoop:
             file.write(handover.content)
             file.flush()
             try:
-                self.check_contribution(Path(file.name), site)
                 receipt = self.ledger.receive(Path(file.name), site, self.requirements)
             except ContributionRefused as refusal:
                 digest, error, reason = handover.digest, type(refusal).__name__, str(refusal)
@@ -277,16 +392,19 @@ class EventLoop:
             )
         else:
             self.on_event(Duplicate(site=site, digest=receipt.digest))
-        if receipt.active:
+        if receipt.active and receipt.digest not in self.merged:
             self.on_change("arrival")
         return Verdict(handover.digest, True)
 
-    def check_contribution(self, path: Path, site: str) -> None:
-        """Check a contribution's file beyond the ledger's requirements; here nothing is checked.
+    def inspect(self, file: TensorFile, site: str) -> None:
+        """Check what a contribution holds besides its task vector.
 
         Raises:
             ContributionRefused: The contribution is not accepted.
         """
+        check_wanted(file, site, self.assignment.statistics)
+        check_statistics(file, site, self.requirements.layout)
+        check_description(file, site)
 
     def _notice_changes(self) -> None:
         """Look for changes of the ledger by other processes, such as a hospital's withdrawal."""
@@ -308,16 +426,26 @@ class EventLoop:
         """
         self.trials = []
         self.merged = {entry.digest for entry in self.publisher.entries()}
+        self._tell_set_aside(None)
         if not self.merged:
             return
         try:
             for rule in [self._chosen, *(rule for rule in self._rules if rule != self._chosen)]:
                 state = self.publisher.merge(rule)
                 self.trials.append(Trial(rule, pack(state, self.names), state))
-        except ConfigError as error:  # the rule needs more hospitals, as Krum does
+                self._tell_set_aside(rule)
+        except (ConfigError, ModelInvalid) as error:  # the rule needs more hospitals, as Krum does
             self.on_event(Note(text=f"nothing is published yet: {error}"))
             return
         self._publish(self.trials[0], why)
+
+    def _tell_set_aside(self, rule: Rule | None) -> None:
+        """Tell, once, which contributions do not count any more."""
+        sites = {entry.digest: entry.site for entry in self.publisher.received()}
+        for digest, reason in self.publisher.set_aside(rule).items():
+            if digest not in self._aside:
+                self._aside.add(digest)
+                self.on_event(SetAside(site=sites[digest], digest=digest, reason=reason))
 
     def _publish(self, trial: Trial, why: str) -> None:
         publication = self.publisher.publish(trial.rule, trial.state)
@@ -329,20 +457,16 @@ class EventLoop:
             Published(
                 number=publication.number,
                 digest=publication.digest,
-                sites=tuple(entry.site for entry in self.publisher.entries()),
+                sites=tuple(entry.site for entry in self.publisher.entries(trial.rule)),
                 why=why,
                 rule=str(publication.recipe.get("rule", "")),
                 parameters=publication.recipe.get("parameters", {}),
             )
         )
 
-    def _take_score(self, site: str, trial: Trial, reply: Message) -> None:
+    def _take_score(self, site: str, trial: Trial, figures: Figures) -> None:
         """Take a hospital's score of a model; those of a published model are figures of the run."""
-        try:
-            trial.figures[site] = answer_of(metrics_from_reply(reply), "evaluate", 0, site)
-        except ValidationError:
-            self.on_event(Failed(phase="score", site=site, reason="its figures are not numbers"))
-            trial.figures[site] = Answered(phase="evaluate", site=site)
+        trial.figures[site] = Answered(phase="evaluate", site=site, **figures.told())
         if trial.number:
             self._record_score(trial, site)
 

@@ -88,6 +88,19 @@ class ContributionRejected(SiteEvent):
         return f"{self.site}'s contribution was refused: {self.reason}"
 
 
+class SetAside(SiteEvent):
+    """A contribution that was accepted once cannot be merged, and does not count any more."""
+
+    kind: Literal["set_aside"] = "set_aside"
+    digest: Word = ""
+    reason: Word = ""
+
+    def tell(self, live: "LiveState") -> str | None:
+        """Return the reason."""
+        live.set_doing(self.site, "set aside")
+        return f"{self.site}'s contribution is set aside: {self.reason}"
+
+
 class Withdrawn(SiteEvent):
     """A contribution was withdrawn."""
 
@@ -148,4 +161,6 @@ class Published(Event):
         return f"model {self.number} is published{why}{of}"
 
 
-EVENTS = (Contributed, Reused, Duplicate, ContributionRejected, Withdrawn, Scored, Published)
+EVENTS = (
+    Contributed, Reused, Duplicate, ContributionRejected, SetAside, Withdrawn, Scored, Published,
+)  # fmt: skip

@@ -6,6 +6,8 @@ Two rules keep messages from being lost:
   when its reply is asked for while the hospital is offline.
 - A hospital that was offline is asked again, even if it came back before anybody noticed, because
   it has lost the question.
+
+A hospital that is online and silent has failed once `patience_s` are over: nobody waits longer.
 """
 
 from collections.abc import Callable, Mapping
@@ -15,10 +17,12 @@ from typing import Generic, Protocol, TypeVar
 from flwr.app import Message
 from flwr.serverapp import Grid
 
+from polyclinic.federation.answers import Failure
 from polyclinic.federation.news import pause, tells_news
-from polyclinic.federation.records import pack_content, unpack_message
+from polyclinic.federation.records import pack_content
 from polyclinic.system import clock
 
+PATIENCE_S = 3600.0
 LOOK_S = 0.5  # seconds between two updates of the list of members
 
 Purpose = TypeVar("Purpose")
@@ -56,7 +60,8 @@ class _OpenQuestion(Generic[Purpose]):
     node: int
     activated: str
     purpose: Purpose
-    until: float  # monotonic time in seconds at which the question is given up
+    asked: float  # monotonic time in seconds
+    longest_s: float  # after which the question is given up
 
 
 class Mailbox(Generic[Purpose]):
@@ -67,12 +72,15 @@ class Mailbox(Generic[Purpose]):
         members: Hospitals that take part.
 
     Attributes:
+        patience_s: Longest wait for an answer, in seconds.
         online: Members that were online at the last `refresh`, by site.
     """
 
     def __init__(self, grid: Grid, members: Members) -> None:
         self._grid = grid
         self._members = members
+        self.patience_s = PATIENCE_S
+        self._silent: list[tuple[str, Purpose, Failure]] = []
         self._open: dict[str, _OpenQuestion[Purpose]] = {}
         self._looked = float("-inf")
         self.online: dict[str, Member] = {}
@@ -89,8 +97,8 @@ class Mailbox(Generic[Purpose]):
     def refresh(self) -> None:
         """Update the list of members; where the grid tells no news, at most every `LOOK_S`.
 
-        A question is given up if its hospital was offline meanwhile, or if it took longer than the
-        message's time to live.
+        A question is forgotten if its hospital was offline meanwhile. It has failed if it took
+        longer than its time to live, or than anybody waits.
         """
         moment = clock.monotonic()
         if moment - self._looked < LOOK_S and not self.tells_news:
@@ -100,9 +108,13 @@ class Mailbox(Generic[Purpose]):
         for site, question in list(self._open.items()):
             member = self._members.current(site)
             asked = (question.node, question.activated)
-            lost = member is None or (member.node, member.activated) != asked
-            if lost or moment > question.until:
+            waited_s = moment - question.asked
+            if member is None or (member.node, member.activated) != asked:
                 del self._open[site]
+            elif site in self.online and waited_s > question.longest_s:
+                del self._open[site]
+                failure = Failure(f"no answer within {waited_s:.0f} s")
+                self._silent.append((site, question.purpose, failure))
 
     def idle(self) -> list[str]:
         """Return the sites that are online and have no open question, by name."""
@@ -123,21 +135,22 @@ class Mailbox(Generic[Purpose]):
         message.content = pack_content(message.content)
         (identifier,) = self._grid.push_messages([message])
         if identifier:
-            until = clock.monotonic() + message.metadata.ttl
-            asked = _OpenQuestion(identifier, member.node, member.activated, purpose, until)
-            self._open[site] = asked
+            longest_s = min(message.metadata.ttl, self.patience_s)
+            self._open[site] = _OpenQuestion(
+                identifier, member.node, member.activated, purpose, clock.monotonic(), longest_s
+            )
 
-    def collect(self) -> list[tuple[str, Purpose, Message]]:
-        """Return the answers that have arrived, errors among them, with site and purpose."""
+    def collect(self) -> list[tuple[str, Purpose, Message | Failure]]:
+        """Return the answers that have arrived, and those that will not, with site and purpose."""
         waiting = {
             question.identifier: site
             for site, question in self._open.items()
             if site in self.online
         }
-        if not waiting:
-            return []
-        collected = []
-        for reply in self._grid.pull_messages(list(waiting)):
-            site = waiting[reply.metadata.reply_to_message_id]
-            collected.append((site, self._open.pop(site).purpose, unpack_message(reply)))
+        collected: list[tuple[str, Purpose, Message | Failure]] = [*self._silent]
+        self._silent.clear()
+        for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
+            site = waiting.pop(reply.metadata.reply_to_message_id, None)
+            if site is not None:  # else nobody asked for it
+                collected.append((site, self._open.pop(site).purpose, reply))
         return collected

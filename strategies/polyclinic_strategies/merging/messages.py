@@ -5,15 +5,17 @@ therefore asks again and again (`query.collect`), and the hospital answers at on
 of its outbox. Between two such questions both sides may die, and nothing is lost.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
 from polyclinic.errors import ConfigError
+from polyclinic.federation.answers import array_of, record_of
 from polyclinic.federation.assignment import Assignment, Handover, Verdict
-from polyclinic.federation.envelope import make_message
+from polyclinic.federation.envelope import array_values, make_message
 from polyclinic.federation.records import (
     ARRAYS,
     CONFIG,
@@ -25,6 +27,7 @@ from polyclinic.federation.records import (
     read_values,
     weights_to_record,
 )
+from polyclinic.system.text import clean
 
 __all__ = [
     "LONG_S",
@@ -38,11 +41,13 @@ __all__ = [
     "hand_over",
     "read_assignment",
     "read_base",
+    "read_confirmation",
     "read_handover",
     "send_base",
 ]
 FILE = "file"
 VERDICTS = 1000  # in one question
+DOING_CHARACTERS = 200
 # Seconds for which a message waits for its hospital: a question for a contribution is repeated
 # anyhow, a message with a model is worth a longer wait.
 SHORT_S, LONG_S = 600.0, 86400.0
@@ -115,25 +120,36 @@ def hand_over(message: Message, handover: Handover) -> Message:
     return Message(content, reply_to=message)
 
 
+class _Handover(BaseModel):
+    """The bounds of an answer to a `query.collect`."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    needs_base: bool
+    doing: str
+    digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    file: bytes = b""
+
+
 def read_handover(message: Message) -> Handover:
     """Read the answer to a `query.collect`.
 
     Raises:
-        ConfigError: A field is missing or has the wrong type.
+        AnswerRefused: It is another answer.
+        pydantic.ValidationError: A field is missing or of another kind.
     """
-    try:
-        flat: dict[str, Any] = dict(message.content[CONFIG])
-        content = flat.get(FILE, b"")
-        if ARRAYS in message.content:
-            record = message.content[ARRAYS]
-            assert isinstance(record, ArrayRecord)
-            content = record[FILE].numpy().tobytes()
-        digest = _digest(flat["digest"]) if flat["digest"] else ""
-        return Handover(bool(flat["needs-base"]), str(flat["doing"])[:200], digest, bytes(content))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ConfigError(
-            f"A hospital's answer lacks {error}: it runs another version of polyclinic."
-        ) from error
+    flat: dict[str, Any] = dict(record_of(message, CONFIG, ConfigRecord))
+    found = _Handover(**{key.replace("-", "_"): value for key, value in flat.items()})
+    content = found.file
+    if ARRAYS in message.content:
+        record = record_of(message, ARRAYS, ArrayRecord)
+        content = array_values(array_of(record, FILE, "uint8", None)).tobytes()
+    doing = clean(found.doing)[:DOING_CHARACTERS]
+    return Handover(found.needs_base, doing, found.digest, content)
+
+
+def read_confirmation(message: Message) -> None:
+    """Read an answer that only confirms: whatever it holds."""
 
 
 def send_base(assignment: Assignment, weights: Tensor, node: int) -> Message:

@@ -16,11 +16,14 @@ from torch import Tensor
 
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Part
-from polyclinic.errors import ConfigError, LedgerError
+from polyclinic.errors import ConfigError, LedgerError, ModelInvalid
 from polyclinic.learning.state_dict import StateDict
-from polyclinic.store.contribution import TensorFile
+from polyclinic.store.contribution import TensorFile, check_suits
 from polyclinic.store.ledger import Entry, Ledger, Publication
+from polyclinic.store.refusals import ContributionRefused
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
+from polyclinic_strategies.merging.intake.blame import blamed
+from polyclinic_strategies.merging.intake.statistics import Layout, check_statistics
 from polyclinic_strategies.merging.streaming.merge import merge
 from polyclinic_strategies.merging.streaming.running_sum import ADDITIVE, merge_by_sum
 
@@ -53,6 +56,9 @@ class Publisher:
             each time. The bits are the same.
         needs: Statistics that a contribution must hold to count, as an assignment names them.
             Contributions to another strategy of the same run may lie in the ledger without them.
+
+    Attributes:
+        layout: Names and shapes of what hospitals send; None: those of the current base.
     """
 
     def __init__(
@@ -69,6 +75,9 @@ class Publisher:
         self._sums = sums
         self._needs = frozenset(needs)
         self._complete: dict[str, bool] = {}  # digest -> whether it holds them
+        self.layout: Layout | None = None
+        self._faults: dict[str, str] = {}  # by digest; contributions never change
+        self._unsuited: dict[Rule, dict[str, str]] = {}  # by digest, as they were merged last
 
     def older_bases(self) -> dict[str, int]:
         """Return earlier bases, and how many bases each is behind the current one."""
@@ -79,8 +88,8 @@ class Publisher:
             if base != current
         }
 
-    def entries(self) -> list[Entry]:
-        """Return the contributions that count, sorted by site."""
+    def received(self) -> list[Entry]:
+        """Return the newest contribution of every site, also those set aside, sorted by site."""
         ages = self._ages()
         return [
             entry
@@ -88,8 +97,33 @@ class Publisher:
             if ages.get(entry.base, 2**31) <= self._max_staleness and self._is_complete(entry)
         ]
 
+    def entries(self, rule: Rule | None = None) -> list[Entry]:
+        """Return the contributions that count, sorted by site.
+
+        Args:
+            rule: Leave out also those that did not suit this rule when it was used last.
+        """
+        aside = self.set_aside(rule)
+        return [entry for entry in self.received() if entry.digest not in aside]
+
+    def set_aside(self, rule: Rule | None = None) -> dict[str, str]:
+        """Return why contributions do not count that were accepted once, by their digest.
+
+        Args:
+            rule: Name also those that did not suit this rule when it was used last.
+        """
+        unsuited = self._unsuited.get(rule, {}) if rule is not None else {}
+        faults = {
+            entry.digest: self._fault_of(entry) or unsuited.get(entry.digest, "")
+            for entry in self.received()
+        }
+        return {digest: fault for digest, fault in faults.items() if fault}
+
     def merge(self, rule: Rule, entries: Sequence[Entry] | None = None) -> StateDict:
         """Merge contributions by a rule.
+
+        A contribution that cannot be merged is set aside, and the others are merged; where that
+        would be most of them, nothing is.
 
         Args:
             rule: One of `rules/`.
@@ -97,17 +131,34 @@ class Publisher:
 
         Raises:
             LedgerError: There is no contribution.
-            ConfigError: The rule needs statistics that a contribution lacks.
+            ConfigError: The rule needs statistics that no contribution has, or more contributions.
+            ModelInvalid: No contribution can be merged.
         """
         chosen = self.entries() if entries is None else list(entries)
         if not chosen:
             raise LedgerError(
-                "The ledger holds no contribution to its current base: there is nothing to merge "
-                "yet."
+                "The ledger holds no contribution to its current base that counts: there is "
+                "nothing to merge yet."
             )
+        aside: dict[str, str] = {}
+        while True:
+            left = [entry for entry in chosen if entry.digest not in aside]
+            try:
+                merged = self._merge(rule, left, everybody=entries is None)
+            except (ModelInvalid, ConfigError) as error:
+                key = blamed(error).partition("/")[0]
+                fault = next((each for each in left if key in (each.site, each.digest)), None)
+                if fault is None or 2 * (len(aside) + 1) > len(chosen):
+                    raise  # it is nobody's fault, or that of most
+                aside[fault.digest] = str(error)
+                continue
+            self._unsuited[rule] = aside
+            return merged
+
+    def _merge(self, rule: Rule, chosen: Sequence[Entry], *, everybody: bool) -> StateDict:
         digest = self.ledger.bases()[-1]
         base = self.ledger.load_model(digest)
-        if self._sums is not None and entries is None and isinstance(rule, ADDITIVE):
+        if self._sums is not None and everybody and isinstance(rule, ADDITIVE):
             ages = self._ages()
             wanted = {f"{entry.digest}/{ages[entry.base]}": entry for entry in chosen}
             return merge_by_sum(self._sums, {digest: base}, wanted, rule, self._open_key)
@@ -120,7 +171,7 @@ class Publisher:
         Storing the newest publication again changes nothing.
         """
         return self.ledger.publish(
-            state, describe_rule(rule), [entry.digest for entry in self.entries()]
+            state, describe_rule(rule), [entry.digest for entry in self.entries(rule)]
         )
 
     def base(self) -> StateDict:
@@ -160,6 +211,20 @@ class Publisher:
             with TensorFile(entry.path) as file:
                 self._complete[entry.digest] = self._needs <= file.kinds
         return self._complete.get(entry.digest, True)
+
+    def _fault_of(self, entry: Entry) -> str:
+        """Tell why a contribution cannot be merged; empty if nothing speaks against it."""
+        if entry.digest not in self._faults:
+            if self.layout is None:
+                self.layout = {name: tuple(each.shape) for name, each in self.base().items()}
+            try:
+                with TensorFile(entry.path) as file:
+                    check_suits(file, entry.site, self.layout)
+                    check_statistics(file, entry.site, self.layout)
+                self._faults[entry.digest] = ""
+            except ContributionRefused as error:
+                self._faults[entry.digest] = str(error)
+        return self._faults[entry.digest]
 
     def _ages(self) -> dict[str, int]:
         """Return how many bases each base is behind the current one, which is 0."""

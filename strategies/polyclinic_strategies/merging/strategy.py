@@ -4,6 +4,7 @@ Task vectors: Ilharco et al. 2023, https://arxiv.org/abs/2212.04089. Task vector
 et al. 2024, https://arxiv.org/abs/2408.13038.
 """
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 
 from polyclinic.config.schemas import DeploymentConfig, Part
 from polyclinic.errors import ConfigError
-from polyclinic.learning.state_dict import StateDict
+from polyclinic.learning.state_dict import StateDict, longest_update
 from polyclinic.store.contribution import Requirements
 from polyclinic_strategies.merging.publisher import Publisher, make_rules
 
@@ -126,4 +127,10 @@ class Merging:
             older_bases=publisher.older_bases(),
             max_staleness=self.max_staleness,
             statistics=frozenset(statistics),
+            max_norm=longest_update(_norm(base), sum(each.numel() for each in base.values())),
         )
+
+
+def _norm(state: StateDict) -> float:
+    squares = (float(each.double().square().sum()) for each in state.values())
+    return math.sqrt(math.fsum(squares))

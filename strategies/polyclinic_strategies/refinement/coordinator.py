@@ -29,7 +29,6 @@ from polyclinic.federation.final_test import (
 )
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import describe_model, make_order, start_network
-from polyclinic.federation.records import metrics_from_reply
 from polyclinic.learning.state_dict import (
     StateDict,
     load_state,
@@ -184,6 +183,7 @@ class RefinementRun:
             self._expected,
             self._folder.record,
         )
+        loop.mailbox.patience_s = self._deployment.round_timeout_s
         loop.refiner = Refiner(loop.publisher, self._normalization)
         return loop
 
@@ -346,12 +346,8 @@ class RefinementRun:
             ask_for_score(order, pack(refiner.model(wanted[site]), self._names), node)
             for site, node in nodes.items()
         ]
-        replies = grid.send_and_receive(questions)
-        by_node = {node: site for site, node in nodes.items()}
-        return {
-            by_node[reply.metadata.src_node_id]: float(metrics_from_reply(reply)["score"])
-            for reply in replies
-        }
+        found = grid.ask_for_figures(questions)
+        return {site: each.score for site, each in found.items() if each.score is not None}
 
     def _test(self, refiner: Refiner, ledger: Ledger, own: Recipe) -> None:
         """Test the merged model, and each contributor's own model."""

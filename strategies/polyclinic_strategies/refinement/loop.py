@@ -10,16 +10,16 @@ Each time the coordinator recalculates all models, and sends a message only to t
 joined or changed.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 from flwr.app import Message
 
 from polyclinic.describing.statistics import statistic_named
-from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.errors import ModelInvalid
 from polyclinic.federation.attendance import Listener
-from polyclinic.federation.events import Failed
 from polyclinic.federation.grids.traffic import Count, CountingGrid
 from polyclinic.learning.state_dict import pack
 from polyclinic.store.ledger import Ledger
@@ -27,7 +27,12 @@ from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
 from polyclinic_strategies.merging.event_loop import EventLoop, Question
 from polyclinic_strategies.merging.mailbox import Members
-from polyclinic_strategies.merging.messages import Assignment, Handover, Verdict
+from polyclinic_strategies.merging.messages import (
+    Assignment,
+    Handover,
+    Verdict,
+    read_confirmation,
+)
 from polyclinic_strategies.refinement.events import (
     Delivered,
     Described,
@@ -36,6 +41,7 @@ from polyclinic_strategies.refinement.events import (
     Traffic,
 )
 from polyclinic_strategies.refinement.messages import (
+    DescriptionReply,
     ask_for_description,
     read_description,
     send_refined,
@@ -182,9 +188,13 @@ class RefinementLoop(EventLoop):
         return self.refiner.all_coefficients(self._recipe, self._own_recipe)
 
     def _is_done(self, stay: Stay, seconds: float) -> bool:
-        waits_for_model = any(site in self.mailbox.online for site in self._ready)
-        if waits_for_model or self.owes_verdict() or self._departed:
+        if self._departed:
             return False
+        late = {site for site in self._ready if site in self.mailbox.online}
+        late |= {site for site in self.members() if self.has_verdict(site)}
+        return self.may_end(self._has_stayed(stay, seconds), late)
+
+    def _has_stayed(self, stay: Stay, seconds: float) -> bool:
         if not stay.any:
             return True
         counted = [(len(self._newcomers), stay.newcomers), (self._departures, stay.departures)]
@@ -238,35 +248,43 @@ class RefinementLoop(EventLoop):
             Question("refined"),
         )
 
-    def take(self, site: str, question: Question, reply: Message) -> None:
-        """Take a hospital's answer to a question."""
-        if question.kind not in ("describe", "refined"):
-            super().take(site, question, reply)
-        elif reply.has_error():
-            self._give_up(site, question.kind, str(reply.error.reason))
-        elif question.kind == "describe":
-            self._take_description(site, reply)
-        else:
-            self._conclude(site)
+    def reader(self, question: Question) -> Callable[[Message], object]:
+        """Return what reads the answer to a question."""
+        if question.kind == "describe":
+            assert self._recipe is not None
+            return partial(read_description, wanted=[self._recipe.statistic])
+        return read_confirmation if question.kind == "refined" else super().reader(question)
 
-    def _take_description(self, site: str, reply: Message) -> None:
+    def use(self, site: str, question: Question, answer: object) -> None:
+        """Use a hospital's answer to a question."""
+        if isinstance(answer, DescriptionReply):
+            self._take_description(site, question, answer)
+        elif question.kind == "refined":
+            self._conclude(site)
+        else:
+            super().use(site, question, answer)
+
+    def fail(self, site: str, question: Question, reason: str) -> None:
+        """Stop waiting for a hospital that could not describe itself or take its model."""
+        if question.kind in ("describe", "refined"):
+            self._ready.pop(site, None)
+            self._changes.pop(site, None)
+        super().fail(site, question, reason)
+
+    def _take_description(self, site: str, question: Question, answer: DescriptionReply) -> None:
         assert self._recipe is not None
+        description = Description(self.assignment.base, answer.subjects, answer.means)
         try:
-            means, subjects, seconds = read_description(reply, [self._recipe.statistic])
-            self.refiner.describe(site, Description(self.assignment.base, subjects, means))
-        except (ConfigError, ModelInvalid) as error:
-            self._give_up(site, "describe", str(error))
+            self.refiner.describe(site, description)
+        except ModelInvalid as error:
+            self.fail(site, question, str(error))
             return
-        statistic = self._recipe.statistic
-        self.on_event(Described(site=site, subjects=subjects, statistic=statistic, seconds=seconds))
+        statistic, seconds = self._recipe.statistic, answer.seconds
+        self.on_event(
+            Described(site=site, subjects=answer.subjects, statistic=statistic, seconds=seconds)
+        )
         self._known = self.refine_all()
         self._offer(next(each for each in self._known if each.site == site), "join")
-
-    def _give_up(self, site: str, phase: str, reason: str) -> None:
-        """Stop waiting for a hospital that could not describe itself or take its model."""
-        self._ready.pop(site, None)
-        self._changes.pop(site, None)
-        self.on_event(Failed(phase=phase, round=0, site=site, reason=reason))
 
     def on_change(self, why: str) -> None:
         """Publish the merged model; in the second phase, recalculate all coefficients.

@@ -1,17 +1,19 @@
 """Messages about descriptions and refined models, packed as Flower's messages."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from polyclinic.config.release import MinSubjects, NoiseMultiplier, Release
 from polyclinic.config.schemas import STRICT
-from polyclinic.errors import ConfigError
+from polyclinic.errors import AnswerRefused, ConfigError
+from polyclinic.federation.answers import LONGEST_S, record_of
 from polyclinic.federation.assignment import Names
 from polyclinic.federation.envelope import make_message
 from polyclinic.federation.records import (
@@ -26,6 +28,8 @@ from polyclinic.federation.records import (
     weights_to_record,
 )
 from polyclinic.learning.state_dict import StateDict
+from polyclinic.store.contribution import MOST_EXAMPLES
+from polyclinic_strategies.merging.intake.statistics import MOST_NUMBERS, fault_of_mean
 from polyclinic_strategies.merging.messages import LONG_S, Assignment
 
 
@@ -39,7 +43,6 @@ class _Question:
 
 
 MEAN = "mean."  # prefix of the statistics' names in a message
-MOST_NUMBERS = 2**20  # upper limit for the numbers in one statistic
 
 
 def ask_for_description(
@@ -104,31 +107,41 @@ def describe_reply(message: Message, means: StateDict, subjects: int, seconds: f
     return Message(RecordDict({CONFIG: config}), reply_to=message)
 
 
-def read_description(message: Message, wanted: Sequence[str]) -> tuple[StateDict, int, float]:
-    """Return the means, the number of subjects, and the seconds that the description took.
+class DescriptionReply(NamedTuple):
+    """A hospital's description: means over subjects, their number, seconds that it took."""
+
+    means: StateDict
+    subjects: int
+    seconds: float
+
+
+class _Told(BaseModel):
+    """The bounds of what comes with the means."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)
+
+    subjects: Annotated[int, Field(ge=1, le=MOST_EXAMPLES)]
+    seconds: Annotated[float, Field(ge=0, le=LONGEST_S)] = 0.0
+
+
+def read_description(message: Message, wanted: Sequence[str]) -> DescriptionReply:
+    """Read the answer to a `query.describe`.
 
     Raises:
-        ConfigError: A statistic is missing, too long, or not a list of finite numbers; or the
-            number of subjects is missing.
+        AnswerRefused: A statistic is missing, or is no mean of vectors that are at most 1 long.
+        pydantic.ValidationError: The number of subjects is missing or impossible.
     """
-    flat: dict[str, Any] = dict(message.content.config_records.get(CONFIG, {}))
+    flat: dict[str, Any] = dict(record_of(message, CONFIG, ConfigRecord))
+    told = _Told(**flat)
     means = {}
     for name in wanted:
         data = flat.get(f"{MEAN}{name}")
         if not isinstance(data, bytes) or len(data) % 4 or not 0 < len(data) <= 4 * MOST_NUMBERS:
-            raise ConfigError(
-                f"A hospital's description lacks {name}: it runs another version of polyclinic."
-            )
+            raise AnswerRefused(f"its description lacks {name}")
         means[name] = torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32))
-        if not bool(torch.isfinite(means[name]).all()):
-            raise ConfigError(f"A hospital's {name} holds NaN or Inf: check its images.")
-    subjects, seconds = flat.get("subjects"), flat.get("seconds", 0.0)
-    if type(subjects) is not int or subjects < 1 or not isinstance(seconds, int | float):
-        raise ConfigError(
-            "A hospital's description lacks the number of subjects: it runs another version of "
-            "polyclinic."
-        )
-    return means, subjects, float(seconds)
+        if problem := fault_of_mean(means[name]):
+            raise AnswerRefused(f"its {name} {problem}", "Check the hospital's images.")
+    return DescriptionReply(means, told.subjects, told.seconds)
 
 
 def send_refined(order: Order, weights: Tensor, number: int, node: int) -> Message:

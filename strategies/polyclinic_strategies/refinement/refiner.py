@@ -11,6 +11,8 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.errors import ModelInvalid, UnknownName
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
@@ -22,6 +24,7 @@ from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.refinement.distribution import Neighbourhood
 from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
 
+LONGEST_MEAN = 1e4  # with noise; without, a mean is at most 1 long
 NOTICED = 0.001  # a larger change of a coefficient is a new model
 
 
@@ -203,14 +206,26 @@ def _difference(one: Refinement, other: Refinement) -> float:
 def _read_contribution(entry: Entry) -> StateDict:
     with TensorFile(entry.path) as file:
         names = [name for name in file.statistics if name.startswith(DESCRIPTION)]
-        return {name.removeprefix(DESCRIPTION): file.statistic(name) for name in names}
+        return _bounded({name.removeprefix(DESCRIPTION): file.statistic(name) for name in names})
+
+
+def _bounded(means: StateDict) -> StateDict:
+    """Leave out what is no mean, even with noise: a huge one makes all other distances vanish.
+
+    New descriptions are refused when they arrive; these were accepted before there were bounds.
+    """
+    return {
+        name: mean
+        for name, mean in means.items()
+        if mean.ndim == 1 and float(torch.linalg.vector_norm(mean.double())) <= LONGEST_MEAN
+    }
 
 
 def _read(path: Path) -> Description:
     means, metadata = load_state(path)
     try:
         described = json.loads(metadata["polyclinic"])
-        return Description(str(described["base"]), int(described["subjects"]), means)
+        return Description(str(described["base"]), int(described["subjects"]), _bounded(means))
     except (KeyError, TypeError, ValueError) as error:
         raise ModelInvalid(
             f"{path}: not a hospital's description. Remove it; the hospital describes itself again."

@@ -217,6 +217,7 @@ class UniversalRun:
             stage,
             self._folder.record,
         )
+        loop.mailbox.patience_s = self._config.deployment.round_timeout_s
         entries = loop.gather()
         self._gathered = True
         moved: dict[str, tuple[int, int]] = {}

@@ -16,6 +16,7 @@ from polyclinic_strategies.universal.teaching.teachers import Teacher
 TASK = "universal encoder"  # what every contribution is for, whatever its hospital's own task
 # statistics that an assignment asks for: of the embeddings of the training images
 EMBEDDING = "embedding"
+MOST_CLASSES = 10_000  # that a declaration may name; and channels
 
 
 def layout_of(base: StateDict, rank: int) -> dict[str, tuple[int, ...]]:
@@ -53,12 +54,14 @@ def declare_in_numbers(task: SiteTask) -> dict[str, float]:
 
 
 def read_declaration(metrics: Mapping[str, float]) -> SiteTask | None:
-    """Undo `declare_in_numbers`; return None where there is no declaration."""
+    """Undo `declare_in_numbers`; None where there is no declaration, or an impossible one."""
     try:
         kind = "segmentation" if metrics["segmentation"] else "classification"
-        return SiteTask(kind, *(int(metrics[key]) for key in ("classes", "channels", "dimensions")))  # type: ignore[arg-type]
+        numbers = [int(metrics[key]) for key in ("classes", "channels", "dimensions")]
     except KeyError:
         return None
+    possible = all(1 <= number <= MOST_CLASSES for number in numbers)
+    return SiteTask(kind, *numbers) if possible else None  # type: ignore[arg-type]
 
 
 def make_teacher(entry: Entry, base: StateDict, rank: int) -> Teacher:

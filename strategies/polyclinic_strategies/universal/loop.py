@@ -1,22 +1,25 @@
 """The coordinator's event loop of a stage: that of merging, without publications on arrival."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from flwr.serverapp import Grid
 
 from polyclinic.federation.attendance import Listener
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry, Ledger
-from polyclinic.store.refusals import ContributionDamaged, ContributionRefused
+from polyclinic.store.refusals import ContributionRefused, StatisticRefused
 from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.events import Withdrawn
+from polyclinic_strategies.merging.intake.statistics import LARGEST_SQUARE, fault_of_moments
 from polyclinic_strategies.merging.mailbox import Members
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.exchange import EMBEDDING, layout_of, read_declaration
 from polyclinic_strategies.universal.teaching.teachers import COVARIANCE, MEAN
+
+LARGEST_MEAN = math.sqrt(LARGEST_SQUARE)  # of an embedding
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,9 @@ class UniversalLoop(EventLoop):
         expected = stage.expected
         super().__init__(merging, grid, members, ledger, assignment, names, expected, on_event)
         self._stage = stage
-        self.requirements = replace(self.requirements, layout=layout_of(self.base, stage.rank))
+        layout = layout_of(self.base, stage.rank)
+        self.requirements = replace(self.requirements, layout=layout)
+        self.publisher.layout = layout
         self._contributors: set[str] = set()
 
     def gather(self) -> list[Entry]:
@@ -86,24 +91,23 @@ class UniversalLoop(EventLoop):
         for site in sorted(gone) if why == "withdrawal" else ():
             self.on_event(Withdrawn(site=site))
 
-    def check_contribution(self, path: Path, site: str) -> None:
-        """Check the declaration of the task, and the names and shapes of the statistics.
+    def inspect(self, file: TensorFile, site: str) -> None:
+        """Check the declaration of the task, and the statistics of the embeddings.
 
         Raises:
             ContributionRefused: One of them is missing or wrong.
         """
-        try:
-            opened = TensorFile(path)
-        except ContributionDamaged:
-            return  # the ledger refuses the file, and records the reason
-        with opened as file:
-            if read_declaration(file.contribution.metrics) is None:
-                raise ContributionRefused(
-                    f"{site}: the contribution does not say what kind of task it was trained for"
-                )
-            wanted = {MEAN: (self._stage.numbers,), COVARIANCE: (self._stage.numbers,) * 2}
-            found = {name: tuple(file.statistic(name).shape) for name in file.statistics}
-            if found != (wanted if EMBEDDING in self.assignment.statistics else {}):
-                raise ContributionRefused(
-                    f"{site}: the contribution's statistics are not those that were asked for"
-                )
+        if read_declaration(file.contribution.metrics) is None:
+            raise ContributionRefused(
+                f"{site}: the contribution does not say what kind of task it was trained for"
+            )
+        wanted = {MEAN: (self._stage.numbers,), COVARIANCE: (self._stage.numbers,) * 2}
+        found = {name: file.statistic_shape(name) for name in file.statistics}
+        if found != (wanted if EMBEDDING in self.assignment.statistics else {}):
+            raise ContributionRefused(
+                f"{site}: the contribution's statistics are not those that were asked for"
+            )
+        if COVARIANCE in found and (problem := fault_of_moments(file.statistic(COVARIANCE))):
+            raise StatisticRefused(site, COVARIANCE, problem)
+        if MEAN in found and float(file.statistic(MEAN).abs().max()) > LARGEST_MEAN:
+            raise StatisticRefused(site, MEAN, f"has values beyond {LARGEST_MEAN:g}")

@@ -8,6 +8,7 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from polyclinic.errors import ConfigError
+from polyclinic.federation.answers import read_figures, read_hello
 from polyclinic.federation.envelope import make_message
 from polyclinic.federation.records import (
     INLINE_BYTES,
@@ -15,9 +16,7 @@ from polyclinic.federation.records import (
     Order,
     evaluation_reply,
     greeting,
-    hello_from_reply,
     hello_reply,
-    metrics_from_reply,
     order_from_message,
     order_to_config,
     pack_content,
@@ -109,21 +108,19 @@ def test_a_packed_message_without_weights_is_refused(flat: dict[str, object]) ->
 def test_replies_carry_figures() -> None:
     message = asking(order_to_config(ORDER))
     trained = unpack_message(training_reply(message, torch.ones(3), 4, 0.5, 1.5))
-    assert metrics_from_reply(trained) == {"num_examples": 4, "loss": 0.5, "seconds": 1.5}
+    assert read_figures(trained).told() == {"num_examples": 4, "loss": 0.5, "seconds": 1.5}
     assert torch.equal(weights_from_message(trained), torch.ones(3))
-    evaluated = metrics_from_reply(
+    evaluated = read_figures(
         evaluation_reply(message, Evaluation(None, {"CSF": 0.5, "bone": math.nan}, 0.5, 2), 0.1)
     )
-    assert evaluated["scores"]["CSF"] == 0.5
-    assert math.isnan(evaluated["scores"]["bone"])
-    assert math.isnan(evaluated["loss"])
+    assert (evaluated.scores, evaluated.loss) == ({"CSF": 0.5}, None)
 
 
 def test_a_hospital_introduces_itself() -> None:
     hello = Hello("st-mary", "0.1.0", {"training": 3, "test": 1}, "T1", "")
     for task in ("", "segmentation, 2 classes, 1 channel, 3-D"):
         said = replace(hello, task=task)
-        assert hello_from_reply(hello_reply(greeting(ORDER, 1, 60.0), said)) == said
+        assert read_hello(hello_reply(greeting(ORDER, 1, 60.0), said)) == said
 
 
 def test_rounds_are_counted_over_all_attempts() -> None:

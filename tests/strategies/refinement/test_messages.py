@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
+from pydantic import ValidationError
 
 from polyclinic.config.release import Release
-from polyclinic.errors import ConfigError
+from polyclinic.errors import AnswerRefused, ConfigError
 from polyclinic.federation.envelope import make_message
 from polyclinic.federation.records import CONFIG, Order, pack_content, weights_from_message
 from polyclinic_strategies.merging.messages import Assignment
@@ -123,15 +124,20 @@ def test_a_description_arrives_bit_for_bit() -> None:
     "data", [None, b"", b"12345", b"123", "text", 7, [1, 2], bytes(4 * MOST_NUMBERS + 4)]
 )
 def test_a_description_that_is_no_list_of_numbers_is_refused(data: object) -> None:
-    with pytest.raises(ConfigError, match="lacks average_image"):
+    with pytest.raises(AnswerRefused, match="average_image"):
         read_description(described(mean_of_average_image=data), NAMES)
 
 
 @pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
 def test_a_description_that_is_not_finite_is_refused(number: float) -> None:
     data = torch.tensor([1.0, number]).numpy().tobytes()
-    with pytest.raises(ConfigError, match="histogram holds NaN or Inf"):
+    with pytest.raises(AnswerRefused, match="histogram contains NaN or Inf"):
         read_description(described(mean_of_histogram=data), NAMES)
+
+
+def test_a_mean_that_is_longer_than_means_are_is_refused() -> None:
+    with pytest.raises(AnswerRefused, match="histogram is 3e"):
+        read_description(described(mean_of_histogram=torch.tensor([3e38]).numpy().tobytes()), NAMES)
 
 
 @pytest.mark.parametrize(
@@ -141,16 +147,17 @@ def test_a_description_that_is_not_finite_is_refused(number: float) -> None:
         {"subjects": "four"},
         {"subjects": 0},
         {"subjects": 2.5},
+        {"subjects": 2**62},
         {"seconds": "long"},
     ],
 )
 def test_a_description_over_nobody_is_refused(changes: dict[str, object]) -> None:
-    with pytest.raises(ConfigError, match="number of subjects"):
+    with pytest.raises(ValidationError, match=next(iter(changes))):
         read_description(described(**changes), NAMES)
 
 
 def test_an_answer_without_anything_is_refused() -> None:
-    with pytest.raises(ConfigError, match="lacks average_image"):
+    with pytest.raises(AnswerRefused, match="config"):
         read_description(make_reply(question(), {}), NAMES)
 
 

@@ -13,9 +13,9 @@ import torch
 from jaxtyping import Float32, Int64
 from torch import Tensor
 
-from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic_strategies.merging.arithmetic.layer import Layer, is_normalization_statistic
 from polyclinic_strategies.merging.arithmetic.pieces import in_pieces
+from polyclinic_strategies.merging.intake.blame import EntryInvalid, EntryUnsuitable
 
 FRACTION_BITS = 40
 LARGEST = 2**63 - 1
@@ -31,9 +31,10 @@ def largest(values: Float32[Tensor, "..."], fraction_bits: int, where: str) -> i
         return 0
     low, high = (float(value) for value in torch.aminmax(values))
     if not (isfinite(low) and isfinite(high)):
-        raise ModelInvalid(
+        raise EntryInvalid(
+            where.partition(":")[0],
             f"{where}: contains NaN or Inf, so it cannot be merged. Withdraw this site's "
-            "contribution."
+            "contribution.",
         )
     return int(max(abs(low), abs(high)) * 2.0**fraction_bits) + 1
 
@@ -62,9 +63,10 @@ def check_bound(
             if adjustable and enough >= 0
             else "Withdraw"
         )
-        raise ConfigError(
+        raise EntryUnsuitable(
+            site,
             f"{name}: the values are too large to be summed exactly in 64 bits, most of all those "
-            f"of {site}. {lower} that contribution."
+            f"of {site}. {lower} that contribution.",
         )
 
 

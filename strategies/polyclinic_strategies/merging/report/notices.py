@@ -17,6 +17,9 @@ REFUSED = {
     "TypeRefused": "its numbers are in another format",
     "NotFinite": "it holds values that are not numbers, as a failed training leaves them",
     "NormTooLarge": "it is far larger than the others' contributions",
+    "UpdateTooLong": "it is larger than training can make it",
+    "TooManyExamples": "it claims more training examples than a hospital has",
+    "StatisticRefused": "its statistics are not those that were asked for",
     "ContributionTooLarge": "its file is too large",
     "UnknownSite": "the hospital does not belong to the federation",
     "SiteMismatch": "it was sent in another hospital's name",
@@ -61,6 +64,10 @@ def _tell_mark(kind: str, error: str, when: str) -> str:
     if kind == "contribution_refused":
         why = REFUSED.get(error, "the contribution does not meet the requirements")
         return f"was refused after {when}: {why}."
+    if kind == "set_aside":
+        return f"was set aside after {when}: the others are merged without it."
+    if kind == "failed":
+        return f"answered nothing of use after {when}."
     if kind == "withdrawn":
         return (
             f"was withdrawn after {when}. The model that was published then is the same as one "

@@ -166,6 +166,7 @@ def _row(story: Story, site: str, x: TimeAxis, y: float) -> TimelineRow:
     marks = tuple(
         (x(mark.at), mark.kind, f"{site}, {show_span(mark.at)}: {MEANINGS[mark.kind]}")
         for mark in story.marks
+        if mark.kind in MEANINGS
         if mark.site == site
     )
     return TimelineRow(site, shorten(site, LONGEST_NAME), y, bars, marks)

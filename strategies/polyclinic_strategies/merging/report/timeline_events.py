@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from polyclinic.federation.events import ArmEnd, ArmStart, Event, Joined, Left, Resumed
+from polyclinic.federation.events import ArmEnd, ArmStart, Event, Failed, Joined, Left, Resumed
 from polyclinic.reporting.results import Arm, Results, unseen
 from polyclinic.system.text import clean
 from polyclinic_strategies.merging.events import (
@@ -16,10 +16,12 @@ from polyclinic_strategies.merging.events import (
     ContributionRejected,
     Duplicate,
     Published,
+    SetAside,
     Withdrawn,
 )
 
 NOT_TOLD = frozenset({"fraction_bits"})  # how a rule calculates, not what it does
+ASKED = frozenset({"collect", "base"})  # questions about a contribution
 
 Span = tuple[float, float]
 
@@ -145,7 +147,9 @@ def _mark(event: Event, begin: float) -> Mark | None:
     match event:
         case ContributionRejected(site=site, reason=reason, error=error) if site:
             return Mark(site, event.time - begin, event.kind, reason, error)
-        case Withdrawn(site=site, reason=reason) if site:
+        case Withdrawn(site=site, reason=reason) | SetAside(site=site, reason=reason) if site:
+            return Mark(site, event.time - begin, event.kind, reason)
+        case Failed(site=site, reason=reason, phase=phase) if site and phase in ASKED:
             return Mark(site, event.time - begin, event.kind, reason)
         case Contributed(site=site) | Duplicate(site=site) if site:
             return Mark(site, event.time - begin, event.kind)

@@ -16,10 +16,11 @@ from jaxtyping import Float, Float64
 from safetensors import SafetensorError
 from torch import Tensor
 
-from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.errors import ConfigError
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import TensorFile
 from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule, is_normalization_statistic
+from polyclinic_strategies.merging.intake.blame import EntryInvalid, EntryUnsuitable
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
 from polyclinic_strategies.merging.streaming.streams import StoredState, file_order, write_stream
 
@@ -177,9 +178,17 @@ class _Sites:
         if len(lacking) == len(self.files):
             return None
         if lacking:
-            raise ConfigError(
+            having = [site for site in self.files if site not in lacking]
+            if len(having) < len(lacking):  # who differs from most is at fault
+                raise EntryUnsuitable(
+                    having[0],
+                    f"{having[0]}: the contribution has a statistic '{key}', most others have not. "
+                    f"{_remedy(kind)}",
+                )
+            raise EntryUnsuitable(
+                lacking[0],
                 f"{lacking[0]}: the contribution has no statistic '{key}', others have. "
-                f"{_remedy(kind)}"
+                f"{_remedy(kind)}",
             )
         return torch.stack([file.statistic(key) for file in self.files.values()])
 
@@ -193,12 +202,15 @@ def read_task_vector(file: OpenContribution, site: str, name: str, shape: torch.
     try:
         vector: Tensor = file.task_vector(name)
     except (KeyError, SafetensorError) as error:
-        raise ModelInvalid(
-            f"{site}: the contribution lacks the tensor {name}, so it belongs to another network."
+        raise EntryInvalid(
+            site,
+            f"{site}: the contribution lacks the tensor {name}, so it belongs to another network.",
         ) from error
     if vector.shape != shape:
-        raise ModelInvalid(
-            f"{site}: {name} has the shape {tuple(vector.shape)}, in the base it is {tuple(shape)}."
+        raise EntryInvalid(
+            site,
+            f"{site}: {name} has the shape {tuple(vector.shape)}, in the base it is "
+            f"{tuple(shape)}.",
         )
     return vector
 
@@ -206,9 +218,10 @@ def read_task_vector(file: OpenContribution, site: str, name: str, shape: torch.
 def _check_statistics(files: Mapping[str, OpenContribution], kind: str) -> None:
     for site, file in files.items():
         if not any(name.startswith(f"{kind}/") for name in file.statistics):
-            raise ConfigError(
+            raise EntryUnsuitable(
+                site,
                 f"{site}: the contribution holds no {kind} statistics, which this rule needs. "
-                f"{_remedy(kind)}"
+                f"{_remedy(kind)}",
             )
 
 

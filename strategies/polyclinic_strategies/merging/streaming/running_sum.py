@@ -11,6 +11,7 @@ from polyclinic.errors import ModelInvalid
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry
+from polyclinic.store.refusals import ContributionDamaged
 from polyclinic_strategies.merging.rules.mean import Mean
 from polyclinic_strategies.merging.rules.sum import Sum
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
@@ -47,9 +48,12 @@ def merge_by_sum(
     if total is None:
         folder.mkdir(parents=True, exist_ok=True)
         total = Accumulator.create(path, state, rule)
-    for key in sorted(set(total.members) - set(wanted)):
-        with opened(key) as file:
-            total = total.remove(file, key)
+    try:
+        for key in sorted(set(total.members) - set(wanted)):
+            with opened(key) as file:
+                total = total.remove(file, key)
+    except ContributionDamaged:  # what is to be removed cannot be read any more
+        total = Accumulator.create(path, state, rule)
     for key in sorted(set(wanted) - set(total.members)):
         with opened(key) as file:
             total = total.add(file, key, wanted[key].num_examples)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, RecordDict
 
 from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import DeploymentConfig
@@ -21,15 +21,20 @@ from polyclinic.federation.records import (
     Order,
     hello_reply,
     order_to_config,
+    training_reply,
     weights_to_record,
 )
 from polyclinic.fleet.protocol import WORKER_ENDED
-from tests.fakes import FakeGrid, FakeNode, make_error, make_reply
+from tests.fakes import FakeGrid, FakeNode, make_error
 
 ORDER = Order("run", "arm", 0, 3, "none", "0", {"model": "unet"})
 PATIENT = replace(
     load_config().deployment, min_hospitals=2, wait_s=0.3, round_timeout_s=5.0, grace_s=0.2
 )
+
+
+def trained(message: Message, loss: float) -> Message:
+    return training_reply(message, torch.zeros(2), 1, loss, 0.0)
 
 
 def hospital(
@@ -45,9 +50,7 @@ def hospital(
             return hello_reply(message, Hello(site, "0", {"training": 1}, "T1", refusal))
         if work is not None:
             return work(message)
-        return make_reply(
-            message, {"metrics": MetricRecord({"num-examples": 1, "loss": float(len(site))})}
-        )
+        return trained(message, float(len(site)))
 
     return answer
 
@@ -130,7 +133,7 @@ def test_a_hospital_that_comes_back_as_the_same_node_is_asked_again() -> None:
             nodes[1].come_back()
         if message is forgotten[0]:
             return None
-        return make_reply(message, {"metrics": MetricRecord({"num-examples": 1, "loss": 9.0})})
+        return trained(message, 9.0)
 
     nodes.append(FakeNode(2, hospital("returning", forget_the_first)))
     federation = Federation(nodes)

@@ -1,0 +1,34 @@
+"""The one place where hospitals' answers are read: each kind becomes a typed value within bounds.
+
+Nothing else touches what a hospital sent. Whatever goes wrong while an answer is read is that
+hospital's failure: `take` returns it as a `Failure`, and the work with the others goes on. Answers
+that one method alone asks for are read beside its messages, by means of `record_of` and `array_of`.
+"""
+
+from polyclinic.federation.answers.figures import (
+    Figures,
+    Trained,
+    figures_content,
+    norm_of,
+    read_figures,
+    read_trained,
+    trained_content,
+)
+from polyclinic.federation.answers.greeting import read_hello
+from polyclinic.federation.answers.guard import LONGEST_S, Failure, array_of, record_of, take
+
+__all__ = [
+    "LONGEST_S",
+    "Failure",
+    "Figures",
+    "Trained",
+    "array_of",
+    "figures_content",
+    "norm_of",
+    "read_figures",
+    "read_hello",
+    "read_trained",
+    "record_of",
+    "take",
+    "trained_content",
+]

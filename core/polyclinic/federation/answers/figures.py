@@ -1,0 +1,155 @@
+"""Answers to `train` and `evaluate`: figures and weights, and what of them strategies get."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from polyclinic.errors import AnswerRefused
+from polyclinic.federation.answers.guard import LONGEST_S, Cases, Word, array_of, record_of
+from polyclinic.federation.envelope.mapped_array import array_values
+from polyclinic.federation.metrics import MOST_LABELS
+from polyclinic.federation.records import ARRAYS, METRICS, SCORE, WEIGHTS
+
+LARGEST_LOSS = 1e9
+PIECE = 1 << 20  # count of numbers that are checked at a time
+
+
+def _missing(value: object) -> object:
+    """Take NaN, by which a hospital says that it has no such figure, for None."""
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def _measured(values: object) -> object:
+    """Leave out the labels that have no score."""
+    if not isinstance(values, Mapping):
+        return values
+    return {key: value for key, value in values.items() if _missing(value) is not None}
+
+
+Score = Annotated[float, Field(ge=-1.0, le=1.0)]
+Loss = Annotated[float, Field(ge=-LARGEST_LOSS, le=LARGEST_LOSS)]
+
+
+class Figures(BaseModel):
+    """What a hospital measured; a figure that is missing or NaN is None.
+
+    Attributes:
+        num_examples: Number of cases behind the figures.
+        loss: Mean loss.
+        score: Mean score; Dice and balanced accuracy are 0 to 1.
+        scores: Score by class.
+        seconds: Time that the hospital took.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
+
+    num_examples: Cases
+    loss: Annotated[Loss | None, BeforeValidator(_missing)] = None
+    score: Annotated[Score | None, BeforeValidator(_missing)] = None
+    scores: Annotated[
+        Mapping[Word, Score], BeforeValidator(_measured), Field(max_length=MOST_LABELS)
+    ] = {}
+    seconds: Annotated[float, Field(ge=0, le=LONGEST_S)] | None = None
+
+    def told(self) -> dict[str, Any]:
+        """Return the figures that the hospital sent, by name."""
+        return self.model_dump(exclude_unset=True)
+
+
+def read_figures(message: Message) -> Figures:
+    """Read the answer to a question for scores.
+
+    Raises:
+        AnswerRefused: It holds no figures.
+        pydantic.ValidationError: A figure is none, or beyond its bounds.
+    """
+    flat: dict[str, Any] = dict(record_of(message, METRICS, MetricRecord))
+    scores = {key.removeprefix(SCORE): flat.pop(key) for key in list(flat) if key.startswith(SCORE)}
+    line = {key.replace("-", "_"): value for key, value in flat.items()}
+    line.pop("scores", None)
+    return Figures.model_validate({**line, **({"scores": scores} if scores else {})})
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The answer to a round of training.
+
+    Attributes:
+        weights: The shared weights, float32, finite, as many as were sent out.
+        figures: What the hospital measured.
+        update: Euclidean norm of the difference to what was sent out.
+    """
+
+    weights: Array = field(repr=False)
+    figures: Figures
+    update: float
+
+
+def read_trained(message: Message, asked: Array) -> Trained:
+    """Read the answer to a round of training.
+
+    Args:
+        message: The answer.
+        asked: The weights that the round started from.
+
+    Raises:
+        AnswerRefused: It holds other weights than were asked for, or NaN, or no examples.
+        pydantic.ValidationError: A figure is none, or beyond its bounds.
+    """
+    figures = read_figures(message)
+    if figures.num_examples < 1:
+        raise AnswerRefused("it trained on no examples", "Add cases to 'training'.")
+    record = record_of(message, ARRAYS, ArrayRecord)
+    weights = array_of(record, WEIGHTS, "float32", int(asked.shape[0]))
+    update = distance(array_values(weights), array_values(asked))
+    if not math.isfinite(update):  # squares of float32 do not overflow in float64
+        raise AnswerRefused(
+            "its weights contain NaN or Inf", "Lower training.learning_rate and train again."
+        )
+    return Trained(weights, figures, update)
+
+
+def distance(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
+    """Return the Euclidean distance of two vectors, summed in float64 a piece at a time."""
+    total = 0.0
+    for start in range(0, len(one), PIECE):
+        cut = slice(start, start + PIECE)
+        difference = one[cut].astype(np.float64) - other[cut]
+        total += float(difference @ difference)
+    return math.sqrt(total)
+
+
+def norm_of(values: np.ndarray[Any, Any]) -> float:
+    """Return the Euclidean norm of a vector, summed in float64 a piece at a time."""
+    return distance(values, np.broadcast_to(np.float32(0.0), values.shape))
+
+
+def trained_content(answer: Trained, num_examples: int) -> RecordDict:
+    """Make the content of a reply for a strategy: equal names from every hospital, and no others.
+
+    Args:
+        answer: What was read.
+        num_examples: Weight of the hospital in the average.
+    """
+    loss = _plain(answer.figures.loss)
+    arrays = ArrayRecord()  # given a dictionary, it would copy the array
+    arrays[WEIGHTS] = answer.weights
+    metrics = MetricRecord({"num-examples": num_examples, "loss": loss})
+    return RecordDict({ARRAYS: arrays, METRICS: metrics})
+
+
+def figures_content(figures: Figures) -> RecordDict:
+    """Make the content of a reply to `evaluate`, likewise; a strategy divides by the examples."""
+    named: dict[str, Any] = {"score": _plain(figures.score), "loss": _plain(figures.loss)}
+    return RecordDict(
+        {METRICS: MetricRecord({"num-examples": max(1, figures.num_examples), **named})}
+    )
+
+
+def _plain(value: float | None) -> float:
+    return math.nan if value is None else value
