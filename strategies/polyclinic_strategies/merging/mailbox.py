@@ -80,7 +80,6 @@ class Mailbox(Generic[Purpose]):
         self._grid = grid
         self._members = members
         self.patience_s = PATIENCE_S
-        self._silent: list[tuple[str, Purpose, Failure]] = []
         self._open: dict[str, _OpenQuestion[Purpose]] = {}
         self._looked = float("-inf")
         self.online: dict[str, Member] = {}
@@ -97,8 +96,7 @@ class Mailbox(Generic[Purpose]):
     def refresh(self) -> None:
         """Update the list of members; where the grid tells no news, at most every `LOOK_S`.
 
-        A question is forgotten if its hospital was offline meanwhile. It has failed if it took
-        longer than its time to live, or than anybody waits.
+        A question is forgotten if its hospital was offline meanwhile.
         """
         moment = clock.monotonic()
         if moment - self._looked < LOOK_S and not self.tells_news:
@@ -108,13 +106,8 @@ class Mailbox(Generic[Purpose]):
         for site, question in list(self._open.items()):
             member = self._members.current(site)
             asked = (question.node, question.activated)
-            waited_s = moment - question.asked
             if member is None or (member.node, member.activated) != asked:
                 del self._open[site]
-            elif site in self.online and waited_s > question.longest_s:
-                del self._open[site]
-                failure = Failure(f"no answer within {waited_s:.0f} s")
-                self._silent.append((site, question.purpose, failure))
 
     def idle(self) -> list[str]:
         """Return the sites that are online and have no open question, by name."""
@@ -141,16 +134,29 @@ class Mailbox(Generic[Purpose]):
             )
 
     def collect(self) -> list[tuple[str, Purpose, Message | Failure]]:
-        """Return the answers that have arrived, and those that will not, with site and purpose."""
+        """Return the answers that have arrived, and those that will not, with site and purpose.
+
+        A question has failed if it took longer than its time to live, or than anybody waits.
+        """
         waiting = {
             question.identifier: site
             for site, question in self._open.items()
             if site in self.online
         }
-        collected: list[tuple[str, Purpose, Message | Failure]] = [*self._silent]
-        self._silent.clear()
+        collected: list[tuple[str, Purpose, Message | Failure]] = []
         for reply in self._grid.pull_messages(list(waiting)) if waiting else ():
             site = waiting.pop(reply.metadata.reply_to_message_id, None)
             if site is not None:  # else nobody asked for it
                 collected.append((site, self._open.pop(site).purpose, reply))
-        return collected
+        return collected + self._give_up()
+
+    def _give_up(self) -> list[tuple[str, Purpose, Message | Failure]]:
+        """Close the questions that hospitals, which are online, leave without an answer."""
+        moment = clock.monotonic()
+        silent: list[tuple[str, Purpose, Message | Failure]] = []
+        for site, question in list(self._open.items()):
+            waited_s = moment - question.asked
+            if site in self.online and waited_s > question.longest_s:
+                del self._open[site]
+                silent.append((site, question.purpose, Failure(f"no answer in {waited_s:.0f} s")))
+        return silent
