@@ -21,7 +21,7 @@ from polyclinic.errors import (
 )
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state
-from polyclinic_client.fleet.worker import describe as sentence
+from polyclinic.system.faults import shareable as sentence
 from polyclinic_client.site.limits import keep_limits
 from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
