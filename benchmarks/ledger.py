@@ -20,8 +20,9 @@ import torch
 from measuring import machine
 from rich.console import Console
 
-from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
+from polyclinic.store.requirements import Requirements
 from polyclinic_server.cli.ledger_tables import print_entries
 from tests.core.store.killing import kill_repeatedly
 

@@ -44,7 +44,8 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from relay import Relay
 
-from polyclinic.config.compose import instantiate, load_job
+from polyclinic.config.compose import instantiate
+from polyclinic.config.jobs import load_job
 from polyclinic.errors import PolyclinicError
 from polyclinic.imaging.volumes import read_image
 from polyclinic.learning.state_dict import save_state

@@ -20,8 +20,9 @@ from measuring import machine
 
 from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.learning.state_dict import StateDict, state_digest
-from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
+from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.merging.rules.mean import Mean
 from polyclinic_strategies.refinement.refine import Recipe

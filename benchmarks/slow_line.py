@@ -22,7 +22,7 @@ from flwr.app import ConfigRecord, RecordDict
 from measuring import machine
 from relay import Cut, Relay
 
-from polyclinic.federation.records import weights_to_record
+from polyclinic.federation.envelope.content import weights_to_record
 from polyclinic_server.fleet.grid import FleetGrid
 
 RESULTS = Path(__file__).with_name("results")

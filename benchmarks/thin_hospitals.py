@@ -26,16 +26,17 @@ from flwr.app import Error, Message
 from thin_line import ThinLine
 from torch import Tensor, nn
 
-from polyclinic.config.compose import instantiate, load_job
+from polyclinic.config.compose import instantiate
+from polyclinic.config.jobs import load_job
 from polyclinic.errors import PolyclinicError
 from polyclinic.federation.envelope import decode, encode
+from polyclinic.federation.envelope.content import weights_from_message
 from polyclinic.federation.records import (
     Hello,
     Order,
     evaluation_reply,
     hello_reply,
     order_from_message,
-    weights_from_message,
 )
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.contents import named_blobs

@@ -23,14 +23,9 @@ from polyclinic.errors import ConfigError, LabelInvalid, ModelInvalid, TooFewSub
 from polyclinic.imaging.datasets import Case
 from polyclinic.learning.networks.efficientnet import EfficientNetLite0
 from polyclinic.learning.preparation import Sample
-from polyclinic.store.contribution import (
-    Contribution,
-    Requirements,
-    TensorFile,
-    check_contribution,
-    write_contribution,
-)
+from polyclinic.store.contribution import Contribution, TensorFile, write_contribution
 from polyclinic.store.refusals import ContributionDamaged
+from polyclinic.store.requirements import Requirements, check_contribution
 
 LABELS = ("eosinophil", "lymphocyte", "monocyte")
 DATA = DataConfig("classification", 3, LABELS, "LPS", None, (32, 32), 1, 1.0, (), ())

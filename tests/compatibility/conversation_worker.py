@@ -8,13 +8,8 @@ from pathlib import Path
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
-from polyclinic.federation.records import (
-    Hello,
-    evaluation_reply,
-    hello_reply,
-    training_reply,
-    weights_from_message,
-)
+from polyclinic.federation.envelope.content import weights_from_message
+from polyclinic.federation.records import Hello, evaluation_reply, hello_reply, training_reply
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.system.processes import end_with_parent

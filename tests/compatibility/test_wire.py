@@ -14,7 +14,8 @@ from flwr.app import Message
 
 from polyclinic.federation.answers import read_figures, read_hello
 from polyclinic.federation.envelope import decode
-from polyclinic.federation.records import order_from_message, weights_from_message
+from polyclinic.federation.envelope.content import weights_from_message
+from polyclinic.federation.records import order_from_message
 from polyclinic.fleet import challenge
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.contents import named_blobs

@@ -11,7 +11,8 @@ import pytest
 import torch
 from rich.console import Console
 
-from polyclinic.config.compose import instantiate, job_settings, load_config
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.jobs import job_settings
 from polyclinic.errors import RunError
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.scanner import acquire

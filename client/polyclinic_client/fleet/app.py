@@ -5,15 +5,15 @@ import time
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from polyclinic.federation.envelope.content import weights_from_message
 from polyclinic.federation.records import (
     evaluation_reply,
     hello_reply,
     order_from_message,
     training_reply,
-    weights_from_message,
 )
 from polyclinic_client.site.compute_slots import compute_slot
-from polyclinic_client.site.site import open_site
+from polyclinic_client.site.open_sites import open_site
 from polyclinic_strategies.merging.messages import confirm, hand_over, read_assignment, read_base
 from polyclinic_strategies.refinement.messages import (
     describe_reply,

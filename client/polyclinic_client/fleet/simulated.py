@@ -10,8 +10,8 @@ from flwr.app import Context, Message, RecordDict
 
 from polyclinic_client.fleet.app import app
 from polyclinic_client.site.fine_tuning import work
+from polyclinic_client.site.open_sites import close_site, open_site
 from polyclinic_client.site.release_policy import keep_release_policy
-from polyclinic_client.site.site import close_site, open_site
 
 
 class SimulatedHospital:

@@ -8,7 +8,7 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from polyclinic.config.compose import digest
+from polyclinic.config.jobs import digest
 from polyclinic.errors import LimitExceeded, ModelInvalid
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
 

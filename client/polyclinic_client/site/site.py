@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from polyclinic.config.compose import digest, instantiate, job_digests, load_job
+from polyclinic.config.compose import instantiate
+from polyclinic.config.jobs import digest, job_digests, load_job
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import (
     ConfigMismatch,
-    DatasetInvalid,
     LimitExceeded,
     PolyclinicError,
     WeightsInvalid,
@@ -30,8 +30,8 @@ from polyclinic.federation.assignment import Assignment, Handover, Verdict
 from polyclinic.federation.hospital import Trained
 from polyclinic.federation.records import Hello, Order
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
-from polyclinic.learning.bounded import bounded_network
 from polyclinic.learning.metrics import Evaluation
+from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.learning.preparation import PreparedSite, prepare, prepare_image
 from polyclinic.learning.site_tasks import site_job
 from polyclinic.learning.state_dict import (
@@ -42,6 +42,7 @@ from polyclinic.learning.state_dict import (
     state_digest,
     unpack,
 )
+from polyclinic.system.faults import shareable
 from polyclinic_client.site.compute_slots import compute_slot
 from polyclinic_client.site.dispatch import (
     check_job_packages,
@@ -56,6 +57,7 @@ from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import WORKER, StatusFile
 
 log = logging.getLogger("polyclinic.site")
+_JOBS: dict[str, tuple[JobConfig, dict[str, str]]] = {}  # composing takes long: once in a process
 
 
 class Site:
@@ -94,7 +96,8 @@ class Site:
             else:
                 task = hospital_of(order).prepare(self, order)
         except PolyclinicError as error:
-            refusal, said = shareable_text(error), str(error)
+            details = "" if error.shareable else " (the hospital's log has the details)"
+            refusal, said = shareable(error) + details, str(error)
             log.error("cannot take part: %s", error, exc_info=error.__cause__)
         counts = {
             "training": len(self.dataset.training),
@@ -289,46 +292,5 @@ def name_modality(channels: Sequence[str]) -> str:
     return ", ".join(channels)[:200]  # as much as a coordinator reads
 
 
-def shareable_text(error: PolyclinicError) -> str:
-    """Return what of an error may leave the hospital."""
-    if error.shareable:
-        return str(error)
-    return f"{type(error).__name__} (the hospital's log has the details)"
-
-
 def _refuse_network(asked: str) -> LimitExceeded:
     return LimitExceeded(asked, "smaller", "--max-memory-gb")
-
-
-def open_site(node_config: dict[str, Any]) -> Site:
-    """Open the hospital that this SuperNode serves, once in a process.
-
-    Raises:
-        DatasetInvalid: The node was not told its site, data and state.
-    """
-    try:
-        key = _key(node_config)
-    except KeyError as error:
-        raise DatasetInvalid(
-            Path("SuperNode"),
-            f"{error} is not configured",
-            "Start it with `polyclinic-client join`, or name site, data and state in "
-            "--node-config.",
-        ) from error
-    if key not in _SITES:
-        _SITES[key] = Site(key[0], Path(key[1]), Path(key[2]), mode=key[3])
-    return _SITES[key]
-
-
-def close_site(node_config: dict[str, Any]) -> None:
-    """Forget a hospital that `open_site` opened, with what it keeps in memory."""
-    _SITES.pop(_key(node_config), None)
-
-
-def _key(node_config: dict[str, Any]) -> tuple[str, str, str, str]:
-    site, data, state = (str(node_config[name]) for name in ("site", "data", "state"))
-    return site, data, state, str(node_config.get("mode", "train"))
-
-
-_SITES: dict[tuple[str, str, str, str], Site] = {}
-_JOBS: dict[str, tuple[JobConfig, dict[str, str]]] = {}  # composing takes long: once in a process

@@ -1,15 +1,12 @@
 """Configuration: names in `conf/` and a few settings become frozen dataclasses, checked twice.
 
-The only module that meets Hydra. A coordinator sends a job's names and scalars to a hospital, never
-a path to code: the hospital looks the names up in its own `conf/`, sets only scalars that exist
-there, and compares digests.
+Hydra composes here alone, and makes what a configuration names.
 """
 
 import copy
-import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -25,14 +22,12 @@ from polyclinic.config.aliases import with_current_names
 from polyclinic.config.folders import CONF, conf_folders, find_names, list_names, targets_in
 from polyclinic.config.method_settings import flatten, nest
 from polyclinic.config.overrides import read_override
-from polyclinic.config.schemas import Config, DataConfig, JobConfig, Part, Setting
+from polyclinic.config.schemas import Config, DataConfig, Part
 from polyclinic.config.targets import check_targets
 from polyclinic.config.validation import (
     JOB_GROUPS,
     check_fit,
     check_grid,
-    check_name,
-    check_setting,
     validate,
 )
 from polyclinic.errors import ConfigError, PolyclinicError, UnknownName
@@ -43,16 +38,11 @@ __all__ = [
     "GROUPS",
     "JOB_GROUPS",
     "as_yaml",
-    "digest",
     "expand_strategies",
     "instantiate",
-    "job_digests",
-    "job_settings",
-    "job_tree",
     "list_names",
     "load_config",
     "load_data",
-    "load_job",
 ]
 GROUPS = ("strategy", "model", "data", "training", "privacy", "deployment", "experiment")
 MISSING = object()
@@ -81,8 +71,8 @@ def load_config(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
         NameTaken: An installed package offers a name that is built in.
         ConfigError: An unknown key, a value of the wrong kind, or parts that do not fit together.
     """
-    node, choices = _compose(overrides, conf)
-    config = validate(Config, {**_resolve(node), "choices": choices})
+    node, choices = compose_tree(overrides, conf)
+    config = validate(Config, {**resolve_tree(node), "choices": choices})
     check_fit(config.model, config.data, config.training)
     return config
 
@@ -98,8 +88,8 @@ def load_data(overrides: Sequence[str] = (), conf: Path = CONF) -> DataConfig:
         UnknownName: A group has no such name.
         ConfigError: An unknown key, or a value of the wrong kind.
     """
-    node, _ = _compose(overrides, conf)
-    data = validate(DataConfig, _resolve(node)["data"], "data.")
+    node, _ = compose_tree(overrides, conf)
+    data = validate(DataConfig, resolve_tree(node)["data"], "data.")
     check_grid(data)
     return data
 
@@ -122,7 +112,7 @@ def expand_strategies(overrides: Sequence[str], conf: Path = CONF) -> list[tuple
     special = [text for text in fixed if text.startswith("strategy.")]
     if len(names) == 1 or not special:
         return [(f"strategy={name}", *fixed) for name in names]
-    nodes = {name: _compose([f"strategy={name}"], conf)[0] for name in names}
+    nodes = {name: compose_tree([f"strategy={name}"], conf)[0] for name in names}
     has = {
         name: {
             text
@@ -139,76 +129,6 @@ def expand_strategies(overrides: Sequence[str], conf: Path = CONF) -> list[tuple
         (f"strategy={name}", *(text for text in fixed if text not in special or text in has[name]))
         for name in names
     ]
-
-
-def job_settings(config: Config, conf: Path = CONF) -> tuple[dict[str, str], dict[str, Setting]]:
-    """List what must travel for a hospital to build the same job.
-
-    Returns:
-        Group to name, and the scalars that differ from what those names say.
-
-    Raises:
-        ConfigError: A setting was changed that is not a scalar or a flat list of scalars, or that
-            names code.
-    """
-    names = {group: config.choices[group] for group in JOB_GROUPS}
-    plain = _leaves(job_tree(load_job(names, {}, conf)))
-    wanted = _leaves(job_tree(JobConfig(config.model, config.data, config.training)))
-    changed = {key: value for key, value in wanted.items() if plain.get(key) != value}
-    if gone := sorted(set(plain) - set(wanted)):
-        raise ConfigError(
-            f"{gone[0]} cannot be removed on the command line: write a new file in "
-            f"conf/{gone[0].split('.')[0]}/."
-        )
-    return names, {key: check_setting(key, value) for key, value in sorted(changed.items())}
-
-
-def load_job(
-    names: Mapping[str, str], settings: Mapping[str, Setting], conf: Path = CONF
-) -> JobConfig:
-    """Build a job from names and scalars that arrived, with this machine's own `conf/`.
-
-    Args:
-        names: Group to name, for each of `JOB_GROUPS`.
-        settings: Dotted key to value; every key must exist and hold a value of the same kind.
-        conf: As for `load_config`.
-
-    Raises:
-        UnknownName: This machine's `conf/` has no such name.
-        ConfigError: A key that does not exist, that names code, or a value of another kind.
-    """
-    if set(names) != set(JOB_GROUPS):
-        found = ", ".join(sorted(names)) or "nothing"
-        raise ConfigError(f"A job names {', '.join(JOB_GROUPS)}; this one names {found}.")
-    node, _ = _compose(
-        [f"{group}={check_name(name)}" for group, name in sorted(names.items())], conf
-    )
-    for key, value in settings.items():
-        _set_leaf(node, key, check_setting(key, value))
-    tree = _resolve(node)
-    check_targets(targets_in({group: tree[group] for group in JOB_GROUPS}))
-    job = validate(JobConfig, {group: tree[group] for group in JOB_GROUPS})
-    check_fit(job.model, job.data, job.training)
-    return job
-
-
-def job_digests(job: JobConfig) -> dict[str, str]:
-    """Compute the SHA-256 of each resolved group: equal digests build equal things."""
-    tree = job_tree(job)
-    return {group: digest(tree[group]) for group in JOB_GROUPS}
-
-
-def job_tree(job: JobConfig) -> dict[str, Any]:
-    """Turn a job into plain values, as its YAML would say them."""
-    tree: dict[str, Any] = TypeAdapter(JobConfig).dump_python(job, mode="json")
-    return {**tree, "training": flatten(tree["training"])}
-
-
-def digest(value: object) -> str:
-    """Compute the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
 
 
 def instantiate(part: Part, **extra: object) -> Any:
@@ -244,7 +164,7 @@ def as_yaml(config: Config) -> str:
     return OmegaConf.to_yaml(OmegaConf.create({**tree, "training": flatten(tree["training"])}))
 
 
-def _compose(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str, str]]:
+def compose_tree(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str, str]]:
     """Compose with Hydra, and turn its errors into plain sentences."""
     read = [_read_override(text, conf) for text in overrides]
     asked = (*read, f"hydra.searchpath=[{','.join(_other_folders(conf))}]")
@@ -267,7 +187,7 @@ def _composed(
             with open_dict(node):
                 del node["hydra"]
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain_hydra(error)) from error
     return node, choices
 
 
@@ -297,7 +217,7 @@ def _read_override(text: str, conf: Path) -> str:
     return read
 
 
-def _explain(error: Exception) -> str:
+def explain_hydra(error: Exception) -> str:
     """Say in one sentence what Hydra or OmegaConf has to say."""
     text = str(error.__cause__ or error)
     key = re.search(r"full_key: ([\w.\[\]]+)", text) or re.search(
@@ -311,49 +231,13 @@ def _explain(error: Exception) -> str:
     return " ".join(text.splitlines()[0].split())
 
 
-def _resolve(node: DictConfig) -> dict[str, Any]:
+def resolve_tree(node: DictConfig) -> dict[str, Any]:
     """Replace every interpolation and every old `_target_`, and check the settings of methods."""
     try:
         tree = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from error
+        raise ConfigError(explain_hydra(error)) from error
     assert isinstance(tree, dict)
     tree.pop("experiment", None)
     found: Any = with_current_names({str(key): value for key, value in tree.items()})
     return {**found, "training": nest(found["training"])}
-
-
-def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Map dotted keys to values; a flat list of scalars is one leaf."""
-    return dict(_walk(tree, prefix))
-
-
-def _walk(tree: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
-    for key, value in tree.items():
-        name = f"{prefix}{key}"
-        if isinstance(value, Mapping):
-            yield from _walk(value, f"{name}.")
-        else:
-            yield name, value
-
-
-def _set_leaf(node: DictConfig, key: str, value: Setting) -> None:
-    """Set one existing leaf to a value of the same kind; OmegaConf's selectors play no part."""
-    *above, last = key.split(".")
-    try:
-        parent: Any = node
-        for piece in above:
-            parent = parent[piece] if isinstance(parent, DictConfig) and piece in parent else None
-        present = parent[last] if isinstance(parent, DictConfig) and last in parent else node
-    except OmegaConfBaseException as error:
-        raise ConfigError(_explain(error)) from error
-    if isinstance(present, DictConfig):
-        raise ConfigError(
-            f"There is no setting '{key}' in this machine's conf/: install the coordinator's "
-            "version of polyclinic."
-        )
-    kind = "list" if OmegaConf.is_list(present) else type(present).__name__
-    wanted = "list" if isinstance(value, list) else type(value).__name__
-    if kind != wanted and {kind, wanted} != {"int", "float"}:
-        raise ConfigError(f"{key}={value!r}: conf/ has a {kind} there.")
-    parent[last] = value

@@ -15,8 +15,9 @@ from polyclinic.config.release import MinSubjects, NoiseMultiplier, Release
 from polyclinic.config.schemas import STRICT
 from polyclinic.config.validation import validate
 from polyclinic.federation.records import Order, Word
+from polyclinic.system.durable import DIGEST
 
-Digest = Annotated[str, Field(strict=True, pattern="^[0-9a-f]{64}$")]  # SHA-256
+Digest = Annotated[str, Field(strict=True, pattern=f"^{DIGEST.pattern}$")]
 Names = Annotated[tuple[Word, ...], Field(max_length=64)]  # of statistics
 REASON_CHARACTERS = 1000
 

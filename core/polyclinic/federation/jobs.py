@@ -6,8 +6,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from polyclinic.config.compose import instantiate, job_digests, job_settings, job_tree
+from polyclinic.config.compose import instantiate
 from polyclinic.config.folders import plugins_named
+from polyclinic.config.jobs import job_digests, job_settings, job_tree
 from polyclinic.config.schemas import Config, JobConfig
 from polyclinic.errors import ConfigError
 from polyclinic.federation.live_state import LiveState

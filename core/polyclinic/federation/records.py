@@ -1,17 +1,14 @@
 """The only codec between Flower's messages and our objects.
 
 What travels to a hospital: names, bounded scalars and one vector of weights. What comes back: the
-vector and scalars.
+vector and scalars. How they lie in a message is in `polyclinic.federation.envelope.content`.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import numpy as np
-import torch
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, MetricRecord, RecordDict
+from flwr.app import ConfigRecord, Message, MetricRecord, RecordDict
 from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
@@ -19,15 +16,17 @@ from torch import Tensor
 from polyclinic.config.schemas import STRICT, Count
 from polyclinic.config.validation import MOST_ENTRIES, JobNames, JobSettings, Schema, validate
 from polyclinic.errors import ConfigError
-from polyclinic.federation.envelope import BufferArray, array_values, make_message
+from polyclinic.federation.envelope import make_message
+from polyclinic.federation.envelope.content import (
+    ARRAYS,
+    CONFIG,
+    METRICS,
+    pack_content,
+    unpack_content,
+    weights_to_record,
+)
 from polyclinic.learning.metrics import Evaluation
 
-# the keys that Flower's strategies use
-ARRAYS, CONFIG, METRICS = "arrays", "config", "metrics"
-PACKED = "packed"  # one record that stands for arrays and scalars together
-# Flower moves every record in calls of its own: a small model travels inside its scalars
-INLINE_BYTES = 4 * 2**20
-WEIGHTS = "weights"
 SCORE, NAME, DIGEST, SETTING, PLUGIN = "score.", "name.", "digest.", "set.", "plugin."
 
 
@@ -187,93 +186,6 @@ def config_of(message: Message) -> dict[str, Any]:
     return dict(record)
 
 
-def weights_to_record(weights: Tensor) -> ArrayRecord:
-    """Turn a flat float32 vector, which must not change any more, into Flower's arrays."""
-    record = ArrayRecord()  # given a dictionary, it would copy each array
-    record[WEIGHTS] = BufferArray(np.asarray(weights.numpy(), dtype=np.float32))
-    return record
-
-
-def weights_from_record(record: ArrayRecord) -> Tensor:
-    """Return the vector that Flower's arrays hold.
-
-    Raises:
-        ConfigError: Not one flat vector of floating-point numbers.
-    """
-    try:
-        array = record[WEIGHTS].numpy() if WEIGHTS in record else None
-    except (TypeError, ValueError):  # its bytes are not those of an array
-        array = None
-    if array is None or array.ndim != 1 or array.dtype.kind != "f":
-        raise ConfigError(
-            "The message holds no flat vector of weights: the other side runs another version of "
-            "polyclinic."
-        )
-    return torch.from_numpy(np.ascontiguousarray(array, dtype=np.float32))  # it is ours alone
-
-
-def weights_from_message(message: Message) -> Tensor:
-    """Return the weights that a message carries."""
-    record = unpack_content(message.content).get(ARRAYS)
-    return weights_from_record(record if isinstance(record, ArrayRecord) else ArrayRecord())
-
-
-def weights_of(question: Message) -> Array | None:
-    """Return the vector that a question carries, not copied; None if it carries none."""
-    record = unpack_content(question.content).array_records.get(ARRAYS)
-    return None if record is None else record.get(WEIGHTS)
-
-
-def pack_content(content: RecordDict) -> RecordDict:
-    """Pack arrays and scalars into one record, if the arrays are small: half as many calls.
-
-    Flower moves a message's parts one by one, each array in two; for a model of a few MB the calls
-    cost more than the bytes (benchmarks/README.md).
-    """
-    arrays = content.array_records.get(ARRAYS)
-    if arrays is None or len(content) != 2:
-        return content
-    (other,) = [key for key in content if key != ARRAYS]
-    scalars: dict[str, Any] = dict(content[other])
-    if math.prod(arrays[WEIGHTS].shape) * 4 > INLINE_BYTES:
-        return content
-    data = array_values(arrays[WEIGHTS]).astype("<f4", copy=False).tobytes()
-    return RecordDict({PACKED: ConfigRecord({**scalars, f"={other}": data})})
-
-
-def unpack_content(content: RecordDict) -> RecordDict:
-    """Undo `pack_content`; return anything else as it is.
-
-    Raises:
-        ConfigError: Not what `pack_content` makes.
-    """
-    if PACKED not in content:
-        return content
-    flat: dict[str, Any] = dict(content[PACKED])
-    marks = [key for key in flat if key in (f"={CONFIG}", f"={METRICS}")]
-    data = flat.pop(marks[0]) if len(marks) == 1 else None
-    if not isinstance(data, bytes) or len(data) % 4:
-        raise ConfigError(
-            "A packed message holds no weights: the other side runs another version of polyclinic."
-        )
-    weights = ArrayRecord({WEIGHTS: Array(np.frombuffer(data, dtype="<f4"))})
-    try:
-        scalars = ConfigRecord(flat) if marks[0] == f"={CONFIG}" else MetricRecord(flat)
-    except TypeError as error:
-        raise ConfigError(
-            "A packed message holds figures that are none: the other side runs another version of "
-            "polyclinic."
-        ) from error
-    return RecordDict({ARRAYS: weights, marks[0][1:]: scalars})
-
-
-def unpack_message(message: Message) -> Message:
-    """Unpack the content of a message; leave an error alone."""
-    if message.has_content():
-        message.content = unpack_content(message.content)
-    return message
-
-
 def training_reply(
     message: Message, weights: Tensor, num_examples: int, loss: float, seconds: float
 ) -> Message:
@@ -343,10 +255,3 @@ def ask_for_test(order: Order, weights: Tensor, node: int) -> Message:
     config["server-round"] = order.rounds - order.offset
     content = RecordDict({ARRAYS: weights_to_record(weights), CONFIG: config})
     return make_message(content, node, "evaluate.test")
-
-
-def _word(value: object) -> str:
-    """Return a short piece of text."""
-    if not isinstance(value, str) or len(value) > 200:
-        raise TypeError("a short text")
-    return value

@@ -12,7 +12,6 @@ read in the same folder.
 
 import errno
 import os
-import re
 import shutil
 import threading
 from collections import Counter
@@ -24,10 +23,9 @@ from blake3 import blake3
 
 from polyclinic.errors import DiskFull, LinkError
 from polyclinic.fleet.wire.fleet_pb2 import Blob
-from polyclinic.system.durable import CHUNK_BYTES, temporary_file, write_atomically
+from polyclinic.system.durable import CHUNK_BYTES, DIGEST, temporary_file, write_atomically
 
 PART = ".part"
-DIGEST = re.compile(r"[0-9a-f]{64}")
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 STRIPES = 64  # locks; blobs whose digests begin alike share one
 Buffer = bytes | bytearray | memoryview

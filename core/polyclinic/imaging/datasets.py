@@ -11,25 +11,18 @@ cases:
 """
 
 import hashlib
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from polyclinic.errors import DatasetInvalid, FileMissing
+from polyclinic.errors import DatasetInvalid
+from polyclinic.imaging.dataset_files import allowed_roots, find_file, list_folders, plain_path
 from polyclinic.imaging.dataset_json import SPLITS, Entry, Listing, Split, read_listing
 
 __all__ = ["SPLITS", "Case", "SiteDataset", "Split", "evaluation_cases", "read_dataset"]
 
-ELSEWHERE = "POLYCLINIC_IMAGE_FOLDERS"  # environment variable: further folders that may hold images
 HELD_OUT = 5  # one of so many patients validates, where no list says which
-NNUNET_FOLDERS: dict[Split, tuple[str, str]] = {
-    "training": ("imagesTr", "labelsTr"),
-    "test": ("imagesTs", "labelsTs"),
-}
-NNUNET_CHANNEL = "_0000"
-_allowed: set[Path] = set()
 
 
 @dataclass(frozen=True)
@@ -90,11 +83,6 @@ class SiteDataset:
             if any(isinstance(case.label, int) for case in self.cases)
             else "segmentation"
         )
-
-
-def allow_images_in(*folders: Path) -> None:
-    """Allow every dataset.json that this process reads to name files below these folders."""
-    _allowed.update(folder.resolve() for folder in folders)
 
 
 def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
@@ -160,14 +148,14 @@ def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
 
 def _find_cases(path: Path, listing: Listing) -> tuple[dict[Split, tuple[Case, ...]], list[str]]:
     """Return the cases whose files exist, without those that are to be left out."""
-    roots = _roots(path.parent)
-    listed = listing.cases if listing.cases is not None else _list_folders(path, listing)
-    excluded = {_plain(name) for name in listing.excluded}
+    roots = allowed_roots(path.parent)
+    listed = listing.cases if listing.cases is not None else list_folders(path, listing)
+    excluded = {plain_path(name) for name in listing.excluded}
     splits: dict[Split, tuple[Case, ...]] = {}
     left_out = 0
     for split in SPLITS:
         entries = listed.get(split, ())
-        kept = [entry for entry in entries if excluded.isdisjoint(map(_plain, entry.images))]
+        kept = [entry for entry in entries if excluded.isdisjoint(map(plain_path, entry.images))]
         left_out += len(entries) - len(kept)
         splits[split] = tuple(
             _make_case(path, entry, split, number, roots, listing.label_values)
@@ -186,90 +174,14 @@ def _make_case(
     values: tuple[int, ...],
 ) -> Case:
     where = f"'{split}'[{number}]"
-    image = tuple(_find(path, name, split, where, roots) for name in entry.images)
+    image = tuple(find_file(path, name, split, where, roots) for name in entry.images)
     label = (
-        _find(path, entry.label, split, where, roots)
+        find_file(path, entry.label, split, where, roots)
         if isinstance(entry.label, str)
         else entry.label
     )
     mapped = values if isinstance(label, Path) else ()
     return Case(_stem(image[0]), image, label, split, entry.subject, mapped)
-
-
-def _roots(folder: Path) -> tuple[Path, ...]:
-    """Return the folders in which the files of a dataset.json may lie."""
-    named = filter(None, os.environ.get(ELSEWHERE, "").split(os.pathsep))
-    return (folder.resolve(), *(Path(each).resolve() for each in named), *_allowed)
-
-
-def _plain(name: str) -> str:
-    """Return a path as listed, with slashes and without a leading ./."""
-    return Path(name.replace("\\", "/")).as_posix()
-
-
-def _find(path: Path, name: str, split: str, where: str, roots: tuple[Path, ...]) -> Path:
-    """Return the file that an entry names, relative to the folder."""
-    try:
-        found = path.parent / name
-        if "\\" in name and not found.exists():
-            found = path.parent / name.replace("\\", "/")
-        if not any(found.resolve().is_relative_to(root) for root in roots):
-            raise DatasetInvalid(
-                path,
-                f"{where} names {name!r}, which lies outside of the folder",
-                f"Move dataset.json to a folder above all images, or name the images' folder in "
-                f"the environment variable {ELSEWHERE}.",
-            )
-        if not found.is_file():
-            raise FileMissing(found, split, _what_is_there(found))
-    except (OSError, ValueError, RuntimeError) as error:  # RuntimeError: links in a circle
-        reason = getattr(error, "strerror", None) or str(error)
-        raise DatasetInvalid(
-            path, f"{where} names a file that cannot be reached ({reason})", "Correct the path."
-        ) from error
-    return found
-
-
-def _what_is_there(path: Path) -> str:
-    if path.is_dir():
-        return "is a folder: convert a DICOM series to NIfTI first, for example by dcm2niix"
-    if path.is_symlink():
-        return f"is a link to {path.readlink()}, where there is no file"
-    return ""
-
-
-def _list_folders(path: Path, listing: Listing) -> Mapping[Split, tuple[Entry, ...]]:
-    """List the cases in nnU-Net's folders: CASE_0000.nii.gz, CASE_0001.nii.gz, ... for channels."""
-    found: dict[Split, tuple[Entry, ...]] = {}
-    last = f"{NNUNET_CHANNEL}{listing.file_ending}"
-    for split, (images, labels) in NNUNET_FOLDERS.items():
-        drawn = set(_names_in(path, labels))
-        entries = []
-        for name in _names_in(path, images):
-            if not name.endswith(last) or name.startswith("."):
-                continue
-            case = name.removesuffix(last)
-            channels = [
-                f"{images}/{case}_{number:04}{listing.file_ending}"
-                for number in range(len(listing.modality))
-            ]
-            file = f"{case}{listing.file_ending}"
-            wanted = split == "training" or file in drawn
-            entries.append(Entry(tuple(channels), f"{labels}/{file}" if wanted else None))
-        found[split] = tuple(entries)
-    return found
-
-
-def _names_in(path: Path, folder: str) -> list[str]:
-    """Return the names in a folder, sorted; none if there is no such folder."""
-    try:
-        return sorted(each.name for each in (path.parent / folder).iterdir())
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise DatasetInvalid(
-            path, f"{folder} cannot be read ({error.strerror})", "Check its permissions."
-        ) from error
 
 
 def _hold_out(

@@ -8,11 +8,12 @@ from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
 from torch import nn
 
-from polyclinic.config.compose import instantiate, load_job
+from polyclinic.config.compose import instantiate
+from polyclinic.config.jobs import load_job
 from polyclinic.config.schemas import JobConfig
 from polyclinic.config.validation import JobNames, JobSettings, validate
 from polyclinic.errors import ConfigError, ModelInvalid
-from polyclinic.learning.bounded import bounded_network
+from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.learning.site_tasks import SiteHeadNetwork, SiteTask
 from polyclinic.learning.state_dict import load_metadata, load_state
 

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from polyclinic.config.compose import digest
+from polyclinic.config.jobs import digest
 from polyclinic.errors import ConfigError, DiskFull, ModelInvalid, StorageFailed, WeightsInvalid
 from polyclinic.system.durable import replacing
 

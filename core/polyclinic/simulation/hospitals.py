@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from polyclinic.errors import ConfigError
-from polyclinic.imaging.datasets import SPLITS, Case, SiteDataset, allow_images_in
+from polyclinic.imaging.dataset_files import allow_images_in
+from polyclinic.imaging.datasets import SPLITS, Case, SiteDataset
 from polyclinic.security.kit import SITE_NAME
 from polyclinic.system.durable import write_durably
 

@@ -38,7 +38,7 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from polyclinic.config.compose import digest
+from polyclinic.config.jobs import digest
 from polyclinic.errors import LedgerDamaged, LedgerError
 from polyclinic.system.durable import write_durably
 

@@ -15,7 +15,6 @@ contribution comes again.
 """
 
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -32,7 +31,6 @@ from polyclinic.errors import (
     NothingToWithdraw,
 )
 from polyclinic.learning.state_dict import StateDict, load_state, save_state, state_digest
-from polyclinic.store.contribution import Requirements, check_contribution, staleness_of
 from polyclinic.store.entries import (
     Entry,
     JournalLine,
@@ -61,8 +59,10 @@ from polyclinic.store.journal import (
     sqlite_url,
 )
 from polyclinic.store.refusals import ContributionDamaged, ContributionRefused
+from polyclinic.store.requirements import Requirements, check_contribution, staleness_of
 from polyclinic.store.verification import Fault, Progress, body_of, find_fault, holds_model
 from polyclinic.system.durable import (
+    DIGEST,
     copy_durably,
     file_digest,
     make_folder,
@@ -73,8 +73,6 @@ from polyclinic.system.durable import (
 
 Listed = TypeVar("Listed", Entry, Publication)
 __all__ = ["Entry", "Fault", "JournalLine", "Ledger", "Publication", "Receipt"]
-
-DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 class Ledger:

@@ -9,6 +9,7 @@ faster and enough for reports and status files.
 import errno
 import hashlib
 import os
+import re
 import shutil
 import time
 import uuid
@@ -20,6 +21,7 @@ from polyclinic.errors import DiskFull
 from polyclinic.system.faults import FULL
 
 CHUNK_BYTES = 1 << 20
+DIGEST = re.compile(r"[0-9a-f]{64}")  # a SHA-256, as every file here is named by it
 UNABLE = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)  # network shares flush no folder
 LEFTOVER_S = 86_400.0  # a temporary file older than a day belongs to a process that died
 

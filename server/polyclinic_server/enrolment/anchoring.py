@@ -23,13 +23,14 @@ from polyclinic.fleet.wire.fleet_pb2 import Anchor
 from polyclinic.security.keys import authority_fingerprint
 from polyclinic.store.entries import first_row, read_lines
 from polyclinic.store.journal import Database, database_of
+from polyclinic.system.durable import DIGEST
 from polyclinic_server.enrolment.authority import Authority
 
 if TYPE_CHECKING:
     from polyclinic.store.ledger import Ledger
 
 JOURNAL = "journal"  # folder of the registry's journal in the security folder
-LINE = re.compile(r"(\d{1,18})\D+?\b([0-9a-f]{64})\b")
+LINE = re.compile(rf"(\d{{1,18}})\D+?\b({DIGEST.pattern})\b")
 MAX_FILE_BYTES = 20_000_000
 
 

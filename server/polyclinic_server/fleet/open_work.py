@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from polyclinic.fleet.blobs import DIGEST, BlobRefused, BlobStore
+from polyclinic.fleet.blobs import BlobRefused, BlobStore
 from polyclinic.fleet.contents import named_blobs
 from polyclinic.fleet.wire.fleet_pb2 import Blob, Envelope
+from polyclinic.system.durable import DIGEST
 from polyclinic_server.fleet.replies import NoRoom, NotWanted, QuotaExceeded, checked
 
 QUOTA_BYTES = 64 << 20  # a reply may have so many bytes in any case

@@ -17,13 +17,8 @@ from torch import Tensor
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError
-from polyclinic.federation.records import (
-    Order,
-    ask_for_test,
-    order_to_config,
-    weights_from_record,
-    weights_to_record,
-)
+from polyclinic.federation.envelope.content import weights_from_record, weights_to_record
+from polyclinic.federation.records import Order, ask_for_test, order_to_config
 from polyclinic_strategies.averaging.addressed import addressed
 from polyclinic_strategies.averaging.slices import Sliced
 

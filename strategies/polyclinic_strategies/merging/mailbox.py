@@ -18,8 +18,8 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from polyclinic.federation.answers import Failure
+from polyclinic.federation.envelope.content import pack_content
 from polyclinic.federation.news import pause, tells_news
-from polyclinic.federation.records import pack_content
 from polyclinic.system import clock
 
 PATIENCE_S = 3600.0

@@ -16,17 +16,15 @@ from polyclinic.errors import ConfigError
 from polyclinic.federation.answers import array_of, record_of
 from polyclinic.federation.assignment import Assignment, Handover, Verdict
 from polyclinic.federation.envelope import array_values, make_message
+from polyclinic.federation.envelope.content import ARRAYS, CONFIG, INLINE_BYTES, weights_to_record
 from polyclinic.federation.records import (
-    ARRAYS,
-    CONFIG,
-    INLINE_BYTES,
     Order,
     config_of,
     order_from_message,
     order_to_config,
     read_values,
-    weights_to_record,
 )
+from polyclinic.system.durable import DIGEST
 from polyclinic.system.text import clean
 
 __all__ = [
@@ -127,7 +125,7 @@ class _Handover(BaseModel):
 
     needs_base: bool
     doing: str
-    digest: Annotated[str, Field(pattern=r"^([0-9a-f]{64})?$")]
+    digest: Annotated[str, Field(pattern=f"^({DIGEST.pattern})?$")]
     file: bytes = b""
 
 
@@ -163,7 +161,7 @@ def send_base(assignment: Assignment, weights: Tensor, node: int) -> Message:
 def read_base(message: Message) -> tuple[Order, str]:
     """Return order and digest of a `query.base`.
 
-    Its weights are read by `records.weights_from_message`.
+    Its weights are read by `content.weights_from_message`.
 
     Raises:
         ConfigError: A field is missing or has the wrong type.

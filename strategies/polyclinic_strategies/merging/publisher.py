@@ -18,9 +18,10 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError, LedgerError, ModelInvalid
 from polyclinic.learning.state_dict import StateDict
-from polyclinic.store.contribution import TensorFile, check_suits
+from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry, Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
+from polyclinic.store.requirements import check_suits
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
 from polyclinic_strategies.merging.intake.blame import blamed
 from polyclinic_strategies.merging.intake.statistics import Layout, check_statistics

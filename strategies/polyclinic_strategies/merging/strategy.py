@@ -13,7 +13,7 @@ from typing import Any
 from polyclinic.config.schemas import DeploymentConfig, Part
 from polyclinic.errors import ConfigError
 from polyclinic.learning.state_dict import StateDict, longest_update
-from polyclinic.store.contribution import Requirements
+from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging.publisher import Publisher, make_rules
 
 RESTORATIONS = ("none", "statistics", "steps")

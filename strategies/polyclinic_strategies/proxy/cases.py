@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyclinic.config.compose import digest
+from polyclinic.config.jobs import digest
 from polyclinic.errors import DatasetInvalid
 from polyclinic.imaging.datasets import Case
 from polyclinic.imaging.deformation import identity, sample

@@ -21,7 +21,8 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from polyclinic.config.compose import digest, instantiate, job_settings, load_config
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.jobs import digest, job_settings
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.dataset_checks import check_agreement

@@ -16,19 +16,16 @@ from polyclinic.errors import AnswerRefused, ConfigError
 from polyclinic.federation.answers import LONGEST_S, record_of
 from polyclinic.federation.assignment import Names
 from polyclinic.federation.envelope import make_message
+from polyclinic.federation.envelope.content import ARRAYS, CONFIG, unpack_content, weights_to_record
 from polyclinic.federation.records import (
-    ARRAYS,
-    CONFIG,
     Order,
     config_of,
     order_from_message,
     order_to_config,
     read_values,
-    unpack_content,
-    weights_to_record,
 )
 from polyclinic.learning.state_dict import StateDict
-from polyclinic.store.contribution import MOST_EXAMPLES
+from polyclinic.store.requirements import MOST_EXAMPLES
 from polyclinic_strategies.merging.intake.statistics import MOST_NUMBERS, fault_of_mean
 from polyclinic_strategies.merging.messages import LONG_S, Assignment
 
@@ -155,7 +152,7 @@ def send_refined(order: Order, weights: Tensor, number: int, node: int) -> Messa
 def read_refined(message: Message) -> tuple[Order, int]:
     """Return order and number of a `query.refined`.
 
-    Its weights are read by `records.weights_from_message`.
+    Its weights are read by `content.weights_from_message`.
 
     Raises:
         ConfigError: A field has the wrong type.

@@ -17,7 +17,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
-from polyclinic.config.compose import digest, job_settings, load_config
+from polyclinic.config.compose import load_config
+from polyclinic.config.jobs import digest, job_settings
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network

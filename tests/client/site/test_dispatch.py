@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from polyclinic.config.compose import job_settings, load_config, load_job
+from polyclinic.config.compose import load_config
+from polyclinic.config.jobs import job_settings, load_job
 from polyclinic.errors import ConfigError, MethodMissing, PluginMismatch
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.hospital import HOSPITAL, DescribingHospital

@@ -13,7 +13,7 @@ from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError, LimitExceeded
 from polyclinic.federation.records import Order
-from polyclinic.learning.bounded import bounded_network
+from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.system.faults import is_out_of_memory
 from polyclinic.system.machine import given_memory, limit_memory
 from polyclinic_client.site.limits import FILE, Limits, keep_limits, read_limits, within_limits

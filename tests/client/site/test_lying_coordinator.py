@@ -12,24 +12,19 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 from torch import Tensor
 
-from polyclinic.config.compose import job_digests, load_job
+from polyclinic.config.jobs import job_digests, load_job
 from polyclinic.errors import PolyclinicError
 from polyclinic.federation.envelope import encode, make_message
+from polyclinic.federation.envelope.content import ARRAYS, CONFIG, weights_to_record
 from polyclinic.federation.method import methods
-from polyclinic.federation.records import (
-    ARRAYS,
-    CONFIG,
-    Order,
-    order_to_config,
-    weights_to_record,
-)
+from polyclinic.federation.records import Order, order_to_config
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.learning import training
 from polyclinic_client.fleet.app import app
 from polyclinic_client.fleet.worker import Worker
 from polyclinic_client.site.limits import keep_limits, within_limits
+from polyclinic_client.site.open_sites import close_site
 from polyclinic_client.site.release_policy import keep_release_policy
-from polyclinic_client.site.site import close_site
 from polyclinic_strategies.merging.messages import Assignment, ask_for_contribution
 from tests.client.site.test_site import data, order  # noqa: F401
 

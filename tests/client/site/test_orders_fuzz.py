@@ -12,19 +12,15 @@ from flwr.app import ConfigRecord, RecordDict
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from polyclinic.config.compose import instantiate, job_tree, load_job
+from polyclinic.config.compose import instantiate
 from polyclinic.config.folders import targets_in
+from polyclinic.config.jobs import job_tree, load_job
 from polyclinic.config.targets import allowed_targets
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.envelope import make_message
-from polyclinic.federation.records import (
-    CONFIG,
-    Order,
-    order_from_message,
-    order_to_config,
-    weights_to_record,
-)
+from polyclinic.federation.envelope.content import CONFIG, weights_to_record
+from polyclinic.federation.records import Order, order_from_message, order_to_config
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import save_state
 from polyclinic_client.site.limits import Limits

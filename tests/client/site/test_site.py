@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from polyclinic.config.compose import instantiate, job_digests, job_settings, load_config
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.jobs import job_digests, job_settings
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import (
     ConfigError,
@@ -22,7 +23,8 @@ from polyclinic.federation.records import Order
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.state_dict import layout_digest, load_state, pack, shared_names
 from polyclinic.system.faults import shareable
-from polyclinic_client.site.site import Site, name_modality, open_site
+from polyclinic_client.site.open_sites import open_site
+from polyclinic_client.site.site import Site, name_modality
 from polyclinic_client.site.status import WORKER, StatusFile
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import TINY

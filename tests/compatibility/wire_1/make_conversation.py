@@ -16,13 +16,8 @@ from typing import Any
 import torch
 from flwr.app import RecordDict
 
-from polyclinic.federation.records import (
-    Order,
-    ask_for_test,
-    greeting,
-    order_to_config,
-    weights_to_record,
-)
+from polyclinic.federation.envelope.content import weights_to_record
+from polyclinic.federation.records import Order, ask_for_test, greeting, order_to_config
 from polyclinic.fleet.contents import named_blobs
 from polyclinic.fleet.wire.fleet_pb2 import FromCoordinator, FromHospital
 from polyclinic.security.keys import authority_digest

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from polyclinic.config.compose import job_settings, load_config, load_data, load_job
+from polyclinic.config.compose import load_config, load_data
+from polyclinic.config.jobs import job_settings, load_job
 from polyclinic.config.validation import check_channels
 from polyclinic.errors import ConfigError
 from polyclinic.federation.run_folder import list_runs

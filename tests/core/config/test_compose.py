@@ -9,12 +9,10 @@ from polyclinic.config.compose import (
     as_yaml,
     expand_strategies,
     instantiate,
-    job_digests,
-    job_settings,
     list_names,
     load_config,
-    load_job,
 )
+from polyclinic.config.jobs import job_digests, job_settings, load_job
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError, UnknownName

@@ -2,13 +2,8 @@
 
 import pytest
 
-from polyclinic.config.compose import (
-    as_yaml,
-    job_digests,
-    job_settings,
-    load_config,
-    load_job,
-)
+from polyclinic.config.compose import as_yaml, load_config
+from polyclinic.config.jobs import job_digests, job_settings, load_job
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.universal.settings import UniversalConfig
 from tests.plugins import Installer

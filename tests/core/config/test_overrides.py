@@ -4,7 +4,8 @@ import random
 
 import pytest
 
-from polyclinic.config.compose import job_settings, load_config, load_job
+from polyclinic.config.compose import load_config
+from polyclinic.config.jobs import job_settings, load_job
 from polyclinic.config.overrides import read_override
 from polyclinic.errors import ConfigError, UnknownName
 

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from polyclinic.config.compose import instantiate, job_settings, list_names, load_config, load_job
+from polyclinic.config.compose import instantiate, list_names, load_config
 from polyclinic.config.folders import CONF, ConfFolder, plugins_named
+from polyclinic.config.jobs import job_settings, load_job
 from polyclinic.config.targets import allowed_targets
 from polyclinic.errors import ConfigError, NameTaken, UnknownName
 from tests.plugins import MODEL, Installer

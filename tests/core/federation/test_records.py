@@ -10,8 +10,15 @@ from flwr.app import ConfigRecord, Message, RecordDict
 from polyclinic.errors import ConfigError
 from polyclinic.federation.answers import read_figures, read_hello
 from polyclinic.federation.envelope import make_message
-from polyclinic.federation.records import (
+from polyclinic.federation.envelope.content import (
     INLINE_BYTES,
+    pack_content,
+    unpack_content,
+    unpack_message,
+    weights_from_message,
+    weights_to_record,
+)
+from polyclinic.federation.records import (
     Hello,
     Order,
     evaluation_reply,
@@ -19,13 +26,8 @@ from polyclinic.federation.records import (
     hello_reply,
     order_from_message,
     order_to_config,
-    pack_content,
     round_of,
     training_reply,
-    unpack_content,
-    unpack_message,
-    weights_from_message,
-    weights_to_record,
 )
 from polyclinic.learning.metrics import Evaluation
 

@@ -9,14 +9,9 @@ import pytest
 
 from polyclinic.errors import DatasetInvalid, FileMissing, LabelInvalid
 from polyclinic.imaging.dataset_checks import check_dataset
+from polyclinic.imaging.dataset_files import ELSEWHERE, allow_images_in
 from polyclinic.imaging.dataset_json import MAX_NAME
-from polyclinic.imaging.datasets import (
-    ELSEWHERE,
-    SiteDataset,
-    allow_images_in,
-    evaluation_cases,
-    read_dataset,
-)
+from polyclinic.imaging.datasets import SiteDataset, evaluation_cases, read_dataset
 from polyclinic.imaging.volumes import read_label
 from polyclinic.simulation.hospitals import write_dataset
 from tests.core.imaging.test_datasets import save

@@ -26,7 +26,8 @@ from polyclinic.errors import (
     ShapeMismatch,
 )
 from polyclinic.imaging.dataset_checks import check_dataset
-from polyclinic.imaging.datasets import ELSEWHERE, evaluation_cases, read_dataset
+from polyclinic.imaging.dataset_files import ELSEWHERE
+from polyclinic.imaging.datasets import evaluation_cases, read_dataset
 from polyclinic.imaging.grids import network_grid
 from polyclinic.imaging.headers import Grid
 from polyclinic.learning.crops import crop

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.testing import assert_close
 
-from polyclinic.config.compose import instantiate, job_settings, load_config, load_job
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.jobs import job_settings, load_job
 from polyclinic.config.schemas import ShiftsConfig
 from polyclinic.errors import ConfigError
 from polyclinic.learning.augmentation import ImageShifts

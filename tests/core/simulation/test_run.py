@@ -21,7 +21,7 @@ from polyclinic.simulation.hospital import SimulatedHospital
 from polyclinic.simulation.result import SimulationResult
 from polyclinic.simulation.run import simulate
 from polyclinic.simulation.setup import prepare_run
-from polyclinic_client.site import site as client_site
+from polyclinic_client.site import open_sites as client_site
 from tests.core.simulation.small_hospitals import SMALL, write_hospitals
 from tests.plugins import Installer
 from tests.task_cohort import write_tasks

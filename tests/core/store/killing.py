@@ -19,14 +19,10 @@ from pathlib import Path
 
 import torch
 
-from polyclinic.store.contribution import (
-    Contribution,
-    Requirements,
-    read_contribution,
-    write_contribution,
-)
+from polyclinic.store.contribution import Contribution, read_contribution, write_contribution
 from polyclinic.store.journal import ADDRESS, FILE
 from polyclinic.store.ledger import Ledger
+from polyclinic.store.requirements import Requirements
 
 LAYOUT: dict[str, tuple[int, ...]] = {"weight": (8, 8), "bias": (8,)}
 # a child says that the ledger is open, and then acknowledges; it is killed after fewer lines than

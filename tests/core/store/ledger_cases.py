@@ -12,9 +12,10 @@ from torch import Tensor
 
 from polyclinic.errors import LedgerError, LedgerNotFound, ModelInvalid, NothingToWithdraw
 from polyclinic.learning.state_dict import state_digest
-from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Entry, Ledger, Receipt
 from polyclinic.store.refusals import NormTooLarge, NotFinite, SiteMismatch
+from polyclinic.store.requirements import Requirements
 
 CASES: list[Callable[[Path], None]] = []
 LAYOUT: dict[str, tuple[int, ...]] = {"conv.weight": (2, 3), "conv.bias": (2,)}

@@ -11,12 +11,8 @@ from torch import Tensor
 
 from polyclinic.store.contribution import (
     Contribution,
-    Requirements,
     TensorFile,
-    check_contribution,
-    file_digest,
     read_contribution,
-    staleness_of,
     write_contribution,
 )
 from polyclinic.store.refusals import (
@@ -35,6 +31,8 @@ from polyclinic.store.refusals import (
     TypeRefused,
     UnknownSite,
 )
+from polyclinic.store.requirements import Requirements, check_contribution, staleness_of
+from polyclinic.system.durable import file_digest
 
 LAYOUT: dict[str, tuple[int, ...]] = {"conv.weight": (2, 1, 3), "conv.bias": (2,), "scale": ()}
 BASE, BEFORE, LONG_AGO = "b" * 64, "a" * 64, "9" * 64

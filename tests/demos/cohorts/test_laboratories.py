@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from polyclinic.config.compose import load_job
+from polyclinic.config.jobs import load_job
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.dataset_checks import check_dataset
 from polyclinic.imaging.datasets import read_dataset

@@ -9,7 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from polyclinic.config.compose import instantiate, job_settings, load_config
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.jobs import job_settings
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import save_state

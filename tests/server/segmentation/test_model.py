@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyclinic.config.compose import instantiate, load_job
+from polyclinic.config.compose import instantiate
+from polyclinic.config.jobs import load_job
 from polyclinic.errors import ModelInvalid
 from polyclinic.learning.state_dict import save_state
 from polyclinic_server.segmentation.model import Interrupted, SegmentationModel

@@ -9,7 +9,7 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRecord, RecordDict
 
 from polyclinic.federation.envelope import make_message, wrap
-from polyclinic.federation.records import weights_from_message
+from polyclinic.federation.envelope.content import weights_from_message
 from tests.fakes import make_error, make_reply
 from tests.strategies.attacks.twins import CASES, HONEST, NUMBERS, Answer, Attack, Twin, place_of
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from polyclinic.learning.state_dict import StateDict, pack
-from polyclinic.store import contribution
-from polyclinic.store.contribution import Requirements
+from polyclinic.store import requirements
 from polyclinic.store.ledger import Ledger
+from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging import event_loop, mailbox
 from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.messages import Assignment
@@ -182,7 +182,7 @@ def test_what_was_accepted_once_and_cannot_be_merged_is_set_aside(
         layout = {name: tuple(tensor.shape) for name, tensor in BASE.items()}
         asked = Requirements(assignment.base, layout, TASK, None, 2**30, 0.0, {}, 0)
         with monkeypatch.context() as earlier:
-            earlier.setattr(contribution, "MOST_EXAMPLES", 2**53)
+            earlier.setattr(requirements, "MOST_EXAMPLES", 2**53)
             ledger.receive(path, LIAR, asked)
     loop = merge(federation, rule, wanted)
 

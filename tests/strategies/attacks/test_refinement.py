@@ -129,7 +129,7 @@ def test_a_contribution_with_such_a_description_is_refused(
 
 
 def test_a_description_that_was_accepted_once_makes_no_distance_vanish(tmp_path: Path) -> None:
-    from polyclinic.store.contribution import Requirements
+    from polyclinic.store.requirements import Requirements
 
     federation = Federation(tmp_path, Newcomer("x", 0.1))
     before = federation.loop.refiner.neighbourhood(NAME).unit(["a", "b"])

@@ -14,6 +14,7 @@ from flwr.app import Message
 from torch import Tensor
 
 from polyclinic.federation.attendance import Attendance
+from polyclinic.federation.envelope.content import unpack_content, weights_from_message
 from polyclinic.federation.events import Event
 from polyclinic.federation.records import (
     Hello,
@@ -21,8 +22,6 @@ from polyclinic.federation.records import (
     evaluation_reply,
     hello_reply,
     training_reply,
-    unpack_content,
-    weights_from_message,
 )
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.state_dict import StateDict, unpack

@@ -14,13 +14,9 @@ import torch
 from flwr.app import Message
 from torch import Tensor
 
+from polyclinic.federation.envelope.content import unpack_content, weights_from_message
 from polyclinic.federation.events import Event
-from polyclinic.federation.records import (
-    Order,
-    evaluation_reply,
-    unpack_content,
-    weights_from_message,
-)
+from polyclinic.federation.records import Order, evaluation_reply
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.state_dict import StateDict, pack
 from polyclinic.store.contribution import Contribution, write_contribution

@@ -12,8 +12,9 @@ import torch
 from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError, LedgerError
 from polyclinic.learning.state_dict import StateDict
-from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
+from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.publisher import Publisher, make_rules
 from polyclinic_strategies.merging.rules.mean import Mean

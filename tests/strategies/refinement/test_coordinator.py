@@ -174,7 +174,7 @@ def test_after_a_departure_everything_is_as_if_it_had_never_been_there(
         assert requirements_of.base == ledger.bases()[-1]
         paths = [entries[sites[number].name].path for number in (0, 2)]
     with Ledger.open(finished.path / "never") as fresh:
-        from polyclinic.store.contribution import Requirements
+        from polyclinic.store.requirements import Requirements
 
         digest = fresh.add_base(base)
         wanted = Requirements(

@@ -12,7 +12,8 @@ from pydantic import ValidationError
 from polyclinic.config.release import Release
 from polyclinic.errors import AnswerRefused, ConfigError
 from polyclinic.federation.envelope import make_message
-from polyclinic.federation.records import CONFIG, Order, pack_content, weights_from_message
+from polyclinic.federation.envelope.content import CONFIG, pack_content, weights_from_message
+from polyclinic.federation.records import Order
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.refinement.messages import (
     MOST_NUMBERS,

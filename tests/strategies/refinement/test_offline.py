@@ -17,8 +17,9 @@ from polyclinic.federation.jobs import build_network, describe_model, make_order
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state, shared_names
-from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
+from polyclinic.store.requirements import Requirements
 from polyclinic_server.cli import main as cli
 from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.refinement.offline import CHOICE, read_choice, refine_offline

@@ -12,8 +12,9 @@ import torch
 
 from polyclinic.errors import ConfigError, ModelInvalid, UnknownName
 from polyclinic.learning.state_dict import StateDict, save_state
-from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
+from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.refinement.refine import Recipe
 from polyclinic_strategies.refinement.refiner import DESCRIPTION, Description, Refiner, affected

@@ -8,7 +8,8 @@ import torch
 from rich.console import Console
 from typer.testing import CliRunner
 
-from polyclinic.config.compose import instantiate, job_settings, load_config
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.jobs import job_settings
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.model_file import load_model

@@ -9,8 +9,9 @@ from torch.testing import assert_close
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import StateDict, shared_names
-from polyclinic.store.contribution import Contribution, Requirements, write_contribution
+from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
+from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.universal.exchange import (
     TASK,
     declare_in_numbers,

@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from polyclinic.config.compose import instantiate, job_digests, job_settings, load_config
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.jobs import job_digests, job_settings
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError, TooFewSubjects
 from polyclinic.federation.records import Order

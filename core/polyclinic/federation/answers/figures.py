@@ -11,9 +11,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from polyclinic.errors import AnswerRefused
 from polyclinic.federation.answers.guard import LONGEST_S, Cases, Word, array_of, record_of
+from polyclinic.federation.envelope.content import ARRAYS, METRICS, WEIGHTS
 from polyclinic.federation.envelope.mapped_array import array_values
 from polyclinic.federation.metrics import MOST_LABELS
-from polyclinic.federation.records import ARRAYS, METRICS, SCORE, WEIGHTS
+from polyclinic.federation.records import SCORE
 
 LARGEST_LOSS = 1e9
 PIECE = 1 << 20  # count of numbers that are checked at a time

@@ -1,6 +1,5 @@
 """The answer to a greeting."""
 
-import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
@@ -8,14 +7,15 @@ from flwr.app import ConfigRecord, Message
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from polyclinic.federation.answers.guard import CLEAN, Cases, Word, record_of
-from polyclinic.federation.records import CONFIG, Hello
+from polyclinic.federation.envelope.content import CONFIG
+from polyclinic.federation.records import Hello
+from polyclinic.security.kit import SITE_NAME
 
 REFUSAL_CHARACTERS = 1000
-SITE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 
 
 def _site(value: str) -> str:
-    if not SITE.fullmatch(value):
+    if not SITE_NAME.fullmatch(value):
         raise ValueError("not a hospital's name")
     return value
 

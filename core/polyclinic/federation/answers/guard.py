@@ -8,10 +8,10 @@ from flwr.app import Array, ArrayRecord, Message
 from pydantic import BeforeValidator, Field, ValidationError
 
 from polyclinic.errors import AnswerRefused, PolyclinicError
+from polyclinic.federation.envelope.content import unpack_message
 from polyclinic.federation.envelope.mapped_array import LazyArray, check_array
-from polyclinic.federation.records import unpack_message
 from polyclinic.federation.run_state import explain
-from polyclinic.store.contribution import MOST_EXAMPLES
+from polyclinic.store.requirements import MOST_EXAMPLES
 from polyclinic.system.text import clean
 
 REASON_CHARACTERS = 500

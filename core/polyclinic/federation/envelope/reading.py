@@ -1,6 +1,5 @@
 """From an envelope to a message of Flower's: everything that it claims is bounded and checked."""
 
-import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -20,6 +19,7 @@ from polyclinic.federation.envelope.addressing import COORDINATOR, wrap
 from polyclinic.federation.envelope.mapped_array import NUMPY, MappedArray, OpenFile, check_array
 from polyclinic.federation.envelope.store import Store
 from polyclinic.fleet.wire import fleet_pb2 as wire
+from polyclinic.system.durable import DIGEST
 
 RECORDS, ENTRIES, DIMENSIONS = 256, 100_000, 32  # most records, entries of all, axes of an array
 NAME_CHARACTERS = 1000
@@ -163,7 +163,7 @@ class _Files:
         Raises:
             FrameInvalid: It is not there, or has another size.
         """
-        if not re.fullmatch(r"[0-9a-f]{64}", blob.digest):
+        if not DIGEST.fullmatch(blob.digest):
             raise FrameInvalid("a blob's name is no digest")
         if blob.digest not in self._open:
             try:

@@ -21,10 +21,11 @@ from polyclinic.federation.answers import (
     trained_content,
 )
 from polyclinic.federation.attendance import Attendance, Listener, Member
+from polyclinic.federation.envelope.content import METRICS, pack_content, weights_of
 from polyclinic.federation.events import Answered, Asked, Failed, Missing
 from polyclinic.federation.grids.gate import find_too_long, weigh
 from polyclinic.federation.news import pause, tells_news
-from polyclinic.federation.records import METRICS, pack_content, readdress, round_of, weights_of
+from polyclinic.federation.records import readdress, round_of
 from polyclinic.fleet.protocol import WORKER_ENDED
 from polyclinic.system import clock
 from polyclinic.system.processes import pause_s

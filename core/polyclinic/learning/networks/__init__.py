@@ -1,1 +1,1 @@
-"""Networks that MONAI does not have, or not with weights that can be installed."""
+"""Networks that MONAI does not have or cannot fill with weights, and the bound of their size."""

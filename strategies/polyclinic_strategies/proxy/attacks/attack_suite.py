@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from polyclinic.config.compose import digest
+from polyclinic.config.jobs import digest
 from polyclinic.config.schemas import DataConfig
 from polyclinic.imaging.datasets import Case
 from polyclinic.learning.state_dict import state_digest

@@ -14,16 +14,10 @@ from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.attendance import Attendance
 from polyclinic.federation.envelope import make_message
+from polyclinic.federation.envelope.content import weights_to_record
 from polyclinic.federation.events import Event
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
-from polyclinic.federation.records import (
-    Hello,
-    Order,
-    hello_reply,
-    order_to_config,
-    training_reply,
-    weights_to_record,
-)
+from polyclinic.federation.records import Hello, Order, hello_reply, order_to_config, training_reply
 from polyclinic.fleet.protocol import WORKER_ENDED
 from tests.fakes import FakeGrid, FakeNode, make_error
 

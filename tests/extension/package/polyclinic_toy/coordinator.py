@@ -12,18 +12,17 @@ from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.envelope import make_message
+from polyclinic.federation.envelope.content import (
+    ARRAYS,
+    CONFIG,
+    weights_from_message,
+    weights_to_record,
+)
 from polyclinic.federation.events import ArmEnd, ArmStart, RoundEnd
 from polyclinic.federation.final_test import FinalTest
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import describe_model, make_order, start_network
-from polyclinic.federation.records import (
-    ARRAYS,
-    CONFIG,
-    Order,
-    order_to_config,
-    weights_from_message,
-    weights_to_record,
-)
+from polyclinic.federation.records import Order, order_to_config
 from polyclinic.learning.state_dict import pack, save_state, shared_names, unpack
 from polyclinic_toy.events import Agreed
 
