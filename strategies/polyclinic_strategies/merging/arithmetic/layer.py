@@ -68,21 +68,12 @@ class Rule(Protocol):
                 return self.scale * layer.stacked().median(dim=0).values
         ```
 
-    Example:
-        ```python
-        @dataclass(frozen=True)
-        class Median:
-            scale: float = 1.0
-            needs: ClassVar[frozenset[str]] = frozenset()
-            global_statistics: ClassVar[frozenset[str]] = frozenset()
-
-            def __call__(self, layer):
-                return self.scale * layer.stacked().median(dim=0).values
-        ```
-
     Attributes:
         needs: Statistics of layers that every contribution must hold, of "gram" and "fisher".
         global_statistics: What a first pass over the whole vectors finds out, of "distances".
+
+    A rule that bears sites which send anything says so: `robust: ClassVar[bool] = True`. It then
+    merges running statistics of normalization layers too, at scale 1; see `streaming/merge.py`.
     """
 
     needs: ClassVar[frozenset[str]]

@@ -32,6 +32,7 @@ class MultiKrum:
     scale: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset()
     global_statistics: ClassVar[frozenset[str]] = frozenset({"distances"})
+    robust: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(self.byzantine >= 0, f"byzantine={self.byzantine}: 0 or more.")

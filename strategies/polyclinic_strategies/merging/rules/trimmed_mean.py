@@ -29,6 +29,7 @@ class TrimmedMean:
     scale: float = 1.0
     needs: ClassVar[frozenset[str]] = frozenset()
     global_statistics: ClassVar[frozenset[str]] = frozenset()
+    robust: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         require(0 <= self.trim < 0.5, f"trim={self.trim}: from 0 to below 0.5.")

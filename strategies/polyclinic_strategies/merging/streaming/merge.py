@@ -2,12 +2,13 @@
 
 θ = θ0 + rule(τ_1 ... τ_N), a pure function of the base, the contributions and the rule. Sites are
 taken in the order of their names, so the order of arrival does not matter. Running statistics of
-normalization layers take the mean weighted by examples, whatever the rule: they describe images and
-are not learned directions.
+normalization layers take the mean weighted by examples: they describe images and are not learned
+directions. A robust rule merges them as it does all else, or one site could move them anywhere.
 """
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -22,6 +23,7 @@ from polyclinic.store.contribution import TensorFile
 from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule, is_normalization_statistic
 from polyclinic_strategies.merging.intake.blame import EntryInvalid, EntryUnsuitable
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
+from polyclinic_strategies.merging.streaming.application import apply_rule
 from polyclinic_strategies.merging.streaming.streams import StoredState, file_order, write_stream
 
 # running statistics are larger than task vectors and need fewer binary places
@@ -141,11 +143,19 @@ def _stream(
         if not sites.files or not before.is_floating_point():
             yield name, before
         else:
-            chosen: Rule = STATISTICS_RULE if is_normalization_statistic(name) else rule
+            chosen = _statistics_rule(rule) if is_normalization_statistic(name) else rule
             layer = sites.layer(name, before, chosen.needs)
-            yield name, add_to_base(name, before, chosen(layer))
+            yield name, add_to_base(name, before, apply_rule(chosen, layer))
         if on_layer:
             on_layer(name)
+
+
+def _statistics_rule(rule: Rule) -> Rule:
+    """Return the rule for running statistics; a factor of task vectors is none of theirs."""
+    if not getattr(rule, "robust", False):
+        return STATISTICS_RULE
+    unscaled: Rule = replace(rule, scale=1.0)  # type: ignore[type-var]
+    return unscaled
 
 
 class _Sites:

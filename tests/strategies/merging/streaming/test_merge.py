@@ -12,6 +12,7 @@ from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic.store.contribution import Contribution, TensorFile, write_contribution
 from polyclinic.store.refusals import ContributionDamaged
 from polyclinic_strategies.merging.arithmetic.layer import Layer, Rule
+from polyclinic_strategies.merging.intake.blame import blamed
 from polyclinic_strategies.merging.rules.dare import Dare
 from polyclinic_strategies.merging.rules.dare_ties import DareTies
 from polyclinic_strategies.merging.rules.fisher import Fisher
@@ -175,7 +176,9 @@ def test_rules_see_what_the_files_hold_without_a_copy() -> None:
     assert found == [[vector.data_ptr() for vector in vectors.values()]]
 
 
-@every_rule
+@pytest.mark.parametrize(
+    "rule", [each for each in RULES if not getattr(each, "robust", False)], ids=str
+)
 def test_running_statistics_take_the_weighted_mean_whatever_the_rule(rule: Rule) -> None:
     merged = merge(base(), in_memory(SITES), WEIGHTS, rule)
     for name in ("norm.running_mean", "norm.running_var"):
@@ -189,6 +192,67 @@ def test_running_statistics_take_the_weighted_mean_whatever_the_rule(rule: Rule)
         assert_close(merged[name], (base()[name] + moved).float(), rtol=1e-6, atol=1e-9)
     assert torch.equal(merged["norm.num_batches_tracked"], torch.tensor(7))
     assert STATISTICS_RULE.scale == 1.0
+
+
+@pytest.mark.parametrize("rule", [TrimmedMean(scale=0.3), Krum(scale=0.3), MultiKrum(scale=0.3)])
+def test_a_robust_rule_bears_running_statistics_of_a_liar(rule: Rule) -> None:
+    sent = {site: dict(vectors_of(site)) for site in SITES}
+    honest = torch.stack([sent[site]["norm.running_var"] for site in SITES if site != "echo"])
+    sent["echo"] = {name: torch.full(shape, 1e4) for name, shape in SHAPES.items()}
+    files = {site: InMemory(vectors, {}, []) for site, vectors in sent.items()}
+    moved = merge(base(), files, WEIGHTS, rule)["norm.running_var"] - base()["norm.running_var"]
+
+    assert bool((moved >= honest.min(0).values - 1e-6).all())
+    assert bool((moved <= honest.max(0).values + 1e-6).all())
+    assert float(moved.abs().max()) > 0.0
+
+
+class Picky:
+    """A rule of another package that cannot bear one number."""
+
+    needs: frozenset[str] = frozenset()
+    global_statistics: frozenset[str] = frozenset()
+    scale = 1.0
+
+    def __init__(self, sites: int = 0, shape: tuple[int, ...] | None = None) -> None:
+        self.sites, self.shape = sites, shape
+
+    def __call__(self, layer: Layer) -> Tensor:
+        stacked = layer.stacked()
+        if bool((stacked > 50).any()) or len(layer.keys) < self.sites:
+            raise ValueError("I did not expect that")
+        return stacked.mean(0) if self.shape is None else torch.zeros(self.shape)
+
+
+def picked(rule: Rule, *values: float) -> Tensor:
+    names = "abcdef"[: len(values)]
+    files = {
+        site: InMemory({"w": torch.full((2,), value)}, {}, [])
+        for site, value in zip(names, values, strict=True)
+    }
+    return merge({"w": torch.zeros(2)}, files, dict.fromkeys(names, 1), rule)["w"]
+
+
+def test_a_rule_that_fails_because_of_one_contribution_names_it() -> None:
+    assert picked(Picky(), 1.0, 2.0, 3.0).tolist() == [2.0, 2.0]
+    with pytest.raises(ConfigError, match=r"^b: .*Picky.*at w.*I did not expect") as caught:
+        picked(Picky(), 1.0, 100.0, 3.0)
+    assert blamed(caught.value) == "b"
+
+
+@pytest.mark.parametrize(
+    ("rule", "values"),
+    [
+        (Picky(), (100.0, 100.0, 1.0)),  # two at fault
+        (Picky(), (100.0, 1.0)),  # of two nobody knows
+        (Picky(sites=9), (1.0, 2.0, 3.0)),  # the rule's own
+        (Picky(shape=(1,)), (1.0, 2.0, 3.0)),
+    ],
+)
+def test_a_rule_that_fails_by_itself_blames_nobody(rule: Rule, values: tuple[float, ...]) -> None:
+    with pytest.raises(ConfigError, match=r"The rule Picky fails at w") as caught:
+        picked(rule, *values)
+    assert blamed(caught.value) == ""
 
 
 def test_a_variance_stays_at_or_above_zero() -> None:
