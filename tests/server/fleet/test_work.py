@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 import numpy as np
+import psutil
 import pytest
 from flwr.app import Array, ArrayRecord, ConfigRecord, MetricRecord, RecordDict
 
@@ -21,6 +22,7 @@ from tests.server.fleet.coordinators import Coordinator, until
 from tests.server.fleet.thin_hospital import ThinHospital, Ward, digest_of
 
 VALUES = 1_000_000  # 4 MB
+UNASKED_BYTES = 3 << 20  # nearly the largest frame
 
 
 def model(seed: int = 0) -> RecordDict:
@@ -236,6 +238,44 @@ def test_nobody_answers_for_another(
     assert status_of(lambda: john.fetch(large(question).digest)) is grpc.StatusCode.NOT_FOUND
     mary.reply(mary.asked, wire.Content())
     assert only(lab.grid, mary).metadata.src_node_id == node_of("st-mary")
+
+
+def test_who_poses_as_the_coordinator_reaches_no_other_hospital(
+    lab: Coordinator, mary: ThinHospital, john: ThinHospital
+) -> None:
+    """A hospital sends a question to another's worker, as if it were an answer."""
+    open_question = mary.work_of(lab.grid)
+    order = wire.Content(records=[wire.Record(name="config")])
+    told = {"type": "train", "node": node_of("st-john"), "group": "1", "ttl_s": 60.0}
+    assert mary.reply("", order, message_id="m" * 32, **told) == ""
+    assert mary.reply("m" * 32, order, message_id=mary.asked, **told) == "m" * 32
+
+    asked = john.work_of(lab.grid).message_id  # the first that john hears of
+    assert asked == john.asked
+    assert lab.grid.pull_messages(["m" * 32, "", mary.asked, john.asked]) == []
+    mary.reply(open_question.message_id, order, **told)
+    (reply,) = lab.grid.pull_messages([mary.asked])
+    assert reply.metadata.src_node_id == node_of("st-mary")
+    assert lab.grid.pull_messages([john.asked]) == []
+
+
+def test_many_answers_that_nobody_asked_for_cost_no_memory(
+    plain: FleetServer, plain_ward: Ward
+) -> None:
+    hospital = plain_ward.hospital("st-mary")
+    hospital.attend()
+    values = wire.Values(entries=[wire.NamedValue(name="x", data=bytes(UNASKED_BYTES))])
+    content = wire.Content(records=[wire.Record(name="config", config=values)])
+    hospital.reply("first", content)
+    before = peak = psutil.Process().memory_info().rss
+    for number in range(300 * 2**20 // UNASKED_BYTES):
+        hospital.reply(f"unasked {number}", content)
+        hospital.say(received=wire.Received(message_id=f"unasked {number}"))
+        peak = max(peak, psutil.Process().memory_info().rss)
+
+    assert peak - before < 50 * 2**20  # of both sides: they share this process
+    assert contents(plain.grid._work.questions.folder.parent) == []
+    assert hospital.work_of(plain.grid).message_id == hospital.asked
 
 
 def test_nobody_hands_in_what_another_sent(

@@ -1,5 +1,6 @@
 """The beginning of `polyclinic-server run`: what is refused before anything is made."""
 
+import io
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,9 @@ from rich.console import Console
 
 from polyclinic.errors import ConfigError, StatisticInvalid
 from polyclinic.federation.run_folder import list_runs
+from polyclinic.system.processes import free_port
 from polyclinic_server.cli.main import settings
+from polyclinic_server.runs import app
 from polyclinic_server.runs.coordinator import create_run, run
 from tests.plugins import Installer
 
@@ -66,3 +69,27 @@ def test_settings_refuse_a_statistic_that_cannot_be_loaded(installer: Installer)
     installer.install("polyclinic-nowhere", "1.0", offers, {})
     with pytest.raises(StatisticInvalid, match=r"polyclinic-nowhere.*No module named"):
         settings([])
+
+
+@pytest.mark.parametrize("mirroring", ["auto", "on"])
+def test_a_run_says_that_labels_of_sides_are_not_mirrored(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirroring: str
+) -> None:
+    asked = [
+        f"deployment.runs={tmp_path}",
+        "deployment.insecure=true",
+        "deployment.host=127.0.0.1",
+        f"deployment.port={free_port()}",
+        "data.labels=[background,left kidney,right kidney]",
+        f"data.mirroring={mirroring}",
+    ]
+    monkeypatch.setattr(app, "coordinate", lambda _grid, _folder: None)
+    told = io.StringIO()
+    folder = run(asked, "x", None, Console(file=told, width=500))
+    about = [
+        event
+        for event in folder.events()
+        if event.kind == "note" and "data.mirroring=on" in str(event.to_line())
+    ]
+    assert len(about) == (mirroring == "auto")
+    assert ("left kidney" in told.getvalue()) == (mirroring == "auto")

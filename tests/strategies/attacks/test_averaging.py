@@ -8,13 +8,16 @@ from typing import Any
 
 import pytest
 import torch
+from flwr.app import Message
 
 from polyclinic.config.compose import instantiate, load_config
-from polyclinic.federation.events import Answered, Joined, Note
+from polyclinic.federation.events import Answered, ArmStart, Joined, Note
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
+from polyclinic.federation.records import Order, round_of
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.reporting.results import read_results
-from polyclinic_server.reports.participation import find_absences
+from polyclinic_server.reports.participation import find_absences, list_rounds
+from tests.fakes import Answer, make_error
 from tests.strategies.attacks.in_rounds import (
     GREETING,
     SCORING,
@@ -30,7 +33,9 @@ ROBUST = "averaging/fedtrimmedavg"
 CLOSE = 0.02
 
 
-def average(federation: Federation, strategy: str, **limits: Any) -> dict[str, float]:
+def average(
+    federation: Federation, strategy: str, order: Order = ORDER, **limits: Any
+) -> dict[str, float]:
     """Run all rounds and the test; return the honest hospitals' final scores."""
     random.seed(0)
     config = load_config([f"strategy={strategy}"])
@@ -42,10 +47,10 @@ def average(federation: Federation, strategy: str, **limits: Any) -> dict[str, f
     federation.attendance.wait_for(len(federation.grid.nodes), 3, 0.2)
     made = averaging.build(config.privacy, list(BASE))
     weights = averaging.run(
-        grid, made, ORDER, torch.zeros(NUMBERS), lambda *_: None, federation.folder
+        grid, made, order, torch.zeros(NUMBERS), lambda *_: None, federation.folder
     )
     assert bool(torch.isfinite(weights).all())
-    averaging.test(grid, ORDER, weights)
+    averaging.test(grid, order, weights)
     return {
         event.site: event.score
         for event in federation.events
@@ -136,3 +141,45 @@ def test_the_report_says_who_is_missing_and_why(tmp_path: Path) -> None:
     absences = find_absences(read_results(tmp_path))
     assert {absence.site for absence in absences} == {LIAR}
     assert absences[0].rounds == (1, 2, 3) and "metrics" in absences[0].reason
+
+
+def test_twenty_rounds_in_which_every_hospital_fails_once_end_and_say_who_missed_which(
+    tmp_path: Path,
+) -> None:
+    rounds = 20
+    misses = dict(zip((2, 5, 9, 13, 20), HONEST, strict=True))
+    federation = Federation(tmp_path)
+    folder = RunFolder(tmp_path)
+    folder.update(state="running", arms=[{"name": "arm", "title": "arm"}], rounds=rounds)
+    federation.note = folder.record  # type: ignore[method-assign]
+    folder.listeners.append(federation.events.append)
+    folder.record(ArmStart(arm="arm", title="arm", rounds=rounds, offset=0))
+    for number, node in zip(misses, federation.grid.nodes.values(), strict=True):
+        node.answer = fails_in(number, node.answer)
+    scores = average(federation, "averaging/fedavg", replace(ORDER, rounds=rounds))
+    folder.update(hospitals=federation.attendance.describe())
+
+    assert set(scores) == set(HONEST) and min(scores.values()) > 0.8
+    results = read_results(tmp_path)
+    states = list_rounds(results, results.arms[0])
+    assert {
+        number: site
+        for site, row in states.items()
+        for number, state in enumerate(row, 1)
+        if state == "missing"
+    } == misses
+    assert {state for row in states.values() for state in row} == {"trained", "missing"}
+    absences = find_absences(results)
+    assert {(absence.site, absence.rounds) for absence in absences} == {
+        (site, (number,)) for number, site in misses.items()
+    }
+    assert all(f"tripped in {absence.rounds[0]}" in absence.reason for absence in absences)
+
+
+def fails_in(number: int, answer: Answer) -> Answer:
+    def tripping(message: Message) -> Message | None:
+        if message.metadata.message_type == "train" and round_of(message) == number:
+            return make_error(message, f"it tripped in {number}")
+        return answer(message)
+
+    return tripping

@@ -1,5 +1,6 @@
 """A hospital that lies where contributions are merged: the run ends, the others' model stays."""
 
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -13,11 +14,20 @@ from polyclinic.store import requirements
 from polyclinic.store.ledger import Ledger
 from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging import event_loop, mailbox
+from polyclinic_strategies.merging.arithmetic.layer import Layer
 from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.messages import Assignment
+from polyclinic_strategies.merging.rules.trimmed_mean import TrimmedMean
 from polyclinic_strategies.merging.strategy import Merging
 from tests.strategies.attacks.in_rounds import GREETING, SCORING
-from tests.strategies.attacks.on_arrival import ANSWERS, FILES, OF_LAYERS, contributed
+from tests.strategies.attacks.on_arrival import (
+    ANSWERS,
+    COLLECT,
+    FILES,
+    OF_LAYERS,
+    contributed,
+    times,
+)
 from tests.strategies.attacks.twins import (
     BASE,
     HONEST,
@@ -33,6 +43,7 @@ from tests.strategies.attacks.twins import (
 RULES = "polyclinic_strategies.merging.rules"
 TRIMMED = {"_target_": f"{RULES}.trimmed_mean.TrimmedMean", "trim": 0.2}
 CLOSE = 0.02
+KINDS = ("set_aside", "published", "note")
 STATISTICS: dict[str, StateDict] = {
     "regmean": {"gram/conv.weight": torch.eye(4)},
     "fisher": {"fisher/conv.weight": torch.ones(3, 4), "fisher/conv.bias": torch.ones(3)},
@@ -43,6 +54,14 @@ def merge(
     federation: Federation, rule: dict[str, Any], statistics: tuple[str, ...] = (), **more: Any
 ) -> EventLoop:
     """Run until everybody has contributed, or has had the time to."""
+    loop = make_loop(federation, rule, statistics, **more)
+    assert loop.run() is not None
+    return loop
+
+
+def make_loop(
+    federation: Federation, rule: dict[str, Any], statistics: tuple[str, ...] = (), **more: Any
+) -> EventLoop:
     strategy = Merging("t", rule, poll_s=0.01, statistics=statistics, **more)
     ledger = Ledger.open(federation.folder / "ledger")
     base = ledger.add_base(BASE)
@@ -59,7 +78,6 @@ def merge(
         federation.note,
     )
     loop.mailbox.patience_s = 0.3
-    assert loop.run() is not None
     return loop
 
 
@@ -211,3 +229,45 @@ def test_garbage_is_asked_for_less_and_less_often(tmp_path: Path, begun: Path) -
     loop = merge(federation, TRIMMED)
     refused = [line for line in loop.ledger.history() if line.kind == "refused"]
     assert 3 <= len(refused) < 12
+
+
+@pytest.mark.parametrize("at_fault", [{LIAR}, {LIAR, "a"}], ids=["one", "two"])
+def test_a_rule_that_raises_because_of_a_contribution_ends_no_run(
+    tmp_path: Path, begun: Path, monkeypatch: pytest.MonkeyPatch, at_fault: set[str]
+) -> None:
+    plain = TrimmedMean.__call__
+
+    def picky(rule: TrimmedMean, layer: Layer) -> torch.Tensor:
+        if at_fault & set(layer.keys):
+            raise ValueError("a number that I did not expect")
+        return plain(rule, layer)
+
+    monkeypatch.setattr(TrimmedMean, "__call__", picky)
+    federation = lied_to(begun, tmp_path, Attack("", "never", lambda _m, _t: None))
+    make_loop(federation, TRIMMED).run()
+
+    told = {kind: [e.to_line() for e in federation.events if e.kind == kind] for kind in KINDS}
+    (first,) = [str(line["site"]) for line in told["set_aside"]]
+    assert "ValueError" in str(told["set_aside"][0]["reason"])
+    assert first in at_fault and first not in told["published"][-1]["sites"]
+    said = [str(line) for line in told["note"]]
+    if at_fault == {LIAR}:
+        assert told["published"][-1]["sites"] == list(HONEST) and not said
+    else:  # it was a alone at first; with the second, nobody is the only one
+        assert first == "a" and said
+        assert all("TrimmedMean" in line and "ValueError" in line for line in said)
+
+
+def test_a_run_that_goes_on_after_a_bad_answer_does_not_meet_it_again(
+    tmp_path: Path, begun: Path
+) -> None:
+    federation = lied_to(begun, tmp_path, Attack("", COLLECT, contributed(times(math.nan))))
+    merge(federation, TRIMMED).ledger.close()
+    assert federation.blamed() == {LIAR}
+
+    again = Federation(tmp_path, Attack("", "never", lambda _m, _t: None))
+    for twin in again.twins.values():
+        twin.has_base = twin.settled = True
+    loop = merge(again, TRIMMED)
+    assert again.blamed() == set() and again.told() == []
+    assert {entry.site for entry in loop.publisher.entries()} == {*HONEST, LIAR}

@@ -400,3 +400,22 @@ def test_a_publication_with_other_parameters_is_told_apart(tmp_path: Path) -> No
     results = read(tmp_path, *lines, happened=happened)
     (step,) = find_steps(results, results.arms[0], story(results))
     assert step.cause not in ("", "a", "b", "c"), "no hospital's arrival"
+
+
+def test_the_page_says_what_was_set_aside_and_who_failed_with_the_reasons(tmp_path: Path) -> None:
+    happened = [
+        *events()[:-1],
+        at(17, "set_aside", site="a", digest="a" * 64, reason="fisher has values below zero <b>"),
+        at(
+            18, "failed", site="c", phase="collect", round=0, reason="17 figures came, 3 were asked"
+        ),
+        at(
+            19, "failed", site="c", phase="collect", round=0, reason="17 figures came, 3 were asked"
+        ),
+        at(20, "arm_end"),
+    ]
+    page = Page(write_report(write_merging_run(tmp_path, happened=happened)))
+    (aside,) = [each for each in page.all("li") if "fisher has values below zero <b>" in each]
+    (failed,) = [each for each in page.all("li") if "17 figures came, 3 were asked" in each]
+    assert aside.startswith("a ") and "17 min" in aside
+    assert failed.startswith("c ") and "18 min" in failed and "19 min" in failed
