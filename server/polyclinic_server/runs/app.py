@@ -3,10 +3,12 @@
 from flwr.serverapp import Grid
 
 from polyclinic.config.compose import load_config
+from polyclinic.config.mirroring import describe_mirroring
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.attendance import Attendance
 from polyclinic.federation.coordinator import Coordinator, RunContext
+from polyclinic.federation.events import Note
 from polyclinic.federation.grids.traffic import CountingGrid
 from polyclinic.federation.jobs import build_network, check_network, make_order
 from polyclinic.federation.method import method_of, methods
@@ -26,6 +28,9 @@ def coordinate(grid: Grid, folder: RunFolder) -> None:
     asked = folder.settings()
     configs = [load_config(overrides) for overrides in asked]
     parts = [make_coordinator(config) for config in configs]
+    for text in dict.fromkeys(describe_mirroring(config.data) for config in configs):
+        if text:
+            folder.record(Note(text=text))
     first = configs[0]
     check_network(build_network(first), first)
     counting = CountingGrid(grid)

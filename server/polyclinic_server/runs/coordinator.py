@@ -11,7 +11,6 @@ import psutil
 from rich.console import Console
 
 from polyclinic.config.compose import expand_strategies, load_config
-from polyclinic.config.mirroring import describe_mirroring
 from polyclinic.config.schemas import Config
 from polyclinic.config.validation import check_channels
 from polyclinic.errors import ConfigError, DiskFull, RunError
@@ -131,9 +130,6 @@ def _serve(
     ):
         console.print(place.invitation(fleet.address), markup=False)
         folder.update(address=fleet.address)
-        for text in dict.fromkeys(describe_mirroring(config.data) for config in configs):
-            if text:
-                record("note", text)
         coordinate(fleet.grid, folder)
 
 

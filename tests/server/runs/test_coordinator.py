@@ -3,6 +3,7 @@
 import io
 import shutil
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from rich.console import Console
@@ -83,7 +84,7 @@ def test_a_run_says_that_labels_of_sides_are_not_mirrored(
         "data.labels=[background,left kidney,right kidney]",
         f"data.mirroring={mirroring}",
     ]
-    monkeypatch.setattr(app, "coordinate", lambda _grid, _folder: None)
+    monkeypatch.setattr(app, "make_coordinator", lambda _config: Mock())
     told = io.StringIO()
     folder = run(asked, "x", None, Console(file=told, width=500))
     about = [
