@@ -8,7 +8,6 @@ hospitals may each die at any moment: the loop starts again from the ledger.
 
 import hashlib
 import tempfile
-from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +34,7 @@ from polyclinic_strategies.merging.events import (
     Reused,
     SetAside,
 )
+from polyclinic_strategies.merging.intake.calls import Calls
 from polyclinic_strategies.merging.intake.statistics import (
     check_description,
     check_statistics,
@@ -51,16 +51,10 @@ from polyclinic_strategies.merging.messages import (
     read_handover,
     send_base,
 )
-from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
+from polyclinic_strategies.merging.publisher import Publisher, last_choice, make_rules
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.merging.trials import Trial, best_of, judges_of
 
-# Seconds between two questions for a contribution, over all hospitals that are online. A question
-# costs our own fleet 10 ms of a core (so idle hospitals together 5 % of it, however many they are),
-# and Flower's SuperLink 60 ms (docs/explanation/scale.md).
-CALL_S, SLOW_CALL_S = 0.2, 0.3
-MANY_REFUSALS = 3  # in a row; from then on a hospital is asked less and less often
-MOST_DOUBLINGS = 7  # of the pause, so that a hospital is still asked every few minutes
 READERS: Mapping[str, Callable[[Message], object]] = {
     "collect": read_handover,
     "base": read_confirmation,
@@ -125,7 +119,7 @@ class EventLoop:
         self.mailbox: Mailbox[Question] = Mailbox(grid, members)
         self.on_event = on_event
         self._rules = make_rules(strategy.rule, strategy.candidates)
-        self._chosen = self._last_choice()
+        self._chosen = last_choice(self._rules, ledger.publications())
         self.base = ledger.load_model(assignment.base)
         self.requirements = replace(
             strategy.requirements(
@@ -135,15 +129,11 @@ class EventLoop:
         )
         self._end = strategy.make_end(expected)
         self._verdicts: dict[str, list[Verdict]] = {}
-        # monotonic times in seconds: next question for a contribution, last contribution
-        self._due: dict[str, float] = {}
-        self._contributed: dict[str, float] = {}
+        self._calls = Calls(strategy.poll_s, tells_news=self.mailbox.tells_news)
         self._doing: dict[str, str] = {}  # a site's last words about its work
         self._told: dict[str, tuple[str, str]] = {}  # question and reason of a site's last failure
         self._has_base: set[str] = set()  # sites that were sent the base, and have not used it yet
         self._needs_base: set[str] = set()
-        self._useless: dict[str, float] = {}  # site -> since when its answers are of no use
-        self._refusals: Counter[str] = Counter()  # of each site, in a row
         self._aside: set[str] = set()  # digests of what was set aside and told
         self._ended: float | None = None  # monotonic time in seconds, while only hospitals are late
         self.trials: list[Trial] = []
@@ -194,7 +184,8 @@ class EventLoop:
         A hospital that has sent nothing useful for longer than anybody waits is not waited for.
         """
         sent = {entry.site for entry in self.publisher.received()}
-        lost = {site for site, since in self._useless.items() if self._is_late(since)} - sent
+        useless = self._calls.useless_since()
+        lost = {site for site, since in useless if self._is_late(since)} - sent
         if self._end.sites and sent | lost >= set(self._end.sites):
             return True
         if self._end.contributions and len(sent | lost) >= self._end.contributions:
@@ -230,17 +221,6 @@ class EventLoop:
             site for trial in self.trials for site in self.members() if site not in trial.figures
         }
 
-    def _last_choice(self) -> Rule:
-        """Return the candidate that was published last, if it still is one; else the first."""
-        published = self.ledger.publications()
-        recipe = published[-1].recipe if published else {}
-        same = [
-            rule
-            for rule in self._rules
-            if all(recipe.get(key) == value for key, value in describe_rule(rule).items())
-        ]
-        return same[0] if same else self._rules[0]
-
     def owes_verdict(self) -> bool:
         """Return whether a hospital that is online has not yet got its verdict."""
         return any(map(self.has_verdict, self.members()))
@@ -263,7 +243,7 @@ class EventLoop:
             weights = pack(self.base, self.names)
             question = Question("base")
             self.mailbox.ask(site, lambda node: send_base(self.assignment, weights, node), question)
-        elif self._must_call(site):
+        elif self._calls.is_due(site, urgent=self.has_verdict(site)):
             verdicts = list(self._verdicts.get(site, ()))
             self.mailbox.ask(
                 site,
@@ -280,23 +260,13 @@ class EventLoop:
             question = Question("score", trial)
             self.mailbox.ask(site, lambda node: ask_for_score(order, trial.weights, node), question)
 
-    def _must_call(self, site: str) -> bool:
-        """Return whether a site is to be asked for its contribution now.
-
-        Its verdict is urgent, unless one contribution after another is refused.
-        """
-        urgent = self._verdicts.get(site) and self._refusals[site] < MANY_REFUSALS
-        return bool(urgent) or clock.monotonic() >= self._due.get(site, 0.0)
-
     def reader(self, question: Question) -> Callable[[Message], object]:
         """Return what reads the answer to a question."""
         return READERS[question.kind]
 
     def fail(self, site: str, question: Question, reason: str) -> None:
         """Note that a hospital could not do what it was asked, or answered nothing of use."""
-        moment = clock.monotonic()
-        self._due[site] = moment + self.strategy.poll_s
-        self._useless.setdefault(site, moment)
+        self._calls.failed(site)
         if question.trial is not None:
             question.trial.figures[site] = Answered(phase="evaluate", site=site)
         if self._told.get(site) != (question.kind, reason):  # once, not at every question
@@ -314,10 +284,9 @@ class EventLoop:
             self._needs_base.discard(site)
             if site not in self._has_base:
                 self._has_base.add(site)
-                self._due[site] = 0.0
+                self._calls.call_now(site)
 
     def _take_handover(self, site: str, question: Question, handover: Handover) -> None:
-        moment = clock.monotonic()
         if handover.digest and not _is_whole(handover):
             self.fail(site, question, "its contribution is not what its digest says")
             return
@@ -325,8 +294,8 @@ class EventLoop:
             self._needs_base.add(site)
             if site in self._has_base:
                 self.fail(site, question, "it asks again for the base that it was sent")
-                self._refusals[site] += 1
-                self._due[site] = moment + self._pause(site)
+                self._calls.refused(site)
+                self._calls.call_later(site, len(self.members()))
                 return
         else:
             self._has_base.discard(site)
@@ -334,29 +303,16 @@ class EventLoop:
         if handover.digest:
             verdict = self.receive(site, handover)
             self._verdicts[site] = [verdict]
-            self._contributed[site] = moment
-            self._refusals[site] = 0 if verdict.accepted else self._refusals[site] + 1
+            self._calls.judged(site, accepted=verdict.accepted)
         elif handover.doing and moves:
             self._doing[site] = handover.doing
             self.on_event(Progress(site=site, text=handover.doing))
-        if self._refusals[site] and (handover.digest or not moves):
-            self._useless.setdefault(site, moment)  # it was refused, and does not try again
+        if self._calls.is_refused(site) and (handover.digest or not moves):
+            self._calls.useless(site)  # it was refused, and does not try again
         else:
-            self._useless.pop(site, None)
+            self._calls.useful(site)
             self._told.pop(site, None)
-        self._due[site] = moment + self._pause(site)
-
-    def _pause(self, site: str) -> float:
-        """Return the seconds until a site is asked again for its contribution."""
-        call_s = CALL_S if self.mailbox.tells_news else SLOW_CALL_S
-        shortest_s = max(0.5, call_s * len(self.members()))
-        longest_s = max(self.strategy.poll_s, shortest_s)
-        if self._refusals[site] >= MANY_REFUSALS:
-            times = 2.0 ** min(self._refusals[site] - MANY_REFUSALS, MOST_DOUBLINGS)
-            return longest_s * times
-        moment = clock.monotonic()
-        waited_s = moment - self._contributed.setdefault(site, moment)
-        return pause_s(waited_s, shortest_s, longest_s)
+        self._calls.call_later(site, len(self.members()))
 
     def receive(self, site: str, handover: Handover) -> Verdict:
         """Put a contribution into the ledger, then merge and publish it if it is accepted.

@@ -271,6 +271,15 @@ def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Ru
     return [configured, *(other for other in others if other != configured)]
 
 
+def last_choice(rules: Sequence[Rule], publications: Sequence[Publication]) -> Rule:
+    """Return the candidate that was published last, if it still is one; else the first."""
+    recipe = publications[-1].recipe if publications else {}
+    for rule in rules:
+        if all(recipe.get(key) == value for key, value in describe_rule(rule).items()):
+            return rule
+    return rules[0]
+
+
 def describe_rule(rule: Rule) -> dict[str, Any]:
     """Return a rule's name and parameters, as a publication keeps them."""
     return {"rule": type(rule).__name__, "parameters": asdict(rule)}  # type: ignore[call-overload]

@@ -13,9 +13,10 @@ from polyclinic.learning.state_dict import StateDict, pack
 from polyclinic.store import requirements
 from polyclinic.store.ledger import Ledger
 from polyclinic.store.requirements import Requirements
-from polyclinic_strategies.merging import event_loop, mailbox
+from polyclinic_strategies.merging import mailbox
 from polyclinic_strategies.merging.arithmetic.layer import Layer
 from polyclinic_strategies.merging.event_loop import EventLoop
+from polyclinic_strategies.merging.intake import calls
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.rules.trimmed_mean import TrimmedMean
 from polyclinic_strategies.merging.strategy import Merging
@@ -91,7 +92,7 @@ def scores(federation: Federation, ledger: Ledger) -> dict[str, float]:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox, "LOOK_S", 0.01)
-    monkeypatch.setattr(event_loop, "SLOW_CALL_S", 0.0)
+    monkeypatch.setattr(calls, "SLOW_CALL_S", 0.0)
 
 
 @pytest.fixture(scope="module")

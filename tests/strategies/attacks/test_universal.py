@@ -10,7 +10,8 @@ import torch
 from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.ledger import Ledger
-from polyclinic_strategies.merging import event_loop, mailbox
+from polyclinic_strategies.merging import mailbox
+from polyclinic_strategies.merging.intake import calls
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, declare_in_numbers
@@ -53,7 +54,7 @@ HANDED = [each for each in FILES if each.named and each.name != "statistics unas
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox, "LOOK_S", 0.01)
-    monkeypatch.setattr(event_loop, "SLOW_CALL_S", 0.0)
+    monkeypatch.setattr(calls, "SLOW_CALL_S", 0.0)
 
 
 @pytest.mark.parametrize("attack", [*TEACHING, *ANSWERS, *HANDED], ids=str)
