@@ -149,8 +149,8 @@ def instantiate(part: Part, **extra: object) -> Any:
     check_targets([target, *targets_in(node)])
     try:
         return hydra_instantiate(node, _convert_="all", **extra)
-    except HydraException as error:
-        failed = error
+    except (HydraException, OmegaConfBaseException) as error:  # the latter of an interpolation
+        failed: Exception = error
     cause = failed.__cause__ or failed
     if isinstance(cause, PolyclinicError) or is_out_of_memory(cause):
         raise cause

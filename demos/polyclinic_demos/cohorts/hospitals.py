@@ -129,17 +129,23 @@ def write_unlabelled(site: Path, folder: Path) -> Path:
 
     Args:
         site: A hospital's folder, from `write_cohort`.
-        folder: Folder for the list, `dataset.json`; the images stay where they are.
+        folder: Folder for the list, `dataset.json`, and the images: hard links where possible.
 
     Returns:
         The folder.
     """
     described = json.loads((site / "dataset.json").read_text(encoding="utf-8"))
     cases = [case["image"] for split in ("training", "validation") for case in described[split]]
-    images = [os.path.relpath(site / image, folder) for image in cases]
-    folder.mkdir(parents=True, exist_ok=True)
+    for image in cases:
+        target = folder / image
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.unlink(missing_ok=True)
+        try:
+            os.link(site / image, target)
+        except OSError:  # another file system, or one without links
+            shutil.copyfile(site / image, target)
     kept = {key: value for key, value in described.items() if key not in SPLITS}
-    write_json(folder / "dataset.json", {**kept, "test": images})
+    write_json(folder / "dataset.json", {**kept, "test": cases})
     return folder
 
 

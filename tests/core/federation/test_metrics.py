@@ -44,10 +44,15 @@ def test_a_figure_that_does_not_exist_is_null() -> None:
 @pytest.mark.parametrize(
     "text",
     ["", "7", "[]", "{", line(phase="query"), line(round="2"), line(round=None), '{"arm":"a"}',
-     line(score=10**400), "[" * 100_000],
+     "[" * 100_000],
 )  # fmt: skip
 def test_a_damaged_line_is_none(text: str) -> None:
     assert parse_metric(text) is None
+
+
+def test_a_figure_beyond_all_numbers_costs_itself_alone() -> None:
+    found = parse_metric(line(score=10**400, loss=0.5))
+    assert found is not None and (found.score, found.loss) == (None, 0.5)
 
 
 def test_a_value_of_the_wrong_kind_costs_no_line() -> None:

@@ -2,12 +2,14 @@
 
 import ssl
 import stat
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
 
+from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.errors import ConfigError
 from polyclinic.security.admission_errors import KeyMissing, KeyOfAnother, KeyRevoked, KeyUnknown
@@ -29,7 +31,8 @@ def authority(tmp_path: Path) -> Authority:
 def deployment(
     folder: Path, host: str | None = None, port: int | None = None, *, insecure: bool = False
 ) -> DeploymentConfig:
-    return DeploymentConfig(host, port, str(folder), insecure, 2, 0, 1.0, 1.0, 1.0, "runs")
+    plain = load_config().deployment
+    return replace(plain, host=host, port=port, security=str(folder), insecure=insecure)
 
 
 def test_secrets_are_readable_by_their_owner_alone(authority: Authority) -> None:

@@ -94,7 +94,8 @@ class Hospital:
         )
         vector = {name: torch.full_like(tensor, self.value) for name, tensor in BASE.items()}
         wanted = assignment.statistics if self.measures else ()
-        statistics = {f"{kind}/weight": torch.eye(3) for kind in wanted}
+        known = {"gram": torch.eye(3), "fisher": torch.ones(2, 3)}
+        statistics = {f"{kind}/weight": known[kind] for kind in wanted}
         return write_contribution(self.folder / self.site, contribution, vector, statistics)
 
 

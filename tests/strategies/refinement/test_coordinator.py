@@ -314,8 +314,9 @@ def test_a_base_of_another_network_is_refused(
 
 
 def test_new_data_bring_the_hospital_a_new_model_and_nobody_else_a_byte(
-    sites: list[Path], tmp_path: Path
+    sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("POLYCLINIC_IMAGE_FOLDERS", str(sites[0]))
     described = json.loads((sites[0] / "dataset.json").read_text())
     for split in ("training", "validation", "test"):
         described[split] = [

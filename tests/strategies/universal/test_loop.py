@@ -84,14 +84,14 @@ def test_a_contribution_is_kept_told_and_not_published(tmp_path: Path) -> None:
     assert world.hand_over("b").accepted
     assert world.loop.is_over()
     assert [entry.site for entry in world.loop.gather()] == ["a", "b"]
-    assert [event["kind"] for event in world.events] == ["contribution", "contribution"]
+    assert [event["kind"] for event in world.events] == ["contribution"] * 2 + ["reused"]
     assert not world.ledger.publications()
 
 
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"statistics": {}}, "statistics are not those"),
+        ({"statistics": {}}, "lacks the statistic embedding"),
         (
             {"statistics": {**STATISTICS, "embedding.mean": torch.zeros(3)}},
             "statistics are not those",
