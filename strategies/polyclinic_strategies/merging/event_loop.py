@@ -6,35 +6,26 @@ All lasting state is in the ledger and in the hospitals' outboxes, so coordinato
 hospitals may each die at any moment: the loop starts again from the ledger.
 """
 
-import hashlib
-import tempfile
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from flwr.app import Message
 from flwr.serverapp import Grid
 
-from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.federation.answers import Failure, Figures, read_figures, take
 from polyclinic.federation.attendance import Listener
-from polyclinic.federation.events import Answered, Failed, Missing, Note, Progress
+from polyclinic.federation.events import Answered, Failed, Missing, Progress
 from polyclinic.learning.state_dict import pack
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
-from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.events import (
-    Contributed,
-    ContributionRejected,
-    Duplicate,
-    Published,
     Reused,
-    SetAside,
 )
 from polyclinic_strategies.merging.intake.calls import Calls
+from polyclinic_strategies.merging.intake.reception import is_whole, take_in
 from polyclinic_strategies.merging.intake.statistics import (
     check_description,
     check_statistics,
@@ -51,9 +42,9 @@ from polyclinic_strategies.merging.messages import (
     read_handover,
     send_base,
 )
-from polyclinic_strategies.merging.publisher import Publisher, last_choice, make_rules
+from polyclinic_strategies.merging.publisher import Publisher, make_rules
 from polyclinic_strategies.merging.strategy import Merging
-from polyclinic_strategies.merging.trials import Trial, best_of, judges_of
+from polyclinic_strategies.merging.trials import Candidates, Trial
 
 READERS: Mapping[str, Callable[[Message], object]] = {
     "collect": read_handover,
@@ -118,8 +109,8 @@ class EventLoop:
         )
         self.mailbox: Mailbox[Question] = Mailbox(grid, members)
         self.on_event = on_event
-        self._rules = make_rules(strategy.rule, strategy.candidates)
-        self._chosen = last_choice(self._rules, ledger.publications())
+        rules = make_rules(strategy.rule, strategy.candidates)
+        self.candidates = Candidates(self.publisher, rules, self.names, on_event)
         self.base = ledger.load_model(assignment.base)
         self.requirements = replace(
             strategy.requirements(
@@ -134,10 +125,7 @@ class EventLoop:
         self._told: dict[str, tuple[str, str]] = {}  # question and reason of a site's last failure
         self._has_base: set[str] = set()  # sites that were sent the base, and have not used it yet
         self._needs_base: set[str] = set()
-        self._aside: set[str] = set()  # digests of what was set aside and told
         self._ended: float | None = None  # monotonic time in seconds, while only hospitals are late
-        self.trials: list[Trial] = []
-        self._published: Publication | None = None
         self.merged: set[str] = set()  # digests of the contributions in the newest model
         self._head = 0  # number of the journal's last line that was seen
         self._began = self.last_moved = self._checked = clock.monotonic()
@@ -154,7 +142,7 @@ class EventLoop:
         while True:
             self.step()
             if self.may_end(self.has_ended(), self._late()):
-                return self._published
+                return self.candidates.published
             self.mailbox.wait(pause_s(clock.monotonic() - self.last_moved, 0.05, 0.5))
 
     def step(self) -> None:
@@ -170,7 +158,7 @@ class EventLoop:
             else:
                 self.use(site, question, answer)
         self._notice_changes()
-        self._choose()
+        self.candidates.choose(self.members())
         for site in self.mailbox.idle():
             self.ask(site)
 
@@ -216,10 +204,8 @@ class EventLoop:
 
     def _late(self) -> set[str]:
         """Return the sites that are online and lack a verdict, or owe a score."""
-        owing = {site for site in self.members() if self.has_verdict(site)}
-        return owing | {
-            site for trial in self.trials for site in self.members() if site not in trial.figures
-        }
+        sites = self.members()
+        return set(filter(self.has_verdict, sites)) | self.candidates.owing(sites)
 
     def owes_verdict(self) -> bool:
         """Return whether a hospital that is online has not yet got its verdict."""
@@ -231,7 +217,7 @@ class EventLoop:
 
     def is_scored(self) -> bool:
         """Return whether every hospital that is online has scored every candidate."""
-        return all(site in trial.figures for trial in self.trials for site in self.members())
+        return not self.candidates.owing(self.members())
 
     def members(self) -> Collection[str]:
         """Return the sites that are online and contribute."""
@@ -250,7 +236,7 @@ class EventLoop:
                 lambda node: ask_for_contribution(self.assignment, verdicts, node),
                 Question("collect"),
             )
-        elif trial := next((trial for trial in self.trials if site not in trial.figures), None):
+        elif trial := self.candidates.unscored(site):
             order = replace(
                 self.assignment.order,
                 round=0,
@@ -276,7 +262,7 @@ class EventLoop:
     def use(self, site: str, question: Question, answer: object) -> None:
         """Use a hospital's answer to a question."""
         if isinstance(answer, Figures) and question.trial is not None:
-            self._take_score(site, question.trial, answer)
+            self.candidates.take_score(site, question.trial, answer)
         elif isinstance(answer, Handover):
             self._verdicts.pop(site, None)
             self._take_handover(site, question, answer)
@@ -287,7 +273,7 @@ class EventLoop:
                 self._calls.call_now(site)
 
     def _take_handover(self, site: str, question: Question, handover: Handover) -> None:
-        if handover.digest and not _is_whole(handover):
+        if not is_whole(handover):
             self.fail(site, question, "its contribution is not what its digest says")
             return
         if handover.needs_base:
@@ -321,33 +307,10 @@ class EventLoop:
             site: Hospital that sent the contribution.
             handover: The contribution's file and digest.
         """
-        incoming = self.ledger.folder / "incoming"
-        incoming.mkdir(exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=incoming, suffix=".safetensors") as file:
-            file.write(handover.content)
-            file.flush()
-            try:
-                receipt = self.ledger.receive(Path(file.name), site, self.requirements)
-            except ContributionRefused as refusal:
-                digest, error, reason = handover.digest, type(refusal).__name__, str(refusal)
-                self.on_event(
-                    ContributionRejected(site=site, digest=digest, error=error, reason=reason)
-                )
-                return Verdict(digest, False, reason)
-        if receipt.new:
-            entry = next(entry for entry in self.ledger.entries() if entry.digest == receipt.digest)
-            self.on_event(
-                Contributed(
-                    site=site,
-                    digest=receipt.digest,
-                    num_examples=entry.num_examples,
-                    staleness=entry.staleness,
-                    norm=entry.norm,
-                    number=entry.sequence,
-                )
-            )
-        else:
-            self.on_event(Duplicate(site=site, digest=receipt.digest))
+        try:
+            receipt = take_in(self.ledger, site, handover, self.requirements, self.on_event)
+        except ContributionRefused as refusal:
+            return Verdict(handover.digest, False, str(refusal))
         if receipt.active and receipt.digest not in self.merged:
             self.on_change("arrival")
         return Verdict(handover.digest, True)
@@ -380,74 +343,5 @@ class EventLoop:
         Args:
             why: arrival or withdrawal.
         """
-        self.trials = []
         self.merged = {entry.digest for entry in self.publisher.entries()}
-        self._tell_set_aside(None)
-        if not self.merged:
-            return
-        try:
-            for rule in [self._chosen, *(rule for rule in self._rules if rule != self._chosen)]:
-                state = self.publisher.merge(rule)
-                self.trials.append(Trial(rule, pack(state, self.names), state))
-                self._tell_set_aside(rule)
-        except (ConfigError, ModelInvalid) as error:  # the rule needs more hospitals, as Krum does
-            self.on_event(Note(text=f"nothing is published yet: {error}"))
-            return
-        self._publish(self.trials[0], why)
-
-    def _tell_set_aside(self, rule: Rule | None) -> None:
-        """Tell, once, which contributions do not count any more."""
-        sites = {entry.digest: entry.site for entry in self.publisher.received()}
-        for digest, reason in self.publisher.set_aside(rule).items():
-            if digest not in self._aside:
-                self._aside.add(digest)
-                self.on_event(SetAside(site=sites[digest], digest=digest, reason=reason))
-
-    def _publish(self, trial: Trial, why: str) -> None:
-        publication = self.publisher.publish(trial.rule, trial.state)
-        trial.number = publication.number
-        if self._published is not None and publication.number == self._published.number:
-            return
-        self._published = publication
-        self.on_event(
-            Published(
-                number=publication.number,
-                digest=publication.digest,
-                sites=tuple(entry.site for entry in self.publisher.entries(trial.rule)),
-                why=why,
-                rule=str(publication.recipe.get("rule", "")),
-                parameters=publication.recipe.get("parameters", {}),
-            )
-        )
-
-    def _take_score(self, site: str, trial: Trial, figures: Figures) -> None:
-        """Take a hospital's score of a model; those of a published model are figures of the run."""
-        trial.figures[site] = Answered(phase="evaluate", site=site, **figures.told())
-        if trial.number:
-            self._record_score(trial, site)
-
-    def _record_score(self, trial: Trial, site: str) -> None:
-        self.on_event(trial.figures[site].model_copy(update={"round": trial.number}))
-
-    def _choose(self) -> None:
-        """Publish the best candidate once every hospital that is online has scored all of them.
-
-        The best has the highest mean score over the hospitals that could score every candidate.
-        """
-        if len(self.trials) < 2 or not self.members() or not self.is_scored():
-            return
-        judges = judges_of(self.trials)
-        if not judges:
-            return
-        best = best_of(self.trials, judges)
-        if best.rule == self._chosen:
-            return
-        self._chosen = best.rule
-        self._publish(best, "parameters")
-        for site in sorted(judges):
-            self._record_score(best, site)
-
-
-def _is_whole(handover: Handover) -> bool:
-    """Return whether the contribution arrived as it was sent; if not, it is asked for again."""
-    return hashlib.sha256(handover.content).hexdigest() == handover.digest
+        self.candidates.merge(why)

@@ -141,7 +141,7 @@ class RefinementLoop(EventLoop):
             stay: When to end.
         """
         self._recipe, self._own_recipe = recipe, own_recipe
-        self.trials = []
+        self.candidates.trials = []
         self._known = self.refine_all()
         for refinement in self._known:
             if refinement.site in self.refiner.contributors():
@@ -297,7 +297,7 @@ class RefinementLoop(EventLoop):
         super().on_change(why)
         if self._recipe is None or not self.merged:
             return
-        self.trials = []
+        self.candidates.trials = []
         began, before, departure = clock.monotonic(), self._known, self._now("withdrawal")
         self._known = self.refine_all()
         gone = sorted({each.site for each in before} - {each.site for each in self._known})

@@ -377,7 +377,7 @@ def test_a_contribution_to_an_older_base_counts_less_or_not_at_all(tmp_path: Pat
         world.ledger.add_base(newer)
         assert len(world.loop.publisher.entries()) == allowed
         if wanted is not None:
-            merged = world.loop.publisher.merge(world.loop._chosen)
+            merged = world.loop.publisher.merge(world.loop.candidates.chosen)
             assert torch.equal(pack(merged, NAMES), torch.full((8,), 10.0 + wanted))
 
 
