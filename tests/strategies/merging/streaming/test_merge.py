@@ -198,7 +198,7 @@ def test_running_statistics_take_the_weighted_mean_whatever_the_rule(rule: Rule)
 def test_a_robust_rule_bears_running_statistics_of_a_liar(rule: Rule) -> None:
     sent = {site: dict(vectors_of(site)) for site in SITES}
     honest = torch.stack([sent[site]["norm.running_var"] for site in SITES if site != "echo"])
-    sent["echo"] = {name: torch.full(shape, 1e4) for name, shape in SHAPES.items()}
+    sent["echo"] |= {name: torch.full(shape, 1e4) for name, shape in SHAPES.items()}
     files = {site: InMemory(vectors, {}, []) for site, vectors in sent.items()}
     moved = merge(base(), files, WEIGHTS, rule)["norm.running_var"] - base()["norm.running_var"]
 
