@@ -37,7 +37,7 @@ BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 COMPOSE = docker compose -f docker/compose.yaml
 
-.PHONY: help install check format test test-fast test-attacks test-e2e test-docker resolve docs \
+.PHONY: help install check format test test-fast test-attacks test-e2e test-docker fuzz resolve docs \
 	demo picture demo-full demo-merging demo-refinement demo-proxy demo-universal benchmarks \
 	mergekit proto images lock compose-demo sbom scan clean
 
@@ -88,6 +88,9 @@ test-attacks: install  ## A hospital that lies, in many ways, against every stra
 
 test-docker: install  ## The images, and federations of containers; skipped without an engine.
 	$(BIN)/python -m pytest -m docker tests/docker $(ARGS)
+
+fuzz: install  ## Random inputs for all readers: 1,000,000, or an hour; ARGS="--seconds 600".
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz $(ARGS)
 
 resolve: install  ## Show that the dependencies resolve for every supported Python.
 	PATH="$(abspath $(BIN)):$$PATH" .ci/resolve $(VERSIONS)

@@ -4,7 +4,6 @@
 It tests every model on the test images of every newcomer, which the federation never saw.
 """
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,7 +11,9 @@ from pathlib import Path
 from polyclinic.config.compose import load_config
 from polyclinic.federation.events import Progress
 from polyclinic.federation.jobs import build_network
-from polyclinic.federation.run_folder import RunFolder, read_lines
+from polyclinic.federation.metrics import FILE as METRICS
+from polyclinic.federation.metrics import read_metrics
+from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.prediction import evaluate_natively
@@ -31,13 +32,10 @@ def evaluate_newcomers(folder: RunFolder, states: Path, data: Sequence[Path]) ->
         states: Folder with what each hospital keeps, by its name.
         data: Data folders of the newcomers, with labels.
     """
-    config = load_config(json.loads((folder.path / "overrides.json").read_text())[0])
+    config = load_config(folder.settings()[0])
     network = build_network(config)
-    tested = {
-        (line["site"], line["arm"])
-        for line in read_lines(folder.path / "metrics.jsonl")
-        if line["phase"] == "test"
-    }
+    figures, _ = read_metrics(folder.path / METRICS)
+    tested = {(figure.site, figure.arm) for figure in figures if figure.phase == "test"}
     for site in data:
         models = {arm: folder.path / "arms" / arm / "model.safetensors" for arm in SHARED}
         models[REFINED] = states / site.name / "refined.safetensors"

@@ -81,4 +81,4 @@ def test_what_a_hospital_demands_and_has_in_its_outbox_is_known(kept: Path) -> N
     assignment = settled.assignment()
     assert assignment is not None and settled.ready() is None
     outcome = settled.outcome(settled.key(assignment))
-    assert outcome is not None and outcome["accepted"]
+    assert outcome is not None and outcome.accepted

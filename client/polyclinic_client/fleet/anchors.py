@@ -4,11 +4,10 @@ The newest line of each journal is kept, and some earlier ones: a journal that w
 contradicts these, whatever its newest line is.
 """
 
-import json
 from pathlib import Path
-from typing import Any
 
-from polyclinic.fleet.anchor import SIGNATURE_BYTES, is_signed
+from polyclinic.errors import ConfigError
+from polyclinic.fleet.anchor import KEPT, SIGNATURE_BYTES, KeptJournal, KeptLine, is_signed
 from polyclinic.fleet.wire.fleet_pb2 import Anchor
 from polyclinic.system.durable import write_durably
 from polyclinic.system.text import clean
@@ -47,42 +46,54 @@ class Anchors:
                 f"warning: what the coordinator shows of its journal ({journal}) is not signed by "
                 "its own certificate, and was not kept. Ask the coordinator."
             )
-        kept = self.read()
-        known = kept.get(journal, {})
-        new = {
-            "sequence": int(anchor.sequence),
-            "hash": anchor.hash[:CHARACTERS],
-            "signature": anchor.signature[:SIGNATURE_BYTES].hex(),
-        }
-        before = int(known.get("sequence", -1))
-        if anchor.sequence < before or (anchor.sequence == before and known["hash"] != new["hash"]):
+        try:
+            kept = self.read()
+        except ConfigError as error:
+            return f"warning: {error}"
+        known = kept.get(journal)
+        new = KeptLine(
+            sequence=int(anchor.sequence),
+            hash=anchor.hash[:CHARACTERS],
+            signature=anchor.signature[:SIGNATURE_BYTES].hex(),
+        )
+        before = -1 if known is None else known.sequence
+        if new.sequence < before or (known and new.sequence == before and known.hash != new.hash):
             return (
                 f"warning: the coordinator's journal is not what it was: '{journal}' had {before} "
                 f"lines when this hospital last heard of it, and now shows {anchor.sequence}. Ask "
                 f"the coordinator; {self.path} is the proof."
             )
-        if anchor.sequence > before:
+        if new.sequence > before:
             kept.pop(journal, None)
-            kept[journal] = {**new, "earlier": _thinned(known)}
+            kept[journal] = KeptJournal(**dict(new), earlier=_thinned(known))
             newest = dict(list(kept.items())[-MOST:])
-            write_durably(self.path, json.dumps(newest, indent=2))
+            write_durably(self.path, KEPT.dump_json(newest, indent=2))
         return ""
 
-    def read(self) -> dict[str, dict[str, Any]]:
-        """Return what is kept, by journal."""
+    def read(self) -> dict[str, KeptJournal]:
+        """Return what is kept, by journal.
+
+        Raises:
+            ConfigError: The file is damaged; it is a proof, so nothing is written over it.
+        """
         try:
-            return dict(json.loads(self.path.read_text()))
-        except (OSError, ValueError):
+            return KEPT.validate_json(self.path.read_bytes())
+        except FileNotFoundError:
             return {}
+        except (OSError, ValueError) as error:
+            raise ConfigError(
+                f"{self.path} is damaged, so the coordinator's journals are not watched. Restore "
+                "it from a backup, or move it away to begin anew."
+            ) from error
 
 
-def _thinned(known: dict[str, Any]) -> list[dict[str, Any]]:
+def _thinned(known: KeptJournal | None) -> tuple[KeptLine, ...]:
     """Return the lines of a journal that were kept before; the older, the fewer."""
-    if not known:
-        return []
-    newest = {name: known[name] for name in ("sequence", "hash", "signature")}
-    lines = [*known.get("earlier", []), newest]
+    if known is None:
+        return ()
+    newest = KeptLine(sequence=known.sequence, hash=known.hash, signature=known.signature)
+    lines = (*known.earlier, newest)
     if len(lines) > MOST_EARLIER:
         half = MOST_EARLIER // 2
-        lines = [*lines[:half:2], *lines[half:]]
+        lines = (*lines[:half:2], *lines[half:])
     return lines

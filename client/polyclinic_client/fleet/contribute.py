@@ -116,14 +116,14 @@ def _verdict(outbox: Outbox) -> str | None:
         return None
     key = outbox.key(assignment)
     failure = outbox.failure()
-    if failure and failure["key"] == key:
+    if failure and failure.key == key:
         raise RunError(
-            f"Fine-tuning failed ({failure['reason']}); {outbox.state / 'fine_tuning.log'} has the "
+            f"Fine-tuning failed ({failure.reason}); {outbox.state / 'fine_tuning.log'} has the "
             "details."
         )
     outcome = outbox.outcome(key)
     if outcome is None:
         return None
-    if not outcome["accepted"]:
-        raise ContributionRefused(f"The coordinator refused the contribution: {outcome['reason']}")
+    if not outcome.accepted:
+        raise ContributionRefused(f"The coordinator refused the contribution: {outcome.reason}")
     return "The coordinator has the contribution for good."

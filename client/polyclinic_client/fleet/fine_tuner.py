@@ -49,14 +49,14 @@ class FineTuner:
     def _conclude(self, status: int) -> None:
         """Say how the work ended. Work that crashed is tried again, work that failed is not."""
         key, self.working = self.working, ""
-        failure = self.outbox.failure() or {}
+        failure = self.outbox.failure()
         if status == 0:
             self._crashes = 0
             self._say(
                 "fine-tuning is done; the contribution waits in the outbox for the coordinator's "
                 "next question"
             )
-        elif failure.get("key") == key:
+        elif failure is not None and failure.key == key:
             self._say(f"fine-tuning failed: {self.child.last_words()}")
         else:
             self._crash(key, status)

@@ -4,7 +4,6 @@ With a kit and a key it uses TLS; in plain text it never leaves the machine.
 """
 
 import contextlib
-import json
 import queue
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -29,7 +28,12 @@ from polyclinic.security.kit import Kit, check_site_name
 from polyclinic.system.listening import join_address
 from polyclinic.system.processes import parse_address, pause_s
 from polyclinic_client.network.certificate import Certificate, check_certificate, speaks_tls
-from polyclinic_client.network.introduction import Introduction, Welcome, days_until, fleet_stub
+from polyclinic_client.network.introduction import (
+    Introduction,
+    Welcome,
+    fleet_stub,
+    service_welcome,
+)
 from polyclinic_client.network.proxy import is_loopback, proxy_for
 from polyclinic_client.network.relay import relay_to
 
@@ -82,14 +86,8 @@ class Connection:
         metadata = self.credentials()
         with self._asking(timeout_s) as (channel, ends):
             call = channel.unary_unary(HANDSHAKE)
-            answer = json.loads(call(b"", metadata=metadata, timeout=timeout_s))
-        return Welcome(
-            str(answer["site"]),
-            str(answer["version"]),
-            time.time() - float(answer["time"]),
-            str(answer["instance"]),
-            days_until(ends),
-        )
+            said = call(b"", metadata=metadata, timeout=timeout_s)
+        return service_welcome(self.server, said, ends)
 
     def certificate(self, timeout_s: float = HANDSHAKE_S) -> Certificate:
         """Return the coordinator's certificate, which the kit's authority has signed.

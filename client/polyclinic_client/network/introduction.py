@@ -10,6 +10,8 @@ from datetime import datetime
 from importlib.metadata import version
 from typing import Any
 
+from pydantic import BaseModel, FiniteFloat
+
 from polyclinic.errors import LinkError, ServerUnreachable
 from polyclinic.fleet import challenge
 from polyclinic.fleet.protocol import OLDEST, PROTOCOL
@@ -25,6 +27,7 @@ from polyclinic.security.keys import PrivateKey
 from polyclinic.system.text import clean
 
 VERSION = version("polyclinic")
+NAME_CHARACTERS = 100
 MOST_BEAT_S, LEAST_BEAT_S = 60.0, 0.05  # what a coordinator may ask for
 
 
@@ -133,10 +136,10 @@ class Introduction:
         said = self._expect(frame, "welcome").welcome
         beat_s = min(MOST_BEAT_S, max(LEAST_BEAT_S, said.heartbeat_ms / 1000))
         return Welcome(
-            site=said.site,
+            site=clean(said.site)[:NAME_CHARACTERS],
             version=clean(said.version)[:40],
             ahead_s=time.time() - said.time,
-            instance=said.instance,
+            instance=said.instance[:NAME_CHARACTERS],
             days_left=days_until(ends),
             session=said.session,
             beat_s=beat_s,
@@ -152,6 +155,34 @@ class Introduction:
                 self._server, f"it speaks another protocol ({found} instead of {kind})"
             )
         return frame
+
+
+def service_welcome(server: str, said: bytes, ends: datetime | None) -> Welcome:
+    """Read a service's answer to a handshake.
+
+    Raises:
+        ServerUnreachable: It is none.
+    """
+    try:
+        answer = _Answer.model_validate_json(said)
+    except ValueError as error:
+        raise ServerUnreachable(server, "it speaks another protocol") from error
+    return Welcome(
+        clean(answer.site)[:NAME_CHARACTERS],
+        clean(answer.version)[:40],
+        time.time() - answer.time,
+        answer.instance[:NAME_CHARACTERS],
+        days_until(ends),
+    )
+
+
+class _Answer(BaseModel):
+    """What a service says of itself."""
+
+    site: str
+    version: str
+    time: FiniteFloat
+    instance: str
 
 
 def refused(server: str, reason: str) -> LinkError:

@@ -8,6 +8,7 @@ this machine is never sent to one.
 import base64
 import ipaddress
 import os
+import re
 import socket
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ VARIABLES = ("grpc_proxy", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY
 UNUSED = ("http_proxy", "HTTP_PROXY")
 EXCEPTIONS = ("no_grpc_proxy", "no_proxy", "NO_PROXY")
 PORT = 80
+PORT_NUMBER = re.compile("[0-9]{1,5}")
 ANSWER_BYTES = 16_384  # a proxy's answer to CONNECT, with all headers
 DENIED = (b"407", b"401")  # tinyproxy answers wrong credentials with 401
 
@@ -218,8 +220,9 @@ def _split(item: str) -> tuple[str, int | None]:
     name, colon, port = item.rpartition(":")
     if item.startswith("["):
         name, _, port = item[1:].partition("]")
-        return name, int(port[1:]) if port[1:].isdigit() else None
-    if colon and port.isdigit() and ":" not in name:  # more than one colon: an address of IPv6
+        return name, int(port[1:]) if PORT_NUMBER.fullmatch(port[1:]) else None
+    # with more than one colon, it is an address of IPv6
+    if colon and PORT_NUMBER.fullmatch(port) and ":" not in name:
         return name, int(port)
     return item, None
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from polyclinic.errors import ServerUnreachable
 from polyclinic.security.admission_errors import unpack_refusal
+from polyclinic.system.text import clean
 from polyclinic_client.network.connection import Connection
 from polyclinic_client.segmentation.errors import (
     AnswerInvalid,
@@ -37,6 +38,8 @@ from polyclinic_strategies.proxy.wire.segmentation_pb2_grpc import SegmentationS
 KINDS = {"labels": wire.LABELS, "probabilities": wire.PROBABILITIES}
 CONTACT_S = 10.0  # for the first answer
 DESCRIBE_S = 20.0
+LONGEST_DEADLINE_S = 86_400.0  # that a service may tell
+MOST_SHOWN = 200  # characters of what it says
 GRACE_S = 30.0  # beyond the service's own deadline: the way there and back
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 OPTIONS = [
@@ -77,7 +80,7 @@ class SegmentationLink:
         self._wait_s = wait_s
         self._tell = tell
         self._leaving = threading.Event()
-        self._limits = wire.Limits()
+        self._deadline_s = 0.0
 
     def __enter__(self) -> Self:
         """Connect, then ask what the service segments.
@@ -146,7 +149,7 @@ class SegmentationLink:
         call = self._stub.Segment(
             volume_parts(proxy, kind, request_id),
             metadata=self._connection.credentials(),
-            timeout=self._limits.deadline_s + GRACE_S,
+            timeout=self._deadline_s + GRACE_S,
         )
         try:
             return self._receive(call, kind, request_id)
@@ -176,9 +179,9 @@ class SegmentationLink:
             wire.Empty(), metadata=self._connection.credentials(), timeout=DESCRIBE_S
         )
         pairs = {
-            "shape": (" x ".join(map(str, self._shape)), " x ".join(map(str, found.shape))),
-            "labels": (", ".join(self._labels), ", ".join(found.labels)),
-            "digest": (self._digest[:12], found.digest[:12]),
+            "shape": (" x ".join(map(str, self._shape)), " x ".join(map(str, found.shape[:4]))),
+            "labels": (", ".join(self._labels), _shown(found.labels)),
+            "digest": (self._digest[:12], clean(found.digest[:12])),
         }
         same = (tuple(found.shape), tuple(found.labels), found.digest) == (
             self._shape,
@@ -192,7 +195,8 @@ class SegmentationLink:
                 if ours != theirs
             ]
             raise ServiceMismatch(self._connection.server, differing or ["their digests differ"])
-        self._limits = found.limits
+        # NaN is less than nothing
+        self._deadline_s = min(LONGEST_DEADLINE_S, max(0.0, found.limits.deadline_s))
 
     def _patiently(self, ask: Callable[[], Answer]) -> Answer:
         """Ask again after a pause while the service is busy or away."""
@@ -233,6 +237,11 @@ class SegmentationLink:
             except Exception as found:  # a certificate, or a key
                 return found
         return ServiceBusy(self._connection.server, self._wait_s, _sentence(error))
+
+
+def _shown(labels: Sequence[str]) -> str:
+    """Name the classes of a service, as many as fit into a sentence."""
+    return clean(", ".join(label[:MOST_SHOWN] for label in labels[:MOST_SHOWN]))[:MOST_SHOWN]
 
 
 def _passes(error: grpc.RpcError) -> bool:

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from polyclinic.config.validation import validate
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import write_durably
+from polyclinic.system.text import parse_json
 
 Demands = TypeVar("Demands")
 
@@ -60,4 +61,4 @@ def keep_demands(path: Path, schema: type[Demands], changes: Mapping[str, object
 
 
 def _read(path: Path) -> Any:
-    return json.loads(path.read_text()) if path.exists() else {}
+    return parse_json(path.read_text()) if path.exists() else {}

@@ -17,15 +17,21 @@ arrives, and counts once.
 """
 
 import json
+import math
 import shutil
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from polyclinic.errors import DatasetInvalid
+from pydantic import BaseModel
+
+from polyclinic.errors import ConfigError, DatasetInvalid
+from polyclinic.federation.assignment import Assignment
 from polyclinic.system.durable import write_durably
+from polyclinic.system.text import parse_json
 from polyclinic_client.site.status import FINE_TUNING, StatusFile
 
 REFINED = "refined.safetensors"  # in the state folder: the model that was made for this hospital
@@ -37,6 +43,22 @@ class Ready:
 
     digest: str
     path: Path
+
+
+class Failure(BaseModel):
+    """Why training for the work of a key failed."""
+
+    key: str
+    reason: str = ""
+
+
+class Outcome(BaseModel):
+    """What the coordinator of a ledger said of the work of a key."""
+
+    key: str
+    ledger: str
+    accepted: bool
+    reason: str = ""
 
 
 class Outbox:
@@ -61,9 +83,13 @@ class Outbox:
         path.touch()
 
     def assignment(self) -> dict[str, Any] | None:
-        """Return what the coordinator wants, as it last said."""
-        assignment: dict[str, Any] | None = _read(self.state / "assignment.json")
-        return assignment
+        """Return what the coordinator wants, as it last said; it says so again if that is lost."""
+        found = _read(self.state / "assignment.json")
+        try:
+            Assignment.from_json(found)
+        except ConfigError:
+            return None
+        return found
 
     def asked_at(self) -> float | None:
         """Return when the coordinator last asked, in seconds since 1970."""
@@ -115,12 +141,10 @@ class Outbox:
         if assignment is None or not self.base_path(assignment["base"]).exists():
             return None
         key = self.key(assignment)
-        waiting = any(_read(path, {}).get("key") == key for path in self.folder.glob("*.json"))
-        return (
-            None
-            if waiting or self.outcome(key) or (self.failure() or {}).get("key") == key
-            else key
-        )
+        waiting = any(_read(path).get("key") == key for path in self.folder.glob("*.json"))
+        failure = self.failure()
+        failed = failure is not None and failure.key == key
+        return None if waiting or failed or self.outcome(key) else key
 
     def put(self, path: Path, key: str) -> None:
         """Declare a contribution in the outbox as ready; remove what a crash left half-done."""
@@ -131,18 +155,17 @@ class Outbox:
 
     def ready(self) -> Ready | None:
         """Return the oldest contribution that waits to be handed over."""
-        waiting = [(_read(path, {}).get("time", 0.0), path) for path in self.folder.glob("*.json")]
+        waiting = [(_time(_read(path)), path) for path in self.folder.glob("*.json")]
         paths = [path.with_suffix(".safetensors") for _, path in sorted(waiting)]
         return next((Ready(path.stem, path) for path in paths if path.exists()), None)
 
     def settle(self, digest: str, accepted: bool, reason: str) -> None:
         """Keep the coordinator's word on a contribution, and forget it; safe to repeat."""
         note = self.folder / f"{digest}.json"
-        known = _read(note)
-        if known is not None:
+        if note.exists():
             ledger = (self.assignment() or {}).get("ledger")
             said = {
-                **known,
+                **_read(note),
                 "ledger": ledger,
                 "accepted": accepted,
                 "reason": reason,
@@ -156,14 +179,15 @@ class Outbox:
             if path.exists():
                 path.replace(self._settled / path.name)
 
-    def outcome(self, key: str) -> dict[str, Any] | None:
+    def outcome(self, key: str) -> Outcome | None:
         """Return what the current ledger said of this work; None while it has not."""
         ledger = (self.assignment() or {}).get("ledger")
-        notes = [_read(path, {}) for path in self._settled.glob("*.json")]
-        return next(
-            (note for note in notes if note.get("key") == key and note.get("ledger") == ledger),
-            None,
-        )
+        for path in self._settled.glob("*.json"):
+            with suppress(ValueError):
+                found = Outcome.model_validate(_read(path))
+                if (found.key, found.ledger) == (key, ledger):
+                    return found
+        return None
 
     def progress(self) -> str:
         """Return what fine-tuning does, in words."""
@@ -174,10 +198,12 @@ class Outbox:
         """Remember that training for this work failed, so that it is not tried again and again."""
         _write(self.state / "failure.json", {"key": key, "reason": reason, "time": time.time()})
 
-    def failure(self) -> dict[str, Any] | None:
+    def failure(self) -> Failure | None:
         """Return why training failed, if it did."""
-        failure: dict[str, Any] | None = _read(self.state / "failure.json")
-        return failure
+        try:
+            return Failure.model_validate(_read(self.state / "failure.json"))
+        except ValueError:
+            return None
 
     def forget_failure(self) -> None:
         """Let failed work be tried again: somebody may have mended something."""
@@ -189,7 +215,7 @@ class Outbox:
         if self.outcome(key) is not None:
             return
         for kept in self._settled.glob("*.safetensors"):
-            note = _read(kept.with_suffix(".json"), {})
+            note = _read(kept.with_suffix(".json"))
             if note.get("key") == key and not (self.folder / f"{kept.stem}.json").exists():
                 self.folder.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(kept, self.folder / kept.name)
@@ -204,9 +230,16 @@ def _write(path: Path, values: dict[str, Any]) -> None:
     write_durably(path, json.dumps(values).encode())
 
 
-def _read(path: Path, default: dict[str, Any] | None = None) -> Any:
-    """Read the values in a file; return the default where there are none."""
+def _read(path: Path) -> dict[str, Any]:
+    """Read the values in a file; there are none in one that is missing or damaged."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, json.JSONDecodeError):
-        return default
+        found = parse_json(path.read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _time(note: dict[str, Any]) -> float:
+    """Return when a note was written; the oldest time where it does not say so."""
+    found = note.get("time")
+    return found if isinstance(found, float) and math.isfinite(found) else 0.0

@@ -18,6 +18,7 @@ from polyclinic.imaging.volumes import write_label_map
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.prediction import predict_class, predict_label_map
 from polyclinic.system.durable import file_digest, replacing, write_durably
+from polyclinic.system.text import parse_json
 from polyclinic_client.result_names import name_results
 
 MADE = ".made.json"  # in the results' folder: which model made which label map of which image
@@ -135,7 +136,7 @@ class _Made:
         self.folder, self._model = folder, model
         self._path = folder / MADE
         try:
-            found = json.loads(self._path.read_bytes())
+            found = parse_json(self._path.read_bytes())
         except (OSError, ValueError):
             found = {}
         self._known: dict[str, object] = found if isinstance(found, dict) else {}

@@ -149,8 +149,8 @@ class Site:
         needs_base = not self.outbox.base_path(assignment.base).exists()
         ready = self.outbox.ready()
         failure = self.outbox.failure()
-        if failure and failure["key"] == self.outbox.key(assignment.to_json()):
-            return Handover(needs_base, f"failed: {failure['reason']}")
+        if failure and failure.key == self.outbox.key(assignment.to_json()):
+            return Handover(needs_base, f"failed: {failure.reason}")
         if ready is None:
             return Handover(needs_base, "" if needs_base else self.outbox.progress())
         return Handover(needs_base, "handing over", ready.digest, ready.path.read_bytes())

@@ -12,11 +12,14 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 WORKER, FINE_TUNING = "status.json", "fine_tuning.json"
 CONNECTION = "connection.json"
 CONNECTED, LOST = "connected", "lost"  # what it says
+Steps = Annotated[int, Field(ge=0, le=10**12)]
 EVERY_S = 0.25  # between two writings, unless one is forced
 
 
@@ -43,7 +46,19 @@ class Status:
     def percent(self) -> int | None:
         """Share of the steps that are done, 0 to 100; None where there are none."""
         steps = self.details.get("steps")
-        return 100 * int(self.details.get("step", 0)) // int(steps) if steps else None
+        return min(100, 100 * self.details.get("step", 0) // steps) if steps else None
+
+
+class _Said(BaseModel):
+    """The bounds of what a status file says; what is not listed is shown at most."""
+
+    model_config = ConfigDict(extra="allow")
+
+    time: FiniteFloat
+    doing: str
+    step: Steps = 0
+    steps: Steps = 0
+    loss: float | None = None
 
 
 class StatusFile:
@@ -71,10 +86,11 @@ class StatusFile:
     def read(self) -> Status:
         """Read what the process last wrote."""
         try:
-            values = dict(json.loads(self._path.read_text()))
-            return Status(float(values.pop("time")), str(values.pop("doing")), values)
-        except (OSError, ValueError, KeyError, TypeError):
+            said = _Said.model_validate_json(self._path.read_bytes())
+        except (OSError, ValueError):
             return Status()
+        details = said.model_dump(exclude={"time", "doing"}, exclude_unset=True)
+        return Status(said.time, said.doing, details)
 
 
 class StatusNews:
@@ -121,4 +137,4 @@ def fine_tuning_news(status: Status) -> tuple[str, str] | None:
     if status.doing != "training" or status.percent is None:
         return None
     done = f"fine-tuning: {10 * (status.percent // 10)} %"
-    return f"{done}, loss {float(status.details.get('loss', 0.0)):.3f}", done
+    return f"{done}, loss {status.details.get('loss') or 0.0:.3f}", done

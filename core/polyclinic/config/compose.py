@@ -32,6 +32,7 @@ from polyclinic.config.validation import (
 )
 from polyclinic.errors import ConfigError, PolyclinicError, UnknownName
 from polyclinic.system.faults import is_out_of_memory
+from polyclinic.system.text import first_line
 
 __all__ = [
     "CONF",
@@ -154,7 +155,7 @@ def instantiate(part: Part, **extra: object) -> Any:
     cause = failed.__cause__ or failed
     if isinstance(cause, PolyclinicError) or is_out_of_memory(cause):
         raise cause
-    text = str(cause).splitlines()[0]
+    text = first_line(cause)
     raise ConfigError(f"{target} cannot be made with these settings: {text}") from failed
 
 

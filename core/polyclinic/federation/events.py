@@ -5,7 +5,6 @@ Control characters are removed from all text, which may come from hospitals; cod
 text as markup must escape it.
 """
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
 
-from polyclinic.system.text import clean
+from polyclinic.system.text import clean, parse_json
 
 if TYPE_CHECKING:
     from polyclinic.federation.live_state import LiveState
@@ -355,10 +354,10 @@ class EventLog:
     def parse(self, line: str) -> Event | None:
         """Read one line; return None if it is damaged, or of a method that is not installed."""
         try:
-            values = json.loads(line)
+            values = parse_json(line)
             found = self._classes[values["kind"]].model_validate(values)
             return found if "time" in found.model_fields_set else None
-        except (ValueError, TypeError, KeyError, ValidationError, RecursionError):
+        except (ValueError, TypeError, KeyError, ValidationError):
             return None
 
     def read(self, path: Path) -> tuple[Event, ...]:

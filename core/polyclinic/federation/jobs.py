@@ -26,6 +26,7 @@ from polyclinic.system.plugins import (
     plugins,
     provider,
 )
+from polyclinic.system.text import first_line
 
 
 def build_network(config: Config) -> nn.Module:
@@ -72,7 +73,7 @@ def check_network(network: nn.Module, config: Config) -> None:
         with torch.inference_mode():
             shape = tuple(network(torch.zeros(1, config.data.channels, *config.data.patch)).shape)
     except (RuntimeError, ValueError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise ConfigError(
             f"The model cannot take a patch of {list(config.data.patch)} voxels ({reason}): "
             "change data.patch."

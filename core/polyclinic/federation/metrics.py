@@ -4,7 +4,6 @@ A value of the wrong kind is read as None, for one damaged figure need not cost 
 line.
 """
 
-import json
 from collections.abc import Mapping
 from itertools import islice
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictInt
 
 from polyclinic.federation.events import Word
 from polyclinic.federation.run_state import Count
+from polyclinic.system.text import parse_json
 
 Phase = Literal["train", "validate", "test"]
 FILE = "metrics.jsonl"
@@ -74,8 +74,8 @@ class Metric(BaseModel):
 def parse_metric(line: str) -> Metric | None:
     """Read one line of metrics.jsonl; None where it is damaged."""
     try:
-        return Metric.model_validate(json.loads(line))
-    except (ValueError, OverflowError, RecursionError):
+        return Metric.model_validate(parse_json(line))
+    except (ValueError, OverflowError):
         return None
 
 

@@ -23,6 +23,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from polyclinic.config.compose import as_yaml
 from polyclinic.config.schemas import Config
 from polyclinic.errors import LedgerNotFound, RunError, RunNotFound
@@ -32,6 +34,7 @@ from polyclinic.federation.run_state import RunState, checked
 from polyclinic.store.journal import database_of
 from polyclinic.system.durable import flush, write_atomically
 from polyclinic.system.faults import explain
+from polyclinic.system.text import parse_json
 
 SETTINGS = "overrides.json"
 PACKAGES = ("polyclinic", "flwr", "torch", "monai", "nibabel", "numpy")
@@ -67,12 +70,12 @@ class RunFolder:
         """
         path = self.path / "run.json"
         try:
-            described = json.loads(path.read_text(encoding="utf-8"))
+            described = parse_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise RunError(
                 f"{self.path}: this is not a run's folder, it has no run.json."
             ) from None
-        except (OSError, ValueError, RecursionError) as error:
+        except (OSError, ValueError) as error:
             raise RunError(f"{path}: cannot be read ({error}).") from error
         if not isinstance(described, dict):
             raise RunError(f"{path}: is damaged (an object was expected).")
@@ -96,10 +99,15 @@ class RunFolder:
         write_atomically(self.path / "config.yaml", "---\n".join(map(as_yaml, configs)))
 
     def settings(self) -> list[list[str]]:
-        """Read what was asked for each strategy; nothing if nothing was kept."""
+        """Read what was asked for each strategy; nothing if nothing was kept.
+
+        Raises:
+            RunError: The file is damaged.
+        """
         path = self.path / SETTINGS
-        asked: list[list[str]] = json.loads(path.read_text()) if path.exists() else []
-        return asked
+        if not path.exists():
+            return []
+        return checked(path, lambda: _SETTINGS.validate_json(path.read_bytes()))
 
     def state(self) -> RunState:
         """Read run.json.
@@ -280,31 +288,10 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
     """Return the complete lines of a JSON-lines file; none if there is no file."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text().split("\n")[:-1] if line.strip()]
+    return [parse_json(line) for line in path.read_text().split("\n")[:-1] if line.strip()]
 
 
-class LineReader:
-    """Reader of a JSON-lines file that another process writes.
-
-    Args:
-        path: The file; it need not exist yet.
-        from_end: Skip the lines that are there already.
-    """
-
-    def __init__(self, path: Path, *, from_end: bool = False) -> None:
-        self._path = path
-        self._position = path.stat().st_size if from_end and path.exists() else 0
-
-    def read(self) -> list[dict[str, Any]]:
-        """Return the complete lines that were appended since the last call."""
-        if not self._path.exists():
-            return []
-        with self._path.open() as file:
-            file.seek(self._position)
-            text = file.read()
-        complete = text[: text.rfind("\n") + 1]
-        self._position += len(complete.encode())
-        return [json.loads(line) for line in complete.splitlines()]
+_SETTINGS = TypeAdapter(list[list[str]])
 
 
 def _append(path: Path, line: Mapping[str, object]) -> None:

@@ -5,18 +5,39 @@ with the authority in its kit alone, and still after the certificate was renewed
 """
 
 import struct
+from typing import Annotated
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from polyclinic.fleet.signatures import ALGORITHM, LENGTH, framed, sign_statement
 from polyclinic.fleet.wire.fleet_pb2 import Anchor
 
 DOMAIN = b"polyclinic.fleet.v1 anchor"  # no signature for another purpose starts so
 SIGNATURE_BYTES = 8_192  # largest signature that is looked at
+
+
+class KeptLine(BaseModel):
+    """A line of a journal: its number, its hash, and the signature in hexadecimal."""
+
+    model_config = ConfigDict(frozen=True)
+
+    sequence: Annotated[int, Field(ge=0, lt=2**64)]
+    hash: str
+    signature: str = ""
+
+
+class KeptJournal(KeptLine):
+    """The newest line of a journal, and earlier ones."""
+
+    earlier: tuple[KeptLine, ...] = ()
+
+
+KEPT = TypeAdapter(dict[str, KeptJournal])  # anchors.json of a hospital, by journal
 
 
 def anchor_statement(anchor: Anchor) -> bytes:

@@ -4,6 +4,8 @@ Nothing else opens such a file as an image of a patient. Pixels of 16 bits of gr
 are.
 """
 
+import io
+import os
 import re
 import warnings
 from collections.abc import Iterator
@@ -88,8 +90,25 @@ def _open(path: Path) -> Iterator[Any]:
     """Open a file without reading its pixels."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of sizes, which are checked here, and of EXIF data
-        with Image.open(path, formats=("PNG", "JPEG")) as picture:
+        with _File(path) as file, Image.open(file, formats=("PNG", "JPEG")) as picture:
             yield picture
+
+
+class _File(io.BufferedReader):
+    """A file that is asked for no more than it has: Python makes room for all that is asked for.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(io.FileIO(path))
+        self._bytes = os.fstat(self.fileno()).st_size
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        """Read so many bytes, or all that are left."""
+        left = max(0, self._bytes - self.tell())
+        return super().read(left if size is None or size < 0 else min(size, left))
 
 
 def _orientation(picture: Any) -> int:

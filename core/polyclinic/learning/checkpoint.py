@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from polyclinic.system.durable import write_durably
+from polyclinic.system.text import first_line
 
 log = logging.getLogger("polyclinic.learning.checkpoint")
 
@@ -49,7 +50,7 @@ class Checkpoint:
             log.warning(
                 "%s is of another training and begins anew: %s",
                 self._path,
-                str(error).splitlines()[0],
+                first_line(error),
             )
             return []
         log.info("going on after %d losses", len(kept["losses"]))

@@ -16,6 +16,7 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.learning.site_tasks import SiteHeadNetwork, SiteTask
 from polyclinic.learning.state_dict import load_metadata, load_state
+from polyclinic.system.text import first_line
 
 SPARE = 2  # a network may register a tensor again
 OPEN = ConfigDict(extra="ignore")  # a file says more of itself, to whoever wrote it
@@ -81,7 +82,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, JobConfig]:
         network.load_state_dict(state)
     except (TypeError, RuntimeError, ConfigError) as error:
         raise ModelInvalid(
-            f"{path}: does not fit this machine's conf/ ({str(error).splitlines()[0]}). Install "
+            f"{path}: does not fit this machine's conf/ ({first_line(error)}). Install "
             "the version that wrote it."
         ) from error
     return network.eval(), job

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from polyclinic.config.jobs import digest
 from polyclinic.errors import ConfigError, DiskFull, ModelInvalid, StorageFailed, WeightsInvalid
 from polyclinic.system.durable import replacing
+from polyclinic.system.text import first_line, parse_json
 
 StateDict = dict[str, Tensor]
 Personal = Literal["none", "norm", "all"]
@@ -160,7 +161,7 @@ def load_state(path: Path) -> tuple[StateDict, dict[str, str]]:
             return {name: file.get_tensor(name) for name in names}, dict(file.metadata() or {})
     except (OSError, SafetensorError) as error:
         raise ModelInvalid(
-            f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})."
+            f"{path}: not a readable safetensors file ({first_line(error)})."
         ) from error
 
 
@@ -171,10 +172,10 @@ def load_metadata(metadata: Mapping[str, str], path: Path) -> dict[str, object]:
         ModelInvalid: The file was not written by polyclinic.
     """
     try:
-        job = json.loads(metadata["polyclinic"])
+        job = parse_json(metadata["polyclinic"])
         if not isinstance(job, dict):
             raise ValueError("no table")
-    except (KeyError, ValueError, RecursionError) as error:
+    except (KeyError, ValueError) as error:
         raise ModelInvalid(
             f"{path}: has no polyclinic metadata, so its network is unknown. Use a file that "
             "`export` wrote."

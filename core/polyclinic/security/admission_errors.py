@@ -8,7 +8,7 @@ either side. The coordinator records every refusal in its journal.
 import json
 
 from polyclinic.errors import LinkError
-from polyclinic.system.text import clean
+from polyclinic.system.text import clean, parse_json
 
 HANDSHAKE = "/polyclinic.Door/Knock"
 SITE_HEADER = "polyclinic-site"
@@ -241,7 +241,7 @@ REASONS: dict[str, type[AdmissionRefused]] = {
 def unpack_refusal(text: str) -> AdmissionRefused | None:
     """Decode a coordinator's refusal; None for any other text."""
     try:
-        facts = json.loads(text)
+        facts = parse_json(text)
         return REASONS[facts.pop("polyclinic")](
             **{str(name): str(fact) for name, fact in facts.items()}
         )

@@ -71,7 +71,7 @@ def load_private_key(path: Path) -> PrivateKey:
         )
     try:
         key = serialization.load_ssh_private_key(content, password=None)
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+    except (ValueError, TypeError, UnsupportedAlgorithm, NotImplementedError) as error:
         raise KeyInvalid(
             f"{path}: not an OpenSSH private key without a password. `polyclinic-client keygen` "
             "makes one."
@@ -120,7 +120,7 @@ def parse_public_key(content: bytes) -> PublicKey:
             if pem
             else serialization.load_ssh_public_key(content)
         )
-    except UnsupportedAlgorithm as error:
+    except (UnsupportedAlgorithm, NotImplementedError) as error:
         raise ValueError("unsupported") from error
     if not isinstance(key, PublicKey) or not isinstance(key.curve, ec.SECP384R1):
         raise ValueError("not ECDSA on P-384")

@@ -4,6 +4,9 @@ import json
 import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
 
 from polyclinic.errors import AddressInvalid, ConfigError, KitInvalid
 from polyclinic.security.keys import authority_fingerprint
@@ -13,6 +16,18 @@ from polyclinic.system.processes import parse_address
 FORMAT = 1
 MAX_KIT_BYTES = 100_000
 SITE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+
+
+class _File(BaseModel):
+    """The content of a kit's file."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    format: int
+    site: str
+    server: str
+    ca: Annotated[str, Field(pattern="BEGIN CERTIFICATE")]
+    key: str
 
 
 @dataclass(frozen=True)
@@ -47,24 +62,18 @@ class Kit:
         try:
             if path.stat().st_size > MAX_KIT_BYTES:
                 raise KitInvalid(path, "it is too large")
-            content = json.loads(path.read_text())
-            written = int(content.pop("format"))
-            kit = cls(**content)
+            found = _File.model_validate_json(path.read_bytes())
         except OSError as error:
             raise KitInvalid(path, error.strerror or "it cannot be read") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except ValueError as error:
             raise KitInvalid(path, "it is not what `polyclinic-server enrol` writes") from error
-        if written > FORMAT:
+        if found.format > FORMAT:
             raise KitInvalid(path, "it was made by a newer polyclinic; update this one")
+        kit = cls(found.site, found.server, found.ca, found.key)
         kit._check(path)
         return kit
 
     def _check(self, path: Path) -> None:
-        if (
-            not all(isinstance(value, str) for value in asdict(self).values())
-            or "BEGIN CERTIFICATE" not in self.ca
-        ):
-            raise KitInvalid(path, "it is not what `polyclinic-server enrol` writes")
         try:
             authority_fingerprint(self.ca)
         except ValueError as error:

@@ -21,6 +21,7 @@ from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.learning.state_dict import StateDict, save_state
 from polyclinic.store.refusals import ContributionDamaged
 from polyclinic.system.durable import file_digest, make_folder, put_in_place, temporary_file
+from polyclinic.system.text import first_line, parse_json
 
 __all__ = [
     "Contribution",
@@ -78,8 +79,8 @@ class TensorFile:
             self._file = OPEN(path, framework="pt")
             keys = sorted(self._file.keys())
             self.contribution = _parse((self._file.metadata() or {}).get("polyclinic", ""))
-        except (OSError, SafetensorError, ValueError, RecursionError) as error:
-            raise ContributionDamaged(path.name, str(error).split("\n", maxsplit=1)[0]) from error
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ContributionDamaged(path.name, first_line(error)) from error
         self.names = [key.removeprefix(TASK_VECTOR) for key in keys if key.startswith(TASK_VECTOR)]
         self.statistics = [
             key.removeprefix(STATISTICS) for key in keys if key.startswith(STATISTICS)
@@ -178,7 +179,7 @@ def _parse(text: str) -> Contribution:
     """
     if not text:
         raise ValueError("it has no polyclinic metadata")
-    found = json.loads(text)
+    found = parse_json(text)
     if not isinstance(found, dict) or set(found) != set(Contribution.__dataclass_fields__):
         raise ValueError("its metadata lacks a field or has another")
     for key in ("site", "base", "task", "version"):

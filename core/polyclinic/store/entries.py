@@ -5,7 +5,6 @@ withdrawal covers, so the order of arrival does not matter. A withdrawal covers 
 site had handed over before.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,9 +12,20 @@ from typing import Any, Literal
 
 from sqlalchemy import Connection, Row, RowMapping, Subquery, case, func, select
 
-from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL
+from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL, LineInvalid
+from polyclinic.system.text import parse_json
 
 State = Literal["active", "superseded", "withdrawn"]
+# what the bodies of lines hold, by their kind; of a security folder's journal, too
+FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "opened": {"format": int},
+    "contribution": {"num_examples": int, "bytes": int, "norm": int | float},
+    "refused": {"type": str, "sentence": str},
+    "withdrawn": {"reason": str},
+    "published": {"number": int, "recipe": dict, "contributions": list},
+    "enrolled": {"key": str},
+    "revoked": {"reason": str},
+}
 
 
 @dataclass(frozen=True)
@@ -94,15 +104,33 @@ def newest_hash(connection: Connection) -> str:
 
 
 def as_line(row: RowMapping) -> JournalLine:
-    """Return a row of the journal with its body parsed."""
-    return JournalLine(**{**row, "body": json.loads(row["body"])})
+    """Return a row of the journal with its body parsed.
+
+    Raises:
+        LineInvalid: It is not what was written.
+    """
+    where = f"line {str(row['sequence'])[:20]} of its journal was changed"
+    texts = (row["kind"], row["site"], row["subject"], row["body"], row["previous"], row["hash"])
+    numbers = isinstance(row["sequence"], int) and isinstance(row["time"], int | float)
+    if not numbers or not all(isinstance(text, str) for text in texts):
+        raise LineInvalid(where)
+    try:
+        body = parse_json(row["body"])
+    except ValueError as error:
+        raise LineInvalid(f"{where}: its body is not JSON") from error
+    fields = FIELDS.get(row["kind"], {})
+    if not isinstance(body, dict) or not all(
+        isinstance(body.get(name), kind) for name, kind in fields.items()
+    ):
+        raise LineInvalid(f"{where}: its body lacks {', '.join(fields) or 'fields'}")
+    return JournalLine(**{**row, "body": body})
 
 
 def note_of(line: JournalLine) -> dict[str, Any]:
     """Return the note of a `base` line if it is a JSON object; else an empty one."""
     try:
-        note = json.loads(str(line.body.get("note")))
-    except json.JSONDecodeError:
+        note = parse_json(str(line.body.get("note")))
+    except ValueError:
         return {}
     return note if isinstance(note, dict) else {}
 
@@ -118,10 +146,17 @@ def as_publication(line: JournalLine) -> Publication:
     )
 
 
-def first_row(connection: Connection) -> Mapping[str, Any]:
-    """Return the line that opened the journal; empty if there is none."""
-    chosen = select(JOURNAL).order_by(JOURNAL.c.sequence).limit(1)
-    return dict(connection.execute(chosen).mappings().first() or {})
+def first_hash(connection: Connection) -> str:
+    """Return the hash of the line that opened the journal.
+
+    Raises:
+        LineInvalid: There is none.
+    """
+    chosen = select(JOURNAL.c.hash).order_by(JOURNAL.c.sequence).limit(1)
+    found = connection.execute(chosen).scalar()
+    if not isinstance(found, str):
+        raise LineInvalid("the first line of its journal is missing")
+    return found
 
 
 def base_digests(connection: Connection) -> list[str]:
@@ -163,7 +198,7 @@ def read_entries(connection: Connection, *, only_active: bool) -> list[dict[str,
     rows = connection.execute(chosen)
     names = list(rows.keys())
     found = [dict(zip(names, row, strict=True)) for row in rows.all()]
-    return [{**fields, "metrics": json.loads(fields["metrics"])} for fields in found]
+    return [{**fields, "metrics": parse_json(fields["metrics"])} for fields in found]
 
 
 def _withdrawals() -> Subquery:

@@ -41,6 +41,7 @@ from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 from polyclinic.config.jobs import digest
 from polyclinic.errors import LedgerDamaged, LedgerError
 from polyclinic.system.durable import write_durably
+from polyclinic.system.text import first_line
 
 FORMAT = 1
 FILE, ADDRESS = "ledger.sqlite", "database.url"
@@ -80,6 +81,10 @@ JOURNAL = Table(
     Index("journal_kind", "kind"),
 )
 KEYS = {"contributions": "digest", "journal": "sequence"}
+
+
+class LineInvalid(ValueError):
+    """A line of the journal is not what its kind says; the text says how."""
 
 
 class Database:
@@ -159,9 +164,11 @@ class Database:
     def _plain_errors(self) -> Iterator[None]:
         try:
             yield
+        except LineInvalid as error:
+            raise LedgerDamaged(self.where, str(error)) from error
         except OperationalError as error:
             raise LedgerError(
-                f"{self.where}: the database does not answer ({_first_line(error)}). Check it, "
+                f"{self.where}: the database does not answer ({first_line(error.orig)}). Check it, "
                 "then try again."
             ) from error
         except DatabaseError as error:
@@ -170,7 +177,7 @@ class Database:
                     f"{self.where}: {GROWS_ONLY}, nothing in it is changed or removed."
                 ) from error
             raise LedgerDamaged(
-                self.where, f"the database reports an error ({_first_line(error)})"
+                self.where, f"the database reports an error ({first_line(error.orig)})"
             ) from error
 
 
@@ -321,7 +328,3 @@ def _postgresql_triggers() -> list[str]:
             for table in KEYS
         ),
     ]
-
-
-def _first_line(error: DatabaseError) -> str:
-    return str(error.orig).strip().split("\n", maxsplit=1)[0]

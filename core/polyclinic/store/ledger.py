@@ -40,7 +40,7 @@ from polyclinic.store.entries import (
     as_line,
     as_publication,
     base_digests,
-    first_row,
+    first_hash,
     is_active,
     newest_hash,
     note_of,
@@ -139,7 +139,7 @@ class Ledger:
     def identity(self) -> str:
         """Return the hash of the first line, which no other ledger has."""
         with self._database.reading() as connection:
-            return str(first_row(connection)["hash"])
+            return first_hash(connection)
 
     def add_base(self, state: StateDict, note: str = "") -> str:
         """Make a model the current base and return its digest.
@@ -398,11 +398,12 @@ class Ledger:
     def _check_format(self) -> None:
         try:
             with self._database.reading() as connection:
-                written = int(json.loads(first_row(connection)["body"])["format"])
-        except (ValueError, TypeError, KeyError) as error:
+                (first,) = read_lines(connection, ("opened",), limit=1)
+        except ValueError as error:
             raise LedgerDamaged(
                 self._database.where, "the first line of its journal is not as it was written"
             ) from error
+        written = first.body["format"]
         if written > FORMAT:
             raise LedgerError(
                 f"{self._database.where}: was made by a newer polyclinic. Install that version."

@@ -1,6 +1,5 @@
 """Verification that a ledger still holds what was written: the hash chain, the rows, the files."""
 
-import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,8 +10,10 @@ from sqlalchemy import Connection, RowMapping, select
 from torch import Tensor
 
 from polyclinic.learning.state_dict import state_digest
+from polyclinic.store.entries import as_line
 from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL, START, canonical, line_hash
 from polyclinic.system.durable import file_digest
+from polyclinic.system.text import first_line
 
 OPEN: Any = safe_open  # safetensors is only partly typed
 Progress = Callable[[str, int], None]
@@ -67,7 +68,7 @@ def find_fault(
     try:
         lines = _bodies(connection)
     except ValueError as error:
-        return Fault("a journal line's body is not JSON", "journal", "JSON", str(error))
+        return Fault("a journal line cannot be read", "journal", "as it was written", str(error))
     return (
         _check_rows(connection, lines)
         or _check_files(connection, path_of, told)
@@ -108,7 +109,7 @@ def _bodies(connection: Connection) -> dict[int, dict[str, Any]]:
         .order_by(JOURNAL.c.sequence)
     )
     return {
-        line["sequence"]: {**line, "body": json.loads(line["body"])}
+        line["sequence"]: {**line, "body": as_line(line).body}
         for line in connection.execute(chosen).mappings()
     }
 
@@ -214,7 +215,7 @@ def _check_model(digest: str, path: Path) -> Fault | None:
     try:
         found = state_digest(StoredModel(path))
     except (OSError, SafetensorError) as error:
-        found = str(error).split("\n", maxsplit=1)[0]
+        found = first_line(error)
     if found == digest:
         return None
     return Fault("a model's file was changed", str(path), f"digest {digest}", found)

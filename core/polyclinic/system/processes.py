@@ -6,6 +6,7 @@ Server and client start their processes here (docs/decisions/child-processes.md)
 import faulthandler
 import fcntl
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -19,7 +20,9 @@ from typing import IO
 
 from polyclinic.errors import AddressInvalid, ProcessDied, ServerUnreachable, StorageFailed
 from polyclinic.system.nursery import FORK, Forked, fork_module
+from polyclinic.system.text import clean
 
+ADDRESS_CHARACTERS = 100  # of an address, in a message
 PARENT = "POLYCLINIC_PARENT"  # environment variable: id of the process that started this one
 GOODBYE_S = 5.0  # time for a process to end in order after its parent is gone
 SHARE = 0.05  # length of the next pause, as a share of the time already waited
@@ -233,10 +236,11 @@ def parse_address(address: str) -> tuple[str, int]:
         AddressInvalid: The address has another form.
     """
     host, colon, port = address.rpartition(":")
+    shown = clean(address)[:ADDRESS_CHARACTERS]
     if not colon or not host:
-        raise AddressInvalid(address, "no port" if not colon else "no host")
-    if not port.isdigit() or not 0 < int(port) < 65536:
-        raise AddressInvalid(address, f"'{port}' is not a port number")
+        raise AddressInvalid(shown, "no port" if not colon else "no host")
+    if not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise AddressInvalid(shown, f"'{clean(port)[:ADDRESS_CHARACTERS]}' is not a port number")
     return host.strip("[]"), int(port)
 
 

@@ -21,6 +21,7 @@ from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Entry, JournalLine, Ledger, Publication
 from polyclinic.store.refusals import shown
 from polyclinic.system.durable import replacing
+from polyclinic.system.text import parse_json
 
 SHORT = 12  # number of a digest's characters that are shown
 
@@ -185,8 +186,8 @@ def _job_of(ledger: Ledger, digest: str) -> dict[str, str]:
         if line.subject == digest and line.kind in ("base", "published"):
             break
     try:
-        return {"polyclinic": note} if isinstance(json.loads(note), dict) else {}
-    except json.JSONDecodeError:
+        return {"polyclinic": note} if isinstance(parse_json(note), dict) else {}
+    except ValueError:
         return {}
 
 

@@ -5,32 +5,34 @@ and with every answer that it takes. `polyclinic-server ledger verify --anchor F
 hospital kept with the journal.
 """
 
-import json
 import re
 import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
 from polyclinic.errors import ConfigError, PolyclinicError
-from polyclinic.fleet.anchor import is_signed, sign_anchor
+from polyclinic.fleet.anchor import KEPT, KeptJournal, is_signed, sign_anchor
 from polyclinic.fleet.wire.fleet_pb2 import Anchor
 from polyclinic.security.keys import authority_fingerprint
-from polyclinic.store.entries import first_row, read_lines
+from polyclinic.store.entries import first_hash, read_lines
 from polyclinic.store.journal import Database, database_of
 from polyclinic.system.durable import DIGEST
+from polyclinic.system.text import parse_json
 from polyclinic_server.enrolment.authority import Authority
 
 if TYPE_CHECKING:
     from polyclinic.store.ledger import Ledger
 
 JOURNAL = "journal"  # folder of the registry's journal in the security folder
-LINE = re.compile(rf"(\d{{1,18}})\D+?\b({DIGEST.pattern})\b")
+LINE = re.compile(
+    rf"(\d{{1,18}})\D{{1,200}}?\b({DIGEST.pattern})\b"
+)  # bounded: it may be a long file
 MAX_FILE_BYTES = 20_000_000
 
 
@@ -97,7 +99,7 @@ class Anchoring:
             database.close()
             return None
         with database.reading() as connection:
-            identity = str(first_row(connection)["hash"])
+            identity = first_hash(connection)
         self._open[folder] = journal_name(folder, identity), database
         return self._open[folder]
 
@@ -182,29 +184,30 @@ def _read(path: Path, name: str) -> tuple[list[Anchor], list[str]]:
     """Return the lines that a file has of the journal `name`, and all journals in the file."""
     text = _text(path)
     try:
-        content = json.loads(text)
-    except (ValueError, RecursionError):
+        content = parse_json(text)
+    except ValueError:
         found = LINE.search(text)
         if found is None:
             raise _no_anchor(path) from None
         return [Anchor(sequence=int(found[1]), hash=found[2])], []
     try:
-        if "sequence" in content:
-            return _lines("", content), []
-        return (_lines(name, content[name]) if name in content else []), sorted(content)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        if isinstance(content, dict) and "sequence" in content:
+            return _lines(str(content.get("journal", "")), KeptJournal(**content)), []
+        kept = KEPT.validate_python(content)
+        return (_lines(name, kept[name]) if name in kept else []), sorted(kept)
+    except (ValueError, TypeError) as error:
         raise _no_anchor(path) from error
 
 
-def _lines(name: str, kept: dict[str, Any]) -> list[Anchor]:
+def _lines(name: str, kept: KeptJournal) -> list[Anchor]:
     return [
         Anchor(
-            journal=str(kept.get("journal", name)),
-            sequence=int(line["sequence"]),
-            hash=str(line["hash"]),
-            signature=bytes.fromhex(str(line.get("signature", ""))),
+            journal=name,
+            sequence=line.sequence,
+            hash=line.hash,
+            signature=bytes.fromhex(line.signature),
         )
-        for line in [*kept.get("earlier", []), kept]
+        for line in (*kept.earlier, kept)
     ]
 
 

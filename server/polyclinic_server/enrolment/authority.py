@@ -20,12 +20,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Annotated
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from pydantic import BaseModel, Field
 
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import make_folder, write_durably
@@ -35,6 +37,13 @@ AUTHORITY_DAYS = 3650
 SERVER_DAYS = 397
 WARN_DAYS = 30
 HOST_NAME = re.compile(r"(?!-)[A-Za-z0-9-]{1,63}(?<!-)(\.(?!-)[A-Za-z0-9-]{1,63}(?<!-))*")
+
+
+class _Address(BaseModel):
+    """The content of address.json."""
+
+    hosts: Annotated[tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1)]
+    port: Annotated[int, Field(gt=0, lt=65536)]
 
 
 @dataclass(frozen=True)
@@ -88,10 +97,10 @@ class Authority:
             ConfigError: There is none.
         """
         try:
-            address = json.loads((folder / "address.json").read_text())
-            authority = cls(folder, tuple(address["hosts"]), int(address["port"]))
+            address = _Address.model_validate_json((folder / "address.json").read_bytes())
+            authority = cls(folder, address.hosts, address.port)
             authority.expires()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError) as error:
             raise ConfigError(
                 f"{folder}: there are no keys and certificates here. Make them with "
                 "`polyclinic-server init --host NAME`, or serve only this machine with "

@@ -5,7 +5,6 @@ history|verify --ledger security/journal` reads it. There is no second list: the
 and `revoked` determine who is enrolled. Lines `refused` record refused callers and the reasons.
 """
 
-import json
 import threading
 import time
 from collections import OrderedDict, deque
@@ -19,6 +18,7 @@ from polyclinic.errors import ConfigError
 from polyclinic.security.admission_errors import AdmissionRefused
 from polyclinic.security.keys import PublicKey, fingerprint, public_text
 from polyclinic.security.kit import Kit, check_site_name
+from polyclinic.store.entries import as_line
 from polyclinic.store.journal import FILE, JOURNAL, Database, append, database_of, sqlite_url
 from polyclinic.system.durable import make_folder
 from polyclinic_server.enrolment.authority import Authority
@@ -153,7 +153,7 @@ class Registry:
         with self._lock, self._database.writing() as connection:
             self._read(connection)
             for line in lines:
-                mark, body = line["subject"], json.loads(line["body"])
+                mark, body = line["subject"], as_line(line).body
                 known = self._keys.get(mark)
                 missing = known is None if line["kind"] == "enrolled" else known and known.active
                 if missing:
@@ -204,12 +204,11 @@ class Registry:
 
     def refusals(self, after: int) -> tuple[int, list[str]]:
         """Return the last line's number, and the sentences of the refusals after a line."""
-        columns = JOURNAL.c.sequence, JOURNAL.c.kind, JOURNAL.c.body
-        chosen = select(*columns).where(JOURNAL.c.sequence > after).order_by(JOURNAL.c.sequence)
+        chosen = select(JOURNAL).where(JOURNAL.c.sequence > after).order_by(JOURNAL.c.sequence)
         with self._database.reading() as connection:
-            rows = connection.execute(chosen).all()
-        refused = [json.loads(row.body)["sentence"] for row in rows if row.kind == "refused"]
-        return max([after, *(row.sequence for row in rows)]), refused
+            lines = [as_line(row) for row in connection.execute(chosen).mappings()]
+        refused = [line.body["sentence"] for line in lines if line.kind == "refused"]
+        return max([after, *(line.sequence for line in lines)]), refused
 
     def _active_key(self, site: str) -> Enrolled | None:
         return next((key for key in self._keys.values() if key.site == site and key.active), None)
@@ -225,7 +224,7 @@ class Registry:
         """Read the journal's new lines."""
         newer = select(JOURNAL).where(JOURNAL.c.sequence > self._read_to)
         for row in connection.execute(newer.order_by(JOURNAL.c.sequence)).mappings().all():
-            mark, body = row["subject"], json.loads(row["body"])
+            mark, body = row["subject"], as_line(row).body
             if row["kind"] == "enrolled":
                 self._keys[mark] = Enrolled(row["site"], mark, row["time"])
             elif row["kind"] == "revoked" and mark in self._keys:

@@ -14,8 +14,9 @@ from polyclinic.federation.events import ArmEnd, Asked, Event, Note
 from polyclinic.federation.final_test import FinalTest, record_start, task_of
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import arm_name, describe_model, make_order, start_network
+from polyclinic.federation.metrics import FILE as METRICS
+from polyclinic.federation.metrics import read_metrics
 from polyclinic.federation.records import Order
-from polyclinic.federation.run_folder import read_lines
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.merging.comparison import Comparison, Opponent
@@ -152,12 +153,12 @@ class MergingRun:
         publications are scored, evenly spread and with the newest, to limit the time.
         """
         arm = self._order.arm
-        lines = [
-            line
-            for line in read_lines(self._folder.path / "metrics.jsonl")
-            if line["arm"] == arm and line["phase"] == "validate"
-        ]
-        scored = {(line["round"], line["site"]) for line in lines}
+        figures, _ = read_metrics(self._folder.path / METRICS)
+        scored = {
+            (figure.round, figure.site)
+            for figure in figures
+            if figure.arm == arm and figure.phase == "validate"
+        }
         publications = ledger.publications()
         step = -(-len(publications) // MOST_SCORED_AGAIN)
         for publication in publications[::-1][::step][::-1]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from polyclinic.config.schemas import Setting
 from polyclinic.learning.state_dict import save_state
+from polyclinic.system.text import parse_json
 from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.proxy.settings import ABOUT
 from polyclinic_strategies.proxy.system import ProxySystem
@@ -57,6 +58,6 @@ def read_proxy(metadata: Mapping[str, str]) -> tuple[tuple[int, int, int], str]:
     Raises:
         KeyError, TypeError, ValueError: The file names none.
     """
-    described = json.loads(metadata["polyclinic"])[ABOUT]
+    described = parse_json(metadata["polyclinic"])[ABOUT]
     height, width, depth = described["shape"]
     return (height, width, depth), described["digest"]

@@ -7,16 +7,20 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 from polyclinic.errors import ModelInvalid, RunError
 from polyclinic.imaging.deformation import jacobian_determinant, upsample
+from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.learning.state_dict import load_state, save_state, state_digest
+from polyclinic.system.text import first_line, parse_json
 from polyclinic_strategies.proxy.frame.atlas import Reference
 from polyclinic_strategies.proxy.frame.canonical import Canonical, canonicalize
 from polyclinic_strategies.proxy.generator import (
@@ -37,7 +41,22 @@ TRIES = 5
 # of a proxy that may be sent, in the head: displacement without the part that shifts all of it
 # (a trained generator has 4.7 mm root mean square), and share of the intensities' range
 LEAST_MEDIAN_MM, LEAST_P95_MM, LEAST_CHANGE = 1.0, 2.0, 0.01
+SPARE = 2  # a network may register a tensor again
+Channels = Annotated[int, Field(ge=1, le=4096)]
 REFERENCE, AFFINE, NETWORK = "reference.image", "reference.affine", "generator."
+
+
+class _About(BaseModel):
+    """What a generator's file says of it."""
+
+    smoothness: Annotated[float, Field(ge=0, le=100)]
+    bound: Annotated[float, Field(gt=0, le=1000)]
+    channels: tuple[Channels, Channels, Channels]
+    labels: tuple[str, ...]
+
+
+def _refuse(asked: str) -> ValueError:
+    return ValueError(f"it describes {asked}, and holds fewer")
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +127,19 @@ class Protection:
         """
         state, metadata = load_state(path)
         try:
-            described = json.loads(metadata["polyclinic"])["protection"]
+            about = _About.model_validate(parse_json(metadata["polyclinic"])["protection"])
             image, affine = state.pop(REFERENCE), state.pop(AFFINE)
             reference = Reference(image.float() / 65535, affine.double().numpy())
-            smoothness, bound = float(described["smoothness"]), float(described["bound"])
-            network = FlowGenerator(tuple(described["channels"]), smoothness, bound)
+            most = SPARE * sum(tensor.numel() for tensor in state.values())
+            with bounded_network(most, _refuse):
+                network = FlowGenerator(about.channels, about.smoothness, about.bound)
             weights = {name.removeprefix(NETWORK): tensor for name, tensor in state.items()}
             network.load_state_dict(weights)
             field = LearnedField(coarse_reference(reference), network)
-            return cls(field, reference, tuple(described["labels"]))
+            return cls(field, reference, about.labels)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelInvalid(
-                f"{path}: not a generator ({str(error).splitlines()[0][:100]}). "
+                f"{path}: not a generator ({first_line(error)}). "
                 "Use the generator.safetensors that `polyclinic-server train-proxy` wrote and "
                 "the coordinator sent."
             ) from error

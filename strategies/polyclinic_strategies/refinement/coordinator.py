@@ -292,7 +292,7 @@ class RefinementRun:
         """
         path = ledger.folder / CHOICE
         if path.exists():
-            return read_choice(path)
+            return read_choice(path).recipes
         left_out, own = self._try(refiner)
         kept = {
             "normalization": self._normalization,
@@ -380,10 +380,10 @@ class RefinementRun:
             site: refiner.coefficients(site, recipe, leave_out=contributors != [site])
             for site in sites
         }
-        choice = json.loads((self._merging.ledger_folder(self._folder.path) / CHOICE).read_text())
+        choice = read_choice(self._merging.ledger_folder(self._folder.path) / CHOICE)
         means = {
-            key: [{"recipe": each["words"], "mean": each["mean"]} for each in choice[key]]
-            for key in ("left_out", "own")
+            key: [{"recipe": each.words, "mean": each.mean} for each in tried]
+            for key, tried in (("left_out", choice.left_out), ("own", choice.own))
         }
         described = {
             "statistic": recipe.statistic,

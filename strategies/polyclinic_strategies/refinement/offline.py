@@ -1,13 +1,16 @@
 """`polyclinic-server refine`: a hospital's refined model from a ledger, without hospitals."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated
 
+from pydantic import BaseModel, ConfigDict, Field
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from polyclinic.errors import RunError
+from polyclinic.errors import ConfigError, RunError
 from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.merging.offline import describe_base
@@ -19,28 +22,58 @@ CHOICE = "refinement.json"  # in the ledger's folder: the chosen recipes with th
 NEAR = 1.0  # in medians of the distances between contributors
 
 
-def read_choice(path: Path) -> tuple[Recipe, Recipe]:
-    """Read the recipe for newcomers and the one for contributors, as a run chose them.
+class KeptTry(BaseModel):
+    """A recipe that was tried: in words, and its mean score."""
+
+    model_config = ConfigDict(extra="forbid")  # of the recipe, too
+
+    recipe: Recipe
+    scores: Mapping[str, float] = {}
+    words: str = ""
+    mean: float | None = None
+
+
+class Choice(BaseModel):
+    """The content of `CHOICE`: what a run tried, the best first, and its settings.
+
+    Attributes:
+        left_out: Tried on each hospital without its own contribution.
+        own: Tried on each hospital with its own.
+        max_staleness, staleness_discount: Of the run's publisher.
+        normalization: Names of the tensors of normalization layers.
+    """
+
+    left_out: Annotated[tuple[KeptTry, ...], Field(min_length=1)]
+    own: Annotated[tuple[KeptTry, ...], Field(min_length=1)]
+    max_staleness: int = 0
+    staleness_discount: float = 0.5
+    normalization: tuple[str, ...] = ()
+
+    @property
+    def recipes(self) -> tuple[Recipe, Recipe]:
+        """The recipe for newcomers, and the one for contributors."""
+        return self.left_out[0].recipe, self.own[0].recipe
+
+
+def read_choice(path: Path) -> Choice:
+    """Read what a run tried and chose.
 
     Raises:
         RunError: The file is missing or damaged.
     """
     try:
-        kept = json.loads(path.read_text())
-        return Recipe(**kept["left_out"][0]["recipe"]), Recipe(**kept["own"][0]["recipe"])
-    except (OSError, ValueError, KeyError, TypeError, IndexError) as error:
+        return Choice.model_validate_json(path.read_bytes())
+    except (OSError, ValueError, ConfigError) as error:
         raise RunError(
             f"{path} holds no chosen recipe. `polyclinic-server run strategy=refinement` chooses "
             "one."
         ) from error
 
 
-def open_refiner(ledger: Ledger) -> Refiner:
+def open_refiner(ledger: Ledger, choice: Choice) -> Refiner:
     """Make the refiner of a ledger's contributions, with the settings of the run that chose."""
-    kept = json.loads((ledger.folder / CHOICE).read_text())
-    max_staleness = int(kept.get("max_staleness", 0))
-    publisher = Publisher(ledger, max_staleness, float(kept.get("staleness_discount", 0.5)))
-    return Refiner(publisher, kept.get("normalization", ()))
+    publisher = Publisher(ledger, choice.max_staleness, choice.staleness_discount)
+    return Refiner(publisher, choice.normalization)
 
 
 def refine_offline(site: str, folder: Path, to: Path | None, *, left_out: bool) -> Refinement:
@@ -57,9 +90,10 @@ def refine_offline(site: str, folder: Path, to: Path | None, *, left_out: bool) 
         RunError: No recipe has been chosen.
         LedgerError: There is no ledger.
     """
-    recipe, own = read_choice(folder / CHOICE)
+    choice = read_choice(folder / CHOICE)
+    recipe, own = choice.recipes
     with Ledger.open(folder, create=False) as ledger:
-        refiner = open_refiner(ledger)
+        refiner = open_refiner(ledger, choice)
         contributed = site in refiner.contributors() and not left_out
         refinement = refiner.coefficients(site, own if contributed else recipe, leave_out=left_out)
         if to is not None:

@@ -10,8 +10,10 @@ from collections.abc import Collection, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
+from pydantic import BaseModel, Field
 
 from polyclinic.describing.statistics import DESCRIPTION
 from polyclinic.errors import ModelInvalid, UnknownName
@@ -221,12 +223,19 @@ def _bounded(means: StateDict) -> StateDict:
     }
 
 
+class _About(BaseModel):
+    """What the file of a description says of it."""
+
+    base: str
+    subjects: Annotated[int, Field(ge=0)]
+
+
 def _read(path: Path) -> Description:
     means, metadata = load_state(path)
     try:
-        described = json.loads(metadata["polyclinic"])
-        return Description(str(described["base"]), int(described["subjects"]), _bounded(means))
-    except (KeyError, TypeError, ValueError) as error:
+        about = _About.model_validate_json(metadata["polyclinic"])
+        return Description(about.base, about.subjects, _bounded(means))
+    except (KeyError, ValueError) as error:
         raise ModelInvalid(
             f"{path}: not a hospital's description. Remove it; the hospital describes itself again."
         ) from error

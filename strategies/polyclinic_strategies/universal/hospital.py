@@ -27,6 +27,7 @@ from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.preparation import PreparedSite, prepare_image
 from polyclinic.learning.site_tasks import declare_task
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
+from polyclinic.system.text import parse_json
 from polyclinic_strategies.universal.exchange import (
     EMBEDDING,
     declare_in_numbers,
@@ -185,8 +186,8 @@ class _Stage:
         _attach(network, site.dataset, site.seed(replace(self.assignment.order, round=0)))
         try:
             kept, metadata = load_state(site.state / HEAD)
-            described = json.loads(metadata["polyclinic"])
-        except (ModelInvalid, KeyError, json.JSONDecodeError):
+            described = parse_json(metadata["polyclinic"])
+        except (ModelInvalid, KeyError, ValueError):
             return
         fresh = _site_part(network)
         fits = {name: tensor.shape for name, tensor in kept.items()} == {

@@ -13,11 +13,12 @@ DIGEST, NEWER = "c" * 64, "d" * 64
 
 
 def assignment(base: str = BASE, ledger: str = "1", **order: Any) -> dict[str, Any]:
+    ordered = {"run": "r", "arm": "a", "seed": 0, "rounds": 1, "personal": "none", "version": "1"}
     return {
-        "order": {"run": "r", "arm": "a", "seed": 0, **order},
+        "order": {**ordered, "names": {}, **order},
         "base": base,
         "task": "t",
-        "ledger": ledger,
+        "ledger": ledger * 64,
         "statistics": [],
     }
 
@@ -69,7 +70,7 @@ def test_a_finished_contribution_waits_until_the_coordinator_has_spoken(outbox: 
     outbox.settle(DIGEST, True, "")
     outbox.settle(DIGEST, True, "")  # the same word may come twice
     assert outbox.ready() is None and outbox.todo() is None
-    assert (outbox.outcome(key) or {})["accepted"]
+    assert (said := outbox.outcome(key)) and said.accepted
 
 
 def test_a_refusal_is_kept_with_its_reason_and_not_tried_in_circles(outbox: Outbox) -> None:
@@ -78,7 +79,7 @@ def test_a_refusal_is_kept_with_its_reason_and_not_tried_in_circles(outbox: Outb
     key = finish(outbox)
     outbox.settle(DIGEST, False, "another base")
     assert outbox.todo() is None
-    assert (outbox.outcome(key) or {})["reason"] == "another base"
+    assert (said := outbox.outcome(key)) and said.reason == "another base"
 
 
 def test_another_base_or_other_data_is_new_work_but_another_run_is_not(outbox: Outbox) -> None:
@@ -108,7 +109,7 @@ def test_another_ledger_gets_the_same_contribution_without_training_again(outbox
     )
     assert outbox.todo() is None and outbox.outcome(key) is None
     outbox.settle(DIGEST, False, "unknown site")
-    assert (outbox.outcome(key) or {})["reason"] == "unknown site"
+    assert (said := outbox.outcome(key)) and said.reason == "unknown site"
 
 
 def test_a_file_without_its_note_does_not_count(outbox: Outbox) -> None:

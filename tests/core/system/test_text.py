@@ -10,7 +10,7 @@ from polyclinic.errors import RunError
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.security.admission_errors import KeyOfAnother, unpack_refusal
 from polyclinic.system.exit_codes import run_command
-from polyclinic.system.text import clean, clean_lines
+from polyclinic.system.text import LINE_CHARACTERS, clean, clean_lines, first_line, parse_json
 from polyclinic_server.runs.status import status_table
 
 EVIL = "\x1b[2J\x07red\x9b31m\x00"
@@ -62,3 +62,21 @@ def test_the_table_of_runs_is_harmless(tmp_path: Path) -> None:
     console.print(status_table(tmp_path))
     shown = console.export_text()
     assert "red" in shown and is_harmless(shown)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[" * 100_000, b"\xff", "9" * 5000])
+def test_what_is_no_json_is_a_wrong_value(text: str | bytes) -> None:
+    with pytest.raises(ValueError, match=r"\w"):
+        parse_json(text)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("one\ntwo"), "one"),
+        (MemoryError(), "MemoryError"),
+        (ValueError("a" * 10**6), "a" * LINE_CHARACTERS),
+    ],
+)
+def test_the_first_line_of_an_error_is_bounded(error: Exception, line: str) -> None:
+    assert first_line(error) == line

@@ -92,7 +92,10 @@ def test_a_revoked_key_is_made_active_again_and_only_the_anchor_finds_it(
 
     def lie(lines: list[Line]) -> list[Line]:
         left = without_revocations(lines)
-        return [*left, {**left[-1], "kind": "refused", "site": "", "body": '{"sentence": ""}'}]
+        return [
+            *left,
+            {**left[-1], "kind": "refused", "site": "", "body": '{"type": "", "sentence": ""}'},
+        ]
 
     written_anew(place, lie)
     registry.close()
@@ -199,8 +202,8 @@ def test_the_first_and_the_newest_lines_stay_however_many_there_are(tmp_path: Pa
     for number in range(1, 200):
         anchors.keep(Anchor(journal="j", sequence=number, hash=f"{number:064}"))
     kept = anchors.read()["j"]
-    assert kept["sequence"] == 199
-    earlier = [line["sequence"] for line in kept["earlier"]]
+    assert kept.sequence == 199
+    earlier = [line.sequence for line in kept.earlier]
     assert earlier == sorted(earlier) and earlier[0] == 1 and earlier[-1] == 198
     assert len(earlier) <= MOST_EARLIER
 
@@ -251,3 +254,11 @@ def test_nobody_waits_while_another_thread_looks(authority: Authority) -> None:
     (newer,) = anchoring()
     assert newer.sequence > known.sequence
     anchoring.close()
+
+
+def test_a_damaged_file_is_named_and_stays(tmp_path: Path) -> None:
+    (tmp_path / "anchors.json").write_text('{"j": {"sequence": "many"}}')
+    anchors = Anchors(tmp_path)
+    said = anchors.keep(Anchor(journal="j", sequence=1, hash="0" * 64))
+    assert "anchors.json" in said and anchors.keep(Anchor(journal="j", sequence=2)) == ""
+    assert "many" in (tmp_path / "anchors.json").read_text()

@@ -163,7 +163,7 @@ def test_nobody_else_moves_a_byte_when_one_joins_or_leaves(
 def test_after_a_departure_everything_is_as_if_it_had_never_been_there(
     finished: RunFolder, sites: list[Path]
 ) -> None:
-    _, own = read_choice(finished.path / "ledger" / "refinement.json")
+    _, own = read_choice(finished.path / "ledger" / "refinement.json").recipes
     with Ledger.open(finished.path / "ledger") as ledger:
         left = Refiner(Publisher(ledger, 0, 0.5))
         refined = left.model(left.coefficients(sites[0].name, own))

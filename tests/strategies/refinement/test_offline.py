@@ -256,7 +256,7 @@ def test_a_damaged_choice_is_no_choice(tmp_path: Path, text: str) -> None:
 
 
 def test_a_choice_comes_back_as_it_was_made(place: Path) -> None:
-    assert read_choice(place / CHOICE) == (LEFT_OUT, OWN)
+    assert read_choice(place / CHOICE).recipes == (LEFT_OUT, OWN)
 
 
 def test_a_hospital_that_only_described_itself_can_leave(

@@ -3,12 +3,15 @@
 Flower keeps an array as bytes in numpy's format. These make such bytes only for who asks for them.
 """
 
+import math
 import mmap
 import os
+import re
+import struct
 import weakref
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from flwr.app import Array
@@ -17,7 +20,13 @@ from numpy.lib import format as npy
 from polyclinic.errors import FrameInvalid
 
 NUMPY = "numpy.ndarray"  # the one way in which Flower serializes arrays
-_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+HEADER_BYTES = 10_000  # longest header of an array in numpy's format
+_LENGTHS = {(1, 0): struct.Struct("<H"), (2, 0): struct.Struct("<I")}  # of a header, by version
+# a header as numpy writes it; numpy itself reads others too, by Python's own parser
+_HEADER = re.compile(
+    rb"\{'descr': '([<>|][biufc]\d{1,2})', 'fortran_order': (False|True), "
+    rb"'shape': \(((?:\d{1,20}, ?)*(?:\d{1,20})?)\), \} *\n"
+)
 
 
 class OpenFile:
@@ -179,20 +188,22 @@ def read_header(view: memoryview) -> tuple[np.dtype[Any], tuple[int, ...], bool,
     Raises:
         ValueError: Not an array of numbers in numpy's format, or not all of it, or more than it.
     """
-    start: IO[bytes] = BytesIO(bytes(view[: npy.MAGIC_LEN + 4 + 10_000]))
-    version = npy.read_magic(start)
-    if version not in _HEADERS:
+    start = bytes(view[: npy.MAGIC_LEN + 4 + HEADER_BYTES])
+    version = npy.read_magic(BytesIO(start))
+    if version not in _LENGTHS:
         raise ValueError(f"version {version} of numpy's format")
-    shape, fortran, dtype = _HEADERS[version](start)
-    if dtype.kind not in "biufc":
-        raise ValueError(f"values of type {dtype}")
-    offset = start.tell()
-    count = 1
-    for length in shape:
-        count *= length
-    if min(shape, default=0) < 0 or offset + count * dtype.itemsize != len(view):
+    size, place = _LENGTHS[version], npy.MAGIC_LEN + _LENGTHS[version].size
+    if len(start) < place:
+        raise ValueError("a header that is cut")
+    offset = place + size.unpack_from(start, npy.MAGIC_LEN)[0]
+    found = _HEADER.fullmatch(start[place:offset]) if offset <= len(start) else None
+    if found is None:
+        raise ValueError("a header that numpy does not write for numbers")
+    shape = tuple(int(length) for length in found[3].split(b",") if length.strip())
+    dtype = np.dtype(found[1].decode())
+    if offset + math.prod(shape) * dtype.itemsize != len(view):
         raise ValueError(f"{len(view)} bytes for shape {shape} of {dtype}")
-    return dtype, shape, fortran, offset
+    return dtype, shape, found[2] == b"True", offset
 
 
 def check_array(dtype: str, shape: tuple[int, ...], view: memoryview) -> None:
@@ -203,7 +214,7 @@ def check_array(dtype: str, shape: tuple[int, ...], view: memoryview) -> None:
     """
     try:
         found, found_shape, _, _ = read_header(view)
-    except (ValueError, SyntaxError, TypeError) as error:
+    except (ValueError, TypeError) as error:  # the latter for a type that numpy does not know
         raise FrameInvalid(f"an array is damaged ({error})") from error
     if (str(found), found_shape) != (dtype, shape):
         raise FrameInvalid(

@@ -20,6 +20,7 @@ from polyclinic.federation.envelope.mapped_array import NUMPY, MappedArray, Open
 from polyclinic.federation.envelope.store import Store
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.system.durable import DIGEST
+from polyclinic.system.text import first_line
 
 RECORDS, ENTRIES, DIMENSIONS = 256, 100_000, 32  # most records, entries of all, axes of an array
 NAME_CHARACTERS = 1000
@@ -44,9 +45,17 @@ def decode(envelope: wire.Envelope, store: Store) -> Message:
     for text in (envelope.message_id, envelope.reply_to, envelope.type, envelope.group):
         if len(text) > NAME_CHARACTERS:
             raise FrameInvalid("an identifier is too long")
+    body = _body(envelope, store)
+    try:
+        return wrap(body, _metadata(envelope))
+    except ValueError as error:  # Flower knows no such type of message
+        raise FrameInvalid(f"it is no message of Flower's ({first_line(error)})") from error
+
+
+def _metadata(envelope: wire.Envelope) -> Metadata:
     answers = bool(envelope.reply_to)
     node = int(envelope.node)
-    metadata = Metadata(
+    return Metadata(
         run_id=int(envelope.run),
         message_id=envelope.message_id,
         src_node_id=node if answers else COORDINATOR,
@@ -57,7 +66,6 @@ def decode(envelope: wire.Envelope, store: Store) -> Message:
         ttl=envelope.ttl_s,
         message_type=envelope.type,
     )
-    return wrap(_body(envelope, store), metadata)
 
 
 def _body(envelope: wire.Envelope, store: Store) -> RecordDict | Error:

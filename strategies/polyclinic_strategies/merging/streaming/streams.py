@@ -15,6 +15,7 @@ from torch import Tensor
 
 from polyclinic.errors import ModelInvalid
 from polyclinic.system.durable import replacing
+from polyclinic.system.text import first_line
 
 # safetensors' name of each type; its files are ordered from the last type to the first, then by
 # name
@@ -50,7 +51,7 @@ class StoredState(Mapping[str, Tensor]):
             self.metadata: dict[str, str] = dict(self._file.metadata() or {})
         except (OSError, SafetensorError) as error:
             raise ModelInvalid(
-                f"{path}: not a readable safetensors file ({str(error).splitlines()[0]})."
+                f"{path}: not a readable safetensors file ({first_line(error)})."
             ) from error
 
     def __getitem__(self, name: str) -> Tensor:

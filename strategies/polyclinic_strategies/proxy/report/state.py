@@ -4,7 +4,6 @@ A run that stopped early has less in it, so that everything may be missing. What
 the right kind: an object, a list, or a value; a figure that is no number is read as None.
 """
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
@@ -22,7 +21,7 @@ from pydantic import (
 from polyclinic.errors import RunError
 from polyclinic.federation.events import Word
 from polyclinic.federation.run_state import Count, checked
-from polyclinic.system.text import clean
+from polyclinic.system.text import clean, parse_json
 from polyclinic_strategies.proxy.report.fields import (
     Series,
     drawable,
@@ -235,13 +234,13 @@ def read_proxy(out: Path) -> ProxyState:
     """
     path = out / FILE
     try:
-        found = json.loads(path.read_bytes())
+        found = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise RunError(
             f"{out}: there is no {FILE} here. Name the folder that `polyclinic-server "
             "train-proxy` wrote."
         ) from None
-    except (OSError, ValueError, RecursionError) as error:
+    except (OSError, ValueError) as error:
         raise RunError(
             f"{path}: cannot be read ({error}). There is no report without it."
         ) from error

@@ -1,0 +1,162 @@
+"""Files of a hospital: its kit, its keys, and its state folder."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from polyclinic.errors import ConfigError, KeyInvalid, KitInvalid
+from polyclinic.federation.assignment import Assignment
+from polyclinic.fleet.wire import fleet_pb2 as wire
+from polyclinic.security.keys import load_private_key
+from polyclinic.security.kit import Kit
+from polyclinic_client.fleet.anchors import Anchors
+from polyclinic_client.site.limits import read_limits
+from polyclinic_client.site.outbox import Outbox
+from polyclinic_client.site.predict import _Made
+from polyclinic_client.site.release_policy import read_release_policy
+from polyclinic_client.site.status import StatusFile, fine_tuning_news, worker_news
+from tests.fuzz import people
+from tests.fuzz.messages import ASSIGNMENT, check_order
+from tests.fuzz.mutation import as_json, damaged
+from tests.fuzz.reader import Reader
+
+DIGEST = "a" * 64
+
+
+def json_file(
+    name: str,
+    path: str,
+    tree: Any,
+    read: Callable[[Path], object],
+    *errors: type[BaseException],
+) -> Reader:
+    """Make the reader of a JSON file at a path below a folder."""
+
+    def read_file(content: bytes, folder: Path) -> object:
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_bytes(content)
+        return read(folder)
+
+    return Reader(
+        name, json.dumps(tree).encode(), lambda random: as_json(tree, random), read_file, errors
+    )
+
+
+def _read_limits(folder: Path) -> None:
+    limits = read_limits(folder)
+    assert limits.memory_bytes > 0 and limits.hours > 0 and limits.epochs > 0
+    assert limits.network_numbers > 0
+
+
+def _read_release(folder: Path) -> None:
+    policy = read_release_policy(folder)
+    assert policy.min_subjects >= 1 and policy.noise_multiplier >= 0
+
+
+def _read_status(folder: Path) -> None:
+    status = StatusFile(folder / "status.json").read()
+    said = worker_news(status), fine_tuning_news(status), status.reason, status.percent
+    assert status.percent is None or 0 <= status.percent <= 100, said
+
+
+def _read_anchors(folder: Path) -> None:
+    kept = Anchors(folder)
+    kept.read()
+    kept.keep(wire.Anchor(journal="ledger 1", sequence=9, hash="b" * 64))
+
+
+def _read_outbox(folder: Path) -> None:
+    """Ask for everything that a client asks of its outbox."""
+    (folder / "dataset.json").write_text("{}")
+    outbox = Outbox(folder, folder)
+    (folder / "bases").mkdir(exist_ok=True)
+    base = folder / "bases" / f"{'b' * 64}.safetensors"
+    base.touch()
+    assignment = outbox.assignment()
+    key = outbox.todo()
+    outbox.ready(), outbox.failure(), outbox.outcome("k"), outbox.progress()
+    outbox.assign(ASSIGNMENT.to_json())
+    outbox.settle(DIGEST, True, "")
+    if assignment is not None and key is not None:
+        check_order(Assignment.from_json(assignment).order)
+
+
+def _outbox_file(name: str, path: str, tree: Any) -> Reader:
+    reader = json_file(name, path, tree, lambda folder: None)  # damaged, it is as if missing
+
+    def read(content: bytes, folder: Path) -> None:
+        for other in ("assignment.json", "failure.json", "fine_tuning.json"):
+            (folder / other).unlink(missing_ok=True)
+        for each in (*folder.glob("outbox/*"), *folder.glob("settled/*")):
+            each.unlink()
+        (folder / "assignment.json").write_text(json.dumps(ASSIGNMENT.to_json()))
+        reader.read(content, folder)
+        (folder / path).with_suffix(".safetensors").touch()
+        _read_outbox(folder)
+
+    return Reader(name, reader.sound, reader.draw, read, reader.errors)
+
+
+def _read_private_key(content: bytes, folder: Path) -> object:
+    path = folder / "hospital.key"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    return load_private_key(path)
+
+
+def _draw_key(random: Random) -> bytes:
+    return damaged(people.private_text(), random)
+
+
+KIT = {
+    "format": 1,
+    "site": "north",
+    "server": "host.example:9092",
+    "ca": people.pem(),
+    "key": "SHA256:x",
+}
+ANCHORS = {
+    "ledger 1": {
+        "sequence": 7,
+        "hash": "a" * 64,
+        "signature": "00",
+        "earlier": [{"sequence": 3, "hash": "c" * 64, "signature": "00"}],
+    }
+}
+STATUS = {
+    "time": 1.7e9,
+    "doing": "training",
+    "run": "r",
+    "arm": "fedavg",
+    "round": 1,
+    "rounds": 3,
+    "step": 4,
+    "steps": 10,
+    "loss": 0.4,
+    "reason": "",
+}
+NOTE = {"key": "k", "time": 1.7e9}
+SETTLED = {**NOTE, "ledger": "e" * 64, "accepted": True, "reason": "", "settled": 1.7e9}
+LIMITS = {"memory_gb": 4.0, "cache_gb": 1.0, "epochs": 100, "hours": 5.0, "releases": 3}
+READERS = (
+    json_file("kit", "k.json", KIT, lambda folder: Kit.read(folder / "k.json"), KitInvalid),
+    json_file("limits", "limits.json", LIMITS, _read_limits, ConfigError),
+    json_file(
+        "release",
+        "release.json",
+        {"min_subjects": 3, "noise_multiplier": 0.5},
+        _read_release,
+        ConfigError,
+    ),
+    json_file("status", "status.json", STATUS, _read_status),
+    json_file("anchors", "anchors.json", ANCHORS, _read_anchors, ConfigError),
+    json_file("made", ".made.json", {"a": ["b", 1]}, lambda folder: _Made(folder, "m")),
+    _outbox_file("assignment-file", "assignment.json", ASSIGNMENT.to_json()),
+    _outbox_file("outbox", f"outbox/{DIGEST}.json", NOTE),
+    _outbox_file("settled", f"settled/{DIGEST}.json", SETTLED),
+    _outbox_file("failure", "failure.json", {**NOTE, "reason": "disk full"}),
+    _outbox_file("fine-tuning", "fine_tuning.json", STATUS),
+    Reader("private-key", people.private_text(), _draw_key, _read_private_key, (KeyInvalid,)),
+)

@@ -1,0 +1,21 @@
+"""Every reader of what comes in from the other side, or lies in a file.
+
+A new reader gets its line in one of these modules: both the tests and `make fuzz` take it from
+here.
+"""
+
+from pathlib import Path
+
+from tests.fuzz import coordinator_files, frames, hospital_files, images, messages, models
+from tests.fuzz.reader import Reader
+
+MODULES = (messages, frames, hospital_files, coordinator_files, images, models)
+READERS: dict[str, Reader] = {
+    reader.name: reader for module in MODULES for reader in module.READERS
+}
+KEPT = Path(__file__).parent / "kept"  # READER/*: inputs that went wrong once
+
+
+def kept_inputs() -> list[tuple[str, Path]]:
+    """Return the inputs that went wrong once, each with its reader's name."""
+    return [(path.parent.name, path) for path in sorted(KEPT.glob("*/*"))]
