@@ -6,7 +6,6 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-import numpy as np
 from google.protobuf.message import DecodeError
 
 from polyclinic.errors import LinkError
@@ -24,29 +23,15 @@ from polyclinic.security.admission_errors import (
 )
 from polyclinic_client.fleet.anchors import Anchors
 from polyclinic_client.network.introduction import Introduction
-from polyclinic_client.segmentation.client import SegmentationLink
-from polyclinic_client.segmentation.errors import ServiceMismatch
 from polyclinic_server.enrolment.admission import Challenged, admit, admit_proof
 from polyclinic_server.enrolment.registry import Enrolled
 from polyclinic_server.fleet.replies import checked
 from polyclinic_server.fleet.service import _is_sound
-from polyclinic_server.segmentation.queue import Refusal
-from polyclinic_server.segmentation.service import _check_values, _checked
-from polyclinic_strategies.proxy.wire import segmentation_pb2 as proxy
-from polyclinic_strategies.proxy.wire.arrays import (
-    DTYPES,
-    Assembly,
-    PartsInvalid,
-    answer_parts,
-    volume_parts,
-)
 from tests.fuzz import people
 from tests.fuzz.messages import envelope
 from tests.fuzz.mutation import TEXTS, damaged, fault
 from tests.fuzz.reader import Reader
-from tests.server.segmentation.mutations import mutate
 
-SHAPE, LABELS, REQUEST = (4, 3, 2), ("background", "grey", "white"), bytes(16)
 NUMBERS = (0, 1, 2, 255, 2**31, 2**32 - 1)
 REALS = (0.0, 1.0, -1.0, 1e300, float("nan"), float("inf"), 1.7e9)
 HEADERS = (PUBLIC_KEY_HEADER, TIMESTAMP_HEADER, SIGNATURE_HEADER, SITE_HEADER)
@@ -162,12 +147,12 @@ def _call() -> dict[str, str | bytes]:
     return dict(credentials(people.key(1), people.authority(), "north"))
 
 
-def _framed(values: Iterable[bytes]) -> bytes:
+def framed(values: Iterable[bytes]) -> bytes:
     return b"".join(struct.pack(">I", len(value)) + value for value in values)
 
 
-def _parts(content: bytes) -> list[bytes]:
-    """Undo `_framed`, whatever lengths it tells."""
+def parts_of(content: bytes) -> list[bytes]:
+    """Undo `framed`, whatever lengths it tells."""
     found = []
     while len(content) >= 4:
         (length,) = struct.unpack_from(">I", content)
@@ -179,23 +164,23 @@ def _parts(content: bytes) -> list[bytes]:
 def _sound_call() -> bytes:
     shown = _call()
     values = [shown[name] for name in HEADERS]
-    return _framed(value.encode() if isinstance(value, str) else value for value in values)
+    return framed(value.encode() if isinstance(value, str) else value for value in values)
 
 
 def _draw_call(random: Random) -> bytes:
-    values = _parts(_sound_call())
+    values = parts_of(_sound_call())
     for _ in range(random.randint(1, 3)):
         place = random.randrange(len(values))
         other = str(fault(random))[:4000].encode("utf-8", "replace")
         values[place] = damaged(values[place], random) if random.random() < 0.6 else other
-    return _framed(values)
+    return framed(values)
 
 
 def read_call(content: bytes, folder: Path) -> None:
     """Read what gRPC hands over: text in plain headers, bytes in the others."""
     shown = {
         name: value if name.endswith("-bin") else value.decode("latin-1")
-        for name, value in zip(HEADERS, _parts(content), strict=False)
+        for name, value in zip(HEADERS, parts_of(content), strict=False)
     }
     admit(Registry(), shown, people.authority())  # type: ignore[arg-type]
 
@@ -238,71 +223,6 @@ def read_from_coordinator(content: bytes, folder: Path) -> None:
         assert welcome.site.isprintable() and len(welcome.site) <= 100
 
 
-# ---- the segmentation service
-
-VOLUME = np.arange(24, dtype=np.uint8).reshape(SHAPE)
-HALF = VOLUME.astype(np.float16)
-ANSWER = np.zeros(SHAPE, np.uint8)
-DESCRIBED = proxy.Description(
-    shape=SHAPE, labels=LABELS, digest="d" * 64, limits=proxy.Limits(deadline_s=600.0)
-)
-
-
-def _serialized(parts: Iterable[Any]) -> list[bytes]:
-    return [part.SerializeToString() for part in parts]
-
-
-def _draw_parts(sound: list[list[bytes]]) -> Any:
-    return lambda random: _framed(mutate(random.choice(sound), random))
-
-
-def read_volume(content: bytes, folder: Path) -> None:
-    parts = [proxy.VolumePart.FromString(part) for part in _parts(content)]
-    header = _checked(parts[0] if parts else None, SHAPE)
-    assembly = Assembly(header.shape, DTYPES[header.dtype])
-    for part in parts[1:]:
-        assembly.add(part)
-    volume = assembly.finish()
-    _check_values(volume)
-    assert volume.shape == SHAPE and 0 <= volume.min() <= volume.max() <= 255
-
-
-class _Service:
-    """A segmentation service that says what it is told to say."""
-
-    server = "host:1"
-
-    def __init__(self, described: proxy.Description) -> None:
-        self._described = described
-
-    def credentials(self) -> list[Any]:
-        return []
-
-    def Describe(self, *_: Any, **__: Any) -> proxy.Description:  # noqa: N802
-        return self._described
-
-
-def _link(described: proxy.Description = DESCRIBED) -> Any:
-    service: Any = _Service(described)
-    link = SegmentationLink(service, LABELS, SHAPE, "d" * 64, 1.0, str)
-    link._stub = service
-    return link
-
-
-def read_answer(content: bytes, folder: Path) -> None:
-    parts = iter([proxy.AnswerPart.FromString(part) for part in _parts(content)])
-    answer = _link()._receive(parts, proxy.LABELS, REQUEST)
-    assert answer.shape == SHAPE and answer.max() < len(LABELS)
-
-
-def read_service(content: bytes, folder: Path) -> None:
-    link = _link(proxy.Description.FromString(content))
-    link._compare()
-    assert 0 <= link._deadline_s <= 366 * 86400
-
-
-VOLUMES = [_serialized(volume_parts(each, proxy.LABELS, REQUEST)) for each in (VOLUME, HALF)]
-ANSWERS = _serialized(answer_parts(ANSWER, proxy.LABELS, REQUEST))
 READERS = (
     Reader(
         "from-hospital",
@@ -318,26 +238,5 @@ READERS = (
         spoiled([CHALLENGE, WELCOME, WELCOME, TAKEN, REFUSED]),
         read_from_coordinator,
         (DecodeError, LinkError),
-    ),
-    Reader(
-        "volume",
-        _framed(VOLUMES[0]),
-        _draw_parts(VOLUMES),
-        read_volume,
-        (DecodeError, Refusal, PartsInvalid),
-    ),
-    Reader(
-        "segmentation-answer",
-        _framed(ANSWERS),
-        _draw_parts([ANSWERS]),
-        read_answer,
-        (DecodeError, PartsInvalid),
-    ),
-    Reader(
-        "segmentation-service",
-        DESCRIBED.SerializeToString(),
-        spoiled([DESCRIBED]),
-        read_service,
-        (DecodeError, ServiceMismatch),
     ),
 )

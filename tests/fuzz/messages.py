@@ -6,6 +6,7 @@ from random import Random
 from typing import Any
 
 import numpy as np
+import torch
 from flwr.app import Message
 from google.protobuf.message import DecodeError
 from pydantic import ValidationError
@@ -18,7 +19,7 @@ from polyclinic.errors import (
 )
 from polyclinic.federation.answers import read_figures, read_hello, read_trained
 from polyclinic.federation.assignment import Assignment
-from polyclinic.federation.envelope import decode
+from polyclinic.federation.envelope import BufferArray, decode
 from polyclinic.federation.envelope.content import CONFIG, unpack_message, weights_from_message
 from polyclinic.federation.records import Order, order_from_message, order_to_config
 from polyclinic.fleet.wire import fleet_pb2 as wire
@@ -219,14 +220,7 @@ def _question(name: str, records: Records, read: Any) -> Reader:
 
 
 def _read_weights(message: Message) -> None:
-    like = {"a": np_tensor(5)}
-    unpack(weights_from_message(message), like, ["a"])
-
-
-def np_tensor(count: int) -> Any:
-    import torch
-
-    return torch.zeros(count)
+    unpack(weights_from_message(message), {"a": torch.zeros(5)}, ["a"])
 
 
 def _read_base(message: Message) -> None:
@@ -246,12 +240,6 @@ def _read_refined(message: Message) -> None:
     order, number = read_refined(message)
     assert check_order(order) and 0 <= number < 2**31
     _read_weights(message)
-
-
-def _asked() -> Any:
-    from polyclinic.federation.envelope import BufferArray
-
-    return BufferArray(np.zeros(5, np.float32))
 
 
 WEIGHTS = {"weights": np.arange(5, dtype=np.float32)}
@@ -284,7 +272,7 @@ READERS = (
     _answer(
         "trained",
         {"arrays": WEIGHTS, "metrics": TRAINED},
-        lambda message: read_trained(message, _asked()),
+        lambda message: read_trained(message, BufferArray(np.zeros(5, np.float32))),
     ),
     _answer("handover", {"config": HANDOVER}, read_handover),
     _answer(

@@ -109,3 +109,8 @@ def _place(error: BaseException) -> str:
     if trace is None:
         return ""
     return f" ({Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno})"
+
+
+def text_reader(read: Callable[[str], object]) -> Callable[[bytes, Path], object]:
+    """Make of the reader of a text one of bytes."""
+    return lambda content, _folder: read(content.decode("utf-8", "replace"))

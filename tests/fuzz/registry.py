@@ -6,10 +6,30 @@ here.
 
 from pathlib import Path
 
-from tests.fuzz import coordinator_files, frames, hospital_files, images, messages, models
+from tests.fuzz import (
+    coordinator_files,
+    frames,
+    hospital_files,
+    images,
+    ledger,
+    messages,
+    models,
+    segmentation,
+    texts,
+)
 from tests.fuzz.reader import Reader
 
-MODULES = (messages, frames, hospital_files, coordinator_files, images, models)
+MODULES = (
+    messages,
+    frames,
+    segmentation,
+    hospital_files,
+    coordinator_files,
+    ledger,
+    texts,
+    images,
+    models,
+)
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS
 }

@@ -9,7 +9,7 @@ from tests.fuzz.reader import attempt, warm
 from tests.fuzz.registry import READERS, kept_inputs
 
 FAST = settings(
-    max_examples=40,
+    max_examples=25,
     derandomize=True,
     deadline=None,
     database=None,

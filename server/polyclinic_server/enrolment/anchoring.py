@@ -30,9 +30,8 @@ if TYPE_CHECKING:
     from polyclinic.store.ledger import Ledger
 
 JOURNAL = "journal"  # folder of the registry's journal in the security folder
-LINE = re.compile(
-    rf"(\d{{1,18}})\D{{1,200}}?\b({DIGEST.pattern})\b"
-)  # bounded: it may be a long file
+# between the two a bounded text, as the whole file may be long
+LINE = re.compile(rf"(\d{{1,18}})\D{{1,200}}?\b({DIGEST.pattern})\b")
 MAX_FILE_BYTES = 20_000_000
 
 

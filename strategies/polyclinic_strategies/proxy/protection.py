@@ -13,7 +13,8 @@ import numpy as np
 import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
+from pydantic import Field as Bounds
 from torch import Tensor
 
 from polyclinic.errors import ModelInvalid, RunError
@@ -42,15 +43,15 @@ TRIES = 5
 # (a trained generator has 4.7 mm root mean square), and share of the intensities' range
 LEAST_MEDIAN_MM, LEAST_P95_MM, LEAST_CHANGE = 1.0, 2.0, 0.01
 SPARE = 2  # a network may register a tensor again
-Channels = Annotated[int, Field(ge=1, le=4096)]
+Channels = Annotated[int, Bounds(ge=1, le=4096)]
 REFERENCE, AFFINE, NETWORK = "reference.image", "reference.affine", "generator."
 
 
 class _About(BaseModel):
     """What a generator's file says of it."""
 
-    smoothness: Annotated[float, Field(ge=0, le=100)]
-    bound: Annotated[float, Field(gt=0, le=1000)]
+    smoothness: Annotated[float, Bounds(ge=0, le=100)]
+    bound: Annotated[float, Bounds(gt=0, le=1000)]
     channels: tuple[Channels, Channels, Channels]
     labels: tuple[str, ...]
 
