@@ -7,7 +7,7 @@ float32 or int32 for each voxel, and a block.
 import gzip
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -60,7 +60,7 @@ def read_nifti_header(path: Path, limit_bytes: int = LIMIT_BYTES) -> Header:
         raise ValueError(f"its header claims the shape {shape}")
     if len(shape) == 2 and not nifti["pixdim"][3] > 0:
         nifti["pixdim"][3] = 1.0  # a 2-D image may leave its thickness out
-    affine = _check_affine(nifti.get_best_affine(), shape)
+    affine = _check_affine(nifti.get_best_affine, shape)
     return Header(
         shape,
         affine,
@@ -148,10 +148,10 @@ def _parse(block: bytes) -> Any:
     raise ValueError("not a NIfTI file")
 
 
-def _check_affine(given: object, shape: tuple[int, ...]) -> NDArray[np.float64]:
+def _check_affine(compute: Callable[[], object], shape: tuple[int, ...]) -> NDArray[np.float64]:
     """Return the affine if it is finite, invertible and of a plausible size."""
     with np.errstate(all="ignore"):
-        affine = np.asarray(given, dtype=np.float64)
+        affine = np.asarray(compute(), dtype=np.float64)
         sizes = np.array(spacing_of(affine))
         extent = sizes * np.array((*shape, 1)[:3])
         if not np.isfinite(affine).all() or not np.isfinite(sizes).all():
@@ -168,6 +168,6 @@ def _second_form(nifti: Any, shape: tuple[int, ...]) -> NDArray[np.float64] | No
     if not (nifti["sform_code"] > 0 and nifti["qform_code"] > 0):
         return None
     try:
-        return _check_affine(nifti.get_qform(), shape)
+        return _check_affine(nifti.get_qform, shape)
     except MALFORMED:
         return None
