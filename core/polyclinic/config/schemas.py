@@ -20,6 +20,7 @@ STRICT = ConfigDict(extra="forbid", strict=False, arbitrary_types_allowed=False)
 Count = Annotated[int, Field(ge=1, le=1_000_000)]
 Positive = Annotated[float, Field(gt=0, le=1e9, allow_inf_nan=False)]
 Chance = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Finite = Annotated[float, Field(ge=-1e9, le=1e9, allow_inf_nan=False)]
 Ratio = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
 Seconds = Annotated[float, Field(ge=0, le=366 * 86400.0, allow_inf_nan=False)]
 
@@ -40,6 +41,14 @@ class DataConfig:
     intensity: tuple[dict[str, Any], ...]
     augment: tuple[dict[str, Any], ...]
     modality: tuple[str, ...] = ()  # name of each channel, in order; empty: any
+    # before `intensity`, for each channel: z_score of the image, or ct: clipped to the federation's
+    # percentiles 0.5 and 99.5 within the foreground, and scaled by its mean and deviation there;
+    # empty: nothing
+    normalization: tuple[Literal["z_score", "ct"], ...] = ()
+    foreground: tuple[Finite, ...] = ()  # those four of each channel: low, high, mean, deviation
+    foreground_share: Chance = 0.0  # of the patches, centred on the foreground
+    overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # of neighbouring windows
+    mirrored_inference: bool = False  # mean over mirrored images, where images may be mirrored
     nan_as_zero: bool = False
     mirroring: Literal["auto", "on", "off"] = "auto"  # flips that swap left and right
 
@@ -77,6 +86,12 @@ class TrainingConfig:
     optimizer: dict[str, Any]
     loss: dict[str, Any]
     shifts: ShiftsConfig = ShiftsConfig()
+    steps: Annotated[int, Field(ge=0, le=1_000_000)] = 0  # in one round; 0: epochs
+    schedule: Literal["constant", "polynomial", "cosine"] = "constant"  # over all rounds
+    momentum_kept: bool = False  # whether the optimizer's moments go on from round to round
+    clip: Ratio = 0.0  # largest norm of the gradients; 0: any
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
+    workers: Annotated[int, Field(ge=0, le=64)] = 0  # processes that load while the device computes
     methods: dict[str, Any] = Field(default_factory=dict)  # name of a method -> its own settings
 
 
