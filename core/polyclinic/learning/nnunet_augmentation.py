@@ -14,7 +14,7 @@ from monai.transforms import (
 )
 
 
-class NnUNetAugmentation(Compose):
+class NnUNetAugmentation(Compose):  # type: ignore[misc]
     """Noise, blur, brightness, contrast, low resolution, gamma and mirroring of one sample."""
 
     def __init__(self, spatial_dims: int, mirrored_axes: tuple[int, ...] | None = None) -> None:

@@ -14,7 +14,7 @@ from polyclinic.learning.networks.topology import plan_topology
 MOST_STAGES = 7  # of a plan; a larger patch is not halved further
 
 
-class PlannedUNet(DynUNet):
+class PlannedUNet(DynUNet):  # type: ignore[misc]
     """U-Net whose depth, strides and kernels follow from patch and voxel size.
 
     While it trains with `deep_supervision` it returns a list of logits, the full size first, each
@@ -67,7 +67,7 @@ class PlannedUNet(DynUNet):
         )
         del self.skip_layers  # holds every block a second time
 
-    def forward(self, image: Tensor) -> Tensor | list[Tensor]:  # type: ignore[override]
+    def forward(self, image: Tensor) -> Tensor | list[Tensor]:
         """Compute logits of an image of shape BCHWD, or BCHW in 2-D."""
         kept = [self.input_block(image)]
         for block in self.downsamples:
