@@ -39,7 +39,7 @@ COMPOSE = docker compose -f docker/compose.yaml
 
 .PHONY: help install check format test test-fast test-attacks test-e2e test-docker fuzz resolve docs \
 	demo picture demo-full demo-merging demo-refinement demo-proxy demo-universal benchmarks \
-	mergekit proto images lock compose-demo sbom scan clean
+	mergekit nnunet proto images lock compose-demo sbom scan clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | \
@@ -160,6 +160,13 @@ mergekit: .mergekit/.installed  ## Install mergekit apart, for tests that compar
 .mergekit/.installed: constraints.txt | $(VENV)/.installed
 	$(BIN)/python -m venv .mergekit
 	.mergekit/bin/python -m pip install --quiet -c constraints.txt torch mergekit==0.1.5
+	@touch $@
+
+nnunet: .nnunet/.installed  ## Install nnU-Net apart, for the benchmark that compares with it.
+
+.nnunet/.installed: constraints.txt | $(VENV)/.installed
+	$(BIN)/python -m venv .nnunet
+	.nnunet/bin/python -m pip install --quiet -c constraints.txt torch nnunetv2==2.8.1
 	@touch $@
 
 WIRE := strategies/polyclinic_strategies/proxy/wire/segmentation.proto
