@@ -15,6 +15,7 @@ from polyclinic.learning.state_dict import StateDict, pack
 from polyclinic.store.ledger import Publication
 from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.events import Published, SetAside
+from polyclinic_strategies.merging.intake.unusual import Unusual
 from polyclinic_strategies.merging.publisher import Publisher, last_choice
 
 
@@ -79,6 +80,7 @@ class Candidates:
         self._publisher, self._rules, self._names = publisher, rules, names
         self._on_event = on_event
         self._aside: set[str] = set()  # digests of what was set aside and told
+        self._unusual = Unusual(publisher.ledger, names)
         self.chosen = last_choice(rules, publisher.ledger.publications())
         self.trials: list[Trial] = []
         self.published: Publication | None = None
@@ -102,6 +104,8 @@ class Candidates:
             self._on_event(Note(text=f"nothing is published yet: {error}"))
             return
         self._publish(self.trials[0], why)
+        for sentence in self._unusual.tell(self._publisher.entries()):
+            self._on_event(Note(text=sentence))
 
     def unscored(self, site: str) -> Trial | None:
         """Return a model that a site has not scored yet."""

@@ -156,15 +156,25 @@ TRAINING = [
     Attack("silence", "train", lambda _m, _t: None),
     Attack("an answer to another question", "train", to_another_question),
     # nobody can know
-    Attack("the sign turned", "train", updated(lambda w, h: 2 * w - h), named=False),
-    Attack("5 times as long", "train", updated(lambda w, h: w + 5 * (h - w)), named=False),
-    Attack("what arrived", "train", updated(lambda w, _: w), named=False),
-    Attack("another's vector", "train", updated(lambda w, _: (w + place_of("a")) / 2), named=False),
-    Attack("the first round's", "train", sent(honest), named=False),
-    Attack("noise", "train", updated(noise), named=False),
-    Attack("more figures", "train", measured(site=1.0, arm=2.0, round=10**6), named=False),
-    Attack("no loss", "train", measured(loss=math.nan), named=False),
-    Attack("few examples", "train", measured(num_examples=1), named=False),
+    Attack("the sign turned", "train", updated(lambda w, h: 2 * w - h), named=False, unusual=True),
+    Attack(
+        "5 times as long", "train", updated(lambda w, h: w + 5 * (h - w)), named=False, unusual=True
+    ),
+    Attack("what arrived", "train", updated(lambda w, _: w), named=False, unusual=True),
+    Attack(
+        "another's vector",
+        "train",
+        updated(lambda w, _: (w + place_of("a")) / 2),
+        named=False,
+        unusual=True,
+    ),
+    Attack("the first round's", "train", sent(honest), named=False, unusual=True),
+    Attack("noise", "train", updated(noise), named=False, unusual=True),
+    Attack(
+        "more figures", "train", measured(site=1.0, arm=2.0, round=10**6), named=False, unusual=True
+    ),
+    Attack("no loss", "train", measured(loss=math.nan), named=False, unusual=True),
+    Attack("few examples", "train", measured(num_examples=1), named=False, unusual=True),
 ]
 SCORING = [
     Attack("no score at all", "evaluate", answer_with(lambda _: {})),

@@ -171,11 +171,11 @@ FILES = [
     Attack("a task that steers", COLLECT, rewritten(lambda v: {**v, "task": ESCAPE})),
     Attack("a field more", COLLECT, rewritten(lambda v: {**v, "evil": 1})),
     # nobody can know
-    Attack("the sign turned", COLLECT, contributed(times(-1.0)), named=False),
-    Attack("5 times as long", COLLECT, contributed(times(5.0)), named=False),
-    Attack("nothing learned", COLLECT, contributed(times(0.0)), named=False),
-    Attack("another's vector", COLLECT, contributed(others), named=False),
-    Attack("noise", COLLECT, contributed(noisy), named=False),
+    Attack("the sign turned", COLLECT, contributed(times(-1.0)), named=False, unusual=True),
+    Attack("5 times as long", COLLECT, contributed(times(5.0)), named=False, unusual=True),
+    Attack("nothing learned", COLLECT, contributed(times(0.0)), named=False, unusual=True),
+    Attack("another's vector", COLLECT, contributed(others), named=False, unusual=True),
+    Attack("noise", COLLECT, contributed(noisy), named=False, unusual=True),
     Attack("1e7 examples", COLLECT, contributed(num_examples=10**7), named=False),
     Attack("from the year 1e9", COLLECT, contributed(created=1e18), named=False),
 ]

@@ -81,7 +81,7 @@ def test_a_liar_is_named_and_changes_no_honest_figure(
 
     assert scores == {site: pytest.approx(calm[site], abs=CLOSE) for site in HONEST}
     assert federation.blamed() == ({LIAR} if attack.named else set())
-    assert bool(federation.told()) == attack.named
+    assert bool(federation.told()) == (attack.named or attack.unusual)
 
 
 @pytest.mark.parametrize("strategy", ["averaging/fedmedian", "averaging/krum"])
@@ -102,16 +102,21 @@ def test_a_plain_average_weighs_by_greeted_cases_within_a_limit(
     federation = Federation(tmp_path, Attack("", "train", measured(num_examples=10**6)))
     federation.liar.cases = 10**6
     average(federation, "averaging/fedavg", max_examples_ratio=ratio)
-    notes = [event.text for event in federation.events if isinstance(event, Note)]
-    assert [text.split()[:3] for text in notes] == ([[LIAR, "counts", "as"]] if ratio else [])
+    notes = notes_of(federation, " counts as ")
+    assert [text.split()[0] for text in notes] == ([LIAR] if ratio else [])
     assert all(" 40 training cases" in text for text in notes)  # ten times the others' 4
 
 
 def test_examples_count_no_more_than_was_greeted(tmp_path: Path) -> None:
     federation = Federation(tmp_path, Attack("", "train", measured(num_examples=10**6)))
     average(federation, "averaging/fedavg")
-    notes = [event.text for event in federation.events if isinstance(event, Note)]
+    notes = notes_of(federation, " counts as ")
     assert len(notes) == 1 and " 4 training cases" in notes[0]
+
+
+def notes_of(federation: Federation, words: str) -> list[str]:
+    notes = [event.text for event in federation.events if isinstance(event, Note)]
+    return [text for text in notes if words in text]
 
 
 def test_an_update_may_be_long_where_no_limit_is_set(tmp_path: Path) -> None:

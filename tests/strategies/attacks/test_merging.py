@@ -132,7 +132,7 @@ def test_a_liar_is_named_and_changes_no_honest_figure(
         site: pytest.approx(calm[site], abs=CLOSE) for site in calm
     }
     assert federation.blamed() == ({LIAR} if attack.named else set())
-    assert bool(federation.told()) == attack.named
+    assert bool(federation.told()) == (attack.named or attack.unusual)
     newest = next(e.to_line() for e in reversed(federation.events) if e.kind == "published")
     assert set(HONEST) <= set(newest["sites"])
     assert len(federation.events) < 200

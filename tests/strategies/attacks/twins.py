@@ -140,12 +140,14 @@ class Attack:
         kind: Type of the question that it answers so; others it answers as an honest one does.
         answer: Makes the answer.
         named: Whether somebody can know that it is a lie; the others must bear it.
+        unusual: Whether it is told that the hospital's update is unlike the others'.
     """
 
     name: str
     kind: str
     answer: Answer
     named: bool = True
+    unusual: bool = False
 
     def __str__(self) -> str:
         return self.name

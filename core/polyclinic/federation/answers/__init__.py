@@ -9,26 +9,34 @@ from polyclinic.federation.answers.figures import (
     Figures,
     Trained,
     figures_content,
-    norm_of,
     read_figures,
     read_trained,
     trained_content,
 )
 from polyclinic.federation.answers.greeting import read_hello
 from polyclinic.federation.answers.guard import LONGEST_S, Failure, array_of, record_of, take
+from polyclinic.federation.answers.outliers import (
+    Sketch,
+    find_outliers,
+    is_repeated,
+    sketch_of,
+)
 
 __all__ = [
     "LONGEST_S",
     "Failure",
     "Figures",
+    "Sketch",
     "Trained",
     "array_of",
     "figures_content",
-    "norm_of",
+    "find_outliers",
+    "is_repeated",
     "read_figures",
     "read_hello",
     "read_trained",
     "record_of",
+    "sketch_of",
     "take",
     "trained_content",
 ]

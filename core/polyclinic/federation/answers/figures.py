@@ -5,19 +5,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
-import numpy as np
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from polyclinic.errors import AnswerRefused
 from polyclinic.federation.answers.guard import LONGEST_S, Cases, Word, array_of, record_of
+from polyclinic.federation.answers.outliers import Sketch, sketch_of
 from polyclinic.federation.envelope.content import ARRAYS, METRICS, WEIGHTS
 from polyclinic.federation.envelope.mapped_array import array_values
 from polyclinic.federation.metrics import MOST_LABELS
 from polyclinic.federation.records import SCORE
 
 LARGEST_LOSS = 1e9
-PIECE = 1 << 20  # count of numbers that are checked at a time
 
 
 def _missing(value: object) -> object:
@@ -83,12 +82,12 @@ class Trained:
     Attributes:
         weights: The shared weights, float32, finite, as many as were sent out.
         figures: What the hospital measured.
-        update: Euclidean norm of the difference to what was sent out.
+        update: Sketch of the difference to what was sent out.
     """
 
     weights: Array = field(repr=False)
     figures: Figures
-    update: float
+    update: Sketch
 
 
 def read_trained(message: Message, asked: Array) -> Trained:
@@ -107,27 +106,12 @@ def read_trained(message: Message, asked: Array) -> Trained:
         raise AnswerRefused("it trained on no examples", "Add cases to 'training'.")
     record = record_of(message, ARRAYS, ArrayRecord)
     weights = array_of(record, WEIGHTS, "float32", int(asked.shape[0]))
-    update = distance(array_values(weights), array_values(asked))
-    if not math.isfinite(update):  # squares of float32 do not overflow in float64
+    update = sketch_of(array_values(weights), array_values(asked))
+    if not math.isfinite(update.norm):  # squares of float32 do not overflow in float64
         raise AnswerRefused(
             "its weights contain NaN or Inf", "Lower training.learning_rate and train again."
         )
     return Trained(weights, figures, update)
-
-
-def distance(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> float:
-    """Return the Euclidean distance of two vectors, summed in float64 a piece at a time."""
-    total = 0.0
-    for start in range(0, len(one), PIECE):
-        cut = slice(start, start + PIECE)
-        difference = one[cut].astype(np.float64) - other[cut]
-        total += float(difference @ difference)
-    return math.sqrt(total)
-
-
-def norm_of(values: np.ndarray[Any, Any]) -> float:
-    """Return the Euclidean norm of a vector, summed in float64 a piece at a time."""
-    return distance(values, np.broadcast_to(np.float32(0.0), values.shape))
 
 
 def trained_content(answer: Trained, num_examples: int) -> RecordDict:

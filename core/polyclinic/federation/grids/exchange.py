@@ -13,14 +13,18 @@ from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.answers import (
     Failure,
     Figures,
+    Sketch,
     Trained,
     figures_content,
+    find_outliers,
     read_figures,
     read_trained,
+    sketch_of,
     take,
     trained_content,
 )
 from polyclinic.federation.attendance import Attendance, Listener, Member
+from polyclinic.federation.envelope import array_values
 from polyclinic.federation.envelope.content import METRICS, pack_content, weights_of
 from polyclinic.federation.events import Answered, Asked, Failed, Missing
 from polyclinic.federation.grids.gate import find_too_long, weigh
@@ -65,6 +69,10 @@ class _Request:
 class Exchange:
     """The messages of one phase, until they are answered.
 
+    Attributes:
+        outliers: What is unusual about a hospital's update, by site.
+        sent: Sketch of the weights that each hospital sent.
+
     Args:
         grid: Grid that sends the messages.
         messages: One message to each hospital.
@@ -101,6 +109,8 @@ class Exchange:
         self._replies: dict[str, Message] = {}
         self._members: dict[str, Member | None] = {}  # as they were when they answered
         self._failed: dict[str, str] = {}
+        self.outliers: dict[str, str] = {}
+        self.sent: dict[str, Sketch] = {}
         self._weights = weights_of(messages[0]) if messages else None
         self._phase = messages[0].metadata.message_type if messages else ""
         self._round = round_of(messages[0]) if messages else 0
@@ -228,16 +238,22 @@ class Exchange:
         return min(answer.figures.num_examples, max(1, greeted)) if member else 1
 
     def _gate(self) -> None:
-        """Refuse updates that are far too long."""
-        trained = self._trained()
+        """Refuse updates that are far too long; find those that are unlike all others."""
         asked = self._weights
-        if not trained or asked is None:
+        updates = {site: answer.update for site, answer in self._trained().items()}
+        if not updates or asked is None:
             return
-        updates = {site: answer.update for site, answer in trained.items()}
-        ratio = self._deployment.max_update_ratio
-        for site, reason in find_too_long(updates, asked, ratio).items():
-            del self._answers[site]
+        start = sketch_of(array_values(asked))
+        norms = {site: update.norm for site, update in updates.items()}
+        ratio, numbers = self._deployment.max_update_ratio, int(asked.shape[0])
+        for site, reason in find_too_long(norms, start.norm, numbers, ratio).items():
+            del self._answers[site], updates[site]
             self._fail(site, reason)
+        self.outliers = find_outliers(updates)
+        self.sent = {
+            site: Sketch(start.norm + update.norm, start.sums + update.sums)
+            for site, update in updates.items()
+        }
 
     def _fail(self, site: str, reason: str) -> None:
         self._failed[site] = reason

@@ -4,28 +4,26 @@ import math
 from collections.abc import Mapping
 from statistics import median
 
-from flwr.app import Array
-
-from polyclinic.federation.answers import norm_of
-from polyclinic.federation.envelope import array_values
 from polyclinic.learning.state_dict import longest_update
 
 FEWEST_NORMS = 3  # the median of fewer norms says nothing
 
 
-def find_too_long(updates: Mapping[str, float], asked: Array, ratio: float) -> dict[str, str]:
+def find_too_long(
+    updates: Mapping[str, float], asked_norm: float, numbers: int, ratio: float
+) -> dict[str, str]:
     """Find the updates that no training makes.
 
     Args:
         updates: Euclidean norm of each hospital's update.
-        asked: The weights that all of them started from.
+        asked_norm: Norm of the weights that all of them started from.
+        numbers: Count of these weights.
         ratio: Largest norm in medians of the others' norms; 0 for no limit of this kind.
 
     Returns:
         Why it is refused, by site.
     """
-    values = array_values(asked)
-    longest = longest_update(norm_of(values), len(values))
+    longest = longest_update(asked_norm, numbers)
     found = {}
     for site, norm in updates.items():
         others = [other for name, other in updates.items() if name != site]
