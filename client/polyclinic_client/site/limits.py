@@ -65,13 +65,21 @@ class Limits:
         own = self.memory_bytes / 2**31 if self.cache_gb is None else self.cache_gb
         return replace(data, cache_gb=min(data.cache_gb, own))
 
-    def check(self, order: Order, job: JobConfig) -> None:
+    def check(self, order: Order, job: JobConfig, cases: int = 1) -> None:
         """Refuse an order that asks for more, before anything of it is built.
+
+        Args:
+            order: Number of rounds.
+            job: What a round is.
+            cases: Number of training cases; so many samples are one pass of a round of steps.
 
         Raises:
             LimitExceeded: What it asks for, and which limit that is.
         """
-        passes = max(order.rounds * job.training.epochs, order.restoration_steps)
+        training = job.training
+        samples = training.steps * training.batch_size
+        each = math.ceil(samples / max(1, cases)) if training.steps else training.epochs
+        passes = max(order.rounds * each, order.restoration_steps)
         if passes > self.epochs:
             raise LimitExceeded(
                 f"{passes} passes over the training cases", f"{self.epochs}", "--max-epochs"
@@ -80,7 +88,7 @@ class Limits:
             raise LimitExceeded(f"round {order.round} of {order.rounds}", f"{order.rounds}", "")
         data = job.data
         numbers = math.prod(data.patch) * (data.channels + max(len(data.labels), 1))
-        needed = 4.0 * numbers * job.training.batch_size
+        needed = 4.0 * numbers * training.batch_size
         if needed > self.memory_bytes:
             raise LimitExceeded(
                 f"batches of {needed / 2**30:,.1f} GiB",

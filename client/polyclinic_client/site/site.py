@@ -224,7 +224,7 @@ class Site:
             check_job_packages(order, job)
             _JOBS[key] = (job, job_digests(job))
         job, digests = _JOBS[key]
-        self.limits.check(order, job)
+        self.limits.check(order, job, len(self.dataset.training))
         for group, ours in digests.items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(

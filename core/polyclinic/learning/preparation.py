@@ -1,32 +1,27 @@
-"""Samples of a hospital's cases: preprocessed once, cropped and augmented anew.
+"""A hospital's cases, preprocessed once.
 
-Method of preprocessing: orientation and voxel size of `conf/data`, then its intensity transforms,
-once for each case; a crop or slice, generated shifts and the augmentation are drawn anew for every
-sample.
+Method of preprocessing: orientation and voxel size of `conf/data`, its normalization, then its
+intensity transforms, once for each case. What is drawn anew for every sample is in
+`polyclinic.learning.loading.samples`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 import torch
-from monai.transforms import Compose
-from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.mirroring import augmentation_of
-from polyclinic.config.schemas import DataConfig, ShiftsConfig, TrainingConfig
+from polyclinic.config.schemas import DataConfig
 from polyclinic.imaging.dataset_checks import check_agreement, check_grids
 from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.imaging.grids import network_grid, resample
 from polyclinic.imaging.headers import Grid
 from polyclinic.imaging.volumes import read_image, read_label
-from polyclinic.learning.augmentation import ImageShifts
-from polyclinic.learning.crops import crop
-
-FOREGROUND_SHARE = 0.75  # of the slices drawn for a 2-D segmentation
+from polyclinic.learning.cases.foreground_voxels import find_foreground
+from polyclinic.learning.cases.normalization import normalize
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +32,8 @@ class Sample:
     image: Tensor  # float32, CXYZ
     label: Tensor | int | None  # uint8, 1XYZ; or the class
     slices: Tensor  # int64: the axial slices worth drawing in a 2-D task
+    # int16, (voxels, 3), of each foreground class that it has; empty if patches are not centred
+    foreground: tuple[Tensor, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -103,7 +100,8 @@ def prepare_image(image: Sequence[Path], data: DataConfig) -> tuple[Tensor, Grid
     """Read one image and bring it onto the network's grid.
 
     Returns:
-        float32 CXYZ after the intensity transforms, its grid, and the file's own grid.
+        float32 CXYZ after normalization and intensity transforms, its grid, and the file's own
+        grid.
 
     Raises:
         DataError: The typed fault of the file.
@@ -112,7 +110,7 @@ def prepare_image(image: Sequence[Path], data: DataConfig) -> tuple[Tensor, Grid
     x, y, z = raw.shape[1:]
     native = Grid((x, y, z), raw.affine.numpy())
     grid = network_grid(native, data)
-    volume = resample(raw.as_tensor(), native, grid)
+    volume = normalize(resample(raw.as_tensor(), native, grid), data)
     for part in data.intensity:
         volume = instantiate(part)({"image": volume})["image"]
     return (
@@ -139,7 +137,14 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     else:
         label = case.label
     slices = worth.nonzero().flatten()
-    return Sample(case, image, label, slices if len(slices) else torch.arange(image.shape[-1]))
+    centred = data.foreground_share > 0 and isinstance(label, Tensor)
+    return Sample(
+        case,
+        image,
+        label,
+        slices if len(slices) else torch.arange(image.shape[-1]),
+        find_foreground(label, len(data.labels)) if centred else (),
+    )
 
 
 def check_case(case: Case, data: DataConfig) -> None:
@@ -188,107 +193,3 @@ def prepare(
         check_case(case, data)
         step()
     return PreparedSite(dataset, data, training, validation)
-
-
-def training_loader(
-    prepared: PreparedSite, training: TrainingConfig, seed: int
-) -> DataLoader[dict[str, Tensor]]:
-    """Make batches of random samples: `data.samples_per_case` of each training case in one pass.
-
-    Args:
-        prepared: From `prepare`.
-        training: For the batch size and the generated shifts.
-        seed: Equal seeds draw equal samples in equal order.
-
-    Returns:
-        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW;
-        classes: B).
-    """
-    generator = Generator().manual_seed(seed)
-    samples = TrainingSamples(prepared.training, prepared.data, seed, training.shifts)
-    order = _CaseOrder(prepared.training, prepared.data.samples_per_case, generator)
-    return DataLoader(
-        samples, batch_size=training.batch_size, sampler=order, num_workers=0, generator=generator
-    )
-
-
-class _CaseOrder(Sampler[int]):
-    """All samples in random order; those of one case in a row if cases must be read again."""
-
-    def __init__(self, cases: PreparedCases, each: int, generator: Generator) -> None:
-        self.cases, self.each, self.generator = cases, each, generator
-
-    def __len__(self) -> int:
-        return len(self.cases) * self.each
-
-    def __iter__(self) -> Iterator[int]:
-        if self.cases.complete:
-            yield from torch.randperm(len(self), generator=self.generator).tolist()
-            return
-        for case in torch.randperm(len(self.cases), generator=self.generator).tolist():
-            yield from range(case * self.each, (case + 1) * self.each)
-
-
-class TrainingSamples(Dataset[dict[str, Tensor]]):
-    """Random crops (3-D) or axial slices (2-D) of the cases.
-
-    They are shifted while air is still exactly 0, then augmented.
-    """
-
-    def __init__(
-        self, cases: PreparedCases, data: DataConfig, seed: int, shifts: ShiftsConfig
-    ) -> None:
-        self.cases, self.data = cases, data
-        self.generator = Generator().manual_seed(seed + 1)
-        self.augment = Compose(
-            [instantiate(part) for part in augmentation_of(data)]
-        ).set_random_state(seed=seed)
-        self.shift = ImageShifts(shifts, data.spatial_dims, seed + 2)
-
-    def __len__(self) -> int:
-        return len(self.cases) * self.data.samples_per_case
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        sample = self.cases[index // self.data.samples_per_case]
-        fields = {"image": sample.image}
-        if isinstance(sample.label, Tensor):
-            fields["label"] = sample.label
-        if self.data.spatial_dims == 2:
-            chosen = self._choose_slice(sample)
-            fields = {key: volume[..., chosen] for key, volume in fields.items()}
-        places = [
-            self._draw(size - wanted + 1)
-            for size, wanted in zip(fields["image"].shape[1:], self.data.patch, strict=True)
-        ]
-        fields = {
-            key: crop(volume, places, self.data.patch).float() for key, volume in fields.items()
-        }
-        fields["image"] = self.shift(fields["image"])
-        fields = {
-            key: torch.as_tensor(value)
-            for key, value in self.augment(fields).items()
-            if key in fields
-        }
-        image = _plain(fields["image"]).float()
-        label = (
-            _plain(fields["label"]).round().long()
-            if "label" in fields
-            else torch.tensor(sample.label)
-        )
-        return {"image": image, "label": label}
-
-    def _draw(self, count: int) -> int:
-        """Draw a whole number in 0 .. count - 1; 0 if there is no choice."""
-        return int(torch.randint(count, (1,), generator=self.generator)) if count > 1 else 0
-
-    def _choose_slice(self, sample: Sample) -> int:
-        """Choose a slice, mostly with foreground; in a classification one that is not constant."""
-        only = not isinstance(sample.label, Tensor)
-        if only or float(torch.rand(1, generator=self.generator)) < FOREGROUND_SHARE:
-            return int(sample.slices[self._draw(len(sample.slices))])
-        return self._draw(sample.image.shape[-1])
-
-
-def _plain(value: Tensor) -> Tensor:
-    """Return the tensor without MONAI's record of what was done to it."""
-    return value.as_subclass(Tensor)
