@@ -47,7 +47,8 @@ def crop(
     Returns:
         A copy of shape (C, *patch), or (C, *larger).
     """
-    within, around = [slice(None)], []
+    within: list[slice] = [slice(None)]
+    around: list[int] = []
     for size, place, wanted, cut in zip(
         volume.shape[1:], places, patch, larger or patch, strict=True
     ):

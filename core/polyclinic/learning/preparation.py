@@ -137,13 +137,13 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     else:
         label = case.label
     slices = worth.nonzero().flatten()
-    centred = data.foreground_share > 0 and isinstance(label, Tensor)
+    lit = label if isinstance(label, Tensor) and data.foreground_share > 0 else None
     return Sample(
         case,
         image,
         label,
         slices if len(slices) else torch.arange(image.shape[-1]),
-        find_foreground(label, len(data.labels)) if centred else (),
+        () if lit is None else find_foreground(lit, len(data.labels)),
     )
 
 

@@ -57,7 +57,7 @@ class Stepper:
         with self._cast:
             logits = self.network(image)
         loss = judge(self._loss_of, logits, label)
-        self._scaler.scale(loss).backward()
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
         self._scaler.unscale_(self.optimizer)
         for weight, anchor in zip(self.weights, self._received, strict=False):
             if weight.grad is not None:

@@ -14,12 +14,12 @@ class Draw(NamedTuple):
     """One sample of a batch.
 
     Attributes:
-        index: Place among all samples of a pass.
+        sample: Its place among all samples of a pass.
         number: Number of the sample in the whole training of a round, from 0.
         centred: Whether its patch lies around a foreground voxel.
     """
 
-    index: int
+    sample: int
     number: int
     centred: bool = False
 

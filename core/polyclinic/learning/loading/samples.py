@@ -97,7 +97,7 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
         draw = drawn if isinstance(drawn, Draw) else Draw(drawn, drawn)
         if self.each_seeded:
             self._begin(seed_of(self.seed, draw.number))
-        sample = self.cases[draw.index // self.data.samples_per_case]
+        sample = self.cases[draw.sample // self.data.samples_per_case]
         fields = self._cut(sample, draw.centred)
         fields["image"] = self.shift(fields["image"])
         fields = {

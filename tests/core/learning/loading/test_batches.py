@@ -13,14 +13,14 @@ def drawn(counts: tuple[int, int], size: int, **options: object) -> list[list[Dr
 def test_a_pass_has_every_sample_once_and_a_smaller_last_batch() -> None:
     batches = drawn((3, 2), 4)
     assert [len(batch) for batch in batches] == [4, 2]
-    assert sorted(draw.index for batch in batches for draw in batch) == list(range(6))
+    assert sorted(draw.sample for batch in batches for draw in batch) == list(range(6))
     assert [draw.number for batch in batches for draw in batch] == list(range(6))
 
 
 def test_steps_go_round_the_cases_as_often_as_needed() -> None:
     batches = drawn((3, 1), 4, steps=6)
     assert [len(batch) for batch in batches] == [4] * 6
-    flat = [draw.index for batch in batches for draw in batch]
+    flat = [draw.sample for batch in batches for draw in batch]
     assert all(sorted(flat[start : start + 3]) == [0, 1, 2] for start in range(0, 24, 3))
     assert [draw.number for batch in batches for draw in batch] == list(range(24))
 
@@ -31,7 +31,7 @@ def test_numbers_go_on_in_the_next_pass() -> None:
 
 
 def test_samples_of_a_case_follow_each_other_if_asked() -> None:
-    flat = [draw.index // 3 for batch in drawn((4, 3), 2, in_a_row=True) for draw in batch]
+    flat = [draw.sample // 3 for batch in drawn((4, 3), 2, in_a_row=True) for draw in batch]
     assert all(len(set(flat[start : start + 3])) == 1 for start in range(0, 12, 3))
 
 
