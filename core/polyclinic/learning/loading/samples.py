@@ -19,6 +19,7 @@ from polyclinic.learning.augmentation import ImageShifts
 from polyclinic.learning.crops import crop
 from polyclinic.learning.loading.batches import Batches, Draw, seed_of
 from polyclinic.learning.preparation import PreparedCases, PreparedSite, Sample
+from polyclinic.system.machine import given_cores
 
 FOREGROUND_SHARE = 0.75  # of the slices drawn for a 2-D segmentation, unless the data says it
 
@@ -41,7 +42,8 @@ def training_loader(
 
     Args:
         prepared: From `prepare`.
-        training: For batch size, steps, the number of processes that load, and generated shifts.
+        training: For batch size, steps, generated shifts, and the number of processes that load,
+            of which there are at most as many as cores.
         seed: Equal seeds draw equal samples in equal order.
 
     Returns:
@@ -50,6 +52,7 @@ def training_loader(
     """
     generator, data = Generator().manual_seed(seed), prepared.data
     each = training.steps > 0 or training.workers > 0
+    workers = min(training.workers, given_cores())
     samples = TrainingSamples(prepared.training, data, seed, training.shifts, each_seeded=each)
     batches = Batches(
         (len(prepared.training), data.samples_per_case),
@@ -62,8 +65,8 @@ def training_loader(
     return DataLoader(
         samples,
         batch_sampler=batches,
-        num_workers=training.workers,
-        persistent_workers=training.workers > 0 and not training.steps,
+        num_workers=workers,
+        persistent_workers=workers > 0 and not training.steps,
         generator=generator,
         pin_memory=torch.cuda.is_available(),
     )
