@@ -20,8 +20,9 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Config
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
+from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.prediction import evaluate_natively
-from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
+from polyclinic.learning.preparation import PreparedSite, prepare
 from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Ledger
 from polyclinic_demos.cohorts.laboratories import write_laboratories

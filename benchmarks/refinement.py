@@ -188,7 +188,7 @@ def _adapt(hospitals, coordinator, site: str, objective: str) -> float:  # type:
     from closed_form_heads.adaptive import adapt
 
     from polyclinic.config.schemas import ShiftsConfig
-    from polyclinic.learning.preparation import training_loader
+    from polyclinic.learning.loading.samples import training_loader
 
     plain = replace(hospitals.config.training, shifts=ShiftsConfig())
     loader = training_loader(hospitals.sites[site], plain, hospitals.config.seed)

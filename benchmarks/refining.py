@@ -20,8 +20,9 @@ from polyclinic.config.release import Release
 from polyclinic.describing.statistics import describe
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
+from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.prediction import evaluate_natively
-from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
+from polyclinic.learning.preparation import PreparedSite, prepare
 from polyclinic.learning.state_dict import StateDict, load_state, shared_names
 from polyclinic_demos.pretraining import pool
 from polyclinic_strategies.refinement.choice import Tried, try_recipes

@@ -19,12 +19,12 @@ from torch import Tensor
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.fine_tuning import Course, fit_passes
+from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.preparation import (
     PreparedCases,
     PreparedSite,
     Sample,
     prepare,
-    training_loader,
 )
 from polyclinic.learning.schedules import set_rate
 from polyclinic.learning.site_tasks import declare_task, site_data

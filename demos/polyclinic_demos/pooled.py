@@ -20,8 +20,10 @@ from polyclinic.federation.run_folder import RunFolder
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
+from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.prediction import evaluate_natively
-from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
+from polyclinic.learning.preparation import PreparedSite, prepare
+from polyclinic.learning.schedules import Round
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import end_with_parent
 from polyclinic_demos.pretraining import pool
@@ -42,10 +44,20 @@ def train_pooled(folder: RunFolder, data: Sequence[Path]) -> None:
     folder.record(ArmStart(arm=ARM, title=ARM, rounds=config.rounds, offset=0))
     network = start_network(config)
     prepared = prepare(pool(list(sites.values()), ARM), config.data)
+    optimizer = None
     for number in range(1, config.rounds + 1):
         loader = training_loader(prepared, config.training, config.seed * 1000 + number)
-        tell = _teller(folder, number, config)
-        result = training.fit(network, loader, config.training, config.data, on_step=tell)
+        if optimizer is None or not config.training.momentum_kept:
+            optimizer = training.make_optimizer(network, config.training)
+        result = training.fit(
+            network,
+            loader,
+            config.training,
+            config.data,
+            optimizer=optimizer,
+            place=Round(number, config.rounds),
+            on_step=_teller(folder, number, config),
+        )
         _validate(folder, config, network, prepared, sites, number)
         said = f"pooled, round {number} of {config.rounds}: loss {result.loss:.3f}"
         folder.record(Note(text=said))

@@ -18,7 +18,8 @@ from polyclinic.config.schemas import Config
 from polyclinic.federation.jobs import start_network
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.learning import training
-from polyclinic.learning.preparation import prepare, training_loader
+from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.preparation import prepare
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import end_with_parent
 

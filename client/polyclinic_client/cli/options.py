@@ -86,6 +86,15 @@ MaxCache = Annotated[
         help="Memory for prepared cases; kept in --state. Default: half of that.",
     ),
 ]
+MaxDisk = Annotated[
+    float | None,
+    typer.Option(
+        "--max-disk-gb",
+        min=0.0,
+        help="Disk for prepared cases that do not stay in memory, in --state; 0: none; kept in "
+        "--state. Default: half of what is free.",
+    ),
+]
 MaxEpochs = Annotated[
     int | None,
     typer.Option(

@@ -4,6 +4,7 @@ They are compared with an order before anything is built, and hold while it is w
 """
 
 import math
+import shutil
 import signal
 import threading
 from collections.abc import Iterator
@@ -18,11 +19,13 @@ from pydantic.dataclasses import dataclass
 from polyclinic.config.schemas import STRICT, Count, DataConfig, JobConfig
 from polyclinic.errors import LimitExceeded
 from polyclinic.federation.records import Order
+from polyclinic.learning.cases.disk_cache import DiskCache
 from polyclinic.system.faults import is_out_of_memory
 from polyclinic.system.machine import given_memory
 from polyclinic_client.site.demands import keep_demands, read_demands
 
 FILE = "limits.json"
+FREE_SHARE = 0.5  # of the free disk, for prepared cases
 COPIES = 5  # of the weights in training: they, their slopes, two moments, what is sent
 AGAIN_S = 30.0  # work that goes on after its time is told again
 Size = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
@@ -37,6 +40,8 @@ class Limits:
             tenths of the machine's, or of the container's.
         cache_gb: Memory for prepared cases, in GiB; None for half of `memory_gb`. A job that asks
             for more gets this much, and reads the other cases again in each pass.
+        disk_gb: Disk for prepared cases that do not stay in memory, in GiB; None for half of what
+            is free; 0 for none.
         epochs: Passes over the training cases in all rounds of a run.
         hours: Time for one piece of work, such as a round or a contribution.
         releases: Number of different questions for statistics that are answered, ever.
@@ -44,6 +49,7 @@ class Limits:
 
     memory_gb: Size | None = None
     cache_gb: Size | None = None
+    disk_gb: Annotated[float, Field(ge=0, le=1e6, allow_inf_nan=False)] | None = None
     epochs: Count = 10_000
     hours: Annotated[float, Field(gt=0, le=8784, allow_inf_nan=False)] = 168.0
     releases: Annotated[int, Field(ge=0, le=1_000_000)] = 1000
@@ -65,13 +71,32 @@ class Limits:
         own = self.memory_bytes / 2**31 if self.cache_gb is None else self.cache_gb
         return replace(data, cache_gb=min(data.cache_gb, own))
 
-    def check(self, order: Order, job: JobConfig) -> None:
+    def open_disk(self, folder: Path) -> DiskCache | None:
+        """Open the folder of prepared cases; None where nothing may lie on the disk."""
+        if self.disk_gb == 0:
+            return None
+        disk = DiskCache(folder, math.inf)
+        if self.disk_gb is None:
+            disk.most_bytes = FREE_SHARE * (shutil.disk_usage(folder).free + disk.bytes)
+        else:
+            disk.most_bytes = self.disk_gb * 2**30
+        return disk
+
+    def check(self, order: Order, job: JobConfig, cases: int = 1) -> None:
         """Refuse an order that asks for more, before anything of it is built.
+
+        Args:
+            order: Number of rounds.
+            job: What a round is.
+            cases: Number of training cases; so many samples are one pass of a round of steps.
 
         Raises:
             LimitExceeded: What it asks for, and which limit that is.
         """
-        passes = max(order.rounds * job.training.epochs, order.restoration_steps)
+        training = job.training
+        samples = training.steps * training.batch_size
+        each = math.ceil(samples / max(1, cases)) if training.steps else training.epochs
+        passes = max(order.rounds * each, order.restoration_steps)
         if passes > self.epochs:
             raise LimitExceeded(
                 f"{passes} passes over the training cases", f"{self.epochs}", "--max-epochs"
@@ -80,7 +105,7 @@ class Limits:
             raise LimitExceeded(f"round {order.round} of {order.rounds}", f"{order.rounds}", "")
         data = job.data
         numbers = math.prod(data.patch) * (data.channels + max(len(data.labels), 1))
-        needed = 4.0 * numbers * job.training.batch_size
+        needed = 4.0 * numbers * training.batch_size
         if needed > self.memory_bytes:
             raise LimitExceeded(
                 f"batches of {needed / 2**30:,.1f} GiB",

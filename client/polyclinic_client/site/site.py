@@ -56,6 +56,7 @@ from polyclinic_client.site.release_book import ReleaseBook
 from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import WORKER, StatusFile
 
+CACHE = "cache"  # folder of prepared cases, in the state folder
 log = logging.getLogger("polyclinic.site")
 _JOBS: dict[str, tuple[JobConfig, dict[str, str]]] = {}  # composing takes long: once in a process
 
@@ -224,7 +225,7 @@ class Site:
             check_job_packages(order, job)
             _JOBS[key] = (job, job_digests(job))
         job, digests = _JOBS[key]
-        self.limits.check(order, job)
+        self.limits.check(order, job, len(self.dataset.training))
         for group, ours in digests.items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(
@@ -258,7 +259,8 @@ class Site:
                 self.say(order, "preparing", step=done, steps=total)
 
             data = self.limits.fit_cache(self.job(order).data)
-            self._prepared = (key, prepare(self.dataset, data, tell))
+            disk = self.limits.open_disk(self.state / CACHE)
+            self._prepared = (key, prepare(self.dataset, data, tell, disk))
         return self._prepared[1]
 
     @property

@@ -7,6 +7,8 @@ from polyclinic.config.schemas import DataConfig, Part
 
 # transforms of MONAI's that flip; without `spatial_axis` they flip any axis
 FLIPS = ("RandFlipd", "RandAxisFlipd", "Flipd")
+# transforms of ours that mirror, among much else, the axes that they are told in `mirrored_axes`
+MIRRORING = ("NnUNetAugmentation",)
 WORDS = {  # of a side, in the languages of label lists that we know
     *("left", "right", "lh", "rh", "sinister", "dexter", "sinistra", "dextra"),
     *("links", "linke", "linker", "linkes", "rechts", "rechte", "rechter", "rechtes"),
@@ -26,20 +28,36 @@ def labels_of_sides(labels: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def mirrored_axes(data: DataConfig) -> tuple[int, ...]:
+    """Return the axes along which images may be mirrored; left to right may be left out."""
+    axes = range(data.spatial_dims)
+    if _keeps_sides(data):
+        return tuple(axis for axis in axes if axis != _sideways(data.orientation))
+    return tuple(axes)
+
+
 def augmentation_of(data: DataConfig) -> tuple[Part, ...]:
-    """Return the transforms of `data.augment`, without those that make labels of sides wrong.
+    """Return the transforms of `data.augment`, without what makes labels of sides wrong.
 
     `data.mirroring` decides: on keeps all of them, off keeps none that swaps left and right, auto
-    keeps those only where no label names a side.
+    keeps those only where no label names a side. A transform that does more than mirroring is kept
+    and told the axes that remain.
     """
-    if data.mirroring == "on" or (data.mirroring == "auto" and not labels_of_sides(data.labels)):
+    if not _keeps_sides(data):
         return data.augment
-    return tuple(part for part in data.augment if not _mirrors(part, data.orientation))
+    across, allowed = _sideways(data.orientation), mirrored_axes(data)
+    return tuple(
+        {**part, "mirrored_axes": [axis for axis in _axes_of(part, allowed) if axis in allowed]}
+        if _name_of(part) in MIRRORING
+        else part
+        for part in data.augment
+        if not _flips(part, across)
+    )
 
 
 def describe_mirroring(data: DataConfig) -> str:
-    """Say which transforms are left out because labels name sides; empty if none is."""
-    if data.mirroring != "auto" or len(augmentation_of(data)) == len(data.augment):
+    """Say that images are not mirrored because labels name sides; empty if they are."""
+    if data.mirroring != "auto" or augmentation_of(data) == data.augment:
         return ""
     named = labels_of_sides(data.labels)
     more = ", ..." if len(named) > 2 else ""
@@ -47,6 +65,11 @@ def describe_mirroring(data: DataConfig) -> str:
         f"Labels name a side ({', '.join(named[:2])}{more}): images are not flipped left to right "
         "while training. data.mirroring=on flips them all the same."
     )
+
+
+def _keeps_sides(data: DataConfig) -> bool:
+    named = data.mirroring == "auto" and bool(labels_of_sides(data.labels))
+    return data.mirroring == "off" or named
 
 
 def _words(label: str) -> tuple[str, ...]:
@@ -65,13 +88,27 @@ def _other_side(words: tuple[str, ...]) -> list[tuple[str, ...]]:
     ]
 
 
-def _mirrors(part: Part, orientation: str) -> bool:
-    """Tell whether a transform flips the axis from left to right."""
-    if str(part.get("_target_")).rpartition(".")[2] not in FLIPS:
+def _name_of(part: Part) -> str:
+    return str(part.get("_target_")).rpartition(".")[2]
+
+
+def _axes_of(part: Part, all_of_them: Sequence[int]) -> Sequence[int]:
+    """Return the axes that a transform of ours mirrors; without a list it mirrors all."""
+    axes: Sequence[int] | None = part.get("mirrored_axes")
+    return all_of_them if axes is None else axes
+
+
+def _sideways(orientation: str) -> int:
+    """Return the axis from left to right."""
+    found = [place for place, letter in enumerate(orientation) if letter in "RL"]
+    return found[0] if found else len(orientation)  # two letters: the third is implied
+
+
+def _flips(part: Part, across: int) -> bool:
+    """Tell whether a transform is a flip of an axis."""
+    if _name_of(part) not in FLIPS:
         return False
     axes = part.get("spatial_axis")
     if axes is None:
         return True
-    sideways = [place for place, letter in enumerate(orientation) if letter in "RL"]
-    across = sideways[0] if sideways else len(orientation)  # two letters: the third is implied
     return across in (axes if isinstance(axes, list | tuple) else (axes,))

@@ -17,7 +17,12 @@ _KEY = re.compile(rf"({'|'.join(JOB_GROUPS)})(\.{_PIECE}){{1,8}}")
 _SHOWN = 100  # characters of what somebody else wrote
 MOST_ENTRIES = 256  # settings of a job, or packages
 LONGEST = 256  # values in a list that travels
-LOSSES = {"monai.losses.": "segmentation", "torch.nn.": "classification"}  # home -> kind of task
+LOSSES = {  # home -> kind of task
+    "monai.losses.": "segmentation",
+    "polyclinic.learning.losses.SegmentationLoss": "segmentation",
+    "torch.nn.": "classification",
+}
+FIGURES = 4  # of a channel in data.foreground
 Schema = TypeVar("Schema")
 
 
@@ -77,6 +82,32 @@ def check_grid(data: DataConfig) -> None:
             f"data.spacing_mm={list(data.spacing_mm)}: three numbers in mm, or null to resize "
             "images to the patch."
         )
+    _check_normalization(data)
+
+
+def _check_normalization(data: DataConfig) -> None:
+    """See that every channel has its normalization, and the figures that it needs."""
+    kinds, figures = data.normalization, data.foreground
+    if len(kinds) not in (0, 1, data.channels):
+        raise ConfigError(
+            f"data.normalization={list(kinds)}: one entry for all channels, or one for each of "
+            f"data.channels={data.channels}."
+        )
+    if "ct" not in kinds and not figures:
+        return
+    if len(figures) != FIGURES * data.channels:
+        raise ConfigError(
+            f"data.foreground has {len(figures)} numbers: normalization by ct needs four for each "
+            f"of data.channels={data.channels}, low, high, mean and deviation. "
+            "`polyclinic-server plan` finds them."
+        )
+    for place, kind in enumerate(kinds * (data.channels if len(kinds) == 1 else 1)):
+        low, high, _, deviation = figures[FIGURES * place : FIGURES * (place + 1)]
+        if kind == "ct" and not (low < high and deviation > 0):
+            raise ConfigError(
+                f"data.foreground of channel {place}: low {low:g} must be below high {high:g}, and "
+                f"the deviation {deviation:g} above 0."
+            )
 
 
 def check_channels(data: DataConfig) -> None:

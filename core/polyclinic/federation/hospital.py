@@ -39,9 +39,12 @@ from polyclinic.federation.site import (
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
+from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.metrics import Evaluation
+from polyclinic.learning.moments import Moments
 from polyclinic.learning.prediction import evaluate_natively
-from polyclinic.learning.preparation import PreparedSite, training_loader
+from polyclinic.learning.preparation import PreparedSite
+from polyclinic.learning.schedules import Round
 from polyclinic.learning.state_dict import StateDict, pack, shared_names, subtract
 
 # of network, cases, training and seed: a mean over all training subjects, each of equal weight
@@ -220,14 +223,23 @@ class CommonTask:
         """Train the network in place for one round."""
         job = site.job(order)
         loader = training_loader(site.prepared(order), job.training, site.seed(order))
-        return training.fit(
+        optimizer = training.make_optimizer(network, job.training)
+        moments = Moments(site.folder(order), order.round) if job.training.momentum_kept else None
+        if moments is not None:
+            moments.take_up(optimizer)
+        result = training.fit(
             network,
             loader,
             job.training,
             job.data,
             proximal_mu=order.proximal_mu,
+            optimizer=optimizer,
+            place=Round(max(1, order.round), order.rounds),
             on_step=tell_training(site, order),
         )
+        if moments is not None:
+            moments.keep(optimizer)
+        return result
 
     def score(self, site: Site, order: Order, network: nn.Module) -> Evaluation:
         """Score the network on the validation cases."""

@@ -137,7 +137,7 @@ def fit_contribution(
     """
     order, job = assignment.order, site.job(assignment.order)
     course = Course(
-        order.rounds * job.training.epochs,
+        order.rounds * (1 if job.training.steps else job.training.epochs),
         lambda number: site.seed(replace(order, round=number)),
         falling,
     )

@@ -66,7 +66,13 @@ class ImageShifts:
             RandSimulateLowResolution(shifts.resolution, upsample_mode=linear, zoom_range=ZOOM),
             RandGaussianNoise(shifts.noise, std=NOISE),
         ]
-        self._chain = Compose(kinds).set_random_state(seed=seed)
+        self._chain = Compose(kinds)
+        self.set_seed(seed)
+
+    def set_seed(self, seed: int) -> None:
+        """Let what is drawn from now on follow from a seed."""
+        if self.active:
+            self._chain.set_random_state(seed=seed)
 
     def __call__(
         self, image: Float[Tensor, "channels *places"]

@@ -31,24 +31,30 @@ def as_batch(volume: Tensor, data: DataConfig, slices: int = 0) -> Tensor:
     return torch.stack([crop(each, places, data.patch) for each in batch])
 
 
-def crop(volume: Tensor, places: Sequence[int], patch: Sequence[int]) -> Tensor:
-    """Cut a patch, and surround with zeros what is smaller than it.
+def crop(
+    volume: Tensor, places: Sequence[int], patch: Sequence[int], larger: Sequence[int] = ()
+) -> Tensor:
+    """Cut a patch, and surround with zeros what lies beyond the volume.
+
+    A volume that is smaller than the patch lies in its middle.
 
     Args:
         volume: Shape C, then as many axes as the patch.
-        places: First voxel along each axis.
+        places: First voxel along each axis where the volume is at least as large as the patch.
         patch: Voxels along each axis.
+        larger: Voxels of what is cut, about the middle of the patch; empty: the patch.
 
     Returns:
-        A copy of shape (C, *patch).
+        A copy of shape (C, *patch), or (C, *larger).
     """
-    cut = volume[
-        (
-            slice(None),
-            *(slice(place, place + size) for place, size in zip(places, patch, strict=True)),
-        )
-    ]
+    within: list[slice] = [slice(None)]
     around: list[int] = []
-    for size, wanted in zip(reversed(cut.shape[1:]), reversed(patch), strict=True):
-        around += [(wanted - size) // 2, wanted - size - (wanted - size) // 2]
-    return torch.nn.functional.pad(cut, around).clone()
+    for size, place, wanted, cut in zip(
+        volume.shape[1:], places, patch, larger or patch, strict=True
+    ):
+        first = place if size >= wanted else -((wanted - size) // 2)
+        first -= (cut - wanted) // 2
+        low, high = min(max(first, 0), size), min(max(first + cut, 0), size)
+        within.append(slice(low, high))
+        around = [max(0, low - first), cut - max(0, low - first) - (high - low), *around]
+    return torch.nn.functional.pad(volume[tuple(within)], around).clone()

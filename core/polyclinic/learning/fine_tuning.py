@@ -16,8 +16,9 @@ from torch import nn
 from polyclinic.config.schemas import TrainingConfig
 from polyclinic.learning import training as loops
 from polyclinic.learning.checkpoint import Checkpoint
-from polyclinic.learning.preparation import PreparedSite, training_loader
-from polyclinic.learning.schedules import set_rate
+from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.preparation import PreparedSite
+from polyclinic.learning.schedules import Round, set_rate
 
 log = logging.getLogger("polyclinic.learning.fine_tuning")
 
@@ -27,9 +28,10 @@ class Course:
     """Length of a training, and its randomness.
 
     Attributes:
-        passes: Number of passes over the training cases.
+        passes: Number of passes over the training cases, or of rounds of `training.steps` steps.
         seed_of: Seed of each pass, from 1.
-        falling: Whether the learning rate falls from pass to pass, along a cosine.
+        falling: Whether the learning rate falls from pass to pass, along a cosine, where
+            `training.schedule` says nothing.
     """
 
     passes: int
@@ -74,13 +76,19 @@ def fit_passes(
             if on_step is not None:
                 on_step((number - 1) * steps + step, course.passes * steps, value)
 
-        if course.falling:
+        if course.falling and training.schedule == "constant":
             set_rate(optimizer, training.learning_rate, number, course.passes + 1)
         with turn():
             loader = training_loader(prepared, once, course.seed_of(number))
             losses.append(
                 loops.fit(
-                    network, loader, once, prepared.data, optimizer=optimizer, on_step=tell
+                    network,
+                    loader,
+                    once,
+                    prepared.data,
+                    optimizer=optimizer,
+                    place=Round(number, course.passes),
+                    on_step=tell,
                 ).loss
             )
         keeper.keep(losses, course.passes)

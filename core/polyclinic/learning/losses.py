@@ -1,18 +1,47 @@
 """Losses of networks that are judged at several sizes."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from monai.losses import DiceLoss
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, interpolate
 
+Logits = Tensor | Sequence[Tensor]  # the full size; with deep supervision, smaller ones follow
+Loss = Callable[[Tensor, Tensor], Tensor]
 
-class SegmentationLoss(nn.Module):
-    """Dice and cross-entropy of class logits, the mean over the sizes that a network returns.
+
+def judge(loss_of: Loss, logits: Logits, label: Tensor) -> Tensor:
+    """Compute the loss of a network's output, in float32; of several sizes, their weighted mean.
 
     A size half as large as another weighs half as much. Labels are brought to each size by the
     nearest voxel.
+
+    Args:
+        loss_of: Any loss of logits and labels.
+        logits: Shape BCHWD, or a list of them, the full size first.
+        label: Shape B1HWD; classes, B, of a classification.
+
+    Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z.
+    """
+    if isinstance(logits, Tensor):
+        return loss_of(logits.float(), label)
+    weights = [0.5**size for size in range(len(logits))]
+    losses = [
+        weight * loss_of(each.float(), _at_size(label, each))
+        for weight, each in zip(weights, logits, strict=True)
+    ]
+    return torch.stack(losses).sum() / sum(weights)
+
+
+def _at_size(label: Tensor, logits: Tensor) -> Tensor:
+    if logits.shape[2:] == label.shape[2:]:
+        return label
+    return interpolate(label.float(), logits.shape[2:], mode="nearest-exact").to(label.dtype)
+
+
+class SegmentationLoss(nn.Module):
+    """Dice and cross-entropy of class logits, the mean over the sizes that a network returns.
 
     Isensee et al. 2021, https://doi.org/10.1038/s41592-020-01008-z.
     """
@@ -33,17 +62,10 @@ class SegmentationLoss(nn.Module):
             smooth_dr=1e-5,
         )
 
-    def forward(self, logits: Tensor | Sequence[Tensor], label: Tensor) -> Tensor:
+    def forward(self, logits: Logits, label: Tensor) -> Tensor:
         """Compute the loss of logits of shape BCHWD, or several of them, for labels B1HWD."""
-        several = [logits] if isinstance(logits, Tensor) else list(logits)
-        weights = [0.5**size for size in range(len(several))]
-        losses = [
-            weight * self._one(each, label) for weight, each in zip(weights, several, strict=True)
-        ]
-        return torch.stack(losses).sum() / sum(weights)
+        return judge(self._one, logits, label)
 
     def _one(self, logits: Tensor, label: Tensor) -> Tensor:
-        if logits.shape[2:] != label.shape[2:]:
-            label = interpolate(label.float(), logits.shape[2:], mode="nearest-exact")
-        dice: Tensor = self.dice(logits.float(), label)
-        return dice + cross_entropy(logits.float(), label[:, 0].long())
+        dice: Tensor = self.dice(logits, label)
+        return dice + cross_entropy(logits, label[:, 0].long())

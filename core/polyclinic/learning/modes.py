@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Literal, TypeVar
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 Network = TypeVar("Network", bound=nn.Module)
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 
 @contextmanager
@@ -30,15 +31,42 @@ def bf16_autocast(device: torch.device) -> torch.autocast:
     kernel of 3 on an axis of 2 voxels with it: torch 2.13 reads beyond its memory for the weights'
     gradient there, which differs every time and is sometimes NaN.
     """
-    able = (
-        torch.cuda.is_bf16_supported()
-        if device.type == "cuda"
-        else torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=_multiplies_bf16(device))
+
+
+def find_dtype(device: torch.device, precision: Precision) -> torch.dtype:
+    """Return the type in which convolutions of a training compute.
+
+    Args:
+        device: Of the network.
+        precision: `auto` is bfloat16 where the device multiplies it, float16 on an older GPU, and
+            float32 elsewhere. float16 is for GPUs alone; elsewhere it counts as `auto`.
+    """
+    if precision == "float16" and device.type != "cuda":
+        precision = "auto"
+    if precision != "auto":
+        found: torch.dtype = getattr(torch, precision)
+        return found
+    if _multiplies_bf16(device):
+        return torch.bfloat16
+    return torch.float16 if device.type == "cuda" else torch.float32
+
+
+def _multiplies_bf16(device: torch.device) -> bool:
+    """Tell whether a device multiplies bfloat16 itself, not by way of float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    return device.type == "cpu" and (
+        torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     )
-    return torch.autocast(device.type, torch.bfloat16, enabled=able)
 
 
 def channels_last(network: Network) -> Network:
     """Lay a network's weights out as `bf16_autocast` needs them to be fast; the values stay."""
     network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]
     return network
+
+
+def layout_of(image: Tensor) -> torch.memory_format:
+    """Return the layout with channels last, of a batch of 2-D or 3-D images."""
+    return torch.channels_last if image.ndim == 4 else torch.channels_last_3d

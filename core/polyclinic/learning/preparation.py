@@ -1,32 +1,30 @@
-"""Samples of a hospital's cases: preprocessed once, cropped and augmented anew.
+"""A hospital's cases, preprocessed once.
 
-Method of preprocessing: orientation and voxel size of `conf/data`, then its intensity transforms,
-once for each case; a crop or slice, generated shifts and the augmentation are drawn anew for every
-sample.
+Method of preprocessing: orientation and voxel size of `conf/data`, its normalization, then its
+intensity transforms, once for each case. What is drawn anew for every sample is in
+`polyclinic.learning.loading.samples`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 import torch
-from monai.transforms import Compose
-from torch import Generator, Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch import Tensor
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.mirroring import augmentation_of
-from polyclinic.config.schemas import DataConfig, ShiftsConfig, TrainingConfig
+from polyclinic.config.schemas import DataConfig
 from polyclinic.imaging.dataset_checks import check_agreement, check_grids
 from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.imaging.grids import network_grid, resample
 from polyclinic.imaging.headers import Grid
 from polyclinic.imaging.volumes import read_image, read_label
-from polyclinic.learning.augmentation import ImageShifts
-from polyclinic.learning.crops import crop
+from polyclinic.learning.cases.disk_cache import DiskCache, case_key
+from polyclinic.learning.cases.foreground_voxels import find_foreground
+from polyclinic.learning.cases.normalization import normalize
 
-FOREGROUND_SHARE = 0.75  # of the slices drawn for a 2-D segmentation
+BESIDE_DISK = 2**29  # bytes of prepared cases that stay in memory where there is a disk
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,6 +35,8 @@ class Sample:
     image: Tensor  # float32, CXYZ
     label: Tensor | int | None  # uint8, 1XYZ; or the class
     slices: Tensor  # int64: the axial slices worth drawing in a 2-D task
+    # int16, (voxels, 3), of each foreground class that it has; empty if patches are not centred
+    foreground: tuple[Tensor, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -45,7 +45,10 @@ class Sample:
 
 
 class PreparedCases(Sequence[Sample]):
-    """Preprocessed cases; as many as fit stay in memory, the others are read again when needed."""
+    """Preprocessed cases; as many as fit stay in memory, the others on the disk.
+
+    What finds no room there either is read again when it is needed.
+    """
 
     def __init__(
         self,
@@ -53,8 +56,11 @@ class PreparedCases(Sequence[Sample]):
         data: DataConfig,
         room_bytes: float,
         on_case: Callable[[], None],
+        disk: DiskCache | None = None,
     ) -> None:
         self.data, self.cases, self.bytes = data, tuple(cases), 0
+        self._disk = disk
+        self._keys: dict[int, str] = {}  # of the cases on the disk
         self._kept: dict[int, Sample] = {}
         self._last: tuple[int, Sample] | None = None
         for index, case in enumerate(self.cases):
@@ -64,12 +70,15 @@ class PreparedCases(Sequence[Sample]):
                     self._kept[index], self.bytes = sample, self.bytes + sample.bytes
                 else:
                     room_bytes = self.bytes  # full: do not try the rest
+                    self._put_aside(index, sample)
+            else:
+                self._put_aside(index)
             on_case()
 
     @property
     def complete(self) -> bool:
-        """Whether every case is in memory."""
-        return len(self._kept) == len(self.cases)
+        """Whether no case must be prepared again."""
+        return len(self._kept) + len(self._keys) == len(self.cases)
 
     def __len__(self) -> int:
         return len(self.cases)
@@ -84,9 +93,30 @@ class PreparedCases(Sequence[Sample]):
         index = range(len(self))[index]
         if index in self._kept:
             return self._kept[index]
+        if self._disk is not None and index in self._keys:
+            found = self._map(index, self._disk)
+            if found is not None:
+                return found
         if self._last is None or self._last[0] != index:
             self._last = (index, prepare_case(self.cases[index], self.data))
         return self._last[1]
+
+    def _put_aside(self, index: int, sample: Sample | None = None) -> None:
+        """Keep a case on the disk, if there is a disk and room, and it is not there yet."""
+        if self._disk is None:
+            return
+        case = self.cases[index]
+        self._keys[index] = _key(case, self.data)
+        if self._map(index, self._disk) is not None:
+            return
+        tensors = _to_tensors(sample or prepare_case(case, self.data), self.data)
+        if not self._disk.save(self._keys[index], tensors):
+            del self._keys[index]
+
+    def _map(self, index: int, disk: DiskCache) -> Sample | None:
+        """Return a case of the disk; None if another process removed it, or it is damaged."""
+        tensors = disk.load(self._keys[index])
+        return None if tensors is None else _from_tensors(tensors, self.cases[index], self.data)
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +133,8 @@ def prepare_image(image: Sequence[Path], data: DataConfig) -> tuple[Tensor, Grid
     """Read one image and bring it onto the network's grid.
 
     Returns:
-        float32 CXYZ after the intensity transforms, its grid, and the file's own grid.
+        float32 CXYZ after normalization and intensity transforms, its grid, and the file's own
+        grid.
 
     Raises:
         DataError: The typed fault of the file.
@@ -112,7 +143,7 @@ def prepare_image(image: Sequence[Path], data: DataConfig) -> tuple[Tensor, Grid
     x, y, z = raw.shape[1:]
     native = Grid((x, y, z), raw.affine.numpy())
     grid = network_grid(native, data)
-    volume = resample(raw.as_tensor(), native, grid)
+    volume = normalize(resample(raw.as_tensor(), native, grid), data)
     for part in data.intensity:
         volume = instantiate(part)({"image": volume})["image"]
     return (
@@ -139,7 +170,14 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     else:
         label = case.label
     slices = worth.nonzero().flatten()
-    return Sample(case, image, label, slices if len(slices) else torch.arange(image.shape[-1]))
+    lit = label if isinstance(label, Tensor) and data.foreground_share > 0 else None
+    return Sample(
+        case,
+        image,
+        label,
+        slices if len(slices) else torch.arange(image.shape[-1]),
+        () if lit is None else find_foreground(lit, len(data.labels)),
+    )
 
 
 def check_case(case: Case, data: DataConfig) -> None:
@@ -155,17 +193,22 @@ def check_case(case: Case, data: DataConfig) -> None:
 
 
 def prepare(
-    dataset: SiteDataset, data: DataConfig, on_progress: Callable[[int, int], None] | None = None
+    dataset: SiteDataset,
+    data: DataConfig,
+    on_progress: Callable[[int, int], None] | None = None,
+    disk: DiskCache | None = None,
 ) -> PreparedSite:
     """Preprocess the training and validation cases, once for all rounds; read the test cases.
 
-    Up to `data.cache_gb` of them stay in memory. A test case that is damaged is met here, and not
+    Up to `data.cache_gb` of them stay in memory; with a disk at most `BESIDE_DISK`, and the others
+    lie there. A test case that is damaged is met here, and not
     when all rounds are done.
 
     Args:
         dataset: From `read_dataset`.
         data: What the network wants to see.
         on_progress: Called with (cases done, cases).
+        disk: Where cases lie that do not stay in memory; None: they are read again in each pass.
 
     Raises:
         DatasetInvalid: The data set does not fit `data`.
@@ -181,114 +224,48 @@ def prepare(
         if on_progress is not None:
             on_progress(done, total)
 
-    room = data.cache_gb * 2**30
-    training = PreparedCases(dataset.training, data, room, step)
-    validation = PreparedCases(dataset.validation, data, room - training.bytes, step)
+    room = data.cache_gb * 2**30 if disk is None else min(data.cache_gb * 2**30, BESIDE_DISK)
+    training = PreparedCases(dataset.training, data, room, step, disk)
+    validation = PreparedCases(dataset.validation, data, room - training.bytes, step, disk)
     for case in tests:
         check_case(case, data)
         step()
     return PreparedSite(dataset, data, training, validation)
 
 
-def training_loader(
-    prepared: PreparedSite, training: TrainingConfig, seed: int
-) -> DataLoader[dict[str, Tensor]]:
-    """Make batches of random samples: `data.samples_per_case` of each training case in one pass.
-
-    Args:
-        prepared: From `prepare`.
-        training: For the batch size and the generated shifts.
-        seed: Equal seeds draw equal samples in equal order.
-
-    Returns:
-        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW;
-        classes: B).
-    """
-    generator = Generator().manual_seed(seed)
-    samples = TrainingSamples(prepared.training, prepared.data, seed, training.shifts)
-    order = _CaseOrder(prepared.training, prepared.data.samples_per_case, generator)
-    return DataLoader(
-        samples, batch_size=training.batch_size, sampler=order, num_workers=0, generator=generator
-    )
+def _key(case: Case, data: DataConfig) -> str:
+    label = (case.label,) if isinstance(case.label, Path) else ()
+    return case_key((*case.image, *label), case.label_values, data)
 
 
-class _CaseOrder(Sampler[int]):
-    """All samples in random order; those of one case in a row if cases must be read again."""
-
-    def __init__(self, cases: PreparedCases, each: int, generator: Generator) -> None:
-        self.cases, self.each, self.generator = cases, each, generator
-
-    def __len__(self) -> int:
-        return len(self.cases) * self.each
-
-    def __iter__(self) -> Iterator[int]:
-        if self.cases.complete:
-            yield from torch.randperm(len(self), generator=self.generator).tolist()
-            return
-        for case in torch.randperm(len(self.cases), generator=self.generator).tolist():
-            yield from range(case * self.each, (case + 1) * self.each)
+def _to_tensors(sample: Sample, data: DataConfig) -> dict[str, Tensor]:
+    """Return what is kept of a sample; in a 2-D task slice by slice, as it is read."""
+    tensors = {"image": sample.image, "slices": sample.slices}
+    if isinstance(sample.label, Tensor):
+        tensors["label"] = sample.label
+    if data.spatial_dims == 2:
+        tensors |= {key: tensors[key].movedim(3, 0) for key in ("image", "label") if key in tensors}
+    if sample.foreground:
+        tensors["voxels"] = torch.cat(sample.foreground)
+        tensors["counts"] = torch.tensor([len(each) for each in sample.foreground])
+    return tensors
 
 
-class TrainingSamples(Dataset[dict[str, Tensor]]):
-    """Random crops (3-D) or axial slices (2-D) of the cases.
-
-    They are shifted while air is still exactly 0, then augmented.
-    """
-
-    def __init__(
-        self, cases: PreparedCases, data: DataConfig, seed: int, shifts: ShiftsConfig
-    ) -> None:
-        self.cases, self.data = cases, data
-        self.generator = Generator().manual_seed(seed + 1)
-        self.augment = Compose(
-            [instantiate(part) for part in augmentation_of(data)]
-        ).set_random_state(seed=seed)
-        self.shift = ImageShifts(shifts, data.spatial_dims, seed + 2)
-
-    def __len__(self) -> int:
-        return len(self.cases) * self.data.samples_per_case
-
-    def __getitem__(self, index: int) -> dict[str, Tensor]:
-        sample = self.cases[index // self.data.samples_per_case]
-        fields = {"image": sample.image}
-        if isinstance(sample.label, Tensor):
-            fields["label"] = sample.label
-        if self.data.spatial_dims == 2:
-            chosen = self._choose_slice(sample)
-            fields = {key: volume[..., chosen] for key, volume in fields.items()}
-        places = [
-            self._draw(size - wanted + 1)
-            for size, wanted in zip(fields["image"].shape[1:], self.data.patch, strict=True)
-        ]
-        fields = {
-            key: crop(volume, places, self.data.patch).float() for key, volume in fields.items()
-        }
-        fields["image"] = self.shift(fields["image"])
-        fields = {
-            key: torch.as_tensor(value)
-            for key, value in self.augment(fields).items()
-            if key in fields
-        }
-        image = _plain(fields["image"]).float()
-        label = (
-            _plain(fields["label"]).round().long()
-            if "label" in fields
-            else torch.tensor(sample.label)
-        )
-        return {"image": image, "label": label}
-
-    def _draw(self, count: int) -> int:
-        """Draw a whole number in 0 .. count - 1; 0 if there is no choice."""
-        return int(torch.randint(count, (1,), generator=self.generator)) if count > 1 else 0
-
-    def _choose_slice(self, sample: Sample) -> int:
-        """Choose a slice, mostly with foreground; in a classification one that is not constant."""
-        only = not isinstance(sample.label, Tensor)
-        if only or float(torch.rand(1, generator=self.generator)) < FOREGROUND_SHARE:
-            return int(sample.slices[self._draw(len(sample.slices))])
-        return self._draw(sample.image.shape[-1])
-
-
-def _plain(value: Tensor) -> Tensor:
-    """Return the tensor without MONAI's record of what was done to it."""
-    return value.as_subclass(Tensor)
+def _from_tensors(tensors: Mapping[str, Tensor], case: Case, data: DataConfig) -> Sample | None:
+    """Make a sample of what was kept; None if it is not what `_to_tensors` makes."""
+    image, label = tensors.get("image"), tensors.get("label")
+    lit = isinstance(case.label, Path)
+    if image is None or image.ndim != 4 or "slices" not in tensors or lit != (label is not None):
+        return None
+    if data.spatial_dims == 2:
+        image = image.movedim(0, 3)
+        label = label.movedim(0, 3) if label is not None else None
+    if label is not None and label.shape[1:] != image.shape[1:]:
+        return None
+    voxels = tensors.get("voxels", torch.zeros(0, 3))
+    counts = tensors.get("counts", torch.zeros(0)).tolist()
+    if sum(counts) != len(voxels):
+        return None
+    known = case.label if label is None else label
+    assert not isinstance(known, Path)
+    return Sample(case, image, known, tensors["slices"], tuple(voxels.split(counts)))

@@ -1,7 +1,8 @@
 """Loops: train a network for one round, and evaluate it on its own grid.
 
 A network takes `image` of shape BCHWD (BCHW in 2-D) and returns logits: B, classes, then the same
-axes; in a classification B, classes. All work happens on the device that holds the network's
+axes; in a classification B, classes. While it trains it may return a list of logits, the full size
+first (deep supervision). All work happens on the device that holds the network's
 parameters.
 """
 
@@ -9,6 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain, combinations, islice, repeat
 from typing import Any
 
 import torch
@@ -17,16 +19,20 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from polyclinic.config.compose import instantiate
+from polyclinic.config.mirroring import mirrored_axes
 from polyclinic.config.schemas import DataConfig, TrainingConfig
 from polyclinic.errors import ConfigError
 from polyclinic.learning.crops import as_batch
 from polyclinic.learning.feature_shifts import feature_shifts
+from polyclinic.learning.losses import judge
 from polyclinic.learning.metrics import Evaluation, dice_per_class, recall_per_class, summarize
 from polyclinic.learning.modes import training_mode
 from polyclinic.learning.preparation import Sample
+from polyclinic.learning.schedules import Round
+from polyclinic.learning.stepping import Stepper
 
-OVERLAP = 0.25  # of neighbouring windows
 SLICES_AT_ONCE = 16
+ONLY = Round()
 
 
 @dataclass(frozen=True)
@@ -52,21 +58,24 @@ def fit(
     *,
     proximal_mu: float = 0.0,
     optimizer: torch.optim.Optimizer | None = None,
+    place: Round = ONLY,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> FitResult:
-    """Train in place for `training.epochs` passes.
+    """Train in place for `training.steps` steps; if that is 0, for `training.epochs` passes.
 
     The same loader seed and weights give the same result, bit for bit.
 
     Args:
         network: Changed in place.
-        loader: From `preparation.training_loader`.
-        training: Optimizer, loss, epochs, generated shifts of features.
+        loader: From `loading.samples.training_loader`.
+        training: Optimizer, loss, steps or epochs, schedule, precision, generated shifts of
+            features. A loader with fewer batches than `steps` is read again.
         data: Says how many samples are drawn from one case.
         proximal_mu: Weight of FedProx's term mu / 2 * ||w - w_received||^2, which keeps w near the
             weights at entry.
         optimizer: One that has been used before, so that its moments go on; None makes the
             configured one.
+        place: Which of the training's rounds this is, for a rate that falls over all of them.
         on_step: Called with (step, steps, loss) after each step.
 
     Raises:
@@ -74,32 +83,23 @@ def fit(
 
     FedProx, Li et al. 2020, https://arxiv.org/abs/1812.06127.
     """
-    device = device_of(network)
-    weights = [weight for weight in network.parameters() if weight.requires_grad]
-    received = [weight.detach().clone() for weight in weights] if proximal_mu > 0 else []
     optimizer = optimizer or make_optimizer(network, training)
-    loss_of = instantiate(training.loss)
-    steps, step, total, seen = training.epochs * len(loader), 0, 0.0, 0
+    stepper = Stepper(network, training, optimizer, proximal_mu)
+    steps, total, seen = training.steps or training.epochs * len(loader), 0.0, 0
     with (
         training_mode(network, train=True),
         _loader_randomness(loader),
         feature_shifts(network, training.shifts, torch.initial_seed()),
     ):
-        for _ in range(training.epochs):
-            for batch in loader:
-                image, label = batch["image"].to(device), batch["label"].to(device)
-                optimizer.zero_grad(set_to_none=True)
-                loss = loss_of(network(image), label)
-                loss.backward()
-                for weight, anchor in zip(weights, received, strict=False):
-                    if weight.grad is not None:
-                        weight.grad.add_(weight.detach() - anchor, alpha=proximal_mu)
-                optimizer.step()
-                value, step = _finite(float(loss.detach()), step + 1, training), step + 1
-                total, seen = total + value * len(image), seen + len(image)
-                if on_step is not None:
-                    on_step(step, steps, value)
-    if not all(bool(torch.isfinite(weight).all()) for weight in weights):
+        batches = islice(chain.from_iterable(repeat(loader)), steps)
+        for step, batch in enumerate(batches, start=1):
+            place.set_rate(optimizer, training.schedule, training.learning_rate, step, steps)
+            image = batch["image"]
+            value = _finite(stepper.step(image, batch["label"]), step, training)
+            total, seen = total + value * len(image), seen + len(image)
+            if on_step is not None:
+                on_step(step, steps, value)
+    if not all(bool(torch.isfinite(weight).all()) for weight in stepper.weights):
         _finite(math.nan, steps, training)
     return FitResult(total / seen, steps, len(loader.dataset) // data.samples_per_case)  # type: ignore[arg-type]
 
@@ -146,7 +146,7 @@ def evaluate(
                 truths.append(sample.label)
                 target = torch.tensor([sample.label], device=logits.device)
             if loss_of is not None:
-                losses.append(float(loss_of(logits[None], target)))
+                losses.append(float(judge(loss_of, logits[None], target)))
     loss = sum(losses) / len(losses) if losses else None
     if data.task == "segmentation":
         return summarize(rows, data.labels[1:], loss, len(cases))
@@ -167,22 +167,42 @@ def infer(network: nn.Module, volume: Tensor, data: DataConfig) -> Tensor:
             mean over them.
     """
     device = device_of(network)
+    called = _Mirrored(network, mirrored_axes(data)) if data.mirrored_inference else network
     if data.task == "classification":
         return torch.cat(
             [
-                network(part)
+                called(part)
                 for part in torch.split(as_batch(volume, data).to(device), SLICES_AT_ONCE)
             ]
         ).mean(0)
     batch = (volume[None] if data.spatial_dims == 3 else volume.permute(3, 0, 1, 2)).to(device)
-    logits = torch.cat([_slide(network, part, data) for part in torch.split(batch, SLICES_AT_ONCE)])
+    logits = torch.cat([_slide(called, part, data) for part in torch.split(batch, SLICES_AT_ONCE)])
     return logits[0] if data.spatial_dims == 3 else logits.permute(1, 2, 3, 0)
 
 
-def _slide(network: nn.Module, batch: Tensor, data: DataConfig) -> Tensor:
+class _Mirrored:
+    """Mean of a network's logits over all combinations of mirrored axes, mirrored back."""
+
+    def __init__(self, network: nn.Module, axes: Sequence[int]) -> None:
+        self._network = network
+        self._flips = [
+            tuple(axis + 2 for axis in chosen)
+            for count in range(len(axes) + 1)
+            for chosen in combinations(axes, count)
+        ]
+
+    def __call__(self, image: Tensor) -> Tensor:
+        total = torch.zeros(())
+        for flip in self._flips:
+            logits: Tensor = self._network(image.flip(flip))
+            total = total.to(logits) + (logits.flip(flip) if logits.ndim == image.ndim else logits)
+        return total / len(self._flips)
+
+
+def _slide(network: Callable[[Tensor], Tensor], batch: Tensor, data: DataConfig) -> Tensor:
     many = SLICES_AT_ONCE if data.spatial_dims == 2 else 2
     logits: Tensor = sliding_window_inference(
-        batch, data.patch, many, network, overlap=OVERLAP, mode="gaussian"
+        batch, data.patch, many, network, overlap=data.overlap, mode="gaussian"
     )
     return logits
 

@@ -162,6 +162,10 @@ def export(
         str | None,
         typer.Option(help="Name of the strategy, if the run compared several."),
     ] = None,
+    best: Annotated[
+        bool,
+        typer.Option("--best", help="The round that validated best, and not the last one."),
+    ] = False,
     runs: Runs = Path("runs"),
 ) -> None:
     """Write the model of a run as one file.
@@ -184,7 +188,10 @@ def export(
         raise ConfigError(
             "export: name either a run ('latest' for the newest), or a file with --from FILE."
         )
-    example = export_model(source or choose_model(find_run(runs, str(name)), strategy), to)
+    if source is not None and best:
+        raise ConfigError("export: --best is for a run, and not for a file.")
+    chosen = source or choose_model(find_run(runs, str(name)), strategy, best=best)
+    example = export_model(chosen, to)
     console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
     if example:
         console.print(

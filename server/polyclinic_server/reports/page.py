@@ -16,6 +16,7 @@ from polyclinic.reporting.pictures import read_legend, read_pictures
 from polyclinic.reporting.results import POOLED, Arm, Results, read_results
 from polyclinic.reporting.scores import by_label, headline
 from polyclinic.reporting.section import Section, make_sections
+from polyclinic_server.reports.best_rounds import find_best_rounds
 from polyclinic_server.reports.missing import find_missing
 from polyclinic_server.reports.participation import find_absences, find_participation
 
@@ -71,6 +72,7 @@ def render(results: Results) -> str:
             participation=find_participation(results),
             absences=find_absences(results),
             missing=find_missing(results),
+            best_rounds=find_best_rounds(results),
             in_rounds=has_rounds(results),
             without_rounds=[arm for arm in results.arms if not arm.has_rounds],
             pooled=next((arm for arm in results.arms if arm.name == POOLED), None),

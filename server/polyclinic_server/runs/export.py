@@ -10,17 +10,21 @@ from polyclinic.learning.state_dict import load_metadata, load_state
 from polyclinic.system.durable import replacing
 from polyclinic.system.plugins import resolve
 
+BEST = "best.safetensors"  # beside a strategy's last model
 
-def choose_model(folder: RunFolder, strategy: str | None) -> Path:
+
+def choose_model(folder: RunFolder, strategy: str | None, *, best: bool = False) -> Path:
     """Return the path of a strategy's model in a run.
 
     Args:
         folder: Folder of the run.
         strategy: Name of the strategy; None if the run has only one.
+        best: Whether the round that validated best is wanted, and not the last one.
 
     Raises:
         UnknownName: The run has no such strategy.
-        RunError: The run has several strategies and none is chosen, or it has no model.
+        RunError: The run has several strategies and none is chosen, or it has no model, or none
+            of a best round.
     """
     files = {
         path.parent.name: path
@@ -41,6 +45,11 @@ def choose_model(folder: RunFolder, strategy: str | None) -> Path:
         raise RunError(
             "The coordinator has no model of 'local', which shares nothing: every hospital keeps "
             "its own, in its state folder."
+        )
+    if best and not (chosen := chosen.with_name(BEST)).exists():
+        raise RunError(
+            f"{chosen.parent.name} of run {folder.name} keeps no best round: only averaging of "
+            "whole models does. Export the last round, without --best."
         )
     return chosen
 

@@ -17,6 +17,7 @@ from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import load_state, pack, save_state, shared_names, unpack
+from polyclinic_strategies.averaging.best import BestRound
 from polyclinic_strategies.averaging.central_privacy import describe_privacy
 from polyclinic_strategies.averaging.strategy import Averaging
 
@@ -78,10 +79,16 @@ class AveragingCoordinator:
         order = replace(order, offset=done)
         folder.record(ArmStart(arm=order.arm, title=self.title, rounds=order.rounds, offset=done))
 
+        best = BestRound(path.parent)
+        if order.personal == "none":  # elsewhere a model is more than what hospitals share
+            folder.listeners.append(best.listen)
+
         def keep(number: int, latest: Tensor, tested: bool = False) -> None:
             state = {**network.state_dict(), **unpack(latest, network.state_dict(), names)}
-            described = json.dumps(describe_model(order, number, tested))
-            save_state(state, path, {"polyclinic": described})
+            described = describe_model(order, number, tested)
+            if not tested:
+                best.offer(number, state, described)
+            save_state(state, path, {"polyclinic": json.dumps(described)})
             if not tested:
                 folder.record(RoundEnd(round=number))
             elif self._finish is not None:
@@ -94,6 +101,8 @@ class AveragingCoordinator:
         if done < order.rounds:
             aggregation = self._strategy.build(config.privacy, names)
             weights = self._strategy.run(grid, aggregation, order, weights, keep, folder.path)
+        if best.listen in folder.listeners:
+            folder.listeners.remove(best.listen)
         self._strategy.test(grid, order, weights)
         keep(order.rounds, weights, tested=True)
         folder.record(ArmEnd(arm=order.arm))

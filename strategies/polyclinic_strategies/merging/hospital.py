@@ -10,7 +10,7 @@ from polyclinic.errors import ConfigError
 from polyclinic.federation.hospital import CommonTask
 from polyclinic.federation.records import Order
 from polyclinic.federation.site import Site
-from polyclinic.learning.preparation import training_loader
+from polyclinic.learning.loading.samples import training_loader
 from polyclinic_strategies.merging.layer_statistics import LAYER_STATISTICS
 from polyclinic_strategies.merging.restore import fine_tune, recalibrate
 

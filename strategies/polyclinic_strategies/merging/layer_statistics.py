@@ -19,8 +19,9 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import ShiftsConfig, TrainingConfig
 from polyclinic.federation.hospital import LayerStatistic
 from polyclinic.imaging.subjects import number_subjects
+from polyclinic.learning.loading.samples import TrainingSamples
 from polyclinic.learning.modes import training_mode
-from polyclinic.learning.preparation import PreparedSite, TrainingSamples
+from polyclinic.learning.preparation import PreparedSite
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.learning.training import device_of
 
@@ -29,7 +30,7 @@ BATCHES = 8  # of a contribution
 INPUTS = 4096  # a layer with more inputs has a Gram matrix of more than 64 MiB
 _AT_ONCE = 2**22  # unfolded numbers in memory, in float64
 
-Batches = Iterable[Mapping[str, Tensor]]  # as `preparation.training_loader` yields them
+Batches = Iterable[Mapping[str, Tensor]]  # as `loading.samples.training_loader` yields them
 _Convolution = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
 
@@ -52,7 +53,7 @@ def measure_fisher(
 def subject_batches(
     prepared: PreparedSite, training: TrainingConfig, seed: int
 ) -> Iterator[Mapping[str, Tensor]]:
-    """Yield a batch of samples for each training subject, as `preparation.training_loader` would.
+    """Yield a batch of samples for each training subject, as `training_loader` would.
 
     Together they are about `BATCHES` batches, and at least one sample of each subject.
     """

@@ -71,11 +71,11 @@ def fine_tune(
     data: DataConfig,
     steps: int,
 ) -> FitResult | None:
-    """Train in place for exactly `steps` batches, whatever `training.epochs` says.
+    """Train in place for exactly `steps` batches, whatever `training` says of steps.
 
     Args:
         network: Changed in place.
-        loader: From `preparation.training_loader`; read again from the start if it has fewer
+        loader: From `loading.samples.training_loader`; read again from the start if it has fewer
             batches.
         training: Optimizer and loss.
         data: For the number of samples drawn from one case.
@@ -98,7 +98,7 @@ def fine_tune(
         generator=loader.generator,
         collate_fn=loader.collate_fn,
     )
-    return fit(network, few, replace(training, epochs=1), data)
+    return fit(network, few, replace(training, epochs=1, steps=0), data)
 
 
 class _Moments:

@@ -31,7 +31,8 @@ from polyclinic.imaging.datasets import evaluation_cases, read_dataset
 from polyclinic.imaging.grids import network_grid
 from polyclinic.imaging.headers import Grid
 from polyclinic.learning.crops import crop
-from polyclinic.learning.preparation import prepare, prepare_case, training_loader
+from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.preparation import prepare, prepare_case
 
 AFFINE = np.diag([-2.0, 2.0, 2.0, 1.0])
 LABELS = ("background", "tumour")

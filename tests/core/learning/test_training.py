@@ -18,8 +18,9 @@ from polyclinic.errors import ConfigError, ImageInvalid
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.imaging.volumes import read_label, write_label_map
 from polyclinic.learning import training
+from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.prediction import evaluate_natively, predict_class, predict_label_map
-from polyclinic.learning.preparation import PreparedSite, prepare, training_loader
+from polyclinic.learning.preparation import PreparedSite, prepare
 
 LABELS = ("background", "rind", "core")
 DATA = DataConfig(

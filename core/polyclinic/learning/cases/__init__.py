@@ -1,0 +1,1 @@
+"""What is done once for a case: normalization, foreground voxels, the cache on the disk."""

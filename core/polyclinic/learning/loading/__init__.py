@@ -1,0 +1,1 @@
+"""Samples of prepared cases, drawn anew for every step of a training."""

@@ -1,0 +1,79 @@
+"""One step of a training: precision, the loss of all sizes, FedProx's term, clipping."""
+
+import torch
+from torch import Tensor, nn
+
+from polyclinic.config.compose import instantiate
+from polyclinic.config.schemas import TrainingConfig
+from polyclinic.learning.losses import judge
+from polyclinic.learning.modes import find_dtype, layout_of
+
+
+class Stepper:
+    """Makes optimizer steps.
+
+    With `training.precision` other than float32, convolutions compute in the device's fast type
+    (`modes.find_dtype`) and layouts have channels last; weights, losses and the optimizer stay
+    float32. float16 scales the loss, so that small gradients do not vanish, and leaves out a step
+    whose gradients are not finite (Micikevicius et al. 2018, https://arxiv.org/abs/1710.03740).
+
+    Args:
+        network: Changed in place.
+        training: Loss, precision and clipping.
+        optimizer: Over the weights that are trained.
+        proximal_mu: Weight of FedProx's term.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        training: TrainingConfig,
+        optimizer: torch.optim.Optimizer,
+        proximal_mu: float,
+    ) -> None:
+        self.network, self.optimizer = network, optimizer
+        self.weights = [weight for weight in network.parameters() if weight.requires_grad]
+        self.device = next(network.parameters()).device
+        self._loss_of = instantiate(training.loss)
+        self._clip, self._mu = training.clip, proximal_mu
+        self._fast, self._laid_out = training.precision != "float32", False
+        self._received = [weight.detach().clone() for weight in self.weights if proximal_mu > 0]
+        dtype = find_dtype(self.device, training.precision)
+        self._cast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
+        self._scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+
+    def step(self, image: Tensor, label: Tensor) -> float:
+        """Make one step; return the loss before it, without the proximal term.
+
+        Args:
+            image: Shape BCHWD, or BCHW.
+            label: Shape B1HWD, B1HW, or B.
+        """
+        image = image.to(self.device, non_blocking=True)
+        label = label.to(self.device, non_blocking=True)
+        if self._fast:
+            image = self._lay_out(image)
+        self.optimizer.zero_grad(set_to_none=True)
+        with self._cast:
+            logits = self.network(image)
+        loss = judge(self._loss_of, logits, label)
+        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scaler.unscale_(self.optimizer)
+        for weight, anchor in zip(self.weights, self._received, strict=False):
+            if weight.grad is not None:
+                weight.grad.add_(weight.detach() - anchor, alpha=self._mu)
+        if self._clip > 0:
+            torch.nn.utils.clip_grad_norm_(self.weights, self._clip)
+        self._scaler.step(self.optimizer)
+        self._scaler.update()
+        return float(loss.detach())
+
+    def _lay_out(self, image: Tensor) -> Tensor:
+        """Put channels last, where convolutions are faster so."""
+        if image.ndim < 4:
+            return image
+        layout = layout_of(image)
+        if not self._laid_out:
+            self.network.to(memory_format=layout)  # type: ignore[call-overload]
+            self._laid_out = True
+        return image.contiguous(memory_format=layout)
