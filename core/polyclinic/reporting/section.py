@@ -75,6 +75,7 @@ class Section:
         leads: Whether the section takes the place of the summary and of the table of all scores.
         summary: Takes the place of the page's own summary.
         arms: Notes on the method's arms, by name.
+        kinds: A word on how an arm's model was made, by name, in place of the page's own.
         tables: For the terminal; they take the place of the table of all scores if the section
             leads.
         participation: Who took part when, in place of the table of rounds.
@@ -87,6 +88,7 @@ class Section:
     leads: bool = False
     summary: Summary | None = None
     arms: Mapping[str, ArmNote] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()
     participation: tuple[Pointer, ...] = ()
     procedure: tuple[str, ...] = ()
