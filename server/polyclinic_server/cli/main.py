@@ -23,8 +23,8 @@ class ServerCommands(InOrder):
     """Commands of the coordinator, in the order of use."""
 
     order = (
-        "init", "enrol", "settings", "run", "evaluate", "status", "report", "export", "ledger", "models",
-        "merge", "refine", "pretrain", "train-proxy", "segment-service",
+        "init", "enrol", "settings", "run", "evaluate", "status", "report", "export", "ledger",
+        "models", "merge", "refine", "pretrain", "train-proxy", "segment-service",
     )  # fmt: skip
 
 
