@@ -26,11 +26,19 @@ Tile = tuple[str, str]  # a figure, and its caption
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a run in a sentence, one that puts it in proportion, and a few figures."""
+    """The result of a run in a sentence, one that puts it in proportion, and a few figures.
+
+    Attributes:
+        lead: The result.
+        support: What puts it in proportion.
+        tiles: Figures for the top of the page.
+        worst: A sentence about the worst hospital, before the others; may be empty.
+    """
 
     lead: str
     support: str = ""
     tiles: tuple[Tile, ...] = ()
+    worst: str = ""
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,7 @@ class Section:
             leads.
         participation: Who took part when, in place of the table of rounds.
         procedure: How the figures were obtained, a sentence or two each.
+        trains: Whether the run trained its models; else nothing is known of what they saw.
     """
 
     template: Path
@@ -92,6 +101,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     participation: tuple[Pointer, ...] = ()
     procedure: tuple[str, ...] = ()
+    trains: bool = True
 
 
 def make_sections(results: Results) -> tuple[Section, ...]:

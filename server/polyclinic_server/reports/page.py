@@ -57,6 +57,7 @@ def render(results: Results) -> str:
             sections=[(section, render_section(section, results)) for section in sections],
             css=[section.css.read_text(encoding="utf-8") for section in sections if section.css],
             leading=any(section.leads for section in sections),
+            trains=all(section.trains for section in sections),
             summary=summarize(results, sections),
             own_summary=any(section.summary for section in sections),
             table=headline(results),

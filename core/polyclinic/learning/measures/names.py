@@ -23,6 +23,7 @@ class Measure:
         sums: Whether hospitals' sums give the pooled value exactly. If not, the federated value is
             the mean over hospitals, weighted by their numbers of cases.
         both: Whether it needs cases with the class and cases without it.
+        digits: Number of decimals in reports.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Measure:
     highest: float = 1.0
     sums: bool = True
     both: bool = False
+    digits: int = 3
 
 
 MEASURES: dict[str, Measure] = {
@@ -40,7 +42,7 @@ MEASURES: dict[str, Measure] = {
         Measure("mean_dice", "Mean Dice", sums=False),
         Measure("dice", "Dice"),
         Measure("surface_dice", "Surface Dice"),
-        Measure("hausdorff95_mm", "Hausdorff 95 (mm)", "low", highest=LONGEST_MM),
+        Measure("hausdorff95_mm", "Hausdorff 95 (mm)", "low", highest=LONGEST_MM, digits=1),
         Measure("volume_error", "Volume error", "low", highest=LARGEST),
         Measure("volume_bias", "Volume bias", "zero", lowest=-1.0, highest=LARGEST),
         Measure("lesion_sensitivity", "Lesion sensitivity"),

@@ -39,6 +39,7 @@ def make_section(results: Results) -> Section | None:
         tables=(table,) if table else (),
         participation=PARTICIPATION,
         procedure=PROCEDURE,
+        trains=False,
     )
 
 
