@@ -15,7 +15,8 @@ class Page(HTMLParser):
     Attributes:
         source: The HTML.
         tags: Names of tags with their attributes.
-        rows: Cells of the rows of all tables.
+        rows: Cells of the rows of all tables, but the one of the worst hospitals.
+        standing: Cells of the rows of that table.
         text: All text.
     """
 
@@ -24,6 +25,7 @@ class Page(HTMLParser):
         self.source = path.read_text(encoding="utf-8")
         self.tags: list[tuple[str, Attributes]] = []
         self.rows: list[list[str]] = []
+        self.standing: list[list[str]] = []
         self.text = ""
         self._open: list[tuple[str, Attributes]] = []
         self._pieces: list[tuple[list[tuple[str, Attributes]], str]] = []
@@ -34,9 +36,9 @@ class Page(HTMLParser):
         if tag not in VOID:
             self._open.append(self.tags[-1])
         if tag == "tr":
-            self.rows.append([])
+            self._table.append([])
         if tag in {"td", "th"}:
-            self.rows[-1].append("")
+            self._table[-1].append("")
 
     def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append((tag, dict(attrs)))
@@ -49,7 +51,13 @@ class Page(HTMLParser):
         self.text += data
         self._pieces.append((list(self._open), data))
         if any(tag in {"td", "th"} for tag, _ in self._open):
-            self.rows[-1][-1] += data.strip()
+            self._table[-1][-1] += data.strip()
+
+    @property
+    def _table(self) -> list[list[str]]:
+        """Rows of which the open table is."""
+        inside = any(found.get("class") == "standing" for _, found in self._open)
+        return self.standing if inside else self.rows
 
     def all(self, name: str) -> list[str]:
         """Text of every element of a tag (`h2`) or of a class (`.lead`), spaces made single."""

@@ -9,6 +9,7 @@ from typing import Any
 from polyclinic.errors import (
     ConfigError,
     KeyInvalid,
+    ModelInvalid,
     RunError,
 )
 from polyclinic.federation.metrics import FILE as METRICS_FILE
@@ -18,6 +19,7 @@ from polyclinic.security.keys import load_public_key, public_text
 from polyclinic.system.processes import parse_address
 from polyclinic_server.enrolment.anchoring import _read as read_anchor
 from polyclinic_server.enrolment.authority import Authority
+from polyclinic_strategies.evaluation.report.card import read_card, render_card
 from polyclinic_strategies.refinement.offline import read_choice
 from tests.fuzz import people
 from tests.fuzz.hospital_files import ANCHORS, json_file
@@ -42,13 +44,32 @@ EVENTS: list[Any] = [
     {"kind": "joined", "time": 1.7e9, "arm": "", "site": "north"},
     {"kind": "note", "time": 1.7e9, "arm": "fedavg", "text": "a note"},
 ]
+ESTIMATE = {
+    **{"value": 0.5, "low": 0.4, "high": 0.6, "n": 4, "positives": 4, "subjects": 4},
+    **{"total": 2.0, "weight": 4.0, "total_squares": 1.5, "products": 2.0, "weight_squares": 4.0},
+}
 METRICS: list[Any] = [
     {
         **{"arm": "fedavg", "round": 1, "phase": "test", "site": "north", "num_examples": 4},
         **{"loss": 0.3, "score": 0.7, "scores": {"tumour": 0.7}, "time": 1.7e9, "seconds": 2.0},
     },
+    {
+        **{"arm": "fedavg", "round": 1, "phase": "test", "site": "south", "score": 0.5},
+        **{"measures": {"tumour": {"dice": ESTIMATE}}, "comparisons": {"other": ESTIMATE}},
+    },
     {"arm": "fedavg", "round": 1, "phase": "train", "site": "north", "missing": "away"},
 ]
+MODEL = {
+    **{"name": "m", "file": "m.safetensors", "digest": "a" * 64, "parameters": 5},
+    **{"network": "unet", "version": "0.2.0", "trained": {"run": "r", "hospitals": 3}},
+}
+CARD = {
+    **{"format": 1, "model": MODEL, "task": "segmentation", "labels": ["background", "tumour"]},
+    **{"score_name": "Dice", "evaluated": "2026-01-01T00:00:00+00:00", "run": "r", "version": ""},
+    **{"tolerance_mm": 2.0, "worst": "north", "gap": 0.1, "scores": {"north": 0.5}},
+    **{"measures": {"north": {"tumour": {"dice": ESTIMATE}}}, "titles": {"dice": "Dice"}},
+    **{"federated": {"tumour": {"dice": ESTIMATE}}, "limits": ["Descriptive."]},
+}
 CHOICE = {
     key: [{"recipe": {"rule": "softmax", "statistic": "histogram", "sharpness": 0.5}, "mean": 0.7}]
     for key in ("left_out", "own")
@@ -83,6 +104,8 @@ def _read_run(folder: Path) -> None:
 def _read_metrics(folder: Path) -> None:
     found, _ = read_metrics(folder / METRICS_FILE)
     for metric in found:
+        for table in metric.measures.values():
+            assert all(each.weight > 0 for each in table.values())
         assert (metric.site.isprintable() and metric.score is None) or abs(metric.score) < 1e308
 
 
@@ -132,6 +155,13 @@ READERS = (
     _run_file("metrics", METRICS_FILE, *_lines(METRICS), _read_metrics),
     json_file(
         "choice", "refinement.json", CHOICE, lambda f: read_choice(f / "refinement.json"), RunError
+    ),
+    json_file(
+        "model-card",
+        "card.json",
+        CARD,
+        lambda folder: render_card(read_card(folder / "card.json")),
+        ModelInvalid,
     ),
     json_file("address", "address.json", ADDRESS, _read_authority, ConfigError),
     json_file(

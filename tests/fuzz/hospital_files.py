@@ -17,6 +17,7 @@ from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.predict import _Made
 from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import StatusFile, fine_tuning_news, worker_news
+from polyclinic_strategies.evaluation.case_scores import read_scores
 from tests.fuzz import people
 from tests.fuzz.messages import ASSIGNMENT, check_order
 from tests.fuzz.mutation import as_json, damaged
@@ -53,6 +54,11 @@ def _read_limits(folder: Path) -> None:
 def _read_release(folder: Path) -> None:
     policy = read_release_policy(folder)
     assert policy.min_subjects >= 1 and policy.noise_multiplier >= 0
+
+
+def _read_case_scores(folder: Path) -> None:
+    found = read_scores(folder)
+    assert found is None or all(0 <= score <= 1 for score in found.scores.values())
 
 
 def _read_status(folder: Path) -> None:
@@ -139,6 +145,7 @@ STATUS = {
 }
 NOTE = {"key": "k", "time": 1.7e9}
 SETTLED = {**NOTE, "ledger": "e" * 64, "accepted": True, "reason": "", "settled": 1.7e9}
+CASE_SCORES = {"digest": DIGEST, "scores": {"0 a": 0.5, "1 b": 1.0}}
 LIMITS = {"memory_gb": 4.0, "cache_gb": 1.0, "epochs": 100, "hours": 5.0, "releases": 3}
 READERS = (
     json_file("kit", "k.json", KIT, lambda folder: Kit.read(folder / "k.json"), KitInvalid),
@@ -153,6 +160,7 @@ READERS = (
     json_file("status", "status.json", STATUS, _read_status),
     json_file("anchors", "anchors.json", ANCHORS, _read_anchors, ConfigError),
     json_file("made", ".made.json", {"a": ["b", 1]}, lambda folder: _Made(folder, "m")),
+    json_file("case-scores", "cases.json", CASE_SCORES, _read_case_scores),
     _outbox_file("assignment-file", "assignment.json", ASSIGNMENT.to_json()),
     _outbox_file("outbox", f"outbox/{DIGEST}.json", NOTE),
     _outbox_file("settled", f"settled/{DIGEST}.json", SETTLED),

@@ -1,6 +1,7 @@
 """Messages between coordinator and hospital, as envelopes of the wire."""
 
 import io
+import math
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,6 +24,8 @@ from polyclinic.federation.envelope import BufferArray, decode
 from polyclinic.federation.envelope.content import CONFIG, unpack_message, weights_from_message
 from polyclinic.federation.records import Order, order_from_message, order_to_config
 from polyclinic.fleet.wire import fleet_pb2 as wire
+from polyclinic.learning.measures.estimates import check_bounds, pool_all
+from polyclinic.learning.measures.names import MEASURES
 from polyclinic.learning.state_dict import unpack
 from polyclinic_strategies.merging.messages import (
     ask_for_contribution,
@@ -219,6 +222,17 @@ def _question(name: str, records: Records, read: Any) -> Reader:
     )
 
 
+def _read_figures(message: Message) -> None:
+    found = read_figures(message)
+    for table in (*found.measures.values(), {"score_difference": found.comparisons.get("other")}):
+        for name, estimate in table.items():
+            if estimate is not None:
+                check_bounds(MEASURES[name], estimate)
+                assert estimate.n <= found.num_examples and estimate.weight > 0
+    if pooled := pool_all([found.measures, found.measures]):
+        assert all(math.isfinite(each.value) for each in pooled[next(iter(pooled))].values())
+
+
 def _read_weights(message: Message) -> None:
     unpack(weights_from_message(message), {"a": torch.zeros(5)}, ["a"])
 
@@ -247,9 +261,13 @@ HELLO = {
     **{"site": "north", "version": "0.2.0", "modality": "T1", "refusal": "", "mode": "train"},
     **{"task": "", "count.training": 4, "count.validation": 1, "count.test": 2},
 }
+ESTIMATE = [0.5, 0.4, 0.6, 4.0, 4.0, 4.0, 2.0, 4.0, 1.5, 2.0, 4.0]
 FIGURES = {
     **{"num-examples": 4, "loss": 0.3, "score": 0.8, "seconds": 1.5, "score.tumour": 0.7},
     "score.oedema": float("nan"),
+    "measure.dice.tumour": ESTIMATE,
+    "measure.hausdorff95_mm.tumour": [3.0, 2.0, 4.0, 4.0, 4.0, 4.0, 12.0, 4.0, 40.0, 12.0, 4.0],
+    "compared.other": ESTIMATE,
 }
 TRAINED = {"num-examples": 4, "loss": 0.3, "seconds": 1.5}
 HANDOVER = {"needs-base": False, "doing": "training 3 %", "digest": "a" * 64, "file": b"content"}
@@ -268,7 +286,7 @@ ASSIGNED = {
 
 READERS = (
     _answer("hello", {"config": HELLO}, read_hello),
-    _answer("figures", {"metrics": FIGURES}, read_figures),
+    _answer("figures", {"metrics": FIGURES}, _read_figures),
     _answer(
         "trained",
         {"arrays": WEIGHTS, "metrics": TRAINED},

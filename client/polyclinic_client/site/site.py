@@ -7,7 +7,7 @@ called. Everything stays on this machine but the weights and figures that are re
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -30,6 +30,8 @@ from polyclinic.federation.assignment import Assignment, Handover, Verdict
 from polyclinic.federation.hospital import Trained
 from polyclinic.federation.records import Hello, Order
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
+from polyclinic.learning.measures.estimates import hold_back
+from polyclinic.learning.measures.names import OVERALL
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.learning.preparation import PreparedSite, prepare, prepare_image
@@ -118,8 +120,14 @@ class Site:
         return hospital_of(order).evaluate(self, order, weights)
 
     def test(self, order: Order, weights: Tensor) -> Evaluation:
-        """Score the final weights on the test cases' own grids; the model stays here."""
-        return hospital_of(order).test(self, order, weights)
+        """Score the final weights on the test cases' own grids; the model stays here.
+
+        Measures and comparisons that rest on too few subjects are held back.
+        """
+        found = hospital_of(order).test(self, order, weights)
+        least = self.release_policy.min_subjects
+        compared = hold_back({OVERALL: found.comparisons}, least).get(OVERALL, {})
+        return replace(found, measures=hold_back(found.measures, least), comparisons=compared)
 
     def describe(
         self, order: Order, names: Sequence[str], release: Release, weights: Tensor | None

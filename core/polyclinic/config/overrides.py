@@ -51,11 +51,11 @@ def _quoted(value: str) -> str:
     """Quote a value, or each of the values in a list."""
     if re.fullmatch(r"\[[^\[\]{}]*\]", value):
         items = (item.strip() for item in value[1:-1].split(","))
-        return f"[{','.join(item if _parsed(f'x={item}') else _quote(item) for item in items)}]"
-    return _quote(value)
+        return f"[{','.join(item if _parsed(f'x={item}') else quote(item) for item in items)}]"
+    return quote(value)
 
 
-def _quote(value: str) -> str:
+def quote(value: str) -> str:
     """Put a text into single quotes; a backslash counts only before a quote."""
     escaped = re.sub(r"(\\*)'", lambda found: found[1] * 2 + r"\'", value)
     return "'" + re.sub(r"\\+$", lambda found: found[0] * 2, escaped) + "'"

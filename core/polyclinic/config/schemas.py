@@ -49,6 +49,7 @@ class DataConfig:
     foreground_share: Chance = 0.0  # of the patches, centred on the foreground
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # of neighbouring windows
     mirrored_inference: bool = False  # mean over mirrored images, where images may be mirrored
+    tolerance_mm: Positive = 2.0  # distance at which two surfaces count as equal in surface Dice
     nan_as_zero: bool = False
     mirroring: Literal["auto", "on", "off"] = "auto"  # flips that swap left and right
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FiniteFloat, ValidationError
 
+from polyclinic.learning.measures.estimates import Estimate
 from polyclinic.system.text import clean, parse_json
 
 if TYPE_CHECKING:
@@ -251,6 +252,8 @@ class Answered(ExchangeEvent):
         score: Mean score, 0 to 1 for Dice and balanced accuracy.
         scores: Score by class.
         seconds: Time that the hospital took.
+        measures: Measures with support and intervals, by class and name.
+        comparisons: Mean difference by case to each of other models, by their names.
     """
 
     kind: Literal["answered"] = "answered"
@@ -259,6 +262,8 @@ class Answered(ExchangeEvent):
     score: Figure = None
     scores: Figures = {}
     seconds: Figure = None
+    measures: Mapping[Word, Mapping[Word, Estimate]] = {}
+    comparisons: Mapping[Word, Estimate] = {}
 
     def tell(self, live: "LiveState") -> str | None:
         """Show the figures, unless they belong to a model that the strategy is compared with."""

@@ -10,10 +10,18 @@ from pathlib import Path
 from statistics import fmean
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, StrictInt
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    StrictInt,
+    TypeAdapter,
+    ValidationError,
+)
 
 from polyclinic.federation.events import Word
 from polyclinic.federation.run_state import Count
+from polyclinic.learning.measures.estimates import Estimate
 from polyclinic.system.text import parse_json
 
 Phase = Literal["train", "validate", "test"]
@@ -34,6 +42,24 @@ def finite_items(values: object) -> dict[str, float]:
     return {key: known for key, value in first if (known := finite(value)) is not None}
 
 
+def sound_estimates(values: object) -> object:
+    """Return figures with their support as they are; empty for anything that is none."""
+    try:
+        return _ESTIMATES.validate_python(values)
+    except ValidationError:
+        return {}
+
+
+def sound_measures(values: object) -> object:
+    """Return the tables of such figures, by label; empty for anything that is none."""
+    found = values if isinstance(values, Mapping) else {}
+    first = islice(found.items(), MOST_LABELS + 1)
+    return {label: sound_estimates(table) for label, table in first}
+
+
+_ESTIMATES: TypeAdapter[Mapping[str, Estimate]] = TypeAdapter(Mapping[Word, Estimate])
+Estimates = Annotated[Mapping[Word, Estimate], BeforeValidator(sound_estimates)]
+MeasureTables = Annotated[Mapping[Word, Mapping[Word, Estimate]], BeforeValidator(sound_measures)]
 Number = Annotated[float | None, BeforeValidator(finite)]
 Numbers = Annotated[Mapping[Word, float], BeforeValidator(finite_items)]
 Reason = Annotated[Word | None, BeforeValidator(lambda value: value or None)]
@@ -50,6 +76,8 @@ class Metric(BaseModel):
         missing: Why the hospital reported nothing.
         time: Seconds since 1970.
         seconds: How long the hospital worked.
+        measures: Measures with support and intervals, by label and name.
+        comparisons: Mean difference by case to each of other models, by their names.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore")
@@ -65,6 +93,8 @@ class Metric(BaseModel):
     missing: Reason = None
     time: Number = None
     seconds: Number = None
+    measures: MeasureTables = {}
+    comparisons: Estimates = {}
 
     def to_line(self) -> dict[str, Any]:
         """Return what is written: plain values, without what was left to its default."""

@@ -25,6 +25,7 @@ from polyclinic.federation.envelope.content import (
     unpack_content,
     weights_to_record,
 )
+from polyclinic.learning.measures.wire import comparison_items, measure_items
 from polyclinic.learning.metrics import Evaluation
 
 SCORE, NAME, DIGEST, SETTING, PLUGIN = "score.", "name.", "digest.", "set.", "plugin."
@@ -206,6 +207,8 @@ def evaluation_reply(message: Message, evaluation: Evaluation, seconds: float) -
     }
     flat |= {"loss": float("nan") if evaluation.loss is None else evaluation.loss}
     flat |= {f"{SCORE}{label}": value for label, value in evaluation.scores.items()}
+    flat |= dict(measure_items(evaluation.measures))
+    flat |= dict(comparison_items(evaluation.comparisons))
     return Message(RecordDict({METRICS: MetricRecord(flat)}), reply_to=message)
 
 

@@ -4,11 +4,13 @@ A class that occurs nowhere has no score: it is NaN, and left out of means.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
+
+from polyclinic.learning.measures.estimates import Estimate, Measures
 
 
 @dataclass(frozen=True)
@@ -20,12 +22,17 @@ class Evaluation:
         scores: Class name to Dice (of foreground classes) or recall; NaN if the class never occurs.
         score: Mean of the scores that are not NaN: mean Dice, or balanced accuracy; NaN if none is.
         num_examples: Number of cases.
+        measures: Further measures with support and intervals, by class and by measure; over all
+            classes under "". Empty where only scores were asked for.
+        comparisons: Mean difference by case to each of other models, by their names.
     """
 
     loss: float | None
     scores: dict[str, float]
     score: float
     num_examples: int
+    measures: Measures = field(default_factory=dict)
+    comparisons: Mapping[str, Estimate] = field(default_factory=dict)
 
 
 def count_pairs(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Predictions on the images' own grids, and their scores against the labels as drawn."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from polyclinic.imaging.grids import resample
 from polyclinic.imaging.headers import Grid, Header
 from polyclinic.imaging.image_files import check_header
 from polyclinic.imaging.volumes import read_label, write_label_map
+from polyclinic.learning.measures.collecting import Collected
 from polyclinic.learning.metrics import Evaluation, dice_per_class, recall_per_class, summarize
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.modes import training_mode
@@ -110,20 +111,24 @@ def evaluate_natively(
     """
     scored: list[CaseScore] = []
     rows, predicted, truths = [], [], []
-    for case in evaluation_cases(dataset, split):
+    cases = evaluation_cases(dataset, split)
+    collected = Collected(cases, data)
+    for case in cases:
         if isinstance(case.label, Path):
-            labels, _ = predict_label_map(network, case.image, data)
+            labels, header = predict_label_map(network, case.image, data)
             truth = read_label(case.label, len(data.labels), values=case.label_values).as_tensor()
             rows.append(
                 dice_per_class(
                     torch.from_numpy(labels).view(-1), truth.reshape(-1), len(data.labels)
                 )
             )
+            collected.add_labels(labels, truth.numpy(), header.spacing_mm)
             one = summarize(rows[-1:], data.labels[1:], None, 1)
             scored.append(CaseScore(case.name, case.split, one.scores, one.score))
         else:
             assert case.label is not None
             probabilities = predict_class(network, case.image, data)
+            collected.add_class(probabilities, case.label)
             chosen = int(probabilities.argmax())
             predicted.append(chosen)
             truths.append(case.label)
@@ -132,9 +137,11 @@ def evaluate_natively(
         if on_case is not None:
             on_case(case, labels if isinstance(case.label, Path) else chosen)
     if data.task == "segmentation":
-        return summarize(rows, data.labels[1:], None, len(scored)), scored
-    recalls = recall_per_class(torch.tensor(predicted), torch.tensor(truths), len(data.labels))
-    return summarize([recalls], data.labels, None, len(scored)), scored
+        found = summarize(rows, data.labels[1:], None, len(scored))
+    else:
+        recalls = recall_per_class(torch.tensor(predicted), torch.tensor(truths), len(data.labels))
+        found = summarize([recalls], data.labels, None, len(scored))
+    return replace(found, measures=collected.measures(rows)), scored
 
 
 def _label_natively(probabilities: Tensor, grid: Grid, native: Grid) -> NDArray[np.uint8]:
@@ -211,7 +218,9 @@ def evaluate(model: Model, folder: str | Path, split: Split = "test") -> Evaluat
 
     Returns:
         `score`, from 0 to 1: the mean Dice of the foreground classes on the images' own grids, or
-        the balanced accuracy; `scores` by class; `num_examples`.
+        the balanced accuracy; `scores` by class; `num_examples`; and `measures` by class and name,
+        each with its support and 95 % interval: `measures["tumour"]["surface_dice"].value`. See
+        docs/reference/measures.md.
 
     Raises:
         ModelInvalid: The model's file is damaged, or does not fit what is installed here.

@@ -51,6 +51,21 @@ def show_interval(low: float | None, high: float | None) -> str:
     return EN_DASH if low is None or high is None else f"{low:.2f}{EN_DASH}{high:.2f}"
 
 
+def show_figure(value: float | None, digits: int = 3) -> str:
+    """Write a measure, with fewer decimals where it is large; a dash for None."""
+    if value is None:
+        return EN_DASH
+    digits = digits if abs(value) < 100 else min(digits, 1)
+    return f"{value:.{digits}f}".replace("-", MINUS)
+
+
+def show_range(low: float | None, high: float | None, digits: int = 3) -> str:
+    """Write an interval of a measure; nothing where there is none."""
+    if low is None or high is None:
+        return ""
+    return f"{show_figure(low, digits)} to {show_figure(high, digits)}"
+
+
 def show_rounds(rounds: Sequence[int]) -> str:
     """Write round numbers with neighbours joined: 2 to 4, then 7."""
     ordered = sorted(set(rounds))

@@ -10,6 +10,7 @@ from polyclinic.reporting.formats import (
     show_score,
     subtract,
 )
+from polyclinic.reporting.measured.standing import Standing, find_standings
 from polyclinic.reporting.results import LOCAL, POOLED, Arm, Results
 from polyclinic.reporting.scores import ScoreTable, headline
 from polyclinic.reporting.section import ArmNote, Section, Summary, Tile
@@ -48,6 +49,7 @@ def summarize(results: Results, sections: Sequence[Section] = ()) -> Summary:
         _tell_lead(results, table, notes),
         _tell_proportion(results, table, notes),
         _find_tiles(results, table, notes),
+        _tell_worst(results, table),
     )
 
 
@@ -64,6 +66,26 @@ def tell_verdict(gain: float) -> str:
     if abs(gain) < NO_CLEAR_DIFFERENCE:
         made = "made no clear difference"
     return f"{made} in this run ({show_difference(gain)})"
+
+
+def _tell_worst(results: Results, table: ScoreTable) -> str:
+    """Tell the worst hospital of the best federated model, and the gap; nothing of one hospital."""
+    found = _find_worst(results, table)
+    if found is None:
+        return ""
+    return (
+        f"At the worst hospital, {found.worst}, {found.arm.title} reaches a "
+        f"{results.run.score_name} of {show_score(found.score)}, {show_score(found.gap)} below "
+        "the best one."
+    )
+
+
+def _find_worst(results: Results, table: ScoreTable) -> Standing | None:
+    """Find where the hospitals stand with the best federated model; None of one hospital."""
+    best = find_best(results, table)
+    found = (each for each in find_standings(results) if best and each.arm == best[0])
+    standing = next(found, None)
+    return standing if standing is not None and standing.gap is not None else None
 
 
 def _tell_lead(results: Results, table: ScoreTable, notes: Mapping[str, ArmNote]) -> str:

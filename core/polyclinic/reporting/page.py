@@ -16,6 +16,7 @@ TEMPLATES = Path(__file__).parent / "templates"
 FILTERS = {
     "score": formats.show_score,
     "difference": formats.show_difference,
+    "figure": formats.show_figure,
     "percent": formats.show_percent,
     "share": formats.show_share,
     "mm": formats.show_mm,
@@ -60,6 +61,7 @@ def make_environment(*folders: Path) -> Environment:
     environment.filters |= FILTERS
     environment.globals |= {
         "interval": formats.show_interval,
+        "range_of": formats.show_range,
         "plural": formats.plural,
         "were": formats.were,
     }

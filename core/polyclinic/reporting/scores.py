@@ -59,8 +59,8 @@ def headline(results: Results) -> ScoreTable:
 
 def by_label(results: Results, averaged: Collection[str] | None = None) -> dict[str, ScoreTable]:
     """Make the same table for every tissue (segmentation) or class (classification)."""
-    latest = _latest(results, _source(results)).values()
-    found = [label for metric in latest for label in metric.scores]
+    metrics = latest(results, source_of(results)).values()
+    found = [label for metric in metrics for label in metric.scores]
     ordered = [label for label in results.run.labels if label in found]
     return {
         label: score_table(results, label, averaged)
@@ -78,9 +78,9 @@ def score_table(
         label: Tissue or class.
         averaged: Hospitals that the mean may be over; those that trained by default.
     """
-    source = _source(results)
+    source = source_of(results)
     scores: dict[str, dict[str, float]] = {hospital.name: {} for hospital in results.hospitals}
-    for (arm, site), metric in _latest(results, source).items():
+    for (arm, site), metric in latest(results, source).items():
         value = metric.score if label is None else metric.scores.get(label)
         if value is not None:
             scores[site][arm] = value
@@ -109,12 +109,13 @@ def _row(scores: Mapping[str, float], arms: Sequence[Arm]) -> dict[str, Cell]:
     return cells
 
 
-def _source(results: Results) -> Phase:
+def source_of(results: Results) -> Phase:
+    """Return the phase that scores are of: the test, or validation while no test is in."""
     tested = any(m.phase == "test" and m.score is not None for m in results.metrics)
     return "test" if tested else "validate"
 
 
-def _latest(results: Results, phase: Phase) -> dict[tuple[str, str], Metric]:
+def latest(results: Results, phase: Phase) -> dict[tuple[str, str], Metric]:
     """Return the phase's scored figures of the highest round, by arm and site."""
     scored = [m for m in results.metrics if m.phase == phase and m.score is not None]
     return {(m.arm, m.site): m for m in sorted(scored, key=lambda m: m.round)}

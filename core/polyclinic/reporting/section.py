@@ -26,11 +26,19 @@ Tile = tuple[str, str]  # a figure, and its caption
 
 @dataclass(frozen=True)
 class Summary:
-    """The result of a run in a sentence, one that puts it in proportion, and a few figures."""
+    """The result of a run in a sentence, one that puts it in proportion, and a few figures.
+
+    Attributes:
+        lead: The result.
+        support: What puts it in proportion.
+        tiles: Figures for the top of the page.
+        worst: A sentence about the worst hospital, before the others; may be empty.
+    """
 
     lead: str
     support: str = ""
     tiles: tuple[Tile, ...] = ()
+    worst: str = ""
 
 
 @dataclass(frozen=True)
@@ -75,10 +83,12 @@ class Section:
         leads: Whether the section takes the place of the summary and of the table of all scores.
         summary: Takes the place of the page's own summary.
         arms: Notes on the method's arms, by name.
+        kinds: A word on how an arm's model was made, by name, in place of the page's own.
         tables: For the terminal; they take the place of the table of all scores if the section
             leads.
         participation: Who took part when, in place of the table of rounds.
         procedure: How the figures were obtained, a sentence or two each.
+        trains: Whether the run trained its models; else nothing is known of what they saw.
     """
 
     template: Path
@@ -87,9 +97,11 @@ class Section:
     leads: bool = False
     summary: Summary | None = None
     arms: Mapping[str, ArmNote] = field(default_factory=dict)
+    kinds: Mapping[str, str] = field(default_factory=dict)
     tables: tuple[Table, ...] = ()
     participation: tuple[Pointer, ...] = ()
     procedure: tuple[str, ...] = ()
+    trains: bool = True
 
 
 def make_sections(results: Results) -> tuple[Section, ...]:

@@ -12,6 +12,7 @@ from polyclinic.federation.method import methods
 from polyclinic.system.commands import InOrder, add_commands, add_installed_commands
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic_server.cli.enrol import enrol_app, init
+from polyclinic_server.cli.evaluate import EVALUATE_HELP, evaluate
 from polyclinic_server.cli.ledger import ledger_app, models_app
 from polyclinic_server.cli.segment_service import segment_service
 
@@ -22,8 +23,8 @@ class ServerCommands(InOrder):
     """Commands of the coordinator, in the order of use."""
 
     order = (
-        "init", "enrol", "settings", "run", "status", "report", "export", "ledger", "models",
-        "merge", "refine", "pretrain", "train-proxy", "segment-service",
+        "init", "enrol", "settings", "run", "evaluate", "status", "report", "export", "ledger",
+        "models", "merge", "refine", "pretrain", "train-proxy", "segment-service",
     )  # fmt: skip
 
 
@@ -40,6 +41,7 @@ app.command(rich_help_panel=SET_UP)(init)
 app.add_typer(enrol_app, name="enrol", rich_help_panel=SET_UP)
 app.add_typer(ledger_app, name="ledger", rich_help_panel=MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=MODELS)
+app.command(help=EVALUATE_HELP, rich_help_panel=RUNS)(evaluate)
 app.command(name="segment-service", rich_help_panel=SERVICES)(segment_service)
 WIDE = 120  # columns of the tables when output goes to a file
 console = Console(

@@ -10,6 +10,8 @@ from pathlib import Path
 from polyclinic.reporting.chart import Chart
 from polyclinic.reporting.curves import curves, draw_curves, styles
 from polyclinic.reporting.formats import plural, show_date, show_duration
+from polyclinic.reporting.measured.standing import find_standings
+from polyclinic.reporting.measured.tables import measure_tables
 from polyclinic.reporting.narrative import SCORES, summarize
 from polyclinic.reporting.page import make_environment, write_page
 from polyclinic.reporting.pictures import read_legend, read_pictures
@@ -46,6 +48,7 @@ def render(results: Results) -> str:
     title = f"{results.run.score_name} on validation images, higher is better"
     scores = draw_curves(title, curves(results, "validate", "score"), results.arms)
     gallery = read_pictures(results)
+    named = {name: word for section in sections for name, word in section.kinds.items()}
     return (
         make_environment(TEMPLATES)
         .get_template("report.html.j2")
@@ -55,6 +58,7 @@ def render(results: Results) -> str:
             sections=[(section, render_section(section, results)) for section in sections],
             css=[section.css.read_text(encoding="utf-8") for section in sections if section.css],
             leading=any(section.leads for section in sections),
+            trains=all(section.trains for section in sections),
             summary=summarize(results, sections),
             own_summary=any(section.summary for section in sections),
             table=headline(results),
@@ -63,7 +67,9 @@ def render(results: Results) -> str:
             score_meaning=SCORES.get(results.run.score_name, ""),
             plots=[(title, scores), (LOSS_TITLE, _draw_losses(results))],
             styles=styles(results.arms),
-            kinds={arm.name: _name_kind(arm) for arm in results.arms},
+            kinds={arm.name: named.get(arm.name, _name_kind(arm)) for arm in results.arms},
+            standings=find_standings(results),
+            measures=measure_tables(results),
             noted=[arm for arm in results.arms if arm.note],
             facts=_list_facts(results),
             phases=PHASES,

@@ -20,6 +20,7 @@ from polyclinic.federation.run_folder import (
     find_run,
     new_run,
 )
+from polyclinic.reporting.measured.terminal import standing_table
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.system.processes import lock_file
@@ -89,7 +90,8 @@ def finish(folder: RunFolder, console: Console) -> None:
         for sentence in missing:
             console.print(f"  {clean_lines(sentence)}", markup=False, soft_wrap=True)
         console.print()
-    for table in terminal_tables(results):
+    worst = standing_table(results)
+    for table in [*([worst] if worst else []), *terminal_tables(results)]:
         console.print(table)
     console.print(f"report: {report}", markup=False, soft_wrap=True)
 

@@ -104,7 +104,7 @@ def fit_head(network: UniversalNetwork, prepared: PreparedSite, seed: int) -> di
 
 def drop_class_names(evaluation: Evaluation) -> Evaluation:
     """Return figures without those of single classes, whose names are the hospital's own."""
-    return replace(evaluation, scores={})
+    return replace(evaluation, scores={}, measures={}, comparisons={})
 
 
 class _Stage:

@@ -10,6 +10,7 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message, MetricRec
 
 from polyclinic.federation.envelope import make_message, wrap
 from polyclinic.federation.envelope.content import weights_from_message
+from polyclinic.learning.measures.wire import FIELDS
 from tests.fakes import make_error, make_reply
 from tests.strategies.attacks.twins import CASES, HONEST, NUMBERS, Answer, Attack, Twin, place_of
 
@@ -107,6 +108,15 @@ def noise(asked: torch.Tensor, honest_weights: torch.Tensor) -> torch.Tensor:
     return asked + drawn / drawn.norm() * (honest_weights - asked).norm()
 
 
+DICE = [0.5, 0.4, 0.6, 2.0, 2.0, 2.0, 1.0, 2.0, 0.5, 1.0, 2.0]  # a sound measure
+
+
+def dice(**changes: float) -> Answer:
+    """Send a measure of which some numbers are others."""
+    values = dict(zip(FIELDS, DICE, strict=True))
+    return scored(**{"measure.dice.tumour": list({**values, **changes}.values())})
+
+
 MANY = {f"score.label {number}": 0.5 for number in range(20_000)}
 TRAINING = [
     Attack("nothing", "train", answer_with(lambda _: {})),
@@ -185,10 +195,24 @@ SCORING = [
     Attack("a label of 10,000 letters", "evaluate", scored(**{f"score.{'x' * 10_000}": 0.5})),
     Attack("a label's score of 2", "evaluate", scored(**{"score.tumour": 2.0})),
     Attack("examples of 2**62", "evaluate", scored(num_examples=2**62)),
+    Attack("a Dice of 2", "evaluate", dice(value=2.0, total=4.0, high=2.0)),
+    Attack("a Dice that is not its sums'", "evaluate", dice(value=0.6)),
+    Attack("a Dice of 1e308", "evaluate", dice(total=1e308)),
+    Attack("a Dice without cases", "evaluate", dice(weight=0.0, total=0.0)),
+    Attack("a Dice of more cases than were scored", "evaluate", dice(n=3.0)),
+    Attack("a Dice of half a case", "evaluate", dice(n=1.5)),
+    Attack("an interval of one end", "evaluate", dice(low=math.nan)),
+    Attack("a measure of two numbers", "evaluate", scored(**{"measure.dice.a": [0.5, 0.5]})),
+    Attack("a measure as a number", "evaluate", scored(**{"measure.dice.a": 0.5})),
+    Attack(
+        "5,000 measures", "evaluate", scored(**{f"measure.dice.{n}": DICE for n in range(5000)})
+    ),
+    Attack("a difference of 3", "evaluate", scored(**{"compared.a": [3.0, *DICE[1:]]})),
     Attack("scores as text", "evaluate", answer_with(lambda _: {"config": ConfigRecord({"a": 1})})),
     Attack("a score of NaN", "evaluate", scored(score=math.nan), named=False),
     Attack("a perfect score", "evaluate", scored(score=1.0), named=False),
     Attack("no cases", "evaluate", scored(num_examples=0), named=False),
+    Attack("a measure that nobody knows", "evaluate", scored(**{"measure.x.a": DICE}), named=False),
 ]
 GREETING = [
     Attack("a greeting without a word", "query.hello", answer_with(lambda _: {})),

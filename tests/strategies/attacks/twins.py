@@ -23,6 +23,7 @@ from polyclinic.federation.records import (
     hello_reply,
     training_reply,
 )
+from polyclinic.learning.measures.bootstrap import ratio
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.state_dict import StateDict, unpack
 from polyclinic.store.contribution import Contribution, write_contribution
@@ -97,7 +98,10 @@ class Twin:
 
     def score(self, weights: Tensor) -> Evaluation:
         error = float((weights - self.place).square().mean().sqrt())
-        return Evaluation(0.1, {"tumour": max(0.0, 1.0 - error)}, max(0.0, 1.0 - error), 2)
+        score = max(0.0, 1.0 - error)
+        dice = ratio([score] * 2, [1.0] * 2, [0, 1], n=2, positives=2, least=2)
+        assert dice is not None
+        return Evaluation(0.1, {"tumour": score}, score, 2, {"tumour": {"dice": dice}})
 
     def collect(self, message: Message) -> Message:
         assignment, verdicts = read_assignment(message)

@@ -6,7 +6,14 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 from flwr.app import Array, ArrayRecord, Message, MetricRecord, RecordDict
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
 
 from polyclinic.errors import AnswerRefused
 from polyclinic.federation.answers.guard import LONGEST_S, Cases, Word, array_of, record_of
@@ -15,6 +22,14 @@ from polyclinic.federation.envelope.content import ARRAYS, METRICS, WEIGHTS
 from polyclinic.federation.envelope.mapped_array import array_values
 from polyclinic.federation.metrics import MOST_LABELS
 from polyclinic.federation.records import SCORE
+from polyclinic.learning.measures.estimates import Estimate
+from polyclinic.learning.measures.wire import (
+    COMPARISON,
+    MEASURE,
+    MOST_COMPARED,
+    read_comparisons,
+    read_measures,
+)
 
 LARGEST_LOSS = 1e9
 
@@ -44,6 +59,8 @@ class Figures(BaseModel):
         score: Mean score; Dice and balanced accuracy are 0 to 1.
         scores: Score by class.
         seconds: Time that the hospital took.
+        measures: Measures with support and intervals, by class and name.
+        comparisons: Mean difference by case to each of other models, by their names.
     """
 
     model_config = ConfigDict(frozen=True, extra="ignore", allow_inf_nan=False)
@@ -55,6 +72,19 @@ class Figures(BaseModel):
         Mapping[Word, Score], BeforeValidator(_measured), Field(max_length=MOST_LABELS)
     ] = {}
     seconds: Annotated[float, Field(ge=0, le=LONGEST_S)] | None = None
+    measures: Annotated[
+        Mapping[Word, Mapping[str, Estimate]], Field(max_length=MOST_LABELS + 1)
+    ] = {}
+    comparisons: Annotated[Mapping[Word, Estimate], Field(max_length=MOST_COMPARED)] = {}
+
+    @model_validator(mode="after")
+    def _hold_no_more_cases(self) -> "Figures":
+        """Refuse measures of more cases than the answer is about."""
+        counts = [each.n for table in self.measures.values() for each in table.values()]
+        counts += [each.n for each in self.comparisons.values()]
+        if counts and max(counts) > self.num_examples:
+            raise ValueError("measures of more cases than num_examples")
+        return self
 
     def told(self) -> dict[str, Any]:
         """Return the figures that the hospital sent, by name."""
@@ -70,9 +100,21 @@ def read_figures(message: Message) -> Figures:
     """
     flat: dict[str, Any] = dict(record_of(message, METRICS, MetricRecord))
     scores = {key.removeprefix(SCORE): flat.pop(key) for key in list(flat) if key.startswith(SCORE)}
-    line = {key.replace("-", "_"): value for key, value in flat.items()}
-    line.pop("scores", None)
-    return Figures.model_validate({**line, **({"scores": scores} if scores else {})})
+    try:
+        measured = {"measures": read_measures(flat), "comparisons": read_comparisons(flat)}
+    except ValidationError:
+        raise
+    except ValueError as error:
+        raise AnswerRefused(str(error)) from error
+    line = {
+        key.replace("-", "_"): value
+        for key, value in flat.items()
+        if not key.startswith((MEASURE, COMPARISON))
+    }
+    for name in ("scores", "measures", "comparisons"):
+        line.pop(name, None)
+    found = {"scores": scores, **measured}
+    return Figures.model_validate({**line, **{key: value for key, value in found.items() if value}})
 
 
 @dataclass(frozen=True)

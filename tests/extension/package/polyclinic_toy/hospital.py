@@ -12,7 +12,7 @@ class RoundedFigures(CommonTask):
     def release_figures(self, evaluation: Evaluation) -> Evaluation:
         """Round what leaves."""
         scores = {name: round(score, 2) for name, score in evaluation.scores.items()}
-        return replace(evaluation, score=round(evaluation.score, 2), scores=scores)
+        return replace(evaluation, score=round(evaluation.score, 2), scores=scores, measures={})
 
 
 HOSPITAL = RoundedFigures()

@@ -1,0 +1,92 @@
+"""`polyclinic-server evaluate`: a run that trains nothing."""
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+WIDE = 120  # columns of the tables when output goes to a file
+console = Console(
+    highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
+)
+
+EVALUATE_HELP = """Let every hospital score models on its own cases, and compare them. Nothing is
+trained.
+
+MODEL is a safetensors file: of a run (runs/NAME/arms/STRATEGY/model.safetensors), of `export`,
+`merge` or `refine`, or of a hospital. All must have the same labels. Hospitals join as for a run,
+and score on their test cases, or on their validation cases where they have no labelled test case.
+Measures with support and intervals come back, never a case's.
+
+The report shows the worst hospital first. Each model gets a card, as a page and as JSON, in
+runs/NAME/arms/MODEL/.
+
+Examples:
+
+[bold]polyclinic-server evaluate runs/first/arms/fedavg/model.safetensors[/bold]
+
+[bold]polyclinic-server evaluate old.safetensors new.safetensors --set deployment.hospitals=4[/bold]
+
+[bold]polyclinic-server evaluate --resume latest[/bold]"""
+
+
+def evaluate(
+    models: Annotated[
+        list[Path] | None, typer.Argument(metavar="[MODEL]...", help="Files of models.")
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="SETTING=VALUE",
+            help="Setting of the deployment, such as deployment.hospitals=4; may be repeated.",
+        ),
+    ] = None,
+    tolerance: Annotated[
+        float | None,
+        typer.Option(
+            "--tolerance",
+            metavar="MM",
+            help="Distance at which surfaces count as equal. Default: as the models' settings say.",
+        ),
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Name of the run's folder. Default: the present time.")
+    ] = None,
+    resume: Annotated[
+        str | None,
+        typer.Option(help="Name of a run to resume where it stopped; 'latest' for the newest."),
+    ] = None,
+    insecure: Annotated[
+        bool,
+        typer.Option("--insecure", help="Use neither TLS nor keys; only this machine can connect."),
+    ] = False,
+) -> None:
+    """Evaluate models; the help text is EVALUATE_HELP."""
+    from polyclinic.errors import ConfigError
+    from polyclinic_server.runs.coordinator import finish
+    from polyclinic_server.runs.coordinator import run as run_federation
+
+    more = [*(settings or []), *(["deployment.insecure=true"] if insecure else [])]
+    for text in more:
+        if not text.startswith("deployment"):
+            raise ConfigError(
+                f"--set {text}: an evaluation takes settings of the deployment alone, such as "
+                "deployment.hospitals=4. The others are the models'."
+            )
+    if resume is not None:
+        if models or tolerance is not None:
+            raise ConfigError("An evaluation resumes with its own models and tolerance.")
+        finish(run_federation(more, None, resume, console), console)
+        return
+    with console.status("reading the models"):
+        from polyclinic_strategies.evaluation.models import read_models, settings_of
+
+        asked = settings_of(read_models(models or (), tolerance), tolerance)
+    folder = run_federation([*asked, *more], name, None, console)
+    finish(folder, console)
+    for card in sorted((folder.path / "arms").glob("*/model-card.html")):
+        console.print(f"model card: {card}", markup=False, soft_wrap=True)
