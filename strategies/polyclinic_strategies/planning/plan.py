@@ -42,7 +42,8 @@ def make_plan(cohort: Cohort, data: DataConfig, planning: Planning) -> Plan:
     """
     spacing, coarse = choose_spacing(cohort)
     shape = choose_shape(cohort, spacing)
-    dims, why_dims = choose_dimensions(shape, planning.dimensions or None)
+    asked = planning.dimensions or (2 if data.spatial_dims == 2 else None)
+    dims, why_dims = choose_dimensions(shape, asked)
     axes, orientation = _axes(shape, spacing, data.orientation, dims)
     spacing, shape = tuple(spacing[axis] for axis in axes), tuple(shape[axis] for axis in axes)
     voxels = math.prod(shape) * float(cohort.patients)

@@ -1,8 +1,9 @@
 """nnU-Net's rules: from medians of the data to voxel size, patch, batch and normalization.
 
 - Voxel size: the median; along an axis of much larger voxels and few of them, percentile 10.
-- Patch: in mm as long as it is wide, 256^3 voxels (2-D: 2048^2), no larger than the median image.
-  The axis that is largest relative to the median image shrinks until two patches fit the memory.
+- Patch: in mm as long as it is wide, 256^3 voxels (2-D: 2048^2), no larger than the median image,
+  rounded up so that the network can halve it (a median one bin above counts as not above). The
+  axis that is largest relative to the median image shrinks until two patches fit the memory.
 - Batch: as many patches as fit, within 5 % of all voxels of the data, at least 2.
 - Intensities: CT is clipped to percentiles of the federation's foreground, and scaled by its mean
   and deviation; each other image is scaled by its own.
@@ -18,11 +19,18 @@ from dataclasses import dataclass
 
 from polyclinic.errors import ConfigError
 from polyclinic.learning.networks.memory import NUMBERS_PER_GB, count_features, memory_gb
-from polyclinic.learning.networks.topology import LEAST_SIZE, MOST_STAGES, plan_topology
+from polyclinic.learning.networks.topology import (
+    COARSE,
+    LEAST_SIZE,
+    MOST_STAGES,
+    plan_topology,
+)
+from polyclinic_strategies.planning.bins import RATIO
 from polyclinic_strategies.planning.cohort import Cohort
 
 ANISOTROPIC = 3.0  # ratio from which an axis is far coarser than the others
 LEAST_BATCH = 2
+LEAST_STAGES = 3  # of MONAI's DynUNet
 LARGEST_SHARE = 0.05  # of the data's voxels in one batch
 STARTING_VOXELS = {2: 2048**2, 3: 256**3}  # of a patch before it is fitted
 FEATURES = 32
@@ -133,17 +141,21 @@ def choose_geometry(
 
     scale = (STARTING_VOXELS[dims] * math.prod(spacing_mm)) ** (1 / dims)
     wanted = [round(scale / each) for each in spacing_mm]
-    first = _fit(
-        [max(1, min(size, most)) for size, most in zip(wanted, shape, strict=True)], spacing_mm
-    )
+    within = [max(1, min(size, most)) for size, most in zip(wanted, shape, strict=True)]
+    first = _fit(_deep_enough(within, spacing_mm), spacing_mm, RATIO - 1)
     patch = first
     while LEAST_BATCH * numbers(patch) > budget:
-        patch = _shrink(patch, shape, spacing_mm, budget_gb)
+        patch = _shrink(patch, shape, spacing_mm)
+        if _stages(patch, spacing_mm) < LEAST_STAGES:
+            raise ConfigError(
+                f"A memory of {budget_gb:g} GiB is too little to train this network, even on "
+                f"patches of {'x'.join(map(str, patch))} voxels: plan with more (--memory-gb)."
+            )
     fitting = math.floor(budget / numbers(patch))
     of_data = round(LARGEST_SHARE * voxels_of_data / math.prod(patch))
     batch = max(LEAST_BATCH, min(fitting, of_data))
-    stages = len(plan_topology(patch, spacing_mm).strides[:MOST_STAGES])
     used = memory_gb(numbers(patch) * batch, dims)
+    stages = _stages(patch, spacing_mm)
     return Geometry(patch, batch, stages, used, patch != first, of_data < fitting)
 
 
@@ -152,12 +164,33 @@ def is_ct(name: str) -> bool:
     return CT.match(name.strip()) is not None
 
 
-def _fit(patch: Sequence[int], spacing_mm: Sequence[float]) -> tuple[int, ...]:
-    """Enlarge a patch so that the network's strides divide it."""
+def _fit(patch: Sequence[int], spacing_mm: Sequence[float], slack: float = 0.0) -> tuple[int, ...]:
+    """Enlarge a patch so that the network's strides divide it; its size is sure up to `slack`."""
     factors = _factors(patch, spacing_mm)
     return tuple(
-        math.ceil(size / factor) * factor for size, factor in zip(patch, factors, strict=True)
+        math.ceil(size * (1 - slack) / factor) * factor
+        for size, factor in zip(patch, factors, strict=True)
     )
+
+
+def _deep_enough(patch: Sequence[int], spacing_mm: Sequence[float]) -> Sequence[int]:
+    """Enlarge a patch until the network has `LEAST_STAGES`: along its fine axes first, then all."""
+    fine = [each < COARSE * min(spacing_mm) for each in spacing_mm]
+    least = LEAST_SIZE
+    while _stages(patch, spacing_mm) < LEAST_STAGES:
+        least += LEAST_SIZE
+        for chosen in (fine, [True] * len(fine)):
+            larger = [
+                max(size, least) if grows else size
+                for size, grows in zip(patch, chosen, strict=True)
+            ]
+            if _stages(larger, spacing_mm) >= LEAST_STAGES:
+                return larger
+    return patch
+
+
+def _stages(patch: Sequence[int], spacing_mm: Sequence[float]) -> int:
+    return len(plan_topology(patch, spacing_mm).strides[:MOST_STAGES])
 
 
 def _factors(patch: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
@@ -166,22 +199,14 @@ def _factors(patch: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
 
 
 def _shrink(
-    patch: tuple[int, ...], shape: Sequence[int], spacing_mm: Sequence[float], budget_gb: float
+    patch: tuple[int, ...], shape: Sequence[int], spacing_mm: Sequence[float]
 ) -> tuple[int, ...]:
-    """Shorten the axis that is largest relative to the median image, by the least that fits.
-
-    Raises:
-        ConfigError: It cannot be shortened.
-    """
+    """Shorten the axis that is largest relative to the median image, by the least that fits."""
     axis = max(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis))
-    factors = _factors(patch, spacing_mm)
-    shorter = [size - factors[axis] if at == axis else size for at, size in enumerate(patch)]
-    if shorter[axis] >= 1:  # a shorter patch may be halved less often: then less is cut off
-        factors = _factors(shorter, spacing_mm)
-    shorter = [size - factors[axis] if at == axis else size for at, size in enumerate(patch)]
-    if shorter[axis] < LEAST_SIZE:
-        raise ConfigError(
-            f"A memory of {budget_gb:g} GiB is too little to train this network, even on a patch "
-            f"of {'x'.join(map(str, patch))} voxels: plan with more (--memory-gb)."
-        )
-    return _fit(shorter, spacing_mm)
+
+    def shortened(by: int) -> list[int]:
+        return [max(1, size - by) if at == axis else size for at, size in enumerate(patch)]
+
+    # a shorter patch may be halved less often: then less is cut off
+    shorter = shortened(_factors(patch, spacing_mm)[axis])
+    return _fit(shortened(_factors(shorter, spacing_mm)[axis]), spacing_mm)

@@ -1,6 +1,7 @@
 """Settings of planning."""
 
 from dataclasses import dataclass
+
 from polyclinic.errors import ConfigError
 
 SMALLEST_GB, LARGEST_GB = 0.01, 10_000.0
