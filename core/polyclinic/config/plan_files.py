@@ -21,7 +21,7 @@ from polyclinic.system.text import clean
 
 FILE = "plan.yaml"
 SUFFIXES = (".yaml", ".yml")
-LARGEST_BYTES = 2**18
+LARGEST_BYTES = 2**17
 LIST = "tag:yaml.org,2002:seq"
 WRITTEN = (
     "# polyclinic-server run data=plan.yaml model=dynunet training=nnunet\n"

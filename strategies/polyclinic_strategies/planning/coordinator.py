@@ -12,7 +12,7 @@ from polyclinic.errors import ConfigError, TooFewHospitals
 from polyclinic.federation.answers import Failure, take
 from polyclinic.federation.attendance import Member
 from polyclinic.federation.coordinator import RunContext
-from polyclinic.federation.events import ArmEnd, Failed
+from polyclinic.federation.events import ArmEnd, Asked, Event, Failed
 from polyclinic.federation.final_test import record_start
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import arm_name, build_network, make_order
@@ -93,9 +93,13 @@ class PlanningCoordinator:
         start = clock.monotonic()
         release = config.privacy["release"]
         asked = [ask_for_fingerprint(order, release, member.node) for member in members.values()]
-        for site in members:
-            folder.record(Measuring(site=site))
-        grid = ReliableGrid(context.grid, context.attendance, config.deployment, folder.record)
+
+        def record(event: Event) -> None:
+            folder.record(event)
+            if isinstance(event, Asked):
+                folder.record(Measuring(site=event.site))
+
+        grid = ReliableGrid(context.grid, context.attendance, config.deployment, record)
         data, found, failed = config.data, dict[str, Fingerprint](), dict[str, str]()
         read = partial(read_fingerprint, channels=data.channels, classes=len(data.labels))
         for reply in grid.send_and_receive(asked):

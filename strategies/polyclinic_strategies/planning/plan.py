@@ -60,7 +60,7 @@ def make_plan(cohort: Cohort, data: DataConfig, planning: Planning) -> Plan:
         "data.patch": (list(geometry.patch), _why_patch(geometry, shape, dims, why_dims, planning)),
         **_intensities(cohort, data),
         "training.batch_size": (geometry.batch_size, _why_batch(geometry, cohort, planning)),
-        "model.features": (FEATURES, f"a network of {geometry.stages} stages, as nnU-Net"),
+        "model.features": (FEATURES, f"as nnU-Net; the network has {geometry.stages} stages"),
         "model.most_features": (MOST_FEATURES[dims], "as nnU-Net"),
     }
     if orientation != data.orientation:
@@ -165,13 +165,13 @@ def _why_spacing(cohort: Cohort, coarse: int | None, axes: Sequence[int]) -> str
 def _why_patch(
     geometry: Geometry, shape: Sequence[int], dims: int, why_dims: str, planning: Planning
 ) -> str:
-    image = "x".join(map(str, shape[:dims]))
-    fits = (
-        f"the largest that fits {planning.memory_gb:g} GiB in batches of {LEAST_BATCH}"
-        if geometry.cut
-        else "all of the median image"
+    image = f"the median image, {'x'.join(map(str, shape[:dims]))} voxels"
+    if not geometry.cut:
+        return f"{dims}-D: {why_dims}; all of {image}"
+    return (
+        f"{dims}-D: {why_dims}; of {image}, as much as fits {planning.memory_gb:g} GiB "
+        f"{LEAST_BATCH} times"
     )
-    return f"{dims}-D: {why_dims}; {fits} (the median image has {image} voxels)"
 
 
 def _why_batch(geometry: Geometry, cohort: Cohort, planning: Planning) -> str:
@@ -191,7 +191,7 @@ def _short(value: float) -> float:
 def table_rows(plan: Plan) -> Mapping[str, tuple[str, str]]:
     """Return what a person reads of a plan: setting to value and reason."""
     return {
-        key: (_show(value), plan.reasons.get(key, "as asked"))
+        key: (_show(value), plan.reasons.get(key, "as it was given"))
         for key, value in sorted(
             plan.settings.items(), key=lambda item: item[0] not in plan.reasons
         )
