@@ -18,6 +18,7 @@ BUILT_ON = {  # what a method may name besides itself
     "refinement": {"averaging", "merging"},
     "universal": {"merging"},
     "proxy": {"averaging"},
+    "planning": set(),
 }
 NAMES = [name for name, entry in offered(METHODS).items() if is_own(entry)]
 NETWORKS = {"UniversalNetwork", "ProxySystem"}

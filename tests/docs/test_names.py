@@ -13,7 +13,9 @@ from tests.docs.pages import DOCS, ROOT, code_blocks, hook, pages, prose
 
 PROGRAM = re.compile(r"^(?:\w+=\S+ )*polyclinic(-server|-client)?$")
 INLINE = re.compile(r"`([^`\n]+)`")
-CHOICE = re.compile(rf"(?:^|[\s'\"`(])({'|'.join(GROUPS)})=([a-z][\w,/]*)(?=$|[\s'\"`),.;:])")
+CHOICE = re.compile(
+    rf"(?:^|[\s'\"`(])({'|'.join(GROUPS)})=([a-z][\w,/]*)(?=$|[\s'\"`),.;:])(?!\.yaml)"
+)
 HISTORY = "CHANGELOG.md"  # what older versions had is named there
 OWN = {"median", "clipping"}  # what the tutorials add
 

@@ -198,7 +198,7 @@ def check_order(order: Order) -> Order:
     return order
 
 
-def _answer(name: str, records: Records, read: Any) -> Reader:
+def answer_reader(name: str, records: Records, read: Any) -> Reader:
     return Reader(
         name,
         envelope(records, answer=True).SerializeToString(),
@@ -285,20 +285,20 @@ ASSIGNED = {
 }
 
 READERS = (
-    _answer("hello", {"config": HELLO}, read_hello),
-    _answer("figures", {"metrics": FIGURES}, _read_figures),
-    _answer(
+    answer_reader("hello", {"config": HELLO}, read_hello),
+    answer_reader("figures", {"metrics": FIGURES}, _read_figures),
+    answer_reader(
         "trained",
         {"arrays": WEIGHTS, "metrics": TRAINED},
         lambda message: read_trained(message, BufferArray(np.zeros(5, np.float32))),
     ),
-    _answer("handover", {"config": HANDOVER}, read_handover),
-    _answer(
+    answer_reader("handover", {"config": HANDOVER}, read_handover),
+    answer_reader(
         "handover-array",
         {"config": HANDOVER, "arrays": {"file": np.zeros(9, np.uint8)}},
         read_handover,
     ),
-    _answer(
+    answer_reader(
         "description",
         {"config": DESCRIPTION},
         lambda message: read_description(message, ("histogram", "correlation")),

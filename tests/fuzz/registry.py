@@ -14,6 +14,7 @@ from tests.fuzz import (
     ledger,
     messages,
     models,
+    plans,
     segmentation,
     texts,
 )
@@ -29,6 +30,7 @@ MODULES = (
     texts,
     images,
     models,
+    plans,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

@@ -20,6 +20,7 @@ from polyclinic.config.schemas import STRICT, Count, DataConfig, JobConfig
 from polyclinic.errors import LimitExceeded
 from polyclinic.federation.records import Order
 from polyclinic.learning.cases.disk_cache import DiskCache
+from polyclinic.learning.networks.memory import estimate_memory_gb
 from polyclinic.system.faults import is_out_of_memory
 from polyclinic.system.machine import given_memory
 from polyclinic_client.site.demands import keep_demands, read_demands
@@ -112,6 +113,35 @@ class Limits:
                 f"{self.memory_bytes / 2**30:,.1f} GiB",
                 "--max-memory-gb",
             )
+        self._check_planned(estimate_memory_gb(job))
+
+    def _check_planned(self, needed_gb: float) -> None:
+        """Refuse a planned network whose training the memory of GPU or process cannot hold.
+
+        Raises:
+            LimitExceeded: What it takes, as it is estimated, and what there is.
+        """
+        if needed_gb <= 0:
+            return
+        on_gpu = gpu_memory()
+        allowed_gb = (on_gpu or self.memory_bytes) / 2**30
+        if needed_gb > allowed_gb:
+            raise LimitExceeded(
+                f"a plan whose training takes about {needed_gb:,.1f} GiB"
+                f"{' of a GPU' if on_gpu else ''} (patches of data.patch, training.batch_size of "
+                "them)",
+                f"{allowed_gb:,.1f} GiB",
+                "" if on_gpu else "--max-memory-gb",
+            )
+
+
+def gpu_memory() -> float:
+    """Return the memory of the GPU that trains, in bytes; 0 without one."""
+    import torch  # it is needed here alone
+
+    if not torch.cuda.is_available():
+        return 0.0
+    return float(torch.cuda.get_device_properties(0).total_memory)
 
 
 def keep_limits(state: Path, **said: float | None) -> None:

@@ -22,6 +22,7 @@ from polyclinic.config.aliases import with_current_names
 from polyclinic.config.folders import CONF, conf_folders, find_names, list_names, targets_in
 from polyclinic.config.method_settings import flatten, nest
 from polyclinic.config.overrides import read_override
+from polyclinic.config.plan_files import with_plan
 from polyclinic.config.schemas import Config, DataConfig, Part
 from polyclinic.config.targets import check_targets
 from polyclinic.config.validation import (
@@ -61,7 +62,7 @@ def load_config(overrides: Sequence[str] = (), conf: Path = CONF) -> Config:
         ```
 
     Args:
-        overrides: Hydra's `group=name` and `key=value`.
+        overrides: Hydra's `group=name` and `key=value`; `data=FILE.yaml` is a plan's file.
         conf: Folder of the built-in groups; those of installed packages are added to it.
 
     Returns:
@@ -98,11 +99,13 @@ def load_data(overrides: Sequence[str] = (), conf: Path = CONF) -> DataConfig:
 def expand_strategies(overrides: Sequence[str], conf: Path = CONF) -> list[tuple[str, ...]]:
     """Make a list of overrides for each strategy of `strategy=a,b,c`; they run one after another.
 
-    A setting of strategies, such as `strategy.scale=1`, goes to those that have it.
+    A setting of strategies, such as `strategy.scale=1`, goes to those that have it. Of a plan, its
+    settings are returned: its file is not needed again.
 
     Raises:
         ConfigError: A strategy named twice, or a setting that none of them has.
     """
+    overrides = expand_plan(overrides, conf)
     fixed = [text for text in overrides if not text.startswith("strategy=")]
     swept = [text.removeprefix("strategy=") for text in overrides if text.startswith("strategy=")]
     if not swept:
@@ -167,10 +170,24 @@ def as_yaml(config: Config) -> str:
 
 def compose_tree(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str, str]]:
     """Compose with Hydra, and turn its errors into plain sentences."""
-    read = [_read_override(text, conf) for text in overrides]
+    read = [_read_override(text, conf) for text in expand_plan(overrides, conf)]
     asked = (*read, f"hydra.searchpath=[{','.join(_other_folders(conf))}]")
     node, choices = _composed(asked, conf, _files_of(conf))
     return copy.deepcopy(node), dict(choices)
+
+
+def expand_plan(overrides: Sequence[str], conf: Path = CONF) -> tuple[str, ...]:
+    """Replace a plan's file, `data=FILE.yaml`, by the plan's settings.
+
+    Raises:
+        ConfigError: The plan cannot be read, or was changed.
+    """
+
+    def has(key: str) -> bool:
+        model = [text for text in overrides if text.partition("=")[0] == "model"]
+        return OmegaConf.select(compose_tree(model, conf)[0], key, default=MISSING) is not MISSING
+
+    return with_plan(overrides, has)
 
 
 @lru_cache(maxsize=64)  # a run composes the same few jobs again and again, each for 0.3 s

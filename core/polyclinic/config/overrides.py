@@ -4,8 +4,10 @@ Hydra's grammar gives a meaning to `=`, `~`, quotes, brackets and others, and kn
 beyond ASCII. A value that it does not read as one value is quoted for it here.
 """
 
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -36,6 +38,22 @@ def read_override(text: str) -> tuple[str, Override]:
         f'meaning, quote it twice, for the shell and for the setting: "{key or "NAME"}='
         f"'{shown or 'VALUE'}'\"; the values of a list likewise: \"NAME=['one','two']\"."
     )
+
+
+def write_override(key: str, value: bool | int | float | str | list[Any]) -> str:
+    """Write a setting as Hydra reads it; texts are quoted.
+
+    Args:
+        key: The setting.
+        value: A scalar, or a list of scalars.
+    """
+    return f"{key}={_written(value)}"
+
+
+def _written(value: object) -> str:
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_written, value))}]"
+    return _quote(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _parsed(text: str) -> Override | None:

@@ -3,6 +3,7 @@
 runs/NAME/run.json         description of the run: times, versions, strategies, how it ended
           config.yaml      resolved configuration of each strategy
           overrides.json   settings from the command line
+          plan.yaml        the plan that these named, if any
           events.jsonl     events, one per line
           metrics.jsonl    figures, one per line
           arms/ARM/model.safetensors, tensorboard/
@@ -26,6 +27,8 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from polyclinic.config.compose import as_yaml
+from polyclinic.config.plan_files import FILE as PLAN
+from polyclinic.config.plan_files import named_plan, read_plan, write_plan
 from polyclinic.config.schemas import Config
 from polyclinic.errors import LedgerNotFound, RunError, RunNotFound
 from polyclinic.federation.events import Answered, ArmStart, Event, EventLog, Failed, Missing
@@ -97,6 +100,16 @@ class RunFolder:
         asked = json.dumps([list(each) for each in expanded])
         write_atomically(self.path / SETTINGS, asked)
         write_atomically(self.path / "config.yaml", "---\n".join(map(as_yaml, configs)))
+
+    def keep_plan(self, overrides: Sequence[str]) -> None:
+        """Keep the plan that settings name by `data=FILE.yaml`, and its digest, if they do.
+
+        Raises:
+            ConfigError: The plan cannot be read, or was changed.
+        """
+        if (named := named_plan(overrides)) is not None:
+            plan = write_plan(read_plan(named), self.path / PLAN)
+            self.update(plan={"name": named.name, "digest": plan.digest})
 
     def settings(self) -> list[list[str]]:
         """Read what was asked for each strategy; nothing if nothing was kept.

@@ -102,6 +102,13 @@ class ComparisonState(_State):
     entries: tuple[OpponentState, ...] = ()
 
 
+class PlanState(_State):
+    """The plan that a run's settings came from: its file's name, and its SHA-256."""
+
+    name: Word = ""
+    digest: Word = ""
+
+
 class RunState(BaseModel):
     """The content of run.json; a method may keep a part of its own, which `part` reads.
 
@@ -125,6 +132,7 @@ class RunState(BaseModel):
     labels: tuple[Word, ...] = ()
     hospitals: Mapping[Word, HospitalState] = {}
     comparison: ComparisonState | None = None
+    plan: PlanState | None = None
     simulated: bool = False
 
     @model_validator(mode="before")

@@ -3,6 +3,7 @@
 import nibabel as nib
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from polyclinic.config.schemas import DataConfig
@@ -66,12 +67,7 @@ def network_grid(native: Grid, data: DataConfig) -> Grid:
         ConfigError: `data.orientation` is invalid, or the spacing makes volumes beyond the limit.
     """
     single = data.spatial_dims == 2 and native.shape[2] == 1
-    codes = _three_codes(data.orientation)
-    turn = nib.orientations.ornt_transform(
-        nib.io_orientation(native.affine), nib.orientations.axcodes2ornt(codes)
-    )
-    if single and turn[2, 0] != 2:
-        turn = np.array([[0, 1], [1, 1], [2, 1]])
+    turn = _turn(native, data.orientation, single=single)
     order = np.argsort(turn[:, 0])
     sizes = np.array(native.shape)[order]
     affine = native.affine @ nib.orientations.inv_ornt_aff(turn, native.shape)
@@ -93,6 +89,31 @@ def network_grid(native: Grid, data: DataConfig) -> Grid:
     shift[:3, 3] = (sizes - 1 - (wanted - 1) * scale) / 2  # both grids have their centre in common
     x, y, z = (int(size) for size in wanted)
     return Grid((x, y, z), affine @ shift)
+
+
+def axes_order(native: Grid, orientation: str, *, single: bool = False) -> NDArray[np.intp]:
+    """Return the axis of a file that each axis of an orientation lies along.
+
+    Args:
+        native: Grid of the file.
+        orientation: As `data.orientation`.
+        single: Whether it is a single slice, which keeps its axes.
+
+    Raises:
+        ConfigError: The orientation is invalid.
+    """
+    return np.argsort(_turn(native, orientation, single=single)[:, 0])
+
+
+def _turn(native: Grid, orientation: str, *, single: bool) -> NDArray[np.float64]:
+    """Return nibabel's transform of axes from a file's grid to an orientation."""
+    turn: NDArray[np.float64] = nib.orientations.ornt_transform(
+        nib.io_orientation(native.affine),
+        nib.orientations.axcodes2ornt(_three_codes(orientation)),
+    )
+    if single and turn[2, 0] != 2:
+        turn = np.array([[0.0, 1.0], [1.0, 1.0], [2.0, 1.0]])
+    return turn
 
 
 def _three_codes(orientation: str) -> str:

@@ -45,6 +45,7 @@ def prepare_run(
             check_channels(config.data)
         path.mkdir(parents=True)
         RunFolder(path).keep_settings(expanded, configs)
+        RunFolder(path).keep_plan(settings)
     run = RunFolder(path)
     if not is_finished(run):
         describe_run(run, configs, state="running", simulated=True)

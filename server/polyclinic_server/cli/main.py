@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from polyclinic.federation.method import methods
 from polyclinic.system.commands import InOrder, add_commands, add_installed_commands
@@ -23,7 +24,8 @@ class ServerCommands(InOrder):
     """Commands of the coordinator, in the order of use."""
 
     order = (
-        "init", "enrol", "settings", "run", "evaluate", "status", "report", "export", "ledger",
+        "init", "enrol", "settings", "plan", "run", "evaluate", "status", "report", "export",
+        "ledger",
         "models", "merge", "refine", "pretrain", "train-proxy", "segment-service",
     )  # fmt: skip
 
@@ -65,6 +67,9 @@ their kits)
 
 [bold]polyclinic-server run strategy=averaging/local,averaging/fedavg,averaging/fedbn[/bold] (one
 after another, compared in one report)
+
+[bold]polyclinic-server run data=plan.yaml model=dynunet training=nnunet[/bold] (with a plan that
+`polyclinic-server plan` wrote)
 
 [bold]polyclinic-server run --resume latest[/bold]"""
 
@@ -108,10 +113,12 @@ def settings(
     that do not exist, are refused.
     """
     from polyclinic.config.compose import GROUPS, as_yaml, instantiate, list_names, load_config
+    from polyclinic.config.plan_files import named_plan, read_plan
     from polyclinic.describing.statistics import statistics
     from polyclinic.system.plugins import plugins
 
     config = load_config(overrides or [])
+    plan = named_plan(overrides or [])
     found = statistics()
     instantiate(config.strategy, _recursive_=False)
     for group in GROUPS:
@@ -119,6 +126,8 @@ def settings(
     console.print(f"[bold]statistics[/bold]: {', '.join(found)}")
     packages = ", ".join(f"{name} {version}" for name, version in sorted(plugins().items()))
     console.print(f"[bold]packages that extend polyclinic[/bold]: {packages or 'none'}")
+    if plan is not None:
+        console.print(f"[bold]plan[/bold]: {escape(str(plan))}, digest {read_plan(plan).digest}")
     console.print()
     console.print(as_yaml(config), markup=False)
 

@@ -156,6 +156,7 @@ def create_run(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, l
         folder.path.rmdir()
         raise DiskFull(folder.path, free, NEEDED_DISK)
     folder.keep_settings(expanded, configs)
+    folder.keep_plan(overrides)
     return folder, configs
 
 

@@ -16,6 +16,7 @@ from polyclinic.federation.records import Order
 from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.system.faults import is_out_of_memory
 from polyclinic.system.machine import given_memory, limit_memory
+from polyclinic_client.site import limits
 from polyclinic_client.site.limits import FILE, Limits, keep_limits, read_limits, within_limits
 
 ORDER = Order("run", "arm", 0, 5, "none", "1", {})
@@ -74,6 +75,23 @@ def test_an_order_beyond_a_limit_is_refused_with_the_option(
 ) -> None:
     with pytest.raises(LimitExceeded, match=option):
         limits.check(ORDER, job(*overrides))
+
+
+PLANNED = ["data=planned", "model=dynunet", "training=nnunet", "data.patch=[128,128,128]"]
+
+
+def test_a_plan_is_compared_with_the_memory_of_the_gpu_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(limits, "gpu_memory", lambda: 0.0)
+    Limits(memory_gb=8.0).check(ORDER, job(*PLANNED))
+    with pytest.raises(LimitExceeded, match=r"about 6\.\d GiB.*4\.0 GiB.*--max-memory-gb"):
+        Limits(memory_gb=4.0).check(ORDER, job(*PLANNED))
+    monkeypatch.setattr(limits, "gpu_memory", lambda: 24.0 * 2**30)
+    Limits(memory_gb=4.0).check(ORDER, job(*PLANNED))
+    monkeypatch.setattr(limits, "gpu_memory", lambda: 2.0 * 2**30)
+    with pytest.raises(LimitExceeded, match=r"GiB of a GPU.*2\.0 GiB"):
+        Limits(memory_gb=40.0).check(ORDER, job(*PLANNED))
 
 
 def test_an_order_within_the_limits_passes() -> None:

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 from monai.networks.nets import DynUNet
 from torch import Tensor
 
-from polyclinic.learning.networks.topology import plan_topology
-
-MOST_STAGES = 7  # of a plan; a larger patch is not halved further
+from polyclinic.learning.networks.topology import MOST_STAGES, plan_topology
 
 
 class PlannedUNet(DynUNet):  # type: ignore[misc]

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 LEAST_SIZE = 4  # voxels of the deepest features along an axis
 COARSE = 2.0  # an axis whose voxels are so many times the smallest is coarse
+MOST_STAGES = 7  # of a network; a larger patch is not halved further
 
 
 @dataclass(frozen=True)
