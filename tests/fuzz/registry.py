@@ -7,6 +7,7 @@ here.
 from pathlib import Path
 
 from tests.fuzz import (
+    bundles,
     coordinator_files,
     frames,
     hospital_files,
@@ -29,6 +30,7 @@ MODULES = (
     texts,
     images,
     models,
+    bundles,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

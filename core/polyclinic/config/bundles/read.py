@@ -16,7 +16,7 @@ from polyclinic.system.text import clean
 
 ORIENTATION = "RAS"
 LARGEST = 10_000  # voxels of a patch along an axis
-WINDOWS = ("SlidingWindowInferer", "SlidingWindowInfererAdapt")
+WINDOWS = ("SlidingWindowInferer", "SlidingWindowInfererAdapt", "SliceInferer")
 WHOLE = "SimpleInferer"
 
 
@@ -58,6 +58,7 @@ class _Grid:
     oriented: bool = False
     spacing_mm: tuple[float, ...] | None = ()
     size: tuple[int, ...] = ()
+    middle: tuple[int, ...] = ()
 
 
 def read_bundle(folder: Path) -> Bundle:
@@ -87,6 +88,14 @@ def read_bundle(folder: Path) -> Bundle:
     patch, overlap = _windows(inference, network.kind)
     if grid.spacing_mm is None:
         patch = grid.size
+    elif grid.middle and network.kind == "classification":
+        patch = grid.middle
+    elif grid.middle:
+        raise BundleInvalid(
+            inference.path,
+            f"{transforms.MIDDLE}d leaves out parts of an image that is to be segmented",
+            "Remove it: windows cover the whole image",
+        )
     return Bundle(
         network,
         described,
@@ -113,9 +122,12 @@ def _network(inference: Source, training: Source | None) -> Definition:
 def _preprocessing(source: Source) -> tuple[_Grid, tuple[Mapping[str, Any], ...]]:
     """Read the grid and the intensities of `preprocessing`."""
     known = {**transforms.DONE, **transforms.GEOMETRY, **transforms.INTENSITY}
-    grid, intensity = _Grid(), []
+    grid = _Grid()
+    intensity: list[Mapping[str, Any]] = []
     for step in read_steps(*_part(source, "preprocessing"), known, "image"):
-        if step.name in transforms.GEOMETRY:
+        if step.name == transforms.MIDDLE:
+            grid.middle = _size(step)
+        elif step.name in transforms.GEOMETRY:
             if intensity:
                 raise BundleInvalid(
                     step.place,
@@ -140,12 +152,13 @@ def _part(source: Source, name: str, unread: Sequence[str] = ()) -> tuple[Any, s
 
 
 def _orient(grid: _Grid, step: Step) -> None:
-    codes = step.arguments.get("axcodes")
-    axes = {_AXES.get(code, "") for code in codes} if isinstance(codes, str) else {""}
+    said = step.arguments.get("axcodes")
+    codes = said if isinstance(said, str) else ""
+    axes = {_AXES.get(code, "") for code in codes}
     if "" in axes or not len(axes) == len(codes) in (2, 3):
         raise BundleInvalid(
             f"{step.place}#axcodes",
-            f"'{clean(codes)[:40]}' names no axes",
+            f"'{clean(said)[:40]}' names no axes",
             "Write a letter for each axis, such as RAS",
         )
     if grid.spacing_mm and len(set(grid.spacing_mm)) > 1:
@@ -163,12 +176,16 @@ def _space(grid: _Grid, step: Step) -> None:
 
 
 def _resize(grid: _Grid, step: Step) -> None:
-    grid.size = tuple(int(n) for n in _numbers(step, "spatial_size", int, 1, LARGEST))
-    if len(grid.size) not in (2, 3):
+    grid.size, grid.spacing_mm = _size(step), None
+
+
+def _size(step: Step) -> tuple[int, ...]:
+    size = tuple(int(each) for each in _numbers(step, "spatial_size", int, 1, LARGEST))
+    if len(size) not in (2, 3):
         raise BundleInvalid(
             f"{step.place}#spatial_size", "is not the size of an image", "Write two or three sizes"
         )
-    grid.spacing_mm = None
+    return size
 
 
 _AXES = dict(zip("RLAPIS", "RRAAII", strict=True))
@@ -219,7 +236,7 @@ def _numbers(
     step: Step, name: str, kind: type[int] | type[float], least: float, most: float
 ) -> tuple[float, ...]:
     value = step.arguments.get(name)
-    values = value if isinstance(value, list) else [value]
+    values: list[Any] = value if isinstance(value, list) else [value]
     kinds = (int,) if kind is int else (int, float)
     if not 0 < len(values) <= 3 or not all(
         type(each) in kinds and least <= each <= most for each in values

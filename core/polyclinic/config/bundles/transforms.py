@@ -27,12 +27,14 @@ INTENSITY: dict[str, tuple[str, ...]] = {
 }
 GEOMETRY: dict[str, tuple[str, ...]] = {
     "Orientation": ("axcodes", "labels"),
+    "ResizeWithPadOrCrop": ("spatial_size", "mode", "method"),
     "Resize": ("spatial_size", "mode", "align_corners", "anti_aliasing"),
     "Spacing": (
         *("pixdim", "mode", "padding_mode", "diagonal", "align_corners"),
         *("scale_extent", "recompute_affine"),
     ),
 }
+MIDDLE = "ResizeWithPadOrCrop"  # the middle of an image, as a classification takes it
 # done here in any case, or without a meaning here
 DONE: dict[str, tuple[str, ...]] = {
     "EnsureChannelFirst": ("channel_dim", "strict_check"),
@@ -54,9 +56,11 @@ AFTER: dict[str, tuple[str, ...]] = {
         *("meta_keys", "meta_key_postfix", "separate_folder", "squeeze_end_dims", "print_log"),
         *("data_root_dir", "padding_mode", "dtype", "scale"),
     ),
+    "SaveClassification": (),
     "ToTensor": ("dtype", "device"),
 }
-UNREAD = ("Invertd", "SaveImaged")  # their arguments name parts that are not read
+# their arguments name parts that are not read
+UNREAD = ("Invertd", "SaveImaged", "SaveClassificationd")
 _ENDING = re.compile(r"(?:d|D|Dict)$")
 
 

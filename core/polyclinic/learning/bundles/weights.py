@@ -1,6 +1,7 @@
 """Weights as they lie in a file: safetensors, or PyTorch's own format without other objects."""
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,7 +34,9 @@ def load_weights(path: Path) -> StateDict:
         return load_state(path)[0]
     try:
         _check_zip(path)
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # about the version that wrote it
+            found = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise ModelInvalid(
             f"{path}: holds objects other than tensors, which are never loaded. {REMEDY}"
