@@ -189,7 +189,9 @@ def export(
         )
     example = export_model(source or choose_model(find_run(runs, str(name)), strategy), to)
     if is_bundle(to):
-        console.print(f"{to}: a MONAI bundle. Its docs/README.md says how to run it.", markup=False)
+        console.print(
+            f"{to}: a MONAI bundle. The README.md inside says how to run it.", markup=False
+        )
         return
     console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
     if example:
