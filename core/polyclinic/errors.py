@@ -25,6 +25,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ScanNotRecognized       not what the deformation proxy knows (its frame.canonical)
     │   └── TooFewSubjects          a statistic over so few subjects that it would reveal them
     ├── ModelInvalid                a weights file that does not fit             exit code 3
+    │   ├── BundleInvalid           a MONAI bundle that cannot be taken
     │   └── WeightsInvalid          weights that the coordinator sent
     ├── ContributionRefused         a hospital's contribution (refusals.py)      exit code 3
     │   ├── BaseMismatch            made on a base that the federation never had
@@ -299,6 +300,13 @@ class ModelInvalid(PolyclinicError):
     """A weights file is damaged or belongs to another network."""
 
     exit_code = 3
+
+
+class BundleInvalid(ModelInvalid):
+    """A MONAI bundle that is damaged, or asks for what polyclinic does not do."""
+
+    def __init__(self, place: object, reason: str, remedy: str) -> None:
+        super().__init__(f"{place}: {reason}. {remedy}.")
 
 
 class WeightsInvalid(ModelInvalid):

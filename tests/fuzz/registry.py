@@ -7,6 +7,7 @@ here.
 from pathlib import Path
 
 from tests.fuzz import (
+    bundles,
     coordinator_files,
     frames,
     hospital_files,
@@ -31,6 +32,7 @@ MODULES = (
     images,
     models,
     plans,
+    bundles,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

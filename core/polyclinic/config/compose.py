@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import TypeAdapter
 
 from polyclinic.config.aliases import with_current_names
+from polyclinic.config.bundles.settings import with_bundle
 from polyclinic.config.folders import CONF, conf_folders, find_names, list_names, targets_in
 from polyclinic.config.method_settings import flatten, nest
 from polyclinic.config.overrides import read_override
@@ -170,10 +171,14 @@ def as_yaml(config: Config) -> str:
 
 def compose_tree(overrides: Sequence[str], conf: Path) -> tuple[DictConfig, dict[str, str]]:
     """Compose with Hydra, and turn its errors into plain sentences."""
-    read = [_read_override(text, conf) for text in expand_plan(overrides, conf)]
+    overrides, changes = with_bundle(expand_plan(overrides, conf))
+    read = [_read_override(text, conf) for text in overrides]
     asked = (*read, f"hydra.searchpath=[{','.join(_other_folders(conf))}]")
     node, choices = _composed(asked, conf, _files_of(conf))
-    return copy.deepcopy(node), dict(choices)
+    node = copy.deepcopy(node)
+    for key, value in changes.items():
+        OmegaConf.update(node, key, value)
+    return node, dict(choices)
 
 
 def expand_plan(overrides: Sequence[str], conf: Path = CONF) -> tuple[str, ...]:

@@ -42,7 +42,14 @@ def job_settings(config: Config, conf: Path = CONF) -> tuple[dict[str, str], dic
             f"{gone[0]} cannot be removed on the command line: write a new file in "
             f"conf/{gone[0].split('.')[0]}/."
         )
-    return names, {key: check_setting(key, value) for key, value in sorted(changed.items())}
+    settings = {
+        key: check_setting(key, value)
+        for key, value in sorted(changed.items())
+        if not _holds_parts(value)
+    }
+    if len(settings) < len(changed):
+        _check_follows(load_job(names, settings, conf), wanted)
+    return names, settings
 
 
 def load_job(
@@ -91,6 +98,23 @@ def digest(value: object) -> str:
     return hashlib.sha256(
         json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
     ).hexdigest()
+
+
+def _holds_parts(value: object) -> bool:
+    return isinstance(value, list) and any(isinstance(each, Mapping) for each in value)
+
+
+def _check_follows(rebuilt: JobConfig, wanted: Mapping[str, Any]) -> None:
+    """See that lists of parts, which do not travel, follow from the settings that do.
+
+    Raises:
+        ConfigError: One does not.
+    """
+    found = _leaves(job_tree(rebuilt))
+    for key, value in wanted.items():
+        if found.get(key) != value:
+            check_setting(key, value)
+            raise ConfigError(f"{key} cannot travel: write a file in conf/ on both sides instead.")
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

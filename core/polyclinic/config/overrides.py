@@ -53,7 +53,7 @@ def write_override(key: str, value: bool | int | float | str | list[Any]) -> str
 def _written(value: object) -> str:
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_written, value))}]"
-    return _quote(value) if isinstance(value, str) else json.dumps(value)
+    return quote(value) if isinstance(value, str) else json.dumps(value)
 
 
 def _parsed(text: str) -> Override | None:

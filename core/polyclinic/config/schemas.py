@@ -50,6 +50,8 @@ class DataConfig:
     overlap: Annotated[float, Field(ge=0, lt=1)] = 0.25  # of neighbouring windows
     mirrored_inference: bool = False  # mean over mirrored images, where images may be mirrored
     tolerance_mm: Positive = 2.0  # distance at which two surfaces count as equal in surface Dice
+    # steps of a MONAI bundle, as `polyclinic.config.bundles.flat` writes them
+    intensity_steps: tuple[str, ...] = ()
     nan_as_zero: bool = False
     mirroring: Literal["auto", "on", "off"] = "auto"  # flips that swap left and right
 
@@ -148,6 +150,7 @@ class Config:
         base: File of the weights that every strategy starts from; None: as the seed makes them.
         seed: Decides everything that is drawn.
         choices: Name chosen of each group of conf/.
+        bundle: Folder of the MONAI bundle that model=bundle was read from.
     """
 
     strategy: dict[str, Any]
@@ -161,6 +164,7 @@ class Config:
     base: str | None
     seed: Annotated[int, Field(ge=0, le=2**31 - 1)]
     choices: dict[str, str]  # group -> name, as composed
+    bundle: str | None = None  # at the coordinator, the folder of model=bundle
 
 
 @dataclass(frozen=True, config=STRICT)

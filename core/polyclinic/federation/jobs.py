@@ -16,7 +16,8 @@ from polyclinic.federation.method import method_of, provider_of
 from polyclinic.federation.records import Order
 from polyclinic.federation.run_folder import RunFolder, now, versions
 from polyclinic.federation.run_state import SCORE_NAMES
-from polyclinic.learning.state_dict import layout_digest, load_state, shared_names
+from polyclinic.learning.bundles.weights import load_weights
+from polyclinic.learning.state_dict import layout_digest, shared_names
 from polyclinic.system.plugins import (
     METHODS,
     OWN,
@@ -46,7 +47,7 @@ def start_network(config: Config) -> nn.Module:
     """
     network = build_network(config)
     if config.base is not None:
-        given, state = load_state(Path(config.base))[0], network.state_dict()
+        given, state = load_weights(Path(config.base)), network.state_dict()
         names = shared_names(network, "none")
         if any(name not in given or given[name].shape != state[name].shape for name in names):
             raise ConfigError(

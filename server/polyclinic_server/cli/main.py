@@ -158,8 +158,8 @@ def export(
         Path,
         typer.Option(
             "--to",
-            help="File to write: .safetensors, or .pt2 for a universal encoder that needs only "
-            "torch.",
+            help="What to write: a .safetensors file; NAME.bundle (or just bundle), a folder that "
+            "`python -m monai.bundle run` takes; or .pt2, a universal encoder for torch alone.",
         ),
     ],
     name: Annotated[
@@ -179,11 +179,14 @@ def export(
     ] = False,
     runs: Runs = Path("runs"),
 ) -> None:
-    """Write the model of a run as one file.
+    """Write the model of a run as one file, or as a MONAI bundle.
 
-    The file is for `polyclinic-client predict` or `adapt`, or an encoder that needs only torch.
+    The file is for `polyclinic-client predict` or `adapt`, or an encoder that needs only torch. The
+    bundle is for MONAI's own tools.
 
     Example: [bold]polyclinic-server export latest --to model.safetensors[/bold]
+
+    Example: [bold]polyclinic-server export latest --to spleen.bundle[/bold]
 
     Example: [bold]polyclinic-server export latest --to encoder.pt2[/bold] (of a run with
     strategy=universal)
@@ -193,7 +196,7 @@ def export(
     """
     from polyclinic.errors import ConfigError
     from polyclinic.federation.run_folder import find_run
-    from polyclinic_server.runs.export import choose_model, export_model
+    from polyclinic_server.runs.export import choose_model, export_model, is_bundle
 
     if (name is None) == (source is None):
         raise ConfigError(
@@ -203,6 +206,11 @@ def export(
         raise ConfigError("export: --best is for a run, and not for a file.")
     chosen = source or choose_model(find_run(runs, str(name)), strategy, best=best)
     example = export_model(chosen, to)
+    if is_bundle(to):
+        console.print(
+            f"{to}: a MONAI bundle. The README.md inside says how to run it.", markup=False
+        )
+        return
     console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
     if example:
         console.print(

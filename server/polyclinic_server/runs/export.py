@@ -1,4 +1,4 @@
-"""Export of a run's model: polyclinic's own file, or one that a method exports to."""
+"""Export of a run's model: polyclinic's own file, a MONAI bundle, or what a method exports to."""
 
 import shutil
 from pathlib import Path
@@ -6,11 +6,13 @@ from pathlib import Path
 from polyclinic.errors import RunError, UnknownName
 from polyclinic.federation.method import methods
 from polyclinic.federation.run_folder import RunFolder
+from polyclinic.learning.bundles.write import write_bundle
 from polyclinic.learning.state_dict import load_metadata, load_state
 from polyclinic.system.durable import replacing
 from polyclinic.system.plugins import resolve
 
 BEST = "best.safetensors"  # beside a strategy's last model
+BUNDLE = "bundle"
 
 
 def choose_model(folder: RunFolder, strategy: str | None, *, best: bool = False) -> Path:
@@ -54,22 +56,31 @@ def choose_model(folder: RunFolder, strategy: str | None, *, best: bool = False)
     return chosen
 
 
+def is_bundle(to: Path) -> bool:
+    """Tell whether a name asks for a MONAI bundle: it is `bundle`, or ends in `.bundle`."""
+    return to.name == BUNDLE or to.suffix == f".{BUNDLE}"
+
+
 def export_model(source: Path, to: Path) -> list[str]:
     """Write a model's file for others, whole or not at all.
 
     Args:
         source: A safetensors file that polyclinic wrote.
-        to: File to write. A suffix that an installed method exports to (.pt2: a universal encoder
-            as a program for torch alone) makes its file; any other a copy of the source.
+        to: File to write. NAME.bundle makes a folder, a MONAI bundle. A suffix that an installed
+            method exports to (.pt2: a universal encoder as a program for torch alone) makes its
+            file; any other a copy of the source.
 
     Returns:
         Lines of Python that load the program; none if the file is a copy.
 
     Raises:
         ModelInvalid: The source is damaged, or polyclinic did not write it.
-        ConfigError: The source cannot be exported to a file with this suffix.
+        ConfigError: The source cannot be exported to a file with this suffix, or as a bundle.
         DiskFull: No room.
     """
+    if is_bundle(to):
+        write_bundle(source, to)
+        return []
     with replacing(to, durable=False) as unfinished:
         for method in methods().values():
             if to.suffix in method.exports:

@@ -38,6 +38,19 @@ PARTNERS = {  # a 2-D part composes only with another 2-D part
     "data=universal": ["model=universal", "training=universal"],
     "training=universal": ["model=universal", "data=universal"],
 }
+BUNDLE = [
+    "model=bundle",
+    "model.network=UNet",
+    "model.arguments=['spatial_dims 3','in_channels 1','out_channels 2','channels.0 4',"
+    "'channels.1 8','strides.0 2']",
+]
+PARTNERS |= {
+    "model=bundle": BUNDLE[1:],
+    "data=bundle_segmentation": BUNDLE,
+    "data=bundle_segmentation_resized": BUNDLE,
+    "data=bundle_classification": [*BUNDLE, "training=classification"],
+    "data=bundle_classification_resized": [*BUNDLE, "training=classification"],
+}
 EVERY = [f"{group}={name}" for group in GROUPS for name in list_names(group)]
 
 

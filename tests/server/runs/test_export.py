@@ -118,3 +118,14 @@ def test_the_command_takes_a_file_and_wants_one_source(tmp_path: Path) -> None:
     both = CliRunner().invoke(app, ["export", "latest", "--from", str(source), "--to", str(copy)])
     assert isinstance(both.exception, ConfigError)
     assert isinstance(CliRunner().invoke(app, ["export", "--to", str(copy)]).exception, ConfigError)
+
+
+@pytest.mark.parametrize("name", ["spleen.bundle", "bundle"])
+def test_a_bundle_is_a_folder(name: str, tmp_path: Path) -> None:
+    source = tmp_path / "unet.safetensors"
+    write_model(source, "model=unet", "data=segmentation")
+    told = ["export", "--from", str(source), "--to", str(tmp_path / name)]
+    done = CliRunner().invoke(app, told, catch_exceptions=False)
+    assert done.exit_code == 0 and "README.md" in done.output
+    assert {path.name for path in (tmp_path / name).iterdir()} == {"configs", "models", "docs"}
+    assert isinstance(CliRunner().invoke(app, told).exception, ConfigError)

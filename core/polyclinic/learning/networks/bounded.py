@@ -13,12 +13,15 @@ MOST_TENSORS = 100_000  # each layer takes memory and time even if it is small
 
 
 @contextmanager
-def bounded_network(most_numbers: float, refuse: Callable[[str], Exception]) -> Iterator[None]:
+def bounded_network(
+    most_numbers: float, refuse: Callable[[str], Exception], most_tensors: int = MOST_TENSORS
+) -> Iterator[None]:
     """Build no network with more parameters than this: the first layer that is too much raises.
 
     Args:
         most_numbers: Parameters and buffers of all networks that are built inside.
         refuse: Makes the error, told what is too much.
+        most_tensors: Number of these parameters and buffers, whatever their size.
     """
     numbers = tensors = 0
 
@@ -29,8 +32,8 @@ def bounded_network(most_numbers: float, refuse: Callable[[str], Exception]) -> 
         numbers, tensors = numbers + tensor.numel(), tensors + 1
         if numbers > most_numbers:
             raise refuse(f"a network of more than {int(most_numbers):,} parameters")
-        if tensors > MOST_TENSORS:
-            raise refuse(f"a network of more than {MOST_TENSORS:,} tensors")
+        if tensors > most_tensors:
+            raise refuse(f"a network of more than {most_tensors:,} tensors")
 
     hooks = [
         register_module_parameter_registration_hook(count),

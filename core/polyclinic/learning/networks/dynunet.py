@@ -5,11 +5,49 @@ and decoder as in Isensee et al. 2024, https://arxiv.org/abs/2404.09556.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 from monai.networks.nets import DynUNet
 from torch import Tensor
 
 from polyclinic.learning.networks.topology import MOST_STAGES, plan_topology
+
+
+def dynunet_arguments(
+    patch: Sequence[int],
+    spacing_mm: Sequence[float] | None,
+    in_channels: int,
+    out_channels: int,
+    *,
+    features: int = 32,
+    most_features: int = 320,
+    residual: bool = False,
+) -> dict[str, Any]:
+    """Return the arguments of MONAI's DynUNet, without those of deep supervision.
+
+    Args:
+        patch: As for `PlannedUNet`, and so are the others.
+    """
+    voxel = tuple(spacing_mm or (1.0,) * len(patch))[: len(patch)]
+    topology = plan_topology(patch, voxel)
+    kernels, strides = topology.kernels[:MOST_STAGES], topology.strides[:MOST_STAGES]
+    return {
+        "spatial_dims": len(patch),
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "kernel_size": kernels,
+        "strides": strides,
+        "upsample_kernel_size": strides[1:],
+        "filters": [min(features * 2**stage, most_features) for stage in range(len(kernels))],
+        "norm_name": ("INSTANCE", {"affine": True}),
+        "act_name": ("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
+        "res_block": residual,
+    }
+
+
+def most_heads(stages: int) -> int:
+    """Return how many stages of the way up are judged; the lowest two are not."""
+    return max(0, stages - 3)
 
 
 class PlannedUNet(DynUNet):  # type: ignore[misc]
@@ -42,27 +80,18 @@ class PlannedUNet(DynUNet):  # type: ignore[misc]
             residual: Whether blocks have a path around them.
             deep_supervision: Whether lower stages are trained on the labels, too.
         """
-        voxel = tuple(spacing_mm or (1.0,) * len(patch))[: len(patch)]
-        topology = plan_topology(patch, voxel)
-        kernels = topology.kernels[:MOST_STAGES]
-        strides = topology.strides[:MOST_STAGES]
-        filters = [min(features * 2**stage, most_features) for stage in range(len(kernels))]
-        heads = max(0, len(kernels) - 3)  # the lowest two stages of the way up are not judged
-        self._several = deep_supervision and heads > 0
-        super().__init__(
-            spatial_dims=len(patch),
-            in_channels=in_channels,
-            out_channels=out_channels,
-            kernel_size=kernels,
-            strides=strides,
-            upsample_kernel_size=strides[1:],
-            filters=filters,
-            norm_name=("INSTANCE", {"affine": True}),
-            act_name=("leakyrelu", {"inplace": True, "negative_slope": 0.01}),
-            deep_supervision=self._several,
-            deep_supr_num=max(1, heads),
-            res_block=residual,
+        arguments = dynunet_arguments(
+            patch,
+            spacing_mm,
+            in_channels,
+            out_channels,
+            features=features,
+            most_features=most_features,
+            residual=residual,
         )
+        heads = most_heads(len(arguments["filters"]))
+        self._several = deep_supervision and heads > 0
+        super().__init__(**arguments, deep_supervision=self._several, deep_supr_num=max(1, heads))
         del self.skip_layers  # holds every block a second time
 
     def forward(self, image: Tensor) -> Tensor | list[Tensor]:

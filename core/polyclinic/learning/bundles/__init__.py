@@ -1,0 +1,1 @@
+"""MONAI bundles: their networks, intensities and weights; and models written as bundles."""
