@@ -16,6 +16,7 @@ from tests.fuzz import (
     models,
     segmentation,
     texts,
+    training_files,
 )
 from tests.fuzz.reader import Reader
 
@@ -29,6 +30,7 @@ MODULES = (
     texts,
     images,
     models,
+    training_files,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

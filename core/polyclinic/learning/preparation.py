@@ -268,4 +268,4 @@ def _from_tensors(tensors: Mapping[str, Tensor], case: Case, data: DataConfig) -
         return None
     known = case.label if label is None else label
     assert not isinstance(known, Path)
-    return Sample(case, image, known, tensors["slices"], tuple(voxels.split(counts)))
+    return Sample(case, image, known, tensors["slices"], tuple(torch.split(voxels, counts)))
