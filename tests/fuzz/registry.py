@@ -18,6 +18,7 @@ from tests.fuzz import (
     plans,
     segmentation,
     texts,
+    training_files,
 )
 from tests.fuzz.reader import Reader
 
@@ -33,6 +34,7 @@ MODULES = (
     models,
     plans,
     bundles,
+    training_files,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

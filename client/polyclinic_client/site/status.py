@@ -30,7 +30,8 @@ class Status:
     Attributes:
         time: Seconds since 1970.
         doing: One word, such as waiting, training, refused; empty where nothing is known.
-        details: Everything else: run, arm, round, rounds, step, steps, loss, score, reason.
+        details: Everything else: run, arm, round, rounds, step, steps, seconds of a
+            step (`step_s`) and of what is left (`left_s`), loss, score, reason.
     """
 
     time: float = 0.0
@@ -59,6 +60,8 @@ class _Said(BaseModel):
     step: Steps = 0
     steps: Steps = 0
     loss: float | None = None
+    step_s: Annotated[FiniteFloat, Field(ge=0, le=10**9)] | None = None
+    left_s: Annotated[FiniteFloat, Field(ge=0, le=10**12)] | None = None
 
 
 class StatusFile:
@@ -137,4 +140,6 @@ def fine_tuning_news(status: Status) -> tuple[str, str] | None:
     if status.doing != "training" or status.percent is None:
         return None
     done = f"fine-tuning: {10 * (status.percent // 10)} %"
-    return f"{done}, loss {status.details.get('loss') or 0.0:.3f}", done
+    step_s = status.details.get("step_s")
+    pace = f", {step_s:.2g} s a step" if step_s else ""
+    return f"{done}, loss {status.details.get('loss') or 0.0:.3f}{pace}", done

@@ -1,6 +1,7 @@
 """A hospital as a method sees it, and what methods do with it alike."""
 
 import json
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
@@ -185,8 +186,21 @@ def check_layer_release(site: Site, assignment: Assignment) -> None:
 
 
 def tell_training(site: Site, order: Order) -> Callable[[int, int, float], None]:
-    """Return what tells of each training step: its number, the number of steps, its loss."""
-    return lambda step, steps, loss: site.say(order, "training", step=step, steps=steps, loss=loss)
+    """Return what tells of each training step: number, loss, seconds a step, and seconds left."""
+    first: tuple[int, float] | None = None
+
+    def tell(step: int, steps: int, loss: float) -> None:
+        nonlocal first
+        if first is None:
+            first = step, time.monotonic()
+        made = step - first[0]  # without the first one, which waits for the data
+        pace = {}
+        if made:
+            step_s = (time.monotonic() - first[1]) / made
+            pace = {"step_s": round(step_s, 4), "left_s": round(step_s * (steps - step), 1)}
+        site.say(order, "training", step=step, steps=steps, loss=loss, **pace)
+
+    return tell
 
 
 def save_site_model(

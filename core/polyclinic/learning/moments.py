@@ -6,7 +6,6 @@ that is started again goes on with the same numbers.
 
 import io
 import logging
-import pickle
 from pathlib import Path
 
 import torch
@@ -41,7 +40,7 @@ class Moments:
         try:
             optimizer.load_state_dict(torch.load(path, weights_only=True))
             _check_shapes(optimizer)
-        except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        except Exception as error:  # a damaged file raises many kinds
             log.warning("%s does not fit and is left out: %s", path, first_line(error))
             optimizer.load_state_dict(fresh)
 
@@ -68,6 +67,6 @@ class Moments:
 def _check_shapes(optimizer: torch.optim.Optimizer) -> None:
     """Refuse moments of other weights: torch itself does not look at shapes."""
     for weight, kept in optimizer.state.items():
-        for value in kept.values():
+        for value in dict(kept).values():
             if isinstance(value, torch.Tensor) and value.ndim and value.shape != weight.shape:
                 raise ValueError("moments of other weights")

@@ -13,10 +13,12 @@ from rich.text import Text
 
 from polyclinic.federation.events import DOING, Event
 from polyclinic.federation.live_state import LiveState, SiteRow
+from polyclinic.reporting.formats import show_span
 from polyclinic.system.text import clean, clean_lines
 
 Statuses = Callable[[], Mapping[str, Mapping[str, Any]]]
 IN_STEPS = frozenset({*DOING.values(), "training again"})  # work that is counted in steps
+LONGEST_S = 1e9  # that is shown
 
 
 class LiveTable:
@@ -71,7 +73,14 @@ def _describe(row: SiteRow, status: Mapping[str, Any]) -> str:
         return row.doing
     same = status.get("doing") == row.doing and "step" in status
     steps = f" step {status['step']} of {status['steps']}" if same else ""
-    return f"{row.doing}{steps} ({time.monotonic() - row.since:.0f} s)"
+    pace = f", {status['step_s']:.2g} s each" if same and _is_number(status, "step_s") else ""
+    left = f", {show_span(status['left_s'])} left" if same and _is_number(status, "left_s") else ""
+    return f"{row.doing}{steps}{pace}{left} ({time.monotonic() - row.since:.0f} s)"
+
+
+def _is_number(status: Mapping[str, Any], key: str) -> bool:
+    value = status.get(key)
+    return isinstance(value, int | float) and 0 <= value < LONGEST_S
 
 
 def _figure(value: float | None) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
 from polyclinic.config.jobs import digest
@@ -57,13 +58,13 @@ class DiskCache:
         entry = self.folder / key
         try:
             found = {
-                path.stem: torch.from_numpy(np.load(path, mmap_mode="c"))
+                path.stem: torch.from_numpy(open_memmap(path, mode="c"))
                 for path in sorted(entry.glob("*.npy"))
             }
             os.utime(entry)
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, EOFError, TypeError):
+        except Exception:  # a damaged header raises many kinds; the case is prepared again
             self._remove(entry)
             return None
         self._used.add(key)
