@@ -54,7 +54,7 @@ def sound_measures(values: object) -> object:
     """Return the tables of such figures, by label; empty for anything that is none."""
     found = values if isinstance(values, Mapping) else {}
     first = islice(found.items(), MOST_LABELS + 1)
-    return {label: sound_estimates(table) for label, table in first}
+    return {label: table for label, each in first if (table := sound_estimates(each))}
 
 
 _ESTIMATES: TypeAdapter[Mapping[str, Estimate]] = TypeAdapter(Mapping[Word, Estimate])

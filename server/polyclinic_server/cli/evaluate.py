@@ -1,6 +1,7 @@
 """`polyclinic-server evaluate`: a run that trains nothing."""
 
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,21 +29,17 @@ Examples:
 
 [bold]polyclinic-server evaluate runs/first/arms/fedavg/model.safetensors[/bold]
 
-[bold]polyclinic-server evaluate old.safetensors new.safetensors --set deployment.hospitals=4[/bold]
+[bold]polyclinic-server evaluate old.safetensors new.safetensors deployment.hospitals=4[/bold]
 
 [bold]polyclinic-server evaluate --resume latest[/bold]"""
 
 
 def evaluate(
-    models: Annotated[
-        list[Path] | None, typer.Argument(metavar="[MODEL]...", help="Files of models.")
-    ] = None,
-    settings: Annotated[
+    words: Annotated[
         list[str] | None,
-        typer.Option(
-            "--set",
-            metavar="SETTING=VALUE",
-            help="Setting of the deployment, such as deployment.hospitals=4; may be repeated.",
+        typer.Argument(
+            metavar="[MODEL]... [SETTING=VALUE]...",
+            help="Files of models, and settings of the deployment.",
         ),
     ] = None,
     tolerance: Annotated[
@@ -70,11 +67,13 @@ def evaluate(
     from polyclinic_server.runs.coordinator import finish
     from polyclinic_server.runs.coordinator import run as run_federation
 
-    more = [*(settings or []), *(["deployment.insecure=true"] if insecure else [])]
-    for text in more:
-        if not text.startswith("deployment"):
+    settings = [word for word in words or () if re.match(r"deployment[.=]", word)]
+    models = [word for word in words or () if word not in settings]
+    more = [*settings, *(["deployment.insecure=true"] if insecure else [])]
+    for word in models:
+        if re.match(r"[\w.]+=", word) and not Path(word).exists():
             raise ConfigError(
-                f"--set {text}: an evaluation takes settings of the deployment alone, such as "
+                f"{word}: an evaluation takes settings of the deployment alone, such as "
                 "deployment.hospitals=4. The others are the models'."
             )
     if resume is not None:
@@ -85,7 +84,7 @@ def evaluate(
     with console.status("reading the models"):
         from polyclinic_strategies.evaluation.models import read_models, settings_of
 
-        asked = settings_of(read_models(models or (), tolerance), tolerance)
+        asked = settings_of(read_models(models, tolerance), tolerance)
     folder = run_federation([*asked, *more], name, None, console)
     finish(folder, console)
     for card in sorted((folder.path / "arms").glob("*/model-card.html")):

@@ -107,8 +107,6 @@ def read_models(paths: Sequence[str | Path], tolerance_mm: float | None = None) 
     models: list[Model] = []
     for path in map(Path, paths):
         model = _read_model(path, tolerance_mm)
-        if twin := next((each for each in models if each.digest == model.digest), None):
-            raise ConfigError(f"{path} and {twin.path} are the same model: name it once.")
         models.append(replace(model, name=_free_name(model, models)))
     first = models[0]
     for each in models[1:]:
@@ -119,6 +117,9 @@ def read_models(paths: Sequence[str | Path], tolerance_mm: float | None = None) 
                 f"{each.path} does {mine.task} with {', '.join(mine.labels)}: evaluate models of "
                 "one task, with labels alike in name and order."
             )
+    for place, model in enumerate(models):
+        if twin := next((each for each in models[:place] if _same(each, model)), None):
+            raise ConfigError(f"{model.path} and {twin.path} are the same model: name it once.")
     return models
 
 
@@ -204,6 +205,11 @@ def _read_model(path: Path, tolerance_mm: float | None) -> Model:
         weights=pack(found, names),
         layout=layout_digest(found, names),
     )
+
+
+def _same(one: Model, other: Model) -> bool:
+    """Tell whether two files are one model, used alike."""
+    return one.digest == other.digest and one.job == other.job
 
 
 def validate_origin(described: Mapping[str, object], path: Path) -> Origin:
