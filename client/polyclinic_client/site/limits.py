@@ -20,7 +20,7 @@ from polyclinic.config.schemas import STRICT, Count, DataConfig, JobConfig
 from polyclinic.errors import LimitExceeded
 from polyclinic.federation.records import Order
 from polyclinic.learning.cases.disk_cache import DiskCache
-from polyclinic.learning.networks.memory import estimate_memory_gb
+from polyclinic.learning.networks.memory import ON_CPU, estimate_memory_gb
 from polyclinic.system.faults import is_out_of_memory
 from polyclinic.system.machine import given_memory
 from polyclinic_client.site.demands import keep_demands, read_demands
@@ -124,6 +124,7 @@ class Limits:
         if needed_gb <= 0:
             return
         on_gpu = gpu_memory()
+        needed_gb *= 1.0 if on_gpu else ON_CPU
         allowed_gb = (on_gpu or self.memory_bytes) / 2**30
         if needed_gb > allowed_gb:
             raise LimitExceeded(

@@ -8,7 +8,7 @@ import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -22,6 +22,8 @@ from polyclinic.system.text import clean
 FILE = "plan.yaml"
 SUFFIXES = (".yaml", ".yml")
 LARGEST_BYTES = 2**17
+DEEPEST = 8  # lists and mappings inside one another
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LIST = "tag:yaml.org,2002:seq"
 WRITTEN = (
     "# polyclinic-server run data=plan.yaml model=dynunet training=nnunet\n"
@@ -98,7 +100,7 @@ def read_plan(path: Path) -> Plan:
     try:
         if len(content) > LARGEST_BYTES:
             raise ValueError(f"more than {LARGEST_BYTES // 1024} KiB")
-        plan = Plan.model_validate(yaml.load(content.decode(), _PlainLoader))
+        plan = Plan.model_validate(_load(content.decode()))
     except (yaml.YAMLError, ValidationError, ConfigError) as error:
         raise _damaged(path, _say(error)) from error
     except (ValueError, ArithmeticError, AttributeError, TypeError, RecursionError) as error:
@@ -150,14 +152,21 @@ def _plan_path(text: str) -> Path | None:
     return Path(str(read_override(text)[1].value()))
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """YAML without aliases, by which a small file can stand for a large one."""
+def _load(text: str) -> object:
+    """Read YAML that is flat enough, without aliases, by which a small file can stand for much.
 
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        """Refuse an alias; read any other node."""
-        if self.check_event(yaml.AliasEvent):
+    Raises:
+        yaml.YAMLError: It is no such YAML.
+    """
+    depth = 0
+    for event in yaml.parse(text, _LOADER):
+        if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("it holds aliases")
-        return super().compose_node(parent, index)
+        depth += isinstance(event, yaml.CollectionStartEvent)
+        depth -= isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            raise yaml.YAMLError("it is nested too deeply")
+    return yaml.load(text, _LOADER)
 
 
 class _Dumper(yaml.SafeDumper):

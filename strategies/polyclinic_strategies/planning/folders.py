@@ -12,7 +12,7 @@ from polyclinic.imaging.dataset_checks import check_agreement
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic_strategies.planning.cohort import combine
 from polyclinic_strategies.planning.coordinator import check_plannable
-from polyclinic_strategies.planning.fingerprint import take_fingerprint
+from polyclinic_strategies.planning.fingerprint import Fingerprint, take_fingerprint
 from polyclinic_strategies.planning.plan import make_plan
 from polyclinic_strategies.planning.strategy import Planning
 
@@ -41,7 +41,7 @@ def plan_folders(
     datasets = [read_dataset(folder) for folder in folders]
     data = load_data([*described_by(datasets[0], settings), *settings])
     check_plannable(data)
-    found = {}
+    found: dict[str, Fingerprint] = {}
     for folder, dataset in zip(folders, datasets, strict=True):
         check_agreement(dataset, data)
 
@@ -49,7 +49,8 @@ def plan_folders(
             if on_case is not None:
                 on_case(folder, number, cases)
 
-        found[str(folder)] = take_fingerprint(dataset, data, OPEN, tell)
+        name = folder.resolve().name
+        found[str(folder) if name in found else name] = take_fingerprint(dataset, data, OPEN, tell)
     return make_plan(combine(found), data, planning)
 
 

@@ -142,15 +142,17 @@ def choose_geometry(
     scale = (STARTING_VOXELS[dims] * math.prod(spacing_mm)) ** (1 / dims)
     wanted = [round(scale / each) for each in spacing_mm]
     within = [max(1, min(size, most)) for size, most in zip(wanted, shape, strict=True)]
-    first = _fit(_deep_enough(within, spacing_mm), spacing_mm, RATIO - 1)
+    near = _fit(_deep_enough(within, spacing_mm), spacing_mm, RATIO - 1)
+    first = _fit(_deep_enough(near, spacing_mm), spacing_mm)  # a smaller patch has other strides
     patch = first
     while LEAST_BATCH * numbers(patch) > budget:
-        patch = _shrink(patch, shape, spacing_mm)
-        if _stages(patch, spacing_mm) < LEAST_STAGES:
+        smaller = _shrink(patch, shape, spacing_mm)
+        if smaller is None:
             raise ConfigError(
                 f"A memory of {budget_gb:g} GiB is too little to train this network, even on "
                 f"patches of {'x'.join(map(str, patch))} voxels: plan with more (--memory-gb)."
             )
+        patch = smaller
     fitting = math.floor(budget / numbers(patch))
     of_data = round(LARGEST_SHARE * voxels_of_data / math.prod(patch))
     batch = max(LEAST_BATCH, min(fitting, of_data))
@@ -200,13 +202,22 @@ def _factors(patch: Sequence[int], spacing_mm: Sequence[float]) -> list[int]:
 
 def _shrink(
     patch: tuple[int, ...], shape: Sequence[int], spacing_mm: Sequence[float]
-) -> tuple[int, ...]:
-    """Shorten the axis that is largest relative to the median image, by the least that fits."""
-    axis = max(range(len(patch)), key=lambda axis: (patch[axis] / shape[axis], axis))
+) -> tuple[int, ...] | None:
+    """Shorten the axis that is largest relative to the median image, by the least that fits.
 
-    def shortened(by: int) -> list[int]:
-        return [max(1, size - by) if at == axis else size for at, size in enumerate(patch)]
+    Another axis if the network would have too few stages; None if that is so for each of them.
+    """
+    axes = range(len(patch))
+    for axis in sorted(axes, key=lambda axis: (patch[axis] / shape[axis], axis), reverse=True):
+        # a shorter patch may be halved less often: then less is cut off
+        shorter = _shortened(patch, axis, _factors(patch, spacing_mm)[axis])
+        shorter = _shortened(patch, axis, _factors(shorter, spacing_mm)[axis])
+        smaller = _fit(shorter, spacing_mm)
+        deep = _stages(smaller, spacing_mm) >= LEAST_STAGES
+        if deep and math.prod(smaller) < math.prod(patch):
+            return smaller
+    return None
 
-    # a shorter patch may be halved less often: then less is cut off
-    shorter = shortened(_factors(patch, spacing_mm)[axis])
-    return _fit(shortened(_factors(shorter, spacing_mm)[axis]), spacing_mm)
+
+def _shortened(patch: Sequence[int], axis: int, by: int) -> list[int]:
+    return [max(1, size - by) if at == axis else size for at, size in enumerate(patch)]

@@ -84,9 +84,9 @@ def test_a_plan_is_compared_with_the_memory_of_the_gpu_if_there_is_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "gpu_memory", lambda: 0.0)
-    Limits(memory_gb=8.0).check(ORDER, job(*PLANNED))
-    with pytest.raises(LimitExceeded, match=r"about 6\.\d GiB.*4\.0 GiB.*--max-memory-gb"):
-        Limits(memory_gb=4.0).check(ORDER, job(*PLANNED))
+    Limits(memory_gb=10.0).check(ORDER, job(*PLANNED))
+    with pytest.raises(LimitExceeded, match=r"about 9\.\d GiB.*8\.0 GiB.*--max-memory-gb"):
+        Limits(memory_gb=8.0).check(ORDER, job(*PLANNED))
     monkeypatch.setattr(limits, "gpu_memory", lambda: 24.0 * 2**30)
     Limits(memory_gb=4.0).check(ORDER, job(*PLANNED))
     monkeypatch.setattr(limits, "gpu_memory", lambda: 2.0 * 2**30)

@@ -8,12 +8,14 @@ from unittest.mock import Mock
 import pytest
 from rich.console import Console
 
+from polyclinic.config.plan_files import Plan, read_plan, write_plan
 from polyclinic.errors import ConfigError, StatisticInvalid
+from polyclinic.federation.jobs import describe_run
 from polyclinic.federation.run_folder import list_runs
 from polyclinic.system.processes import free_port
 from polyclinic_server.cli.main import settings
 from polyclinic_server.runs import app
-from polyclinic_server.runs.coordinator import create_run, run
+from polyclinic_server.runs.coordinator import create_run, resume_run, run
 from tests.plugins import Installer
 
 TYPO = ["strategy=refinement", "strategy.statistics=[typo]"]
@@ -57,6 +59,24 @@ def test_a_folder_that_was_removed_stays_removed(tmp_path: Path) -> None:
     shutil.rmtree(folder.path)
     folder.end(KeyboardInterrupt())
     assert not folder.path.exists()
+
+
+def test_a_run_keeps_its_plan_and_resumes_without_the_file(tmp_path: Path) -> None:
+    path, runs = tmp_path / "my plan.yaml", f"deployment.runs={tmp_path / 'runs'}"
+    settings = {"data.patch": [32, 32, 16], "training.batch_size": 3, "model.features": 2}
+    plan = write_plan(Plan(data="planned", settings=settings), path)
+    asked = [f"data={path}", "model=dynunet", "training=nnunet", "model.most_features=4", runs]
+    folder, before = create_run([*asked, "strategy=averaging/fedavg,averaging/local"], "planned")
+    describe_run(folder, before, state="waiting")
+    assert read_plan(folder.path / "plan.yaml") == plan
+    path.unlink()
+    resumed, after = resume_run("planned", [runs])
+    assert after == before and len(after) == 2
+    assert after[0].data.patch == (32, 32, 16) and after[0].training.batch_size == 3
+    found = resumed.state().plan
+    assert found is not None and (found.name, found.digest) == ("my plan.yaml", plan.digest)
+    other, _ = create_run(["model=unet", runs], "plain")
+    assert not (other.path / "plan.yaml").exists()
 
 
 def test_settings_refuse_statistics_that_do_not_exist(capsys: pytest.CaptureFixture[str]) -> None:

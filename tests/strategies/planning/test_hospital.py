@@ -11,6 +11,7 @@ from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError, LimitExceeded, TooFewSubjects, UnknownName
 from polyclinic.federation.records import Order
+from polyclinic_client.site import limits
 from polyclinic_client.site.limits import keep_limits
 from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
@@ -73,11 +74,14 @@ def test_it_answers_nothing_else(site: Site) -> None:
         site.describe(order(), ["histogram"], DEFAULT, None)
 
 
-def test_a_plan_beyond_the_memory_is_refused_before_training(site: Site) -> None:
+def test_a_plan_beyond_the_memory_is_refused_before_training(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
     network = ("model.features=32", "model.most_features=320", "training=nnunet")
     planned = order(*network, "data.patch=[128,128,128]")
+    monkeypatch.setattr(limits, "gpu_memory", lambda: 0.0)
     keep_limits(site.state, memory_gb=4.0)
     refusal = site.greet(replace(planned, method="")).refusal
-    assert "6." in refusal and "GiB" in refusal and "--max-memory-gb" in refusal
-    keep_limits(site.state, memory_gb=8.0)
+    assert "9." in refusal and "GiB" in refusal and "--max-memory-gb" in refusal
+    keep_limits(site.state, memory_gb=10.0)
     assert "GiB" not in site.greet(planned).refusal

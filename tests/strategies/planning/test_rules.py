@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from polyclinic.errors import ConfigError
@@ -133,6 +133,7 @@ def test_small_images_are_surrounded_so_that_the_network_can_be_built() -> None:
 
 
 @settings(deadline=None, max_examples=60)
+@example([113, 13], [0.21875, 7.0, 1.0], 1.0, 1, False)
 @given(
     st.lists(st.integers(1, 700), min_size=2, max_size=3),
     st.lists(st.floats(0.2, 9.0), min_size=3, max_size=3),
@@ -152,7 +153,7 @@ def test_any_plan_fits_the_memory_and_the_network(
     for axis, size in enumerate(found.patch):
         factor = math.prod(step[axis] for step in strides)
         assert size % factor == 0
-        assert found.stages == LEAST_STAGES or size < shape[axis] + factor
+        assert size < max(shape[axis], 32) + factor  # small images are surrounded
     assert found.stages >= LEAST_STAGES
     if found.batch_size > 2:
         assert found.batch_size * math.prod(found.patch) <= 0.05 * voxels + math.prod(found.patch)
