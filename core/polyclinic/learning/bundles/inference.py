@@ -83,6 +83,7 @@ def _preprocessing(data: DataConfig) -> Iterator[dict[str, Any]]:
             "mode": "bilinear",
             "padding_mode": "border",
             "scale_extent": True,
+            "align_corners": True,
         }
     elif data.spatial_dims == 3:
         yield {

@@ -43,7 +43,7 @@ IMAGES is a folder of NIfTI files. Nothing is fetched from a network.
 SAME = (
     "On an image whose voxels have the size of the network's grid, the result is the label map of "
     "`polyclinic-client predict`, voxel by voxel. Other images are resampled, by MONAI here and by "
-    "polyclinic there, and a few voxels at borders may differ."
+    "polyclinic there, and borders of structures may differ by a voxel."
 )
 MIRRORED = (
     "polyclinic takes the mean over mirrored images (data.mirrored_inference); this bundle does "
