@@ -2,15 +2,16 @@
 
     python benchmarks/nnunet.py --data DATA/hippocampus [--splits 1] [--steps 300]
 
-Four arms for each split: nnU-Net itself (`make nnunet` installs it apart), polyclinic with one
-hospital, polyclinic with four hospitals by FedAvg, and those four alone. The four share the
-training patients unevenly. polyclinic's plan is its own, from the training patients' fingerprint;
-patch and batch are those of nnU-Net's plan. Every cell is kept in --folder, and a command that was
+Three arms for each split: nnU-Net itself (`make nnunet` installs it apart), polyclinic with one
+hospital, and polyclinic with four hospitals by FedAvg, which share the training patients unevenly.
+polyclinic's plan is its own, from the training patients' fingerprint; the patch is that of
+nnU-Net's plan, the batch the same for all. Every cell is kept in --folder, and a command that was
 interrupted goes on. Dice is the mean over the test patients of the mean of both structures.
 """
 
 import argparse
 import json
+import os
 import random
 import shutil
 import subprocess
@@ -25,7 +26,7 @@ import torch
 from measuring import machine
 
 import polyclinic
-from polyclinic.imaging.dataset_files import allow_images_in
+from polyclinic.imaging.dataset_files import ELSEWHERE, allow_images_in
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.imaging.volumes import read_label
 from polyclinic.learning.metrics import dice_per_class
@@ -36,6 +37,7 @@ ARM = Path(__file__).with_name("peers") / "nnunet_arm.py"
 SHARES = {"north": 0.5, "east": 0.25, "south": 0.15, "west": 0.1}  # of the training patients
 TEST, VALIDATION = 0.2, 0.08
 ROUNDS = 10
+PATCH = (40, 56, 40)  # of nnU-Net's plan for the hippocampus
 Split = dict[str, list[str]]
 
 
@@ -99,7 +101,7 @@ def cell(asked: argparse.Namespace, arm: str, number: int, split: Split) -> dict
     if arm == "nnunet":
         said = _nnunet(asked, folder, split)
     else:
-        said = _polyclinic(asked, folder, arm, split)
+        said = _polyclinic(asked, folder, arm, number, split)
     result = {"arm": arm, "split": number, "seconds": time.monotonic() - started, **said}
     kept.write_text(json.dumps(result))
     return result
@@ -111,9 +113,11 @@ def _nnunet(asked: argparse.Namespace, folder: Path, split: Split) -> dict[str, 
     command = [str(asked.python), str(ARM), str(folder), str(described)]
     command += ["--steps", str(asked.steps), "--batch", str(asked.batch)]
     command += ["--threads", str(asked.threads)]
-    with (folder / "log").open("w") as log:
-        subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
-    said = json.loads((folder / "log").read_text().splitlines()[-1])
+    said_in = folder / "log"
+    if not said_in.exists() or not said_in.read_text().rstrip().endswith("}"):
+        with said_in.open("w") as log:
+            subprocess.run(command, check=True, stdout=log, stderr=subprocess.STDOUT)
+    said = json.loads(said_in.read_text().splitlines()[-1])
     dataset = read_dataset(_written(folder / "data", asked.data, split))
     classes = len(dataset.labels)
     rows = []
@@ -162,23 +166,42 @@ def _hospitals(folder: Path, arm: str, data: Path, split: Split) -> dict[str, Pa
     return found
 
 
-def _polyclinic(asked: argparse.Namespace, folder: Path, arm: str, split: Split) -> dict[str, Any]:
-    plan = json.loads((asked.folder / "plan.json").read_text())
+def _plan(asked: argparse.Namespace, number: int, split: Split) -> Path:
+    """Plan from the training patients, in one place, as `polyclinic-server plan --data` does."""
+    folder = asked.folder / f"plan-{number}"
+    plan = folder / "plan.yaml"
+    if not plan.exists():
+        data = _written(folder / "data", asked.data, split)
+        labels = ",".join(read_dataset(data).labels)
+        environment = {**os.environ, ELSEWHERE: str(asked.data.resolve())}
+        command = [sys.executable, "-m", "polyclinic_server.cli.main", "plan", "--data", str(data)]
+        command += ["data=segmentation", f"data.labels=[{labels}]", "--out", str(plan)]
+        subprocess.run(command, check=True, env=environment)
+    return plan
+
+
+def _polyclinic(
+    asked: argparse.Namespace, folder: Path, arm: str, number: int, split: Split
+) -> dict[str, Any]:
     hospitals = _hospitals(folder, arm, asked.data, split)
     shutil.rmtree(folder / "run", ignore_errors=True)
-    strategy = "local" if arm == "local" else "fedavg"
     result = polyclinic.simulate(
         hospitals,
-        *plan["settings"],
+        f"data={_plan(asked, number, split)}",
+        "model=dynunet",
+        "training=nnunet",
+        f"data.patch={list(PATCH)}",
+        "training.loss.batch=false",  # as nnU-Net chooses here
+        "data.mirrored_inference=true",
         f"training.batch_size={asked.batch}",
         f"training.steps={asked.steps // ROUNDS}",
         f"rounds={ROUNDS}",
-        f"strategy=averaging/{strategy}",
+        "strategy=averaging/fedavg",
         folder=folder / "run",
         threads=asked.threads,
         progress=False,
     )
-    network, job = result.model(strategy)
+    network, job = result.model("fedavg")
     dataset = read_dataset(next(iter(hospitals.values())))
     _, scored = evaluate_natively(network, dataset, job.data)
     values = [list(case.scores.values()) for case in scored]
