@@ -194,7 +194,7 @@ def tell_training(site: Site, order: Order) -> Callable[[int, int, float], None]
         if first is None:
             first = step, time.monotonic()
         made = step - first[0]  # without the first one, which waits for the data
-        pace = {}
+        pace: dict[str, Any] = {}
         if made:
             step_s = (time.monotonic() - first[1]) / made
             pace = {"step_s": round(step_s, 4), "left_s": round(step_s * (steps - step), 1)}
