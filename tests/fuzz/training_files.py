@@ -50,7 +50,7 @@ def _read_moments(content: bytes, folder: Path) -> object:
 def _read_case(content: bytes, folder: Path) -> object:
     cache = DiskCache(folder / "cache", 1e9)
     entry = cache.folder / KEY
-    entry.mkdir(exist_ok=True)
+    entry.mkdir(parents=True, exist_ok=True)
     (entry / "image.npy").write_bytes(content)
     found = cache.load(KEY)
     assert found is None or found["image"].nbytes <= len(content)

@@ -78,7 +78,7 @@ class Limits:
             return None
         disk = DiskCache(folder, math.inf)
         if self.disk_gb is None:
-            disk.most_bytes = FREE_SHARE * (shutil.disk_usage(folder).free + disk.bytes)
+            disk.most_bytes = FREE_SHARE * (shutil.disk_usage(folder.parent).free + disk.bytes)
         else:
             disk.most_bytes = self.disk_gb * 2**30
         return disk

@@ -158,3 +158,19 @@ def test_a_machine_has_memory(tmp_path: Path) -> None:
 
 def _refuse(asked: str) -> LimitExceeded:
     return LimitExceeded(asked, "less", "")
+
+
+def test_the_disk_for_prepared_cases_is_bounded_and_can_be_refused(tmp_path: Path) -> None:
+    assert Limits(disk_gb=0.0).open_disk(tmp_path / "cache") is None
+    bounded = Limits(disk_gb=0.25).open_disk(tmp_path / "cache")
+    assert bounded is not None and bounded.most_bytes == 2**28
+    free = Limits().open_disk(tmp_path / "cache")
+    assert free is not None and 0 < free.most_bytes < 2**60
+    assert not (tmp_path / "cache").exists()
+
+
+def test_steps_count_as_passes_over_the_hospitals_own_cases() -> None:
+    asked = job("training.steps=100", "training.batch_size=2")  # 200 samples, five times
+    Limits(epochs=10).check(ORDER, asked, cases=100)
+    with pytest.raises(LimitExceeded, match="--max-epochs"):
+        Limits(epochs=9).check(ORDER, asked, cases=100)

@@ -40,14 +40,13 @@ class DiskCache:
     """A folder of prepared cases.
 
     Args:
-        folder: Made if need be.
+        folder: Made when the first entry is kept.
         most_bytes: The most that all entries take together.
     """
 
     def __init__(self, folder: Path, most_bytes: float) -> None:
         self.folder, self.most_bytes = folder, most_bytes
         self._used: set[str] = set()
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._remove_leftovers()
 
     def load(self, key: str) -> dict[str, Tensor] | None:
@@ -82,6 +81,7 @@ class DiskCache:
             return False
         unfinished = self.folder / f".{key[:8]}.{uuid.uuid4().hex[:12]}.partial"
         try:
+            self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             unfinished.mkdir(mode=0o700)
             for name, tensor in tensors.items():
                 with (unfinished / f"{name}.npy").open("wb") as file:
@@ -122,7 +122,7 @@ class DiskCache:
     def _entries(self) -> list[tuple[float, int, Path]]:
         """List time of the last use, size and folder of every entry."""
         found = []
-        for path in self.folder.iterdir():
+        for path in self.folder.glob("[!.]*"):
             with suppress(FileNotFoundError, NotADirectoryError):  # removed meanwhile
                 if len(path.name) == KEY_LENGTH:
                     size = sum(each.stat().st_size for each in path.iterdir())
