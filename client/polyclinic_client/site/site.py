@@ -7,7 +7,7 @@ called. Everything stays on this machine but the weights and figures that are re
 import logging
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from hashlib import sha256
 from importlib.metadata import version
 from pathlib import Path
@@ -30,9 +30,7 @@ from polyclinic.federation.assignment import Assignment, Handover, Verdict
 from polyclinic.federation.hospital import Trained
 from polyclinic.federation.records import Hello, Order
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
-from polyclinic.learning.measures.estimates import hold_back
-from polyclinic.learning.measures.names import OVERALL
-from polyclinic.learning.metrics import Evaluation
+from polyclinic.learning.metrics import Evaluation, hold_back_figures
 from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.learning.preparation import PreparedSite, prepare, prepare_image
 from polyclinic.learning.site_tasks import site_job
@@ -120,14 +118,9 @@ class Site:
         return hospital_of(order).evaluate(self, order, weights)
 
     def test(self, order: Order, weights: Tensor) -> Evaluation:
-        """Score the final weights on the test cases' own grids; the model stays here.
-
-        Measures and comparisons that rest on too few subjects are held back.
-        """
+        """Score the final weights on the test cases; hold back figures of too few subjects."""
         found = hospital_of(order).test(self, order, weights)
-        least = self.release_policy.min_subjects
-        compared = hold_back({OVERALL: found.comparisons}, least).get(OVERALL, {})
-        return replace(found, measures=hold_back(found.measures, least), comparisons=compared)
+        return hold_back_figures(found, self.release_policy.min_subjects)
 
     def describe(
         self, order: Order, names: Sequence[str], release: Release, weights: Tensor | None

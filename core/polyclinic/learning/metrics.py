@@ -5,12 +5,13 @@ A class that occurs nowhere has no score: it is NaN, and left out of means.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from polyclinic.learning.measures.estimates import Estimate, Measures
+from polyclinic.learning.measures.estimates import Estimate, Measures, hold_back
+from polyclinic.learning.measures.names import OVERALL
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,13 @@ class Evaluation:
     num_examples: int
     measures: Measures = field(default_factory=dict)
     comparisons: Mapping[str, Estimate] = field(default_factory=dict)
+
+
+def hold_back_figures(evaluation: Evaluation, min_subjects: int) -> Evaluation:
+    """Leave out measures and comparisons that rest on fewer subjects than a hospital lets go."""
+    compared = hold_back({OVERALL: evaluation.comparisons}, min_subjects).get(OVERALL, {})
+    measures = hold_back(evaluation.measures, min_subjects)
+    return replace(evaluation, measures=measures, comparisons=compared)
 
 
 def count_pairs(prediction: Tensor, truth: Tensor, classes: int) -> Tensor:
