@@ -72,7 +72,7 @@ def paragraphs(text: str) -> list[str]:
     """Translate help with typer's marks to Markdown."""
     plain = inspect.cleandoc(text)
     plain = re.sub(r"\[bold\](.*?)\[/bold\]", lambda found: f"`{found[1]}`", plain, flags=re.S)
-    return plain.replace("\b", "").splitlines()
+    return plain.replace("\b", "").replace(r"\[", "[").splitlines()
 
 
 def row(parameter: click.Parameter, context: click.Context) -> str:

@@ -45,10 +45,8 @@ def _write(folder: Path, number: int, case: Case, channels: int) -> dict[str, ob
     label[2:4] = 1
     label[4:5] = 2
     affine = np.diag([*case.spacing_mm, 1.0])
-    places = np.argsort(case.order)
     affine[:, :3] = affine[:, list(case.order)]
     turned = image.transpose(*case.order, 3), label.transpose(case.order)
-    del places
     names = {kind: f"{kind}{number}.nii.gz" for kind in ("image", "label")}
     for kind, voxels in zip(names, turned, strict=True):
         squeezed = voxels[..., 0] if kind == "image" and channels == 1 else voxels
