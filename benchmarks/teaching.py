@@ -20,13 +20,13 @@ from polyclinic.config.compose import instantiate, load_config
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.optimizing.schedules import set_rate
 from polyclinic.learning.preparation import (
     PreparedCases,
     PreparedSite,
     Sample,
     prepare,
 )
-from polyclinic.learning.schedules import set_rate
 from polyclinic.learning.site_tasks import declare_task, site_data
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
 from polyclinic.learning.training import evaluate, infer

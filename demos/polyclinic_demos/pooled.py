@@ -21,9 +21,9 @@ from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.optimizing.schedules import Round
 from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, prepare
-from polyclinic.learning.schedules import Round
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import end_with_parent
 from polyclinic_demos.pretraining import pool

@@ -11,7 +11,7 @@ from safetensors.torch import save
 from torch import nn
 
 from polyclinic.learning.cases.disk_cache import DiskCache
-from polyclinic.learning.moments import Moments
+from polyclinic.learning.optimizing.moments import Moments
 from polyclinic_strategies.averaging.best import read_best
 from tests.fuzz.mutation import damaged
 from tests.fuzz.reader import Reader

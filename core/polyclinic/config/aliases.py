@@ -4,7 +4,7 @@ ALIASES = {  # dotted beginning in 0.1.0 -> dotted beginning now; the longest th
     "flwr.serverapp.strategy.DifferentialPrivacyServerSideFixedClipping": (
         "polyclinic_strategies.averaging.central_privacy.CentralPrivacy"
     ),
-    "polyclinic.augmentation.": "polyclinic.learning.augmentation.",
+    "polyclinic.augmentation.": "polyclinic.learning.augmenting.image_shifts.",
     "polyclinic.losses.": "polyclinic_strategies.universal.networks.task_loss.",
     "polyclinic.networks.efficientnet.": "polyclinic.learning.networks.efficientnet.",
     "polyclinic.networks.encoders.": "polyclinic_strategies.universal.networks.encoders.",

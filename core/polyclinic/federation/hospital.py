@@ -41,10 +41,10 @@ from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.metrics import Evaluation
-from polyclinic.learning.moments import Moments
+from polyclinic.learning.optimizing.moments import Moments
+from polyclinic.learning.optimizing.schedules import Round
 from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite
-from polyclinic.learning.schedules import Round
 from polyclinic.learning.state_dict import StateDict, pack, shared_names, subtract
 
 # of network, cases, training and seed: a mean over all training subjects, each of equal weight

@@ -15,10 +15,10 @@ from torch import nn
 
 from polyclinic.config.schemas import TrainingConfig
 from polyclinic.learning import training as loops
-from polyclinic.learning.checkpoint import Checkpoint
 from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.optimizing.checkpoint import Checkpoint
+from polyclinic.learning.optimizing.schedules import Round, set_rate
 from polyclinic.learning.preparation import PreparedSite
-from polyclinic.learning.schedules import Round, set_rate
 
 log = logging.getLogger("polyclinic.learning.fine_tuning")
 

@@ -22,14 +22,14 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.mirroring import mirrored_axes
 from polyclinic.config.schemas import DataConfig, TrainingConfig
 from polyclinic.errors import ConfigError
+from polyclinic.learning.augmenting.feature_shifts import feature_shifts
 from polyclinic.learning.crops import as_batch
-from polyclinic.learning.feature_shifts import feature_shifts
 from polyclinic.learning.losses import judge
 from polyclinic.learning.metrics import Evaluation, dice_per_class, recall_per_class, summarize
 from polyclinic.learning.modes import training_mode
+from polyclinic.learning.optimizing.schedules import Round
+from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.preparation import Sample
-from polyclinic.learning.schedules import Round
-from polyclinic.learning.stepping import Stepper
 
 SLICES_AT_ONCE = 16
 ONLY = Round()

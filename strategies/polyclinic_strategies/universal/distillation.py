@@ -21,9 +21,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from polyclinic.learning.checkpoint import Checkpoint
 from polyclinic.learning.modes import bf16_autocast
-from polyclinic.learning.schedules import set_rate
+from polyclinic.learning.optimizing.checkpoint import Checkpoint
+from polyclinic.learning.optimizing.schedules import set_rate
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.universal.images.views import batches, view
 from polyclinic_strategies.universal.networks.encoders import embed, read_at

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from polyclinic.errors import ConfigError
-from polyclinic.learning.checkpoint import Checkpoint
 from polyclinic.learning.modes import bf16_autocast
-from polyclinic.learning.schedules import set_rate
+from polyclinic.learning.optimizing.checkpoint import Checkpoint
+from polyclinic.learning.optimizing.schedules import set_rate
 from polyclinic_strategies.universal.images.views import batches, view
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 

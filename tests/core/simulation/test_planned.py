@@ -10,7 +10,7 @@ import torch
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning import training
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.moments import Moments
+from polyclinic.learning.optimizing.moments import Moments
 from polyclinic.learning.state_dict import load_metadata, load_state
 from polyclinic.reporting.results import read_results
 from polyclinic.simulation.result import SimulationResult

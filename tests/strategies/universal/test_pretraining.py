@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.testing import assert_close
 
 from polyclinic.errors import ConfigError
-from polyclinic.learning.schedules import set_rate
+from polyclinic.learning.optimizing.schedules import set_rate
 from polyclinic_strategies.universal.networks.encoders import ConvolutionalEncoder, VitEncoder
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.pretraining import (

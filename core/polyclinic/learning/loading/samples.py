@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 from polyclinic.config.compose import instantiate
 from polyclinic.config.mirroring import augmentation_of
 from polyclinic.config.schemas import DataConfig, ShiftsConfig, TrainingConfig
-from polyclinic.learning.augmentation import ImageShifts
+from polyclinic.learning.augmenting.image_shifts import ImageShifts
 from polyclinic.learning.crops import crop
 from polyclinic.learning.loading.batches import Batches, Draw, seed_of
 from polyclinic.learning.preparation import PreparedCases, PreparedSite, Sample

@@ -15,7 +15,7 @@ from torch import nn
 from polyclinic.system.durable import write_durably
 from polyclinic.system.text import first_line
 
-log = logging.getLogger("polyclinic.learning.checkpoint")
+log = logging.getLogger("polyclinic.learning.optimizing.checkpoint")
 
 
 class Checkpoint:

@@ -14,9 +14,9 @@ from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.schemas import TrainingConfig
 from polyclinic.learning import modes, training
 from polyclinic.learning.losses import SegmentationLoss, judge
-from polyclinic.learning.moments import Moments
-from polyclinic.learning.schedules import Round
-from polyclinic.learning.stepping import Stepper
+from polyclinic.learning.optimizing.moments import Moments
+from polyclinic.learning.optimizing.schedules import Round
+from polyclinic.learning.optimizing.stepping import Stepper
 
 CONFIG = load_config(
     ["data=planned_2d", "model=dynunet", "training=nnunet", "data.patch=[32,32]",

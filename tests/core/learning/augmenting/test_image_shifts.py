@@ -13,13 +13,13 @@ from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.jobs import job_settings, load_job
 from polyclinic.config.schemas import ShiftsConfig
 from polyclinic.errors import ConfigError
-from polyclinic.learning.augmentation import ImageShifts
-from polyclinic.learning.feature_shifts import (
+from polyclinic.learning.augmenting.feature_shifts import (
     client_spread,
     feature_shifts,
     mix_statistics,
     redraw_statistics,
 )
+from polyclinic.learning.augmenting.image_shifts import ImageShifts
 
 KINDS = ("gamma", "inversion", "bias_field", "noise", "blur", "resolution")
 EVERYTHING = ShiftsConfig(**dict.fromkeys(KINDS, 1.0))

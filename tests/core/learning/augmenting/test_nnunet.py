@@ -8,9 +8,9 @@ from torch.testing import assert_close
 
 from polyclinic.config.compose import instantiate, load_data
 from polyclinic.config.mirroring import augmentation_of, describe_mirroring, mirrored_axes
-from polyclinic.learning import nnunet_augmentation
+from polyclinic.learning.augmenting import nnunet as nnunet_augmentation
+from polyclinic.learning.augmenting.nnunet import NnUNetAugmentation, _contrast, _gamma
 from polyclinic.learning.crops import crop
-from polyclinic.learning.nnunet_augmentation import NnUNetAugmentation, _contrast, _gamma
 
 CHANCES = (
     "ROTATION", "SCALING", "NOISE", "BLUR", "BRIGHTNESS", "CONTRAST", "COARSENESS",

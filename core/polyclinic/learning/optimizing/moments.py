@@ -14,7 +14,7 @@ from polyclinic.system.durable import write_durably
 from polyclinic.system.text import first_line
 
 PREFIX = "moments-"
-log = logging.getLogger("polyclinic.learning.moments")
+log = logging.getLogger("polyclinic.learning.optimizing.moments")
 
 
 class Moments:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from polyclinic.learning.schedules import Round
+from polyclinic.learning.optimizing.schedules import Round
 
 
 def rates(schedule: Any, rounds: int, steps: int) -> list[float]:

@@ -2,7 +2,7 @@
 
 Contrast, bias field, blur, resolution and noise of one sample are drawn anew each time. Air (what
 is exactly 0) stays air, and each channel keeps the mean and the standard deviation that it had
-inside. Shifts of features are in `polyclinic.learning.feature_shifts`.
+inside. Shifts of features are in `polyclinic.learning.augmenting.feature_shifts`.
 
 Kitrungrotsakul et al. train local models on generated shifts; the paper leaves open which, so these
 are our reading of it.
