@@ -37,9 +37,9 @@ BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) \
 	--build-arg VERSION=$(VERSION) --build-arg REVISION=$(REVISION)
 COMPOSE = docker compose -f docker/compose.yaml
 
-.PHONY: help install check format test test-fast test-attacks test-e2e test-docker fuzz resolve docs \
-	demo picture demo-full demo-merging demo-refinement demo-proxy demo-universal benchmarks \
-	mergekit nnunet proto images lock compose-demo sbom scan clean
+.PHONY: help install check format test test-fast test-long test-attacks test-e2e test-docker fuzz \
+	resolve docs demo picture demo-full demo-merging demo-refinement demo-proxy demo-universal \
+	benchmarks mergekit nnunet proto images lock compose-demo sbom scan clean
 
 help:  ## Show this help.
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | \
@@ -73,15 +73,18 @@ format: install  ## Rewrite the source in the project's format.
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-test: test-fast test-attacks test-e2e  ## All tests, those that start real processes included.
+test: test-fast test-long test-attacks test-e2e  ## All tests, those that start real processes included.
 
 test-e2e: install  ## The tests that start real processes.
 	OMP_NUM_THREADS=1 OMP_WAIT_POLICY=PASSIVE $(BIN)/python -m pytest -m e2e -n 2 \
 		--dist loadfile --no-loadscope-reorder $(ARGS)
 
 test-fast: install  ## The tests that start no processes.
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker and not attacks" -n 2 \
-		--dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m "not e2e and not docker and not attacks and not long" \
+		-n 2 --dist loadfile $(ARGS)
+
+test-long: install  ## Whole federations in one process, trainings, wheels.
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m long -n 2 --dist loadfile $(ARGS)
 
 test-attacks: install  ## A hospital that lies, in many ways, against every strategy.
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m attacks -n 2 $(ARGS) tests/strategies/attacks

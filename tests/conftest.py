@@ -5,6 +5,7 @@ Shapes and types are checked while tests run, in every module that declares them
 
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -28,11 +29,39 @@ allow_targets(
 )
 
 
+TESTS = Path(__file__).parent
+LONG = {  # files whose tests run whole federations, or train, for many seconds
+    "core/learning/bundles/test_write.py",
+    "core/simulation/test_planned.py",
+    "core/simulation/test_run.py",
+    "core/store/test_ledger_durability.py",
+    "demos/cohorts/test_hospitals.py",
+    "demos/cohorts/test_scanner.py",
+    "demos/cohorts/test_visits.py",
+    "docs/test_tutorials.py",
+    "packaging/test_wheel.py",
+    "strategies/merging/test_coordinator.py",
+    "strategies/planning/test_coordinator.py",
+    "strategies/proxy/attacks/test_attackers.py",
+    "strategies/proxy/frame/test_canonical.py",
+    "strategies/proxy/test_measurements.py",
+    "strategies/proxy/test_train.py",
+    "strategies/refinement/test_coordinator.py",
+    "strategies/universal/test_coordinator.py",
+    "strategies/universal/test_variants.py",
+}
 LONGEST = ("test_stock_flower", "test_proxy", "test_extension")  # files that begin first
 
 
+@pytest.hookimpl(tryfirst=True)  # before markers choose
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the files that take longest, so that no worker ends long after the other."""
+    """Mark what is long; begin with what takes longest, so that no worker ends long after another.
+
+    A file that is marked stays so as a whole, as its tests share what was trained.
+    """
+    for item in items:
+        if item.path.relative_to(TESTS).as_posix() in LONG and not in_processes(item):
+            item.add_marker("long")
     end = len(LONGEST)
     place = {name: number for number, name in enumerate(LONGEST)}
     items.sort(key=lambda item: place.get(item.path.stem, end) if in_processes(item) else end)

@@ -19,6 +19,7 @@ BUILT_ON = {  # what a method may name besides itself
     "universal": {"merging"},
     "proxy": {"averaging"},
     "planning": set(),
+    "evaluation": set(),
 }
 NAMES = [name for name, entry in offered(METHODS).items() if is_own(entry)]
 NETWORKS = {"UniversalNetwork", "ProxySystem"}

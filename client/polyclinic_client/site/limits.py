@@ -78,7 +78,7 @@ class Limits:
             return None
         disk = DiskCache(folder, math.inf)
         if self.disk_gb is None:
-            disk.most_bytes = FREE_SHARE * (shutil.disk_usage(folder.parent).free + disk.bytes)
+            disk.most_bytes = FREE_SHARE * (_free_bytes(folder) + disk.bytes)
         else:
             disk.most_bytes = self.disk_gb * 2**30
         return disk
@@ -143,6 +143,12 @@ def gpu_memory() -> float:
     if not torch.cuda.is_available():
         return 0.0
     return float(torch.cuda.get_device_properties(0).total_memory)
+
+
+def _free_bytes(folder: Path) -> int:
+    """Return the free bytes of a folder's disk; the folder need not be there yet."""
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    return shutil.disk_usage(there).free
 
 
 def keep_limits(state: Path, **said: float | None) -> None:

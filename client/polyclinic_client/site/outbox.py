@@ -24,13 +24,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
-from polyclinic.errors import ConfigError, DatasetInvalid
-from polyclinic.federation.assignment import Assignment
-from polyclinic.system.durable import write_durably
+from polyclinic.errors import DatasetInvalid
+from polyclinic.system.durable import DIGEST, write_durably
 from polyclinic.system.text import parse_json
 from polyclinic_client.site.status import FINE_TUNING, StatusFile
 
@@ -43,6 +42,17 @@ class Ready:
 
     digest: str
     path: Path
+
+
+class _Wanted(BaseModel):
+    """What the outbox itself needs of an assignment; its worker reads all of it.
+
+    `polyclinic.federation.assignment` would import torch, which the supervisor does without.
+    """
+
+    order: dict[str, Any]
+    base: Annotated[str, Field(pattern=f"^{DIGEST.pattern}$")]
+    ledger: Annotated[str, Field(pattern=f"^{DIGEST.pattern}$")]
 
 
 class Failure(BaseModel):
@@ -86,8 +96,8 @@ class Outbox:
         """Return what the coordinator wants, as it last said; it says so again if that is lost."""
         found = _read(self.state / "assignment.json")
         try:
-            Assignment.from_json(found)
-        except ConfigError:
+            _Wanted.model_validate(found)
+        except ValueError:
             return None
         return found
 

@@ -60,7 +60,7 @@ class LiveTable:
         if state.arm in state.arms:
             which = f"{state.arms[state.arm]} ({names.index(state.arm) + 1} of {len(names)}), "
         where = f"round {state.round} of {state.rounds}" if state.in_rounds else state.tally()
-        if not state.rounds:  # nothing is trained
+        if not state.rounds and not state.expected:  # nothing is trained
             where = "scoring"
         elapsed_s = time.monotonic() - state.started
         clock = f"{elapsed_s // 60:.0f}:{elapsed_s % 60:02.0f}"
