@@ -34,6 +34,7 @@ from polyclinic.imaging.dataset_files import allow_images_in
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.imaging.volumes import read_image, read_label
 from polyclinic.learning.metrics import dice_per_class
+from polyclinic.learning.model_file import load_model
 from polyclinic.learning.prediction import evaluate_natively
 
 RESULTS = Path(__file__).with_name("results")
@@ -182,7 +183,7 @@ def _polyclinic(
     )
     if arm != "pooled":
         return dict(result.scores[strategy])
-    network, job = result.model(strategy)
+    network, job = load_model(result.model_file(strategy))
     return {
         name: evaluate_natively(network, read_dataset(site), job.data)[0].score
         for name, site in hospitals.items()

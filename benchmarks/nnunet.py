@@ -30,6 +30,7 @@ from polyclinic.imaging.dataset_files import ELSEWHERE, allow_images_in
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.imaging.volumes import read_label
 from polyclinic.learning.metrics import dice_per_class
+from polyclinic.learning.model_file import load_model
 from polyclinic.learning.prediction import evaluate_natively
 
 RESULTS = Path(__file__).with_name("results")
@@ -201,7 +202,7 @@ def _polyclinic(
         threads=asked.threads,
         progress=False,
     )
-    network, job = result.model("fedavg")
+    network, job = load_model(result.model_file("fedavg"))
     dataset = read_dataset(next(iter(hospitals.values())))
     _, scored = evaluate_natively(network, dataset, job.data)
     values = [list(case.scores.values()) for case in scored]
