@@ -1,20 +1,16 @@
 """Commands of the demos for `polyclinic-server`, in a panel of their own."""
 
-import os
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from polyclinic.system.commands import wide_console
 
 PANEL = "Demos"
-WIDE = 120  # characters, where the output goes to a file
 app = typer.Typer()
-console = Console(
-    highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
-)
+console = wide_console()
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of data and training.")]
 Folder = Annotated[Path, typer.Option("--folder", help="Where everything goes.")]
 Subjects = Annotated[int, typer.Option("--subjects", min=1, help="Training subjects per hospital.")]

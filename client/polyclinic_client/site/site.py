@@ -37,6 +37,7 @@ from polyclinic.learning.site_tasks import site_job
 from polyclinic.learning.state_dict import (
     StateDict,
     layout_digest,
+    packed_digest,
     save_state,
     shared_names,
     state_digest,
@@ -133,7 +134,7 @@ class Site:
         hospital = describing_hospital_of(order)
         asked = [sorted(names), asdict(release.strictest(self.release_policy))]
         network = [dict(order.names), dict(order.settings), order.method, order.seed]
-        came = "" if weights is None else sha256(weights.numpy().tobytes()).hexdigest()
+        came = "" if weights is None else packed_digest(weights)
         return self.release_book.answer(
             [*asked, *network, came, self.outbox.listed().hex()],
             lambda: hospital.describe(self, order, names, release, weights),

@@ -17,7 +17,7 @@ from polyclinic.config.overrides import read_override, write_override
 from polyclinic.config.validation import LONGEST, JobSettings, check_name
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import write_atomically
-from polyclinic.system.text import clean
+from polyclinic.system.text import clean, first_line
 
 FILE = "plan.yaml"
 SUFFIXES = (".yaml", ".yml")
@@ -189,4 +189,4 @@ def _say(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors(include_url=False, include_input=False)[0]
         return f"{'.'.join(map(str, first['loc']))[:100] or 'it'}: {first['msg']}"
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return first_line(error)

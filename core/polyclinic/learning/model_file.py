@@ -33,7 +33,7 @@ class SiteTaskCard:
 
 
 @dataclass(frozen=True, config=OPEN)
-class ModelCard:
+class NetworkCard:
     """What a model's file says of its network.
 
     Attributes:
@@ -73,7 +73,7 @@ def load_model(path: str | Path) -> tuple[nn.Module, JobConfig]:
     described = load_metadata(metadata, path)
     most = SPARE * sum(tensor.numel() for tensor in state.values()) + 10_000
     try:
-        card = validate(ModelCard, described)
+        card = validate(NetworkCard, described)
         job = load_job(card.names, card.settings)
         with bounded_network(most, _refuse):
             network: nn.Module = instantiate(job.model)

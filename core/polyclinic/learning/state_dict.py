@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
@@ -128,6 +129,11 @@ def state_digest(state: Mapping[str, Tensor]) -> str:
         found.update(json.dumps(described).encode() + b"\n")
         found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return found.hexdigest()
+
+
+def packed_digest(vector: Tensor) -> str:
+    """Compute the SHA-256 of the bytes of a packed vector."""
+    return hashlib.sha256(np.ascontiguousarray(vector.numpy()).data).hexdigest()
 
 
 def save_state(state: Mapping[str, Tensor], path: Path, metadata: Mapping[str, str]) -> None:

@@ -1,18 +1,15 @@
 """`polyclinic-server evaluate`: a run that trains nothing."""
 
-import os
 import re
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-WIDE = 120  # columns of the tables when output goes to a file
-console = Console(
-    highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
-)
+from polyclinic.system.commands import NO_KEYS, Insecure, wide_console
+from polyclinic_server.cli.options import Resume, RunName
+
+console = wide_console()
 
 EVALUATE_HELP = """Let every hospital score models on its own cases, and compare them. Nothing is
 trained.
@@ -50,17 +47,9 @@ def evaluate(
             help="Distance at which surfaces count as equal. Default: as the models' settings say.",
         ),
     ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the run's folder. Default: the present time.")
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(help="Name of a run to resume where it stopped; 'latest' for the newest."),
-    ] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", help="Use neither TLS nor keys; only this machine can connect."),
-    ] = False,
+    name: RunName = None,
+    resume: Resume = None,
+    insecure: Insecure = False,
 ) -> None:
     """Evaluate models; the help text is EVALUATE_HELP."""
     from polyclinic.errors import ConfigError
@@ -69,7 +58,7 @@ def evaluate(
 
     settings = [word for word in words or () if re.match(r"deployment[.=]", word)]
     models = [word for word in words or () if word not in settings]
-    more = [*settings, *(["deployment.insecure=true"] if insecure else [])]
+    more = [*settings, *([NO_KEYS] if insecure else [])]
     for word in models:
         if re.match(r"[\w.]+=", word) and not Path(word).exists():
             raise ConfigError(

@@ -1,20 +1,26 @@
 """The command line `polyclinic-server` of the researcher who coordinates a federation."""
 
-import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 
 from polyclinic.federation.method import methods
-from polyclinic.system.commands import InOrder, add_commands, add_installed_commands
+from polyclinic.system.commands import (
+    NO_KEYS,
+    InOrder,
+    Insecure,
+    Settings,
+    add_commands,
+    add_installed_commands,
+    wide_console,
+)
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic_server.cli.enrol import enrol_app, init
 from polyclinic_server.cli.evaluate import EVALUATE_HELP, evaluate
 from polyclinic_server.cli.ledger import ledger_app, models_app
+from polyclinic_server.cli.options import Resume, RunName, Runs
 from polyclinic_server.cli.segment_service import segment_service
 
 SET_UP, RUNS, MODELS, SERVICES = "Set up", "Runs", "Models", "Services"
@@ -45,11 +51,7 @@ app.add_typer(ledger_app, name="ledger", rich_help_panel=MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=MODELS)
 app.command(help=EVALUATE_HELP, rich_help_panel=RUNS)(evaluate)
 app.command(name="segment-service", rich_help_panel=SERVICES)(segment_service)
-WIDE = 120  # columns of the tables when output goes to a file
-console = Console(
-    highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE
-)
-Runs = Annotated[Path, typer.Option("--runs", help="Folder of the runs.")]
+console = wide_console()
 
 RUN_HELP = """Start the coordinator, wait for hospitals, train, evaluate, and write a report.
 
@@ -76,34 +78,22 @@ after another, compared in one report)
 
 @app.command(help=RUN_HELP, rich_help_panel=RUNS)
 def run(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings.")
-    ] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Name of the run's folder. Default: the present time.")
-    ] = None,
-    resume: Annotated[
-        str | None,
-        typer.Option(help="Name of a run to resume where it stopped; 'latest' for the newest."),
-    ] = None,
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", help="Use neither TLS nor keys; only this machine can connect."),
-    ] = False,
+    overrides: Settings = None,
+    name: RunName = None,
+    resume: Resume = None,
+    insecure: Insecure = False,
 ) -> None:
     """Run a federation; the help text is RUN_HELP."""
     from polyclinic_server.runs.coordinator import finish
     from polyclinic_server.runs.coordinator import run as run_federation
 
-    settings = [*(overrides or []), *(["deployment.insecure=true"] if insecure else [])]
+    settings = [*(overrides or []), *([NO_KEYS] if insecure else [])]
     finish(run_federation(settings, name, resume, console), console)
 
 
 @app.command(rich_help_panel=SET_UP)
 def settings(
-    overrides: Annotated[
-        list[str] | None, typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings.")
-    ] = None,
+    overrides: Settings = None,
 ) -> None:
     """List names of settings, statistics and packages that extend polyclinic, then all values.
 

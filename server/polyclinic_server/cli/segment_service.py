@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from polyclinic.system.commands import Insecure
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,10 +47,7 @@ def segment_service(
             "is read. A container of the service needs that part alone.",
         ),
     ] = Path("security"),
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", help="Use neither TLS nor keys; only this machine can connect."),
-    ] = False,
+    insecure: Insecure = False,
     workers: Annotated[
         int,
         typer.Option(

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from polyclinic.system.durable import write_durably
 from polyclinic.system.text import parse_json
@@ -44,5 +44,5 @@ def read_scores(folder: Path) -> CaseScores | None:
         if not path.is_file() or path.stat().st_size > MOST_BYTES:
             return None
         return CaseScores.model_validate(parse_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError, ValidationError):
+    except (OSError, ValueError):
         return None

@@ -24,6 +24,7 @@ class EvaluationCoordinator:
     def __init__(self, config: Config) -> None:
         self._config = config
         self._settings: Evaluating = instantiate(config.strategy, _recursive_=False)
+        self._models: list[Model] = []
 
     @property
     def title(self) -> str:
@@ -66,7 +67,9 @@ class EvaluationCoordinator:
         write_cards(folder.path)
 
     def _read(self) -> list[Model]:
-        return read_models(self._settings.models, self._settings.tolerance_mm)
+        if not self._models:
+            self._models = read_models(self._settings.models, self._settings.tolerance_mm)
+        return self._models
 
     def _describe(self, folder: RunFolder, models: list[Model]) -> None:
         """List the models in run.json in place of the strategy.

@@ -1,6 +1,5 @@
 """Evaluation at a hospital: models are scored on its test cases, and compared case by case."""
 
-import hashlib
 import math
 from dataclasses import replace
 
@@ -18,6 +17,7 @@ from polyclinic.learning.measures.paired import compare_by_case
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.prediction import CaseScore, evaluate_natively
 from polyclinic.learning.preparation import check_case
+from polyclinic.learning.state_dict import packed_digest
 from polyclinic_strategies.evaluation.case_scores import CaseScores, keep_scores, read_scores
 from polyclinic_strategies.evaluation.exchange import WEIGHTS, compared_models
 
@@ -52,7 +52,7 @@ class EvaluationHospital(CommonTask):
         Raises:
             WeightsInvalid: Other weights arrived than the order names.
         """
-        digest = hashlib.sha256(weights.numpy().tobytes()).hexdigest()
+        digest = packed_digest(weights)
         if digest != order.digests.get(WEIGHTS):
             raise WeightsInvalid("Other weights arrived than the order names: ask again.")
         job, network = site.job(order), site.build_network(order)

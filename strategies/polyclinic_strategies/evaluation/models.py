@@ -1,9 +1,9 @@
 """The models that are evaluated: their files, and what is asked of hospitals for each."""
 
-import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated
 
@@ -12,19 +12,20 @@ from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
 from polyclinic.config.jobs import job_digests, load_job
-from polyclinic.config.overrides import quote
+from polyclinic.config.overrides import write_override
 from polyclinic.config.schemas import JobConfig, Setting
-from polyclinic.config.validation import JobNames, JobSettings, validate
+from polyclinic.config.validation import validate
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.federation.jobs import needed_plugins
 from polyclinic.federation.records import Order
 from polyclinic.federation.run_folder import versions
-from polyclinic.learning.model_file import OPEN, load_model
+from polyclinic.learning.model_file import OPEN, NetworkCard, load_model
 from polyclinic.learning.state_dict import (
     layout_digest,
     load_metadata,
     load_state,
     pack,
+    packed_digest,
     shared_names,
     state_digest,
 )
@@ -37,28 +38,22 @@ Text = Annotated[str, Field(max_length=200)]
 
 
 @validated(frozen=True, config=OPEN)
-class Origin:
+class Origin(NetworkCard):
     """What a model's file says of itself.
 
     Attributes:
-        names: Group of conf/ to name.
-        settings: Dotted key to value.
         run: Run that made it; empty if unknown.
         arm: Strategy that made it.
         round: Number of its last round, or of the publication; 0 if unknown.
         version: polyclinic's version that wrote it.
         personal: What of the model stays at hospitals.
-        task: A hospital's own task, if its head is in the file.
     """
 
-    names: JobNames
-    settings: JobSettings
     run: Text = ""
     arm: Text = ""
     round: int = 0
     version: Text = ""
     personal: Text = "none"
-    task: object = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -85,10 +80,10 @@ class Model:
     weights: Tensor = field(repr=False)
     layout: str
 
-    @property
+    @cached_property
     def weights_digest(self) -> str:
         """SHA-256 of what travels."""
-        return hashlib.sha256(self.weights.numpy().tobytes()).hexdigest()
+        return packed_digest(self.weights)
 
 
 def read_models(paths: Sequence[str | Path], tolerance_mm: float | None = None) -> list[Model]:
@@ -131,12 +126,12 @@ def settings_of(models: Sequence[Model], tolerance_mm: float | None = None) -> l
         tolerance_mm: As given there.
     """
     first = models[0]
-    files = ",".join(quote(str(each.path.resolve())) for each in models)
-    settings = [f"strategy={METHOD}", f"strategy.models=[{files}]"]
+    files = [str(each.path.resolve()) for each in models]
+    settings = [f"strategy={METHOD}", write_override("strategy.models", files)]
     if tolerance_mm is not None:
         settings.append(f"strategy.tolerance_mm={tolerance_mm:g}")
     settings += [f"{group}={name}" for group, name in first.origin.names.items()]
-    settings += [f"{key}={_as_hydra(value)}" for key, value in first.settings.items()]
+    settings += [write_override(key, value) for key, value in first.settings.items()]
     return settings
 
 
@@ -234,12 +229,3 @@ def _free_name(model: Model, others: Sequence[Model]) -> str:
     clean = (re.sub(r"[^\w.-]", "-", wish)[:90] for wish in wishes)
     fitting = (name if re.match(r"\w", name) else f"m{name}" for name in clean)
     return next(name for name in fitting if name not in taken)
-
-
-def _as_hydra(value: Setting) -> str:
-    """Write a value as Hydra reads it."""
-    if isinstance(value, list):
-        return f"[{','.join(map(_as_hydra, value))}]"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return quote(value) if isinstance(value, str) else repr(value)

@@ -1,6 +1,5 @@
 """`polyclinic-server plan`: a plan from hospitals' fingerprints, or from folders."""
 
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,13 +10,13 @@ from rich.table import Table
 from rich.text import Text
 
 from polyclinic.errors import ConfigError
+from polyclinic.system.commands import NO_KEYS, Insecure, Settings, wide_console
 
 if TYPE_CHECKING:
     from polyclinic.config.plan_files import Plan
     from polyclinic_strategies.planning.strategy import Planning
 
 app = typer.Typer()
-WIDE = 120  # columns when output goes to a file
 LIGHT = ("model=dynunet", "model.features=4", "model.most_features=4")  # nobody trains it
 PLAN_HELP = """Plan voxel size, patch, batch and normalization from the hospitals' own data.
 
@@ -42,10 +41,7 @@ that you add count more than the plan's)"""
 
 @app.command(help=PLAN_HELP, rich_help_panel="Runs")
 def plan(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SETTING=VALUE]...", help="Settings, as of `run`."),
-    ] = None,
+    settings: Settings = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(
@@ -72,17 +68,14 @@ def plan(
     residual: Annotated[
         bool, typer.Option("--residual", help="Plan for a network with residual blocks.")
     ] = False,
-    insecure: Annotated[
-        bool,
-        typer.Option("--insecure", help="Use neither TLS nor keys; only this machine can connect."),
-    ] = False,
+    insecure: Insecure = False,
 ) -> None:
     """Plan; the help text is PLAN_HELP."""
     from polyclinic.config.plan_files import write_plan
     from polyclinic_strategies.planning.strategy import Planning
 
     check_target(out, force)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else WIDE)
+    console = wide_console()
     planning = Planning(memory_gb=memory_gb, dimensions=dimensions or 0, residual=residual)
     asked = list(settings or [])
     made = (
@@ -151,7 +144,7 @@ def plan_with_hospitals(
         f"strategy.residual={str(planning.residual).lower()}",
         *(() if "model" in given else LIGHT),
         *settings,
-        *(["deployment.insecure=true"] if insecure else []),
+        *([NO_KEYS] if insecure else []),
     ]
     folder = load_side("run")(asked, None, None, console)
     return find_plan(folder.path)[1]

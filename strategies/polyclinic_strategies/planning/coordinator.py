@@ -21,11 +21,13 @@ from polyclinic.system import clock
 from polyclinic_strategies.planning.cohort import Cohort, combine
 from polyclinic_strategies.planning.events import Fingerprinted, Measuring, Planned
 from polyclinic_strategies.planning.fingerprint import Fingerprint
-from polyclinic_strategies.planning.messages import ask_for_fingerprint, read_fingerprint
+from polyclinic_strategies.planning.messages import (
+    DESCRIBE,
+    ask_for_fingerprint,
+    read_fingerprint,
+)
 from polyclinic_strategies.planning.plan import make_plan
 from polyclinic_strategies.planning.strategy import Planning
-
-DESCRIBE = "query.describe"
 
 
 class PlanningCoordinator:

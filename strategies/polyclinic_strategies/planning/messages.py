@@ -19,6 +19,7 @@ from polyclinic.store.requirements import MOST_EXAMPLES
 from polyclinic_strategies.planning.bins import Numbers
 from polyclinic_strategies.planning.fingerprint import EDGES, NAME, Fingerprint, shapes
 
+DESCRIBE = "query.describe"
 MEAN = "mean."  # prefix of the parts' names in a message, as in every description
 TOLERANCE = 1e-3  # of a sum of shares
 CHECK = "Take the hospital out, or check its version of polyclinic."
@@ -44,7 +45,7 @@ def ask_for_fingerprint(order: Order, release: Release, node: int) -> Message:
     config["statistics"] = [NAME]
     config["min-subjects"] = release.min_subjects
     config["noise-multiplier"] = release.noise_multiplier
-    return make_message(RecordDict({CONFIG: config}), node, "query.describe", ttl=GREETING_TTL_S)
+    return make_message(RecordDict({CONFIG: config}), node, DESCRIBE, ttl=GREETING_TTL_S)
 
 
 def read_fingerprint(message: Message, channels: int, classes: int) -> Fingerprint:

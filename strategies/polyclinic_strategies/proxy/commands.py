@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from polyclinic.system.commands import Settings
+
 app = typer.Typer()
 console = Console(highlight=False)
 
@@ -29,10 +31,7 @@ get proxy/generator.safetensors."""
 
 @app.command(name="train-proxy", help=TRAIN_HELP, rich_help_panel="Methods")
 def train_proxy(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings, as in the examples."),
-    ] = None,
+    settings: Settings = None,
     data: Annotated[
         list[Path] | None,
         typer.Option(

@@ -6,6 +6,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from polyclinic.system.commands import Settings
+
 app = typer.Typer()
 console = Console(highlight=False)
 ENDING = ".safetensors"
@@ -33,10 +35,7 @@ training=universal strategy.public=/data/public base=pretrained/encoder.safetens
 
 @app.command(help=PRETRAIN_HELP, rich_help_panel="Methods")
 def pretrain(
-    settings: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings, as in the examples."),
-    ] = None,
+    settings: Settings = None,
     data: Annotated[
         list[Path] | None,
         typer.Option("--data", metavar="FOLDER", help="A folder of images; may be repeated."),

@@ -5,7 +5,10 @@ import pytest
 
 from polyclinic.federation.answers.outliers import (
     WIDTH,
+    Outlier,
+    Teller,
     find_outliers,
+    find_repeated,
     is_repeated,
     sketch_of,
 )
@@ -24,7 +27,8 @@ def vectors(count: int, alike: float = 1.0) -> dict[str, np.ndarray]:
 
 
 def words(found: dict[str, np.ndarray]) -> dict[str, str]:
-    return find_outliers({site: sketch_of(vector) for site, vector in found.items()})
+    sketches = {site: sketch_of(vector) for site, vector in found.items()}
+    return {site: outlier.what for site, outlier in find_outliers(sketches).items()}
 
 
 @pytest.mark.parametrize("alike", [0.0, 0.3, 1.0, 5.0])
@@ -75,3 +79,17 @@ def test_equal_vectors_repeat_and_others_do_not() -> None:
     one, other = list(vectors(2).values())
     assert is_repeated(sketch_of(one), sketch_of(one.copy()))
     assert not is_repeated(sketch_of(one), sketch_of(one + 1e-6 * other))
+
+
+def test_who_shares_nothing_repeats_nothing() -> None:
+    nothing = {"a": sketch_of(np.zeros(0, dtype="f4"))}
+    assert find_repeated(nothing, nothing) == {}
+
+
+def test_each_kind_is_told_once_whatever_its_figure() -> None:
+    teller = Teller("update")
+    first = teller.tell({"a": Outlier("long", "is 5.0 times as long")})
+    assert len(first) == 1 and first[0].startswith("a's update is 5.0 times as long")
+    assert teller.tell({"a": Outlier("long", "is 4.9 times as long")}) == []
+    assert len(teller.tell({"a": Outlier("away", "points away")})) == 1
+    assert len(teller.tell({"a": Outlier("away", "points away")}, {"a": "another digest"})) == 1

@@ -16,9 +16,11 @@ from polyclinic.federation.answers.figures import (
 from polyclinic.federation.answers.greeting import read_hello
 from polyclinic.federation.answers.guard import LONGEST_S, Failure, array_of, record_of, take
 from polyclinic.federation.answers.outliers import (
+    Outlier,
     Sketch,
+    Teller,
     find_outliers,
-    is_repeated,
+    find_repeated,
     sketch_of,
 )
 
@@ -26,12 +28,14 @@ __all__ = [
     "LONGEST_S",
     "Failure",
     "Figures",
+    "Outlier",
     "Sketch",
+    "Teller",
     "Trained",
     "array_of",
     "figures_content",
     "find_outliers",
-    "is_repeated",
+    "find_repeated",
     "read_figures",
     "read_hello",
     "read_trained",

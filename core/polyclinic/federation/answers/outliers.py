@@ -8,8 +8,7 @@ about 1 / sqrt(`WIDTH`) of the norms, for any length.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,9 @@ UNRELATED = 0.1  # the same where the others agree with each other
 AGREEING = 0.5  # length of the mean of the others' directions
 LONG = 4.0  # in medians of the others' norms
 SAME = 1e-9  # relative distance of equal vectors
+ALIKE = 1e-6  # relative difference of norms, beyond which vectors are not compared
 FEWEST = 3  # others
+TINY = 1e-300
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,18 @@ class Sketch:
 
     norm: float
     sums: NDArray[np.float64]
+
+
+class Outlier(NamedTuple):
+    """What is unusual about a vector.
+
+    Attributes:
+        kind: One word.
+        what: The end of a sentence about it.
+    """
+
+    kind: str
+    what: str
 
 
 def sketch_of(
@@ -56,7 +69,7 @@ def sketch_of(
     return Sketch(float(np.sqrt(square)), sums)
 
 
-def find_outliers(sketches: Mapping[str, Sketch]) -> dict[str, str]:
+def find_outliers(sketches: Mapping[str, Sketch]) -> dict[str, Outlier]:
     """Find the updates that differ from all others.
 
     Args:
@@ -65,43 +78,97 @@ def find_outliers(sketches: Mapping[str, Sketch]) -> dict[str, str]:
     Returns:
         What is unusual about it, by site.
     """
-    found: dict[str, str] = {}
+    found: dict[str, Outlier] = {}
     if len(sketches) <= FEWEST:
         return found
     sites = list(sketches)
     norms = np.array([sketches[site].norm for site in sites])
     moving = norms > 0
     units = np.array([sketches[site].sums for site in sites])
-    units[moving] /= np.linalg.norm(units[moving], axis=1, keepdims=True) + 1e-300
+    units[moving] /= np.linalg.norm(units[moving], axis=1, keepdims=True) + TINY
     total = units.sum(0)
     for place, site in enumerate(sites):
         others = total - units[place]
-        usual = median(np.delete(norms, place))
+        usual = float(np.median(np.delete(norms, place)))
         if not usual:
             continue
-        agreement = float(np.linalg.norm(others)) / (len(sites) - 1)
-        cosine = float(units[place] @ others) / (agreement * (len(sites) - 1) + 1e-300)
+        length = float(np.linalg.norm(others))
+        agreement = length / (len(sites) - 1)
+        cosine = float(units[place] @ others) / (length + TINY)
         if not moving[place]:
-            found[site] = "changes nothing"
+            found[site] = Outlier("empty", "changes nothing")
         elif norms[place] > LONG * usual:
-            found[site] = f"is {norms[place] / usual:.1f} times as long as the others' (median)"
+            times = f"{norms[place] / usual:.1f} times"
+            found[site] = Outlier("long", f"is {times} as long as the others' (median)")
         elif cosine < AWAY:
-            found[site] = f"points away from the others' (cosine {cosine:.2f})"
+            what = f"points away from the others' (cosine {cosine:.2f})"
+            found[site] = Outlier("away", what)
         elif cosine < UNRELATED and agreement > AGREEING:
-            found[site] = (
+            found[site] = Outlier(
+                "unrelated",
                 f"has nothing in common with the others' (cosine {cosine:.2f}), which agree "
-                f"({agreement:.2f})"
+                f"({agreement:.2f})",
             )
-        elif twin := next((each for each in sites[:place] if _equal(sketches, each, site)), ""):
-            found[site] = f"is the same as {twin}'s: one of the two is a copy"
-            found.setdefault(twin, f"is the same as {site}'s: one of the two is a copy")
+        else:
+            alike = np.flatnonzero(np.isclose(norms[:place], norms[place], rtol=ALIKE))
+            twins = (sites[each] for each in alike)
+            twin = next((each for each in twins if _equal(sketches, each, site)), None)
+            if twin is not None:
+                found[site] = _copy_of(twin)
+                found.setdefault(twin, _copy_of(site))
     return found
 
 
+class Teller:
+    """Sentences about vectors that are unlike all others: each kind once for each hospital.
+
+    Args:
+        vector: What is compared, in words, such as "update".
+    """
+
+    def __init__(self, vector: str) -> None:
+        self._vector = vector
+        self._told: set[tuple[str, str]] = set()
+
+    def tell(
+        self, found: Mapping[str, Outlier], names: Mapping[str, str] | None = None
+    ) -> list[str]:
+        """Return a sentence for each outlier that was not told yet.
+
+        Args:
+            found: By site.
+            names: What a site's vector is told under, where each of them is told by itself, such as
+                a digest; None: under the site.
+        """
+        sentences = []
+        for site, outlier in found.items():
+            key = (names[site] if names else site, outlier.kind)
+            if key not in self._told:
+                self._told.add(key)
+                sentences.append(
+                    f"{site}'s {self._vector} {outlier.what}; it counts all the same "
+                    "(docs/explanation/security.md)"
+                )
+        return sentences
+
+
+def find_repeated(before: Mapping[str, Sketch], now: Mapping[str, Sketch]) -> dict[str, Outlier]:
+    """Find the hospitals that send again, number for number, what they sent before."""
+    return {
+        site: Outlier("repeated", "is, number for number, what it sent in an earlier round")
+        for site, sketch in now.items()
+        if site in before and is_repeated(before[site], sketch)
+    }
+
+
 def is_repeated(before: Sketch, now: Sketch) -> bool:
-    """Tell whether two vectors are equal."""
+    """Tell whether two vectors are equal, and not merely both 0 or without a number."""
     distance = float(np.linalg.norm(before.sums - now.sums))
-    return distance <= SAME * max(before.norm, now.norm)
+    return now.norm > 0 and distance <= SAME * max(before.norm, now.norm)
+
+
+def _copy_of(site: str) -> Outlier:
+    return Outlier("copy", f"is the same as {site}'s: one of the two is a copy")
 
 
 def _equal(sketches: Mapping[str, Sketch], one: str, other: str) -> bool:

@@ -13,6 +13,7 @@ from polyclinic.errors import TooFewHospitals
 from polyclinic.federation.answers import (
     Failure,
     Figures,
+    Outlier,
     Sketch,
     Trained,
     figures_content,
@@ -109,7 +110,7 @@ class Exchange:
         self._replies: dict[str, Message] = {}
         self._members: dict[str, Member | None] = {}  # as they were when they answered
         self._failed: dict[str, str] = {}
-        self.outliers: dict[str, str] = {}
+        self.outliers: dict[str, Outlier] = {}
         self.sent: dict[str, Sketch] = {}
         self._weights = weights_of(messages[0]) if messages else None
         self._phase = messages[0].metadata.message_type if messages else ""

@@ -15,7 +15,7 @@ from flwr.app import Message
 from flwr.serverapp import Grid
 
 from polyclinic.config.schemas import DeploymentConfig
-from polyclinic.federation.answers import Figures, Sketch, is_repeated
+from polyclinic.federation.answers import Figures, Sketch, Teller, find_repeated
 from polyclinic.federation.attendance import Attendance, Listener
 from polyclinic.federation.events import Note
 from polyclinic.federation.grids.exchange import Exchange
@@ -41,7 +41,7 @@ class ReliableGrid(PassingGrid):
         self._on_event = on_event
         self._limited: set[str] = set()  # hospitals that count less than they claim
         self._sent: dict[str, Sketch] = {}  # weights of the last round
-        self._told: set[tuple[str, str]] = set()  # what was told of hospitals' updates
+        self._teller = Teller("update")
 
     def get_node_ids(self) -> Iterable[int]:
         """Wait for the minimum of hospitals, and return the nodes of those that are online.
@@ -103,20 +103,10 @@ class ReliableGrid(PassingGrid):
 
     def _tell_outliers(self, exchange: Exchange) -> None:
         """Tell, once for each hospital and kind, that an update is unlike the others'."""
-        found = {
-            site: "is, number for number, what it sent in an earlier round"
-            for site, sketch in exchange.sent.items()
-            if site in self._sent and is_repeated(self._sent[site], sketch)
-        }
+        repeated = find_repeated(self._sent, exchange.sent)
         self._sent |= exchange.sent
-        for site, what in (found | exchange.outliers).items():
-            kind = " ".join(what.split()[:2])
-            if (site, kind) not in self._told:
-                self._told.add((site, kind))
-                text = (
-                    f"{site}'s update {what}; it counts all the same (docs/explanation/security.md)"
-                )
-                self._on_event(Note(text=text))
+        for sentence in self._teller.tell(repeated | exchange.outliers):
+            self._on_event(Note(text=sentence))
 
     def _longest(self, timeout: float | None) -> float:
         longest_s = self._deployment.round_timeout_s

@@ -5,7 +5,6 @@ arms/MODEL/model-card.json, model-card.html
 After Mitchell et al. 2019, https://arxiv.org/abs/1810.03993.
 """
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,7 +17,7 @@ from polyclinic.federation.events import Word
 from polyclinic.learning.measures.estimates import Estimate, Measures, overall, pool_all
 from polyclinic.learning.measures.names import MEASURES
 from polyclinic.reporting.formats import plural, show_score
-from polyclinic.reporting.measured.standing import find_standings
+from polyclinic.reporting.measured.standing import Standing, find_standings
 from polyclinic.reporting.measured.tables import measures_of, tabulate
 from polyclinic.reporting.page import make_environment
 from polyclinic.reporting.results import Results, read_results
@@ -99,8 +98,8 @@ def read_card(path: Path) -> ModelCard:
         ModelInvalid: It is missing or damaged.
     """
     try:
-        return ModelCard.model_validate(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, RecursionError) as error:
+        return ModelCard.model_validate_json(path.read_bytes())
+    except (OSError, ValueError) as error:
         raise ModelInvalid(f"{path}: is no model card ({type(error).__name__}).") from error
 
 
@@ -131,17 +130,30 @@ def make_card(results: Results, state: EvaluationState | None, model: EvaluatedM
         measures=told,
         federated=federated,
         titles={name: each.title for name, each in MEASURES.items() if name in used},
-        limits=tuple(find_limits(results, model, told)),
+        limits=tuple(find_limits(results, model, told, federated, standing)),
     )
 
 
-def find_limits(results: Results, model: EvaluatedModel, told: Mapping[str, Measures]) -> list[str]:
-    """List what limits the use of a model and of its figures."""
+def find_limits(
+    results: Results,
+    model: EvaluatedModel,
+    told: Mapping[str, Measures],
+    federated: Measures,
+    standing: Standing | None,
+) -> list[str]:
+    """List what limits the use of a model and of its figures.
+
+    Args:
+        results: Of the evaluation.
+        model: The model.
+        told: Measures by hospital.
+        federated: Those over all hospitals.
+        standing: Of the model among the hospitals, if any scored it.
+    """
     limits = ["Not a medical device. These figures describe the cases of these hospitals alone."]
     missing = sorted({each.name for each in results.hospitals} - set(told))
     if missing:
         limits.append(f"No measures from {', '.join(missing)}.")
-    standing = next((each for each in find_standings(results) if each.arm.name == model.name), None)
     if standing is not None and standing.gap is not None and standing.gap >= WIDE_GAP:
         limits.append(
             f"The hospitals differ by {show_score(standing.gap)}: check the model on own cases "
@@ -150,7 +162,7 @@ def find_limits(results: Results, model: EvaluatedModel, told: Mapping[str, Meas
     few = [site for site, table in told.items() if (one := overall(table)) and one.descriptive]
     if few:
         limits.append(f"Descriptive, of fewer than ten cases: {', '.join(sorted(few))}.")
-    for label, table in pool_all(told.values()).items():
+    for label, table in federated.items():
         rare = table.get("dice") or table.get("auroc") or table.get("recall")
         if label and rare is not None and rare.descriptive:
             cases = plural(rare.positives or 0, "case")

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from polyclinic.federation.answers import Sketch, find_outliers, sketch_of
+from polyclinic.federation.answers import Sketch, Teller, find_outliers, sketch_of
 from polyclinic.federation.answers.outliers import WIDTH
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry, Ledger
@@ -21,24 +21,14 @@ class Unusual:
     def __init__(self, ledger: Ledger, names: Sequence[str]) -> None:
         self._ledger, self._names = ledger, sorted(names)
         self._sketches: dict[str, Sketch] = {}  # by digest; contributions never change
-        self._told: set[tuple[str, str]] = set()
+        self._teller = Teller("task vector")
 
     def tell(self, entries: Sequence[Entry]) -> list[str]:
         """Return a sentence for each contribution that stands out among these, unless told."""
         sketches = {entry.digest: self._sketch(entry.digest) for entry in entries}
         self._sketches = sketches
         found = find_outliers({entry.site: sketches[entry.digest] for entry in entries})
-        digests = {entry.site: entry.digest for entry in entries}
-        sentences = []
-        for site, what in found.items():
-            key = (digests[site], " ".join(what.split()[:2]))
-            if key not in self._told:
-                self._told.add(key)
-                sentences.append(
-                    f"{site}'s task vector {what}; it counts all the same "
-                    "(docs/explanation/security.md)"
-                )
-        return sentences
+        return self._teller.tell(found, {entry.site: entry.digest for entry in entries})
 
     def _sketch(self, digest: str) -> Sketch:
         if digest in self._sketches:
