@@ -20,13 +20,13 @@ import argparse
 import json
 import random
 import shutil
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from cells import absolute, is_kept, keep_cell, make_plan, write_site
 from measuring import machine
 
 import polyclinic
@@ -49,7 +49,6 @@ DEFAULT = (
     "data.augment=[{_target_: monai.transforms.RandFlipd, keys: [image, label], prob: 0.5, "
     "spatial_axis: 0}]",
 )
-Entries = list[dict[str, str]]
 
 
 def main() -> None:
@@ -76,7 +75,7 @@ def main() -> None:
         for arm in asked.arms
         for kind in (asked.kinds if arm != "plain" else ["plain"])
     ]
-    missing = [each for each in wanted if not _place(asked, *each).joinpath("cell.json").exists()]
+    missing = [each for each in wanted if not is_kept(_place(asked, *each))]
     print(f"{len(missing)} of {len(wanted)} cells are to be made; {machine()}", flush=True)
     cells = []
     for number, arm, kind in wanted:
@@ -108,28 +107,25 @@ def _place(asked: argparse.Namespace, number: int, arm: str, kind: str) -> Path:
 def cell(asked: argparse.Namespace, number: int, arm: str, kind: str) -> dict[str, Any]:
     """Train and test one arm on one fold, or read what it came to before."""
     folder = _place(asked, number, arm, kind)
-    kept = folder / "cell.json"
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
-    shutil.rmtree(folder, ignore_errors=True)
-    hospitals = _hospitals(folder / "data", asked.data, number, asked.folds)
-    started = time.monotonic()
-    if arm == "plain":
-        scores = _plain(asked, number, hospitals)
-    else:
-        scores = _polyclinic(asked, folder, arm, kind, hospitals)
-    result = {
-        "fold": number,
-        "arm": arm,
-        "kind": kind,
-        "seconds": time.monotonic() - started,
-        "scores": scores,
-        "mean": fmean(scores.values()),
-        "worst": min(scores.values()),
-    }
-    kept.write_text(json.dumps(result))
-    return result
+
+    def make() -> dict[str, Any]:
+        hospitals = _hospitals(folder / "data", asked.data, number, asked.folds)
+        shutil.rmtree(folder / "run", ignore_errors=True)
+        scores = (
+            _plain(asked, number, hospitals)
+            if arm == "plain"
+            else _polyclinic(asked, folder, arm, kind, hospitals)
+        )
+        return {
+            "fold": number,
+            "arm": arm,
+            "kind": kind,
+            "scores": scores,
+            "mean": fmean(scores.values()),
+            "worst": min(scores.values()),
+        }
+
+    return keep_cell(folder, make)
 
 
 def _hospitals(folder: Path, data: Path, number: int, folds: int) -> dict[str, Path]:
@@ -146,23 +142,12 @@ def _hospitals(folder: Path, data: Path, number: int, folds: int) -> dict[str, P
             "validation": rest[:validation],
             "training": rest[validation:],
         }
-        found[site.name] = _write(
+        found[site.name] = write_site(
             folder / site.name,
             listed,
-            {kind: [_absolute(site, each) for each in several] for kind, several in split.items()},
+            {kind: [absolute(site, each) for each in several] for kind, several in split.items()},
         )
     return found
-
-
-def _absolute(site: Path, entry: dict[str, str]) -> dict[str, str]:
-    return {key: str((site / entry[key]).resolve()) for key in ("image", "label")}
-
-
-def _write(folder: Path, listed: dict[str, Any], split: dict[str, Entries]) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    described = {"name": folder.name, "modality": listed["modality"], "labels": listed["labels"]}
-    (folder / "dataset.json").write_text(json.dumps({**described, **split}))
-    return folder
 
 
 def _polyclinic(
@@ -172,7 +157,7 @@ def _polyclinic(
     taking_part = {"pooled": _pooled(folder, hospitals)} if arm == "pooled" else hospitals
     result = polyclinic.simulate(
         taking_part,
-        *_settings(asked, kind),
+        *_settings(asked, folder, kind, hospitals),
         f"training.batch_size={asked.slices}",
         f"training.steps={asked.steps // ROUNDS}",
         f"rounds={ROUNDS}",
@@ -190,10 +175,15 @@ def _polyclinic(
     }
 
 
-def _settings(asked: argparse.Namespace, kind: str) -> Sequence[str]:
+def _settings(
+    asked: argparse.Namespace, folder: Path, kind: str, hospitals: dict[str, Path]
+) -> Sequence[str]:
+    """Return the settings of a kind; a fold's plan is made of its own training patients."""
     if kind == "default":
         return DEFAULT
-    return (f"data={asked.plan}", "model=dynunet", "training=nnunet")
+    sites = list(hospitals.values())
+    plan = asked.plan or make_plan(folder.parent / "plan", sites, asked.data, "--dimensions", "2")
+    return (f"data={plan}", "model=dynunet", "training=nnunet")
 
 
 def _pooled(folder: Path, hospitals: dict[str, Path]) -> Path:
@@ -202,7 +192,7 @@ def _pooled(folder: Path, hospitals: dict[str, Path]) -> Path:
         kind: [entry for each in listed for entry in each[kind]]
         for kind in ("training", "validation", "test")
     }
-    return _write(folder / "data" / "pooled", listed[0], split)
+    return write_site(folder / "data" / "pooled", listed[0], split)
 
 
 # ---- the plain loop

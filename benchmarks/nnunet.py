@@ -11,22 +11,21 @@ interrupted goes on. Dice is the mean over the test patients of the mean of both
 
 import argparse
 import json
-import os
 import random
 import shutil
 import subprocess
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
+from cells import absolute, keep_cell, make_plan, write_site
 from measuring import machine
 
 import polyclinic
-from polyclinic.imaging.dataset_files import ELSEWHERE, allow_images_in
+from polyclinic.imaging.dataset_files import allow_images_in
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.imaging.volumes import read_label
 from polyclinic.learning.metrics import dice_per_class
@@ -93,19 +92,16 @@ def split_of(data: Path, number: int) -> Split:
 def cell(asked: argparse.Namespace, arm: str, number: int, split: Split) -> dict[str, Any]:
     """Train and test one arm on one split, or read what it came to before."""
     folder = asked.folder / f"{asked.steps}x{asked.batch}" / f"split-{number}" / arm
-    kept = folder / "cell.json"
-    if kept.exists():
-        found: dict[str, Any] = json.loads(kept.read_text())
-        return found
-    folder.mkdir(parents=True, exist_ok=True)
-    started = time.monotonic()
-    if arm == "nnunet":
-        said = _nnunet(asked, folder, split)
-    else:
-        said = _polyclinic(asked, folder, arm, number, split)
-    result = {"arm": arm, "split": number, "seconds": time.monotonic() - started, **said}
-    kept.write_text(json.dumps(result))
-    return result
+
+    def make() -> dict[str, Any]:
+        said = (
+            _nnunet(asked, folder, split)
+            if arm == "nnunet"
+            else _polyclinic(asked, folder, arm, number, split)
+        )
+        return {"arm": arm, "split": number, **said}
+
+    return keep_cell(folder, make)
 
 
 def _nnunet(asked: argparse.Namespace, folder: Path, split: Split) -> dict[str, Any]:
@@ -137,19 +133,12 @@ def _written(folder: Path, data: Path, split: Mapping[str, Sequence[str]]) -> Pa
     entries = {
         Path(each["image"]).name.removesuffix(".nii.gz"): each for each in listed["training"]
     }
-
-    def all_of(kind: str) -> list[dict[str, str]]:
-        return [
-            {key: str((data / entries[name][key]).resolve()) for key in ("image", "label")}
-            for name in split[kind]
-        ]
-
-    folder.mkdir(parents=True, exist_ok=True)
-    kept = {key: listed[key] for key in ("modality", "labels")}
-    described = {**kept, "name": folder.name}
-    described |= {kind: all_of(kind) for kind in ("training", "validation", "test")}
-    (folder / "dataset.json").write_text(json.dumps(described))
-    return folder
+    kinds = ("training", "validation", "test")
+    return write_site(
+        folder,
+        listed,
+        {kind: [absolute(data, entries[name]) for name in split[kind]] for kind in kinds},
+    )
 
 
 def _hospitals(folder: Path, arm: str, data: Path, split: Split) -> dict[str, Path]:
@@ -167,28 +156,16 @@ def _hospitals(folder: Path, arm: str, data: Path, split: Split) -> dict[str, Pa
     return found
 
 
-def _plan(asked: argparse.Namespace, number: int, split: Split) -> Path:
-    """Plan from the training patients, in one place, as `polyclinic-server plan --data` does."""
-    folder = asked.folder / f"plan-{number}"
-    plan = folder / "plan.yaml"
-    if not plan.exists():
-        data = _written(folder / "data", asked.data, split)
-        labels = ",".join(read_dataset(data).labels)
-        environment = {**os.environ, ELSEWHERE: str(asked.data.resolve())}
-        command = [sys.executable, "-m", "polyclinic_server.cli.main", "plan", "--data", str(data)]
-        command += ["data=segmentation", f"data.labels=[{labels}]", "--out", str(plan)]
-        subprocess.run(command, check=True, env=environment)
-    return plan
-
-
 def _polyclinic(
     asked: argparse.Namespace, folder: Path, arm: str, number: int, split: Split
 ) -> dict[str, Any]:
     hospitals = _hospitals(folder, arm, asked.data, split)
+    planned = asked.folder / f"plan-{number}"
+    plan = make_plan(planned, [_written(planned / "data", asked.data, split)], asked.data)
     shutil.rmtree(folder / "run", ignore_errors=True)
     result = polyclinic.simulate(
         hospitals,
-        f"data={_plan(asked, number, split)}",
+        f"data={plan}",
         "model=dynunet",
         "training=nnunet",
         f"data.patch={list(PATCH)}",

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import fmean
 
-from polyclinic.learning.measures.estimates import Estimate, close, overall
+from polyclinic.learning.measures.estimates import FEW, Estimate, close, overall
 from polyclinic.reporting.results import Arm, Results
 from polyclinic.reporting.scores import latest, source_of
 
@@ -38,6 +38,13 @@ class Standing:
     def gap(self) -> float | None:
         """How far the worst hospital is below the best one; None of one hospital."""
         return self.best_score - self.score if self.hospitals > 1 else None
+
+    @property
+    def descriptive(self) -> bool:
+        """Whether so few cases are behind the score that it only describes them."""
+        if self.figure is not None:
+            return self.figure.descriptive
+        return self.cases is not None and self.cases < FEW
 
 
 def find_standings(results: Results) -> tuple[Standing, ...]:

@@ -30,7 +30,7 @@ def standing_table(results: Results) -> Table | None:
 
 def _figures(standing: Standing) -> tuple[str, ...]:
     figure = standing.figure
-    few = "*" if figure is not None and figure.descriptive else ""
+    few = "*" if standing.descriptive else ""
     return (
         f"{show_score(standing.score)}{few}",
         show_range(figure.low, figure.high) if figure else "",
