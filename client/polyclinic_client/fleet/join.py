@@ -6,11 +6,12 @@ They are processes of their own; this one needs neither Flower nor torch, and im
 import signal
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
 from polyclinic.errors import ResourceError, RunError
+from polyclinic.system.durable import make_private_folder
 from polyclinic.system.processes import lock_file, stop_all
 from polyclinic_client.fleet.fine_tuner import FineTuner
 from polyclinic_client.fleet.supervisor import Supervisor
@@ -142,9 +143,7 @@ def only_client(state: Path) -> Iterator[None]:
         ResourceError: Another client runs with it, or it cannot be written to.
     """
     try:
-        state.mkdir(parents=True, exist_ok=True)
-        with suppress(OSError):  # a share that knows no modes; or another user's folder
-            state.chmod(0o700)  # earlier versions let everybody read what lies there
+        make_private_folder(state)  # earlier versions let everybody read what lies there
         (state / "lock").touch()
     except OSError as error:
         raise ResourceError(

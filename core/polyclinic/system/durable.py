@@ -155,6 +155,17 @@ def make_folder(folder: Path) -> None:
         sync_folder(path.parent)
 
 
+def make_private_folder(folder: Path) -> None:
+    """Make a folder that no other user can look into, where its modes are ours to set.
+
+    They are not in a folder of another user, like the root of a volume that a cluster mounts for a
+    group, and on a share that knows no modes.
+    """
+    make_folder(folder)
+    with suppress(OSError):
+        folder.chmod(0o700)
+
+
 def sync_folder(folder: Path) -> None:
     """Flush a folder's list of names to the disk."""
     number = os.open(folder, os.O_RDONLY)

@@ -30,7 +30,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 from pydantic import BaseModel, Field
 
 from polyclinic.errors import ConfigError
-from polyclinic.system.durable import make_folder, write_durably
+from polyclinic.system.durable import make_private_folder, write_durably
 from polyclinic.system.listening import join_address
 
 AUTHORITY_DAYS = 3650
@@ -73,8 +73,7 @@ class Authority:
                 "certificate, or choose another --folder."
             )
         names = _names(hosts)
-        make_folder(folder)
-        folder.chmod(0o700)
+        make_private_folder(folder)
         key = ec.generate_private_key(ec.SECP384R1())
         subject = _subject(f"polyclinic authority {x509.random_serial_number() % 16**8:08x}")
         certificate = (
@@ -144,8 +143,7 @@ class Authority:
             ConfigError: A name cannot be in a certificate.
         """
         names = _names(service.hosts)
-        make_folder(service.folder)
-        service.folder.chmod(0o700)
+        make_private_folder(service.folder)
         write_durably(service.folder / "ca.crt", self.ca().encode())
         service._issue(names, days, self.folder, unit)
 

@@ -29,6 +29,7 @@ from polyclinic_server.fleet.lobby import Guest, Lobby
 from polyclinic_server.fleet.pipe import Pipe
 
 HANDSHAKE_S = 20.0  # a slow link needs seconds; who stays silent for longer is cut off
+SHUTDOWN_S = 5.0
 NOT_SENT_BYTES = 128 * 1024  # in the kernel; on a slow line, heartbeats wait behind them
 STOP_S = 5.0
 BACKLOG = 1_024
@@ -147,16 +148,21 @@ class Door:
                 _keep_alive(connection)
                 await _first_byte(connection)  # a silent one costs no more than its socket
                 self._take_renewed()
-                pipe = await self._shake_hands(connection, guest)
-                if pipe is not None:
-                    await self._pass_on(pipe, guest)
+                owned = socket.socket(fileno=connection.detach())
+            pipe = await self._shake_hands(owned, guest)
+            if pipe is not None:
+                await self._pass_on(pipe, guest)
         except OSError:
             return  # left without a word: a health check, or a port scan
         finally:
             self._lobby.leave(guest)
 
     async def _shake_hands(self, connection: socket.socket, guest: Guest) -> Pipe | None:
-        """Speak TLS; None if that failed."""
+        """Speak TLS; None if that failed.
+
+        From here on asyncio closes the connection. Closed by us, its number would go to the next
+        one, while the event loop still took that number for this one.
+        """
         loop = asyncio.get_running_loop()
         pipe = Pipe(trusted=not self._proving)
         try:
@@ -165,13 +171,17 @@ class Door:
                 connection,
                 ssl=self._context,
                 ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=5.0,
+                ssl_shutdown_timeout=SHUTDOWN_S,
             )
         except ssl.SSLError as error:
             refusal = reason(error, guest.who)
             if refusal is not None:
                 await loop.run_in_executor(None, self._note, refusal, guest.who)
             return None
+        except BaseException:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            raise
         return pipe
 
     async def _pass_on(self, outer: Pipe, guest: Guest) -> None:

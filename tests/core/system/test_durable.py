@@ -13,6 +13,7 @@ from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic.system.durable import (
     copy_durably,
     file_digest,
+    make_private_folder,
     put_in_place,
     remove_leftovers,
     replacing,
@@ -184,3 +185,21 @@ def test_only_old_leftovers_are_removed(tmp_path: Path) -> None:
         remove_leftovers(tmp_path)
         assert names(folder) == [".young.partial", "kept.safetensors"]
         unfinished.write_text("again")
+
+
+def test_a_private_folder_is_closed_to_others(tmp_path: Path) -> None:
+    make_private_folder(tmp_path / "a" / "b")
+    assert mode(tmp_path / "a" / "b") == 0o700
+
+
+def test_a_folder_of_another_user_stays_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "volume").mkdir(mode=0o755)
+
+    def not_ours(*_: object) -> None:
+        raise PermissionError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(Path, "chmod", not_ours)
+    make_private_folder(tmp_path / "volume")
+    assert mode(tmp_path / "volume") == 0o755

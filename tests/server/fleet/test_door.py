@@ -75,6 +75,38 @@ def test_those_that_speak_tls_and_then_stay_silent_do_not_either(
         assert hospital.attend().site == "st-mary"
 
 
+def test_one_sent_away_when_tls_has_begun_leaves_its_number_to_others(
+    lab: Coordinator, ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shake_hands, made = door.Door._shake_hands, Pipe.connection_made
+    tasks: list[asyncio.Task[None]] = []
+
+    async def note(self: door.Door, connection: socket.socket, guest: Guest) -> Pipe | None:
+        if not enough():
+            tasks.append(guest.task)
+        return await shake_hands(self, connection, guest)
+
+    def send_away(self: Pipe, transport: asyncio.BaseTransport) -> None:
+        made(self, transport)
+        if tasks:
+            asyncio.get_running_loop().call_soon(tasks.pop().cancel)
+
+    seen: list[socket.socket] = []
+
+    def enough() -> bool:
+        return len(seen) >= 10
+
+    monkeypatch.setattr(door, "SHUTDOWN_S", 600.0)
+    monkeypatch.setattr(door.Door, "_shake_hands", note)
+    monkeypatch.setattr(Pipe, "connection_made", send_away)
+    with ExitStack() as stack:
+        while not enough():
+            seen.append(stack.enter_context(handshake(lab.address, lab.authority)))
+            assert not seen[-1].recv(1)
+        hospital = ward.hospital(lab.credentials("st-mary"))
+        assert hospital.attend().site == "st-mary"
+
+
 def test_a_hospital_that_has_shown_its_key_is_not_sent_away(lab: Coordinator, ward: Ward) -> None:
     hospital = ward.hospital(lab.credentials("st-mary"))
     hospital.attend()
