@@ -6,7 +6,6 @@ are compared share the teachers of the first stage, some have teachers that no h
 """
 
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pulse import pulse, say
 from torch import Tensor
 
 from polyclinic.config.compose import instantiate, load_config
@@ -35,7 +35,7 @@ from polyclinic_strategies.universal.images.unlabelled import find_images, read_
 from polyclinic_strategies.universal.networks.network import ENCODER, UniversalNetwork
 from polyclinic_strategies.universal.networks.probing import probe
 from polyclinic_strategies.universal.networks.task_loss import TaskLoss
-from polyclinic_strategies.universal.pretraining import Pretraining, pretrain
+from polyclinic_strategies.universal.pretraining import OnStep, Pretraining, pretrain
 from polyclinic_strategies.universal.teaching.teachers import Teacher, feature_statistics
 
 SETTINGS = ("model=universal", "data=universal", "training=universal")
@@ -122,6 +122,7 @@ class Hospital:
             self.prepared,
             training,
             Course(training.epochs, lambda number: seed * 1000 + number, falling=True),
+            on_step=pulse(f"{self.name} trains"),
         )
         return network
 
@@ -179,7 +180,7 @@ class Laboratory:
         """Return an encoder, made only once."""
         path = self.folder / f"{name}.safetensors"
         if not path.exists():
-            print(f"seed {self.seed}: making the encoder '{name}'", file=sys.stderr, flush=True)
+            say(f"seed {self.seed}: making the encoder '{name}'")
             save_state(make(), path, {})
         return load_state(path)[0]
 
@@ -192,7 +193,8 @@ class Laboratory:
         """Return the encoder from masked image modelling on the public images."""
         network = build(self.config.model)
         network.load_state_dict(self.scratch())
-        pretrain(network, self.images, Pretraining(steps), self.seed)
+        told = pulse("masked image modelling")
+        pretrain(network, self.images, Pretraining(steps), self.seed, on_step=told)
         return shared(network)
 
     def staged(self, name: str, base: StateDict, stages: int, combine: Combine) -> StateDict:
@@ -301,7 +303,14 @@ class Laboratory:
         """Return the student of these teachers."""
         network = build(self.config.model)
         network.load_state_dict(base)
-        return distil(network, teachers, self.images, settings, self.seed + stage)
+        return distil(
+            network,
+            teachers,
+            self.images,
+            settings,
+            self.seed + stage,
+            on_step=pulse(f"stage {stage}, distilling"),
+        )
 
     def pooled(self, base: StateDict, stages: int) -> StateDict:
         """Train one encoder and every head on all tasks in one place.
@@ -325,13 +334,19 @@ class Laboratory:
         loss_of = TaskLoss()
         for number in range(1, passes + 1):
             set_rate(optimizer, training.learning_rate, number, passes + 1)
-            self._pass(networks, optimizer, loss_of, self.seed * 1000 + number)
+            told = pulse(f"all tasks in one place, pass {number} of {passes}")
+            self._pass(networks, optimizer, loss_of, self.seed * 1000 + number, told)
         return shared(networks[0])
 
     def _pass(
-        self, networks: Sequence[UniversalNetwork], optimizer: Any, loss_of: TaskLoss, seed: int
+        self,
+        networks: Sequence[UniversalNetwork],
+        optimizer: Any,
+        loss_of: TaskLoss,
+        seed: int,
+        told: OnStep,
     ) -> None:
-        """Yield batches of all tasks in random order."""
+        """Train on batches of all tasks in random order."""
         training = replace(self.config.training, epochs=1)
         loaders = [
             iter(training_loader(hospital.prepared, training, seed)) for hospital in self.hospitals
@@ -343,14 +358,15 @@ class Laboratory:
         turns = torch.tensor(
             [number for number, length in enumerate(lengths) for _ in range(length)]
         )
-        for number in turns[
-            torch.randperm(len(turns), generator=torch.Generator().manual_seed(seed))
-        ].tolist():
+        order = torch.randperm(len(turns), generator=torch.Generator().manual_seed(seed))
+        for step, number in enumerate(turns[order].tolist(), start=1):
             batch = next(loaders[number])
             networks[number].train()
             optimizer.zero_grad(set_to_none=True)
-            loss_of(networks[number](batch["image"]), batch["label"]).backward()
+            loss = loss_of(networks[number](batch["image"]), batch["label"])
+            loss.backward()
             optimizer.step()
+            told(step, len(turns), loss.item())
 
 
 def build(model: Mapping[str, Any]) -> UniversalNetwork:

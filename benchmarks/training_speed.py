@@ -8,11 +8,12 @@ loader and loop, and through MONAI's CacheDataset, DataLoader and transforms. Bl
 alternate, so that other work on the machine meets both alike; the ratio is of the fastest blocks.
 
 `memory` prepares volumes of 240 x 240 x 155 with four channels, trains for a few steps, and says
-the largest memory of the process, for several numbers of volumes: it must not grow with them.
+the largest anonymous memory of the process, for several numbers of volumes: it must not grow with
+them. Pages of mapped files, which the system takes back when others need them, count apart.
 """
 
 import json
-import resource
+import os
 import subprocess
 import sys
 import tempfile
@@ -23,6 +24,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import torch
+from measuring import AnonymousPeaks, peak_mb
 from monai.data import CacheDataset, DataLoader, list_data_collate
 from monai.transforms import (
     Compose,
@@ -179,17 +181,18 @@ def measure_memory(count: int) -> None:
         folder = Path(name)
         subprocess.run([sys.executable, __file__, "write", name, str(count)], check=True)
         config = configure(CHANNELS, 5)
-        began = time.monotonic()
-        disk = DiskCache(folder / "cache", 1e12)
-        prepared = prepare(read_dataset(folder), config.data, disk=disk)
-        seconds = time.monotonic() - began
-        network = instantiate(config.model)
-        loader = training_loader(prepared, config.training, 0)
-        training.fit(network, loader, config.training, config.data)
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        with AnonymousPeaks(lambda: {"here": os.getpid()}) as peaks:
+            began = time.monotonic()
+            disk = DiskCache(folder / "cache", 1e12)
+            prepared = prepare(read_dataset(folder), config.data, disk=disk)
+            seconds = time.monotonic() - began
+            network = instantiate(config.model)
+            loader = training_loader(prepared, config.training, 0)
+            training.fit(network, loader, config.training, config.data)
         print(
-            f"{count} training volumes: {most:.2f} GiB at most, {disk.bytes / 2**30:.2f} GiB on "
-            f"the disk, prepared in {seconds:.0f} s",
+            f"{count} training volumes: {peaks.peaks['here'] / 1000:.2f} GB of its own at most, "
+            f"{peak_mb(None) / 1000:.2f} GB with mapped files, {disk.bytes / 1e9:.2f} GB on the "
+            f"disk, prepared in {seconds:.0f} s",
             flush=True,
         )
 

@@ -12,7 +12,6 @@ command goes on, and several may run at the same time. Results: benchmarks/resul
 import argparse
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -22,6 +21,7 @@ from typing import Any
 
 import torch
 from measuring import machine
+from pulse import count, say
 from scipy.stats import wilcoxon
 from teaching import Laboratory, Outcome, mean_of, score
 from torch import Tensor
@@ -68,13 +68,14 @@ CLAIMED = ("mim", OURS, "mim longer", "averaged", "pooled", "scratch", "distille
 def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> dict[str, Any]:
     """Measure all arms of one seed."""
     images, public = (SHORT_IMAGES, SHORT_PUBLIC) if short else (IMAGES, PUBLIC)
-    _say(f"seed {seed}: writing the tasks and the public images")
+    say(f"seed {seed}: writing the tasks and the public images")
     cohort = write_tasks(
         folder / f"cohort-{seed}",
         seed=seed,
         images=images,
         public=public,
         real=False if short else None,
+        on_progress=count("writing"),
     )
     work = folder / f"seed-{seed}"
     found = (
@@ -101,19 +102,19 @@ def measure(seed: int, folder: Path, short: bool, overrides: Sequence[str]) -> d
     encoders: dict[str, StateDict] = {}
 
     def see(way: str, arm: str) -> None:
-        if (key := f"{way}/{arm}") not in found:
-            start, everybody = time.monotonic(), (*laboratory.hospitals, *laboratory.held_out)
-            keep(
-                **{
-                    key: {
-                        each.name: _outcomes(each, encoders[arm], way, seed) for each in everybody
-                    }
-                }
-            )
-            _say(
-                f"seed {seed}, {key}: {_mean(found[key], laboratory):.3f} "
-                f"({time.monotonic() - start:.0f} s)"
-            )
+        if (key := f"{way}/{arm}") in found:
+            return
+        start, told = time.monotonic(), count(f"{IN_WORDS[way]}, {TITLES[arm]}")
+        everybody = (*laboratory.hospitals, *laboratory.held_out)
+        outcomes = {}
+        for number, each in enumerate(everybody, start=1):
+            outcomes[each.name] = _outcomes(each, encoders[arm], way, seed)
+            told(number, len(everybody), each.name)
+        keep(**{key: outcomes})
+        say(
+            f"seed {seed}, {IN_WORDS[way]}, {TITLES[arm]}: {_mean(outcomes, laboratory):.3f} "
+            f"({time.monotonic() - start:.0f} s)"
+        )
 
     for arm, state in islice(_encoders(laboratory, keep), SHORT_ARMS if short else None):
         encoders[arm] = state
@@ -234,7 +235,7 @@ def _singles(laboratory: Laboratory, seed: int) -> tuple[dict[str, str], dict[st
             network, value = hospital.probe(encoder)
             if hospital.name not in best or value > best[hospital.name][0]:
                 best[hospital.name] = (value, teacher.name, network)
-        _say(f"seed {seed}, alone: {number} of {len(laboratory.hospitals)}")
+        say(f"seed {seed}, alone: {number} of {len(laboratory.hospitals)}")
     return {task: teacher for task, (_, teacher, _) in best.items()}, {
         each.name: _rows(each, best[each.name][2]) for each in everybody
     }
@@ -402,10 +403,6 @@ def show(summary: Mapping[str, Any]) -> str:
 def _in_words(interval: Sequence[float], between: str = " | ") -> str:
     mean, low, high = interval
     return f"{mean:+.3f}{between}({low:+.3f} to {high:+.3f})"
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
 
 
 def main() -> None:
