@@ -147,6 +147,7 @@ class Door:
             with connection:
                 _keep_alive(connection)
                 await _first_byte(connection)  # a silent one costs no more than its socket
+                guest.spoke = True
                 self._take_renewed()
                 owned = socket.socket(fileno=connection.detach())
             pipe = await self._shake_hands(owned, guest)

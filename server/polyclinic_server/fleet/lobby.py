@@ -1,16 +1,21 @@
 """Connections that have not shown who they are: few from each address, and not for long.
 
-Where there are too many, the oldest one goes, so that a hospital gets its chance even while its own
-address is flooded.
+Where there are too many, one goes, so that a hospital gets its chance even while its own address is
+flooded: the oldest of those that said nothing; else the oldest, if it had time enough; else any.
+Always the oldest would be wrong: where a thousand hospitals behind one address come back at once,
+each would be sent away just before it is done, for ever.
 """
 
 import asyncio
 import ipaddress
-from dataclasses import dataclass
+import random
+import time
+from dataclasses import dataclass, field
 
 MOST_FROM_ADDRESS = 256
 MOST = 1_024
 UNPROVED_S = 30.0  # from the first byte's absence to the key
+ENOUGH_S = 10.0  # for TLS and the key, on a busy machine
 IPV6_PREFIX = 64  # of an IPv6 address: whoever has one address there has all
 
 
@@ -21,10 +26,14 @@ class Guest:
     Attributes:
         who: The other side's IP address.
         task: Serves the connection; cancelled when it has to go.
+        spoke: Whether it sent a byte.
+        since: When it came, on the monotonic clock.
     """
 
     who: str
     task: asyncio.Task[None]
+    spoke: bool = False
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def network(self) -> str:
@@ -41,6 +50,7 @@ class Lobby:
     def __init__(self) -> None:
         self._guests: dict[str, dict[Guest, asyncio.TimerHandle]] = {}  # by network, oldest first
         self._count = 0
+        self._dice = random.SystemRandom()
 
     def __len__(self) -> int:
         return self._count
@@ -69,6 +79,8 @@ class Lobby:
             self._guests.pop(guest.network, None)
 
     def _send_away(self, waiting: dict[Guest, asyncio.TimerHandle]) -> None:
-        oldest = next(iter(waiting))
-        self.leave(oldest)
-        oldest.task.cancel()
+        chosen = next((guest for guest in waiting if not guest.spoke), next(iter(waiting)))
+        if chosen.spoke and time.monotonic() - chosen.since < ENOUGH_S:
+            chosen = self._dice.choice(list(waiting))
+        self.leave(chosen)
+        chosen.task.cancel()

@@ -142,7 +142,7 @@ def test_a_stranger_cannot_send_much(lab: Coordinator) -> None:
         assert sent < 50 * 2**20
 
 
-def test_the_network_with_most_connections_loses_its_oldest(
+def test_the_network_with_most_connections_loses_its_oldest_silent_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(lobby, "MOST", 6)
@@ -164,6 +164,38 @@ def test_the_network_with_most_connections_loses_its_oldest(
 
     assert asyncio.run(fill()) == 5
     assert gone == ["flood 0", "flood 1", "flood 2"]
+
+
+def crowd(count: int, age_s: float = 0.0, silent: int = 0) -> list[int]:
+    """Fill one address twice with those that speak TLS; return the numbers of those who stay."""
+    stay = set(range(2 * count))
+
+    async def fill() -> None:
+        waiting = Lobby()
+        for number in range(2 * count):
+            task = SimpleNamespace(cancel=lambda number=number: stay.discard(number))
+            since = time.monotonic() - (age_s if number < count else 0.0)
+            spoke = number >= silent
+            waiting.enter(Guest("192.0.2.1", task, spoke, since))  # type: ignore[arg-type]
+
+    asyncio.run(fill())
+    return sorted(stay)
+
+
+def test_a_crowd_that_comes_back_at_once_does_not_push_out_all_who_came_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lobby, "MOST_FROM_ADDRESS", 200)
+    early = [number for number in crowd(200) if number < 200]
+    assert 20 < len(early) < 180  # 74 of 200 on the average
+
+
+def test_silent_ones_go_first_then_those_that_had_time_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(lobby, "MOST_FROM_ADDRESS", 50)
+    assert set(range(50)).isdisjoint(crowd(50, age_s=lobby.ENOUGH_S + 1))
+    assert set(range(50)).isdisjoint(crowd(50, silent=50))
 
 
 def test_one_network_of_ipv6_is_counted_together() -> None:
