@@ -8,4 +8,5 @@ METHOD = Method(
     pace="rounds",
     coordinator=f"{PACKAGE}.coordinator:AveragingCoordinator",
     hospital="polyclinic.federation.hospital:HOSPITAL",
+    sums=True,
 )

@@ -1,0 +1,117 @@
+"""A hospital's place in the sum of a round: from its update to what it reveals.
+
+The update and the secrets of a sum are kept in memory alone. A worker that dies has dropped out.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
+
+from polyclinic.federation.secure_sums.errors import CoordinatorContradicts, SumRefused
+from polyclinic.federation.secure_sums.masks import Words
+from polyclinic.federation.secure_sums.member import Member
+from polyclinic.federation.secure_sums.messages import (
+    MaskQuestion,
+    RevealedAnswer,
+    RevealQuestion,
+    SharedAnswer,
+    ShareQuestion,
+    SignedAnswer,
+    SurviveQuestion,
+)
+from polyclinic.federation.secure_sums.partners import read_partners, recognize
+from polyclinic.federation.secure_sums.quantization import Reals
+from polyclinic.federation.secure_sums.summed import note_sum, words_digest
+from polyclinic.federation.secure_sums.terms import Offer, Terms
+from polyclinic_client.site.site import Site
+from polyclinic_client.sums.identity import Identity
+
+KEPT = "sum"
+log = logging.getLogger("polyclinic.sums")
+Answer = TypeVar("Answer")
+Question = ShareQuestion | MaskQuestion | SurviveQuestion | RevealQuestion
+
+
+def quantize(terms: Terms, trained: Reals, asked: Reals) -> Words:
+    """Return the update's words, and what was lost.
+
+    Args:
+        terms: Of the sum.
+        trained: Weights after training, (numbers,).
+        asked: Weights that it started from.
+
+    Raises:
+        NotFinite: The update holds NaN or infinite numbers.
+    """
+    found = terms.grid.quantize(trained, asked)
+    if found.clipped:
+        log.warning(
+            "%d of %d numbers of the update are beyond privacy.sums.clip=%g and were shortened",
+            found.clipped,
+            found.words.size,
+            terms.clip,
+        )
+    return terms.grid.with_losses(found)
+
+
+def begin(site: Site, identity: Identity, terms: Terms, words: Words) -> Offer:
+    """Take a place in a sum; an earlier sum's is given up."""
+    site.kept.pop(KEPT, None)
+    member = Member(
+        site.name,
+        identity.key,
+        identity.authority,
+        terms,
+        words,
+        recognize=partial(recognize, site.state),
+        least=read_partners(site.state).least,
+        before_reveal=partial(note_sum, site.state, words_digest(words)),
+    )
+    site.kept[KEPT] = member
+    return member.offer()
+
+
+def share(site: Site, question: ShareQuestion) -> SharedAnswer:
+    """Share the secrets of a sum; see `Member.share`."""
+    found = _insist(site, question, lambda member: member.share(question.offers()))
+    return SharedAnswer(tuple(found.sealed), tuple(found.sealed.values()), found.signature)
+
+
+def mask(site: Site, question: MaskQuestion) -> Words:
+    """Return the masked vector; see `Member.mask`."""
+    sealed = dict(zip(question.sites, question.sealed, strict=True))
+    signatures = dict(zip(question.sites, question.signatures, strict=True))
+    return _insist(site, question, lambda member: member.mask(sealed, signatures))
+
+
+def survive(site: Site, question: SurviveQuestion) -> SignedAnswer:
+    """Sign whose vectors are in the sum; see `Member.survive`."""
+    return SignedAnswer(_insist(site, question, lambda member: member.survive(question.sites)))
+
+
+def reveal(site: Site, question: RevealQuestion) -> RevealedAnswer:
+    """Reveal one share of each hospital; see `Member.reveal`."""
+    signatures = dict(zip(question.sites, question.signatures, strict=True))
+    found = _insist(site, question, lambda member: member.reveal(signatures))
+    return RevealedAnswer(tuple(found), tuple(found.values()))
+
+
+def _insist(site: Site, question: Question, ask: Callable[[Member], Answer]) -> Answer:
+    """Answer a question about the sum in which this hospital has a place.
+
+    Raises:
+        SumRefused: It has no place in that sum; or the coordinator contradicts itself.
+    """
+    member = site.kept.get(KEPT)
+    if not isinstance(member, Member) or member.terms.session != question.session:
+        raise SumRefused(
+            "This hospital has no place in that sum: its worker was started again meanwhile, or "
+            "the coordinator began another sum."
+        )
+    try:
+        return ask(member)
+    except CoordinatorContradicts as error:
+        site.kept.pop(KEPT)  # it takes part in this sum no more
+        log.error("%s", error)
+        raise

@@ -1,0 +1,137 @@
+"""The coordinator asks its hospitals, step by step, until it has the sum of their vectors."""
+
+import secrets
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol, TypeVar
+
+from flwr.app import ConfigRecord, Message, RecordDict
+
+from polyclinic.federation.envelope.content import CONFIG
+from polyclinic.federation.secure_sums.collector import Collector
+from polyclinic.federation.secure_sums.masks import Words
+from polyclinic.federation.secure_sums.messages import (
+    MASK,
+    REVEAL,
+    SHARE,
+    SURVIVE,
+    MaskQuestion,
+    RevealedAnswer,
+    RevealQuestion,
+    SharedAnswer,
+    ShareQuestion,
+    SignedAnswer,
+    SurviveQuestion,
+    check_sites,
+    read_answer,
+    read_words,
+    to_config,
+)
+from polyclinic.federation.secure_sums.terms import Offer, Shares
+
+Value = TypeVar("Value")
+
+
+class Asking(Protocol):
+    """A grid that asks hospitals; `polyclinic.federation.grids.reliable_grid.ReliableGrid`."""
+
+    def ask(
+        self,
+        kind: str,
+        contents: Mapping[str, RecordDict],
+        read: Callable[[str, Message], Value],
+        minimum: int,
+        phase: str = "",
+    ) -> dict[str, Value]:
+        """Ask hospitals, and return what was read of their answers, by site."""
+        ...
+
+
+def new_session() -> str:
+    """Draw the name of a sum."""
+    return secrets.token_hex(16)
+
+
+def take_sum(grid: Asking, collector: Collector, offers: Mapping[str, Offer], number: int) -> Words:
+    """Carry out all steps after the offers.
+
+    Args:
+        grid: Asks the hospitals.
+        collector: Has the terms; afterwards its `survivors` are those in the sum.
+        offers: Keys of the hospitals that take part.
+        number: Round, for events.
+
+    Returns:
+        The sum modulo 2^32.
+
+    Raises:
+        TooFewHospitals: Too few answered in some step.
+        TooFewInSum: Too few made an offer.
+        AnswerRefused: The shares that hospitals revealed give no secret.
+    """
+    session, shown = collector.terms.session, collector.take_offers(offers)
+    receivers = list(collector.offers)
+    steps = _Steps(grid, number, collector.needed)
+
+    def read_shares(site: str, message: Message) -> Shares:
+        found = read_answer(SharedAnswer, message)
+        check_sites(found.sites, [name for name in receivers if name != site])
+        return Shares(dict(zip(found.sites, found.sealed, strict=True)), found.signature)
+
+    question = ShareQuestion.of(session, shown)
+    collector.take_shares(steps.ask(SHARE, dict.fromkeys(receivers, question), read_shares))
+
+    def read_masked(site: str, message: Message) -> None:
+        collector.add(site, read_words(message, collector.numbers))
+
+    masks = {}
+    for site in collector.shared:
+        sealed, signed = collector.shares_for(site)
+        masks[site] = MaskQuestion(
+            session, tuple(sealed), tuple(sealed.values()), tuple(signed.values())
+        )
+    steps.ask(MASK, masks, read_masked)
+
+    survivors = SurviveQuestion(session, tuple(collector.survivors))
+    collector.take_signatures(
+        steps.ask(
+            SURVIVE,
+            dict.fromkeys(collector.survivors, survivors),
+            lambda _site, message: read_answer(SignedAnswer, message).signature,
+        )
+    )
+
+    def read_revealed(_site: str, message: Message) -> dict[str, bytes]:
+        found = read_answer(RevealedAnswer, message)
+        check_sites(found.sites, collector.shared)
+        return dict(zip(found.sites, found.shares, strict=True))
+
+    signatures = collector.signatures
+    reveal = RevealQuestion(session, tuple(signatures), tuple(signatures.values()))
+    collector.take_revealed(steps.ask(REVEAL, dict.fromkeys(signatures, reveal), read_revealed))
+    return collector.total()
+
+
+class _Steps:
+    """Asks the question of each step.
+
+    Args:
+        grid: Asks the hospitals.
+        number: Round, for events.
+        needed: Number of hospitals that must answer.
+    """
+
+    def __init__(self, grid: Asking, number: int, needed: int) -> None:
+        self._grid, self._number, self._needed = grid, number, needed
+
+    def ask(
+        self, kind: str, questions: Mapping[str, Any], read: Callable[[str, Message], Value]
+    ) -> dict[str, Value]:
+        """Ask hospitals a step's question each."""
+        made: dict[int, RecordDict] = {}  # equal questions share their content
+        contents = {}
+        for site, question in questions.items():
+            if id(question) not in made:
+                config = {**to_config(question), "server-round": self._number}
+                made[id(question)] = RecordDict({CONFIG: ConfigRecord(config)})
+            contents[site] = made[id(question)]
+        return self._grid.ask(kind, contents, read, self._needed)
