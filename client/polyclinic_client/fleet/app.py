@@ -14,6 +14,7 @@ from polyclinic.federation.records import (
 )
 from polyclinic.federation.secure_sums.messages import (
     MaskQuestion,
+    OfferQuestion,
     RevealQuestion,
     ShareQuestion,
     SurviveQuestion,
@@ -81,7 +82,18 @@ def train_for_sum(message: Message, context: Context) -> Message:
     if not terms.masked:
         return words_reply(message, words, figures)
     identity = identity_of(context.node_config)
-    return offered_reply(message, figures, membership.begin(site, identity, terms, words))
+    return offered_reply(message, membership.begin(site, identity, terms, words), figures)
+
+
+@app.query("offer")
+def offer(message: Message, context: Context) -> Message:
+    """Take a place in a sum with a contribution that is ready; it stays here."""
+    site, terms = open_site(context.node_config), terms_of(message)
+    words = membership.ready_words(site, terms, read_asked(OfferQuestion, message))
+    if not terms.masked:
+        return words_reply(message, words)
+    identity = identity_of(context.node_config)
+    return offered_reply(message, membership.begin(site, identity, terms, words))
 
 
 @app.query("share")

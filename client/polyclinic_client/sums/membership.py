@@ -13,6 +13,7 @@ from polyclinic.federation.secure_sums.masks import Words
 from polyclinic.federation.secure_sums.member import Member
 from polyclinic.federation.secure_sums.messages import (
     MaskQuestion,
+    OfferQuestion,
     RevealedAnswer,
     RevealQuestion,
     SharedAnswer,
@@ -24,6 +25,8 @@ from polyclinic.federation.secure_sums.partners import read_partners, recognize
 from polyclinic.federation.secure_sums.quantization import Reals
 from polyclinic.federation.secure_sums.summed import note_sum, words_digest
 from polyclinic.federation.secure_sums.terms import Offer, Terms
+from polyclinic.learning.state_dict import pack
+from polyclinic.store.contribution import TensorFile
 from polyclinic_client.site.site import Site
 from polyclinic_client.sums.identity import Identity
 
@@ -33,13 +36,13 @@ Answer = TypeVar("Answer")
 Question = ShareQuestion | MaskQuestion | SurviveQuestion | RevealQuestion
 
 
-def quantize(terms: Terms, trained: Reals, asked: Reals) -> Words:
+def quantize(terms: Terms, trained: Reals, asked: Reals | None = None) -> Words:
     """Return the update's words, and what was lost.
 
     Args:
         terms: Of the sum.
         trained: Weights after training, (numbers,).
-        asked: Weights that it started from.
+        asked: Weights that it started from; None where `trained` is the difference already.
 
     Raises:
         NotFinite: The update holds NaN or infinite numbers.
@@ -53,6 +56,27 @@ def quantize(terms: Terms, trained: Reals, asked: Reals) -> Words:
             terms.clip,
         )
     return terms.grid.with_losses(found)
+
+
+def ready_words(site: Site, terms: Terms, question: OfferQuestion) -> Words:
+    """Return the words of the contribution that is ready in the outbox.
+
+    Raises:
+        SumRefused: It is not there, or of another base or task than the sum.
+    """
+    ready = site.outbox.ready()
+    if ready is None or ready.digest != question.digest:
+        raise SumRefused("This hospital has no such contribution any more: ask it again.")
+    with TensorFile(ready.path) as file:
+        about = file.contribution
+        if (about.base, about.task) != (question.base, question.task):
+            raise SumRefused(
+                "This hospital's contribution is for another base or task than the sum: wait until "
+                "it has trained again."
+            )
+        names = sorted(file.names)
+        vector = pack({name: file.task_vector(name) for name in names}, names)
+    return quantize(terms, vector.numpy())
 
 
 def begin(site: Site, identity: Identity, terms: Terms, words: Words) -> Offer:

@@ -125,6 +125,7 @@ class SumsConfig:
     clip: Positive  # largest size of a number of an update
     bits: Annotated[int, Field(ge=2, le=31)]  # of a number, with its sign
     least_hospitals: Annotated[int, Field(ge=1, le=10_000)]  # in a sum
+    batch: Annotated[int, Field(ge=0, le=10_000)] = 0  # of merging; 0: all that the run waits for
 
 
 class PrivacyConfig(TypedDict):

@@ -37,8 +37,7 @@ from polyclinic.federation.grids.passing import PassingGrid
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.records import round_of
 from polyclinic.federation.secure_sums.collector import Collector
-from polyclinic.federation.secure_sums.exchange import new_session, take_sum
-from polyclinic.federation.secure_sums.masks import Words
+from polyclinic.federation.secure_sums.exchange import add_up, make_terms
 from polyclinic.federation.secure_sums.messages import (
     PREFIX,
     TRAIN,
@@ -47,7 +46,7 @@ from polyclinic.federation.secure_sums.messages import (
     to_config,
 )
 from polyclinic.federation.secure_sums.quantization import EXTRA, Losses
-from polyclinic.federation.secure_sums.terms import FEWEST, Terms, check_room
+from polyclinic.federation.secure_sums.terms import FEWEST, Terms
 
 MEANS = (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, FedAdagrad)  # what they need is a mean
 
@@ -89,7 +88,9 @@ class SummingGrid(PassingGrid):
             self._minimum,
             phase=MessageType.TRAIN,
         )
-        total, count = self._total(terms, numbers + EXTRA, answers, round_of(asked[0]))
+        collector = Collector(terms, numbers + EXTRA)
+        total, members = add_up(self._reliable, collector, answers, round_of(asked[0]))
+        count = len(members)
         self._tell(terms.grid.losses(total, count), numbers * count)
         mean = terms.grid.mean(total[:-EXTRA], count, array_values(weights))
         return [_answer(asked[0], mean, answers)]
@@ -107,22 +108,6 @@ class SummingGrid(PassingGrid):
                 )
         return {site: made[id(message.content)] for site, message in zip(sites, asked, strict=True)}
 
-    def _total(
-        self, terms: Terms, numbers: int, answers: Mapping[str, Offered], number: int
-    ) -> tuple[Words, int]:
-        """Return the sum of the updates, and how many are in it."""
-        if terms.masked:
-            collector = Collector(terms, numbers)
-            offers = {site: each.offer for site, each in answers.items() if each.offer is not None}
-            total = take_sum(self._reliable, collector, offers, number)
-            return total, len(collector.survivors)
-        check_room(len(answers), terms)
-        clear = np.zeros(numbers, dtype=np.uint32)
-        for each in answers.values():
-            assert each.words is not None
-            np.add(clear, each.words, out=clear)
-        return clear, len(answers)
-
     def _tell(self, lost: Losses, numbers: int) -> None:
         """Say how far the mean may be from the one of the updates as they were."""
         text = f"the sum's mean is within {lost.distance:.3g} (Euclidean) of the exact mean"
@@ -133,12 +118,6 @@ class SummingGrid(PassingGrid):
                 f"privacy.sums.clip={self._sums.clip:g}: raise it"
             )
         self._reliable.tell(text)
-
-
-def make_terms(sums: SumsConfig) -> Terms:
-    """Make the terms of a new sum."""
-    least = max(FEWEST, sums.least_hospitals)
-    return Terms(new_session(), sums.clip, sums.bits, least, sums.masked)
 
 
 def check_sums(sums: SumsConfig, strategy: type[Strategy], deployment: DeploymentConfig) -> None:

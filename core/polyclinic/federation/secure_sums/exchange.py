@@ -4,8 +4,10 @@ import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
+from polyclinic.config.schemas import SumsConfig
 from polyclinic.federation.envelope.content import CONFIG
 from polyclinic.federation.secure_sums.collector import Collector
 from polyclinic.federation.secure_sums.masks import Words
@@ -15,6 +17,7 @@ from polyclinic.federation.secure_sums.messages import (
     SHARE,
     SURVIVE,
     MaskQuestion,
+    Offered,
     RevealedAnswer,
     RevealQuestion,
     SharedAnswer,
@@ -26,7 +29,7 @@ from polyclinic.federation.secure_sums.messages import (
     read_words,
     to_config,
 )
-from polyclinic.federation.secure_sums.terms import Offer, Shares
+from polyclinic.federation.secure_sums.terms import FEWEST, Offer, Shares, Terms, check_room
 
 Value = TypeVar("Value")
 
@@ -46,9 +49,36 @@ class Asking(Protocol):
         ...
 
 
-def new_session() -> str:
-    """Draw the name of a sum."""
-    return secrets.token_hex(16)
+def make_terms(sums: SumsConfig) -> Terms:
+    """Make the terms of a new sum, with a name that nobody can guess."""
+    least = max(FEWEST, sums.least_hospitals)
+    return Terms(secrets.token_hex(16), sums.clip, sums.bits, least, sums.masked)
+
+
+def add_up(
+    grid: Asking, collector: Collector, answers: Mapping[str, Offered], number: int
+) -> tuple[Words, list[str]]:
+    """Return the sum of the vectors of hospitals that answered, and who is in it.
+
+    Args:
+        grid: Asks the hospitals.
+        collector: Has the terms.
+        answers: The hospitals' keys; or their vectors, where these travel in the clear.
+        number: Round, for events.
+
+    Raises:
+        TooFewHospitals, TooFewInSum, AnswerRefused: See `take_sum`.
+        TooManyInSum: There are more than a word has room for.
+    """
+    if collector.terms.masked:
+        offers = {site: each.offer for site, each in answers.items() if each.offer is not None}
+        return take_sum(grid, collector, offers, number), collector.survivors
+    check_room(len(answers), collector.terms)
+    total: Words = np.zeros(collector.numbers, dtype=np.uint32)
+    for each in answers.values():
+        if each.words is not None:
+            np.add(total, each.words, out=total)
+    return total, sorted(answers)
 
 
 def take_sum(grid: Asking, collector: Collector, offers: Mapping[str, Offer], number: int) -> Words:

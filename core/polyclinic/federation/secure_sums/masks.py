@@ -65,7 +65,7 @@ def add_mask(words: Words, seed: bytes, *, negative: bool = False) -> None:
     stream = Cipher(ChaCha20(seed, bytes(16)), mode=None).encryptor()
     change = np.subtract if negative else np.add
     zeros, key = bytes(4 * CHUNK_WORDS), np.empty(CHUNK_WORDS, dtype="<u4")
-    room = memoryview(key).cast("B")
+    room = key.data.cast("B")
     for start in range(0, words.size, CHUNK_WORDS):
         part = words[start : start + CHUNK_WORDS]
         size = 4 * part.size

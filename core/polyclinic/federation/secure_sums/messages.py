@@ -3,6 +3,7 @@
 | question | carries | the answer carries |
 |---|---|---|
 | `train.sum` | order, weights, `Terms` | figures and an `Offer`; or the vector in the clear |
+| `query.offer` | `OfferQuestion`, `Terms` | the same, of a contribution that is ready |
 | `query.share` | `ShareQuestion` | `SharedAnswer` |
 | `query.mask` | `MaskQuestion` | the masked vector |
 | `query.survive` | `SurviveQuestion` | `SignedAnswer` |
@@ -21,21 +22,23 @@ from pydantic.dataclasses import dataclass as validated
 from polyclinic.config.schemas import STRICT
 from polyclinic.errors import AnswerRefused
 from polyclinic.federation.answers import Figures, array_of, read_figures, record_of
+from polyclinic.federation.assignment import Digest
 from polyclinic.federation.envelope import BufferArray, array_values
 from polyclinic.federation.envelope.content import ARRAYS, CONFIG, METRICS
-from polyclinic.federation.records import config_of, read_values
+from polyclinic.federation.records import Word, config_of, read_values
 from polyclinic.federation.secure_sums.masks import Words
 from polyclinic.federation.secure_sums.shamir import SHARE_BYTES
 from polyclinic.federation.secure_sums.terms import Key, Offer, Session, Signature, Site, Terms
 
-TRAIN, SHARE, MASK, SURVIVE, REVEAL = (
+TRAIN, OFFER, SHARE, MASK, SURVIVE, REVEAL = (
     "train.sum",
+    "query.offer",
     "query.share",
     "query.mask",
     "query.survive",
     "query.reveal",
 )
-PREFIX, WORDS, OFFER = "sum.", "words", "offer"
+PREFIX, WORDS, KEYS = "sum.", "words", "offer"
 MOST = 10_000  # hospitals in a sum
 SEALED_BYTES = 2 * SHARE_BYTES + 16  # with the cipher's tag
 
@@ -57,6 +60,15 @@ class Rows:
         lists = [each for each in vars(self).values() if isinstance(each, tuple)]
         if len({len(each) for each in lists}) > 1 or len(set(lists[0])) < len(lists[0]):
             raise ValueError("lists of other lengths, or a hospital that is named twice")
+
+
+@validated(frozen=True, config=STRICT)
+class OfferQuestion:
+    """Which contribution is to be summed, and the model and the task that it must be for."""
+
+    digest: Digest
+    base: Digest
+    task: Word
 
 
 @validated(frozen=True, config=STRICT)
@@ -135,7 +147,7 @@ class RevealedAnswer(Rows):
 
 @dataclass(frozen=True)
 class Offered:
-    """The answer to a round of training whose update goes into a sum.
+    """The answer of a hospital whose update goes into a sum.
 
     Attributes:
         figures: What the hospital measured.
@@ -192,12 +204,11 @@ def read_answer(schema: type[Value], message: Message) -> Value:
     return TypeAdapter(schema).validate_python(_chosen(schema, flat, ""))
 
 
-def offered_reply(message: Message, figures: Mapping[str, float], offer: Offer) -> Message:
-    """Make the answer to `train.sum`: figures and keys."""
-    metrics = MetricRecord(dict(figures))
-    return Message(
-        RecordDict({METRICS: metrics, OFFER: ConfigRecord(to_config(offer))}), reply_to=message
-    )
+def offered_reply(message: Message, offer: Offer, figures: Mapping[str, float] = {}) -> Message:
+    """Make the answer to `train.sum` or `query.offer`: figures and keys."""
+    content: dict[str, Any] = {METRICS: MetricRecord(dict(figures))} if figures else {}
+    keys = ConfigRecord(to_config(offer))
+    return Message(RecordDict({KEYS: keys, **content}), reply_to=message)
 
 
 def words_reply(message: Message, words: Words, figures: Mapping[str, float] = {}) -> Message:
@@ -206,6 +217,16 @@ def words_reply(message: Message, words: Words, figures: Mapping[str, float] = {
     record[WORDS] = BufferArray(words)
     content: dict[str, Any] = {METRICS: MetricRecord(dict(figures))} if figures else {}
     return Message(RecordDict({ARRAYS: record, **content}), reply_to=message)
+
+
+def read_offer(site: str, message: Message, numbers: int, *, masked: bool) -> Offered:
+    """Read the answer to `query.offer`.
+
+    Raises:
+        AnswerRefused: It is another answer.
+        pydantic.ValidationError: A value is beyond its bounds.
+    """
+    return _read_offered(site, message, numbers, masked, Figures.model_construct())
 
 
 def read_offered(site: str, message: Message, numbers: int, *, masked: bool) -> Offered:
@@ -218,9 +239,15 @@ def read_offered(site: str, message: Message, numbers: int, *, masked: bool) -> 
     figures = read_figures(message)
     if figures.num_examples < 1:
         raise AnswerRefused("it trained on no examples", "Add cases to 'training'.")
+    return _read_offered(site, message, numbers, masked, figures)
+
+
+def _read_offered(
+    site: str, message: Message, numbers: int, masked: bool, figures: Figures
+) -> Offered:
     if not masked:
         return Offered(figures, words=read_words(message, numbers))
-    flat = {**dict(record_of(message, OFFER, ConfigRecord)), "site": site}
+    flat = {**dict(record_of(message, KEYS, ConfigRecord)), "site": site}
     return Offered(figures, TypeAdapter(Offer).validate_python(_chosen(Offer, flat, "")))
 
 

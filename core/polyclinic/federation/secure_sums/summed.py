@@ -18,7 +18,7 @@ FOLDER = "sums"
 
 def words_digest(words: Words) -> str:
     """Return the SHA-256 of a vector."""
-    return sha256(memoryview(words).cast("B")).hexdigest()
+    return sha256(words.data.cast("B")).hexdigest()
 
 
 def note_sum(state: Path, digest: str, hospitals: Sequence[str]) -> None:
