@@ -8,6 +8,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
+import numpy as np
+
 from polyclinic.federation.secure_sums.errors import CoordinatorContradicts, SumRefused
 from polyclinic.federation.secure_sums.masks import Words
 from polyclinic.federation.secure_sums.member import Member
@@ -21,8 +23,9 @@ from polyclinic.federation.secure_sums.messages import (
     SignedAnswer,
     SurviveQuestion,
 )
+from polyclinic.federation.secure_sums.noise import add_noise
 from polyclinic.federation.secure_sums.partners import read_partners, recognize
-from polyclinic.federation.secure_sums.quantization import Reals
+from polyclinic.federation.secure_sums.quantization import EXTRA, Reals
 from polyclinic.federation.secure_sums.summed import note_sum, words_digest
 from polyclinic.federation.secure_sums.terms import Offer, Terms
 from polyclinic.learning.state_dict import pack
@@ -37,7 +40,7 @@ Question = ShareQuestion | MaskQuestion | SurviveQuestion | RevealQuestion
 
 
 def quantize(terms: Terms, trained: Reals, asked: Reals | None = None) -> Words:
-    """Return the update's words, and what was lost.
+    """Return the update's words with their noise, if any, and what was lost.
 
     Args:
         terms: Of the sum.
@@ -47,7 +50,10 @@ def quantize(terms: Terms, trained: Reals, asked: Reals | None = None) -> Words:
     Raises:
         NotFinite: The update holds NaN or infinite numbers.
     """
-    found = terms.grid.quantize(trained, asked)
+    found = terms.grid.quantize(trained, asked, terms.norm)
+    if terms.sigma > 0:  # what was lost stays here: it has no noise
+        add_noise(found.words, terms.sigma / terms.grid.step)
+        return np.concatenate([found.words, np.zeros(EXTRA, dtype=np.uint32)])
     if found.clipped:
         log.warning(
             "%d of %d numbers of the update are beyond privacy.sums.clip=%g and were shortened",

@@ -126,6 +126,9 @@ class SumsConfig:
     bits: Annotated[int, Field(ge=2, le=31)]  # of a number, with its sign
     least_hospitals: Annotated[int, Field(ge=1, le=10_000)]  # in a sum
     batch: Annotated[int, Field(ge=0, le=10_000)] = 0  # of merging; 0: all that the run waits for
+    clipping_norm: Ratio = 0.0  # Euclidean length to which updates are shortened; 0: none is
+    # deviation of the noise on a sum of `least_hospitals`, in lengths of the longest; 0: none
+    noise_multiplier: Ratio = 0.0
 
 
 class PrivacyConfig(TypedDict):

@@ -104,7 +104,7 @@ class AveragingCoordinator:
                 self._finish(network, order, path.parent)
 
         grid = ReliableGrid(context.grid, context.attendance, deployment, folder.record)
-        asking = self._protected(grid, folder)
+        asking = self._protected(grid, folder, done)
         if done < order.rounds:
             aggregation = self._strategy.build(config.privacy, names)
             weights = self._strategy.run(asking, aggregation, order, weights, keep, folder.path)
@@ -114,14 +114,15 @@ class AveragingCoordinator:
         keep(order.rounds, weights, tested=True)
         folder.record(ArmEnd(arm=order.arm))
 
-    def _protected(self, grid: ReliableGrid, folder: RunFolder) -> Grid:
+    def _protected(self, grid: ReliableGrid, folder: RunFolder, done: int) -> Grid:
         """Return the grid that asks for rounds, after a note of what protects hospitals."""
         if self._config.privacy["_target_"]:
             folder.record(Note(text=self._describe_privacy()))
         if self._sums is None:
             return grid
         folder.record(Note(text=describe_sums(self._sums)))
-        return SummingGrid(grid, self._sums, self._config.deployment)
+        delta = self._config.privacy["release"].delta
+        return SummingGrid(grid, self._sums, self._config.deployment, delta, done)
 
     def _describe_privacy(self) -> str:
         noise = self._config.privacy.get("noise_multiplier", 0.0)

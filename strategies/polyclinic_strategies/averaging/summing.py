@@ -37,7 +37,12 @@ from polyclinic.federation.grids.passing import PassingGrid
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.records import round_of
 from polyclinic.federation.secure_sums.collector import Collector
-from polyclinic.federation.secure_sums.exchange import add_up, make_terms
+from polyclinic.federation.secure_sums.exchange import (
+    add_up,
+    check_protection,
+    concentrated,
+    make_terms,
+)
 from polyclinic.federation.secure_sums.messages import (
     PREFIX,
     TRAIN,
@@ -45,8 +50,9 @@ from polyclinic.federation.secure_sums.messages import (
     read_offered,
     to_config,
 )
+from polyclinic.federation.secure_sums.noise import epsilon
 from polyclinic.federation.secure_sums.quantization import EXTRA, Losses
-from polyclinic.federation.secure_sums.terms import FEWEST, Terms
+from polyclinic.federation.secure_sums.terms import Terms
 
 MEANS = (FedAvg, FedProx, FedAvgM, FedAdam, FedYogi, FedAdagrad)  # what they need is a mean
 
@@ -58,11 +64,21 @@ class SummingGrid(PassingGrid):
         grid: Asks the hospitals.
         sums: How updates are summed.
         deployment: Minimum number of hospitals.
+        delta: For which epsilon is told.
+        done: Number of rounds that an earlier attempt completed.
     """
 
-    def __init__(self, grid: ReliableGrid, sums: SumsConfig, deployment: DeploymentConfig) -> None:
+    def __init__(
+        self,
+        grid: ReliableGrid,
+        sums: SumsConfig,
+        deployment: DeploymentConfig,
+        delta: float,
+        done: int,
+    ) -> None:
         super().__init__(grid)
         self._reliable, self._sums = grid, sums
+        self._delta, self._done, self._rho = delta, done, 0.0
         self._minimum = max(deployment.min_hospitals, sums.least_hospitals)
 
     def send_and_receive(
@@ -91,7 +107,10 @@ class SummingGrid(PassingGrid):
         collector = Collector(terms, numbers + EXTRA)
         total, members = add_up(self._reliable, collector, answers, round_of(asked[0]))
         count = len(members)
-        self._tell(terms.grid.losses(total, count), numbers * count)
+        if terms.sigma > 0:
+            self._tell_epsilon(terms, count, numbers)
+        else:
+            self._tell(terms.grid.losses(total, count), numbers * count)
         mean = terms.grid.mean(total[:-EXTRA], count, array_values(weights))
         return [_answer(asked[0], mean, answers)]
 
@@ -107,6 +126,18 @@ class SummingGrid(PassingGrid):
                     {ARRAYS: content[ARRAYS], CONFIG: ConfigRecord(config)}
                 )
         return {site: made[id(message.content)] for site, message in zip(sites, asked, strict=True)}
+
+    def _tell_epsilon(self, terms: Terms, count: int, numbers: int) -> None:
+        """Say what all models so far tell about one hospital."""
+        if self._done:  # how many were in those sums is not known any more: as few as there may be
+            self._rho += self._done * concentrated(terms, terms.least, numbers)
+            self._done = 0
+        self._rho += concentrated(terms, count, numbers)
+        spent = epsilon(self._rho, self._delta)
+        self._reliable.tell(
+            f"differential privacy of whole hospitals so far: epsilon {spent:.4g} (delta "
+            f"{self._delta:g})"
+        )
 
     def _tell(self, lost: Losses, numbers: int) -> None:
         """Say how far the mean may be from the one of the updates as they were."""
@@ -131,14 +162,8 @@ def check_sums(sums: SumsConfig, strategy: type[Strategy], deployment: Deploymen
             f"A sum of updates hides single ones, and {strategy.__name__} needs them: choose "
             "strategy=averaging/fedavg, averaging/fedprox or averaging/fedadam; or privacy=none."
         )
-    if not sums.masked:
-        return
-    if sums.least_hospitals < FEWEST:
-        raise ConfigError(
-            f"privacy.sums.least_hospitals={sums.least_hospitals}: in a sum of two, each hospital "
-            f"knows the other's update. At least {FEWEST}."
-        )
-    if 0 < deployment.hospitals < sums.least_hospitals:
+    check_protection(sums)
+    if sums.masked and 0 < deployment.hospitals < sums.least_hospitals:
         raise ConfigError(
             f"deployment.hospitals={deployment.hospitals}, and a secure sum needs "
             f"{sums.least_hospitals} (privacy.sums.least_hospitals)."

@@ -149,7 +149,8 @@ class MergingRun:
         if self._sums is None:
             return EventLoop(*more)
         self._folder.record(Note(text=describe_batches(self._sums)))
-        return BatchLoop(self._sums, self._make_grid(self._folder.record), *more)
+        grid, delta = self._make_grid(self._folder.record), self._config.privacy["release"].delta
+        return BatchLoop(self._sums, grid, delta, *more)
 
     def _rivals(self) -> list[Config]:
         """Return the configurations of the strategies that are compared at the end."""

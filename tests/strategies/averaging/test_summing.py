@@ -72,3 +72,19 @@ def test_what_needs_single_updates_is_refused_before_anybody_is_asked(sites: lis
 def test_two_hospitals_are_too_few(sites: list[Path]) -> None:
     with pytest.raises(ConfigError, match="a secure sum needs 3"):
         simulate(sites[:2], *SMALL, "privacy=secure_sum", rounds=1)
+
+
+def test_noise_tells_epsilon_and_what_protects_nobody_is_refused(sites: list[Path]) -> None:
+    noisy = ("privacy=distributed_dp", "privacy.sums.clipping_norm=0.5")
+    with simulate(sites, *SMALL, *noisy, strategy="averaging/fedavg", rounds=1) as result:
+        assert not result.faults
+        (told,) = [text for text in notes(result) if "epsilon" in text]
+        assert "epsilon 4.7" in told  # one Gaussian mechanism of multiplier 1, delta 1e-5
+        assert not any("within" in text for text in notes(result))
+    for more in (
+        ("privacy=secure_sum", "privacy.sums.noise_multiplier=1.0"),
+        ("privacy=distributed_dp", "privacy.sums.clipping_norm=0"),
+        ("privacy=distributed_dp", "privacy.sums.masked=false"),
+    ):
+        with pytest.raises(ConfigError, match=r"privacy\.sums\.noise_multiplier"):
+            simulate(sites, *SMALL, *more, rounds=1)

@@ -1,5 +1,6 @@
 """The coordinator asks its hospitals, step by step, until it has the sum of their vectors."""
 
+import math
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol, TypeVar
@@ -8,6 +9,7 @@ import numpy as np
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from polyclinic.config.schemas import SumsConfig
+from polyclinic.errors import ConfigError
 from polyclinic.federation.envelope.content import CONFIG
 from polyclinic.federation.secure_sums.collector import Collector
 from polyclinic.federation.secure_sums.masks import Words
@@ -29,6 +31,7 @@ from polyclinic.federation.secure_sums.messages import (
     read_words,
     to_config,
 )
+from polyclinic.federation.secure_sums.noise import rho
 from polyclinic.federation.secure_sums.terms import FEWEST, Offer, Shares, Terms, check_room
 
 Value = TypeVar("Value")
@@ -52,7 +55,46 @@ class Asking(Protocol):
 def make_terms(sums: SumsConfig) -> Terms:
     """Make the terms of a new sum, with a name that nobody can guess."""
     least = max(FEWEST, sums.least_hospitals)
-    return Terms(secrets.token_hex(16), sums.clip, sums.bits, least, sums.masked)
+    sigma = sums.noise_multiplier * sums.clipping_norm / math.sqrt(least)
+    return Terms(
+        secrets.token_hex(16),
+        sums.clip,
+        sums.bits,
+        least,
+        sums.masked,
+        sums.clipping_norm,
+        sigma,
+    )
+
+
+def concentrated(terms: Terms, hospitals: int, numbers: int) -> float:
+    """Return the concentrated differential privacy of one sum; 0 without noise."""
+    if terms.sigma == 0:
+        return 0.0
+    return rho(terms.grid, terms.norm, terms.sigma, hospitals, numbers)
+
+
+def check_protection(sums: SumsConfig) -> None:
+    """Refuse settings that protect nobody.
+
+    Raises:
+        ConfigError: They do not.
+    """
+    if sums.masked and sums.least_hospitals < FEWEST:
+        raise ConfigError(
+            f"privacy.sums.least_hospitals={sums.least_hospitals}: in a sum of two, each hospital "
+            f"knows the other's update. At least {FEWEST}."
+        )
+    if sums.noise_multiplier > 0 and not sums.masked:
+        raise ConfigError(
+            "privacy.sums.noise_multiplier without privacy.sums.masked: each hospital's own noise "
+            "is too little to protect it, only the sum has enough."
+        )
+    if (sums.noise_multiplier > 0) != (sums.clipping_norm > 0):
+        raise ConfigError(
+            "privacy.sums.noise_multiplier and privacy.sums.clipping_norm need each other: noise "
+            "protects updates of bounded length, and a bound alone protects nobody."
+        )
 
 
 def add_up(

@@ -74,30 +74,36 @@ class Grid:
         """Largest number of vectors whose sum is exact."""
         return (2**31 - 1) // self.levels
 
-    def quantize(self, values: Reals, minus: Reals | None = None) -> Quantized:
+    def quantize(self, values: Reals, minus: Reals | None = None, norm: float = 0.0) -> Quantized:
         """Put numbers on the grid.
 
         Args:
             values: Finite numbers, (numbers,).
             minus: Taken from them first, such as the weights that training started from.
+            norm: Euclidean length to which a longer vector is shortened first; 0: none is.
 
         Raises:
             NotFinite: A number is NaN or infinite.
         """
         words = np.empty(values.shape, dtype=np.uint32)
         clipped, squares = 0, 0.0
+        share = min(1.0, norm / _length(values, minus)) if norm > 0 else 1.0
         for start in range(0, values.size, CHUNK):
             part = slice(start, start + CHUNK)
             exact = values[part].astype(np.float64)
             if minus is not None:
                 exact -= minus[part]
-            if not np.isfinite(exact).all():
+            levels = exact * (share / self.step)
+            np.rint(levels, out=levels)
+            largest = max(levels.max(), -levels.min())
+            if not np.isfinite(largest):
                 raise NotFinite
-            levels = np.rint(exact / self.step)
-            clipped += int(np.count_nonzero(np.abs(levels) > self.levels))
-            np.clip(levels, -self.levels, self.levels, out=levels)
+            if largest > self.levels:
+                clipped += int(np.count_nonzero(np.abs(levels) > self.levels))
+                np.clip(levels, -self.levels, self.levels, out=levels)
             words[part] = levels.astype(np.int32).view(np.uint32)
-            exact -= levels * self.step
+            levels *= self.step
+            exact -= levels
             squares += float(np.vdot(exact, exact))
         return Quantized(words, clipped, math.sqrt(squares))
 
@@ -130,3 +136,15 @@ class Grid:
                 exact += plus[part]
             found[part] = exact
         return found
+
+
+def _length(values: Reals, minus: Reals | None) -> float:
+    """Return the Euclidean length of a difference; tiny where there is none."""
+    squares = 0.0
+    for start in range(0, values.size, CHUNK):
+        part = slice(start, start + CHUNK)
+        exact = values[part].astype(np.float64)
+        if minus is not None:
+            exact -= minus[part]
+        squares += float(np.vdot(exact, exact))
+    return max(math.sqrt(squares), 1e-300)

@@ -1,5 +1,6 @@
 """What is agreed on before a sum begins, what is said in it, and what is signed."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -15,6 +16,7 @@ from polyclinic.federation.secure_sums.quantization import Grid
 from polyclinic.fleet.signatures import framed
 
 DOMAIN = b"polyclinic.sums.v1"  # no signature for another purpose starts so
+TAIL = 12.0  # deviations of noise for which there is room
 FEWEST = 3  # hospitals in a sum: of two, each knows the other's vector
 
 Site = Annotated[str, Field(strict=True, min_length=1, max_length=100)]
@@ -42,6 +44,8 @@ class Terms:
         bits: Number of bits of a number, with its sign.
         least: Least number of hospitals in the sum.
         masked: Whether vectors are masked; else they travel quantized, in the clear.
+        norm: Euclidean length to which longer vectors are shortened; 0: none is.
+        sigma: Deviation of the noise that each hospital adds to each number; 0: none.
     """
 
     session: Session
@@ -49,6 +53,20 @@ class Terms:
     bits: Annotated[int, Field(ge=2, le=31)]
     least: Annotated[int, Field(ge=FEWEST, le=10_000)] = FEWEST
     masked: Annotated[bool, Field(strict=True)] = True
+    norm: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+    sigma: Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)] = 0.0
+
+    def __post_init__(self) -> None:
+        if self.sigma > 0 and not (self.norm > 0 and self.masked):
+            raise ValueError("noise needs a length to which vectors are shortened, and masks")
+
+    @property
+    def most(self) -> int:
+        """Largest number of hospitals whose sum fits into a word, with its noise."""
+        noise = TAIL * self.sigma / self.grid.step  # of one hospital; of n, sqrt(n) times that
+        room = float(2**31 - 1)
+        count = (-noise + math.sqrt(noise**2 + 4 * self.grid.levels * room)) / 2
+        return min(self.grid.most, int((count / self.grid.levels) ** 2))
 
     @property
     def grid(self) -> Grid:
@@ -57,7 +75,8 @@ class Terms:
 
     def to_bytes(self) -> bytes:
         """Return the terms as they are signed."""
-        return repr((self.session, self.clip, self.bits, self.least, self.masked)).encode()
+        values = (self.session, self.clip, self.bits, self.least, self.masked)
+        return repr((*values, self.norm, self.sigma)).encode()
 
 
 def check_room(hospitals: int, terms: Terms) -> None:
@@ -66,8 +85,8 @@ def check_room(hospitals: int, terms: Terms) -> None:
     Raises:
         TooManyInSum: There are too many.
     """
-    if hospitals > terms.grid.most:
-        raise TooManyInSum(hospitals, terms.grid.most)
+    if hospitals > terms.most:
+        raise TooManyInSum(hospitals, terms.most)
 
 
 @validated(frozen=True, config=STRICT)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 from polyclinic.config.schemas import SumsConfig
 from polyclinic.errors import ConfigError
-from polyclinic.federation.secure_sums.terms import FEWEST
+from polyclinic.federation.secure_sums.exchange import check_protection
 from polyclinic_strategies.merging.strategy import Merging
 
 MEAN = "polyclinic_strategies.merging.rules.mean.Mean"
@@ -36,11 +36,7 @@ def check_batches(strategy: Merging, sums: SumsConfig) -> None:
             f"A sum hides single contributions, and {why}: choose strategy=merging/mean without "
             "them; or privacy=none."
         )
-    if sums.masked and sums.least_hospitals < FEWEST:
-        raise ConfigError(
-            f"privacy.sums.least_hospitals={sums.least_hospitals}: in a sum of two, each hospital "
-            f"knows the other's contribution. At least {FEWEST}."
-        )
+    check_protection(sums)
 
 
 def describe_batches(sums: SumsConfig) -> str:

@@ -26,7 +26,7 @@ from polyclinic.federation.events import Note
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.secure_sums.collector import Collector
 from polyclinic.federation.secure_sums.errors import SumRefused
-from polyclinic.federation.secure_sums.exchange import add_up, make_terms
+from polyclinic.federation.secure_sums.exchange import add_up, concentrated, make_terms
 from polyclinic.federation.secure_sums.messages import (
     OFFER,
     PREFIX,
@@ -35,6 +35,7 @@ from polyclinic.federation.secure_sums.messages import (
     read_offer,
     to_config,
 )
+from polyclinic.federation.secure_sums.noise import epsilon
 from polyclinic.federation.secure_sums.quantization import EXTRA, Losses
 from polyclinic.federation.secure_sums.terms import FEWEST, Terms
 from polyclinic.learning.state_dict import StateDict
@@ -55,13 +56,14 @@ class BatchLoop(EventLoop):
     Args:
         sums: How contributions are summed.
         grid: Asks the hospitals of a batch.
+        delta: For which epsilon is told.
         more: What `EventLoop` needs.
     """
 
-    def __init__(self, sums: SumsConfig, grid: ReliableGrid, *more: Any) -> None:
+    def __init__(self, sums: SumsConfig, grid: ReliableGrid, delta: float, *more: Any) -> None:
         super().__init__(*more)
         self.requirements = replace(self.requirements, sites=None, inspect=None)
-        self._sums, self._reliable = sums, grid
+        self._sums, self._reliable, self._delta = sums, grid, delta
         self._expected = self.strategy.make_end(int(more[-2])).contributions
         self._ready: dict[str, str] = {}  # site -> digest
         self._since = self._failed = float("-inf")  # when one was ready first; when a sum failed
@@ -126,9 +128,17 @@ class BatchLoop(EventLoop):
             self._ready.clear()  # who still waits says so when it is asked next
             self.on_event(Note(text=f"a secure sum failed, and is tried again: {error}"))
             return
+        if terms.sigma > 0:
+            self._tell_epsilon(concentrated(terms, len(members), numbers - EXTRA))
         mean = terms.grid.mean(total[:-EXTRA], len(members))
         lost = terms.grid.losses(total, len(members))
         self._keep(_unpack(mean, self.base, names), {site: ready[site] for site in members}, lost)
+
+    def _tell_epsilon(self, spent: float) -> None:
+        """Say what a batch tells about each of its members."""
+        found = epsilon(spent, self._delta)
+        text = f"differential privacy of each hospital in the batch: epsilon {found:.4g}"
+        self.on_event(Note(text=f"{text} (delta {self._delta:g})"))
 
     def _question(self, digest: str, terms: Terms) -> RecordDict:
         assignment = self.assignment
