@@ -73,27 +73,27 @@ def train_for_sum(message: Message, context: Context) -> Message:
     asked = weights_from_message(message)
     with compute_slot():
         trained = site.train(order_from_message(message), asked)
-        words = membership.quantize(terms, trained.weights.numpy(), asked.numpy())
+        prepared = membership.quantize(terms, trained.weights.numpy(), asked.numpy())
     figures = {
         "num-examples": trained.result.num_examples,
         "loss": trained.result.loss,
         "seconds": time.monotonic() - start,
     }
     if not terms.masked:
-        return words_reply(message, words, figures)
+        return words_reply(message, prepared.words, figures)
     identity = identity_of(context.node_config)
-    return offered_reply(message, membership.begin(site, identity, terms, words), figures)
+    return offered_reply(message, membership.begin(site, identity, terms, prepared), figures)
 
 
 @app.query("offer")
 def offer(message: Message, context: Context) -> Message:
     """Take a place in a sum with a contribution that is ready; it stays here."""
     site, terms = open_site(context.node_config), terms_of(message)
-    words = membership.ready_words(site, terms, read_asked(OfferQuestion, message))
+    prepared = membership.ready(site, terms, read_asked(OfferQuestion, message))
     if not terms.masked:
-        return words_reply(message, words)
+        return words_reply(message, prepared.words)
     identity = identity_of(context.node_config)
-    return offered_reply(message, membership.begin(site, identity, terms, words))
+    return offered_reply(message, membership.begin(site, identity, terms, prepared))
 
 
 @app.query("share")

@@ -6,7 +6,7 @@ The update and the secrets of a sum are kept in memory alone. A worker that dies
 import logging
 from collections.abc import Callable
 from functools import partial
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -39,8 +39,20 @@ Answer = TypeVar("Answer")
 Question = ShareQuestion | MaskQuestion | SurviveQuestion | RevealQuestion
 
 
-def quantize(terms: Terms, trained: Reals, asked: Reals | None = None) -> Words:
-    """Return the update's words with their noise, if any, and what was lost.
+class Prepared(NamedTuple):
+    """An update as it goes into a sum.
+
+    Attributes:
+        words: The update with its noise, if any, and what was lost.
+        digest: Of the update without noise.
+    """
+
+    words: Words
+    digest: str
+
+
+def quantize(terms: Terms, trained: Reals, asked: Reals | None = None) -> Prepared:
+    """Put an update on the grid, with its noise if there is any.
 
     Args:
         terms: Of the sum.
@@ -51,9 +63,11 @@ def quantize(terms: Terms, trained: Reals, asked: Reals | None = None) -> Words:
         NotFinite: The update holds NaN or infinite numbers.
     """
     found = terms.grid.quantize(trained, asked, terms.norm)
+    digest = words_digest(found.words)
     if terms.sigma > 0:  # what was lost stays here: it has no noise
         add_noise(found.words, terms.sigma / terms.grid.step)
-        return np.concatenate([found.words, np.zeros(EXTRA, dtype=np.uint32)])
+        nothing = np.zeros(EXTRA, dtype=np.uint32)
+        return Prepared(np.concatenate([found.words, nothing]), digest)
     if found.clipped:
         log.warning(
             "%d of %d numbers of the update are beyond privacy.sums.clip=%g and were shortened",
@@ -61,19 +75,19 @@ def quantize(terms: Terms, trained: Reals, asked: Reals | None = None) -> Words:
             found.words.size,
             terms.clip,
         )
-    return terms.grid.with_losses(found)
+    return Prepared(terms.grid.with_losses(found), digest)
 
 
-def ready_words(site: Site, terms: Terms, question: OfferQuestion) -> Words:
-    """Return the words of the contribution that is ready in the outbox.
+def ready(site: Site, terms: Terms, question: OfferQuestion) -> Prepared:
+    """Quantize the contribution that is ready in the outbox.
 
     Raises:
         SumRefused: It is not there, or of another base or task than the sum.
     """
-    ready = site.outbox.ready()
-    if ready is None or ready.digest != question.digest:
+    found = site.outbox.ready()
+    if found is None or found.digest != question.digest:
         raise SumRefused("This hospital has no such contribution any more: ask it again.")
-    with TensorFile(ready.path) as file:
+    with TensorFile(found.path) as file:
         about = file.contribution
         if (about.base, about.task) != (question.base, question.task):
             raise SumRefused(
@@ -85,7 +99,7 @@ def ready_words(site: Site, terms: Terms, question: OfferQuestion) -> Words:
     return quantize(terms, vector.numpy())
 
 
-def begin(site: Site, identity: Identity, terms: Terms, words: Words) -> Offer:
+def begin(site: Site, identity: Identity, terms: Terms, prepared: Prepared) -> Offer:
     """Take a place in a sum; an earlier sum's is given up."""
     site.kept.pop(KEPT, None)
     member = Member(
@@ -93,10 +107,10 @@ def begin(site: Site, identity: Identity, terms: Terms, words: Words) -> Offer:
         identity.key,
         identity.authority,
         terms,
-        words,
+        prepared.words,
         recognize=partial(recognize, site.state),
         least=read_partners(site.state).least,
-        before_reveal=partial(note_sum, site.state, words_digest(words)),
+        before_reveal=partial(note_sum, site.state, prepared.digest, once=terms.sigma > 0),
     )
     site.kept[KEPT] = member
     return member.offer()

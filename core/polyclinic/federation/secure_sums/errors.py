@@ -65,12 +65,13 @@ class ShareInvalid(SumRefused):
 
 
 class SummedBefore(SumRefused):
-    """The same update was part of a sum before, with other hospitals."""
+    """The same update was part of a sum before, with other hospitals or other noise."""
 
     def __init__(self) -> None:
         super().__init__(
-            "This update was part of a secure sum before, with other hospitals: the difference of "
-            "the two sums could reveal it. Begin a new run, or another seed."
+            "This update was part of a secure sum before: the difference of two sums with other "
+            "hospitals, or the mean of two with other noise, could reveal it. Begin a new run with "
+            "another seed."
         )
 
 

@@ -176,7 +176,7 @@ def read_asked(schema: type[Value], message: Message, prefix: str = "") -> Value
         ConfigError: A value is missing, of another kind, or beyond its bound.
     """
     found = _chosen(schema, config_of(message), prefix)
-    return read_values(schema, found, prefix or PREFIX)  # type: ignore[type-var]
+    return read_values(schema, found, prefix or PREFIX)
 
 
 def terms_of(message: Message) -> Terms:

@@ -38,7 +38,7 @@ class Uniform:
     def draw(self, count: int) -> np.ndarray[Any, np.dtype[np.float64]]:
         """Draw numbers of (0, 1)."""
         bits = np.frombuffer(self._stream.update(bytes(8 * count)), dtype="<u8") >> np.uint64(11)
-        drawn: np.ndarray[Any, np.dtype[np.float64]] = (bits + 0.5) * 2.0**-53
+        drawn: np.ndarray[Any, np.dtype[np.float64]] = (bits.astype(np.float64) + 0.5) * 2.0**-53
         return drawn
 
 

@@ -200,7 +200,7 @@ def _read(site: str, message: Message, numbers: int, masked: bool) -> Offered:
 
 def _unpack(vector: np.ndarray[Any, Any], like: StateDict, names: Sequence[str]) -> StateDict:
     sizes = [like[name].numel() for name in names]
-    pieces = torch.from_numpy(vector).split(sizes)
+    pieces = torch.split(torch.from_numpy(vector), sizes)
     return {
         name: piece.reshape(like[name].shape).clone()
         for name, piece in zip(names, pieces, strict=True)
