@@ -62,7 +62,7 @@ class Grid:
     @property
     def levels(self) -> int:
         """Largest level."""
-        return 2 ** (self.bits - 1) - 1
+        return (1 << self.bits - 1) - 1
 
     @property
     def step(self) -> float:
