@@ -44,7 +44,7 @@ from polyclinic.federation.secure_sums.terms import (
 )
 from polyclinic.fleet.signatures import framed, sign_statement, signer
 from polyclinic.security.admission_errors import SignatureInvalid
-from polyclinic.security.keys import PrivateKey, PublicKey, public_pem
+from polyclinic.security.keys import PrivateKey, PublicKey, fingerprint, public_pem
 
 Answer = TypeVar("Answer")
 Recognize = Callable[[str, PublicKey], None]  # raises OfferInvalid for a key that is not the site's
@@ -200,28 +200,30 @@ class Member:
             public_of(self._mask),
         ):
             raise CoordinatorContradicts("its list of keys lacks this hospital's own keys")
-        for kind in ("site", "identity", "cipher", "mask"):
+        for kind in ("site", "cipher", "mask"):
             if len({getattr(offer, kind) for offer in offers}) < len(offers):
                 raise CoordinatorContradicts(f"two hospitals in its list have the same {kind}")
         self._check_number(len(names), len(names))
         check_room(len(names), self.terms)
-        for offer in offers:
-            statement = offer_statement(
-                self.terms,
-                self._authority,
-                offer.site,
-                offer.cipher,
-                offer.mask,
-                self._words.size,
-            )
-            try:
-                key = signer(offer.identity, offer.signature, statement)
-            except SignatureInvalid as error:
-                raise OfferInvalid(
-                    offer.site, "they are not signed by the key that is named with them"
-                ) from error
-            if offer.site != self._site:
-                self._recognize(offer.site, key)
+        keys = {offer.site: self._signer_of(offer) for offer in offers}
+        if len(set(map(fingerprint, keys.values()))) < len(keys):
+            raise CoordinatorContradicts("two hospitals in its list have the same identity")
+        for site, key in keys.items():
+            if site != self._site:
+                self._recognize(site, key)
+
+    def _signer_of(self, offer: Offer) -> PublicKey:
+        """Return the key that signed an offer."""
+        size = self._words.size
+        statement = offer_statement(
+            self.terms, self._authority, offer.site, offer.cipher, offer.mask, size
+        )
+        try:
+            return signer(offer.identity, offer.signature, statement)
+        except SignatureInvalid as error:
+            raise OfferInvalid(
+                offer.site, "they are not signed by the key that is named with them"
+            ) from error
 
     def _receive(self, sealed: Mapping[str, bytes], signatures: Mapping[str, bytes]) -> None:
         """Check and open the shares that the others sent."""

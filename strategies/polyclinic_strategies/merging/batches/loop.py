@@ -98,8 +98,11 @@ class BatchLoop(EventLoop):
             self._sum(ready)
 
     def _is_due(self, ready: int) -> bool:
-        wanted = self._sums.batch or self._expected - len(self.contributors())
+        left = self._expected - len(self.contributors())
         least = max(self._sums.least_hospitals, FEWEST if self._sums.masked else 1)
+        wanted = self._sums.batch or left
+        if 0 < left - wanted < least:  # the rest could not be summed
+            wanted = left
         moment = clock.monotonic()
         waited_long = moment - self._since > self.mailbox.patience_s
         enough = ready >= least and (ready >= wanted or waited_long)

@@ -2,9 +2,11 @@
 
 import itertools
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from polyclinic.federation.secure_sums.collector import Collector
 from polyclinic.federation.secure_sums.errors import (
@@ -15,8 +17,10 @@ from polyclinic.federation.secure_sums.errors import (
     TooFewInSum,
 )
 from polyclinic.federation.secure_sums.masks import add_mask, new_seed
+from polyclinic.federation.secure_sums.member import Member
 from polyclinic.federation.secure_sums.terms import Offer, threshold
 from tests.core.federation.secure_sums.hospitals import (
+    KEYS,
     STEPS,
     TERMS,
     added,
@@ -145,9 +149,12 @@ def test_keys_that_the_coordinator_made_up_are_refused() -> None:
     swapped = Offer("h1", theirs.identity, own.cipher, own.mask, theirs.signature)
     with pytest.raises(OfferInvalid, match="h1: they are not signed"):
         hospitals["h0"].share([*({**offers, "h1": swapped}).values()])
-    double = Offer("h9", theirs.identity, theirs.cipher, theirs.mask, theirs.signature)
+    again = Member("h9", KEYS[1], b"", TERMS, vectors(1)["h0"]).offer()  # with the key of h1
     with pytest.raises(CoordinatorContradicts, match="same identity"):
-        hospitals["h0"].share([*offers.values(), double])
+        hospitals["h0"].share([*offers.values(), again])
+    text = KEYS[1].public_key().public_bytes(Encoding.OpenSSH, PublicFormat.OpenSSH)
+    with pytest.raises(CoordinatorContradicts, match="same identity"):  # written otherwise
+        hospitals["h0"].share([*offers.values(), replace(again, identity=text)])
     with pytest.raises(CoordinatorContradicts, match="lacks this hospital"):
         hospitals["h0"].share([offer for offer in offers.values() if offer.site != "h0"])
     with pytest.raises(TooFewInSum):
