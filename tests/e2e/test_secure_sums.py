@@ -3,7 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]
 
 
-def run(one: Federation) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
+def run(one: Federation) -> dict[str, np.ndarray[Any, Any]]:
     one.coordinator.start()
     for name in one.sites:
         one.join(name)
@@ -25,28 +25,24 @@ def run(one: Federation) -> dict[str, np.ndarray]:  # type: ignore[type-arg]
     return load_file(one.runs / "run" / "arms" / "fedavg" / "model.safetensors")
 
 
-def blobs(folder: Path) -> list[Path]:
-    return [path for path in folder.rglob("*") if path.is_file() and path.stat().st_size > 10_000]
-
-
-def test_processes_sum_what_nobody_sees_and_a_new_key_is_noticed(
-    federation: Make, sites: list[Path]
-) -> None:
+def test_processes_sum_by_their_enrolled_keys_what_nobody_sees(federation: Make) -> None:
     settings = ("strategy=averaging/fedavg", "rounds=2", "deployment.hospitals=3")
     masked = federation(*settings, "privacy=secure_sum")
     found = run(masked)
-    partners = {
-        name: json.loads((masked.folder / "state" / name / "partners.json").read_text())["keys"]
-        for name in masked.sites
-    }
-    for name in masked.sites:  # the keys that are enrolled, of everybody else
-        others = {other for other in masked.sites if other != name}
-        assert partners[name] == {
+    for name in masked.sites:  # each knows the others by the keys that are enrolled
+        kept = json.loads((masked.folder / "state" / name / "partners.json").read_text())
+        assert kept["keys"] == {
             other: fingerprint(load_public_key(masked.enrol(other).parent / "hospital.pub"))
-            for other in others
+            for other in masked.sites
+            if other != name
         }
+    assert {each["phase"] for each in masked.events("answered")} >= {
+        "train",
+        "query.share",
+        "query.mask",
+        "query.survive",
+        "query.reveal",
+    }
     shutil.move(masked.folder / "runs", masked.folder / "masked")
-    clear = federation(*settings, "privacy=quantized_sum")
-    same = run(clear)
+    same = run(federation(*settings, "privacy=quantized_sum"))
     assert all(np.array_equal(array, same[name]) for name, array in found.items())
-    del sites
