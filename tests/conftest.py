@@ -40,6 +40,8 @@ LONG = {  # files whose tests run whole federations, or train, for many seconds
     "demos/cohorts/test_visits.py",
     "docs/test_tutorials.py",
     "packaging/test_wheel.py",
+    "strategies/averaging/test_summing.py",
+    "strategies/merging/test_batches.py",
     "strategies/merging/test_coordinator.py",
     "strategies/planning/test_coordinator.py",
     "strategies/proxy/attacks/test_attackers.py",

@@ -64,6 +64,7 @@ One sentence each: what is wrong, where, and what to do about it.
     ├── LedgerError                 the store of contributions                   exit code 5
     │   ├── LedgerNotFound
     │   ├── NothingToWithdraw
+    │   ├── InsideBatch             in a secure sum, which is withdrawn as a whole
     │   └── LedgerDamaged           what it holds is not what was written
     └── ResourceError               the machine                                  exit code 6
         ├── LimitExceeded           more than a hospital allows a coordinator
@@ -482,6 +483,16 @@ class NothingToWithdraw(LedgerError):
     def __init__(self, site: str, known: Sequence[str]) -> None:
         super().__init__(
             f"{site} has no active contribution to withdraw. Active: {', '.join(known) or 'none'}."
+        )
+
+
+class InsideBatch(LedgerError):
+    """A site's contribution is in a secure sum, and cannot be withdrawn alone."""
+
+    def __init__(self, site: str, batch: str, members: Sequence[str]) -> None:
+        super().__init__(
+            f"{site} is in the secure sum {batch} with {', '.join(members)}, and nobody can take "
+            f"it out of it. Withdraw all of them: polyclinic-server ledger withdraw {batch}."
         )
 
 

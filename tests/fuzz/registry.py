@@ -17,6 +17,7 @@ from tests.fuzz import (
     models,
     plans,
     segmentation,
+    sums,
     texts,
     training_files,
 )
@@ -35,6 +36,7 @@ MODULES = (
     plans,
     bundles,
     training_files,
+    sums,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

@@ -12,8 +12,22 @@ from polyclinic.federation.records import (
     order_from_message,
     training_reply,
 )
+from polyclinic.federation.secure_sums.messages import (
+    MaskQuestion,
+    OfferQuestion,
+    RevealQuestion,
+    ShareQuestion,
+    SurviveQuestion,
+    answer,
+    offered_reply,
+    read_asked,
+    terms_of,
+    words_reply,
+)
 from polyclinic_client.site.compute_slots import compute_slot
 from polyclinic_client.site.open_sites import open_site
+from polyclinic_client.sums import membership
+from polyclinic_client.sums.identity import identity_of
 from polyclinic_strategies.merging.messages import confirm, hand_over, read_assignment, read_base
 from polyclinic_strategies.refinement.messages import (
     describe_reply,
@@ -46,6 +60,68 @@ def train(message: Message, context: Context) -> Message:
     return training_reply(
         message, trained.weights, result.num_examples, result.loss, time.monotonic() - start
     )
+
+
+@app.train("sum")
+def train_for_sum(message: Message, context: Context) -> Message:
+    """Train for one round whose updates are summed; only keys leave, unless sums are in the clear.
+
+    The update stays here until the questions below ask for it, masked.
+    """
+    start = time.monotonic()
+    site, terms = open_site(context.node_config), terms_of(message)
+    asked = weights_from_message(message)
+    with compute_slot():
+        trained = site.train(order_from_message(message), asked)
+        prepared = membership.quantize(terms, trained.weights.numpy(), asked.numpy())
+    figures = {
+        "num-examples": trained.result.num_examples,
+        "loss": trained.result.loss,
+        "seconds": time.monotonic() - start,
+    }
+    if not terms.masked:
+        return words_reply(message, prepared.words, figures)
+    identity = identity_of(context.node_config)
+    return offered_reply(message, membership.begin(site, identity, terms, prepared), figures)
+
+
+@app.query("offer")
+def offer(message: Message, context: Context) -> Message:
+    """Take a place in a sum with a contribution that is ready; it stays here."""
+    site, terms = open_site(context.node_config), terms_of(message)
+    prepared = membership.ready(site, terms, read_asked(OfferQuestion, message))
+    if not terms.masked:
+        return words_reply(message, prepared.words)
+    identity = identity_of(context.node_config)
+    return offered_reply(message, membership.begin(site, identity, terms, prepared))
+
+
+@app.query("share")
+def share(message: Message, context: Context) -> Message:
+    """Share the secrets of a sum with the other hospitals, encrypted."""
+    question = read_asked(ShareQuestion, message)
+    return answer(message, membership.share(open_site(context.node_config), question))
+
+
+@app.query("mask")
+def mask(message: Message, context: Context) -> Message:
+    """Hand over the masked update."""
+    question = read_asked(MaskQuestion, message)
+    return words_reply(message, membership.mask(open_site(context.node_config), question))
+
+
+@app.query("survive")
+def survive(message: Message, context: Context) -> Message:
+    """Sign whose updates are in a sum."""
+    question = read_asked(SurviveQuestion, message)
+    return answer(message, membership.survive(open_site(context.node_config), question))
+
+
+@app.query("reveal")
+def reveal(message: Message, context: Context) -> Message:
+    """Reveal what takes the masks off the sum, and off nothing else."""
+    question = read_asked(RevealQuestion, message)
+    return answer(message, membership.reveal(open_site(context.node_config), question))
 
 
 @app.evaluate()

@@ -61,6 +61,7 @@ class Supervisor:
             "data": str(data),
             "state": str(state),
             "mode": mode,
+            **connection.signing(),
         }
         blobs = state / "fleet" / "blobs"
         store = _clean_store(blobs)

@@ -134,6 +134,12 @@ class Connection:
         authority = authority_digest(self.kit.ca) if self.kit else b""
         return Introduction(self.server, self.site, key, authority)
 
+    def signing(self) -> dict[str, str]:
+        """Tell the hospital's own worker by which key it signs; empty without keys."""
+        if self.key is None or self.kit is None:
+            return {}
+        return {"key": str(self.key.resolve()), "authority": authority_digest(self.kit.ca).hex()}
+
     def credentials(self) -> list[tuple[str, str | bytes]] | None:
         """Make the credentials of a call to a service, good for some minutes; None without keys.
 

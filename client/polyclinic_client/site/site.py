@@ -156,7 +156,8 @@ class Site:
             return Handover(needs_base, f"failed: {failure.reason}")
         if ready is None:
             return Handover(needs_base, "" if needs_base else self.outbox.progress())
-        return Handover(needs_base, "handing over", ready.digest, ready.path.read_bytes())
+        content = ready.content(summed=assignment.summed)
+        return Handover(needs_base, "handing over", ready.digest, content)
 
     def keep_base(self, order: Order, base: str, weights: Tensor) -> None:
         """Keep the model that contributions start from.

@@ -4,7 +4,7 @@ How they are composed from `conf/` is in `polyclinic.config.compose`.
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NotRequired
 
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass
@@ -117,6 +117,20 @@ class DeploymentConfig:
     runs: str
 
 
+@dataclass(frozen=True, config=STRICT)
+class SumsConfig:
+    """How hospitals' updates are summed so that nobody sees a single one."""
+
+    masked: bool  # False: the same quantized vectors in the clear
+    clip: Positive  # largest size of a number of an update
+    bits: Annotated[int, Field(ge=2, le=31)]  # of a number, with its sign
+    least_hospitals: Annotated[int, Field(ge=1, le=10_000)]  # in a sum
+    batch: Annotated[int, Field(ge=0, le=10_000)] = 0  # of merging; 0: all that the run waits for
+    clipping_norm: Ratio = 0.0  # Euclidean length to which updates are shortened; 0: none is
+    # deviation of the noise on a sum of `least_hospitals`, in lengths of the longest; 0: none
+    noise_multiplier: Ratio = 0.0
+
+
 class PrivacyConfig(TypedDict):
     """Protection of a hospital.
 
@@ -127,6 +141,7 @@ class PrivacyConfig(TypedDict):
 
     _target_: str | None
     release: Release  # of statistics, asked of every hospital
+    sums: NotRequired[SumsConfig]  # of updates; left out: they travel as they are
 
 
 @dataclass(frozen=True, config=STRICT)

@@ -49,6 +49,7 @@ class Assignment:
         statistics: Names of what is wanted besides the task vector.
         min_subjects: No mean over fewer subjects is asked for, see `polyclinic.config.release`.
         noise_multiplier: Noise on such means, likewise.
+        summed: Whether the contribution goes into a secure sum, and is not handed over itself.
     """
 
     order: Order
@@ -58,6 +59,7 @@ class Assignment:
     statistics: Names = ()
     min_subjects: MinSubjects = 3
     noise_multiplier: NoiseMultiplier = 0.0
+    summed: Annotated[bool, Field(strict=True)] = False
 
     @property
     def release(self) -> Release:
@@ -67,6 +69,8 @@ class Assignment:
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for the hospital's disk."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
+        if not self.summed:  # as earlier versions wrote it, so that their work counts
+            del values["summed"]
         return values
 
     @classmethod

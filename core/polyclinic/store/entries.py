@@ -20,6 +20,7 @@ State = Literal["active", "superseded", "withdrawn"]
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "opened": {"format": int},
     "contribution": {"num_examples": int, "bytes": int, "norm": int | float},
+    "batch": {"members": dict},
     "refused": {"type": str, "sentence": str},
     "withdrawn": {"reason": str},
     "published": {"number": int, "recipe": dict, "contributions": list},
@@ -60,6 +61,21 @@ class Entry:
     state: State
     received: float
     path: Path
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A secure sum of several hospitals' contributions, which is one contribution of the ledger.
+
+    Attributes:
+        name: What stands for a hospital's name; no hospital can have it.
+        digest: The contribution.
+        members: Hospitals in the sum, each with the digest of what it put into it.
+    """
+
+    name: str
+    digest: str
+    members: Mapping[str, str]
 
 
 @dataclass(frozen=True)
@@ -144,6 +160,12 @@ def as_publication(line: JournalLine) -> Publication:
         line.body["recipe"],
         tuple(line.body["contributions"]),
     )
+
+
+def as_batch(line: JournalLine) -> Batch:
+    """Return the batch that a `batch` line describes."""
+    members = {str(site): str(digest) for site, digest in line.body["members"].items()}
+    return Batch(line.site, line.subject, members)
 
 
 def first_hash(connection: Connection) -> str:

@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from sqlalchemy import Connection, insert, select
 
 from polyclinic.errors import (
+    InsideBatch,
     LedgerDamaged,
     LedgerError,
     LedgerNotFound,
@@ -32,11 +33,13 @@ from polyclinic.errors import (
 )
 from polyclinic.learning.state_dict import StateDict, load_state, save_state, state_digest
 from polyclinic.store.entries import (
+    Batch,
     Entry,
     JournalLine,
     Publication,
     Receipt,
     active_rows,
+    as_batch,
     as_line,
     as_publication,
     base_digests,
@@ -72,7 +75,7 @@ from polyclinic.system.durable import (
 )
 
 Listed = TypeVar("Listed", Entry, Publication)
-__all__ = ["Entry", "Fault", "JournalLine", "Ledger", "Publication", "Receipt"]
+__all__ = ["Batch", "Entry", "Fault", "JournalLine", "Ledger", "Publication", "Receipt"]
 
 
 class Ledger:
@@ -197,7 +200,13 @@ class Ledger:
             )
         return state
 
-    def receive(self, source: Path, sender: str, requirements: Requirements) -> Receipt:
+    def receive(
+        self,
+        source: Path,
+        sender: str,
+        requirements: Requirements,
+        members: Mapping[str, str] | None = None,
+    ) -> Receipt:
         """Check and store a contribution; once this returns, it survives a crash and a power cut.
 
         A contribution that is already stored is acknowledged again and changes nothing.
@@ -206,6 +215,7 @@ class Ledger:
             source: The file as it arrived; it stays where it is.
             sender: The site that sent it.
             requirements: What is accepted.
+            members: Of a batch, the hospitals in it, each with the digest of its contribution.
 
         Raises:
             ContributionRefused: The reason why it was refused. The journal records it, once for
@@ -239,6 +249,8 @@ class Ledger:
                 return known
             line = append(connection, "contribution", sender, digest, body_of(row))
             connection.execute(insert(CONTRIBUTIONS).values(**row, sequence=line["sequence"]))
+            if members is not None:
+                append(connection, "batch", sender, digest, {"members": dict(members)})
             return Receipt(digest, line["sequence"], True, is_active(connection, sender, digest))
 
     def active(self, base: str | None = None) -> list[Entry]:
@@ -256,15 +268,24 @@ class Ledger:
         """Return all contributions ever received, oldest first."""
         return self._entries(only_active=False)
 
+    def batches(self) -> list[Batch]:
+        """Return all batches, oldest first, withdrawn or not."""
+        with self._database.reading() as connection:
+            return [as_batch(line) for line in read_lines(connection, ("batch",))]
+
     def withdraw(self, site: str, reason: str) -> None:
         """Withdraw all contributions of a site so far; what it hands over later is active again.
 
         Raises:
             NothingToWithdraw: The site has no active contribution.
+            InsideBatch: It is in a secure sum, which can only be withdrawn as a whole.
         """
         with self._database.writing() as connection:
             active = active_rows(connection)
             if site not in active:
+                for batch in map(as_batch, read_lines(connection, ("batch",))):
+                    if site in batch.members and batch.name in active:
+                        raise InsideBatch(site, batch.name, sorted(batch.members))
                 raise NothingToWithdraw(site, sorted(active))
             append(connection, "withdrawn", site, active[site].digest, {"reason": reason})
 

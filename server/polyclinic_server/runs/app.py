@@ -60,6 +60,13 @@ def make_coordinator(config: Config) -> Coordinator:
             f"{config.choices['strategy']} does not work in rounds: leave it out, or choose "
             "strategy=averaging/fedavg."
         )
+    if config.privacy.get("sums") is not None and not method.sums:
+        able = [f"strategy={name}" for name, each in methods().items() if each.sums]
+        raise ConfigError(
+            f"privacy={config.choices['privacy']} sums updates, and strategy="
+            f"{config.choices['strategy']} needs single ones: choose {' or '.join(able)}; or "
+            "privacy=none."
+        )
     part: Coordinator = method.load("coordinator")(config)
     part.check()
     return part

@@ -8,4 +8,6 @@ METHOD = Method(
     pace="rounds",
     coordinator=f"{PACKAGE}.coordinator:AveragingCoordinator",
     hospital="polyclinic.federation.hospital:HOSPITAL",
+    hospital_commands=f"{PACKAGE}.hospital_commands:app",
+    sums=True,
 )

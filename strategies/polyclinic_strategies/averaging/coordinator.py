@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from flwr.serverapp import Grid
 from torch import Tensor, nn
 
 from polyclinic.config.compose import instantiate
@@ -16,10 +17,12 @@ from polyclinic.federation.events import ArmEnd, ArmStart, Note, RoundEnd
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import Order
+from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.state_dict import load_state, pack, save_state, shared_names, unpack
 from polyclinic_strategies.averaging.best import BestRound
 from polyclinic_strategies.averaging.central_privacy import describe_privacy
 from polyclinic_strategies.averaging.strategy import Averaging
+from polyclinic_strategies.averaging.summing import SummingGrid, check_sums, describe_sums
 
 Finish = Callable[[nn.Module, Order, Path], None]  # trained network, its order, its folder
 
@@ -37,6 +40,9 @@ class AveragingCoordinator:
         self._config = config
         self._finish = finish
         self._strategy: Averaging = instantiate(config.strategy, _recursive_=False)
+        # a strategy that shares nothing has nothing to sum
+        shares = self._strategy.personal != "all"
+        self._sums = config.privacy.get("sums") if shares else None
 
     @property
     def title(self) -> str:
@@ -50,7 +56,9 @@ class AveragingCoordinator:
             ConfigError: The hospital's own tensors would not get the weights of `base`, or the
                 strategy's aggregation does not go with the privacy that is configured.
         """
-        self._strategy.build(self._config.privacy, [])
+        built = self._strategy.build(self._config.privacy, [])
+        if self._sums is not None:
+            check_sums(self._sums, type(built), self._config.deployment)
         if self._config.base is not None and self._strategy.personal != "none":
             raise ConfigError(
                 f"base={self._config.base}: {self.title} keeps tensors at the hospital, which do "
@@ -96,16 +104,25 @@ class AveragingCoordinator:
                 self._finish(network, order, path.parent)
 
         grid = ReliableGrid(context.grid, context.attendance, deployment, folder.record)
-        if config.privacy["_target_"]:
-            folder.record(Note(text=self._describe_privacy()))
+        asking = self._protected(grid, folder, done)
         if done < order.rounds:
             aggregation = self._strategy.build(config.privacy, names)
-            weights = self._strategy.run(grid, aggregation, order, weights, keep, folder.path)
+            weights = self._strategy.run(asking, aggregation, order, weights, keep, folder.path)
         if best.listen in folder.listeners:
             folder.listeners.remove(best.listen)
         self._strategy.test(grid, order, weights)
         keep(order.rounds, weights, tested=True)
         folder.record(ArmEnd(arm=order.arm))
+
+    def _protected(self, grid: ReliableGrid, folder: RunFolder, done: int) -> Grid:
+        """Return the grid that asks for rounds, after a note of what protects hospitals."""
+        if self._config.privacy["_target_"]:
+            folder.record(Note(text=self._describe_privacy()))
+        if self._sums is None:
+            return grid
+        folder.record(Note(text=describe_sums(self._sums)))
+        delta = self._config.privacy["release"].delta
+        return SummingGrid(grid, self._sums, self._config.deployment, delta, done)
 
     def _describe_privacy(self) -> str:
         noise = self._config.privacy.get("noise_multiplier", 0.0)

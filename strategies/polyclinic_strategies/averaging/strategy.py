@@ -63,7 +63,9 @@ class Averaging:
             self.aggregation, min_train_nodes=1, min_evaluate_nodes=1, min_available_nodes=1
         )
         if privacy.get("_target_"):
-            wrapper = {key: value for key, value in privacy.items() if key != "release"}
+            wrapper = {
+                key: value for key, value in privacy.items() if key not in ("release", "sums")
+            }
             strategy = instantiate({**wrapper, "_partial_": True})(strategy)
         assert isinstance(strategy, Strategy)
         return addressed(strategy)

@@ -14,4 +14,5 @@ METHOD = Method(
     events=f"{PACKAGE}.events:EVENTS",
     section=f"{PACKAGE}.report.section:make_section",
     commands=f"{PACKAGE}.commands:app",
+    sums=True,
 )

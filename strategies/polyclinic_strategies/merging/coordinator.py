@@ -19,6 +19,12 @@ from polyclinic.federation.metrics import read_metrics
 from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Ledger
+from polyclinic_strategies.merging.batches.checks import (
+    by_members,
+    check_batches,
+    describe_batches,
+)
+from polyclinic_strategies.merging.batches.loop import BatchLoop
 from polyclinic_strategies.merging.comparison import Comparison, Opponent
 from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.messages import Assignment, ask_for_score
@@ -45,7 +51,13 @@ class MergingCoordinator:
         return self._strategy.title
 
     def check(self) -> None:
-        """Do nothing: settings are checked when the strategy is made."""
+        """Refuse what secure sums cannot do; else settings are checked when the strategy is made.
+
+        Raises:
+            ConfigError: The strategy needs single contributions.
+        """
+        if (sums := self._config.privacy.get("sums")) is not None:
+            check_batches(self._strategy, sums)
 
     def run(self, context: RunContext) -> None:
         """Merge until the configured end, then test the model and those it is compared with.
@@ -77,7 +89,8 @@ class MergingRun:
         self._final = FinalTest(self._folder, self._grid, self._attendance, config.deployment)
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
-        self._strategy = strategy
+        self._sums = config.privacy.get("sums")
+        self._strategy = strategy if self._sums is None else by_members(strategy)
         self._order = make_order(self._folder, config, self._network)
         self._expected = strategy.expected_contributions(config.deployment)
 
@@ -103,17 +116,9 @@ class MergingRun:
                 self._statistics(rivals),
                 release.min_subjects,
                 release.noise_multiplier,
+                summed=self._sums is not None,
             )
-            loop = EventLoop(
-                self._strategy,
-                self._grid,
-                self._attendance,
-                ledger,
-                assignment,
-                self._names,
-                self._expected,
-                self._folder.record,
-            )
+            loop = self._make_loop(ledger, assignment)
             loop.mailbox.patience_s = self._deployment.round_timeout_s
             if loop.run() is None:
                 raise RunError(
@@ -128,6 +133,24 @@ class MergingRun:
             self._test(comparison.merged(merged))
             self._compare(comparison, rivals, merged)
         self._folder.record(ArmEnd(arm=self._order.arm))
+
+    def _make_loop(self, ledger: Ledger, assignment: Assignment) -> EventLoop:
+        """Make the loop that waits for contributions, or for batches of them."""
+        more = (
+            self._strategy,
+            self._grid,
+            self._attendance,
+            ledger,
+            assignment,
+            self._names,
+            self._expected,
+            self._folder.record,
+        )
+        if self._sums is None:
+            return EventLoop(*more)
+        self._folder.record(Note(text=describe_batches(self._sums)))
+        grid, delta = self._make_grid(self._folder.record), self._config.privacy["release"].delta
+        return BatchLoop(self._sums, grid, delta, *more)
 
     def _rivals(self) -> list[Config]:
         """Return the configurations of the strategies that are compared at the end."""

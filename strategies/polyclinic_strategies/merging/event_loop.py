@@ -171,7 +171,7 @@ class EventLoop:
 
         A hospital that has sent nothing useful for longer than anybody waits is not waited for.
         """
-        sent = {entry.site for entry in self.publisher.received()}
+        sent = self.contributors()
         useless = self._calls.useless_since()
         lost = {site for site, since in useless if self._is_late(since)} - sent
         if self._end.sites and sent | lost >= set(self._end.sites):
@@ -179,6 +179,10 @@ class EventLoop:
         if self._end.contributions and len(sent | lost) >= self._end.contributions:
             return True
         return 0 < self._end.seconds <= clock.monotonic() - self._began
+
+    def contributors(self) -> set[str]:
+        """Return the hospitals whose contributions the ledger holds."""
+        return {entry.site for entry in self.publisher.received()}
 
     def may_end(self, ended: bool, late: Collection[str]) -> bool:
         """Return whether a phase may end now: nobody is late, or has been for too long.
@@ -287,9 +291,7 @@ class EventLoop:
             self._has_base.discard(site)
         moves = handover.doing != self._doing.get(site)
         if handover.digest:
-            verdict = self.receive(site, handover)
-            self._verdicts[site] = [verdict]
-            self._calls.judged(site, accepted=verdict.accepted)
+            self.judge(site, self.receive(site, handover))
         elif handover.doing and moves:
             self._doing[site] = handover.doing
             self.on_event(Progress(site=site, text=handover.doing))
@@ -299,6 +301,11 @@ class EventLoop:
             self._calls.useful(site)
             self._told.pop(site, None)
         self._calls.call_later(site, len(self.members()))
+
+    def judge(self, site: str, verdict: Verdict) -> None:
+        """Keep a verdict until its hospital has got it."""
+        self._verdicts[site] = [verdict]
+        self._calls.judged(site, accepted=verdict.accepted)
 
     def receive(self, site: str, handover: Handover) -> Verdict:
         """Put a contribution into the ledger, then merge and publish it if it is accepted.

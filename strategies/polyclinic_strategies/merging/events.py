@@ -44,6 +44,35 @@ class Contributed(SiteEvent):
         return f"{self.site} contributed ({cases} training cases{late}): {live.tally()}"
 
 
+class Summed(SiteEvent):
+    """Contributions of several hospitals are in the ledger, as their secure sum.
+
+    Attributes:
+        site: Name of the batch.
+        members: Hospitals whose contributions are in the sum.
+        digest: SHA-256 (hex) of the batch.
+        distance: Largest distance of its mean to the exact one.
+    """
+
+    kind: Literal["summed"] = "summed"
+    members: tuple[Word, ...] = ()
+    digest: Word = ""
+    distance: Figure = None
+
+    @property
+    def contributors(self) -> tuple[str, ...]:
+        """The hospitals in it."""
+        return self.members
+
+    def tell(self, live: "LiveState") -> str | None:
+        """Count the hospitals, and return a line that names them."""
+        for site in self.members:
+            live.contributed.add(site)
+            live.set_doing(site, "contributed")
+        named = ", ".join(self.members)
+        return f"{self.site} is the secure sum of {named}: {live.tally()}"
+
+
 class Reused(Event):
     """The ledger holds contributions from before: of another strategy, run, or attempt."""
 
@@ -162,5 +191,6 @@ class Published(Event):
 
 
 EVENTS = (
-    Contributed, Reused, Duplicate, ContributionRejected, SetAside, Withdrawn, Scored, Published,
+    Contributed, Summed, Reused, Duplicate, ContributionRejected, SetAside, Withdrawn, Scored,
+    Published,
 )  # fmt: skip

@@ -1,11 +1,10 @@
 """One phase of a round: the questions to the hospitals, until they are answered or given up."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from flwr.app import Array, Message, MessageType, RecordDict
+from flwr.app import Message, MessageType, RecordDict
 from flwr.serverapp import Grid
 
 from polyclinic.config.schemas import DeploymentConfig
@@ -26,9 +25,10 @@ from polyclinic.federation.answers import (
 )
 from polyclinic.federation.attendance import Attendance, Listener, Member
 from polyclinic.federation.envelope import array_values
-from polyclinic.federation.envelope.content import METRICS, pack_content, weights_of
+from polyclinic.federation.envelope.content import pack_content, weights_of
 from polyclinic.federation.events import Answered, Asked, Failed, Missing
 from polyclinic.federation.grids.gate import find_too_long, weigh
+from polyclinic.federation.grids.request import Read, Request, figures_of, read_any
 from polyclinic.federation.news import pause, tells_news
 from polyclinic.federation.records import readdress, round_of
 from polyclinic.fleet.protocol import WORKER_ENDED
@@ -45,26 +45,6 @@ RETRIED = (  # errors after which a hospital is asked again: our fleet's, then F
 )
 LOOK_S = 0.5  # seconds between two updates of the list of members, while answers are awaited
 TRIES = 3  # how often one message is sent to a hospital whose process dies
-Answer = Trained | Figures
-
-
-@dataclass
-class _Request:
-    """The question to one hospital.
-
-    Attributes:
-        message: The message.
-        member: The hospital, as it was when the message was sent.
-        weights: The weights that the message carries, if any.
-        identifier: Flower's identifier of the message; empty while it is not sent.
-        tries: How often it was sent.
-    """
-
-    message: Message
-    member: Member | None
-    weights: Array | None = None
-    identifier: str = ""
-    tries: int = 0
 
 
 class Exchange:
@@ -81,6 +61,8 @@ class Exchange:
         attendance: Hospitals of the run.
         on_event: Called with every event.
         minimum: Number of hospitals that must answer.
+        read: Reads the answers to a method's own question; replies are not kept then.
+        phase: What events call the question; empty for its type.
     """
 
     def __init__(
@@ -91,13 +73,15 @@ class Exchange:
         attendance: Attendance,
         on_event: Listener,
         minimum: int,
+        read: Read | None = None,
+        phase: str = "",
     ) -> None:
         self._grid = grid
         self._deployment = deployment
         self._minimum = minimum
         self._attendance = attendance
         self._on_event = on_event
-        self._outstanding: dict[str, _Request] = {}
+        self._outstanding: dict[str, Request] = {}
         packed: dict[int, RecordDict] = {}  # messages that share their content: pack it once
         for message in messages:
             weights = weights_of(message)
@@ -105,15 +89,16 @@ class Exchange:
             packed[key] = packed[key] if key in packed else pack_content(message.content)
             message.content = packed[key]
             site = attendance.site_of(message.metadata.dst_node_id)
-            self._outstanding[site] = _Request(message, attendance.current(site), weights)
-        self._answers: dict[str, Answer] = {}
+            self._outstanding[site] = Request(message, attendance.current(site), weights)
+        self._read = read
+        self._answers: dict[str, object] = {}
         self._replies: dict[str, Message] = {}
         self._members: dict[str, Member | None] = {}  # as they were when they answered
         self._failed: dict[str, str] = {}
         self.outliers: dict[str, Outlier] = {}
         self.sent: dict[str, Sketch] = {}
         self._weights = weights_of(messages[0]) if messages else None
-        self._phase = messages[0].metadata.message_type if messages else ""
+        self._phase = phase or (messages[0].metadata.message_type if messages else "")
         self._round = round_of(messages[0]) if messages else 0
 
     def run(self, timeout_s: float) -> None:
@@ -148,6 +133,10 @@ class Exchange:
             self._replies[site].content = trained_content(answer, weights[site])
         return [self._replies[site] for site in sorted(self._answers)]
 
+    def answers(self) -> dict[str, Any]:
+        """Return what was read of each answer, in the order of the sites' names."""
+        return dict(sorted(self._answers.items()))
+
     def weights(self) -> dict[str, int]:
         """Return the weight of each hospital that trained, in an average over examples."""
         examples = {site: self._examples(site, each) for site, each in self._trained().items()}
@@ -155,10 +144,7 @@ class Exchange:
 
     def figures(self) -> dict[str, Figures]:
         """Return what the hospitals measured, by site."""
-        return {
-            site: answer.figures if isinstance(answer, Trained) else answer
-            for site, answer in sorted(self._answers.items())
-        }
+        return {site: figures_of(answer) for site, answer in sorted(self._answers.items())}
 
     def _ask(self, sites: list[str], first: bool = False) -> None:
         """Send each site its message, to the site's newest node."""
@@ -176,7 +162,7 @@ class Exchange:
             self._outstanding[site].tries += 1
             self._on_event(Asked(**self._context(site), again=not first))
 
-    def _must_ask_again(self, site: str, asked: _Request) -> bool:
+    def _must_ask_again(self, site: str, asked: Request) -> bool:
         """Return whether a site must get its message again.
 
         A hospital that came back, as another node or the same, has lost the message.
@@ -206,7 +192,7 @@ class Exchange:
 
     def _take(self, site: str, reply: Message) -> None:
         asked = self._outstanding[site]
-        answer = take(reply, self._reader(asked))
+        answer = take(reply, self._reader(site, asked))
         if isinstance(answer, Failure):
             dies = answer.told and any(text in answer.reason for text in RETRIED)
             if dies and asked.tries < TRIES:
@@ -215,17 +201,19 @@ class Exchange:
                 self._fail(site, answer.reason)
             return
         self._answers[site] = answer
-        self._replies[site] = reply
-        figures = answer.figures if isinstance(answer, Trained) else answer
-        self._on_event(Answered(**self._context(site), **figures.told()))
+        if self._read is None:
+            self._replies[site] = reply
+        self._on_event(Answered(**self._context(site), **figures_of(answer).told()))
         self._members[site] = asked.member
         del self._outstanding[site]
 
-    def _reader(self, asked: _Request) -> Callable[[Message], Answer]:
+    def _reader(self, site: str, asked: Request) -> Callable[[Message], object]:
+        if self._read is not None:
+            return partial(self._read, site)
         kind = self._phase.partition(".")[0]
         if kind == MessageType.TRAIN and asked.weights is not None:
             return partial(read_trained, asked=asked.weights)
-        return read_figures if kind == MessageType.EVALUATE else _read_any
+        return read_figures if kind == MessageType.EVALUATE else read_any
 
     def _trained(self) -> dict[str, Trained]:
         return {
@@ -290,10 +278,3 @@ class Exchange:
             raise TooFewHospitals(
                 f"In {self._phase}", sorted(self._answers), missing, self._minimum, waited_s
             )
-
-
-def _read_any(message: Message) -> Figures:
-    """Read the figures of an answer to a method's own question, if it has any."""
-    if METRICS in message.content:
-        return read_figures(message)
-    return Figures.model_construct()

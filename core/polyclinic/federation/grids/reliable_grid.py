@@ -9,17 +9,22 @@ Flower's own `send_and_receive` looks for replies every 3 s and waits for every 
 - sorts the replies by the sites' names, so that equal seeds give equal sums.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
+from typing import TypeVar
 
-from flwr.app import Message
+from flwr.app import Message, RecordDict
 from flwr.serverapp import Grid
 
 from polyclinic.config.schemas import DeploymentConfig
 from polyclinic.federation.answers import Figures, Sketch, Teller, find_repeated
 from polyclinic.federation.attendance import Attendance, Listener
+from polyclinic.federation.envelope import make_message
 from polyclinic.federation.events import Note
 from polyclinic.federation.grids.exchange import Exchange
 from polyclinic.federation.grids.passing import PassingGrid
+from polyclinic.federation.grids.request import Read
+
+Value = TypeVar("Value")
 
 
 class ReliableGrid(PassingGrid):
@@ -91,6 +96,46 @@ class ReliableGrid(PassingGrid):
         exchange.run(self._longest(None))
         return exchange.figures()
 
+    def ask(
+        self,
+        kind: str,
+        contents: Mapping[str, RecordDict],
+        read: Callable[[str, Message], Value],
+        minimum: int,
+        phase: str = "",
+    ) -> dict[str, Value]:
+        """Ask a method's own question.
+
+        Args:
+            kind: Type of the messages.
+            contents: What each hospital is asked.
+            read: Called once with each hospital and its answer; what it raises is that hospital's
+                failure.
+            minimum: Number of hospitals that must answer.
+            phase: What events call the question; empty for its type.
+
+        Returns:
+            What was read, in the order of the sites' names.
+
+        Raises:
+            TooFewHospitals: Fewer than the minimum answered in time.
+        """
+        messages = []
+        for site, content in contents.items():
+            member = self._attendance.current(site)
+            messages.append(make_message(content, member.node if member else 0, kind))
+        exchange = self._exchange(messages, minimum, read, phase)
+        exchange.run(self._longest(None))
+        return exchange.answers()
+
+    def sites(self, nodes: Iterable[int]) -> list[str]:
+        """Return the sites of nodes."""
+        return [self._attendance.site_of(node) for node in nodes]
+
+    def tell(self, text: str) -> None:
+        """Record a sentence for the person who watches the run."""
+        self._on_event(Note(text=text))
+
     def _tell_limits(self, exchange: Exchange) -> None:
         """Tell, once for each hospital, that it counts less than it claims."""
         figures = exchange.figures()
@@ -112,6 +157,14 @@ class ReliableGrid(PassingGrid):
         longest_s = self._deployment.round_timeout_s
         return longest_s if timeout is None else min(timeout, longest_s)
 
-    def _exchange(self, messages: Iterable[Message], minimum: int) -> Exchange:
-        asked = list(messages)
-        return Exchange(self, asked, self._deployment, self._attendance, self._on_event, minimum)
+    def _exchange(
+        self,
+        messages: Iterable[Message],
+        minimum: int,
+        read: Read | None = None,
+        phase: str = "",
+    ) -> Exchange:
+        asked, attendance = list(messages), self._attendance
+        return Exchange(
+            self, asked, self._deployment, attendance, self._on_event, minimum, read, phase
+        )

@@ -1,0 +1,1 @@
+"""A hospital's part in sums that nobody can take apart."""

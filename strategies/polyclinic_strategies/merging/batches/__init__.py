@@ -1,0 +1,1 @@
+"""Merging whose contributions come as secure sums."""
