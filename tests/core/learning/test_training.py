@@ -363,7 +363,10 @@ def test_slices_of_volumes_are_learned(dataset: SiteDataset) -> None:
     assert training.evaluate(network, site.validation, data).score > 0.9
     seen: list[Any] = []
     tested, _ = evaluate_natively(
-        network, dataset, data, on_case=lambda case, labels: seen.append((case.name, labels.shape))
+        network,
+        dataset,
+        data,
+        on_case=lambda case, labels, _: seen.append((case.name, labels.shape)),
     )
     assert tested.score > 0.9 and seen == [("d", (18, 20, 16))]
 
