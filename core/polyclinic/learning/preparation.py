@@ -170,13 +170,15 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     else:
         worth = image.flatten(1, 2).amax((0, 1)) > image.flatten(1, 2).amin((0, 1))
     slices = worth.nonzero().flatten()
-    centred = label is not None and data.foreground_share > 0
+    voxels: tuple[Tensor, ...] = ()
+    if label is not None and data.foreground_share > 0:
+        voxels = task.find_foreground(label, data)
     return Sample(
         case,
         image,
         label,
         slices if len(slices) else torch.arange(image.shape[-1]),
-        task.find_foreground(label, data) if label is not None and centred else (),
+        voxels,
     )
 
 
