@@ -63,9 +63,4 @@ def described_by(dataset: SiteDataset, settings: Sequence[str]) -> list[str]:
         "data.modality": list(dataset.modality),
     }
     found = [write_override(key, value) for key, value in said.items() if key not in given]
-    return found if "data" in given else [f"data={_group(dataset)}", *found]
-
-
-def _group(dataset: SiteDataset) -> str:
-    """Return the file of conf/data for a folder's task."""
-    return "regions" if dataset.task == "regions" else "segmentation"
+    return found if "data" in given else [f"data={dataset.task}", *found]

@@ -66,6 +66,7 @@ def test_rounds_end_with_a_report_of_the_tasks_measures(
 @pytest.mark.parametrize(
     "settings",
     [
+        ("strategy=merging/regmean", "rounds=1"),
         ("strategy=merging/fisher", "rounds=1"),
         ("strategy=refinement", "rounds=2", "strategy.base_rounds=1", "strategy.sharpness=[0.2]"),
     ],
