@@ -3,7 +3,7 @@
 from collections import defaultdict
 from dataclasses import dataclass
 
-from polyclinic.federation.best_round import find_best
+from polyclinic.reporting.best_round import find_best
 from polyclinic.reporting.results import Results
 
 
@@ -27,7 +27,7 @@ class BestOfArm:
 
 
 def find_best_rounds(results: Results) -> list[BestOfArm]:
-    """Find the best round of every strategy with rounds, by the rule of `federation.best_round`."""
+    """Find the best round of every strategy with rounds, by the rule of `reporting.best_round`."""
     scores: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for metric in results.metrics:
         if metric.phase == "validate" and metric.score is not None and metric.round:

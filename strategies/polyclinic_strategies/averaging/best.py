@@ -1,4 +1,4 @@
-"""The round that validated best, kept beside the last one: `polyclinic.federation.best_round`."""
+"""The round that validated best, kept beside the last one: `polyclinic.reporting.best_round`."""
 
 import json
 from collections.abc import Mapping
@@ -11,9 +11,9 @@ from pydantic.dataclasses import dataclass
 from polyclinic.config.schemas import Count
 from polyclinic.config.validation import validate
 from polyclinic.errors import ConfigError, ModelInvalid
-from polyclinic.federation.best_round import RoundScore, score_round
 from polyclinic.federation.events import Answered, Event
 from polyclinic.learning.state_dict import StateDict, load_metadata, load_state, save_state
+from polyclinic.reporting.best_round import RoundScore, score_round
 
 FILE = "best.safetensors"
 

@@ -1,6 +1,6 @@
 """The best round: more hospitals before a higher mean, of equal ones the earlier."""
 
-from polyclinic.federation.best_round import RoundScore, find_best, score_round
+from polyclinic.reporting.best_round import RoundScore, find_best, score_round
 
 
 def test_the_highest_mean_wins_and_the_last_is_beside_it() -> None:
