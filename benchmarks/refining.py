@@ -21,6 +21,7 @@ from polyclinic.describing.statistics import describe
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, prepare
 from polyclinic.learning.state_dict import StateDict, load_state, shared_names
@@ -84,9 +85,9 @@ class Hospitals:
         """
         rules = self.config.training
         self.network.load_state_dict(start)
-        optimizer = training.make_optimizer(self.network, rules)
+        stepper = Stepper(self.network, rules)
         for number in passes:
-            optimizer = training.make_optimizer(self.network, rules) if fresh else optimizer
+            stepper = Stepper(self.network, rules) if fresh else stepper
             loader = training_loader(
                 self.sites[site], replace(rules, epochs=1), _seed(self.config.seed, site, number)
             )
@@ -95,7 +96,7 @@ class Hospitals:
                 loader,
                 replace(rules, epochs=1),
                 self.config.data,
-                optimizer=optimizer,
+                stepper=stepper,
             )
         return self._state()
 

@@ -48,6 +48,7 @@ from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.cases.disk_cache import DiskCache
 from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.optimizing.stepping import make_optimizer
 from polyclinic.learning.preparation import prepare
 
 PATCH, FEATURES, BATCH, BLOCKS = (48, 48, 48), 16, 2, 4
@@ -139,7 +140,7 @@ def plain_block(
     steps: int,
 ) -> float:
     """Return the seconds of a step of a plain loop."""
-    optimizer = training.make_optimizer(network, config.training)
+    optimizer = make_optimizer(network, config.training)
     loss_of = instantiate(config.training.loss)
     network.train()
     began = time.monotonic()

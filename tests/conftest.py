@@ -32,6 +32,7 @@ allow_targets(
 TESTS = Path(__file__).parent
 LONG = {  # files whose tests run whole federations, or train, for many seconds
     "core/learning/bundles/test_write.py",
+    "core/simulation/test_labels.py",
     "core/simulation/test_planned.py",
     "core/simulation/test_run.py",
     "core/store/test_ledger_durability.py",

@@ -7,7 +7,6 @@ from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.live_state import LiveState
-from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.system.processes import Child
 from polyclinic_demos.federation import LocalFederation
 
@@ -68,7 +67,7 @@ def check_settings(settings: Sequence[str], overrides: Sequence[str]) -> Config:
 def live_state(config: Config, sites: int, arms: Sequence[str]) -> LiveState:
     """Return the state of a run that compares these strategies."""
     titles = {arm: TITLES[arm] for arm in arms if arm != "centre"}
-    score = SCORE_NAMES[config.data.task]
+    score = config.data.kind.score_name
     return LiveState(titles, config.rounds, score, frozenset({"refinement"}), sites)
 
 

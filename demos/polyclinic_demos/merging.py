@@ -16,7 +16,6 @@ from polyclinic.config.compose import expand_strategies, load_config
 from polyclinic.federation.events import Event, Note
 from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.run_folder import RunFolder
-from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.system.processes import Child, stop_all
 from polyclinic_demos.cohorts.hospitals import write_cohort
 from polyclinic_demos.federation import (
@@ -100,7 +99,7 @@ def run_merging_demo(
     settings = [*common, *settings, *at_least, *overrides]
     demo = new_federation(folder, paths)
     state = LiveState(
-        TITLES, configs[0].rounds, SCORE_NAMES[configs[0].data.task], frozenset({ARM}), number
+        TITLES, configs[0].rounds, configs[0].data.kind.score_name, frozenset({ARM}), number
     )
     with show(LiveTable(state, demo.statuses), console) as handle:
         _play(demo, settings, handle)

@@ -22,6 +22,7 @@ from polyclinic.learning import training
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.optimizing.schedules import Round
+from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite, prepare
 from polyclinic.learning.state_dict import save_state
@@ -44,17 +45,17 @@ def train_pooled(folder: RunFolder, data: Sequence[Path]) -> None:
     folder.record(ArmStart(arm=ARM, title=ARM, rounds=config.rounds, offset=0))
     network = start_network(config)
     prepared = prepare(pool(list(sites.values()), ARM), config.data)
-    optimizer = None
+    stepper = None
     for number in range(1, config.rounds + 1):
         loader = training_loader(prepared, config.training, config.seed * 1000 + number)
-        if optimizer is None or not config.training.momentum_kept:
-            optimizer = training.make_optimizer(network, config.training)
+        if stepper is None or not config.training.momentum_kept:
+            stepper = Stepper(network, config.training)
         result = training.fit(
             network,
             loader,
             config.training,
             config.data,
-            optimizer=optimizer,
+            stepper=stepper,
             place=Round(number, config.rounds),
             on_step=_teller(folder, number, config),
         )

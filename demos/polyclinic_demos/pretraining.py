@@ -8,6 +8,7 @@ as the network is made, for instance from a package that hospitals need not have
 import json
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -16,9 +17,10 @@ from torch import nn
 from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import Config
 from polyclinic.federation.jobs import start_network
-from polyclinic.imaging.datasets import SiteDataset, read_dataset
+from polyclinic.imaging.datasets import SPLITS, Case, SiteDataset, read_dataset
 from polyclinic.learning import training
 from polyclinic.learning.loading.samples import training_loader
+from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.preparation import prepare
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import end_with_parent
@@ -50,23 +52,22 @@ def pretrain(out: Path, data: Sequence[Path], overrides: Sequence[str], on_pass:
 def pool(sites: Sequence[SiteDataset], name: str) -> SiteDataset:
     """Put the cases of several folders into one data set."""
     first = sites[0]
-    together = {
-        split: tuple(case for site in sites for case in getattr(site, split))
-        for split in ("training", "validation", "test")
+    together: dict[str, tuple[Case, ...]] = {
+        split: tuple(case for site in sites for case in getattr(site, split)) for split in SPLITS
     }
-    return SiteDataset(first.folder.parent, name, first.modality, first.labels, **together)
+    return replace(first, folder=first.folder.parent, name=name, notes=(), **together)  # type: ignore[arg-type]
 
 
 def _train(
     network: nn.Module, sites: Sequence[SiteDataset], config: Config, on_pass: Progress
 ) -> None:
     prepared = prepare(pool(sites, "pretraining"), config.data)
-    optimizer = training.make_optimizer(network, config.training)
+    stepper = Stepper(network, config.training)
     # the flatter the base, the better vectors add up
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, config.rounds)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(stepper.optimizer, config.rounds)
     for number in range(1, config.rounds + 1):
         loader = training_loader(prepared, config.training, config.seed * 1000 + number)
-        result = training.fit(network, loader, config.training, config.data, optimizer=optimizer)
+        result = training.fit(network, loader, config.training, config.data, stepper=stepper)
         schedule.step()
         on_pass(number, config.rounds, result.loss)
 

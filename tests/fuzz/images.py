@@ -49,6 +49,25 @@ NNUNET = {
         name: {"images": [f"i{n}.nii"], "label": f"l{n}.nii"} for n, name in enumerate("ab")
     },
 }
+REGIONS = {
+    **DECATHLON,
+    "task": "regions",
+    "labels": {"background": 0, "whole": [1, 2, 4], "core": [4, 1], "enhancing": 4},
+}
+FINDINGS = {
+    "task": "multilabel",
+    "modality": {"0": "DX"},
+    "labels": {"0": "effusion", "1": "nodule"},
+    "training": [{"image": "i0.nii", "label": ["nodule"], "subject": 7}],
+    "validation": [{"image": "i1.nii", "label": {"effusion": 1, "nodule": None}}],
+}
+NUMBERS = {
+    "task": "regression",
+    "modality": {"0": "T1"},
+    "labels": {"0": "age", "1": "dose"},
+    "training": [{"image": "i0.nii", "label": {"age": 63.5, "dose": None}}],
+    "validation": [{"image": "i1.nii", "label": {"dose": -2}}],
+}
 
 
 def _fill(folder: Path) -> Path:
@@ -69,7 +88,12 @@ def read_listed(content: bytes, folder: Path) -> None:
     assert files and all(path.resolve().is_relative_to(data.resolve()) for path in files)
     names = (dataset.name, *dataset.labels, *dataset.modality)
     assert all(name.isprintable() and 0 < len(name) <= MAX_NAME for name in names)
-    assert len(dataset.label_values) in (0, len(dataset.labels))
+    assert dataset.regions or len(dataset.label_values) in (0, len(dataset.labels))
+    assert len(dataset.regions) in (0, len(dataset.labels))
+    known = range(len(dataset.label_values))
+    assert all(region and set(region) <= set(known) for region in dataset.regions)
+    for case in dataset.cases:
+        assert not isinstance(case.label, tuple) or len(case.label) == len(dataset.labels)
 
 
 def nifti_file(version: int) -> bytes:
@@ -185,6 +209,9 @@ PICTURES = {
 READERS = (
     _listing("dataset-decathlon", DECATHLON),
     _listing("dataset-nnunet", NNUNET),
+    _listing("dataset-regions", REGIONS),
+    _listing("dataset-findings", FINDINGS),
+    _listing("dataset-regression", NUMBERS),
     *(image_reader(name, *parts, 1) for name, parts in NIFTI.items()),
     *(label_reader(f"{name}-label", *parts) for name, parts in NIFTI.items()),
     *(

@@ -10,8 +10,10 @@ import torch
 from safetensors.torch import save
 from torch import nn
 
+from polyclinic.config.compose import load_config
 from polyclinic.learning.cases.disk_cache import DiskCache
 from polyclinic.learning.optimizing.moments import Moments
+from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic_strategies.averaging.best import read_best
 from tests.fuzz.mutation import damaged
 from tests.fuzz.reader import Reader
@@ -20,17 +22,22 @@ KEY = "a" * 64
 BEST = {"round": 3, "score": 0.5, "hospitals": 2}
 
 
-def _optimizer() -> torch.optim.Optimizer:
+def _stepper() -> Stepper:
     layer = nn.Linear(2, 2)
     optimizer = torch.optim.SGD(layer.parameters(), 0.1, 0.9)
     layer(torch.ones(2)).sum().backward()
     optimizer.step()
-    return optimizer
+    stepper = Stepper(layer, load_config().training, optimizer)
+    stepper.scaler = torch.amp.GradScaler("cpu")
+    stepper.scaler.scale(torch.ones(1))  # type: ignore[no-untyped-call]
+    return stepper
 
 
 def _moments() -> bytes:
     content = io.BytesIO()
-    torch.save(_optimizer().state_dict(), content)
+    stepper = _stepper()
+    kept = {"optimizer": stepper.optimizer.state_dict(), "scaler": stepper.scaler.state_dict()}
+    torch.save(kept, content)
     return content.getvalue()
 
 
@@ -42,9 +49,9 @@ def _array() -> bytes:
 
 def _read_moments(content: bytes, folder: Path) -> object:
     (folder / "moments-1.pt").write_bytes(content)
-    optimizer = _optimizer()
-    Moments(folder, 2).take_up(optimizer)
-    return optimizer
+    stepper = _stepper()
+    Moments(folder, 2).take_up(stepper)
+    return stepper
 
 
 def _read_case(content: bytes, folder: Path) -> object:

@@ -22,12 +22,18 @@ def describe_dataset(dataset: SiteDataset) -> str:
     )
     channels = ", ".join(dataset.modality)
     labels = ", ".join(
-        f"{name} ({number})" if dataset.label_values else name
-        for name, number in zip(
-            dataset.labels, dataset.label_values or range(len(dataset.labels)), strict=True
-        )
+        f"{name} ({numbers})" if numbers else name
+        for name, numbers in zip(dataset.labels, _numbers(dataset), strict=True)
     )
     return escape(f"{dataset.name}, {dataset.task}, {counts}; channels {channels}; labels {labels}")
+
+
+def _numbers(dataset: SiteDataset) -> list[str]:
+    """Return what stands for each label in label maps, where it is not 0, 1, 2, ..."""
+    values = dataset.label_values
+    if dataset.regions:
+        return [" ".join(str(values[place]) for place in region) for region in dataset.regions]
+    return list(map(str, values)) or [""] * len(dataset.labels)
 
 
 def check_images(dataset: SiteDataset | None, deep: bool, console: Console) -> str:

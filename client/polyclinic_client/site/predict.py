@@ -16,13 +16,15 @@ from polyclinic.errors import ConfigError, DataError
 from polyclinic.imaging.image_files import SUFFIXES, check_header
 from polyclinic.imaging.volumes import write_label_map
 from polyclinic.learning.model_file import load_model
-from polyclinic.learning.prediction import predict_class, predict_label_map
+from polyclinic.learning.prediction import predict_label_map, predict_values
+from polyclinic.learning.tasks.registry import task_of
 from polyclinic.system.durable import file_digest, replacing, write_durably
 from polyclinic.system.text import parse_json
 from polyclinic_client.result_names import name_results
 
 MADE = ".made.json"  # in the results' folder: which model made which label map of which image
 TABLE = "predictions.csv"
+HEADINGS = {"classification": "class", "multilabel": "findings"}  # of what is found
 
 
 @dataclass(frozen=True)
@@ -59,10 +61,10 @@ def predict_files(model: Path, images: Sequence[Path], out: Path, console: Conso
     subjects = _group(_files_of(images), job, console)
     out.mkdir(parents=True, exist_ok=True)
     faults: list[DataError] = []
-    if job.data.task == "classification":
-        _classify(network, job, subjects, out, console, faults)
-    else:
+    if job.data.kind.per_voxel:
         _segment(network, job, subjects, _Made(out, file_digest(model)), console, faults)
+    else:
+        _tabulate(network, job, subjects, out, console, faults)
     if faults:
         console.print(f"{len(faults)} of {len(subjects)} images could not be read", style="red")
         raise faults[0]
@@ -205,7 +207,7 @@ def _segment(
     console.print(f"{done} label maps in {made.folder}: {_legend(job)}", markup=False)
 
 
-def _classify(
+def _tabulate(
     network: nn.Module,
     job: JobConfig,
     subjects: Sequence[Subject],
@@ -213,18 +215,24 @@ def _classify(
     console: Console,
     faults: list[DataError],
 ) -> None:
+    """Write a table: what is found in each image, and its probabilities, or its numbers."""
+    data, task = job.data, task_of(job.data)
+    heading = HEADINGS.get(data.task)
     with replacing(out / TABLE) as unfinished, unfinished.open("w", newline="") as file:
         table = csv.writer(file)
-        table.writerow(["image", "class", *job.data.labels])
-        for subject in track(subjects, description="classifying", console=console):
+        table.writerow(["image", *([heading] if heading else []), *data.labels])
+        for subject in track(subjects, description="predicting", console=console):
             with _fault_told(faults, console):
-                probabilities = predict_class(network, subject.files, job.data)
-                name = job.data.labels[int(probabilities.argmax())]
-                figures = [f"{value:.4f}" for value in probabilities.tolist()]
-                table.writerow([subject.files[0], name, *figures])
+                answer = predict_values(network, subject.files, data)
+                name = task.name(answer, data)
+                figures = [f"{value:.4f}" for value in answer.tolist()]
+                table.writerow([subject.files[0], *([] if name is None else [name]), *figures])
     done = len(subjects) - len(faults)
-    console.print(f"{done} images classified in {out / TABLE}", markup=False)
+    console.print(f"{done} images in {out / TABLE}: {data.kind.title}", markup=False)
 
 
 def _legend(job: JobConfig) -> str:
-    return ", ".join(f"{number} {label}" for number, label in enumerate(job.data.labels))
+    data = job.data
+    names = data.kind.drawn(data.labels)
+    values = (0, *data.region_values) if data.region_values else range(len(names))
+    return ", ".join(f"{value} {name}" for value, name in zip(values, names, strict=True))

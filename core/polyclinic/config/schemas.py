@@ -11,6 +11,7 @@ from pydantic.dataclasses import dataclass
 from typing_extensions import TypedDict
 
 from polyclinic.config.release import Release
+from polyclinic.config.tasks import KINDS, TaskKind, TaskName
 
 Scalar = bool | int | float | str
 Setting = Scalar | list[Scalar]
@@ -30,9 +31,11 @@ class DataConfig:
     """What a case is, and the grid on which the network sees it."""
 
     # own: every hospital has its own, and `labels` is empty until it is known
-    task: Literal["segmentation", "classification", "own"]
+    task: TaskName | Literal["own"]
     channels: Count
-    labels: tuple[str, ...]  # name of class 0, 1, ...; class 0 of a segmentation is the background
+    # name of each output: class 0, 1, ..., of which class 0 of a segmentation is the background;
+    # regions, findings, or numbers
+    labels: tuple[str, ...]
     orientation: Annotated[str, Field(pattern="^[RLAPSI]{2,3}$")]
     spacing_mm: tuple[Positive, ...] | None  # None: images are resized to the patch
     patch: tuple[Count, ...]  # voxels of one training sample; two numbers make the task 2-D
@@ -54,11 +57,20 @@ class DataConfig:
     intensity_steps: tuple[str, ...] = ()
     nan_as_zero: bool = False
     mirroring: Literal["auto", "on", "off"] = "auto"  # flips that swap left and right
+    # of regions, what is written into a label map for each, later ones over earlier ones;
+    # empty: 1, 2, ...
+    region_values: tuple[Annotated[int, Field(ge=1, le=255)], ...] = ()
+    ranges: tuple[Finite, ...] = ()  # of a regression: lowest and highest value of each number
 
     @property
     def spatial_dims(self) -> int:
         """2 or 3."""
         return len(self.patch)
+
+    @property
+    def kind(self) -> TaskKind:
+        """What is known of the task."""
+        return KINDS[self.task]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -95,6 +107,8 @@ class TrainingConfig:
     clip: Ratio = 0.0  # largest norm of the gradients; 0: any
     precision: Literal["auto", "float32", "bfloat16", "float16"] = "float32"
     workers: Annotated[int, Field(ge=0, le=64)] = 0  # processes that load while the device computes
+    # that are scored after a round, the same ones after each; 0: all. The test scores all cases
+    validation_cases: Annotated[int, Field(ge=0, le=1_000_000)] = 0
     methods: dict[str, Any] = Field(default_factory=dict)  # name of a method -> its own settings
 
 

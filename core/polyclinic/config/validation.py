@@ -9,6 +9,7 @@ from typing import Annotated, Any, TypeVar
 from pydantic import BeforeValidator, TypeAdapter, ValidationError
 
 from polyclinic.config.schemas import DataConfig, Part, Scalar, Setting, TrainingConfig
+from polyclinic.config.tasks import kinds_of_loss
 from polyclinic.errors import ConfigError
 
 JOB_GROUPS = ("model", "data", "training")  # what a hospital needs to know
@@ -17,11 +18,6 @@ _KEY = re.compile(rf"({'|'.join(JOB_GROUPS)})(\.{_PIECE}){{1,8}}")
 _SHOWN = 100  # characters of what somebody else wrote
 MOST_ENTRIES = 256  # settings of a job, or packages
 LONGEST = 256  # values in a list that travels
-LOSSES = {  # home -> kind of task
-    "monai.losses.": "segmentation",
-    "polyclinic.learning.losses.SegmentationLoss": "segmentation",
-    "torch.nn.": "classification",
-}
 FIGURES = 4  # of a channel in data.foreground
 Schema = TypeVar("Schema")
 
@@ -185,16 +181,37 @@ def _check_labels(data: DataConfig, training: TrainingConfig) -> None:
                 "classes in its dataset.json."
             )
         return
-    if len(data.labels) < 2 or len(set(data.labels)) != len(data.labels):
+    kind = data.kind
+    if len(data.labels) < kind.least_labels or len(set(data.labels)) != len(data.labels):
+        least = "two classes" if kind.least_labels == 2 else "one name"
+        raise ConfigError(f"data.labels={list(data.labels)}: at least {least}, each named once.")
+    _check_outputs(data)
+    fitting = kinds_of_loss(str(training.loss.get("_target_")))
+    if fitting and data.task not in fitting:
+        choices = " or ".join(f"training={name}" for name in kind.trainings)
         raise ConfigError(
-            f"data.labels={list(data.labels)}: at least two classes, each named once."
+            f"The loss of this training is not one for {kind.title}: choose {choices}."
         )
-    target = str(training.loss.get("_target_"))
-    kinds = {kind for home, kind in LOSSES.items() if target.startswith(home)}
-    if kinds - {data.task}:
+
+
+def _check_outputs(data: DataConfig) -> None:
+    """See that settings of a kind of task are there for it, and for no other."""
+    values, ranges, count = data.region_values, data.ranges, len(data.labels)
+    if values and (data.task != "regions" or len(values) != count or len(set(values)) != count):
         raise ConfigError(
-            f"The loss of this training is not one for {data.task}: choose training=default or "
-            "training=classification."
+            f"data.region_values={list(values)}: of data.task=regions, one number for each of "
+            f"{count} regions, all different; or [] for 1, 2, ..."
+        )
+    if data.task != "regression":
+        if ranges:
+            raise ConfigError(f"data.ranges={list(ranges)}: only of data.task=regression.")
+        return
+    if len(ranges) != 2 * count or any(
+        low >= high for low, high in zip(ranges[::2], ranges[1::2], strict=True)
+    ):
+        raise ConfigError(
+            f"data.ranges={list(ranges)}: lowest and highest value of each of data.labels="
+            f"{list(data.labels)}, for example 'data.ranges=[0,110]' for an age in years."
         )
 
 

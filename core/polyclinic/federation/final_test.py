@@ -99,7 +99,9 @@ def list_before(folder: RunFolder, arm: str, other: Mapping[str, str]) -> None:
 
 def task_of(config: Config) -> str:
     """Return the task in words, which every contribution must repeat: two tasks never mix."""
-    return f"{config.data.task}: {', '.join(config.data.labels)}"
+    data = config.data
+    ranges = f" in {', '.join(f'{each:g}' for each in data.ranges)}" if data.ranges else ""
+    return f"{data.task}: {', '.join(data.labels)}{ranges}"
 
 
 def record_as(folder: RunFolder, name: str) -> Callable[[Event], None]:

@@ -21,13 +21,14 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from polyclinic.config.release import Release
-from polyclinic.config.schemas import JobConfig, TrainingConfig
+from polyclinic.config.schemas import TrainingConfig
 from polyclinic.describing.statistics import statistic_names
-from polyclinic.errors import ConfigError, UnknownName
+from polyclinic.errors import UnknownName
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.records import Order
 from polyclinic.federation.site import (
     Site,
+    check_labels,
     check_layer_release,
     describe_training_images,
     fit_contribution,
@@ -36,13 +37,14 @@ from polyclinic.federation.site import (
     save_site_model,
     tell_training,
 )
-from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.learning import training
+from polyclinic.learning.cases.drawn import draw_places
 from polyclinic.learning.gallery import draw_first
 from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.optimizing.moments import Moments
 from polyclinic.learning.optimizing.schedules import Round
+from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite
 from polyclinic.learning.state_dict import StateDict, pack, shared_names, subtract
@@ -223,30 +225,31 @@ class CommonTask:
         """Train the network in place for one round."""
         job = site.job(order)
         loader = training_loader(site.prepared(order), job.training, site.seed(order))
-        optimizer = training.make_optimizer(network, job.training)
+        stepper = Stepper(network, job.training, proximal_mu=order.proximal_mu)
         moments = Moments(site.folder(order), order.round) if job.training.momentum_kept else None
         if moments is not None:
-            moments.take_up(optimizer)
+            moments.take_up(stepper)
         result = training.fit(
             network,
             loader,
             job.training,
             job.data,
-            proximal_mu=order.proximal_mu,
-            optimizer=optimizer,
+            stepper=stepper,
             place=Round(max(1, order.round), order.rounds),
             on_step=tell_training(site, order),
         )
         if moments is not None:
-            moments.keep(optimizer)
+            moments.keep(stepper)
         return result
 
     def score(self, site: Site, order: Order, network: nn.Module) -> Evaluation:
-        """Score the network on the validation cases."""
+        """Score the network on the validation cases, or those of them that a round scores."""
         job = site.job(order)
         self.make_ready(site, order, network)
-        prepared = site.prepared(order)
-        return training.evaluate(network, prepared.validation, job.data, job.training)
+        cases = site.prepared(order).validation
+        chosen = draw_places(len(cases), job.training.validation_cases, order.seed)
+        drawn = (cases[place] for place in chosen)
+        return training.evaluate(network, drawn, job.data, job.training)
 
     def score_finally(self, site: Site, order: Order, network: nn.Module) -> Evaluation:
         """Score the network on the test cases; keep it, and pictures of the first case."""
@@ -279,20 +282,6 @@ class CommonTask:
                 known = [*statistic_names(), *self._layer_statistics]
                 raise UnknownName("statistic", name[:80], known)
         return [found for name, found in self._layer_statistics.items() if name in wanted]
-
-
-def check_labels(job: JobConfig, dataset: SiteDataset) -> None:
-    """Refuse a hospital whose task or classes are not the federation's.
-
-    Raises:
-        ConfigError: They differ; the text names both.
-    """
-    if (job.data.task, job.data.labels) != (dataset.task, dataset.labels):
-        raise ConfigError(
-            f"The federation does {job.data.task} with the labels {', '.join(job.data.labels)}; "
-            f"this hospital's dataset.json is for {dataset.task} with "
-            f"{', '.join(dataset.labels)}. Name and number the labels alike on both sides."
-        )
 
 
 HOSPITAL = CommonTask()

@@ -15,7 +15,6 @@ from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.method import method_of, provider_of
 from polyclinic.federation.records import Order
 from polyclinic.federation.run_folder import RunFolder, now, versions
-from polyclinic.federation.run_state import SCORE_NAMES
 from polyclinic.learning.bundles.weights import load_weights
 from polyclinic.learning.state_dict import layout_digest, shared_names
 from polyclinic.system.plugins import (
@@ -65,10 +64,8 @@ def check_network(network: nn.Module, config: Config) -> None:
         ConfigError: The network cannot take a patch of this size, or the shape of its output is
             not the one that the task needs.
     """
-    classes = len(config.data.labels)
-    wanted: tuple[int, ...] = (
-        (1, classes) if config.data.task == "classification" else (1, classes, *config.data.patch)
-    )
+    kind, outputs = config.data.kind, len(config.data.labels)
+    wanted = kind.output_shape(outputs, config.data.patch)
     network.eval()
     try:
         with torch.inference_mode():
@@ -83,8 +80,8 @@ def check_network(network: nn.Module, config: Config) -> None:
         network.train()
     if shape != wanted and config.data.task != "own":  # each hospital adds a head of its own
         raise ConfigError(
-            f"The model's output has shape {shape}, but {config.data.task} into {classes} classes "
-            f"needs {wanted}: choose another model."
+            f"The model's output has shape {shape}, but {kind.title} with {outputs} labels needs "
+            f"{wanted}: choose another model."
         )
 
 
@@ -113,7 +110,7 @@ def follow_run(configs: Sequence[Config]) -> LiveState:
     without = frozenset(
         arm_name(config) for config in configs if method_of(config).pace != "rounds"
     )
-    titles, score_name = strategy_titles(configs), SCORE_NAMES[first.data.task]
+    titles, score_name = strategy_titles(configs), first.data.kind.score_name
     return LiveState(titles, first.rounds, score_name, without)
 
 
@@ -135,7 +132,7 @@ def describe_run(folder: RunFolder, configs: Sequence[Config], **more: object) -
         rounds=first.rounds,
         arms=arms,
         task=first.data.task,
-        score_name=SCORE_NAMES[first.data.task],
+        score_name=first.data.kind.score_name,
         labels=list(first.data.labels),
         hospitals={},
         **more,

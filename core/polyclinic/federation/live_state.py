@@ -16,6 +16,7 @@ class SiteRow:
         score: Its last score.
         since: Monotonic time in seconds at which `doing` last changed.
         describes: Whether it only describes its images, so that no contribution is expected.
+        amount: How much work that is, in words; empty where it is not known.
     """
 
     doing: str = "joined"
@@ -23,6 +24,7 @@ class SiteRow:
     score: float | None = None
     since: float = field(default_factory=time.monotonic)
     describes: bool = False
+    amount: str = ""
 
 
 class LiveState:
@@ -78,10 +80,10 @@ class LiveState:
         """Return a hospital's row; make a new one if it has none."""
         return self.rows.setdefault(site, SiteRow())
 
-    def set_doing(self, site: str, doing: str) -> SiteRow:
-        """Set what a hospital does now, and return its row."""
+    def set_doing(self, site: str, doing: str, amount: str = "") -> SiteRow:
+        """Set what a hospital does now, and how much work it is in words; return its row."""
         row = self.row(site)
-        row.doing, row.since = doing, time.monotonic()
+        row.doing, row.amount, row.since = doing, amount, time.monotonic()
         return row
 
     def begin(self, arm: str, title: str, rounds: int, offset: int, expected: int) -> str:

@@ -9,7 +9,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 from polyclinic.errors import RunError
 from polyclinic.federation.events import Word
 
-SCORE_NAMES = {"segmentation": "Dice", "classification": "balanced accuracy", "own": "score"}
 Part = TypeVar("Part", bound=BaseModel)
 Found = TypeVar("Found")
 Count = Annotated[

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
+from polyclinic.config.tasks import KINDS
 from polyclinic.describing.statistics import DESCRIPTION, describe, statistic_names
 from polyclinic.errors import ConfigError
 from polyclinic.federation.assignment import Assignment
@@ -234,3 +235,18 @@ def _kept_rounds(site: Site, order: Order) -> list[int]:
         int(path.stem.removeprefix(PERSONAL))
         for path in site.folder(order).glob(f"{PERSONAL}*.safetensors")
     ]
+
+
+def check_labels(job: JobConfig, dataset: SiteDataset) -> None:
+    """Refuse a hospital whose task or classes are not the federation's.
+
+    Raises:
+        ConfigError: They differ; the text names both.
+    """
+    data = job.data
+    if (data.task, data.labels) != (dataset.task, dataset.labels):
+        raise ConfigError(
+            f"The federation does {data.kind.title} with the labels {', '.join(data.labels)}; "
+            f"this hospital's dataset.json is for {KINDS[dataset.task].title} with "
+            f"{', '.join(dataset.labels)}. Name and number the labels alike on both sides."
+        )

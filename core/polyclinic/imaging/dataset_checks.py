@@ -1,15 +1,18 @@
 """What a hospital should know of its data folder before it joins: faults, and what is unusual."""
 
+import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from polyclinic.config.schemas import DataConfig
+from polyclinic.config.tasks import KINDS
 from polyclinic.errors import DataError, DatasetInvalid
 from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.imaging.headers import Header
 from polyclinic.imaging.image_files import check_header, check_same_grid
+from polyclinic.imaging.listing.values import Values
 from polyclinic.system.durable import file_digest
 
 NAMED = 3  # cases that a note names
@@ -69,8 +72,10 @@ def check_agreement(dataset: SiteDataset, data: DataConfig) -> None:
         problem = f"its labels are {list(dataset.labels)}, the federation's are {list(data.labels)}"
         raise DatasetInvalid(path, problem, "Give both the same names in the same order.")
     if dataset.task != data.task:
-        problem = f"its labels make a {dataset.task}, the federation's task is {data.task}"
-        raise DatasetInvalid(path, problem, "Use files as labels to segment, numbers to classify.")
+        problem = f"its task is {dataset.task}, the federation's task is {data.task}"
+        remedy = f"In {data.kind.title}, a case's label is {data.kind.labelled_by}."
+        raise DatasetInvalid(path, problem, remedy)
+    _check_ranges(dataset, data)
     if len(dataset.modality) != data.channels:
         problem = (
             f"'modality' names {len(dataset.modality)} channel(s), "
@@ -86,6 +91,21 @@ def check_agreement(dataset: SiteDataset, data: DataConfig) -> None:
             problem,
             "List the files of each case in the federation's order, and name them so.",
         )
+
+
+def _check_ranges(dataset: SiteDataset, data: DataConfig) -> None:
+    """Refuse numbers beyond the federation's range: another unit, or an error of writing."""
+    ranges = list(zip(data.ranges[::2], data.ranges[1::2], strict=True))
+    for case in dataset.cases if ranges else ():
+        values = case.label if isinstance(case.label, tuple) else ()
+        for name, value, (low, high) in zip(data.labels, values, ranges, strict=False):
+            if value < low or value > high:
+                raise DatasetInvalid(
+                    dataset.folder / "dataset.json",
+                    f"{case.name} has {name} {value:g}, beyond the federation's range of {low:g} "
+                    f"to {high:g}",
+                    "Correct it, or its unit; or ask for a wider data.ranges.",
+                )
 
 
 def check_grids(case: Case) -> None:
@@ -128,6 +148,8 @@ class _Findings:
                     self._note("sform and qform contradict each other; the sform counts", case)
         if isinstance(case.label, int):
             self.seen.add(case.label)
+        elif isinstance(case.label, tuple):
+            self._look_at_values(case.label)
         if self.deep:
             self._check_voxels(case)
 
@@ -170,18 +192,34 @@ class _Findings:
         if isinstance(case.label, Path):
             label = read_label(case.label, len(self.dataset.labels), values=case.label_values)
             classes = {int(number) for number in label.as_tensor().unique()}
-            self.seen |= classes
+            self.seen |= _shown_in(classes, case.regions)
             self.maps += 1
             if classes == {0}:
                 self._note("the label map is empty", case)
 
+    def _look_at_values(self, values: Values) -> None:
+        """Note findings that there are, or numbers that are known."""
+        regression = self.dataset.task == "regression"
+        self.seen |= {
+            place
+            for place, value in enumerate(values)
+            if (not math.isnan(value) if regression else value == 1)
+        }
+
     def _check_classes(self) -> Iterator[str]:
         """Say which classes are declared and met nowhere, once all labels are known."""
-        if not (self.maps or self.dataset.task == "classification"):
+        if KINDS[self.dataset.task].per_voxel and not self.maps:
             return
         missing = [name for n, name in enumerate(self.dataset.labels) if n not in self.seen]
         if missing:
-            yield f"No case has the class {', '.join(missing)}, which 'labels' declares."
+            yield f"No case has {', '.join(missing)}, which 'labels' declares."
+
+
+def _shown_in(classes: set[int], regions: Sequence[Sequence[int]]) -> set[int]:
+    """Return the labels that a label map shows: its classes, or the regions that they are of."""
+    if not regions:
+        return classes
+    return {place for place, region in enumerate(regions) if classes & set(region)}
 
 
 def _check_overlap(dataset: SiteDataset, deep: bool) -> Iterator[str]:

@@ -16,7 +16,12 @@ nnU-Net v2's, whose cases are the files of its folders, or stand under `dataset`
     {"channel_names": {"0": "T1"}, "labels": {"background": 0, "tumour": 1},
      "numTraining": 32, "file_ending": ".nii.gz"}
 
-Labels may be named by number or by name in both. Their numbers may have gaps (0, 1, 2, 4).
+Labels may be named by number or by name in both. Their numbers may have gaps (0, 1, 2, 4). Regions
+that overlap are lists of numbers, as in nnU-Net:
+
+    "labels": {"background": 0, "whole tumour": [1, 2, 4], "core": [1, 4], "enhancing": 4}
+
+Where a case has no label map, its label is read by `polyclinic.imaging.listing.values`.
 """
 
 import json
@@ -25,17 +30,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from polyclinic.config.tasks import KINDS, TaskName
 from polyclinic.errors import DatasetInvalid
+from polyclinic.imaging.listing.labels import LABELS, Labels, LabelsInvalid, read_labels
+from polyclinic.imaging.listing.values import MAX_NAME, Values, read_values, shown
 
 Split = Literal["training", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
 MAX_JSON_BYTES = 64 * 2**20
-MAX_CLASSES = 256  # a label map is predicted in 8 bits
 MAX_CHANNELS = 1024
-MAX_NAME = 200  # characters of a class, a channel, a patient
-MAX_LABEL = 2**15  # numbers in a label map
-IGNORE = "ignore"  # nnU-Net's label of voxels that do not count
 GUIDE = "Write it as the documentation on data sets describes."
+VALUES = (
+    'Write the names of the findings that there are, or {"name": 1, "other": 0}; of a regression '
+    'the number, with "task": "regression".'
+)
 
 
 @dataclass(frozen=True)
@@ -44,12 +52,12 @@ class Entry:
 
     Attributes:
         images: Files, relative to the folder: one, or one for each channel.
-        label: File of the label map, number of the class, or None.
+        label: File of the label map, number of the class, findings or numbers, or None.
         subject: The patient; empty if unknown.
     """
 
     images: tuple[str, ...]
-    label: str | int | None = None
+    label: str | int | Values | None = None
     subject: str = ""
 
 
@@ -60,11 +68,14 @@ class Listing:
     Attributes:
         name: Name of the data set; may be empty.
         modality: What each channel is.
-        labels: Name of class 0, 1, ...
-        label_values: Number of each class in label maps; empty if they are 0, 1, 2, ...
+        labels: Name of class 0, 1, ...; of each region, finding, or number.
+        label_values: Number of each class in label maps; empty if they are 0, 1, 2, ...; with
+            regions all numbers that may occur.
         cases: Cases of each split; None where the files of nnU-Net's folders are the cases.
         excluded: Images that are left out, as they are listed.
         file_ending: Of the files in nnU-Net's folders.
+        task: As 'task' says; None if it does not say it.
+        regions: Places in `label_values` that make each region; empty if there are none.
     """
 
     name: str
@@ -74,6 +85,8 @@ class Listing:
     cases: Mapping[Split, tuple[Entry, ...]] | None
     excluded: frozenset[str] = field(default_factory=frozenset)
     file_ending: str = ".nii.gz"
+    task: TaskName | None = None
+    regions: tuple[tuple[int, ...], ...] = ()
 
 
 def read_listing(path: Path) -> Listing:
@@ -130,7 +143,9 @@ class _Reader:
         self.path, self.tree = path, tree
 
     def read(self) -> Listing:
-        labels, values = self._labels()
+        self.task = self._task()
+        labels = self._labels()
+        self.labels, self.values = labels.names, labels.values
         name = self.tree.get("name", "")
         modality = self._modality()
         cases: Mapping[Split, tuple[Entry, ...]] | None
@@ -139,15 +154,18 @@ class _Reader:
         elif "file_ending" in self.tree and "training" not in self.tree:
             cases = None
         else:
-            cases = {split: tuple(self._cases(split, values)) for split in SPLITS}
+            cases = {split: tuple(self._cases(split)) for split in SPLITS}
+        plain = tuple(range(len(labels.values)))
         return Listing(
             self._text("'name'", name) if name else "",
             modality,
-            labels,
-            () if values == tuple(range(len(values))) else values,
+            labels.names,
+            labels.values if labels.regions or labels.values != plain else (),
             cases,
             self._excluded(),
             self._text("'file_ending'", self.tree.get("file_ending", ".nii.gz")),
+            self.task,
+            labels.regions,
         )
 
     def _wrong(self, problem: str, remedy: str) -> DatasetInvalid:
@@ -180,37 +198,24 @@ class _Reader:
             raise self._wrong(f"'{key}' names {len(table)} channels", f"At most {MAX_CHANNELS}.")
         return tuple(self._text(f"'{key}' {number}", table[number]) for number in wanted)
 
-    def _labels(self) -> tuple[tuple[str, ...], tuple[int, ...]]:
-        """Return names and numbers of the classes, by rising number."""
-        remedy = 'Write "labels": {"0": "background", "1": "name"}.'
-        table = self._table("labels", remedy)
-        if all(isinstance(value, int | list) for value in table.values()):
-            pairs = [(name, value) for name, value in table.items()]
-            if IGNORE in table or any(isinstance(value, list) for _, value in pairs):
-                raise self._wrong(
-                    "'labels' holds regions or the label 'ignore', which are not read",
-                    "Give every class one number of its own.",
-                )
-        else:
-            pairs = [(name, _number(key)) for key, name in table.items()]
-        if any(isinstance(n, bool) or not 0 <= n <= MAX_LABEL for _, n in pairs):
-            raise self._wrong(f"'labels' has the keys {shown(table)}", remedy)
-        pairs.sort(key=lambda pair: pair[1])
-        names = tuple(self._text(f"'labels' {number}", name) for name, number in pairs)
-        numbers = tuple(number for _, number in pairs)
-        if not 2 <= len(names) <= MAX_CLASSES or len(set(names)) < len(names):
+    def _task(self) -> TaskName | None:
+        """Return what 'task' says: a list of findings or a class is told apart without it."""
+        found = self.tree.get("task")
+        names = [name for name in KINDS if name != "own"]
+        if found is not None and found not in names:
             raise self._wrong(
-                f"'labels' are {shown(names)}",
-                f"Name at least two classes, each differently, at most {MAX_CLASSES}.",
+                f"'task' is {repr(found)[:MAX_NAME]}", f"Write one of {', '.join(names)}."
             )
-        if numbers[0] != 0 or len(set(numbers)) < len(numbers):
-            raise self._wrong(
-                f"'labels' has the keys {shown(numbers)}",
-                f"Number the classes from 0, each differently. {remedy}",
-            )
-        return names, numbers
+        return found
 
-    def _cases(self, split: Split, values: tuple[int, ...]) -> Iterator[Entry]:
+    def _labels(self) -> Labels:
+        """Return what 'labels' declares."""
+        try:
+            return read_labels(self._table("labels", LABELS), self.task)
+        except LabelsInvalid as error:
+            raise self._wrong(error.problem, error.remedy) from error
+
+    def _cases(self, split: Split) -> Iterator[Entry]:
         entries = self.tree.get(split, [])
         if not isinstance(entries, list):
             raise self._wrong(
@@ -223,30 +228,15 @@ class _Reader:
                 raise self._wrong(
                     f"{where} has no 'image'", 'Write {"image": "file", "label": "file"}.'
                 )
-            yield self._entry(where, table["image"], table, split != "test", values)
+            yield self._entry(where, table["image"], table, split != "test")
 
-    def _entry(
-        self,
-        where: str,
-        image: object,
-        table: Mapping[str, Any],
-        labelled: bool,
-        values: tuple[int, ...],
-    ) -> Entry:
+    def _entry(self, where: str, image: object, table: Mapping[str, Any], labelled: bool) -> Entry:
         files = image if isinstance(image, list) else [image]
         label = table.get("label")
         if not files or (label is None and labelled):
             missing = "label" if files else "image"
             raise self._wrong(f"{where} has no {missing}", "Add it, or remove the entry.")
-        if isinstance(label, int) and not isinstance(label, bool):
-            if label not in values:
-                raise self._wrong(
-                    f"{where} has label {str(label)[:MAX_NAME]}",
-                    f"'labels' declares {shown(values) or 'none as a number'}.",
-                )
-            label = values.index(label)
-        elif label is not None:
-            label = self._file(where, label)
+        label = self._label(where, label)
         subject = table.get("subject", "")
         if not isinstance(subject, str | int) or len(str(subject)) > MAX_NAME:
             raise self._wrong(
@@ -255,13 +245,31 @@ class _Reader:
             )
         return Entry(tuple(self._file(where, name) for name in files), label, str(subject))
 
+    def _label(self, where: str, label: object) -> str | int | Values | None:
+        """Return a file's name, the place of a class, or the values of findings or numbers."""
+        if label is None:
+            return None
+        if self.task == "regression" or isinstance(label, list | dict):
+            found = read_values(label, self.labels, self.task)
+            if isinstance(found, str):
+                raise self._wrong(f"{where} {found}", VALUES)
+            return found
+        if isinstance(label, int) and not isinstance(label, bool):
+            if label not in self.values:
+                raise self._wrong(
+                    f"{where} has label {str(label)[:MAX_NAME]}",
+                    f"'labels' declares {shown(self.values) or 'none as a number'}.",
+                )
+            return self.values.index(label)
+        return self._file(where, label)
+
     def _nnunet_cases(self) -> Iterator[Entry]:
         """Read nnU-Net's explicit list: {"case": {"images": [...], "label": ...}}."""
         for name, table in self._table("dataset", GUIDE).items():
             where = f"'dataset' {name[:MAX_NAME]!r}"
             if not isinstance(table, dict) or "images" not in table:
                 raise self._wrong(f"{where} has no 'images'", GUIDE)
-            yield self._entry(where, table["images"], table, True, ())
+            yield self._entry(where, table["images"], table, True)
 
     def _excluded(self) -> frozenset[str]:
         names = self.tree.get("excluded", [])
@@ -276,14 +284,3 @@ class _Reader:
                 "Write its path, relative to dataset.json.",
             )
         return name
-
-
-def _number(key: str) -> int:
-    """Return a key that is a number; -1 for every other."""
-    return int(key) if key.isascii() and key.isdigit() and len(key) < 10 else -1
-
-
-def shown(names: Any) -> str:
-    """Return the first names in one line."""
-    first = [str(name)[:MAX_NAME] for name in list(names)[:20]]
-    return ", ".join(first) + (", ..." if len(names) > len(first) else "")

@@ -14,11 +14,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
+from polyclinic.config.tasks import KINDS, TaskName
 from polyclinic.errors import DatasetInvalid
 from polyclinic.imaging.dataset_files import allowed_roots, find_file, list_folders, plain_path
 from polyclinic.imaging.dataset_json import SPLITS, Entry, Listing, Split, read_listing
+from polyclinic.imaging.listing.labels import REGIONS
+from polyclinic.imaging.listing.values import Values
 
 __all__ = ["SPLITS", "Case", "SiteDataset", "Split", "evaluation_cases", "read_dataset"]
 
@@ -31,10 +33,11 @@ class Case:
 
     name: str
     image: tuple[Path, ...]
-    label: Path | int | None
+    label: Path | int | Values | None  # a label map, a class, findings or numbers
     split: Split
     subject: str = ""  # the patient, if dataset.json names one
     label_values: tuple[int, ...] = ()  # number of each class in the label map, if not 0, 1, 2, ...
+    regions: tuple[tuple[int, ...], ...] = ()  # places in `label_values` that make each region
 
 
 @dataclass(frozen=True)
@@ -52,12 +55,14 @@ class SiteDataset:
         folder: Where dataset.json lies.
         name: Name of the data set.
         modality: What each channel is.
-        labels: Name of class 0, 1, ...
+        labels: Name of class 0, 1, ...; of each region, finding, or number.
         training: Cases of the split.
         validation: Cases of the split.
         test: Cases of the split; labels may be missing.
         label_values: Number of each class in label maps; empty if they are 0, 1, 2, ...
         notes: What was decided while reading, one sentence each.
+        stated_task: As 'task' says; None if it follows from the labels.
+        regions: Places in `label_values` that make each region; empty if there are none.
     """
 
     folder: Path
@@ -69,6 +74,8 @@ class SiteDataset:
     test: tuple[Case, ...]
     label_values: tuple[int, ...] = ()
     notes: tuple[str, ...] = ()
+    stated_task: TaskName | None = None
+    regions: tuple[tuple[int, ...], ...] = ()
 
     @property
     def cases(self) -> tuple[Case, ...]:
@@ -76,13 +83,16 @@ class SiteDataset:
         return self.training + self.validation + self.test
 
     @property
-    def task(self) -> Literal["segmentation", "classification"]:
+    def task(self) -> TaskName:
         """Task that the labels are for; a folder without any label counts as a segmentation."""
-        return (
-            "classification"
-            if any(isinstance(case.label, int) for case in self.cases)
-            else "segmentation"
-        )
+        if self.stated_task is not None:
+            return self.stated_task
+        if self.regions:
+            return "regions"
+        labels = [case.label for case in self.cases]
+        if any(isinstance(label, int) for label in labels):
+            return "classification"
+        return "multilabel" if any(isinstance(label, tuple) for label in labels) else "segmentation"
 
 
 def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
@@ -123,18 +133,7 @@ def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
         if not splits["validation"]:
             splits, said = _hold_out(path, splits)
             notes.append(said)
-    kinds = {
-        isinstance(case.label, int)
-        for cases in splits.values()
-        for case in cases
-        if case.label is not None
-    }
-    if len(kinds) > 1:
-        raise DatasetInvalid(
-            path,
-            "some labels are files and some are numbers",
-            "Use one kind: files to segment, numbers to classify.",
-        )
+    _check_kinds(path, splits, listing)
     return SiteDataset(
         folder,
         listing.name or folder.resolve().name,
@@ -143,7 +142,45 @@ def read_dataset(folder: str | Path, *, labelled: bool = True) -> SiteDataset:
         **_named_apart(splits, folder),
         label_values=listing.label_values,
         notes=tuple(notes),
+        stated_task=listing.task,
+        regions=listing.regions,
     )
+
+
+def _check_kinds(path: Path, splits: Mapping[Split, tuple[Case, ...]], listing: Listing) -> None:
+    """Refuse labels of several kinds, or of another kind than 'task' says."""
+    labels = [case.label for cases in splits.values() for case in cases if case.label is not None]
+    kinds = {_kind_of(label) for label in labels}
+    if len(kinds) > 1:
+        raise DatasetInvalid(
+            path,
+            f"some labels are {' and some are '.join(sorted(kinds))}",
+            "Use one kind: files to segment, numbers to classify, lists of findings.",
+        )
+    task = listing.task or ("regions" if listing.regions else None)
+    if task is not None and kinds - {_KINDS[task]}:
+        raise DatasetInvalid(
+            path,
+            f"the task is {task}, and its labels are {', '.join(kinds)}",
+            f"Give each case {KINDS[task].labelled_by}, or correct 'task'.",
+        )
+    if task == "regions" and not listing.regions:
+        raise DatasetInvalid(path, "the task is regions, and 'labels' names none", REGIONS)
+
+
+_KINDS = {
+    "segmentation": "files",
+    "regions": "files",
+    "classification": "numbers",
+    "multilabel": "findings or measured values",
+    "regression": "findings or measured values",
+}
+
+
+def _kind_of(label: Path | int | Values) -> str:
+    if isinstance(label, Path):
+        return "files"
+    return "numbers" if isinstance(label, int) else "findings or measured values"
 
 
 def _find_cases(path: Path, listing: Listing) -> tuple[dict[Split, tuple[Case, ...]], list[str]]:
@@ -158,7 +195,7 @@ def _find_cases(path: Path, listing: Listing) -> tuple[dict[Split, tuple[Case, .
         kept = [entry for entry in entries if excluded.isdisjoint(map(plain_path, entry.images))]
         left_out += len(entries) - len(kept)
         splits[split] = tuple(
-            _make_case(path, entry, split, number, roots, listing.label_values)
+            _make_case(path, entry, split, number, roots, listing)
             for number, entry in enumerate(kept)
         )
     said = [f"{left_out} case(s) are left out, as 'excluded' in dataset.json says."]
@@ -171,7 +208,7 @@ def _make_case(
     split: Split,
     number: int,
     roots: tuple[Path, ...],
-    values: tuple[int, ...],
+    listing: Listing,
 ) -> Case:
     where = f"'{split}'[{number}]"
     image = tuple(find_file(path, name, split, where, roots) for name in entry.images)
@@ -180,8 +217,8 @@ def _make_case(
         if isinstance(entry.label, str)
         else entry.label
     )
-    mapped = values if isinstance(label, Path) else ()
-    return Case(_stem(image[0]), image, label, split, entry.subject, mapped)
+    mapped = (listing.label_values, listing.regions) if isinstance(label, Path) else ((), ())
+    return Case(_stem(image[0]), image, label, split, entry.subject, *mapped)
 
 
 def _hold_out(

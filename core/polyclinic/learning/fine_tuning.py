@@ -18,6 +18,7 @@ from polyclinic.learning import training as loops
 from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.optimizing.checkpoint import Checkpoint
 from polyclinic.learning.optimizing.schedules import Round, set_rate
+from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.preparation import PreparedSite
 
 log = logging.getLogger("polyclinic.learning.fine_tuning")
@@ -67,8 +68,9 @@ def fit_passes(
         ConfigError: The loss is no longer finite.
     """
     once = replace(training, epochs=1)
-    optimizer = loops.make_optimizer(network, once)
-    keeper = Checkpoint(checkpoint, network, optimizer, every=1)
+    stepper = Stepper(network, once)
+    optimizer = stepper.optimizer
+    keeper = Checkpoint(checkpoint, network, optimizer, every=1, scaler=stepper.scaler)
     losses = keeper.resume()
     for number in range(len(losses) + 1, course.passes + 1):
 
@@ -86,7 +88,7 @@ def fit_passes(
                     loader,
                     once,
                     prepared.data,
-                    optimizer=optimizer,
+                    stepper=stepper,
                     place=Round(number, course.passes),
                     on_step=tell,
                 ).loss

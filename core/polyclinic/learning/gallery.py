@@ -1,17 +1,16 @@
 """Pictures of a model's answers, for the people at the hospital; they stay in its own folder."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from torch import Tensor
 
 from polyclinic.config.schemas import DataConfig
 from polyclinic.imaging.datasets import Case
 from polyclinic.imaging.pictures import write_slice_pictures
-from polyclinic.imaging.volumes import read_image, read_label
-
-OnCase = Callable[[Case, NDArray[np.uint8] | int], None]
+from polyclinic.imaging.volumes import read_image
+from polyclinic.learning.prediction import OnCase
+from polyclinic.learning.tasks.registry import task_of
 
 
 def draw_first(folder: Path, data: DataConfig, name: str) -> OnCase:
@@ -24,23 +23,23 @@ def draw_first(folder: Path, data: DataConfig, name: str) -> OnCase:
         data: What the network was trained on.
         name: Name of the model.
     """
-    drawn = False
+    drawn, task = False, task_of(data)
 
-    def draw(case: Case, predicted: NDArray[np.uint8] | int) -> None:
+    def draw(case: Case, answer: Tensor, truth: Tensor) -> None:
         nonlocal drawn
-        if drawn or isinstance(predicted, int) or not isinstance(case.label, Path):
+        found, reference = task.draw(answer), task.draw(truth)
+        if drawn or found is None or reference is None:
             return
         drawn = True
         image = read_image(
             case.image, data.channels, data.spatial_dims, nan_as_zero=data.nan_as_zero
         )
-        truth = read_label(case.label, values=case.label_values).numpy()[0]
         write_slice_pictures(
             folder,
             image.as_tensor(),
             np.asarray(image.affine),
-            truth,
-            {name: predicted.reshape(truth.shape)},
+            reference.numpy(),
+            {name: found.numpy().reshape(reference.shape)},
         )
 
     return draw

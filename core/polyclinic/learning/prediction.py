@@ -20,18 +20,19 @@ from polyclinic.imaging.datasets import (
     evaluation_cases,
     read_dataset,
 )
-from polyclinic.imaging.grids import resample
-from polyclinic.imaging.headers import Grid, Header
+from polyclinic.imaging.headers import Header
 from polyclinic.imaging.image_files import check_header
-from polyclinic.imaging.volumes import read_label, write_label_map
-from polyclinic.learning.measures.collecting import Collected
-from polyclinic.learning.metrics import Evaluation, dice_per_class, recall_per_class, summarize
+from polyclinic.imaging.subjects import number_subjects
+from polyclinic.imaging.volumes import write_label_map
+from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.modes import training_mode
 from polyclinic.learning.preparation import prepare_image
+from polyclinic.learning.tasks.registry import task_of
+from polyclinic.learning.tasks.voxels import draw_regions
 from polyclinic.learning.training import infer
 
-SLAB = 24  # planes of the native grid that are interpolated at once
+OnCase = Callable[[Case, Tensor, Tensor], None]  # of a case, its answer, and the truth
 
 
 @dataclass(frozen=True)
@@ -41,15 +42,40 @@ class CaseScore:
     Attributes:
         name: Name of the case.
         split: Where it was listed.
-        scores: Of a segmentation, Dice of each foreground class, NaN if it is in neither map; of a
-            classification, probabilities.
-        score: Mean Dice; or 1.0 if the class is right, 0.0 if not.
+        scores: Of a segmentation, Dice of each foreground class, NaN if it is in neither map; else
+            what is predicted, probabilities or numbers.
+        score: Mean Dice; 1.0 if the class is right, 0.0 if not; 1 minus the mean squared error of
+            findings' probabilities; 1 - |error| / range of numbers.
     """
 
     name: str
     split: Split
     scores: dict[str, float]
     score: float
+
+
+def predict_natively(
+    network: nn.Module, image: Path | Sequence[Path], data: DataConfig
+) -> tuple[Tensor, Header]:
+    """Predict one image on its own grid, mirrored if `data.mirrored_inference` says so.
+
+    Args:
+        network: Left unchanged.
+        image: One file, or one for each channel.
+        data: What the network was trained on.
+
+    Returns:
+        The answer as `Task.answer` returns it, on the CPU, and the file's header.
+
+    Raises:
+        DataError: The typed fault of the file.
+    """
+    paths = (image,) if isinstance(image, Path) else tuple(image)
+    header = check_header(paths[0])
+    volume, grid, native = prepare_image(paths, data)
+    with training_mode(network, train=False), torch.inference_mode():
+        logits = infer(network, volume, data, mirrored=data.mirrored_inference)
+        return task_of(data).answer(logits, data, grid, native), header
 
 
 def predict_label_map(
@@ -60,7 +86,7 @@ def predict_label_map(
     Args:
         network: Left unchanged.
         image: One file, or one for each channel.
-        data: What the network was trained on.
+        data: What the network was trained on; of regions, what is written for each.
 
     Returns:
         Labels, uint8, the spatial shape of the file, and the file's header: ready for
@@ -69,24 +95,26 @@ def predict_label_map(
     Raises:
         DataError: The typed fault of the file.
     """
-    paths = (image,) if isinstance(image, Path) else tuple(image)
-    header = check_header(paths[0])
-    volume, grid, native = prepare_image(paths, data)
-    with training_mode(network, train=False), torch.inference_mode():
-        probabilities = infer(network, volume, data).softmax(0)
-        labels = _label_natively(probabilities, grid, native)
-    return labels.reshape(header.shape[:3]), header
+    answer, header = predict_natively(network, image, data)
+    if data.region_values:
+        labels = draw_regions(answer, data.region_values)
+    else:
+        drawn = task_of(data).draw(answer)
+        assert drawn is not None
+        labels = drawn
+    return labels.numpy().reshape(header.shape[:3]), header
 
 
-def predict_class(network: nn.Module, image: Path | Sequence[Path], data: DataConfig) -> Tensor:
-    """Compute the probability of each class, float32, shape (classes,), on the CPU.
+def predict_values(network: nn.Module, image: Path | Sequence[Path], data: DataConfig) -> Tensor:
+    """Compute what is said of a whole image: probabilities, or numbers in their unit.
+
+    Returns:
+        Shape (labels,), on the CPU.
 
     Raises:
         DataError: The typed fault of the file.
     """
-    volume, _, _ = prepare_image((image,) if isinstance(image, Path) else tuple(image), data)
-    with training_mode(network, train=False), torch.inference_mode():
-        return infer(network, volume, data).softmax(0).float().cpu()
+    return predict_natively(network, image, data)[0]
 
 
 def evaluate_natively(
@@ -94,7 +122,7 @@ def evaluate_natively(
     dataset: SiteDataset,
     data: DataConfig,
     split: Split = "test",
-    on_case: Callable[[Case, NDArray[np.uint8] | int], None] | None = None,
+    on_case: OnCase | None = None,
 ) -> tuple[Evaluation, list[CaseScore]]:
     """Score a network on the images' own grids, against the labels as drawn: as it is used.
 
@@ -104,64 +132,23 @@ def evaluate_natively(
         data: What the network was trained on.
         split: Where the test split has no labels, the validation cases are used; each `CaseScore`
             says its split.
-        on_case: Called with each case and its label map, or its predicted class.
+        on_case: Called with each case, its answer, and the truth.
 
     Raises:
         DataError: The typed fault of a file.
     """
-    scored: list[CaseScore] = []
-    rows, predicted, truths = [], [], []
-    cases = evaluation_cases(dataset, split)
-    collected = Collected(cases, data)
+    cases, task = evaluation_cases(dataset, split), task_of(data)
+    tally, scored = task.tally(data), []
     for case in cases:
-        if isinstance(case.label, Path):
-            labels, header = predict_label_map(network, case.image, data)
-            truth = read_label(case.label, len(data.labels), values=case.label_values).as_tensor()
-            rows.append(
-                dice_per_class(
-                    torch.from_numpy(labels).view(-1), truth.reshape(-1), len(data.labels)
-                )
-            )
-            collected.add_labels(labels, truth.numpy(), header.spacing_mm)
-            one = summarize(rows[-1:], data.labels[1:], None, 1)
-            scored.append(CaseScore(case.name, case.split, one.scores, one.score))
-        else:
-            assert case.label is not None
-            probabilities = predict_class(network, case.image, data)
-            collected.add_class(probabilities, case.label)
-            chosen = int(probabilities.argmax())
-            predicted.append(chosen)
-            truths.append(case.label)
-            table = dict(zip(data.labels, probabilities.tolist(), strict=True))
-            scored.append(CaseScore(case.name, case.split, table, float(chosen == case.label)))
+        answer, header = predict_natively(network, case.image, data)
+        truth = task.read_truth(case, data)
+        one = tally.add(answer, truth)
+        tally.measure(answer, truth, header.spacing_mm)
+        scored.append(CaseScore(case.name, case.split, dict(one.scores), one.score))
         if on_case is not None:
-            on_case(case, labels if isinstance(case.label, Path) else chosen)
-    if data.task == "segmentation":
-        found = summarize(rows, data.labels[1:], None, len(scored))
-    else:
-        recalls = recall_per_class(torch.tensor(predicted), torch.tensor(truths), len(data.labels))
-        found = summarize([recalls], data.labels, None, len(scored))
-    return replace(found, measures=collected.measures(rows)), scored
-
-
-def _label_natively(probabilities: Tensor, grid: Grid, native: Grid) -> NDArray[np.uint8]:
-    """Find the most probable class on another grid, slab by slab to save memory."""
-    slabs = []
-    for start in range(0, native.shape[0], SLAB):
-        shift = np.eye(4)
-        shift[0, 3] = start
-        slab = Grid((min(SLAB, native.shape[0] - start), *native.shape[1:]), native.affine @ shift)
-        slabs.append(_most_probable(resample(probabilities, grid, slab)).cpu())
-    return np.asarray(torch.cat(slabs).numpy())
-
-
-def _most_probable(probabilities: Tensor) -> Tensor:
-    """Compute `argmax(0)` as uint8, several times as fast for a few classes."""
-    best, labels = probabilities[0].clone(), torch.zeros_like(probabilities[0], dtype=torch.uint8)
-    for number, values in enumerate(probabilities[1:], start=1):
-        labels.masked_fill_(values > best, number)
-        torch.maximum(best, values, out=best)
-    return labels
+            on_case(case, answer, truth)
+    measures = tally.measures(number_subjects(cases))
+    return replace(tally.evaluation(None), measures=measures), scored
 
 
 Model = str | Path | tuple[nn.Module, JobConfig]  # a file, or what `load_model` made of one
@@ -169,7 +156,7 @@ Image = str | Path | Sequence[str | Path]  # one file, or one for each channel
 
 
 def predict(model: Model, image: Image, *, out: str | Path | None = None) -> NDArray[Any]:
-    """Segment or classify one image.
+    """Segment or classify one image, or read a number from it.
 
     Example:
         ```python
@@ -183,19 +170,21 @@ def predict(model: Model, image: Image, *, out: str | Path | None = None) -> NDA
 
     Returns:
         Of a segmentation the label map, uint8, (X, Y, Z) as in the file, Z = 1 for a picture; of a
-        classification the probability of each class, float32, (classes,).
+        classification the probability of each class or finding, float32, (labels,); of a regression
+        the numbers in their unit, float64, (labels,).
 
     Raises:
         ModelInvalid: The model's file is damaged, or does not fit what is installed here.
-        ConfigError: The model is an encoder without a head, or classifies and `out` is given.
+        ConfigError: The model is an encoder without a head, or makes no label map and `out` is
+            given.
         DataError: The image cannot be read, or is not what the model needs.
     """
     network, job = _load(model)
     paths = [Path(image)] if isinstance(image, str | Path) else [Path(each) for each in image]
-    if job.data.task == "classification":
+    if not job.data.kind.per_voxel:
         if out is not None:
-            raise ConfigError(f"out={out}: a classification has no label map to write.")
-        return np.asarray(predict_class(network, paths, job.data).numpy())
+            raise ConfigError(f"out={out}: a {job.data.kind.title} has no label map to write.")
+        return np.asarray(predict_values(network, paths, job.data).numpy())
     labels, header = predict_label_map(network, paths, job.data)
     if out is not None:
         write_label_map(Path(out), labels, header)
@@ -217,10 +206,10 @@ def evaluate(model: Model, folder: str | Path, split: Split = "test") -> Evaluat
             validation cases.
 
     Returns:
-        `score`, from 0 to 1: the mean Dice of the foreground classes on the images' own grids, or
-        the balanced accuracy; `scores` by class; `num_examples`; and `measures` by class and name,
-        each with its support and 95 % interval: `measures["tumour"]["surface_dice"].value`. See
-        docs/reference/measures.md.
+        `score`, from 0 to 1: the mean Dice of the foreground classes on the images' own grids, the
+        balanced accuracy, the mean AUROC, or 1 - MAE / range; `scores` by label; `num_examples`;
+        and `measures` by label and name, each with its support and 95 % interval:
+        `measures["tumour"]["surface_dice"].value`. See docs/reference/measures.md.
 
     Raises:
         ModelInvalid: The model's file is damaged, or does not fit what is installed here.

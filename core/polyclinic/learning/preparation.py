@@ -21,8 +21,9 @@ from polyclinic.imaging.grids import network_grid, resample
 from polyclinic.imaging.headers import Grid
 from polyclinic.imaging.volumes import read_image, read_label
 from polyclinic.learning.cases.disk_cache import DiskCache, case_key
-from polyclinic.learning.cases.foreground_voxels import find_foreground
 from polyclinic.learning.cases.normalization import normalize
+from polyclinic.learning.tasks.registry import task_of
+from polyclinic.learning.tasks.task import Label
 
 BESIDE_DISK = 2**29  # bytes of prepared cases that stay in memory where there is a disk
 
@@ -33,7 +34,7 @@ class Sample:
 
     case: Case
     image: Tensor  # float32, CXYZ
-    label: Tensor | int | None  # uint8, 1XYZ; or the class
+    label: Label | None
     slices: Tensor  # int64: the axial slices worth drawing in a 2-D task
     # int16, (voxels, 3), of each foreground class that it has; empty if patches are not centred
     foreground: tuple[Tensor, ...] = ()
@@ -161,22 +162,23 @@ def prepare_case(case: Case, data: DataConfig) -> Sample:
     """
     check_grids(case)
     image, grid, native = prepare_image(case.image, data)
-    label: Tensor | int | None = None
-    worth = image.flatten(1, 2).amax((0, 1)) > image.flatten(1, 2).amin((0, 1))
-    if isinstance(case.label, Path):
-        drawn = read_label(case.label, len(data.labels), values=case.label_values)
-        label = resample(drawn.as_tensor().to(torch.uint8), native, grid, nearest=True)
+    task, label = task_of(data), None
+    if case.label is not None:
+        label = task.prepare_label(case, data, native, grid)
+    if isinstance(label, Tensor):
         worth = label.flatten(0, 2).any(0)
     else:
-        label = case.label
+        worth = image.flatten(1, 2).amax((0, 1)) > image.flatten(1, 2).amin((0, 1))
     slices = worth.nonzero().flatten()
-    lit = label if isinstance(label, Tensor) and data.foreground_share > 0 else None
+    voxels: tuple[Tensor, ...] = ()
+    if label is not None and data.foreground_share > 0:
+        voxels = task.find_foreground(label, data)
     return Sample(
         case,
         image,
         label,
         slices if len(slices) else torch.arange(image.shape[-1]),
-        () if lit is None else find_foreground(lit, len(data.labels)),
+        voxels,
     )
 
 
@@ -235,7 +237,7 @@ def prepare(
 
 def _key(case: Case, data: DataConfig) -> str:
     label = (case.label,) if isinstance(case.label, Path) else ()
-    return case_key((*case.image, *label), case.label_values, data)
+    return case_key((*case.image, *label), (case.label_values, case.regions), data)
 
 
 def _to_tensors(sample: Sample, data: DataConfig) -> dict[str, Tensor]:
@@ -260,7 +262,8 @@ def _from_tensors(tensors: Mapping[str, Tensor], case: Case, data: DataConfig) -
     if data.spatial_dims == 2:
         image = image.movedim(0, 3)
         label = label.movedim(0, 3) if label is not None else None
-    if label is not None and label.shape[1:] != image.shape[1:]:
+    channels = len(case.regions) or 1
+    if label is not None and label.shape != (channels, *image.shape[1:]):
         return None
     voxels = tensors.get("voxels", torch.zeros(0, 3))
     counts = tensors.get("counts", torch.zeros(0)).tolist()

@@ -4,6 +4,8 @@ from dataclasses import dataclass, replace
 from typing import Literal, Protocol, runtime_checkable
 
 from polyclinic.config.schemas import DataConfig, JobConfig
+from polyclinic.config.tasks import KINDS
+from polyclinic.errors import ConfigError
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.imaging.image_files import check_header
 
@@ -46,7 +48,13 @@ def declare_task(dataset: SiteDataset) -> SiteTask:
 
     Raises:
         DataError: The image's header cannot be read.
+        ConfigError: The task is none that a hospital may have of its own.
     """
+    if dataset.task not in ("segmentation", "classification"):
+        raise ConfigError(
+            f"A {KINDS[dataset.task].title} is no task that a hospital may have of its own: "
+            "data.task=own is for segmentation and classification."
+        )
     flat = check_header(dataset.cases[0].image[0]).grid.shape[2] == 1
     return SiteTask(dataset.task, len(dataset.labels), len(dataset.modality), 2 if flat else 3)
 

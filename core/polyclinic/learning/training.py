@@ -1,13 +1,13 @@
 """Loops: train a network for one round, and evaluate it on its own grid.
 
-A network takes `image` of shape BCHWD (BCHW in 2-D) and returns logits: B, classes, then the same
-axes; in a classification B, classes. While it trains it may return a list of logits, the full size
-first (deep supervision). All work happens on the device that holds the network's
-parameters.
+A network takes `image` of shape BCHWD (BCHW in 2-D) and returns logits: B, outputs, then the same
+axes; where an answer is about the whole image B, outputs. While it trains it may return a list of
+logits, the full size first (deep supervision). All work happens on the device that holds the
+network's parameters.
 """
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, combinations, islice, repeat
@@ -25,11 +25,12 @@ from polyclinic.errors import ConfigError
 from polyclinic.learning.augmenting.feature_shifts import feature_shifts
 from polyclinic.learning.crops import as_batch
 from polyclinic.learning.losses import judge
-from polyclinic.learning.metrics import Evaluation, dice_per_class, recall_per_class, summarize
+from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.modes import training_mode
 from polyclinic.learning.optimizing.schedules import Round
 from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.preparation import Sample
+from polyclinic.learning.tasks.registry import task_of
 
 SLICES_AT_ONCE = 16
 ONLY = Round()
@@ -56,8 +57,7 @@ def fit(
     training: TrainingConfig,
     data: DataConfig,
     *,
-    proximal_mu: float = 0.0,
-    optimizer: torch.optim.Optimizer | None = None,
+    stepper: Stepper | None = None,
     place: Round = ONLY,
     on_step: Callable[[int, int, float], None] | None = None,
 ) -> FitResult:
@@ -71,20 +71,16 @@ def fit(
         training: Optimizer, loss, steps or epochs, schedule, precision, generated shifts of
             features. A loader with fewer batches than `steps` is read again.
         data: Says how many samples are drawn from one case.
-        proximal_mu: Weight of FedProx's term mu / 2 * ||w - w_received||^2, which keeps w near the
-            weights at entry.
-        optimizer: One that has been used before, so that its moments go on; None makes the
-            configured one.
+        stepper: One that has made steps before, so that its moments go on, or with FedProx's term;
+            None makes the configured one.
         place: Which of the training's rounds this is, for a rate that falls over all of them.
         on_step: Called with (step, steps, loss) after each step.
 
     Raises:
         ConfigError: The loss or the weights stopped being finite.
-
-    FedProx, Li et al. 2020, https://arxiv.org/abs/1812.06127.
     """
-    optimizer = optimizer or make_optimizer(network, training)
-    stepper = Stepper(network, training, optimizer, proximal_mu)
+    stepper = stepper or Stepper(network, training)
+    optimizer = stepper.optimizer
     steps, total, seen = training.steps or training.epochs * len(loader), 0.0, 0
     with (
         training_mode(network, train=True),
@@ -104,18 +100,9 @@ def fit(
     return FitResult(total / seen, steps, len(loader.dataset) // data.samples_per_case)  # type: ignore[arg-type]
 
 
-def make_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
-    """Make the configured optimizer over what is to be trained."""
-    optimizer = instantiate(training.optimizer, _partial_=True)(
-        [weight for weight in network.parameters() if weight.requires_grad]
-    )
-    assert isinstance(optimizer, torch.optim.Optimizer)
-    return optimizer
-
-
 def evaluate(
     network: nn.Module,
-    cases: Sequence[Sample],
+    cases: Iterable[Sample],
     data: DataConfig,
     training: TrainingConfig | None = None,
 ) -> Evaluation:
@@ -128,47 +115,42 @@ def evaluate(
         training: If given, its loss is reported too.
 
     Returns:
-        Segmentation: mean Dice of each foreground class over the cases. Classification: recall of
-            each class.
+        Segmentation: mean Dice of each foreground class or region over the cases. Classification:
+        recall of each class. Findings: AUROC of each. Numbers: closeness of each. Images are not
+        mirrored, whatever `data.mirrored_inference` says.
     """
     loss_of = instantiate(training.loss) if training is not None else None
-    losses, rows, predicted, truths, classes = [], [], [], [], len(data.labels)
+    task, losses = task_of(data), []
+    tally = task.tally(data)
     with training_mode(network, train=False), torch.inference_mode():
         for sample in cases:
             logits = infer(network, sample.image, data)
-            if isinstance(sample.label, Tensor):
-                truth = sample.label.to(logits.device)
-                rows.append(dice_per_class(logits.argmax(0), truth[0], classes).cpu())
-                target = truth[None].long()
-            else:
-                assert sample.label is not None
-                predicted.append(int(logits.argmax()))
-                truths.append(sample.label)
-                target = torch.tensor([sample.label], device=logits.device)
+            assert sample.label is not None
+            tally.add(task.decide(logits, data), task.truth(sample.label, data))
             if loss_of is not None:
+                target = task.target(sample.label, data)[None].to(logits.device)
                 losses.append(float(judge(loss_of, logits[None], target)))
-    loss = sum(losses) / len(losses) if losses else None
-    if data.task == "segmentation":
-        return summarize(rows, data.labels[1:], loss, len(cases))
-    recalls = recall_per_class(torch.tensor(predicted), torch.tensor(truths), classes)
-    return summarize([recalls], data.labels, loss, len(cases))
+    return tally.evaluation(sum(losses) / len(losses) if losses else None)
 
 
-def infer(network: nn.Module, volume: Tensor, data: DataConfig) -> Tensor:
+def infer(
+    network: nn.Module, volume: Tensor, data: DataConfig, *, mirrored: bool = False
+) -> Tensor:
     """Compute the logits of one preprocessed image; call in evaluation mode, without gradients.
 
     Args:
         network: 2-D networks read the axial slices, in batches.
         volume: float32, CXYZ, on the network's grid.
         data: Task and patch.
+        mirrored: Whether to take the mean over mirrored images.
 
     Returns:
-        Segmentation: shape (classes, X, Y, Z). Classification: shape (classes,); for slices the
+        Segmentation: shape (outputs, X, Y, Z). Of a whole image: shape (outputs,); for slices the
             mean over them.
     """
     device = device_of(network)
-    called = _Mirrored(network, mirrored_axes(data)) if data.mirrored_inference else network
-    if data.task == "classification":
+    called = _Mirrored(network, mirrored_axes(data)) if mirrored else network
+    if not data.kind.per_voxel:
         return torch.cat(
             [
                 called(part)

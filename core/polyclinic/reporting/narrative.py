@@ -20,20 +20,6 @@ NO_TEST_YET = "These are scores on validation images. No test result is in yet."
 ONE_RUN = "This is one run with one split of the subjects: small differences may be due to chance."
 TOGETHER = ArmNote("Training together")
 REFERENCES = {LOCAL: "every hospital alone", POOLED: "all images in one place"}
-SCORES = {
-    "Dice": (
-        "Dice is the overlap between the model's outlines and the reference outlines: 0 is no "
-        "overlap, 1 is perfect."
-    ),
-    "balanced accuracy": (
-        "Balanced accuracy is the share of images recognised correctly, averaged over the classes. "
-        "A rare class counts as much as a common one. 1 is perfect."
-    ),
-    "score": (
-        "The score of a segmentation is Dice, the overlap with the reference outlines. The score "
-        "of a classification is balanced accuracy. 1 is perfect."
-    ),
-}
 
 
 def summarize(results: Results, sections: Sequence[Section] = ()) -> Summary:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from polyclinic.config.tasks import KINDS
 from polyclinic.reporting.results import Results
 from polyclinic.reporting.scores import headline
 
@@ -62,11 +63,13 @@ def read_pictures(results: Results) -> dict[str, list[Picture]]:
 
 def read_legend(results: Results) -> Mapping[str, str]:
     """Return the colour of every tissue in the pictures; empty where pictures show none."""
-    if results.run.task != "segmentation":
+    kind = KINDS.get(results.run.task)
+    drawn = kind.drawn(results.run.labels) if kind else ()
+    if not drawn:
         return {}
     from polyclinic.imaging.pictures import label_colours
 
-    return label_colours(results.run.labels)
+    return label_colours(drawn)
 
 
 def read_folder(folder: Path) -> dict[str, bytes]:

@@ -1,6 +1,7 @@
 """Hospitals as a simulation is given them: folders, or data sets in memory."""
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,11 +72,13 @@ def write_dataset(dataset: SiteDataset, folder: Path) -> Path:
     listing: dict[str, Any] = {
         "name": dataset.name,
         "modality": _numbered(dataset.modality),
-        "labels": _numbered(dataset.labels, dataset.label_values),
+        "labels": _regions(dataset)
+        if dataset.regions
+        else _numbered(dataset.labels, dataset.label_values),
+        "task": dataset.task,
     }
     listing |= {
-        split: [_entry(case, dataset.label_values) for case in getattr(dataset, split)]
-        for split in SPLITS
+        split: [_entry(case, dataset) for case in getattr(dataset, split)] for split in SPLITS
     }
     allow_images_in(*{path.parent for case in dataset.cases for path in _files_of(case)})
     write_durably(folder / LISTING, json.dumps(listing, indent=1).encode())
@@ -92,12 +95,20 @@ def _numbered(names: Sequence[str], numbers: Sequence[int] = ()) -> dict[str, st
     }
 
 
-def _entry(case: Case, numbers: Sequence[int]) -> dict[str, Any]:
+def _regions(dataset: SiteDataset) -> dict[str, int | list[int]]:
+    numbers = [[dataset.label_values[place] for place in region] for region in dataset.regions]
+    return {"background": 0, **dict(zip(dataset.labels, numbers, strict=True))}
+
+
+def _entry(case: Case, dataset: SiteDataset) -> dict[str, Any]:
     files = [str(path.resolve()) for path in case.image]
-    label: str | int | None
+    label: Any = case.label
     if isinstance(case.label, Path):
         label = str(case.label.resolve())
-    else:
-        label = numbers[case.label] if numbers and case.label is not None else case.label
+    elif isinstance(case.label, tuple):
+        known = [None if math.isnan(value) else value for value in case.label]
+        label = dict(zip(dataset.labels, known, strict=True))
+    elif dataset.label_values and case.label is not None:
+        label = dataset.label_values[case.label]
     entry: dict[str, Any] = {"image": files, "label": label, "subject": case.subject}
     return {key: value for key, value in entry.items() if value not in (None, "")}

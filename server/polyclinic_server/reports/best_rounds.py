@@ -2,8 +2,8 @@
 
 from collections import defaultdict
 from dataclasses import dataclass
-from statistics import fmean
 
+from polyclinic.reporting.best_round import find_best
 from polyclinic.reporting.results import Results
 
 
@@ -27,23 +27,15 @@ class BestOfArm:
 
 
 def find_best_rounds(results: Results) -> list[BestOfArm]:
-    """Find the best round of every strategy with rounds, by the mean validation score.
-
-    Only rounds that most hospitals scored are compared: a mean over others is another figure.
-    """
+    """Find the best round of every strategy with rounds, by the rule of `reporting.best_round`."""
     scores: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     for metric in results.metrics:
         if metric.phase == "validate" and metric.score is not None and metric.round:
             scores[metric.arm][metric.round][metric.site] = metric.score
     found = []
     for arm in results.arms:
-        rounds = scores.get(arm.name)
-        if not arm.has_rounds or not rounds:
-            continue
-        most = max(map(len, rounds.values()))
-        means = {
-            number: fmean(each.values()) for number, each in rounds.items() if len(each) == most
-        }
-        best = max(sorted(means), key=lambda number: means[number])
-        found.append(BestOfArm(arm.title, best, means[best], max(means), means[max(means)]))
+        pair = find_best(scores.get(arm.name, {})) if arm.has_rounds else None
+        if pair is not None:
+            best, last = pair
+            found.append(BestOfArm(arm.title, best.round, best.score, last.round, last.score))
     return found

@@ -7,12 +7,13 @@ template of its own; this module knows none of the methods.
 
 from pathlib import Path
 
+from polyclinic.config.tasks import KINDS, MEANINGS
 from polyclinic.reporting.chart import Chart
 from polyclinic.reporting.curves import curves, draw_curves, styles
 from polyclinic.reporting.formats import plural, show_date, show_duration
 from polyclinic.reporting.measured.standing import find_standings
 from polyclinic.reporting.measured.tables import measure_tables
-from polyclinic.reporting.narrative import SCORES, summarize
+from polyclinic.reporting.narrative import summarize
 from polyclinic.reporting.page import make_environment, write_page
 from polyclinic.reporting.pictures import read_legend, read_pictures
 from polyclinic.reporting.results import POOLED, Arm, Results, read_results
@@ -24,7 +25,6 @@ from polyclinic_server.reports.participation import find_absences, find_particip
 
 TEMPLATES = Path(__file__).parent / "templates"
 LOSS_TITLE = "Training loss, lower is better"
-TASKS = {"own": "Tasks of their own"}
 PHASES = {"train": "training", "validate": "validation", "test": "test"}
 PACES = {"rounds": "federated", "arrivals": "on arrival", "stages": "in stages"}
 
@@ -64,7 +64,7 @@ def render(results: Results) -> str:
             table=headline(results),
             labels=by_label(results),
             later_labels=by_label(results, results.later),
-            score_meaning=SCORES.get(results.run.score_name, ""),
+            score_meaning=MEANINGS.get(results.run.score_name, ""),
             plots=[(title, scores), (LOSS_TITLE, _draw_losses(results))],
             styles=styles(results.arms),
             kinds={arm.name: named.get(arm.name, _name_kind(arm)) for arm in results.arms},
@@ -119,7 +119,7 @@ def _list_facts(results: Results) -> list[str]:
     tested = sum(hospital.test or 0 for hospital in results.hospitals if not hospital.describes)
     duration = show_duration(run.started, run.finished)
     facts = (
-        TASKS.get(run.task, run.task.capitalize()),
+        KINDS[run.task].title.capitalize() if run.task in KINDS else run.task.capitalize(),
         plural(len(results.hospitals), "hospital"),
         plural(results.rounds, "round") if has_rounds(results) else "",
         plural(tested, "test image") if tested else "",

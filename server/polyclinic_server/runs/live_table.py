@@ -69,10 +69,12 @@ class LiveTable:
 
 def _describe(row: SiteRow, status: Mapping[str, Any]) -> str:
     """Return what a hospital is doing, with steps and seconds where they are known."""
-    if row.doing not in IN_STEPS:
+    if row.doing not in IN_STEPS and not row.amount:
         return row.doing
     same = status.get("doing") == row.doing and "step" in status
-    steps = f" step {status['step']} of {status['steps']}" if same else ""
+    steps = f" of {row.amount}" if row.amount else ""
+    if same:
+        steps = f" step {status['step']} of {status['steps']}"
     pace = f", {status['step_s']:.2g} s each" if same and _is_number(status, "step_s") else ""
     left = f", {show_span(status['left_s'])} left" if same and _is_number(status, "left_s") else ""
     return f"{row.doing}{steps}{pace}{left} ({time.monotonic() - row.since:.0f} s)"

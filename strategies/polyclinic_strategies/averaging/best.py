@@ -1,13 +1,8 @@
-"""The round that validated best, kept beside the last one.
-
-A mean over other hospitals is another figure. So a round counts only if at least as many hospitals
-scored as in the best round so far, and more hospitals count more than a higher mean.
-"""
+"""The round that validated best, kept beside the last one: `polyclinic.reporting.best_round`."""
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from statistics import fmean
 from typing import Annotated
 
 from pydantic import ConfigDict, Field
@@ -18,12 +13,13 @@ from polyclinic.config.validation import validate
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.federation.events import Answered, Event
 from polyclinic.learning.state_dict import StateDict, load_metadata, load_state, save_state
+from polyclinic.reporting.best_round import RoundScore, score_round
 
 FILE = "best.safetensors"
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="ignore"))
-class Best:
+class Told:
     """What the file of a best round says of it.
 
     Attributes:
@@ -65,23 +61,20 @@ class BestRound:
         Raises:
             DiskFull: No room.
         """
-        scores = self._scores.pop(number, {})
-        if not scores:
-            return
-        found = Best(number, fmean(scores.values()), len(scores))
-        before = self._best
-        if before and (found.hospitals, found.score) <= (before.hospitals, before.score):
+        found = score_round(number, self._scores.pop(number, {}))
+        if found is None or not found.beats(self._best):
             return
         told = {**described, "score": found.score, "hospitals": found.hospitals}
         save_state(state, self._path, {"polyclinic": json.dumps(told)})
         self._best = found
 
 
-def read_best(path: Path) -> Best | None:
+def read_best(path: Path) -> RoundScore | None:
     """Read which round a file is of; None where there is none, or it is damaged."""
     if not path.exists():
         return None
     try:
-        return validate(Best, load_metadata(load_state(path)[1], path))
+        told = validate(Told, load_metadata(load_state(path)[1], path))
+        return RoundScore(told.round, told.score, told.hospitals)
     except (ModelInvalid, ConfigError):
         return None

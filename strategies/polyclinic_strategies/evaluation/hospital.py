@@ -6,9 +6,9 @@ from dataclasses import replace
 from torch import Tensor
 
 from polyclinic.errors import ConfigError, WeightsInvalid
-from polyclinic.federation.hospital import CommonTask, check_labels
+from polyclinic.federation.hospital import CommonTask
 from polyclinic.federation.records import Order
-from polyclinic.federation.site import Site, load_weights
+from polyclinic.federation.site import Site, check_labels, load_weights
 from polyclinic.imaging.dataset_checks import check_agreement
 from polyclinic.imaging.datasets import Case, evaluation_cases
 from polyclinic.imaging.subjects import number_subjects
@@ -59,7 +59,7 @@ class EvaluationHospital(CommonTask):
         load_weights(site, order, network, weights, 0)
         cases, done = evaluation_cases(site.dataset), 0
 
-        def tell(_case: Case, _predicted: object) -> None:
+        def tell(_case: Case, _answer: Tensor, _truth: Tensor) -> None:
             nonlocal done
             done += 1
             site.say(order, "testing", step=done, steps=len(cases))

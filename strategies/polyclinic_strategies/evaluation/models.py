@@ -185,7 +185,7 @@ def _read_model(path: Path, tolerance_mm: float | None) -> Model:
             f"{path} is of hospitals with tasks of their own: evaluate a model of one task."
         )
     settings = dict(origin.settings)
-    if tolerance_mm is not None and job.data.task == "segmentation":
+    if tolerance_mm is not None and job.data.kind.per_voxel:
         settings[TOLERANCE] = float(tolerance_mm)
     job = load_job(origin.names, settings)
     names = shared_names(network, "none")

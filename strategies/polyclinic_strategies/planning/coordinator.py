@@ -20,7 +20,7 @@ from polyclinic.federation.records import Order
 from polyclinic.system import clock
 from polyclinic_strategies.planning.cohort import Cohort, combine
 from polyclinic_strategies.planning.events import Fingerprinted, Measuring, Planned
-from polyclinic_strategies.planning.fingerprint import Fingerprint
+from polyclinic_strategies.planning.fingerprint import Fingerprint, class_count
 from polyclinic_strategies.planning.messages import (
     DESCRIBE,
     ask_for_fingerprint,
@@ -50,7 +50,7 @@ class PlanningCoordinator:
         """Refuse what cannot be planned.
 
         Raises:
-            ConfigError: The task is no segmentation.
+            ConfigError: The task is no segmentation, of classes or regions.
         """
         check_plannable(self._config.data)
 
@@ -99,11 +99,13 @@ class PlanningCoordinator:
         def record(event: Event) -> None:
             folder.record(event)
             if isinstance(event, Asked):
-                folder.record(Measuring(site=event.site))
+                member = members.get(event.site)
+                cases = member.hello.counts.get("training", 0) if member else 0
+                folder.record(Measuring(site=event.site, cases=cases))
 
         grid = ReliableGrid(context.grid, context.attendance, config.deployment, record)
         data, found, failed = config.data, dict[str, Fingerprint](), dict[str, str]()
-        read = partial(read_fingerprint, channels=data.channels, classes=len(data.labels))
+        read = partial(read_fingerprint, channels=data.channels, classes=class_count(data))
         for reply in grid.send_and_receive(asked):
             site = context.attendance.site_of(reply.metadata.src_node_id)
             answer = take(reply, read)
@@ -124,12 +126,12 @@ def check_plannable(data: DataConfig) -> None:
     """Refuse what a plan cannot be made for.
 
     Raises:
-        ConfigError: The task is no segmentation.
+        ConfigError: The task is no segmentation, of classes or regions.
     """
-    if data.task != "segmentation":
+    if not data.kind.per_voxel:
         raise ConfigError(
             f"A plan is made for segmentation, and data.task is {data.task}: choose "
-            "data=segmentation, and name your classes in data.labels."
+            "data=segmentation or data=regions, and name your classes in data.labels."
         )
 
 

@@ -9,14 +9,20 @@ if TYPE_CHECKING:
     from polyclinic.federation.live_state import LiveState
 
 
+DOING = "taking a fingerprint"  # as a hospital's status says it, with the number of the case
+
+
 class Measuring(SiteEvent):
-    """A hospital was asked for its fingerprint."""
+    """A hospital was asked for its fingerprint; `cases` is the number of cases that it reads."""
 
     kind: Literal["measuring"] = "measuring"
+    cases: int = 0
 
-    def tell(self, live: "LiveState") -> None:
-        """Show that the hospital reads its cases."""
-        live.set_doing(self.site, "taking a fingerprint of its cases")
+    def tell(self, live: "LiveState") -> str:
+        """Show that the hospital reads its cases, and how many there are; return a line."""
+        amount = plural(self.cases, "case") if self.cases else "its cases"
+        live.set_doing(self.site, DOING, amount)
+        return f"{self.site} takes a fingerprint of {amount}"
 
 
 class Fingerprinted(SiteEvent):
@@ -42,7 +48,10 @@ class Fingerprinted(SiteEvent):
         live.set_doing(self.site, "done")
         capped = self.counted < self.patients
         counts = f", counts as {self.counted} in the plan" if capped else ""
-        return f"{self.site}: fingerprint of {plural(self.patients, 'patient')}{counts}"
+        return (
+            f"{self.site}: fingerprint of {plural(self.patients, 'patient')}{counts}; "
+            f"{len(live.contributed)} of {len(live.rows)} hospitals are done"
+        )
 
 
 class Planned(Event):

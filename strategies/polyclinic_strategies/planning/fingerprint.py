@@ -22,7 +22,8 @@ from polyclinic.imaging.grids import axes_order
 from polyclinic.imaging.headers import Grid, spacing_of
 from polyclinic.imaging.image_files import check_header
 from polyclinic.imaging.subjects import number_subjects
-from polyclinic.imaging.volumes import read_image, read_label
+from polyclinic.imaging.volumes import read_image
+from polyclinic.learning.tasks.registry import task_of
 from polyclinic_strategies.planning.bins import (
     EXTENT_EDGES,
     INTENSITY_EDGES,
@@ -68,6 +69,11 @@ def shapes(channels: int, classes: int) -> dict[str, tuple[int, ...]]:
     return {**along, "intensity": (channels, count_of(INTENSITY_EDGES)), **others}
 
 
+def class_count(data: DataConfig) -> int:
+    """Return the number of classes whose shares are told, the background included."""
+    return len(data.kind.drawn(data.labels))
+
+
 def take_fingerprint(
     dataset: SiteDataset,
     data: DataConfig,
@@ -98,7 +104,7 @@ def take_fingerprint(
         )
     visits = np.bincount(subjects)
     total = {
-        name: np.zeros(shape) for name, shape in shapes(data.channels, len(data.labels)).items()
+        name: np.zeros(shape) for name, shape in shapes(data.channels, class_count(data)).items()
     }
     for number, (case, subject) in enumerate(zip(dataset.training, subjects, strict=True)):
         if on_case is not None:
@@ -151,14 +157,19 @@ def _box(voxels: Tensor) -> Numbers:
 
 
 def _classes(case: Case, voxels: Tensor, data: DataConfig) -> tuple[Tensor, Numbers]:
-    """Return the foreground, XYZ, and the share of voxels of each class."""
+    """Return the foreground, XYZ, and the share of voxels of each class.
+
+    Regions are drawn over each other, and what is outside of all counts as the first class.
+    """
     if not isinstance(case.label, Path):
         raise DatasetInvalid(
             case.image[0].parent / "dataset.json",
             "a training case has no label map",
             "A plan is made for segmentation: list a label map for each training case.",
         )
-    label = read_label(case.label, len(data.labels), values=case.label_values).as_tensor()[0]
-    counts = label.flatten().bincount(minlength=len(data.labels)).double().numpy()
+    task = task_of(data)
+    label = task.draw(task.read_truth(case, data))
+    assert label is not None
+    counts = label.flatten().bincount(minlength=class_count(data)).double().numpy()
     found: NDArray[np.float64] = counts / voxels[0].numel()
     return label > 0, found

@@ -63,4 +63,4 @@ def described_by(dataset: SiteDataset, settings: Sequence[str]) -> list[str]:
         "data.modality": list(dataset.modality),
     }
     found = [write_override(key, value) for key, value in said.items() if key not in given]
-    return found if "data" in given else ["data=segmentation", *found]
+    return found if "data" in given else [f"data={dataset.task}", *found]

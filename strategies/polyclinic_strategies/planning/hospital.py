@@ -8,11 +8,12 @@ from torch import Tensor
 
 from polyclinic.config.release import Release
 from polyclinic.errors import ConfigError, PolyclinicError, UnknownName
-from polyclinic.federation.hospital import CommonTask, check_labels
+from polyclinic.federation.hospital import CommonTask
 from polyclinic.federation.records import Order
-from polyclinic.federation.site import Site
+from polyclinic.federation.site import Site, check_labels
 from polyclinic.imaging.dataset_checks import check_agreement
 from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.planning.events import DOING
 from polyclinic_strategies.planning.fingerprint import NAME, take_fingerprint
 
 
@@ -47,7 +48,7 @@ class PlanningHospital(CommonTask):
         demanded = release.strictest(site.release_policy)
 
         def tell(number: int, cases: int) -> None:
-            site.say(order, "taking a fingerprint", step=number, steps=cases)
+            site.say(order, DOING, step=number, steps=cases)
 
         try:
             found = take_fingerprint(site.dataset, site.job(order).data, demanded, tell)

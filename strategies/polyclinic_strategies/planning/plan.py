@@ -100,7 +100,11 @@ def summarize(cohort: Cohort, data: DataConfig) -> dict[str, Any]:
 
 def _task(data: DataConfig) -> dict[str, Setting]:
     """Return what the fingerprints were taken with, and a plan takes over."""
+    regions: dict[str, Setting] = {}
+    if data.task == "regions":
+        regions = {"data.task": "regions", "data.region_values": list(data.region_values)}
     return {
+        **regions,
         "data.labels": list(data.labels),
         "data.channels": data.channels,
         "data.modality": list(data.modality),

@@ -28,9 +28,15 @@ class ProxyCoordinator(AveragingCoordinator):
         """Refuse networks that are not the deformation proxy's.
 
         Raises:
-            ConfigError: Another model is configured.
+            ConfigError: Another model is configured, or another task than a segmentation.
         """
         super().check()
+        data = self._config.data
+        if data.task != "segmentation":
+            raise ConfigError(
+                f"A proxy's answer is a label map of classes, and data.task is {data.task}: choose "
+                "data=proxy_brain, or other data of data.task=segmentation."
+            )
         if not isinstance(build_network(self._config), ProxySystem):
             raise ConfigError(
                 "strategy=proxy trains the deformation proxy's networks: add model=proxy "

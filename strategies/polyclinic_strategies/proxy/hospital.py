@@ -9,9 +9,9 @@ from torch import nn
 
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError
-from polyclinic.federation.hospital import CommonTask, check_labels
+from polyclinic.federation.hospital import CommonTask
 from polyclinic.federation.records import Order
-from polyclinic.federation.site import Site, tell_training
+from polyclinic.federation.site import Site, check_labels, tell_training
 from polyclinic.imaging.datasets import Case, evaluation_cases
 from polyclinic.learning.metrics import Evaluation, summarize
 from polyclinic.learning.training import FitResult

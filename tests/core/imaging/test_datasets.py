@@ -159,7 +159,7 @@ def name_labels(names: list[str]) -> dict[str, str]:
         ({"labels": ["background", "tumour"]}, "'labels'"),
         ({"labels": {"1": "background", "2": "tumour"}}, "keys 1, 2"),
         ({"labels": {"0": "background", "-1": "tumour"}}, "keys 0, -1"),
-        ({"labels": {"background": 0, "tumour": [1, 2]}}, "regions"),
+        ({"labels": {"background": 0, "tumour": [0, 2]}}, "regions of the numbers 0, 2"),
         ({"labels": {"background": 0, "ignore": 1}}, "ignore"),
         ({"labels": {"0": "background", "1": 1}}, "not a name"),
         ({"labels": name_labels(["a", "a"])}, "differently"),

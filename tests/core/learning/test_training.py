@@ -19,7 +19,8 @@ from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.imaging.volumes import read_label, write_label_map
 from polyclinic.learning import training
 from polyclinic.learning.loading.samples import training_loader
-from polyclinic.learning.prediction import evaluate_natively, predict_class, predict_label_map
+from polyclinic.learning.optimizing.stepping import Stepper
+from polyclinic.learning.prediction import evaluate_natively, predict_label_map, predict_values
 from polyclinic.learning.preparation import PreparedSite, prepare
 
 LABELS = ("background", "rind", "core")
@@ -241,7 +242,8 @@ def test_the_proximal_term_is_the_papers(prepared: PreparedSite) -> None:
         network = small_network()
         loader = training_loader(prepared, plain, 0)
         assert len(loader) == 2
-        training.fit(network, loader, plain, DATA, proximal_mu=weight)
+        stepper = Stepper(network, plain, proximal_mu=weight)
+        training.fit(network, loader, plain, DATA, stepper=stepper)
         return torch.cat([each.detach().flatten() for each in network.parameters()])
 
     network = small_network()
@@ -261,7 +263,9 @@ def test_a_strong_proximal_term_keeps_the_weights(prepared: PreparedSite) -> Non
     for mu in (0.0, 10.0):
         network = small_network()
         before = [each.detach().clone() for each in network.parameters()]
-        training.fit(network, training_loader(prepared, slow, 0), slow, DATA, proximal_mu=mu)
+        stepper = Stepper(network, slow, proximal_mu=mu)
+        loader = training_loader(prepared, slow, 0)
+        training.fit(network, loader, slow, DATA, stepper=stepper)
         moved.append(
             sum(
                 float((a.detach() - b).square().sum())
@@ -359,7 +363,10 @@ def test_slices_of_volumes_are_learned(dataset: SiteDataset) -> None:
     assert training.evaluate(network, site.validation, data).score > 0.9
     seen: list[Any] = []
     tested, _ = evaluate_natively(
-        network, dataset, data, on_case=lambda case, labels: seen.append((case.name, labels.shape))
+        network,
+        dataset,
+        data,
+        on_case=lambda case, labels, _: seen.append((case.name, labels.shape)),
     )
     assert tested.score > 0.9 and seen == [("d", (18, 20, 16))]
 
@@ -420,7 +427,7 @@ def test_classification(tmp_path: Path, dims: int) -> None:
     assert evaluation.loss is not None and evaluation.loss < 0.5
     tested, cases = evaluate_natively(network, dataset, data)
     assert tested.score == 1.0 and [case.score for case in cases] == [1.0, 1.0]
-    probabilities = predict_class(network, tmp_path / "11.nii.gz", data)
+    probabilities = predict_values(network, tmp_path / "11.nii.gz", data)
     assert (
         probabilities.shape == (2,)
         and float(probabilities.sum()) == pytest.approx(1)

@@ -11,6 +11,7 @@ from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning import training
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.optimizing.moments import Moments
+from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.state_dict import load_metadata, load_state
 from polyclinic.reporting.results import read_results
 from polyclinic.simulation.result import SimulationResult
@@ -104,9 +105,9 @@ def test_the_rate_falls_over_all_rounds(sites: list[Path], monkeypatch: pytest.M
     rates = []
     fit = training.fit
 
-    def watch(*arguments: Any, optimizer: torch.optim.Optimizer, **options: Any) -> Any:
-        result = fit(*arguments, optimizer=optimizer, **options)
-        rates.append(optimizer.param_groups[0]["lr"])
+    def watch(*arguments: Any, stepper: Stepper, **options: Any) -> Any:
+        result = fit(*arguments, stepper=stepper, **options)
+        rates.append(stepper.optimizer.param_groups[0]["lr"])
         return result
 
     monkeypatch.setattr(training, "fit", watch)

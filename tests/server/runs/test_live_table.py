@@ -1,5 +1,6 @@
 """The live table: what each event changes in it, and the line that it prints."""
 
+from io import StringIO
 from typing import Any
 
 import pytest
@@ -280,3 +281,27 @@ def test_nothing_that_a_hospital_says_steers_the_terminal() -> None:
     console = Console(width=200, record=True)
     console.print(one)
     assert "\x1b" not in console.export_text() and "\x9b" not in console.export_text()
+
+
+def test_a_plan_shows_how_much_each_hospital_reads_and_how_many_are_done() -> None:
+    """Where a hospital's status is known, the number of the case; else the number of cases."""
+    status = {"b": {"doing": "taking a fingerprint", "step": 3, "steps": 9}}
+    state = LiveState({"planning": "Plan"}, 0, "Dice", frozenset({"planning"}))
+    table = LiveTable(state, lambda: status)
+    lines = [
+        take(table, event)
+        for event in (
+            {"kind": "joined", "site": "a", "modality": "CT", "training": 40},
+            {"kind": "joined", "site": "b", "modality": "CT", "training": 9},
+            {"kind": "measuring", "site": "a", "cases": 40},
+            {"kind": "measuring", "site": "b", "cases": 9},
+        )
+    ]
+    assert "40 cases" in (lines[2] or "") and "9 cases" in (lines[3] or "")
+    console = Console(width=100, record=True, file=StringIO())
+    console.print(table)
+    shown = console.export_text()
+    assert "taking a fingerprint of 40 cases (0 s)" in shown
+    assert "taking a fingerprint step 3 of 9 (0 s)" in shown
+    done = take(table, {"kind": "fingerprinted", "site": "b", "patients": 8, "counted": 8})
+    assert "8 patients" in (done or "") and "1 of 2 hospitals" in (done or "")

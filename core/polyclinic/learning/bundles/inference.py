@@ -36,7 +36,12 @@ def describe_inference(data: DataConfig, network_def: Mapping[str, Any]) -> dict
     Raises:
         ConfigError: Something that MONAI's transforms do not do.
     """
-    if data.task == "classification" and data.spatial_dims == 2:
+    if data.task == "regression":
+        raise ConfigError(
+            "Numbers are brought to their unit by data.ranges, which no transform of MONAI's does: "
+            "use `polyclinic-client predict` with this model."
+        )
+    if not data.kind.per_voxel and data.spatial_dims == 2:
         raise ConfigError(
             "A 2-D classification takes the mean over the slices of a volume, which no inferer of "
             "MONAI's does: use `polyclinic-client predict` with this model."
@@ -100,7 +105,7 @@ def _preprocessing(data: DataConfig) -> Iterator[dict[str, Any]]:
     yield from _normalization(data)
     for part in data.intensity:
         yield from _intensity(part)
-    if data.task == "classification":
+    if not data.kind.per_voxel:
         yield {
             "_target_": "ResizeWithPadOrCropd",
             "keys": IMAGE,
@@ -153,7 +158,7 @@ def _intensity(part: Part) -> Iterator[dict[str, Any]]:
 
 
 def _inferer(data: DataConfig) -> dict[str, Any]:
-    if data.task == "classification":
+    if not data.kind.per_voxel:
         return {"_target_": "SimpleInferer"}
     slices = {"_target_": "SliceInferer", "spatial_dim": 2}
     return {
@@ -166,8 +171,9 @@ def _inferer(data: DataConfig) -> dict[str, Any]:
 
 
 def _postprocessing(data: DataConfig) -> Iterator[dict[str, Any]]:
-    yield {"_target_": "Activationsd", "keys": PRED, "softmax": True}
-    if data.task == "classification":
+    exclusive = data.task in ("segmentation", "classification")
+    yield {"_target_": "Activationsd", "keys": PRED, "softmax" if exclusive else "sigmoid": True}
+    if not data.kind.per_voxel:
         yield {
             "_target_": "SaveClassificationd",
             "keys": PRED,
@@ -182,7 +188,8 @@ def _postprocessing(data: DataConfig) -> Iterator[dict[str, Any]]:
         "orig_keys": IMAGE,
         "nearest_interp": False,
     }
-    yield {"_target_": "AsDiscreted", "keys": PRED, "argmax": True}
+    discrete: dict[str, Any] = {"argmax": True} if exclusive else {"threshold": 0.5}
+    yield {"_target_": "AsDiscreted", "keys": PRED, **discrete}
     yield {
         "_target_": "SaveImaged",
         "keys": PRED,

@@ -3,6 +3,7 @@
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from datetime import date
 from importlib.metadata import version
 from pathlib import Path
@@ -16,6 +17,10 @@ from polyclinic.learning.bundles.definition import define_network
 from polyclinic.learning.bundles.inference import describe_inference
 from polyclinic.learning.model_file import load_model
 
+REGIONS = (
+    "Regions may overlap: the result has a channel for each of them, in the order above. "
+    "polyclinic draws them into one label map, later ones over earlier ones."
+)
 SCHEMA = (
     "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/"
     "meta_schema_20240725.json"
@@ -97,7 +102,7 @@ def describe_model(title: str, data: DataConfig, network_def: dict[str, Any]) ->
         network_def: `_target_` and arguments.
     """
     names = data.modality or tuple(f"image {n}" for n in range(data.channels))
-    segments = data.task == "segmentation"
+    segments = data.kind.per_voxel
     return {
         "schema": SCHEMA,
         "version": "1.0.0",
@@ -107,8 +112,8 @@ def describe_model(title: str, data: DataConfig, network_def: dict[str, Any]) ->
         "numpy_version": version("numpy"),
         "required_packages_version": {"nibabel": version("nibabel")},
         "name": title,
-        "task": f"{data.task} by {network_def['_target_']}",
-        "description": f"{data.task} into {', '.join(data.labels)}; trained in a federation of "
+        "task": f"{data.kind.title} by {network_def['_target_']}",
+        "description": f"{data.kind.title}: {', '.join(data.labels)}; trained in a federation of "
         f"hospitals with polyclinic {version('polyclinic')}.",
         "authors": "the federation that trained it",
         "copyright": "the federation that trained it",
@@ -143,12 +148,21 @@ def describe_model(title: str, data: DataConfig, network_def: dict[str, Any]) ->
     }
 
 
+def _differences(data: DataConfig) -> Iterator[str]:
+    """Say in what the bundle's results differ from polyclinic's."""
+    yield SAME
+    if data.mirrored_inference:
+        yield MIRRORED
+    if data.task == "regions":
+        yield REGIONS
+
+
 def _read_me(title: str, data: DataConfig) -> str:
     return READ_ME.format(
         title=title,
-        task=data.task.capitalize(),
+        task=data.kind.title.capitalize(),
         version=version("polyclinic"),
         labels=", ".join(f"{n} {label}" for n, label in enumerate(data.labels)),
-        differences=f"{SAME} {MIRRORED}" if data.mirrored_inference else SAME,
+        differences=" ".join(_differences(data)),
         intended_use=INTENDED_USE,
     )

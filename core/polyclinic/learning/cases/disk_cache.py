@@ -33,6 +33,7 @@ VERSION = 1  # of what is prepared, and how it lies on the disk
 KEY_LENGTH = 64  # of a SHA-256 in hexadecimal
 LATER = (  # settings that matter only after a case is prepared
     "augment", "samples_per_case", "cache_gb", "overlap", "mirrored_inference", "mirroring",
+    "region_values",
 )  # fmt: skip
 
 
@@ -145,15 +146,15 @@ class DiskCache:
                     shutil.rmtree(path, ignore_errors=True)
 
 
-def case_key(files: Sequence[Path], labels: Sequence[int], data: DataConfig) -> str:
+def case_key(files: Sequence[Path], labels: object, data: DataConfig) -> str:
     """Compute the name of a case's entry.
 
     Args:
         files: All files of the case.
-        labels: Number of each class in its label map.
+        labels: What its label map's numbers mean, as JSON may write it.
         data: How it is prepared.
     """
     settings = {key: value for key, value in asdict(data).items() if key not in LATER}
     stats = [(str(path.resolve()), path.stat()) for path in files]
     described = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-    return digest([VERSION, described, list(labels), settings])
+    return digest([VERSION, described, labels, settings])

@@ -19,6 +19,7 @@ from polyclinic.learning.augmenting.image_shifts import ImageShifts
 from polyclinic.learning.crops import crop
 from polyclinic.learning.loading.batches import Batches, Draw, seed_of
 from polyclinic.learning.preparation import PreparedCases, PreparedSite, Sample
+from polyclinic.learning.tasks.registry import task_of
 from polyclinic.system.machine import given_cores
 
 FOREGROUND_SHARE = 0.75  # of the slices drawn for a 2-D segmentation, unless the data says it
@@ -47,8 +48,8 @@ def training_loader(
         seed: Equal seeds draw equal samples in equal order.
 
     Returns:
-        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW;
-        classes: B).
+        Batches of `image` (float32, BCHWD, or BCHW in 2-D) and `label` (int64, B1HWD or B1HW, with
+        a channel for each region; classes: B; findings and numbers: float32, (B, labels)).
     """
     generator, data = Generator().manual_seed(seed), prepared.data
     each = training.steps > 0 or training.workers > 0
@@ -109,12 +110,10 @@ class TrainingSamples(Dataset[dict[str, Tensor]]):
             if key in fields
         }
         image = _plain(fields["image"]).float().contiguous()
-        label = (
-            _plain(fields["label"]).round().long().contiguous()
-            if "label" in fields
-            else torch.tensor(sample.label)
-        )
-        return {"image": image, "label": label}
+        if "label" in fields:
+            return {"image": image, "label": _plain(fields["label"]).round().long().contiguous()}
+        assert sample.label is not None
+        return {"image": image, "label": task_of(self.data).target(sample.label, self.data)}
 
     def _begin(self, seed: int) -> None:
         """Let everything that is drawn follow from a seed."""

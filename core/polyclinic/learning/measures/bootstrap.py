@@ -29,14 +29,14 @@ def interval(statistic: Statistic, subjects: Sequence[int]) -> tuple[float, floa
     Args:
         statistic: Takes how often each case counts, float64, shape (draws, cases); returns shape
             (draws,), NaN where the drawn cases have no such figure.
-        subjects: Number of each case's subject, from 0.
+        subjects: Number of each case's subject.
 
     Returns:
         The percentiles 2.5 and 97.5 of the draws; None of fewer than two subjects, or where no
         draw has the figure. The same cases give the same interval: the seed is fixed.
     """
-    of_case = np.asarray(subjects, dtype=np.int64)
-    count = int(of_case.max()) + 1 if len(of_case) else 0
+    known, of_case = np.unique(np.asarray(subjects, np.int64), return_inverse=True)
+    count = len(known)
     if count < 2:
         return None
     generator = np.random.default_rng(SEED)
@@ -87,20 +87,14 @@ def ratio(
     of_case = np.asarray(subjects, dtype=np.int64)
     parts, sizes = np.bincount(of_case, a), np.bincount(of_case, b)
     value = float(a.sum() / b.sum())
-    low, high = around(value, interval(statistic, subjects))
-    return Estimate(
-        value=value,
-        low=low,
-        high=high,
-        n=n,
-        positives=positives,
-        subjects=least,
-        total=float(a.sum()),
-        weight=float(b.sum()),
-        total_squares=float(parts @ parts),
-        products=float(parts @ sizes),
-        weight_squares=float(sizes @ sizes),
-    )
+    found = _estimate(value, statistic, subjects, float(b.sum()), n, positives, least)
+    sums = {
+        "total": float(a.sum()),
+        "total_squares": float(parts @ parts),
+        "products": float(parts @ sizes),
+        "weight_squares": float(sizes @ sizes),
+    }
+    return found.model_copy(update=sums)
 
 
 def single(
@@ -121,6 +115,19 @@ def single(
     value = float(statistic(np.ones((1, n)))[0]) if n else float("nan")
     if not np.isfinite(value):
         return None
+    return _estimate(value, statistic, subjects, float(n), n, positives, least)
+
+
+def _estimate(
+    value: float,
+    statistic: Statistic,
+    subjects: Sequence[int],
+    weight: float,
+    n: int,
+    positives: int | None,
+    least: int,
+) -> Estimate:
+    """Make a figure with its interval; its total is its value times its weight."""
     low, high = around(value, interval(statistic, subjects))
     return Estimate(
         value=value,
@@ -129,8 +136,8 @@ def single(
         n=n,
         positives=positives,
         subjects=least,
-        total=value * n,
-        weight=float(n),
+        total=value * weight,
+        weight=weight,
     )
 
 

@@ -166,43 +166,57 @@ def _measure_class(
     subjects: Sequence[int],
     ranked: bool,
 ) -> dict[str, Estimate | None]:
-    positive = truth == number
-    groups = [
-        len({s for s, each in zip(subjects, positive, strict=True) if each == wanted})
-        for wanted in (True, False)
-    ]
-    n, positives = len(truth), int(positive.sum())
-    hits = positive & (probabilities.argmax(1) == number)
-    recall = ratio(hits, positive, subjects, n=positives, positives=positives, least=groups[0])
+    positive, chosen = truth == number, probabilities.argmax(1) == number
     if not ranked:
-        return {"recall": recall}
-    scores = probabilities[:, number].astype(np.float64)
-    happened, ranking = positive.astype(np.float64), Ranking(scores, positive)
-    least = min(groups)
+        return {"recall": _recall(positive, chosen, subjects)}
+    return measure_ranked(probabilities[:, number].astype(np.float64), positive, chosen, subjects)
 
-    def one(statistic: Callable[[Curve], Array]) -> Estimate | None:
-        return single(
-            lambda times: statistic(ranking.curve(times)),
-            subjects,
-            positives=positives,
-            least=least,
-        )
+
+def _recall(
+    positive: NDArray[Any], chosen: NDArray[Any], subjects: Sequence[int]
+) -> Estimate | None:
+    n, least = int(positive.sum()), len(_subjects_of(subjects, positive))
+    return ratio(positive & chosen, positive, subjects, n=n, positives=n, least=least)
+
+
+def measure_ranked(
+    scores: NDArray[np.float64],
+    positive: NDArray[Any],
+    chosen: NDArray[Any],
+    subjects: Sequence[int],
+) -> dict[str, Estimate | None]:
+    """Compute all measures of one class against the others, or of a finding against its absence.
+
+    Args:
+        scores: Probability of the class, shape (cases,).
+        positive: Whether each case is of the class.
+        chosen: Whether the model says so.
+        subjects: Number of each case's subject, from 0.
+    """
+    n, positives = len(scores), int(positive.sum())
+    happened, ranking = positive.astype(np.float64), Ranking(scores, positive)
+    least = min(len(_subjects_of(subjects, group)) for group in (positive, ~positive))
+
+    def one(statistic: Callable[[Array], Array]) -> Estimate | None:
+        return single(statistic, subjects, positives=positives, least=least)
+
+    def of_curve(statistic: Callable[[Curve], Array]) -> Estimate | None:
+        return one(lambda times: statistic(ranking.curve(times)))
 
     squares = (scores - happened) ** 2
     return {
-        "recall": recall,
-        "auroc": one(auroc),
-        "auprc": one(auprc),
-        "sensitivity": one(sensitivity_at),
-        "specificity": one(specificity_at),
+        "recall": _recall(positive, chosen, subjects),
+        "auroc": of_curve(auroc),
+        "auprc": of_curve(auprc),
+        "sensitivity": of_curve(sensitivity_at),
+        "specificity": of_curve(specificity_at),
         "brier": ratio(squares, np.ones(n), subjects, n=n, positives=positives, least=least),
-        "calibration_error": single(
-            lambda times: calibration_error(scores, happened, times),
-            subjects,
-            positives=positives,
-            least=least,
-        ),
+        "calibration_error": one(lambda times: calibration_error(scores, happened, times)),
     }
+
+
+def _subjects_of(subjects: Sequence[int], chosen: NDArray[Any]) -> set[int]:
+    return {subject for subject, each in zip(subjects, chosen, strict=True) if each}
 
 
 def _divide(one: Array, other: Array) -> Array:

@@ -12,7 +12,14 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from polyclinic.learning.measures.names import CONFIDENCE, MEASURES, OVERALL, Measure
+from polyclinic.learning.measures.names import (
+    AGREEMENT,
+    CONFIDENCE,
+    MEASURES,
+    OVERALL,
+    SCORES,
+    Measure,
+)
 
 FEW = 10  # positives: below them a figure only describes
 MOST_CASES = 10_000_000
@@ -141,7 +148,8 @@ def pool_all(found: Iterable[Measures]) -> dict[str, dict[str, Estimate]]:
     """Compute every federated figure of hospitals' figures, by label and measure.
 
     The balanced accuracy is the mean of the pooled recalls, which is exact, where hospitals told
-    the recalls of all their cases.
+    the recalls of all their cases. Limits of agreement follow exactly from the pooled bias and
+    mean squared error.
     """
     given = list(found)
     labels = dict.fromkeys(label for each in given for label in each)
@@ -157,9 +165,34 @@ def pool_all(found: Iterable[Measures]) -> dict[str, dict[str, Estimate]]:
         whole = pooled[OVERALL]["balanced_accuracy"]
         recalls = [table["recall"].value for table in pooled.values() if "recall" in table]
         value = math.fsum(recalls) / len(recalls)
-        changes = {"value": value, "total": value * whole.weight}
-        pooled[OVERALL]["balanced_accuracy"] = whole.model_copy(update=changes)
+        pooled[OVERALL]["balanced_accuracy"] = _with_value(whole, value)
+    for table in pooled.values():
+        _pool_limits(table)
     return pooled
+
+
+def _pool_limits(table: dict[str, Estimate]) -> None:
+    """Put the limits of agreement of all cases in place of the mean of hospitals' limits."""
+    if not {"bias", "squared_error", "lower_limit", "upper_limit"} <= set(table):
+        return
+    bias, squares = table["bias"], table["squared_error"]
+    spread = deviation(bias.value, squares.value, bias.n)
+    if bias.n == squares.n and spread is not None:
+        for name, sign in (("lower_limit", -1), ("upper_limit", 1)):
+            table[name] = _with_value(table[name], bias.value + sign * AGREEMENT * spread)
+
+
+def deviation(mean: float, mean_of_squares: float, n: float) -> float | None:
+    """Compute a sample's standard deviation from its moments; None of fewer than two values."""
+    if n < 2:
+        return None
+    return math.sqrt(max(0.0, mean_of_squares - mean**2) * n / (n - 1))
+
+
+def _with_value(estimate: Estimate, value: float) -> Estimate:
+    """Return a figure with another value, which no interval belongs to."""
+    changes = {"value": value, "total": value * estimate.weight, "low": None, "high": None}
+    return estimate.model_copy(update=changes)
 
 
 def _told_all_recalls(measures: Measures) -> bool:
@@ -184,9 +217,9 @@ def hold_back(measures: Measures, min_subjects: int) -> dict[str, dict[str, Esti
 
 
 def overall(measures: Measures) -> Estimate | None:
-    """Return the figure over all classes that a model's score is: mean Dice, balanced accuracy."""
+    """Return the figure over all classes that a model's score is, such as mean Dice."""
     table = measures.get(OVERALL, {})
-    return table.get("mean_dice") or table.get("balanced_accuracy")
+    return next((table[name] for name in SCORES if name in table), None)
 
 
 def close(one: float, other: float) -> bool:

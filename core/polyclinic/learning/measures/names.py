@@ -8,6 +8,8 @@ FIXED = 0.95  # specificity at which sensitivity is measured, and the reverse
 LONGEST_MM = 1e5
 LARGEST = 1e9
 OVERALL = ""  # label of what is measured over all classes
+SCORES = ("mean_dice", "balanced_accuracy", "mean_auroc", "within_range")  # measures of `OVERALL`
+AGREEMENT = 1.96  # standard deviations of differences between bias and limit of agreement
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,14 @@ MEASURES: dict[str, Measure] = {
         Measure("specificity", "Specificity at 95 % sensitivity", sums=False, both=True),
         Measure("brier", "Brier score", "low", highest=2.0),
         Measure("calibration_error", "Calibration error", "low", sums=False),
+        Measure("mean_auroc", "Mean AUROC", sums=False),
+        Measure("within_range", "1 - MAE / range"),
+        Measure("mae", "Mean absolute error", "low", highest=LARGEST),
+        Measure("bias", "Bias", "zero", lowest=-LARGEST, highest=LARGEST),
+        Measure("lower_limit", "Lower limit of agreement", "zero", -LARGEST, LARGEST, sums=False),
+        Measure("upper_limit", "Upper limit of agreement", "zero", -LARGEST, LARGEST, sums=False),
+        Measure("squared_error", "Mean squared error", "low", highest=LARGEST**2),
+        Measure("r2", "R2", lowest=-LARGEST, sums=False),
         Measure("score_difference", "Difference of scores", "zero", lowest=-1.0),
     )
 }

@@ -86,6 +86,29 @@ def measure_case(
     return figures
 
 
+def measure_regions(
+    prediction: NDArray[Any],
+    truth: NDArray[Any],
+    spacing_mm: Sequence[float],
+    tolerance_mm: float = TOLERANCE_MM,
+) -> list[StructureFigures]:
+    """Measure every region of one case; regions may overlap.
+
+    Args:
+        prediction: Boolean, shape (regions, X, Y, Z).
+        truth: The same shape.
+        spacing_mm: Size of a voxel, one number for each axis.
+        tolerance_mm: Of surface Dice.
+
+    Raises:
+        ValueError: The shapes differ.
+    """
+    return [
+        measure_case(one.astype(np.uint8), other.astype(np.uint8), spacing_mm, 2, tolerance_mm)[0]
+        for one, other in zip(prediction, truth, strict=True)
+    ]
+
+
 def measure_segmentation(
     cases: Sequence[Sequence[StructureFigures]],
     rows: NDArray[Any],

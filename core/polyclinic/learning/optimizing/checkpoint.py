@@ -26,12 +26,20 @@ class Checkpoint:
         trained: All that is trained.
         optimizer: What trains it.
         every: Number of losses between two times that it is kept.
+        scaler: What scales losses in float16, if anything does.
     """
 
     def __init__(
-        self, path: Path | None, trained: nn.Module, optimizer: torch.optim.Optimizer, *, every: int
+        self,
+        path: Path | None,
+        trained: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        *,
+        every: int,
+        scaler: torch.amp.GradScaler | None = None,
     ) -> None:
         self._path, self._trained, self._optimizer, self._every = path, trained, optimizer, every
+        self._scaler = scaler if scaler is not None and scaler.is_enabled() else None
 
     def resume(self) -> list[float]:
         """Load what was kept, and return the losses so far.
@@ -45,6 +53,8 @@ class Checkpoint:
             kept = torch.load(self._path, weights_only=True)
             self._trained.load_state_dict(kept["trained"])
             self._optimizer.load_state_dict(kept["optimizer"])
+            if self._scaler is not None:
+                self._scaler.load_state_dict(kept["scaler"])
         except (RuntimeError, KeyError, ValueError, EOFError, pickle.UnpicklingError) as error:
             self._trained.load_state_dict(before)  # what fitted of it is taken back
             log.warning(
@@ -61,12 +71,11 @@ class Checkpoint:
         if self._path is None or (len(losses) % self._every and len(losses) != wanted):
             return
         content = io.BytesIO()
-        torch.save(
-            {
-                "trained": self._trained.state_dict(),
-                "optimizer": self._optimizer.state_dict(),
-                "losses": losses,
-            },
-            content,
-        )
+        kept = {
+            "trained": self._trained.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "losses": losses,
+        }
+        scale = {} if self._scaler is None else {"scaler": self._scaler.state_dict()}
+        torch.save({**kept, **scale}, content)
         write_durably(self._path, content.getvalue())

@@ -19,18 +19,22 @@ class Stepper:
 
     Args:
         network: Changed in place.
-        training: Loss, precision and clipping.
-        optimizer: Over the weights that are trained.
-        proximal_mu: Weight of FedProx's term.
+        training: Optimizer, loss, precision and clipping.
+        optimizer: Over the weights that are trained; None makes the configured one.
+        proximal_mu: Weight of FedProx's term mu / 2 * ||w - w_received||^2, which keeps w near the
+            weights at this moment.
+
+    FedProx, Li et al. 2020, https://arxiv.org/abs/1812.06127.
     """
 
     def __init__(
         self,
         network: nn.Module,
         training: TrainingConfig,
-        optimizer: torch.optim.Optimizer,
-        proximal_mu: float,
+        optimizer: torch.optim.Optimizer | None = None,
+        proximal_mu: float = 0.0,
     ) -> None:
+        optimizer = optimizer or make_optimizer(network, training)
         self.network, self.optimizer = network, optimizer
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.device = next(network.parameters()).device
@@ -40,7 +44,7 @@ class Stepper:
         self._received = [weight.detach().clone() for weight in self.weights if proximal_mu > 0]
         dtype = find_dtype(self.device, training.precision)
         self._cast = torch.autocast(self.device.type, dtype, enabled=dtype != torch.float32)
-        self._scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=dtype == torch.float16)
 
     def step(self, image: Tensor, label: Tensor) -> float:
         """Make one step; return the loss before it, without the proximal term.
@@ -57,15 +61,15 @@ class Stepper:
         with self._cast:
             logits = self.network(image)
         loss = judge(self._loss_of, logits, label)
-        self._scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self._scaler.unscale_(self.optimizer)
+        self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+        self.scaler.unscale_(self.optimizer)
         for weight, anchor in zip(self.weights, self._received, strict=False):
             if weight.grad is not None:
                 weight.grad.add_(weight.detach() - anchor, alpha=self._mu)
         if self._clip > 0:
             torch.nn.utils.clip_grad_norm_(self.weights, self._clip)
-        self._scaler.step(self.optimizer)
-        self._scaler.update()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
         return float(loss.detach())
 
     def _lay_out(self, image: Tensor) -> Tensor:
@@ -77,3 +81,12 @@ class Stepper:
             self.network.to(memory_format=layout)  # type: ignore[call-overload]
             self._laid_out = True
         return image.contiguous(memory_format=layout)
+
+
+def make_optimizer(network: nn.Module, training: TrainingConfig) -> torch.optim.Optimizer:
+    """Make the configured optimizer over what is to be trained."""
+    optimizer = instantiate(training.optimizer, _partial_=True)(
+        [weight for weight in network.parameters() if weight.requires_grad]
+    )
+    assert isinstance(optimizer, torch.optim.Optimizer)
+    return optimizer

@@ -5,11 +5,11 @@ from dataclasses import dataclass
 
 from polyclinic.federation.metrics import Metric
 from polyclinic.learning.measures.estimates import Estimate, Measures, pool_all
-from polyclinic.learning.measures.names import MEASURES, OVERALL, Measure
+from polyclinic.learning.measures.names import MEASURES, OVERALL, SCORES, Measure
 from polyclinic.reporting.results import Arm, Results, unseen
 from polyclinic.reporting.scores import latest, source_of
 
-LEADING = ("mean_dice", "balanced_accuracy", "dice", "auroc", "recall")  # what hospitals go by
+LEADING = (*SCORES, "dice", "auroc", "recall", "mae")  # what hospitals go by
 ALL_CLASSES = "all classes"
 
 
@@ -85,4 +85,6 @@ def tabulate(told: Mapping[str, Measures], labels: Sequence[str]) -> tuple[Measu
 def _lead(row: Mapping[str, Estimate], leading: str | None) -> float:
     """Return the figure that hospitals are ordered by; those without it come last."""
     found = row.get(leading) if leading else None
-    return float("inf") if found is None else found.value
+    if leading is None or found is None:
+        return float("inf")
+    return -found.value if MEASURES[leading].better == "low" else found.value

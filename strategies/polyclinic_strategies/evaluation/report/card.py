@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from polyclinic.config.tasks import KINDS
 from polyclinic.errors import ModelInvalid
 from polyclinic.federation.events import Word
 from polyclinic.learning.measures.estimates import Estimate, Measures, overall, pool_all
@@ -108,7 +109,8 @@ def make_card(results: Results, state: EvaluationState | None, model: EvaluatedM
     told = {site: metric.measures for site, metric in measures_of(results, model.name).items()}
     federated = pool_all(told.values())
     standing = next((each for each in find_standings(results) if each.arm.name == model.name), None)
-    segmentation = results.run.task == "segmentation"
+    kind = KINDS.get(results.run.task)
+    segments = kind is not None and kind.per_voxel
     tolerances = state.tolerance_mm if state else {}
     used = {name for measures in told.values() for table in measures.values() for name in table}
     return ModelCard(
@@ -119,7 +121,7 @@ def make_card(results: Results, state: EvaluationState | None, model: EvaluatedM
         evaluated=datetime.now(UTC).isoformat(timespec="seconds"),
         run=results.run.name,
         version=results.run.versions.get("polyclinic", ""),
-        tolerance_mm=tolerances.get(model.name) if segmentation else None,
+        tolerance_mm=tolerances.get(model.name) if segments else None,
         worst=standing.worst if standing else "",
         gap=standing.gap if standing else None,
         scores={
@@ -167,7 +169,9 @@ def find_limits(
         if label and rare is not None and rare.descriptive:
             cases = plural(rare.positives or 0, "case")
             limits.append(f"{label}: descriptive, {cases} with it at all hospitals together.")
-    unmeasured = [label for label in results.run.labels[1:] if not _has(label, told)]
+    kind, labels = KINDS.get(results.run.task), results.run.labels
+    scored = kind.scored(labels) if kind else labels
+    unmeasured = [label for label in scored if not _has(label, told)]
     if unmeasured:
         limits.append(f"Never measured, or held back: {', '.join(unmeasured)}.")
     if model.trained.hospitals is None:

@@ -9,10 +9,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from polyclinic.config.tasks import MEANINGS
 from polyclinic.reporting.dot_chart import DotChart, draw_dots
 from polyclinic.reporting.formats import compare_scores, join_words, show_difference, show_score
 from polyclinic.reporting.heat_map import draw_heat_map
-from polyclinic.reporting.narrative import NO_TEST_YET, ONE_RUN, SCORES
+from polyclinic.reporting.narrative import NO_TEST_YET, ONE_RUN
 from polyclinic.reporting.pictures import IMAGE, TRUTH, Picture, read_legend, read_pictures
 from polyclinic.reporting.results import LOCAL, POOLED, Results
 from polyclinic.reporting.scores import score_table
@@ -130,7 +131,7 @@ def describe(results: Results, state: RefinementState) -> dict[str, object]:
         "lead": tell_result(results, baseline),
         "support": _tell_support(results, baseline, models),
         "tested": score_table(results, None).source == "test",
-        "meaning": SCORES.get(results.run.score_name, ""),
+        "meaning": MEANINGS.get(results.run.score_name, ""),
         "colours": read_legend(results) if portrait else {},
         "columns": columns,
         "groups": make_groups(results, columns, baseline, gone),

@@ -1,5 +1,6 @@
 """Steps: several sizes, precision, clipping, FedProx, and moments that go on."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -44,9 +45,10 @@ def loader(seed: int = 0, count: int = 6) -> torch.utils.data.DataLoader[dict[st
     return torch.utils.data.DataLoader(samples, 2, generator=generator)  # type: ignore[arg-type]
 
 
-def train(settings: TrainingConfig, **options: Any) -> dict[str, Tensor]:
+def train(settings: TrainingConfig, mu: float = 0.0) -> dict[str, Tensor]:
     trained = network()
-    training.fit(trained, loader(), settings, CONFIG.data, **options)
+    stepper = Stepper(trained, settings, proximal_mu=mu)
+    training.fit(trained, loader(), settings, CONFIG.data, stepper=stepper)
     return {name: value.clone() for name, value in trained.state_dict().items()}
 
 
@@ -112,14 +114,14 @@ def test_gradients_are_clipped_after_the_proximal_term() -> None:
 @pytest.mark.parametrize("precision", ["bfloat16", "auto"])
 def test_fast_precision_trains_nearly_the_same(precision: Any, mu: float) -> None:
     exact = replace(PLAIN, precision="float32", clip=1.0, schedule="constant")
-    first = train(exact, proximal_mu=mu)
-    second = train(replace(exact, precision=precision), proximal_mu=mu)
+    first = train(exact, mu)
+    second = train(replace(exact, precision=precision), mu)
     start = network().state_dict()
     for name, value in first.items():
         assert second[name].dtype == torch.float32
         moved = float((value - start[name]).norm())
         assert float((value - second[name]).norm()) < 0.25 * moved + 1e-3
-    again = train(replace(exact, precision=precision), proximal_mu=mu)
+    again = train(replace(exact, precision=precision), mu)
     assert alike(second, again)
 
 
@@ -140,14 +142,11 @@ def rounds(settings: TrainingConfig, folder: Path, numbers: Sequence[int]) -> nn
     """Train as a hospital does whose weights come back unchanged; a new optimizer each round."""
     trained = network()
     for number in numbers:
-        optimizer = training.make_optimizer(trained, settings)
-        moments = Moments(folder, number)
-        moments.take_up(optimizer)
+        stepper, moments = Stepper(trained, settings), Moments(folder, number)
+        moments.take_up(stepper)
         place = Round(number, max(numbers))
-        training.fit(
-            trained, loader(number), settings, CONFIG.data, optimizer=optimizer, place=place
-        )
-        moments.keep(optimizer)
+        training.fit(trained, loader(number), settings, CONFIG.data, stepper=stepper, place=place)
+        moments.keep(stepper)
     return trained
 
 
@@ -156,15 +155,32 @@ def test_moments_go_on_from_round_to_round(tmp_path: Path) -> None:
     settings = replace(PLAIN, optimizer=SGD, precision="float32")
     kept = rounds(settings, tmp_path, [1, 2, 3])
     expected = network()
-    optimizer = training.make_optimizer(expected, settings)
+    stepper = Stepper(expected, settings)
     for number in (1, 2, 3):
         training.fit(
             expected, loader(number), settings, CONFIG.data,
-            optimizer=optimizer, place=Round(number, 3),
+            stepper=stepper, place=Round(number, 3),
         )  # fmt: skip
     assert alike(kept.state_dict(), expected.state_dict())
     assert sorted(path.name for path in tmp_path.iterdir()) == ["moments-2.pt", "moments-3.pt"]
     assert (tmp_path / "moments-3.pt").stat().st_mode & 0o077 == 0
+
+
+def test_the_scale_of_losses_goes_on(tmp_path: Path) -> None:
+    """What halved the scale in one round is not met again in the next."""
+    trained = torch.nn.Linear(1, 1)
+    steppers = [Stepper(trained, replace(PLAIN, optimizer=SGD)) for _ in range(3)]
+    for stepper in steppers[:2]:  # as of float16, which a GPU has
+        stepper.scaler = torch.amp.GradScaler("cpu", init_scale=1024.0)
+    first, again, exact = steppers
+    loss = trained(torch.tensor([math.inf])).sum()
+    first.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
+    first.scaler.step(first.optimizer)
+    first.scaler.update()
+    Moments(tmp_path, 1).keep(first)
+    Moments(tmp_path, 2).take_up(again)
+    assert again.scaler.get_scale() == first.scaler.get_scale() == 512.0
+    Moments(tmp_path, 2).take_up(exact)  # float32 takes moments alone
 
 
 def test_a_round_that_is_asked_for_again_starts_the_same(tmp_path: Path) -> None:
@@ -172,11 +188,11 @@ def test_a_round_that_is_asked_for_again_starts_the_same(tmp_path: Path) -> None
     trained = [rounds(settings, tmp_path, [1, 2]) for _ in range(2)]  # the second overwrites
     assert alike(trained[0].state_dict(), trained[1].state_dict())
     before = torch.load(tmp_path / "moments-1.pt")
-    optimizer = training.make_optimizer(network(), settings)
-    Moments(tmp_path, 2).take_up(optimizer)
+    stepper = Stepper(network(), settings)
+    Moments(tmp_path, 2).take_up(stepper)
     assert torch.equal(
-        optimizer.state_dict()["state"][0]["momentum_buffer"],
-        before["state"][0]["momentum_buffer"],
+        stepper.optimizer.state_dict()["state"][0]["momentum_buffer"],
+        before["optimizer"]["state"][0]["momentum_buffer"],
     )
 
 
@@ -188,12 +204,12 @@ def test_moments_that_do_not_fit_count_as_none(tmp_path: Path, content: bytes | 
         optimizer = torch.optim.SGD(other.parameters(), 0.1, 0.9)
         other(torch.ones(2)).sum().backward()
         optimizer.step()
-        torch.save(optimizer.state_dict(), path)
+        torch.save({"optimizer": optimizer.state_dict(), "scaler": {}}, path)
     else:
         path.write_bytes(content)
-    optimizer = training.make_optimizer(network(), replace(PLAIN, optimizer=SGD))
-    Moments(tmp_path, 2).take_up(optimizer)
-    assert not optimizer.state
+    stepper = Stepper(network(), replace(PLAIN, optimizer=SGD))
+    Moments(tmp_path, 2).take_up(stepper)
+    assert not stepper.optimizer.state
 
 
 class Ramp(nn.Module):
@@ -211,8 +227,8 @@ def test_mirrored_inference_is_the_mean_over_the_allowed_axes(labels: str, mean:
          "data.mirrored_inference=true"]
     ).data  # fmt: skip
     volume = torch.randn(1, 8, 8, 8)
-    plain = training.infer(Ramp(), volume, replace(data, mirrored_inference=False))
-    found = training.infer(Ramp(), volume, data)
+    plain = training.infer(Ramp(), volume, data)
+    found = training.infer(Ramp(), volume, data, mirrored=True)
     assert_close(found[1], volume[0])
     assert_close(found[0], torch.full((8, 8, 8), mean) if mean else plain[0])
 
