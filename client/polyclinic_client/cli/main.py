@@ -12,6 +12,7 @@ from polyclinic.federation.method import methods
 from polyclinic.system.commands import InOrder, add_commands, unwrap
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic.system.text import clean_lines
+from polyclinic_client.cli.import_data import IMPORT_HELP, import_data
 from polyclinic_client.cli.options import (
     Data,
     Insecure,
@@ -37,7 +38,7 @@ SET_UP, FEDERATION, MODELS, SERVICES = "Set up", "Federation", "Models", "Servic
 class ClientCommands(InOrder):
     """Commands of a hospital, in the order of use."""
 
-    order = ("keygen", "check", "join", "contribute", "predict", "adapt", "segment")
+    order = ("keygen", "import", "check", "join", "contribute", "predict", "adapt", "segment")
 
 
 app = typer.Typer(
@@ -293,6 +294,7 @@ def _check(data: Path, console: Console, *, labelled: bool = True) -> None:
         console.print(f"warning: {clean_lines(warning)}", style="yellow", markup=False)
 
 
+app.command("import", help=IMPORT_HELP, rich_help_panel=SET_UP)(import_data)
 app.command(help=SEGMENT_HELP, rich_help_panel=SERVICES)(segment)
 add_commands(app, [each.hospital_commands for each in methods().values() if each.hospital_commands])
 

@@ -22,7 +22,7 @@ from polyclinic_client.dicom.importing.converting import (
     label_file,
 )
 from polyclinic_client.dicom.importing.mapping import Mapping
-from polyclinic_client.dicom.importing.planning import ImportPlan, PlannedCase
+from polyclinic_client.dicom.importing.planning import ImportPlan, LeftOut, PlannedCase
 from polyclinic_client.dicom.importing.record import Imported, Record, read_record, write_record
 from polyclinic_client.dicom.importing.site_map import SiteMap
 from polyclinic_client.dicom.importing.splits import split_patients
@@ -144,9 +144,7 @@ def _listing(record: Record, mapping: Mapping) -> dict[str, Any]:
     }
 
 
-def _named(case: PlannedCase, why: str) -> Iterator[Any]:
-    from polyclinic_client.dicom.importing.planning import LeftOut
-
+def _named(case: PlannedCase, why: str) -> Iterator[LeftOut]:
     for series in case.channels:
         yield LeftOut(why, f"{series.first.path.parent} series {series.first.series}")
 

@@ -6,11 +6,11 @@ tile's lies nearer to the middle (nibabel's documentation, "DICOM mosaic", deriv
 """
 
 import math
+import warnings
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
-from nibabel.nicom import csareader
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
@@ -88,6 +88,9 @@ def _csa_header(header: Dataset) -> dict[str, Any]:
     value = getattr(raw, "value", None)
     if not isinstance(value, bytes) or len(value) > MOST_CSA_BYTES:
         raise Malformed("it is a mosaic without Siemens' private header")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # nibabel calls these readers experimental
+        from nibabel.nicom import csareader
     try:
         tags: dict[str, Any] = csareader.read(value)["tags"]
     except Exception as error:  # csareader raises CSAReadError, struct.error, and others
