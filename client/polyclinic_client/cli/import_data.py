@@ -77,7 +77,7 @@ def import_data(
     """See IMPORT_HELP."""
     from polyclinic.errors import ConfigError
     from polyclinic.system.machine import given_cores
-    from polyclinic_client.cli.import_sources import series_of
+    from polyclinic_client.cli.import_sources import forget_downloads, series_of
     from polyclinic_client.dicom.importing.importing import run_import
     from polyclinic_client.dicom.importing.mapping import FILE, confirm, read_mapping, write_mapping
     from polyclinic_client.dicom.importing.planning import plan_import
@@ -118,6 +118,7 @@ def import_data(
             at_once or given_cores(),
             lambda done, total: progress.update(task, completed=done, total=total),
         )
+    forget_downloads(site)
     done = f"{out}: {result.cases} cases, {result.fresh} of them made now"
     console.print(f"{done}. Check it: polyclinic-client check --data {out}", markup=False)
 

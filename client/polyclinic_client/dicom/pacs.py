@@ -98,8 +98,7 @@ class Pacs:
         with self._asked() as client:
             page = client.search_for_series(study_instance_uid=check_uid(study))
         found = [
-            RemoteSeries(study, _value(each, "0020000E"), _value(each, "00080060"))
-            for each in page
+            RemoteSeries(study, _value(each, "0020000E"), _value(each, "00080060")) for each in page
         ]
         return [each for each in found if each.series]
 
@@ -222,4 +221,3 @@ def _value(answer: Any, tag: str) -> str:
     """Return a text of an answer in DICOM's JSON; empty where it is missing."""
     values = answer.get(tag, {}).get("Value", []) if isinstance(answer, dict) else []
     return str(values[0]) if values else ""
-

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +23,7 @@ from polyclinic_client.result_names import name_results
 
 MADE = ".made.json"  # in the results' folder: which model made which label map of which image
 TABLE = "predictions.csv"
+OnLabelMap = Callable[[Path, Path, Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,14 @@ class Subject:
     stem: str  # name of the result
 
 
-def predict_files(model: Path, images: Sequence[Path], out: Path, console: Console) -> None:
+def predict_files(
+    model: Path,
+    images: Sequence[Path],
+    out: Path,
+    console: Console,
+    names: Mapping[Path, str] | None = None,
+    on_label_map: OnLabelMap | None = None,
+) -> None:
     """Write one result for each image; go on after an image that is faulty.
 
     A label map that the same model made of the same image is left alone.
@@ -44,6 +52,9 @@ def predict_files(model: Path, images: Sequence[Path], out: Path, console: Conso
             many files of one channel for each result, in the order of its channels.
         out: Folder of the results.
         console: Told what was done.
+        names: What an image is called in a table, where it is not its path.
+        on_label_map: Called for each label map that is there, with the image's first file, the
+            label map's, and the names of its classes.
 
     Raises:
         ConfigError: Two images would write the same result, the model is an encoder alone, or
@@ -60,9 +71,10 @@ def predict_files(model: Path, images: Sequence[Path], out: Path, console: Conso
     out.mkdir(parents=True, exist_ok=True)
     faults: list[DataError] = []
     if job.data.task == "classification":
-        _classify(network, job, subjects, out, console, faults)
+        _classify(network, job, subjects, out, console, faults, names or {})
     else:
-        _segment(network, job, subjects, _Made(out, file_digest(model)), console, faults)
+        made = _Made(out, file_digest(model))
+        _segment(network, job, subjects, made, console, faults, on_label_map)
     if faults:
         console.print(f"{len(faults)} of {len(subjects)} images could not be read", style="red")
         raise faults[0]
@@ -82,8 +94,7 @@ def _files_of(images: Sequence[Path]) -> list[Path]:
         )
         if not inside:
             raise ConfigError(
-                f"{image}: there is no image in this folder. A DICOM series is converted to NIfTI "
-                "first, for example by dcm2niix."
+                f"{image}: there is no image in this folder, neither NIfTI nor a DICOM series."
             )
         found += inside
     return found
@@ -186,6 +197,7 @@ def _segment(
     made: _Made,
     console: Console,
     faults: list[DataError],
+    on_label_map: OnLabelMap | None,
 ) -> None:
     waiting = []
     for subject in subjects:
@@ -194,6 +206,7 @@ def _segment(
                 check_header(path)
             if made.is_made(subject):
                 console.print(f"{made.target(subject)} exists, left alone", markup=False)
+                _tell(on_label_map, subject, made, job)
             else:
                 waiting.append(subject)
     for subject in track(waiting, description="segmenting", console=console):
@@ -201,8 +214,14 @@ def _segment(
             labels, header = predict_label_map(network, subject.files, job.data)
             write_label_map(made.target(subject), labels, header)
             made.note(subject)
+            _tell(on_label_map, subject, made, job)
     done = len(subjects) - len(faults)
     console.print(f"{done} label maps in {made.folder}: {_legend(job)}", markup=False)
+
+
+def _tell(on_label_map: OnLabelMap | None, subject: Subject, made: _Made, job: JobConfig) -> None:
+    if on_label_map is not None:
+        on_label_map(subject.files[0], made.target(subject), job.data.labels)
 
 
 def _classify(
@@ -212,6 +231,7 @@ def _classify(
     out: Path,
     console: Console,
     faults: list[DataError],
+    names: Mapping[Path, str],
 ) -> None:
     with replacing(out / TABLE) as unfinished, unfinished.open("w", newline="") as file:
         table = csv.writer(file)
@@ -221,7 +241,7 @@ def _classify(
                 probabilities = predict_class(network, subject.files, job.data)
                 name = job.data.labels[int(probabilities.argmax())]
                 figures = [f"{value:.4f}" for value in probabilities.tolist()]
-                table.writerow([subject.files[0], name, *figures])
+                table.writerow([names.get(subject.files[0], subject.files[0]), name, *figures])
     done = len(subjects) - len(faults)
     console.print(f"{done} images classified in {out / TABLE}", markup=False)
 

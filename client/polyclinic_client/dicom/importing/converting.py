@@ -71,11 +71,10 @@ def convert(work: Conversion) -> Outcome:
             if not volume.grid.matches(grid):
                 same = case.channels[case.base].first.frame_of_reference
                 if not same or series.first.frame_of_reference != same:
-                    raise SeriesRefused(
-                        "series", "its channels do not share one coordinate system"
-                    )
-                volume, resampled = onto(volume, grid), resampled + 1
-            write_volume(work.data / file, volume)
+                    raise SeriesRefused("series", "its channels do not share one coordinate system")
+                resampled += 1
+            lying = volume if volume.grid.matches(grid) else onto(volume, grid)
+            write_volume(work.data / file, lying)
         if case.labels:
             write_nifti(work.data / label_file(case.name), label_map.voxels, grid)
         return Outcome(case.name, "", resampled, label_map.overlapping)
@@ -116,8 +115,10 @@ def convert_all(
         yield outcome
     for work in left:
         found = list(_in_pool([work], 1, run))
-        yield found[0] if found else Outcome(
-            work.case.name, "a decoder failed on it and ended its process"
+        yield (
+            found[0]
+            if found
+            else Outcome(work.case.name, "a decoder failed on it and ended its process")
         )
 
 

@@ -68,9 +68,7 @@ def run_import(
     site.keep()
     make_folder(data)
     before = read_record(data) or Record(source=source)
-    splits = split_patients(
-        {case.patient for case in plan.cases if case.labels}, before.splits
-    )
+    splits = split_patients({case.patient for case in plan.cases if case.labels}, before.splits)
     cases = {name: one for name, one in before.cases.items() if _is_there(data, name, one, mapping)}
     todo = [case for case in plan.cases if cases.get(case.name) is None or _changed(cases, case)]
     left_out = plan.reasons()

@@ -34,7 +34,7 @@ STRICT = ConfigDict(frozen=True, extra="forbid")
 
 
 class Match(BaseModel):
-    """Patterns that a series must fit, all of them; `*` stands for anything, case does not count."""
+    """Patterns that a series must fit, all of them; `*` is anything, case does not count."""
 
     model_config = STRICT
 

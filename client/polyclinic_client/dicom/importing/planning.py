@@ -169,9 +169,9 @@ class _Study:
                     wanted_number(self.mapping.labels, name) is not None for _, name in one.names
                 ):
                     self._leave("labels that series.yaml does not name", found)
-                elif one.references & series:
-                    yield one
-                elif not one.references and one.frame_of_reference in places:
+                elif one.references & series or (
+                    not one.references and one.frame_of_reference in places
+                ):
                     yield one
                 else:
                     self._leave("labels of a series that is not imported", found)

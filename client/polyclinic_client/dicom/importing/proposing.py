@@ -93,7 +93,7 @@ def _channels(volumes: Sequence[Series]) -> list[dict[str, Any]]:
     most = max(len(found) for found in studies.values())
     order = [name for name, _ in CONTRASTS]
     kept = [name for name, found in studies.items() if 2 * len(found) > most]
-    modality = Counter({kind: 0 for kind in kinds.values()})
+    modality = Counter(dict.fromkeys(kinds.values(), 0))
     for name in kept:
         modality[kinds[name]] += len(studies[name])
     usual = modality.most_common(1)[0][0]

@@ -29,7 +29,7 @@ from polyclinic_client.dicom.reading.instances import check_inflated
 
 CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 OFF_SLICE = 0.1  # of the distance between slices, by which a contour may lie off one
-TAGS: list[str | tuple[int, int]] = ["ROIContourSequence", "StructureSetROISequence"]
+TAGS = ["ROIContourSequence", "StructureSetROISequence"]
 
 
 def read_contours(path: Path, named: str, number_of: Number, place: Place, grid: Grid) -> None:
@@ -96,9 +96,7 @@ def _ordered(
     return np.stack([starts, ends], axis=1), np.stack([ends, starts], axis=1)
 
 
-def _by_slice(
-    region: Dataset, grid: Grid, named: str
-) -> dict[int, list[NDArray[np.float64]]]:
+def _by_slice(region: Dataset, grid: Grid, named: str) -> dict[int, list[NDArray[np.float64]]]:
     """Return the contours of a region on each slice, in voxels of the slice."""
     found: dict[int, list[NDArray[np.float64]]] = defaultdict(list)
     to_index = np.linalg.inv(grid.affine) @ TO_RAS

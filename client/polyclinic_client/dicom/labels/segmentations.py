@@ -93,9 +93,7 @@ def _segments_of(
     return {1: wanted.get(whole(found, "ReferencedSegmentNumber", 1, MOST_SEGMENTS))}
 
 
-def _placement(
-    frame: Frame, shape: tuple[int, ...], grid: Grid, named: str
-) -> NDArray[np.int64]:
+def _placement(frame: Frame, shape: tuple[int, ...], grid: Grid, named: str) -> NDArray[np.int64]:
     """Return the matrix from (column, row, 0, 1) in a frame to the index in the image."""
     affine = np.eye(4)
     affine[:3, 0] = np.multiply(frame.along_row, frame.spacing[0])

@@ -89,16 +89,14 @@ def numbers(of: Dataset, keyword: str, count: int) -> tuple[float, ...] | None:
         Malformed: They are more or fewer, or no numbers.
     """
     value = of.get(keyword)
-    if value is None or value == "" or value == []:
+    if value is None or value in ("", []):
         return None
     if isinstance(value, str | bytes | int | float) or len(value) != count:
         raise Malformed(f"{keyword} does not hold {count} numbers")
     return tuple(_finite(each, keyword) for each in value)
 
 
-def whole(
-    of: Dataset, keyword: str, low: int, high: int, default: int | None = None
-) -> int:
+def whole(of: Dataset, keyword: str, low: int, high: int, default: int | None = None) -> int:
     """Return a whole number from `low` to `high`.
 
     Raises:

@@ -66,9 +66,7 @@ def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
                 on_file(done, len(paths))
     if not found and not damaged:
         raise NothingFound(str(place), *_why_nothing(paths, archives))
-    return Findings(
-        tuple(group_series(found)), tuple(damaged), tuple(archives), kinds["other"]
-    )
+    return Findings(tuple(group_series(found)), tuple(damaged), tuple(archives), kinds["other"])
 
 
 def archive_kind(path: Path) -> str:

@@ -14,6 +14,7 @@ from typing import Literal
 from pydicom import dcmread, uid
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.filereader import read_file_meta_info
+from pydicom.tag import Tag
 
 from polyclinic_client.dicom.reading.elements import (
     Malformed,
@@ -54,7 +55,7 @@ KEYWORDS = (
     *("ReferencedFrameOfReferenceSequence", "SegmentationType"),
     *(keyword for _, group, keyword in DIFFERENCES if not group),
 )
-TAGS: list[str | tuple[int, int]] = [*dict.fromkeys(KEYWORDS), CSA]
+TAGS = [Tag(each) for each in dict.fromkeys((*KEYWORDS, CSA))]
 LARGEST_SIDE = 65_535
 MOST_INFLATED = 2**28  # bytes of a deflated data set, as it is in memory
 PREAMBLE = 132
@@ -130,7 +131,7 @@ def read_instance(path: Path) -> Instance:
         return _describe(path, read_header(path))
 
 
-def read_header(path: Path, tags: list[str | tuple[int, int]] | None = None) -> FileDataset:
+def read_header(path: Path) -> FileDataset:
     """Read the known elements of a file; the caller names its damage.
 
     Raises:
@@ -138,15 +139,13 @@ def read_header(path: Path, tags: list[str | tuple[int, int]] | None = None) -> 
         Exception: One of `DAMAGED`.
     """
     check_inflated(path)
-    return dcmread(
-        path, stop_before_pixels=True, force=True, specific_tags=TAGS if tags is None else tags
-    )
+    return dcmread(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
 
 
 def _describe(path: Path, header: FileDataset) -> Instance:
     found = str(header.get("SOPClassUID") or "")
-    uids = [text(header, each) for each in ("SOPInstanceUID", "SeriesInstanceUID")]
-    if not found or not all(uids):
+    own, series = text(header, "SOPInstanceUID"), text(header, "SeriesInstanceUID")
+    if not found or not own or not series:
         raise Malformed("it does not say what it is")
     kind: Kind = "other"
     if found in VOLUMES:
@@ -159,7 +158,8 @@ def _describe(path: Path, header: FileDataset) -> Instance:
         path,
         kind,
         "",
-        *uids,
+        own,
+        series,
         text(header, "StudyInstanceUID"),
         "\\".join(filter(None, (text(header, "PatientID"), text(header, "IssuerOfPatientID")))),
         text(header, "FrameOfReferenceUID"),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from pydicom import dcmread, uid
 from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_frames
-from pydicom.pixels import iter_pixels
+from pydicom.pixels.utils import iter_pixels
 
 from polyclinic_client.dicom.reading.elements import MOST_FRAMES, Malformed, damage_named, whole
 from polyclinic_client.dicom.reading.instances import LARGEST_SIDE, check_inflated
