@@ -11,7 +11,12 @@ from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.imaging.image_files import check_header
 from polyclinic.security.admission_errors import ClockWrong
 from polyclinic.system.machine import free_memory
-from polyclinic_client.cli.check_data import check_images, describe_dataset
+from polyclinic_client.cli.check_data import (
+    DICOM_FILE,
+    check_images,
+    describe_dataset,
+    describe_origin,
+)
 from polyclinic_client.cli.check_machine import (
     Finding,
     check_disk,
@@ -49,6 +54,7 @@ def check_everything(
 
     examinations: list[Examination] = [
         ("dataset.json", read),
+        *([("DICOM", lambda: describe_origin(data))] if (data / DICOM_FILE).exists() else []),
         ("images", lambda: check_images(dataset, deep, console)),
         ("state", lambda: check_state(state)),
         ("disk", lambda: check_disk(state)),

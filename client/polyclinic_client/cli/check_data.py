@@ -12,6 +12,10 @@ from polyclinic.errors import DataError
 from polyclinic.imaging.dataset_checks import check_dataset
 from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.system.text import clean_lines
+from polyclinic_client.dicom.importing.record import FILE as DICOM_FILE
+from polyclinic_client.dicom.importing.record import read_record
+
+__all__ = ["DICOM_FILE", "check_images", "describe_dataset", "describe_origin"]
 
 
 def describe_dataset(dataset: SiteDataset) -> str:
@@ -28,6 +32,16 @@ def describe_dataset(dataset: SiteDataset) -> str:
         )
     )
     return escape(f"{dataset.name}, {dataset.task}, {counts}; channels {channels}; labels {labels}")
+
+
+def describe_origin(folder: Path) -> str:
+    """Describe where a data folder that was imported from DICOM came from, and what was left out.
+
+    Raises:
+        DatasetInvalid: Its record is damaged.
+    """
+    record = read_record(folder)
+    return "; ".join(record.sentences()) if record is not None else "not from DICOM"
 
 
 def check_images(dataset: SiteDataset | None, deep: bool, console: Console) -> str:

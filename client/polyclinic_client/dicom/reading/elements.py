@@ -46,11 +46,11 @@ def damage_named(path: Path, part: str) -> Iterator[None]:
     except Malformed as error:
         raise DicomUnreadable(path, str(error)) from error
     except OSError as error:
-        raise DicomUnreadable(path, (error.strerror or f"{part} is damaged").lower()) from error
+        raise DicomUnreadable(path, (error.strerror or f"{part} cannot be read").lower()) from error
     except MemoryError as error:
-        raise DicomUnreadable(path, f"{part} needs more memory than there is") from error
+        raise DicomUnreadable(path, f"{part} take more memory than there is") from error
     except DAMAGED as error:
-        raise DicomUnreadable(path, f"{part} is damaged") from error
+        raise DicomUnreadable(path, f"{part} cannot be read") from error
 
 
 def text(of: Dataset, keyword: str) -> str:

@@ -18,6 +18,7 @@ from polyclinic_client.dicom.reading.frames import Frame
 TURN = 1e-3  # directions that differ by less (as vectors of length 1) are the same
 SAME = 1e-3  # voxel sizes that differ by a smaller part are the same
 UNEVEN = 0.05  # of the distance between planes, by which a plane may lie off its place
+RARE = 1 / 3  # of the distances: so many may be gaps; more of them are another spacing
 SAME_PLACE_MM = 1e-3
 TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])  # DICOM's x and y point the other way
 
@@ -163,11 +164,13 @@ def _check_gaps(gaps: NDArray[np.float64], usual: float) -> None:
         return
     multiples = gaps[uneven] / usual
     whole = np.rint(multiples)
-    if (whole >= 2).all() and (np.abs(multiples - whole) <= 2 * UNEVEN).all():
+    few = uneven.sum() <= RARE * len(gaps)
+    if few and (whole >= 2).all() and (np.abs(multiples - whole) <= 2 * UNEVEN).all():
         raise Malformed(
             f"{int(whole.sum() - len(whole))} slice(s) are missing: the distance between slices is "
             f"{usual:.3g} mm, and in {len(whole)} place(s) a multiple of it"
         )
     raise Malformed(
-        f"the distance between its slices varies from {gaps.min():.3g} to {gaps.max():.3g} mm"
+        f"the distance between its slices varies from {gaps.min():.3g} to {gaps.max():.3g} mm "
+        "(slices are missing, or several stacks share one series)"
     )

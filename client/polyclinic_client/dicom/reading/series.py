@@ -3,11 +3,16 @@
 import hashlib
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
+import numpy as np
+
+from polyclinic.system.durable import file_digest
+from polyclinic_client.dicom.errors import DicomUnreadable
 from polyclinic_client.dicom.reading.elements import Malformed
 from polyclinic_client.dicom.reading.geometry import Stack, stack_frames
 from polyclinic_client.dicom.reading.instances import Instance
+from polyclinic_client.dicom.reading.pixels import read_planes
 
 LOCALIZERS = frozenset({"LOCALIZER", "SCOUT"})
 
@@ -66,10 +71,14 @@ def group_series(instances: Iterable[Instance]) -> list[Series]:
 def make_series(files: Sequence[Instance]) -> Series:
     """Make a series of its files."""
     kept: dict[str, Instance] = {}
+    clash = False
     for instance in sorted(files, key=lambda each: str(each.path)):
-        kept.setdefault(instance.uid, instance)
+        first = kept.setdefault(instance.uid, instance)
+        clash = clash or not (first is instance or _same_object(first, instance))
     instances = tuple(kept.values())
     copies = len(files) - len(instances)
+    if clash:
+        return Series(instances, None, "different files claim to be the same object", copies)
     kinds = {each.kind for each in instances}
     if kinds != {"image"}:
         problem = next((each.problem for each in instances if each.problem), "")
@@ -80,6 +89,25 @@ def make_series(files: Sequence[Instance]) -> Series:
         return Series(instances, _stack(instances), "", copies)
     except Malformed as error:
         return Series(instances, None, str(error), copies)
+
+
+def _same_object(first: Instance, second: Instance) -> bool:
+    """Tell whether two files of one identifier hold the same: bytes, or else places and voxels."""
+    try:
+        if file_digest(first.path) == file_digest(second.path):
+            return True
+        return (
+            first.kind == second.kind == "image"
+            and first.frames == second.frames
+            and all(
+                np.array_equal(one, other)
+                for one, other in zip(
+                    read_planes(first.path), read_planes(second.path), strict=True
+                )
+            )
+        )
+    except (OSError, ValueError, DicomUnreadable):
+        return False
 
 
 def _stack(instances: Sequence[Instance]) -> Stack:
@@ -96,8 +124,3 @@ def _stack(instances: Sequence[Instance]) -> Stack:
         raise Malformed("its images do not share one coordinate system")
     frames = [frame for each in instances for frame in each.frames]
     return stack_frames(frames, first.rows, first.columns)
-
-
-def renamed(series: Series, problem: str) -> Series:
-    """Return a series that is no volume after all."""
-    return replace(series, stack=None, problem=problem)
