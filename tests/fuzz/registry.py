@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.fuzz import (
     bundles,
     coordinator_files,
+    dicom,
     frames,
     hospital_files,
     images,
@@ -35,6 +36,7 @@ MODULES = (
     plans,
     bundles,
     training_files,
+    dicom,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

@@ -30,12 +30,12 @@ PHANTOM = Phantom(shape=(16, 14, 12), spacing=(2.0, 2.0, 2.0), orientation=rotat
 
 @pytest.fixture
 def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Make a file that stands for a network: class 1 where the value is above 900."""
+    """Make a file that stands for a network: class 1 where the value is above 900.37."""
     path = tmp_path / "model.safetensors"
     path.write_text("a network")
     data = replace(DATA, channels=1, intensity=(), labels=("background", "liver"))
     job = JobConfig({}, data, TRAINING)
-    monkeypatch.setattr(module, "load_model", lambda _: (Weighted(900.0).eval(), job))
+    monkeypatch.setattr(module, "load_model", lambda _: (Weighted(900.37).eval(), job))
     monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     return path
 

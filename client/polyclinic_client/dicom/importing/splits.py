@@ -21,7 +21,8 @@ def split_patients(
     counts = Counter(found.values())
     for patient in sorted(set(patients) - set(found)):
         total = len(found) + 1
-        chosen = max(SHARES, key=lambda split: SHARES[split] * total - counts[split])
+        lacking = {n: round(share * total - counts[n], 6) for n, share in SHARES.items()}
+        chosen = max(lacking, key=lambda split: lacking[split])  # the first of equals
         found[patient] = chosen
         counts[chosen] += 1
     return found

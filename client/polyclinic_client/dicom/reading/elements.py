@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.errors import InvalidDicomError
+from pydicom.errors import BytesLengthException, InvalidDicomError
 
 from polyclinic.imaging.headers import MALFORMED
 from polyclinic.system.text import clean
@@ -27,6 +27,7 @@ DAMAGED: tuple[type[Exception], ...] = (
     RuntimeError,
     AssertionError,
     InvalidDicomError,
+    BytesLengthException,
 )
 
 
