@@ -59,6 +59,8 @@ TAGS = [Tag(each) for each in dict.fromkeys((*KEYWORDS, CSA))]
 LARGEST_SIDE = 65_535
 MOST_INFLATED = 2**28  # bytes of a deflated data set, as it is in memory
 PREAMBLE = 132
+META_BYTES = 2**16  # in which the transfer syntax stands
+DEFLATED = uid.DeflatedExplicitVRLittleEndian.encode()
 BEGINNINGS = (b"\x02\x00", b"\x08\x00", b"\x00\x08")  # groups with which a data set begins
 
 
@@ -230,10 +232,15 @@ def _names(header: Dataset) -> Iterator[tuple[int, str]]:
 
 
 def check_inflated(path: Path) -> None:
-    """Refuse a deflated data set that would be too large in memory."""
-    meta = read_file_meta_info(path) if _has_preamble(path) else None
-    if meta is None or meta.get("TransferSyntaxUID") != uid.DeflatedExplicitVRLittleEndian:
-        return
+    """Refuse a deflated data set that would be too large in memory.
+
+    Raises:
+        Malformed: It inflates to more than the limit.
+    """
+    with path.open("rb") as file:
+        if DEFLATED not in file.read(META_BYTES):  # for nearly all files no more is read
+            return
+    meta = read_file_meta_info(path)
     with path.open("rb") as file:
         file.seek(PREAMBLE + 12 + int(meta.get("FileMetaInformationGroupLength", 0)))
         inflating, total = zlib.decompressobj(-zlib.MAX_WBITS), 0
@@ -243,8 +250,3 @@ def check_inflated(path: Path) -> None:
             if total > MOST_INFLATED:
                 raise Malformed(f"it inflates to more than {MOST_INFLATED >> 20} MiB")
             data = inflating.unconsumed_tail or file.read(2**20)
-
-
-def _has_preamble(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(PREAMBLE)[128:] == b"DICM"

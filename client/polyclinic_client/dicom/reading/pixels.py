@@ -22,6 +22,12 @@ from pydicom.pixels.utils import iter_pixels
 from polyclinic_client.dicom.reading.elements import MOST_FRAMES, Malformed, damage_named, whole
 from polyclinic_client.dicom.reading.instances import LARGEST_SIDE, check_inflated
 
+TAGS = [
+    *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
+    *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
+    *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "SOPClassUID"),
+    *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
+]
 LIMIT_BYTES = 2 * 2**30
 SMALL_BYTES = 2**26  # a claim that needs no comparison with the bytes that are there
 RATIO = 1000  # of what a compressed file claims to its bytes, beyond that
@@ -44,7 +50,7 @@ def read_planes(path: Path, wanted: list[int] | None = None) -> Iterator[NDArray
     """
     with damage_named(path, "its pixels"), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        content = read_whole(path)
+        content = read_stored(path)
         rows, columns, count = check_claim(content, path.stat().st_size)
         if any(not 0 <= number < count for number in wanted or ()):
             raise Malformed("it lacks a frame")
@@ -58,10 +64,10 @@ def read_planes(path: Path, wanted: list[int] | None = None) -> Iterator[NDArray
             raise Malformed("it holds fewer frames than it claims")
 
 
-def read_whole(path: Path) -> FileDataset:
-    """Read a whole object, pixels as they are stored; the caller names its damage."""
+def read_stored(path: Path) -> FileDataset:
+    """Read pixels as they are stored, and what says how; the caller names its damage."""
     check_inflated(path)
-    content = dcmread(path, force=True)
+    content = dcmread(path, force=True, specific_tags=TAGS)
     if "TransferSyntaxUID" not in content.file_meta:  # a file without its preamble
         implicit, little = content.original_encoding
         plain = uid.ExplicitVRLittleEndian if little else uid.ExplicitVRBigEndian

@@ -1,6 +1,5 @@
 """A series as an array with an affine, and as a NIfTI file that holds nothing else."""
 
-import gzip
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,6 +8,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+from isal import igzip
 from numpy.typing import NDArray
 
 from polyclinic.imaging.headers import Grid
@@ -20,7 +20,7 @@ from polyclinic_client.dicom.reading.pixels import LIMIT_BYTES, read_planes
 from polyclinic_client.dicom.reading.series import Series
 
 BLOCK = 2**23  # bytes that one thread compresses at a time
-LEVEL = 1  # of gzip: images are noise, of which higher levels make little less
+LEVEL = 1  # of ISA-L's gzip, three times as fast as zlib's 1 and as small on noise
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,14 +100,15 @@ def write_nifti(path: Path, voxels: NDArray[Any], grid: Grid) -> None:
 def compress_blocks(head: bytes, voxels: NDArray[Any]) -> Iterable[bytes]:
     """Compress an array in the order of NIfTI, x fastest, as members of one gzip file.
 
-    zlib lets other threads run while it compresses, so two cores take half the time.
+    ISA-L lets other threads run while it compresses, so two cores take half the time.
     """
     planes = voxels.shape[2]
     step = max(1, BLOCK // max(1, voxels[:, :, 0].nbytes))
 
     def packed(start: int) -> bytes:
         block = voxels[:, :, start : start + step].tobytes(order="F")
-        return gzip.compress(block if start else head + block, LEVEL, mtime=0)
+        content: bytes = igzip.compress(block if start else head + block, LEVEL, mtime=0)
+        return content
 
     with ThreadPoolExecutor(2) as pool:
         yield from pool.map(packed, range(0, planes, step))
