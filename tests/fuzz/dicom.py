@@ -32,9 +32,9 @@ from polyclinic_client.dicom.errors import (
     MappingInvalid,
     SeriesRefused,
 )
-from polyclinic_client.dicom.importing.mapping import Label, read_mapping
 from polyclinic_client.dicom.importing.record import FILE, read_record
 from polyclinic_client.dicom.labels.maps import read_labels
+from polyclinic_client.dicom.mapping import Label, read_mapping
 from polyclinic_client.dicom.reading.instances import read_instance
 from polyclinic_client.dicom.reading.series import make_series
 from polyclinic_client.dicom.reading.volumes import read_volume

@@ -79,13 +79,13 @@ def import_data(
     from polyclinic.system.machine import given_cores
     from polyclinic_client.cli.import_sources import forget_downloads, series_of
     from polyclinic_client.dicom.importing.importing import run_import
-    from polyclinic_client.dicom.importing.mapping import FILE, confirm, read_mapping, write_mapping
     from polyclinic_client.dicom.importing.planning import plan_import
     from polyclinic_client.dicom.importing.preview import show_plan
     from polyclinic_client.dicom.importing.proposing import propose
     from polyclinic_client.dicom.importing.record import read_record
     from polyclinic_client.dicom.importing.site_map import SiteMap
     from polyclinic_client.dicom.importing.splits import split_patients
+    from polyclinic_client.dicom.mapping import FILE, confirm, read_mapping, write_mapping
 
     console = wide_console()
     folder = site_map or default_site_map()

@@ -17,10 +17,10 @@ from polyclinic_client.cli.check_data import describe_origin
 from polyclinic_client.cli.main import app
 from polyclinic_client.dicom.errors import MappingInvalid, NothingFound, SiteMapInvalid
 from polyclinic_client.dicom.importing.converting import Conversion, Outcome, convert, convert_all
-from polyclinic_client.dicom.importing.mapping import read_mapping
 from polyclinic_client.dicom.importing.record import read_record
 from polyclinic_client.dicom.importing.site_map import SiteMap
 from polyclinic_client.dicom.importing.splits import split_patients
+from polyclinic_client.dicom.mapping import read_mapping
 from polyclinic_client.dicom.reading.finding import find_series
 from tests.client.dicom.labelled import boxes, write_boxes
 from tests.client.dicom.simulated import CANARY, Phantom, make_slices, write

@@ -13,8 +13,8 @@ from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError
 from polyclinic_client.cli.main import app
 from polyclinic_client.dicom.errors import SeriesRefused
-from polyclinic_client.dicom.importing.mapping import Label
 from polyclinic_client.dicom.labels.maps import read_labels
+from polyclinic_client.dicom.mapping import Label
 from polyclinic_client.dicom.reading.finding import find_series
 from polyclinic_client.dicom.reading.instances import read_instance
 from polyclinic_client.dicom.reading.volumes import read_volume, write_volume

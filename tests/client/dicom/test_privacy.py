@@ -164,7 +164,7 @@ def test_a_federation_tells_nothing_of_the_files(
     given = [each for each in SMALL if not each.startswith("data.labels")]
     labels = "data.labels=[background,liver,structure-2]"
     with simulate(
-        hospitals, *given, labels, *settings, strategy=strategy, rounds=1, folder=tmp_path / "run"
+        hospitals, *given, labels, *settings, strategy=strategy, rounds=2, folder=tmp_path / "run"
     ) as result:
         result.report(tmp_path / "report.html")
         (tmp_path / "table.txt").write_text(str(result.table()))

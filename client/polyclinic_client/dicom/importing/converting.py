@@ -18,9 +18,9 @@ from polyclinic.errors import DataError
 from polyclinic.imaging.headers import Grid
 from polyclinic.system.machine import given_memory, limit_memory
 from polyclinic_client.dicom.errors import DicomUnreadable, LabelsRefused, SeriesRefused
-from polyclinic_client.dicom.importing.mapping import Label
 from polyclinic_client.dicom.importing.planning import PlannedCase
 from polyclinic_client.dicom.labels.maps import read_labels
+from polyclinic_client.dicom.mapping import Label
 from polyclinic_client.dicom.reading.volumes import Volume, read_volume, write_nifti, write_volume
 
 IMAGES, LABELS = "images", "labels"

@@ -21,11 +21,11 @@ from polyclinic_client.dicom.importing.converting import (
     image_files,
     label_file,
 )
-from polyclinic_client.dicom.importing.mapping import Mapping
 from polyclinic_client.dicom.importing.planning import ImportPlan, LeftOut, PlannedCase
 from polyclinic_client.dicom.importing.record import Imported, Record, read_record, write_record
 from polyclinic_client.dicom.importing.site_map import SiteMap
 from polyclinic_client.dicom.importing.splits import split_patients
+from polyclinic_client.dicom.mapping import Mapping
 
 LEFT_OUT = "left-out.csv"  # in the site's own folder: it names files
 OnCase = Callable[[int, int], None]  # cases done, cases

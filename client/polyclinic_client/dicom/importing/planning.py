@@ -4,9 +4,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from polyclinic_client.dicom.importing.mapping import Channel, Mapping
 from polyclinic_client.dicom.importing.site_map import SiteMap
 from polyclinic_client.dicom.labels.maps import wanted_number
+from polyclinic_client.dicom.mapping import Channel, Mapping
 from polyclinic_client.dicom.reading.finding import Findings
 from polyclinic_client.dicom.reading.instances import Instance
 from polyclinic_client.dicom.reading.series import Series

@@ -12,8 +12,8 @@ from rich.table import Table as Rows
 
 from polyclinic.imaging.dataset_json import Split
 from polyclinic.imaging.headers import Grid, spacing_of
-from polyclinic_client.dicom.importing.mapping import Mapping
 from polyclinic_client.dicom.importing.planning import ImportPlan
+from polyclinic_client.dicom.mapping import Mapping
 
 SHOWN = 20  # cases that are listed
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import yaml
 
-from polyclinic_client.dicom.importing.mapping import UNCONFIRMED
 from polyclinic_client.dicom.labels.codes import known_name
+from polyclinic_client.dicom.mapping import UNCONFIRMED
 from polyclinic_client.dicom.reading.instances import Instance
 from polyclinic_client.dicom.reading.series import Series
 

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from polyclinic.imaging.headers import Grid
-from polyclinic_client.dicom.importing.mapping import Label
 from polyclinic_client.dicom.labels.contours import read_contours
 from polyclinic_client.dicom.labels.segmentations import read_segments
+from polyclinic_client.dicom.mapping import Label
 from polyclinic_client.dicom.reading.instances import Instance
 
 

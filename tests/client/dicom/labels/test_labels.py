@@ -13,10 +13,10 @@ import pytest
 from pydicom.uid import CTImageStorage
 
 from polyclinic_client.dicom.errors import DicomUnreadable, LabelsRefused
-from polyclinic_client.dicom.importing.mapping import Label
 from polyclinic_client.dicom.labels.codes import code_of, known_name
 from polyclinic_client.dicom.labels.contours import fill
 from polyclinic_client.dicom.labels.maps import LabelMap, read_labels
+from polyclinic_client.dicom.mapping import Label
 from polyclinic_client.dicom.reading.finding import find_series
 from polyclinic_client.dicom.reading.geometry import TO_RAS
 from polyclinic_client.dicom.reading.instances import read_instance
