@@ -5,8 +5,11 @@ The files lie in a folder that only this user can read, and that is removed.
 
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from multiprocessing import get_context
 from pathlib import Path
 
 from polyclinic.errors import DataError
@@ -101,15 +104,40 @@ def _add(found: Inputs, place: Path, folder: Path, tell: Tell) -> None:
         return
     stem = place.name if place.is_dir() else place.stem
     for number, series in enumerate(wanted, start=1):
-        name = stem if len(wanted) == 1 else f"{stem}-{number}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        path = folder / f"{stem if len(wanted) == 1 else f'{stem}-{number}'}.nii.gz"
         try:
-            volume = read_volume(series, f"{place}, series {number} of {len(wanted)}")
+            _convert(series, path, f"{place}, series {number} of {len(wanted)}")
         except (DicomUnreadable, SeriesRefused) as error:
             tell(str(error))
             found.faults.append(error)
             continue
-        folder.mkdir(mode=0o700, exist_ok=True)
-        path = folder / f"{name}.nii.gz"
-        write_volume(path, volume)
         found.files.append(path)
         found.series[path] = series
+
+
+def _convert(series: Series, path: Path, named: str) -> None:
+    """Write a series as NIfTI; a decoder of compressed pixels works in a process of its own."""
+    if not any(each.compressed for each in series.instances):
+        _write(series, path, named)
+        return
+    with ProcessPoolExecutor(1, get_context("spawn")) as pool:
+        try:
+            problem = pool.submit(_try, series, path, named).result()
+        except BrokenProcessPool as error:
+            raise SeriesRefused(named, "a decoder failed on it and ended its process") from error
+    if problem:
+        raise SeriesRefused(named, problem)
+
+
+def _try(series: Series, path: Path, named: str) -> str:
+    """Write a series; return why that is not possible."""
+    try:
+        _write(series, path, named)
+    except (DicomUnreadable, SeriesRefused) as error:
+        return error.problem
+    return ""
+
+
+def _write(series: Series, path: Path, named: str) -> None:
+    write_volume(path, read_volume(series, named))

@@ -42,6 +42,13 @@ VOLUMES = frozenset(
     }
 )
 SEGMENTATIONS = frozenset({uid.SegmentationStorage, "1.2.840.10008.5.1.4.1.1.66.7"})
+PLAIN = (
+    None,
+    uid.ImplicitVRLittleEndian,
+    uid.ExplicitVRLittleEndian,
+    uid.ExplicitVRBigEndian,
+    uid.DeflatedExplicitVRLittleEndian,
+)
 KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
     *("FrameOfReferenceUID", "PatientID", "IssuerOfPatientID", "Modality", "ImageType"),
@@ -55,7 +62,7 @@ KEYWORDS = (
     *("ReferencedFrameOfReferenceSequence", "SegmentationType"),
     *(keyword for _, group, keyword in DIFFERENCES if not group),
 )
-TAGS = [Tag(each) for each in dict.fromkeys((*KEYWORDS, CSA))]
+TAGS = [*map(Tag, dict.fromkeys(KEYWORDS)), Tag(CSA)]
 LARGEST_SIDE = 65_535
 MOST_INFLATED = 2**28  # bytes of a deflated data set, as it is in memory
 PREAMBLE = 132
@@ -85,6 +92,7 @@ class Instance:
         frames: Where they lie.
         tiles: Number of frames that are tiles of one picture; 0 if they are none.
         size: Bytes of the file.
+        compressed: Whether a library in C decodes its pixels.
         references: Series to which labels refer.
         names: What labels call their structures, with their numbers.
     """
@@ -105,6 +113,7 @@ class Instance:
     frames: tuple[Frame, ...] = ()
     tiles: int = 0
     size: int = 0
+    compressed: bool = False
     references: frozenset[str] = frozenset()
     names: tuple[tuple[int, str], ...] = ()
 
@@ -173,6 +182,7 @@ def _describe(path: Path, header: FileDataset) -> Instance:
         ),
         words(header, "ImageType"),
         size=path.stat().st_size,
+        compressed=header.file_meta.get("TransferSyntaxUID") not in PLAIN,
     )
     if kind == "image":
         return _with_frames(image, header)

@@ -22,6 +22,13 @@ from pydicom.pixels.utils import iter_pixels
 from polyclinic_client.dicom.reading.elements import MOST_FRAMES, Malformed, damage_named, whole
 from polyclinic_client.dicom.reading.instances import LARGEST_SIDE, check_inflated
 
+# One for each transfer syntax: pydicom would try all others on what the first finds damaged
+DECODERS = {
+    **dict.fromkeys(uid.JPEGTransferSyntaxes, "gdcm"),
+    **dict.fromkeys(uid.JPEGLSTransferSyntaxes, "pyjpegls"),
+    **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg"),
+    uid.RLELossless: "pydicom",
+}
 TAGS = [
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
@@ -55,7 +62,8 @@ def read_planes(path: Path, wanted: list[int] | None = None) -> Iterator[NDArray
         if any(not 0 <= number < count for number in wanted or ()):
             raise Malformed("it lacks a frame")
         found = 0
-        for plane in iter_pixels(content, indices=wanted, raw=True):
+        decoder = DECODERS.get(content.file_meta.TransferSyntaxUID, "")
+        for plane in iter_pixels(content, indices=wanted, raw=True, decoding_plugin=decoder):
             if plane.shape != (rows, columns) or plane.dtype.kind not in "iu":
                 raise Malformed("its pixels are not as its header says")
             found += 1
