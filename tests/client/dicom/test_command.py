@@ -235,3 +235,25 @@ def test_a_decoder_that_dies_takes_one_case_with_it(at_once: int, tmp_path: Path
     works = [Conversion(PlannedCase(name, name, (), (), 0, name), (), tmp_path) for name in "abc"]
     found = {each.case: each.problem for each in convert_all(works, at_once, dies)}
     assert found == {"a": "", "b": "a decoder failed on it and ended its process", "c": ""}
+
+
+def test_an_unlabelled_study_of_a_patient_who_trains_is_no_test(
+    export: Path, tmp_path: Path
+) -> None:
+    def again(one: Dataset, plane: int) -> None:
+        one.PatientID, one.SeriesDescription = f"{CANARY}a", f"{CANARY} Head"
+
+    write(tmp_path / "export" / "again", make_slices(PHANTOM, change=again))
+    out = tmp_path / "data"
+    call(export, out, "--yes")
+    record = read_record(out)
+    assert record is not None and len(record.cases) == 5
+    cases = read_dataset(out).cases
+    splits: dict[str, set[str]] = {}
+    for case in cases:
+        splits.setdefault(case.subject, set()).add(case.split)
+    assert len(cases) in (4, 5) and all(
+        found <= {"training", "validation"} or found == {"test"} for found in splits.values()
+    )
+    if len(cases) == 4:
+        assert "study without labels, of a patient" in describe_origin(out)

@@ -114,7 +114,10 @@ def test_a_data_folder_holds_nothing_of_the_files(
         assert assert_clean(folder, uids) >= 11
         assert len(read_dataset(folder).cases) == 4
         site = folder.parent.parent / "site" / folder.name
-        texts = (site / "patients.json").read_text(), (site / "left-out.csv").read_text()
+        texts = (
+            (site / "patients.json").read_text(),
+            (site / folder.name / "left-out.csv").read_text(),
+        )
         assert all(CANARY in text or uids[0][:10] in text for text in texts)  # the test can fail
 
 

@@ -99,13 +99,17 @@ def run_import(
             )
         write_record(data, record.model_copy(update={"cases": cases, "left_out": left_out}))
         on_case(done, len(todo))
-    _write_left_out(site.folder / LEFT_OUT, plan)
+    flattering = sum(_flatters(record, case) for case in cases.values())
+    if flattering:
+        left_out["study without labels, of a patient who does not test"] = flattering
+    listed = site.folder / data.resolve().name / LEFT_OUT
+    _write_left_out(listed, plan)
     record = record.model_copy(update={"cases": cases, "left_out": left_out})
     if not cases:
         raise NothingFound(
             str(data),
             "no case came of the series that were found",
-            f"{site.folder / LEFT_OUT} says why for each of them.",
+            f"{listed} says why for each of them.",
         )
     write_record(data, record)
     write_durably(data / "dataset.json", json.dumps(_listing(record, mapping), indent=1))
@@ -121,18 +125,22 @@ def _is_there(data: Path, name: str, one: Imported, mapping: Mapping) -> bool:
     return all((data / file).is_file() for file in files)
 
 
+def _flatters(record: Record, case: Imported) -> bool:
+    """Tell whether a case would test on a patient who trains or validates."""
+    return not case.labelled and record.splits.get(case.patient, "test") != "test"
+
+
 def _listing(record: Record, mapping: Mapping) -> dict[str, Any]:
     """Return the content of dataset.json."""
     lists: dict[str, list[dict[str, Any]]] = {split: [] for split in SPLITS}
     for name, case in sorted(record.cases.items()):
         files = image_files(name, len(mapping.channels))
         entry: dict[str, Any] = {"image": files if len(files) > 1 else files[0]}
-        split = record.splits.get(case.patient, "test")
+        if _flatters(record, case):
+            continue
         if case.labelled:
             entry["label"] = label_file(name)
-        elif split != "test":
-            continue  # of a patient who trains: a test with this image would flatter
-        lists[split].append({**entry, "subject": case.patient})
+        lists[record.splits.get(case.patient, "test")].append({**entry, "subject": case.patient})
     return {
         "name": mapping.name,
         "description": "Imported from DICOM by polyclinic-client import.",

@@ -4,7 +4,6 @@ Never by name, number or time: a scanner numbers slices as it likes. A series is
 position of a regular grid has exactly one image; otherwise a sentence says what is wrong.
 """
 
-from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -120,10 +119,8 @@ def _check_contrast(frames: Sequence[Frame]) -> None:
 
 def _differing(frames: Sequence[Frame]) -> list[str]:
     """Return what tells frames apart, by the number of its values: fewest first."""
-    values: dict[str, Counter[str]] = defaultdict(Counter)
-    for frame in frames:
-        for name, value in frame.differences:
-            values[name][value] += 1
+    said = [dict(frame.differences) for frame in frames]
+    values = {name: {each.get(name, "") for each in said} for name in set().union(*said)}
     several = {name: len(found) for name, found in values.items() if len(found) > 1}
     return sorted(several, key=lambda name: (name == "acquisition", several[name], name))
 
