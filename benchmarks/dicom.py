@@ -9,6 +9,7 @@ on a free port; without it that part is left out. Times are of several turns, in
 
 import argparse
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -57,7 +58,7 @@ def make_series(folder: Path, slices: int) -> None:
 
 def time_import(folder: Path, target: Path) -> dict[str, float]:
     """Return the seconds of each part of a series' way to a NIfTI file."""
-    start = time.perf_counter()
+    start, computing = time.perf_counter(), time.process_time()
     (series,) = find_series(folder).series
     found = time.perf_counter()
     volume = read_volume(series, "series")
@@ -69,6 +70,8 @@ def time_import(folder: Path, target: Path) -> dict[str, float]:
         "pixels_s": read - found,
         "write_s": end - read,
         "total_s": end - start,
+        "cpu_s": time.process_time() - computing,  # of all threads
+        "load": os.getloadavg()[0],
         "slices": float(volume.grid.shape[2]),
     }
 

@@ -12,10 +12,7 @@ from polyclinic.errors import DataError
 from polyclinic.imaging.dataset_checks import check_dataset
 from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.system.text import clean_lines
-from polyclinic_client.dicom.importing.record import FILE as DICOM_FILE
 from polyclinic_client.dicom.importing.record import read_record
-
-__all__ = ["DICOM_FILE", "check_images", "describe_dataset", "describe_origin"]
 
 
 def describe_dataset(dataset: SiteDataset) -> str:

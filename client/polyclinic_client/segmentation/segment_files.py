@@ -67,13 +67,16 @@ def segment_files(
         LinkError: The service could not be asked, or did not answer; the class says why.
         ServiceMismatch: The service was made for another generator.
     """
+    faults: list[DataError] = []
+    tell = on_label_map or (lambda _image, _target, _labels: None)
     todo = [job for job in jobs if not job.target.exists()]
     for job in jobs:
         if job not in todo:
             console.print(f"{job.target} exists, left alone", markup=False)
-            if on_label_map is not None:
-                on_label_map(job.image, job.target, protection.labels)
-    faults: list[DataError] = []
+            try:
+                tell(job.image, job.target, protection.labels)
+            except DataError as fault:
+                faults.append(fault)
     if todo:
         link = SegmentationLink(
             connection,
@@ -88,8 +91,7 @@ def segment_files(
 
             def work(job: Job) -> None:
                 _segment(job, protection, link, answer)
-                if on_label_map is not None:
-                    on_label_map(job.image, job.target, protection.labels)
+                tell(job.image, job.target, protection.labels)
 
             for fault in _each(todo, at_once, link, work):
                 if fault is not None:
