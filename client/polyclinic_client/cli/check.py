@@ -12,7 +12,6 @@ from polyclinic.imaging.image_files import check_header
 from polyclinic.security.admission_errors import ClockWrong
 from polyclinic.system.machine import free_memory
 from polyclinic_client.cli.check_data import (
-    DICOM_FILE,
     check_images,
     describe_dataset,
     describe_origin,
@@ -26,6 +25,7 @@ from polyclinic_client.cli.check_machine import (
     check_state,
     check_training,
 )
+from polyclinic_client.dicom.importing.record import FILE as IMPORT_RECORD
 from polyclinic_client.fleet.join import EXPIRY_DAYS
 from polyclinic_client.network.connection import Connection
 from polyclinic_client.network.introduction import Welcome, days_until
@@ -54,7 +54,7 @@ def check_everything(
 
     examinations: list[Examination] = [
         ("dataset.json", read),
-        *([("DICOM", lambda: describe_origin(data))] if (data / DICOM_FILE).exists() else []),
+        *([("DICOM", lambda: describe_origin(data))] if (data / IMPORT_RECORD).exists() else []),
         ("images", lambda: check_images(dataset, deep, console)),
         ("state", lambda: check_state(state)),
         ("disk", lambda: check_disk(state)),
