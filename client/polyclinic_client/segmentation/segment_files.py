@@ -75,8 +75,8 @@ def segment_files(
             console.print(f"{job.target} exists, left alone", markup=False)
             try:
                 tell(job.image, job.target, protection.labels)
-            except DataError as fault:
-                faults.append(fault)
+            except DataError as error:
+                faults.append(error)
     if todo:
         link = SegmentationLink(
             connection,
