@@ -125,10 +125,14 @@ def _planes_of(instance: Instance, rows: int, columns: int) -> Iterable[NDArray[
 def _checked(
     instance: Instance, planes: Iterable[NDArray[Any]], rows: int, columns: int
 ) -> Iterable[NDArray[Any]]:
+    count = 0
     for plane in planes:
-        if plane.shape != (rows, columns):
+        count += 1
+        if plane.shape != (rows, columns) or count > len(instance.frames):
             raise DicomUnreadable(instance.path, "its pixels are not as its header says")
         yield plane
+    if count < len(instance.frames):
+        raise DicomUnreadable(instance.path, "it holds fewer frames than it claims")
 
 
 class _Canvas:
