@@ -38,6 +38,8 @@ TAGS = [
 LIMIT_BYTES = 2 * 2**30
 SMALL_BYTES = 2**26  # a claim that needs no comparison with the bytes that are there
 RATIO = 1000  # of what a compressed file claims to its bytes, beyond that
+JPEG_2000 = b"\xff\x4f\xff\x51"  # SOC, SIZ
+SIGN_AT = 42  # the byte of SIZ whose highest bit says whether values have a sign
 JPEG_SIZES = frozenset({*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC})
 STAND_ALONE = frozenset({0x01, *range(0xD0, 0xDA)})  # markers without a length
 
@@ -120,6 +122,10 @@ def check_claim(content: FileDataset, size: int) -> tuple[int, int, int]:
         stated = stated_size(frame)
         if stated is not None and stated != (rows, columns):
             raise Malformed("a compressed frame has another size than its header says")
+        if frame[:4] == JPEG_2000 and len(frame) > SIGN_AT:
+            signed = frame[SIGN_AT] >> 7
+            if signed != whole(content, "PixelRepresentation", 0, 1, default=0):
+                raise Malformed("a compressed frame and its header disagree on the sign")
     return rows, columns, count
 
 
@@ -129,7 +135,7 @@ def stated_size(frame: bytes) -> tuple[int, int] | None:
     Returns:
         Rows and columns; None for a stream of another kind, or without a size.
     """
-    if frame[:4] == b"\xff\x4f\xff\x51" and len(frame) >= 24:  # JPEG 2000: SOC, SIZ
+    if frame[:4] == JPEG_2000 and len(frame) >= 24:
         right, below, left, above = struct.unpack(">4I", frame[8:24])
         return below - above, right - left
     place = 2
