@@ -140,6 +140,7 @@ benchmarks: install mergekit  ## Every figure in the documentation (some hours o
 	$(BIN)/python benchmarks/large_round.py
 	$(BIN)/python benchmarks/demo_table.py
 	$(BIN)/python benchmarks/ledger.py
+	$(BIN)/python benchmarks/dicom.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/hundred_hospitals.py
 	$(BIN)/python benchmarks/merging.py

@@ -31,6 +31,7 @@ allow_targets(
 
 TESTS = Path(__file__).parent
 LONG = {  # files whose tests run whole federations, or train, for many seconds
+    "client/dicom/test_privacy.py",
     "core/learning/bundles/test_write.py",
     "core/simulation/test_labels.py",
     "core/simulation/test_planned.py",

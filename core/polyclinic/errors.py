@@ -11,6 +11,8 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── StatisticInvalid        a package's statistic that is not what one must be
     │   │   └── StatisticFailed     one that raised an exception
     │   ├── KeyInvalid              a key's file
+    │   ├── MappingInvalid          a series.yaml
+    │   ├── SiteMapInvalid          a hospital's map of patients, or its key
     │   ├── KitInvalid              the kit from a coordinator
     │   ├── ServiceMismatch         a generator and a segmentation service (service_errors.py)
     │   └── ConfigMismatch          the two sides would build different things
@@ -22,6 +24,10 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ImageInvalid            readable, but NaN or Inf inside
     │   ├── LabelInvalid            a label outside the declared classes
     │   ├── ShapeMismatch           image and label on different grids
+    │   ├── DicomUnreadable         a DICOM file (the client's dicom/errors.py)
+    │   ├── SeriesRefused           a DICOM series that is no volume
+    │   ├── LabelsRefused           a DICOM SEG or RTSTRUCT that does not fit its series
+    │   ├── NothingFound            nothing to import
     │   ├── ScanNotRecognized       not what the deformation proxy knows (its frame.canonical)
     │   └── TooFewSubjects          a statistic over so few subjects that it would reveal them
     ├── ModelInvalid                a weights file that does not fit             exit code 3
@@ -55,6 +61,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── ServerUnreachable       ServiceUnreachable (service_errors.py)
     │   ├── FrameInvalid            what the other side sent is damaged or beyond a limit
     │   ├── AnswerRefused           what a hospital answered is not what it was asked for
+    │   ├── PacsUnreachable, PacsRefused
     │   ├── ServiceBusy, RequestRefused, AnswerInvalid
     │   └── AdmissionRefused        keys and certificates (admission.py)
     ├── RunError                    a run that could not go on                   exit code 5

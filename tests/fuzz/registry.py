@@ -9,6 +9,7 @@ from pathlib import Path
 from tests.fuzz import (
     bundles,
     coordinator_files,
+    dicom,
     frames,
     hospital_files,
     images,
@@ -37,6 +38,7 @@ MODULES = (
     bundles,
     training_files,
     sums,
+    dicom,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

@@ -11,7 +11,11 @@ from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.imaging.image_files import check_header
 from polyclinic.security.admission_errors import ClockWrong
 from polyclinic.system.machine import free_memory
-from polyclinic_client.cli.check_data import check_images, describe_dataset
+from polyclinic_client.cli.check_data import (
+    check_images,
+    describe_dataset,
+    describe_origin,
+)
 from polyclinic_client.cli.check_machine import (
     Finding,
     check_disk,
@@ -21,6 +25,7 @@ from polyclinic_client.cli.check_machine import (
     check_state,
     check_training,
 )
+from polyclinic_client.dicom.importing.record import FILE as IMPORT_RECORD
 from polyclinic_client.fleet.join import EXPIRY_DAYS
 from polyclinic_client.network.connection import Connection
 from polyclinic_client.network.introduction import Welcome, days_until
@@ -49,6 +54,7 @@ def check_everything(
 
     examinations: list[Examination] = [
         ("dataset.json", read),
+        *([("DICOM", lambda: describe_origin(data))] if (data / IMPORT_RECORD).exists() else []),
         ("images", lambda: check_images(dataset, deep, console)),
         ("state", lambda: check_state(state)),
         ("disk", lambda: check_disk(state)),

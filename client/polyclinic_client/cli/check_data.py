@@ -12,6 +12,7 @@ from polyclinic.errors import DataError
 from polyclinic.imaging.dataset_checks import check_dataset
 from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.system.text import clean_lines
+from polyclinic_client.dicom.importing.record import read_record
 
 
 def describe_dataset(dataset: SiteDataset) -> str:
@@ -34,6 +35,16 @@ def _numbers(dataset: SiteDataset) -> list[str]:
     if dataset.regions:
         return [" ".join(str(values[place]) for place in region) for region in dataset.regions]
     return list(map(str, values)) or [""] * len(dataset.labels)
+
+
+def describe_origin(folder: Path) -> str:
+    """Describe where a data folder that was imported from DICOM came from, and what was left out.
+
+    Raises:
+        DatasetInvalid: Its record is damaged.
+    """
+    record = read_record(folder)
+    return "; ".join(record.sentences()) if record is not None else "not from DICOM"
 
 
 def check_images(dataset: SiteDataset | None, deep: bool, console: Console) -> str:

@@ -12,6 +12,7 @@ from polyclinic.federation.method import methods
 from polyclinic.system.commands import InOrder, add_commands, unwrap
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic.system.text import clean_lines
+from polyclinic_client.cli.import_data import IMPORT_HELP, import_data
 from polyclinic_client.cli.options import (
     Data,
     Insecure,
@@ -29,6 +30,7 @@ from polyclinic_client.cli.options import (
     Server,
     State,
 )
+from polyclinic_client.cli.predict import PREDICT_HELP, predict
 from polyclinic_client.cli.segment import SEGMENT_HELP, segment
 
 SET_UP, FEDERATION, MODELS, SERVICES = "Set up", "Federation", "Models", "Services"
@@ -37,7 +39,7 @@ SET_UP, FEDERATION, MODELS, SERVICES = "Set up", "Federation", "Models", "Servic
 class ClientCommands(InOrder):
     """Commands of a hospital, in the order of use."""
 
-    order = ("keygen", "check", "join", "contribute", "predict", "adapt", "segment")
+    order = ("keygen", "import", "check", "join", "contribute", "predict", "adapt", "segment")
 
 
 app = typer.Typer(
@@ -92,17 +94,6 @@ contribution that was not yet acknowledged is handed over again; it counts once.
 
 Example: [bold]polyclinic-client contribute --kit keys/st-mary.kit.json
 --data /data/brain[/bold]""")
-
-PREDICT_HELP = unwrap("""Segment images, or classify them.
-
-A segmentation writes one NIfTI label map for each image, with the image's own shape and affine. A
-classification writes predictions.csv. A folder stands for the images in it. A model of several
-channels takes as many files for each result, in the order of its channels. Label maps that the same
-model made of the same images are left alone, so an interrupted command can be repeated. A faulty
-image is named, and the others are done.
-
-Example: [bold]polyclinic-client predict model.safetensors scan1.nii.gz scan2.nii.gz
---out labels/[/bold]""")
 
 
 def state_folder(state: Path | None, name: str) -> Path:
@@ -264,21 +255,6 @@ def contribute(
     _teller(console)(said)
 
 
-@app.command(help=PREDICT_HELP, rich_help_panel=MODELS)
-def predict(
-    model: Annotated[Path, typer.Argument(help="A model.safetensors of polyclinic's.")],
-    images: Annotated[
-        list[Path],
-        typer.Argument(metavar="IMAGE...", help="NIfTI files (for 2-D tasks also PNG or JPEG)."),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the results.")],
-) -> None:
-    """See PREDICT_HELP."""
-    from polyclinic_client.site.predict import predict_files
-
-    predict_files(model, images, out, Console(highlight=False))
-
-
 def _teller(console: Console) -> Callable[[str], None]:
     """Return what prints lines, any part of which may come from the coordinator."""
     return lambda text: console.print(clean_lines(text), markup=False)
@@ -293,6 +269,8 @@ def _check(data: Path, console: Console, *, labelled: bool = True) -> None:
         console.print(f"warning: {clean_lines(warning)}", style="yellow", markup=False)
 
 
+app.command(help=PREDICT_HELP, rich_help_panel=MODELS)(predict)
+app.command("import", help=IMPORT_HELP, rich_help_panel=SET_UP)(import_data)
 app.command(help=SEGMENT_HELP, rich_help_panel=SERVICES)(segment)
 add_commands(app, [each.hospital_commands for each in methods().values() if each.hospital_commands])
 

@@ -121,3 +121,18 @@ MaxReleases = Annotated[
         "Default: 1000.",
     ),
 ]
+PacsUrl = Annotated[
+    str | None,
+    typer.Option("--pacs", metavar="URL", help="Address of a PACS's DICOMweb service."),
+]
+RemoteNames = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--series",
+        metavar="STUDY/SERIES",
+        help="With --pacs: StudyInstanceUID/SeriesInstanceUID; several times.",
+    ),
+]
+Store = Annotated[
+    bool, typer.Option("--store", help="With --pacs: store each DICOM SEG there, too.")
+]

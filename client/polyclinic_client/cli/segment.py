@@ -7,12 +7,13 @@ import typer
 from rich.console import Console
 
 from polyclinic.system.commands import unwrap
-from polyclinic_client.cli.options import Key, Kit
+from polyclinic_client.cli.options import Key, Kit, PacsUrl, RemoteNames, Store
 
 SEGMENT_HELP = unwrap("""Have images segmented elsewhere, by a proxy that is unwarped here.
 
 What leaves is an array: no header, no name, and not the key of the warp, which is drawn anew for
-every image. Each label map has its image's own shape and affine. Images that have their result
+every image. Each label map has its image's own shape and affine; a DICOM series gets a DICOM SEG
+beside it, which --store stores in the PACS. Images that have their result
 already are left alone, so an interrupted command can be repeated.
 
 Examples:
@@ -24,10 +25,16 @@ Examples:
 
 
 def segment(
-    images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="NIfTI files, or folders of them.")
-    ],
     out: Annotated[Path, typer.Option("--out", help="A .nii.gz file for one image, or a folder.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[IMAGE]...", help="NIfTI files, folders of them, or of a DICOM series."
+        ),
+    ] = None,
+    pacs: PacsUrl = None,
+    series: RemoteNames = None,
+    store: Store = False,
     kit: Kit = None,
     key: Key = None,
     server: Annotated[
@@ -81,9 +88,21 @@ def segment(
     path = choose_generator(generator, kit)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with console.status("loading torch and MONAI"):
+        from polyclinic_client.cli.dicom_options import dicom_inputs
         from polyclinic_client.segmentation.segment_files import plan, segment_files
         from polyclinic_strategies.proxy.protection import Protection
-    jobs, protection = plan(images, out, preview), Protection.load(path)
-    done = segment_files(jobs, connection, protection, answer, at_once, wait, console)
+    protection = Protection.load(path)
+    with dicom_inputs(images or [], pacs, series or [], console, store=store) as inputs:
+        jobs = plan(inputs.files, out, preview)
+        done = segment_files(
+            jobs,
+            connection,
+            protection,
+            answer,
+            at_once,
+            wait,
+            console,
+            inputs.write_segmentation,
+        )
     legend = ", ".join(f"{number} {label}" for number, label in enumerate(protection.labels))
     console.print(f"{done} of {len(jobs)} images segmented, in {out}: {legend}", markup=False)

@@ -24,6 +24,7 @@ from polyclinic_strategies.proxy.protection import Protection, quantize
 
 ENDINGS = (".nii.gz", ".nii")
 PREVIEW = ".png"
+OnLabelMap = Callable[[Path, Path, Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def segment_files(
     at_once: int,
     wait_s: float,
     console: Console,
+    on_label_map: OnLabelMap | None = None,
 ) -> int:
     """Write a label map for each image; leave those alone that exist already.
 
@@ -54,6 +56,8 @@ def segment_files(
         at_once: Number of images in work at the same time.
         wait_s: Seconds for which one image is tried, when the service is busy or away.
         console: Where progress is shown.
+        on_label_map: Called for each label map that is there, with the image, the label map's
+            file, and the names of its classes.
 
     Returns:
         Number of images that were segmented.
@@ -63,11 +67,16 @@ def segment_files(
         LinkError: The service could not be asked, or did not answer; the class says why.
         ServiceMismatch: The service was made for another generator.
     """
+    faults: list[DataError] = []
+    tell = on_label_map or (lambda _image, _target, _labels: None)
     todo = [job for job in jobs if not job.target.exists()]
     for job in jobs:
         if job not in todo:
             console.print(f"{job.target} exists, left alone", markup=False)
-    faults: list[DataError] = []
+            try:
+                tell(job.image, job.target, protection.labels)
+            except DataError as error:
+                faults.append(error)
     if todo:
         link = SegmentationLink(
             connection,
@@ -79,9 +88,12 @@ def segment_files(
         )
         with link, Progress(console=console) as progress:
             task = progress.add_task("segmenting", total=len(todo))
-            for fault in _each(
-                todo, at_once, link, lambda job: _segment(job, protection, link, answer)
-            ):
+
+            def work(job: Job) -> None:
+                _segment(job, protection, link, answer)
+                tell(job.image, job.target, protection.labels)
+
+            for fault in _each(todo, at_once, link, work):
                 if fault is not None:
                     faults.append(fault)
                     progress.console.print(f"left out: {clean_lines(fault)}", markup=False)
@@ -105,7 +117,8 @@ def plan(images: Sequence[Path], out: Path, preview: Path | None) -> list[Job]:
     files = [file for image in images for file in (_inside(image) if image.is_dir() else [image])]
     if not files:
         raise ConfigError(
-            f"There is no NIfTI file (.nii, .nii.gz) in {', '.join(map(str, images))}."
+            f"There is neither a NIfTI file (.nii, .nii.gz) nor a DICOM series in "
+            f"{', '.join(map(str, images))}."
         )
     single = len(files) == 1 and not images[0].is_dir()
     if not single and out.name.endswith(ENDINGS):

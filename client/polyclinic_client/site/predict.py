@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,7 @@ from polyclinic_client.result_names import name_results
 MADE = ".made.json"  # in the results' folder: which model made which label map of which image
 TABLE = "predictions.csv"
 HEADINGS = {"classification": "class", "multilabel": "findings"}  # of what is found
+OnLabelMap = Callable[[Path, Path, Sequence[str]], None]
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,14 @@ class Subject:
     stem: str  # name of the result
 
 
-def predict_files(model: Path, images: Sequence[Path], out: Path, console: Console) -> None:
+def predict_files(
+    model: Path,
+    images: Sequence[Path],
+    out: Path,
+    console: Console,
+    names: Mapping[Path, str] | None = None,
+    on_label_map: OnLabelMap | None = None,
+) -> None:
     """Write one result for each image; go on after an image that is faulty.
 
     A label map that the same model made of the same image is left alone.
@@ -46,6 +54,9 @@ def predict_files(model: Path, images: Sequence[Path], out: Path, console: Conso
             many files of one channel for each result, in the order of its channels.
         out: Folder of the results.
         console: Told what was done.
+        names: What an image is called in a table, where it is not its path.
+        on_label_map: Called for each label map that is there, with the image's first file, the
+            label map's, and the names of its classes.
 
     Raises:
         ConfigError: Two images would write the same result, the model is an encoder alone, or
@@ -62,9 +73,15 @@ def predict_files(model: Path, images: Sequence[Path], out: Path, console: Conso
     out.mkdir(parents=True, exist_ok=True)
     faults: list[DataError] = []
     if job.data.kind.per_voxel:
-        _segment(network, job, subjects, _Made(out, file_digest(model)), console, faults)
+        if on_label_map is not None and job.data.task == "regions":
+            raise ConfigError(
+                "DICOM SEG cannot be written for a model of regions that overlap: predict NIfTI "
+                "files."
+            )
+        made = _Made(out, file_digest(model))
+        _segment(network, job, subjects, made, console, faults, on_label_map)
     else:
-        _tabulate(network, job, subjects, out, console, faults)
+        _tabulate(network, job, subjects, out, console, faults, names or {})
     if faults:
         console.print(f"{len(faults)} of {len(subjects)} images could not be read", style="red")
         raise faults[0]
@@ -84,8 +101,7 @@ def _files_of(images: Sequence[Path]) -> list[Path]:
         )
         if not inside:
             raise ConfigError(
-                f"{image}: there is no image in this folder. A DICOM series is converted to NIfTI "
-                "first, for example by dcm2niix."
+                f"{image}: there is no image in this folder, neither NIfTI nor a DICOM series."
             )
         found += inside
     return found
@@ -188,6 +204,7 @@ def _segment(
     made: _Made,
     console: Console,
     faults: list[DataError],
+    on_label_map: OnLabelMap | None,
 ) -> None:
     waiting = []
     for subject in subjects:
@@ -196,6 +213,7 @@ def _segment(
                 check_header(path)
             if made.is_made(subject):
                 console.print(f"{made.target(subject)} exists, left alone", markup=False)
+                _tell(on_label_map, subject, made, job)
             else:
                 waiting.append(subject)
     for subject in track(waiting, description="segmenting", console=console):
@@ -203,8 +221,14 @@ def _segment(
             labels, header = predict_label_map(network, subject.files, job.data)
             write_label_map(made.target(subject), labels, header)
             made.note(subject)
+            _tell(on_label_map, subject, made, job)
     done = len(subjects) - len(faults)
     console.print(f"{done} label maps in {made.folder}: {_legend(job)}", markup=False)
+
+
+def _tell(on_label_map: OnLabelMap | None, subject: Subject, made: _Made, job: JobConfig) -> None:
+    if on_label_map is not None:
+        on_label_map(subject.files[0], made.target(subject), job.data.labels)
 
 
 def _tabulate(
@@ -214,6 +238,7 @@ def _tabulate(
     out: Path,
     console: Console,
     faults: list[DataError],
+    names: Mapping[Path, str],
 ) -> None:
     """Write a table: what is found in each image, and its probabilities, or its numbers."""
     data, task = job.data, task_of(job.data)
@@ -226,7 +251,8 @@ def _tabulate(
                 answer = predict_values(network, subject.files, data)
                 name = task.name(answer, data)
                 figures = [f"{value:.4f}" for value in answer.tolist()]
-                table.writerow([subject.files[0], *([] if name is None else [name]), *figures])
+                shown = names.get(subject.files[0], subject.files[0])
+                table.writerow([shown, *([] if name is None else [name]), *figures])
     done = len(subjects) - len(faults)
     console.print(f"{done} images in {out / TABLE}: {data.kind.title}", markup=False)
 

@@ -17,13 +17,11 @@ from polyclinic.config.overrides import read_override, write_override
 from polyclinic.config.validation import LONGEST, JobSettings, check_name
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import write_atomically
-from polyclinic.system.text import clean, first_line
+from polyclinic.system.text import clean, first_line, parse_yaml
 
 FILE = "plan.yaml"
 SUFFIXES = (".yaml", ".yml")
 LARGEST_BYTES = 2**17
-DEEPEST = 8  # lists and mappings inside one another
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 LIST = "tag:yaml.org,2002:seq"
 WRITTEN = (
     "# polyclinic-server run data=plan.yaml model=dynunet training=nnunet\n"
@@ -100,7 +98,7 @@ def read_plan(path: Path) -> Plan:
     try:
         if len(content) > LARGEST_BYTES:
             raise ValueError(f"more than {LARGEST_BYTES // 1024} KiB")
-        plan = Plan.model_validate(_load(content.decode()))
+        plan = Plan.model_validate(parse_yaml(content.decode()))
     except (yaml.YAMLError, ValidationError, ConfigError) as error:
         raise _damaged(path, _say(error)) from error
     except (ValueError, ArithmeticError, AttributeError, TypeError, RecursionError) as error:
@@ -150,23 +148,6 @@ def _plan_path(text: str) -> Path | None:
     if key != "data" or not value.rstrip("'\"").endswith(SUFFIXES):
         return None
     return Path(str(read_override(text)[1].value()))
-
-
-def _load(text: str) -> object:
-    """Read YAML that is flat enough, without aliases, by which a small file can stand for much.
-
-    Raises:
-        yaml.YAMLError: It is no such YAML.
-    """
-    depth = 0
-    for event in yaml.parse(text, _LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError("it holds aliases")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            raise yaml.YAMLError("it is nested too deeply")
-    return yaml.load(text, _LOADER)
 
 
 class _Dumper(yaml.SafeDumper):

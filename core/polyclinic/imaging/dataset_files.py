@@ -57,7 +57,7 @@ def find_file(path: Path, name: str, split: str, where: str, roots: tuple[Path, 
 
 def _what_is_there(path: Path) -> str:
     if path.is_dir():
-        return "is a folder: convert a DICOM series to NIfTI first, for example by dcm2niix"
+        return "is a folder: make a data set of DICOM by `polyclinic-client import`"
     if path.is_symlink():
         return f"is a link to {path.readlink()}, where there is no file"
     return ""

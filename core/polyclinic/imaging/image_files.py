@@ -8,7 +8,7 @@ from polyclinic.imaging import nifti, raster
 from polyclinic.imaging.headers import LIMIT_BYTES, MALFORMED, Header, reason_of
 
 SUFFIXES = (*nifti.SUFFIXES, *raster.SUFFIXES)
-DICOM = "it is a folder: convert a DICOM series to NIfTI first, for example by dcm2niix"
+DICOM = "it is a folder: make a data set of DICOM by `polyclinic-client import`"
 
 
 def check_header(path: Path, limit_bytes: int = LIMIT_BYTES) -> Header:

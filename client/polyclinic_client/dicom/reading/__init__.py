@@ -1,0 +1,1 @@
+"""DICOM files to volumes: files, their frames, series sorted by geometry, voxels."""
