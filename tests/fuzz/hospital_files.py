@@ -13,10 +13,9 @@ from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.security.keys import load_private_key
 from polyclinic.security.kit import Kit
 from polyclinic_client.fleet.anchors import Anchors
-from polyclinic_client.site.limits import read_limits
+from polyclinic_client.policy.policy import Policy, read_policy
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.predict import _Made
-from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import StatusFile, fine_tuning_news, worker_news
 from polyclinic_strategies.evaluation.case_scores import read_scores
 from tests.fuzz import people
@@ -46,15 +45,11 @@ def json_file(
     )
 
 
-def _read_limits(folder: Path) -> None:
-    limits = read_limits(folder)
-    assert limits.memory_bytes > 0 and limits.hours > 0 and limits.epochs > 0
-    assert limits.network_numbers > 0
-
-
-def _read_release(folder: Path) -> None:
-    policy = read_release_policy(folder)
+def _read_policy(folder: Path) -> None:
+    policy = read_policy(folder)
+    assert policy.memory_bytes > 0 and policy.hours > 0 and policy.epochs > 0
     assert policy.min_subjects >= 1 and policy.noise_multiplier >= 0
+    assert policy.strictest(Policy()) == policy.strictest(policy)
 
 
 def _read_case_scores(folder: Path) -> None:
@@ -151,12 +146,12 @@ CASE_SCORES = {"digest": DIGEST, "scores": {"0 a": 0.5, "1 b": 1.0}}
 LIMITS = {"memory_gb": 4.0, "cache_gb": 1.0, "epochs": 100, "hours": 5.0, "releases": 3}
 READERS = (
     json_file("kit", "k.json", KIT, lambda folder: Kit.read(folder / "k.json"), KitInvalid),
-    json_file("limits", "limits.json", LIMITS, _read_limits, ConfigError),
+    json_file("limits", "limits.json", LIMITS, _read_policy, ConfigError),
     json_file(
         "release",
         "release.json",
         {"min_subjects": 3, "noise_multiplier": 0.5},
-        _read_release,
+        _read_policy,
         ConfigError,
     ),
     json_file("status", "status.json", STATUS, _read_status),

@@ -1,6 +1,5 @@
 """`polyclinic-client`: what the hospital's IT person runs."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -29,15 +28,30 @@ from polyclinic_client.cli.options import (
     Server,
     State,
 )
+from polyclinic_client.cli.runs import (
+    APPROVE_HELP,
+    REFUSE_HELP,
+    RUNS_HELP,
+    approve,
+    refuse,
+    runs,
+)
 from polyclinic_client.cli.segment import SEGMENT_HELP, segment
+from polyclinic_client.cli.sent import SENT_HELP, sent
+from polyclinic_client.state import state_folder
 
 SET_UP, FEDERATION, MODELS, SERVICES = "Set up", "Federation", "Models", "Services"
+OWN_SAY = "The hospital's own say"
 
 
 class ClientCommands(InOrder):
     """Commands of a hospital, in the order of use."""
 
-    order = ("keygen", "check", "join", "contribute", "predict", "adapt", "segment")
+    order = (
+        *("keygen", "check", "join", "contribute"),
+        *("runs", "approve", "refuse", "sent"),
+        *("predict", "adapt", "segment"),
+    )
 
 
 app = typer.Typer(
@@ -105,14 +119,6 @@ Example: [bold]polyclinic-client predict model.safetensors scan1.nii.gz scan2.ni
 --out labels/[/bold]""")
 
 
-def state_folder(state: Path | None, name: str) -> Path:
-    """Return the folder of a hospital's models, pictures and logs."""
-    if state is not None:
-        return state
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "polyclinic" / name
-
-
 @app.command(help=KEYGEN_HELP, rich_help_panel=SET_UP)
 def keygen(
     folder: Annotated[
@@ -161,9 +167,11 @@ def check(
 
     name = data.name if insecure else None
     connection = (
-        make_connection(server, name, kit, key, insecure=insecure) if kit or server else None
+        make_connection(server, name, kit, key, insecure=insecure, state=state)
+        if kit or server
+        else None
     )
-    folder = state or state_folder(None, connection.site if connection else data.name)
+    folder = state_folder(state, connection.site if connection else data.name)
     check_everything(data, connection, folder, deep=not quick, console=Console(highlight=False))
 
 
@@ -200,16 +208,16 @@ def join(
     from polyclinic_client.fleet.join import describe as describe_images
     from polyclinic_client.fleet.join import join as join_federation
     from polyclinic_client.network.connection import make_connection
-    from polyclinic_client.site.limits import keep_limits
-    from polyclinic_client.site.release_policy import keep_release_policy
+    from polyclinic_client.policy.policy import keep_policy
 
     console = Console(stderr=True, highlight=False)
-    connection = make_connection(server, name, kit, key, insecure=insecure)
+    connection = make_connection(server, name, kit, key, insecure=insecure, state=state)
     _check(data, console, labelled=not describe)
     folder = state_folder(state, connection.site)
-    keep_release_policy(folder, min_subjects, noise)
-    keep_limits(
+    keep_policy(
         folder,
+        min_subjects=min_subjects,
+        noise_multiplier=noise,
         memory_gb=max_memory_gb,
         cache_gb=max_cache_gb,
         disk_gb=max_disk_gb,
@@ -250,7 +258,7 @@ def contribute(
     from polyclinic_client.network.connection import make_connection
 
     console = Console(stderr=True, highlight=False)
-    connection = make_connection(server, name, kit, key, insecure=insecure)
+    connection = make_connection(server, name, kit, key, insecure=insecure, state=state)
     _check(data, console)
     site, called = connection.site, None if offline else connection
     said = contribute_once(
@@ -293,6 +301,10 @@ def _check(data: Path, console: Console, *, labelled: bool = True) -> None:
         console.print(f"warning: {clean_lines(warning)}", style="yellow", markup=False)
 
 
+app.command(help=RUNS_HELP, rich_help_panel=OWN_SAY)(runs)
+app.command(help=APPROVE_HELP, rich_help_panel=OWN_SAY)(approve)
+app.command(help=REFUSE_HELP, rich_help_panel=OWN_SAY)(refuse)
+app.command(help=SENT_HELP, rich_help_panel=OWN_SAY)(sent)
 app.command(help=SEGMENT_HELP, rich_help_panel=SERVICES)(segment)
 add_commands(app, [each.hospital_commands for each in methods().values() if each.hospital_commands])
 

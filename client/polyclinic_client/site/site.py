@@ -44,6 +44,8 @@ from polyclinic.learning.state_dict import (
     unpack,
 )
 from polyclinic.system.faults import shareable
+from polyclinic_client.policy.limits import check_limits, fit_cache, most_numbers, open_disk
+from polyclinic_client.policy.policy import Policy, read_policy
 from polyclinic_client.site.compute_slots import compute_slot
 from polyclinic_client.site.dispatch import (
     check_job_packages,
@@ -51,10 +53,8 @@ from polyclinic_client.site.dispatch import (
     describing_hospital_of,
     hospital_of,
 )
-from polyclinic_client.site.limits import Limits, read_limits
 from polyclinic_client.site.outbox import REFINED, Outbox
 from polyclinic_client.site.release_book import ReleaseBook
-from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import WORKER, StatusFile
 
 CACHE = "cache"  # folder of prepared cases, in the state folder
@@ -194,23 +194,23 @@ class Site:
         """What the hospital demands before a mean over its subjects leaves.
 
         Raises:
-            ConfigError: The file that says so is damaged.
+            PolicyDamaged: The policy cannot be read.
         """
-        return read_release_policy(self.state)
+        return self.policy.release
 
     @property
     def release_book(self) -> ReleaseBook:
         """What the hospital has told about its images."""
-        return ReleaseBook(self.state, self.limits.releases)
+        return ReleaseBook(self.state, self.policy.releases)
 
     @property
-    def limits(self) -> Limits:
-        """The most that the hospital does for a coordinator.
+    def policy(self) -> Policy:
+        """What the hospital lets a coordinator ask for.
 
         Raises:
-            ConfigError: The file that says so is damaged.
+            PolicyDamaged: The policy cannot be read.
         """
-        return read_limits(self.state)
+        return read_policy(self.state)
 
     def job(self, order: Order) -> JobConfig:
         """Build the job from this machine's conf/, once, and compare it with the coordinator's.
@@ -227,7 +227,7 @@ class Site:
             check_job_packages(order, job)
             _JOBS[key] = (job, job_digests(job))
         job, digests = _JOBS[key]
-        self.limits.check(order, job, len(self.dataset.training))
+        check_limits(self.policy, order, job, len(self.dataset.training))
         for group, ours in digests.items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(
@@ -244,7 +244,7 @@ class Site:
         """
         job = self.job(order)
         torch.manual_seed(order.seed)
-        with bounded_network(self.limits.network_numbers, _refuse_network):
+        with bounded_network(most_numbers(self.policy), _refuse_network):
             network: nn.Module = instantiate(job.model)
         layout = layout_digest(network.state_dict(), shared_names(network, "none"))
         if layout != order.digests.get("layout"):
@@ -260,8 +260,8 @@ class Site:
             def tell(done: int, total: int) -> None:
                 self.say(order, "preparing", step=done, steps=total)
 
-            data = self.limits.fit_cache(self.job(order).data)
-            disk = self.limits.open_disk(self.state / CACHE)
+            data = fit_cache(self.policy, self.job(order).data)
+            disk = open_disk(self.policy, self.state / CACHE)
             self._prepared = (key, prepare(self.dataset, data, tell, disk))
         return self._prepared[1]
 

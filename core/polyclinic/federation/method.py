@@ -52,6 +52,8 @@ class Method:
         exports: Suffix of a file to the callable that writes it, given the model's file, the path
             and the name of the file; it returns lines of Python that load the file.
         site_tasks: Whether every hospital may have a task of its own (`data.task=own`).
+        trains: Whether hospitals hand over what training made; False where only figures and
+            statistics leave.
     """
 
     name: str
@@ -66,6 +68,7 @@ class Method:
     settings: Reference | None = None
     exports: Mapping[str, Reference] = field(default_factory=dict)
     site_tasks: bool = False
+    trains: bool = True
 
     def load(self, part: str) -> Any:
         """Import one of the parts; None where the method has none."""
