@@ -153,9 +153,11 @@ class Line:
     async def _beat(self, session: Session) -> None:
         """Send heartbeats, and what the worker does if that is news; cut a line that is dead."""
         told, number = "", 0
-        with contextlib.suppress(LineCut):
-            while not session.silent:
+        with contextlib.suppress(LineCut, ResourceError):
+            while not session.silent and not session.closed:
                 await asyncio.sleep(session.welcome.beat_s)
+                if self._connection.door.allows_more():
+                    await self._begin_anew(session)
                 number += 1
                 beat = wire.FromHospital(heartbeat=wire.Heartbeat(number=number))
                 await session.send(beat)
@@ -165,6 +167,14 @@ class Line:
                         await session.send(wire.FromHospital(doing=wire.Doing(text=doing)))
                         told = doing
         session.cut()
+
+    async def _begin_anew(self, session: Session) -> None:
+        """Leave and come back as another client, which the coordinator greets again."""
+        self._say("somebody decided, or changed the policy: joining anew")
+        self._client = uuid.uuid4().hex
+        await session.send(wire.FromHospital(goodbye=wire.Goodbye(reason="it joins anew")))
+        await session.finish()
+        await session.wait_closed(FAREWELL_S)
 
     async def _obey(self, session: Session, frame: wire.FromCoordinator) -> None:
         """Do what a frame asks for."""

@@ -34,6 +34,7 @@ FILE = "policy.yaml"
 EARLIER = ("limits.json", "release.json")  # of 0.1.0; what they say counts until it is said again
 SECOND = "POLYCLINIC_POLICY"  # environment variable that names another policy
 LARGEST_BYTES = 64 * 1024
+MOST_LISTS = 100  # a reader of YAML takes minutes for thousands inside each other
 Size = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
 Name = Annotated[str, Field(strict=True, min_length=1, max_length=200)]
 Names = Annotated[tuple[Name, ...], Field(max_length=256)]
@@ -220,6 +221,8 @@ def _read(path: Path, *, missing: bool = True) -> dict[str, Any]:
 def _parse(content: bytes, path: Path) -> dict[str, Any]:
     if len(content) > LARGEST_BYTES:
         raise PolicyDamaged(path, f"it is longer than {LARGEST_BYTES} bytes")
+    if content.count(b"[") + content.count(b"{") > MOST_LISTS:
+        raise PolicyDamaged(path, f"it has more than {MOST_LISTS} lists")
     try:
         said = parse_json(content) if path.suffix == ".json" else yaml.load(content, _Loader)
     except (ValueError, RecursionError, yaml.YAMLError) as error:

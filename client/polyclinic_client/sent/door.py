@@ -5,6 +5,7 @@ Every channel that the client opens passes its messages through here, as the byt
 """
 
 import threading
+import time
 from collections import OrderedDict
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from polyclinic.errors import ConfigError, LinkError
 from polyclinic.fleet.protocol import SESSION_HEADER
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic_client.policy.asked import Asked, read_asked, scalars_of
+from polyclinic_client.policy.decisions import decided_at
 from polyclinic_client.policy.gate import leave
 from polyclinic_client.sent.epsilon import epsilon_of
 from polyclinic_client.sent.journal import FILE, Journal, Leaving
@@ -63,6 +65,7 @@ class Door:
         self._questions: OrderedDict[str, Question] = OrderedDict()
         self._offered: OrderedDict[str, None] = OrderedDict()  # digests of contents
         self._beats = _Beats()
+        self.refused_at: float | None = None  # when a greeting was last answered by a refusal
         self._turn = threading.RLock()
 
     def hear(self, frame: Any) -> None:
@@ -124,6 +127,16 @@ class Door:
         if told:
             self._write("proof", metadata_bytes(told))
 
+    def allows_more(self) -> bool:
+        """Tell, once, whether somebody decided or changed the policy since a greeting was refused.
+
+        The hospital may take part now: it has to be greeted again.
+        """
+        if self.refused_at is None or decided_at(self._state) <= self.refused_at:
+            return False
+        self.refused_at = None
+        return True
+
     def end_line(self) -> None:
         """Tell of the heartbeats of a line that has ended."""
         with self._turn:
@@ -144,6 +157,8 @@ class Door:
         told = kind_of_reply(question.type, reply)
         if told != FAULT:
             self._check(question)
+        if told == "greeting" and scalars_of(reply).get("refusal"):
+            self.refused_at = time.time()
         self._write(told, data, question)
 
     def _let_out_content(self, offer: wire.OfferRequest) -> None:
