@@ -44,6 +44,7 @@ from polyclinic.learning.state_dict import (
     unpack,
 )
 from polyclinic.system.faults import shareable
+from polyclinic_client.policy.imprint import check_imprint
 from polyclinic_client.policy.limits import check_limits, fit_cache, most_numbers, open_disk
 from polyclinic_client.policy.policy import Policy, read_policy
 from polyclinic_client.site.compute_slots import compute_slot
@@ -53,6 +54,7 @@ from polyclinic_client.site.dispatch import (
     describing_hospital_of,
     hospital_of,
 )
+from polyclinic_client.site.modality import name_modality
 from polyclinic_client.site.outbox import REFINED, Outbox
 from polyclinic_client.site.release_book import ReleaseBook
 from polyclinic_client.site.status import WORKER, StatusFile
@@ -111,7 +113,12 @@ class Site:
         return Hello(self.name, version("polyclinic"), counts, modality, refusal, self.mode, task)
 
     def train(self, order: Order, weights: Tensor) -> Trained:
-        """Train for a round, from the federation's weights and what is kept here."""
+        """Train for a round, from the federation's weights and what is kept here.
+
+        Raises:
+            NotAllowed: The weights are made to hold images.
+        """
+        self._guard_packed(order, weights)
         return hospital_of(order).train(self, order, weights)
 
     def validate(self, order: Order, weights: Tensor) -> Evaluation:
@@ -132,6 +139,8 @@ class Site:
             LimitExceeded: Too many other questions were answered before.
         """
         hospital = describing_hospital_of(order)
+        if weights is not None:
+            self._guard_packed(order, weights)
         asked = [sorted(names), asdict(release.strictest(self.release_policy))]
         network = [dict(order.names), dict(order.settings), order.method, order.seed]
         came = "" if weights is None else packed_digest(weights)
@@ -168,15 +177,26 @@ class Site:
 
         Raises:
             WeightsInvalid: It is not what its digest says.
+            NotAllowed: It is made to hold images.
         """
         network = self.build_network(order)
         state = unpack(weights, network.state_dict(), shared_names(network, "none"))
+        self._guard(state)
         if state_digest(state) != base:
             raise WeightsInvalid(
                 f"The base {base[:12]} arrived with other weights: the coordinator sends it again "
                 "when it is asked to."
             )
         save_state(state, self.outbox.base_path(base), {})
+
+    def _guard_packed(self, order: Order, weights: Tensor) -> None:
+        network = self.build_network(order)
+        names = shared_names(network, order.personal)
+        self._guard(unpack(weights, network.state_dict(), names))
+
+    def _guard(self, state: StateDict) -> None:
+        if self.policy.imprint_guard:
+            check_imprint(state)
 
     def say(self, order: Order, doing: str, *, force: bool = False, **details: Any) -> None:
         """Write what is being done into the status file."""
@@ -287,13 +307,6 @@ class Site:
     def compute_slot(self) -> AbstractContextManager[None]:
         """Wait for a turn to compute, where several hospitals share a machine."""
         return compute_slot()
-
-
-def name_modality(channels: Sequence[str]) -> str:
-    """Name what kind of images a hospital has, by the names of their channels."""
-    if [name.lower() for name in channels] == ["red", "green", "blue"]:
-        return "colour"
-    return ", ".join(channels)[:200]  # as much as a coordinator reads
 
 
 def _refuse_network(asked: str) -> LimitExceeded:
