@@ -8,9 +8,16 @@ import typer
 from rich.console import Console
 
 from polyclinic.federation.method import methods
-from polyclinic.system.commands import InOrder, add_commands, unwrap
+from polyclinic.system.commands import InOrder, add_commands
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic.system.text import clean_lines
+from polyclinic_client.cli.help import (
+    CHECK_HELP,
+    CONTRIBUTE_HELP,
+    JOIN_HELP,
+    KEYGEN_HELP,
+    PREDICT_HELP,
+)
 from polyclinic_client.cli.options import (
     Data,
     Insecure,
@@ -64,59 +71,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-KEYGEN_HELP = unwrap("""Make this hospital's key.
-
-The private half stays here. Send hospital.pub to the coordinator, who sends back a kit.
-
-Example: [bold]polyclinic-client keygen --folder /etc/polyclinic[/bold]""")
-
-CHECK_HELP = unwrap("""Check data set, machine and connection before anything starts.
-
-Says in plain words what is wrong, one line each: data set, state folder, disk, memory, GPU and
-driver, shared memory, a step of training with its time and memory, proxy. With a kit it also dials
-the coordinator: certificate, key and clock.
-
-Example: [bold]polyclinic-client check --data /data/brain --kit keys/st-mary.kit.json[/bold]""")
-
-JOIN_HELP = unwrap("""Serve a coordinator until Ctrl-C; or get a refined model and leave.
-
-Checks the data set's list of files and dials out to the coordinator: one outbound connection,
-nothing listens but on loopback. Then it trains and evaluates whenever it is asked. It takes up a
-lost connection again by itself.
-
-A new hospital may leave training to others: with [bold]--describe[/bold] it sends means over its
-images (which ones, the coordinator says; what they reveal, docs/explanation/refinement.md) and
-receives a model that was made for such images. A data set for that may list its images under
-"test", without labels.
-
-Examples:
-
-[bold]polyclinic-client join --kit keys/st-mary.kit.json --data /data/brain[/bold]
-
-[bold]polyclinic-client join --describe --kit keys/st-john.kit.json --data /data/new[/bold]
-
-[bold]polyclinic-client join --insecure --server 127.0.0.1:9092 --name a --data /data/brain[/bold]
-(on one machine, without keys)""")
-
-CONTRIBUTE_HELP = unwrap("""Fine-tune once, hand the contribution to the coordinator, and leave.
-
-For a hospital that is online now and then, in a federation that merges contributions. The command
-can be interrupted at any moment and called again: training goes on after its last pass. A
-contribution that was not yet acknowledged is handed over again; it counts once.
-
-Example: [bold]polyclinic-client contribute --kit keys/st-mary.kit.json
---data /data/brain[/bold]""")
-
-PREDICT_HELP = unwrap("""Segment images, or classify them.
-
-A segmentation writes one NIfTI label map for each image, with the image's own shape and affine. A
-classification writes predictions.csv. A folder stands for the images in it. A model of several
-channels takes as many files for each result, in the order of its channels. Label maps that the same
-model made of the same images are left alone, so an interrupted command can be repeated. A faulty
-image is named, and the others are done.
-
-Example: [bold]polyclinic-client predict model.safetensors scan1.nii.gz scan2.nii.gz
---out labels/[/bold]""")
 
 
 @app.command(help=KEYGEN_HELP, rich_help_panel=SET_UP)

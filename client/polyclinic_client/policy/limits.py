@@ -30,6 +30,11 @@ def most_numbers(policy: Policy) -> float:
     return policy.memory_bytes / (4 * COPIES)
 
 
+def refuse_network(asked: str) -> LimitExceeded:
+    """Make the error of a network that is too large; for `bounded_network`."""
+    return LimitExceeded(asked, "smaller", "--max-memory-gb")
+
+
 def fit_cache(policy: Policy, data: DataConfig) -> DataConfig:
     """Return the same data, with no more memory for prepared cases than is allowed."""
     own = policy.memory_bytes / 2**31 if policy.cache_gb is None else policy.cache_gb

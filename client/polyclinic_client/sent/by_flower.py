@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from blake3 import blake3
-from flwr.app import ArrayRecord, Context, Message
+from flwr.app import Array, Context, Message
 from flwr.clientapp.typing import ClientAppCallable
 
 from polyclinic.federation.records import config_of
@@ -50,7 +50,7 @@ def content_digest(message: Message) -> tuple[int, str]:
     for name, record in message.content.items():
         pieces = [name.encode()]
         for key, value in record.items():
-            held = value.data if isinstance(record, ArrayRecord) else repr(value).encode()
+            held = value.data if isinstance(value, Array) else repr(value).encode()
             pieces += [key.encode(), bytes(held)]
         for piece in pieces:
             digest.update(piece)

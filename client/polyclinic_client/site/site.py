@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.jobs import digest, job_digests, load_job
+from polyclinic.config.jobs import digest
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import (
     ConfigMismatch,
-    LimitExceeded,
     PolyclinicError,
     WeightsInvalid,
 )
@@ -45,15 +44,17 @@ from polyclinic.learning.state_dict import (
 )
 from polyclinic.system.faults import shareable
 from polyclinic_client.policy.imprint import check_imprint
-from polyclinic_client.policy.limits import check_limits, fit_cache, most_numbers, open_disk
-from polyclinic_client.policy.policy import Policy, read_policy
-from polyclinic_client.site.compute_slots import compute_slot
-from polyclinic_client.site.dispatch import (
-    check_job_packages,
-    check_packages,
-    describing_hospital_of,
-    hospital_of,
+from polyclinic_client.policy.limits import (
+    check_limits,
+    fit_cache,
+    most_numbers,
+    open_disk,
+    refuse_network,
 )
+from polyclinic_client.policy.policy import Policy, read_policy
+from polyclinic_client.site.building import built_job
+from polyclinic_client.site.compute_slots import compute_slot
+from polyclinic_client.site.dispatch import describing_hospital_of, hospital_of
 from polyclinic_client.site.modality import name_modality
 from polyclinic_client.site.outbox import REFINED, Outbox
 from polyclinic_client.site.release_book import ReleaseBook
@@ -61,7 +62,6 @@ from polyclinic_client.site.status import WORKER, StatusFile
 
 CACHE = "cache"  # folder of prepared cases, in the state folder
 log = logging.getLogger("polyclinic.site")
-_JOBS: dict[str, tuple[JobConfig, dict[str, str]]] = {}  # composing takes long: once in a process
 
 
 class Site:
@@ -240,13 +240,7 @@ class Site:
             LimitExceeded: It is more than this hospital allows.
             ConfigMismatch: The two sides would build different things.
         """
-        key = digest([dict(order.names), dict(order.settings), order.method, dict(order.plugins)])
-        if key not in _JOBS:
-            check_packages(order)
-            job = load_job(order.names, order.settings)
-            check_job_packages(order, job)
-            _JOBS[key] = (job, job_digests(job))
-        job, digests = _JOBS[key]
+        job, digests = built_job(order)
         check_limits(self.policy, order, job, len(self.dataset.training))
         for group, ours in digests.items():
             if order.digests.get(group) != ours:
@@ -264,7 +258,7 @@ class Site:
         """
         job = self.job(order)
         torch.manual_seed(order.seed)
-        with bounded_network(most_numbers(self.policy), _refuse_network):
+        with bounded_network(most_numbers(self.policy), refuse_network):
             network: nn.Module = instantiate(job.model)
         layout = layout_digest(network.state_dict(), shared_names(network, "none"))
         if layout != order.digests.get("layout"):
@@ -307,7 +301,3 @@ class Site:
     def compute_slot(self) -> AbstractContextManager[None]:
         """Wait for a turn to compute, where several hospitals share a machine."""
         return compute_slot()
-
-
-def _refuse_network(asked: str) -> LimitExceeded:
-    return LimitExceeded(asked, "smaller", "--max-memory-gb")
