@@ -18,7 +18,7 @@ from polyclinic_client.policy.imprint import (
 # small ones: width does not matter to the guard, and many are made
 NETWORKS: dict[str, tuple[tuple[int, ...], tuple[str, ...]]] = {
     "unet_2d": ((1, 32, 32), ("data=brain_tissue_slices", "model.channels=[16,24,32,48]")),
-    "unet": ((1, 16, 16, 16), ("model.channels=[16,24,32,48,64]",)),
+    "unet": ((1, 16, 16, 16), ()),
     "densenet_2d": ((1, 64, 64), ("data=brain_tissue_slices",)),
     "segresnet": ((1, 16, 16, 16), ()),
     "dynunet": ((1, 16, 16, 16), ("data=planned", "data.patch=[16,16,16]")),
