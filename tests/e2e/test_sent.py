@@ -66,9 +66,11 @@ def kind_of(frame: wire.FromHospital) -> str:
     reply = frame.reply.envelope
     if reply.HasField("fault"):
         return "fault"
+    names = {entry.name for record in reply.content.records for entry in record.config.entries}
+    if reply.type == "query.hello" and not any(name.startswith("count.") for name in names):
+        return "refusal"
     if reply.type != "query.collect":
         return REPLIES[reply.type]
-    names = {entry.name for record in reply.content.records for entry in record.config.entries}
     arrays = [entry for record in reply.content.records for entry in record.arrays.entries]
     return "contribution" if arrays or "file" in names else "progress"
 
@@ -208,7 +210,7 @@ def test_merging(tmp_path: Path, sites: list[Path]) -> None:
 def test_refinement_with_a_newcomer(tmp_path: Path, sites: list[Path]) -> None:
     newcomer = write_unlabelled(sites[2], tmp_path / "data" / "st-john")
     settings = (
-        *("strategy=refinement", "rounds=1", "strategy.base_rounds=1"),
+        *("strategy=refinement", "rounds=2", "strategy.base_rounds=1"),
         *("strategy.contributions.poll_s=0.5", "strategy.statistics=[average_image]"),
         *("strategy.rules=[softmax]", "strategy.sharpness=[0.2]", "strategy.stay.newcomers=1"),
         "privacy.release.min_subjects=1",
@@ -265,6 +267,7 @@ def test_one_approves_and_one_refuses_and_the_report_says_so(
     assert "not before the committee met" in said and "not yet approved" not in said
     taking, refusing = map(check, hospitals)
     assert taking["update"] >= 1
+    assert refusing["refusal"] >= 2 and refusing["greeting"] == 0
     assert refusing["update"] == refusing["figures"] == refusing["statistics"] == 0
 
 

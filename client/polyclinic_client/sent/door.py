@@ -22,7 +22,7 @@ from polyclinic_client.policy.decisions import decided_at
 from polyclinic_client.policy.gate import leave
 from polyclinic_client.sent.epsilon import epsilon_of
 from polyclinic_client.sent.journal import FILE, Journal, Leaving
-from polyclinic_client.sent.kinds import FAULT, kind_of_frame, kind_of_reply
+from polyclinic_client.sent.kinds import FAULT, REFUSAL, kind_of_frame, kind_of_reply
 
 MOST_QUESTIONS = 2000  # that are remembered; a coordinator may have 1000 open
 MOST_OFFERED = 10_000
@@ -155,10 +155,10 @@ class Door:
         reply = frame.reply.envelope
         question = self._questions.get(reply.reply_to, Question(reply.type))
         told = kind_of_reply(question.type, reply)
-        if told != FAULT:
-            self._check(question)
-        if told == "greeting" and scalars_of(reply).get("refusal"):
+        if told == REFUSAL:
             self.refused_at = time.time()
+        if told not in (FAULT, REFUSAL):
+            self._check(question)
         self._write(told, data, question)
 
     def _let_out_content(self, offer: wire.OfferRequest) -> None:

@@ -14,7 +14,7 @@ ANSWERS = {
     "query.base": "confirmation",
     "query.refined": "confirmation",
 }
-FAULT, PROGRESS = "fault", "progress"
+FAULT, PROGRESS, REFUSAL = "fault", "progress", "refusal"
 WORDS = {
     "update": "weights of the model after training here",
     "figures": "figures: scores, losses and numbers of cases",
@@ -23,6 +23,7 @@ WORDS = {
     PROGRESS: "whether a contribution is ready, and how far training is",
     "statistics": "means over the images of at least so many subjects as the policy says",
     "confirmation": "that a model arrived",
+    REFUSAL: "name and version of this hospital, and why it takes no part in a run",
     FAULT: "that a question could not be answered, and why, without anything about files",
     "proxy": "warped copy of a scan, for a segmentation service",
     "hello": "name and version, when the line to the coordinator begins",
@@ -57,7 +58,7 @@ def kind_of_reply(question_type: str, reply: Envelope) -> str:
     kind = ANSWERS.get(question_type, question_type[:200] or "answer")
     if kind == "contribution" and not _hands_over(reply):
         return PROGRESS
-    return kind
+    return REFUSAL if kind == "greeting" and _refuses(reply) else kind
 
 
 def _hands_over(reply: Envelope) -> bool:
@@ -66,3 +67,13 @@ def _hands_over(reply: Envelope) -> bool:
         record.arrays.entries or any(entry.name == "file" for entry in record.config.entries)
         for record in reply.content.records
     )
+
+
+def _refuses(reply: Envelope) -> bool:
+    """Tell whether an answer to a greeting says that the hospital takes no part, and no more."""
+    told = {
+        entry.name: entry.text
+        for record in reply.content.records
+        for entry in record.config.entries
+    }
+    return bool(told.get("refusal")) and not any(name.startswith("count.") for name in told)
