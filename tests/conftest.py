@@ -41,6 +41,7 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 LONG = {  # files whose tests run whole federations, or train, for many seconds
+    "client/policy/test_imprint.py",
     "core/learning/bundles/test_write.py",
     "core/simulation/test_planned.py",
     "core/simulation/test_run.py",

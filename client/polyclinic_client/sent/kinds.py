@@ -71,9 +71,6 @@ def _hands_over(reply: Envelope) -> bool:
 
 def _refuses(reply: Envelope) -> bool:
     """Tell whether an answer to a greeting says that the hospital takes no part, and no more."""
-    told = {
-        entry.name: entry.text
-        for record in reply.content.records
-        for entry in record.config.entries
-    }
+    entries = [entry for record in reply.content.records for entry in record.config.entries]
+    told = {entry.name: entry.text for entry in entries}
     return bool(told.get("refusal")) and not any(name.startswith("count.") for name in told)
