@@ -131,7 +131,7 @@ def _decide(what: str, folder: Path, *, approved: bool, reason: str = "") -> Non
 def _table(folder: Path, found: list) -> Table:  # type: ignore[type-arg]
     table = Table(box=None)
     for heading in ("digest", "run", "method", "model", "data", "last asked", "standing"):
-        table.add_column(heading, overflow="fold")
+        table.add_column(heading, overflow="fold", no_wrap=heading == "digest")
     for each in found:
         asked, moment = each.asked, time.localtime(each.time)
         cells = (

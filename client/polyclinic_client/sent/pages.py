@@ -51,7 +51,7 @@ def table(entries: Iterable[Entry], *, everything: bool) -> Table:
         made.add_column(heading, overflow="fold")
     for heading in ("bytes", "epsilon"):
         made.add_column(heading, justify="right")
-    made.add_column("digest")
+    made.add_column("digest", no_wrap=True)
     for each in entries:
         if everything or each.kind not in SIGNALS:
             epsilon = "" if each.epsilon is None else f"{each.epsilon:.3g}"
