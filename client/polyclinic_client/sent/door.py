@@ -14,7 +14,7 @@ from typing import Any
 
 from blake3 import blake3
 
-from polyclinic.errors import ConfigError, LinkError
+from polyclinic.errors import ConfigError, LinkError, NotAllowed
 from polyclinic.fleet.protocol import SESSION_HEADER
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic_client.policy.asked import Asked, read_asked, scalars_of
@@ -178,8 +178,9 @@ class Door:
             raise NotWritten(f"The content {chunk.digest[:12]}")
 
     def _check(self, question: Question) -> None:
-        if question.asked is not None:
-            leave(self._state, question.asked, question.type)
+        if question.asked is None:
+            raise NotAllowed("What this hospital answers is not known any more", "Ask again.")
+        leave(self._state, question.asked, question.type)
 
     def _write(self, kind: str, data: bytes, question: Question | None = None) -> None:
         digest = blake3(data).hexdigest()

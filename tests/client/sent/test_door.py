@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from blake3 import blake3
 
-from polyclinic.errors import DiskFull
+from polyclinic.errors import DiskFull, NotAllowed
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic_client.fleet import jobs
 from polyclinic_client.network.connection import Connection
@@ -136,6 +136,25 @@ def test_a_content_that_was_not_offered_is_kept_back(tmp_path: Path) -> None:
     chunk = wire.Chunk(digest="a" * 64, data=b"images")
     with pytest.raises(NotWritten):
         Door(tmp_path, "there:1").let_out(chunk, chunk.SerializeToString())
+
+
+def test_an_answer_to_a_question_that_nobody_knows_stays(tmp_path: Path) -> None:
+    door = Door(tmp_path, "there:1")
+    content = wire.Content(records=[wire.Record(name="metrics")])
+    reply = wire.Envelope(reply_to="unknown", type="train", content=content)
+    frame = wire.FromHospital(reply=wire.Reply(envelope=reply))
+    offer = wire.OfferRequest(message_id="unknown", blob=wire.Blob(digest="a" * 64, size=9))
+    for message in (frame, offer):
+        with pytest.raises(NotAllowed):
+            door.let_out(message, message.SerializeToString())
+    assert list(door.journal.entries()) == []
+
+
+def test_the_longest_words_of_a_coordinator_fit_into_a_line(tmp_path: Path) -> None:
+    words, journal = "\U0001f600" * 200, Journal(tmp_path / FILE)
+    for _ in range(2):
+        journal.append(Leaving(words, 1, "a" * 64, words, words, words))
+    assert journal.verify().entries == 2
 
 
 def test_what_nobody_foresaw_is_written_too(tmp_path: Path) -> None:
