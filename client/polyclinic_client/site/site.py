@@ -181,12 +181,12 @@ class Site:
         """
         network = self.build_network(order)
         state = unpack(weights, network.state_dict(), shared_names(network, "none"))
-        self._guard(state)
         if state_digest(state) != base:
             raise WeightsInvalid(
                 f"The base {base[:12]} arrived with other weights: the coordinator sends it again "
                 "when it is asked to."
             )
+        self._guard(state)
         save_state(state, self.outbox.base_path(base), {})
 
     def _guard_packed(self, order: Order, weights: Tensor) -> None:

@@ -11,8 +11,8 @@ from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError, LimitExceeded, TooFewSubjects, UnknownName
 from polyclinic.federation.records import Order
+from polyclinic_client.policy import limits
 from polyclinic_client.policy.policy import keep_policy
-from polyclinic_client.site import limits
 from polyclinic_client.site.site import Site
 from polyclinic_strategies.planning.fingerprint import NAME
 from tests.strategies.planning.folders import LABELS, Case, write_site

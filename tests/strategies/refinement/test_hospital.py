@@ -141,7 +141,7 @@ def test_the_hospitals_own_demands_count_whatever_the_coordinator_asks(site: Sit
     with pytest.raises(TooFewSubjects):
         site.describe(asked, ["average_image"], ANYBODY, None)
     (site.state / "release.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"release\.json is damaged"):
+    with pytest.raises(ConfigError, match=r"release\.json cannot be used"):
         site.describe(asked, ["average_image"], ANYBODY, None)
 
 
