@@ -30,8 +30,19 @@ allow_targets(
 
 
 TESTS = Path(__file__).parent
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep the journals of connections without a state folder out of the user's own."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_STATE_HOME", str(tmp_path_factory.mktemp("state-home")))
+        yield
+
+
 LONG = {  # files whose tests run whole federations, or train, for many seconds
     "client/dicom/test_privacy.py",
+    "client/policy/test_imprint.py",
     "core/learning/bundles/test_write.py",
     "core/simulation/test_labels.py",
     "core/simulation/test_planned.py",

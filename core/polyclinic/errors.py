@@ -14,6 +14,7 @@ One sentence each: what is wrong, where, and what to do about it.
     │   ├── MappingInvalid          a series.yaml
     │   ├── SiteMapInvalid          a hospital's map of patients, or its key
     │   ├── KitInvalid              the kit from a coordinator
+    │   ├── NotAllowed              a run asks for what a hospital's policy does not allow
     │   ├── ServiceMismatch         a generator and a segmentation service (service_errors.py)
     │   └── ConfigMismatch          the two sides would build different things
     ├── DataError                   a hospital's files                           exit code 3
@@ -142,6 +143,18 @@ class PluginMismatch(ConfigError):
             f"This federation's work needs the package {package}: {there}, {here}. Install the "
             "same version of it on both sides."
         )
+
+
+class NotAllowed(ConfigError):
+    """A run asks for what a hospital's own policy, or its staff, does not allow.
+
+    Args:
+        why: A sentence for both sides, without its full stop.
+        remedy: What the coordinator can do.
+    """
+
+    def __init__(self, why: str, remedy: str = "Ask the hospital.") -> None:
+        super().__init__(f"{why}. {remedy}")
 
 
 class StatisticInvalid(ConfigError):

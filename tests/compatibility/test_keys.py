@@ -9,8 +9,8 @@ from cryptography import x509
 from polyclinic.config.release import Release
 from polyclinic.security.keys import fingerprint, load_private_key, load_public_key
 from polyclinic.security.kit import Kit
+from polyclinic_client.policy.policy import read_policy
 from polyclinic_client.site.outbox import Outbox
-from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.registry import Registry
 from tests.compatibility.conftest import Run
@@ -71,9 +71,9 @@ def test_a_hospital_checks_an_old_kit_and_says_that_nobody_answers(kept: Path, r
 
 def test_what_a_hospital_demands_and_has_in_its_outbox_is_known(kept: Path) -> None:
     state = kept / "states" / "spgr-1.5t"
-    release = read_release_policy(state)
+    release = read_policy(state).release
     assert (release.min_subjects, release.noise_multiplier) == (2, 0.5)
-    assert read_release_policy(kept / "states" / "mprage-3t") == Release(min_subjects=3)
+    assert read_policy(kept / "states" / "mprage-3t").release == Release(min_subjects=3)
     waiting = Outbox(state, kept / "data" / "spgr-1.5t")
     ready = waiting.ready()
     assert ready is not None and ready.path.exists() and waiting.todo() is None

@@ -1,6 +1,7 @@
 """Files of a hospital: its kit, its keys, and its state folder."""
 
 import json
+import tempfile
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -13,10 +14,12 @@ from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.security.keys import load_private_key
 from polyclinic.security.kit import Kit
 from polyclinic_client.fleet.anchors import Anchors
-from polyclinic_client.site.limits import read_limits
+from polyclinic_client.policy.asked import Asked
+from polyclinic_client.policy.decisions import decision_on, requests
+from polyclinic_client.policy.policy import Policy, PolicyDamaged, read_policy
+from polyclinic_client.sent.journal import Journal, JournalDamaged, Leaving
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.predict import _Made
-from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import StatusFile, fine_tuning_news, worker_news
 from polyclinic_strategies.evaluation.case_scores import read_scores
 from tests.fuzz import people
@@ -46,15 +49,39 @@ def json_file(
     )
 
 
-def _read_limits(folder: Path) -> None:
-    limits = read_limits(folder)
-    assert limits.memory_bytes > 0 and limits.hours > 0 and limits.epochs > 0
-    assert limits.network_numbers > 0
-
-
-def _read_release(folder: Path) -> None:
-    policy = read_release_policy(folder)
+def _read_policy(folder: Path) -> None:
+    policy = read_policy(folder)
+    assert policy.memory_bytes > 0 and policy.hours > 0 and policy.epochs > 0
     assert policy.min_subjects >= 1 and policy.noise_multiplier >= 0
+    assert policy.strictest(Policy()) == policy.strictest(policy)
+
+
+def _read_journal(content: bytes, folder: Path) -> None:
+    """Read a journal, and write on: it ends sound, or as it was."""
+    path = folder / "sent.jsonl"
+    path.write_bytes(content)
+    journal = Journal(path)
+    journal.verify()
+    with suppress(JournalDamaged):
+        list(journal.entries())
+    journal.append(Leaving("update", 1, DIGEST))
+
+
+def _journal() -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Journal(Path(folder) / "sent.jsonl")
+        journal.append(Leaving("update", 1, DIGEST, "there", "run"), Leaving("fault", 2, DIGEST))
+        return journal.path.read_bytes()
+
+
+def _read_decision(folder: Path) -> None:
+    found = decision_on(folder, DIGEST)
+    assert found is None or isinstance(found.approved, bool)
+
+
+def _read_requests(folder: Path) -> None:
+    for each in requests(folder):
+        assert each.asked.digest == each.digest and each.asked.words()
 
 
 def _read_case_scores(folder: Path) -> None:
@@ -149,16 +176,44 @@ NOTE = {"key": "k", "time": 1.7e9}
 SETTLED = {**NOTE, "ledger": "e" * 64, "accepted": True, "reason": "", "settled": 1.7e9}
 CASE_SCORES = {"digest": DIGEST, "scores": {"0 a": 0.5, "1 b": 1.0}}
 LIMITS = {"memory_gb": 4.0, "cache_gb": 1.0, "epochs": 100, "hours": 5.0, "releases": 3}
+POLICY = b"""# ours
+models: [unet, dynunet]
+approval: true
+epochs: 500
+hours: 1.5
+"""
+JOURNAL = _journal()
+DECISION = {"approved": True, "reason": "", "by": "a", "time": 1.7e9}
+ASKED = Asked("run", "arm", "merging", 3, names={"model": "unet", "data": "brain_tissue"})
 READERS = (
     json_file("kit", "k.json", KIT, lambda folder: Kit.read(folder / "k.json"), KitInvalid),
-    json_file("limits", "limits.json", LIMITS, _read_limits, ConfigError),
+    json_file("limits", "limits.json", LIMITS, _read_policy, ConfigError),
     json_file(
         "release",
         "release.json",
         {"min_subjects": 3, "noise_multiplier": 0.5},
-        _read_release,
+        _read_policy,
         ConfigError,
     ),
+    Reader(
+        "policy",
+        POLICY,
+        lambda random: damaged(POLICY, random),
+        lambda content, folder: (
+            (folder / "policy.yaml").write_bytes(content),
+            _read_policy(folder),
+        ),
+        (PolicyDamaged,),
+    ),
+    Reader(
+        "sent-journal",
+        JOURNAL,
+        lambda random: damaged(JOURNAL, random),
+        _read_journal,
+        (JournalDamaged,),
+    ),
+    json_file("decision", f"decisions/{DIGEST}.json", DECISION, _read_decision, PolicyDamaged),
+    json_file("asked", f"asked/{ASKED.digest}.json", ASKED.values(), _read_requests),
     json_file("status", "status.json", STATUS, _read_status),
     json_file("anchors", "anchors.json", ANCHORS, _read_anchors, ConfigError),
     json_file("made", ".made.json", {"a": ["b", 1]}, lambda folder: _Made(folder, "m")),

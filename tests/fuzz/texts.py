@@ -13,7 +13,8 @@ from polyclinic.config.targets import allowed_targets
 from polyclinic.errors import AddressInvalid, ConfigError, LimitExceeded
 from polyclinic.system.processes import parse_address
 from polyclinic_client.network.proxy import _excepts
-from polyclinic_client.site.limits import Limits
+from polyclinic_client.policy.limits import check_limits
+from polyclinic_client.policy.policy import Policy
 from tests.fuzz.messages import NAMES, ORDER
 from tests.fuzz.mutation import TEXTS, changed, damaged, fault
 from tests.fuzz.reader import Reader, text_reader
@@ -42,7 +43,7 @@ def _read_settings(content: bytes, folder: Path) -> None:
     """Read the settings of an order: no target comes of them that conf/ does not name."""
     settings = json.loads(content)
     job = load_job(NAMES, settings)
-    Limits().check(ORDER, job)
+    check_limits(Policy(), ORDER, job)
     found = list(targets_in(job_tree(job)))
     assert found == _honest_targets() and set(found) <= allowed_targets()
 

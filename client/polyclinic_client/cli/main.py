@@ -1,6 +1,5 @@
 """`polyclinic-client`: what the hospital's IT person runs."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -9,9 +8,15 @@ import typer
 from rich.console import Console
 
 from polyclinic.federation.method import methods
-from polyclinic.system.commands import InOrder, add_commands, unwrap
+from polyclinic.system.commands import InOrder, add_commands
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic.system.text import clean_lines
+from polyclinic_client.cli.help import (
+    CHECK_HELP,
+    CONTRIBUTE_HELP,
+    JOIN_HELP,
+    KEYGEN_HELP,
+)
 from polyclinic_client.cli.import_data import IMPORT_HELP, import_data
 from polyclinic_client.cli.options import (
     Data,
@@ -31,15 +36,30 @@ from polyclinic_client.cli.options import (
     State,
 )
 from polyclinic_client.cli.predict import PREDICT_HELP, predict
+from polyclinic_client.cli.runs import (
+    APPROVE_HELP,
+    REFUSE_HELP,
+    RUNS_HELP,
+    approve,
+    refuse,
+    runs,
+)
 from polyclinic_client.cli.segment import SEGMENT_HELP, segment
+from polyclinic_client.cli.sent import SENT_HELP, sent
+from polyclinic_client.state import state_folder
 
 SET_UP, FEDERATION, MODELS, SERVICES = "Set up", "Federation", "Models", "Services"
+OWN_SAY = "The hospital's own say"
 
 
 class ClientCommands(InOrder):
     """Commands of a hospital, in the order of use."""
 
-    order = ("keygen", "import", "check", "join", "contribute", "predict", "adapt", "segment")
+    order = (
+        *("keygen", "import", "check", "join", "contribute"),
+        *("runs", "approve", "refuse", "sent"),
+        *("predict", "adapt", "segment"),
+    )
 
 
 app = typer.Typer(
@@ -52,56 +72,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
-KEYGEN_HELP = unwrap("""Make this hospital's key.
-
-The private half stays here. Send hospital.pub to the coordinator, who sends back a kit.
-
-Example: [bold]polyclinic-client keygen --folder /etc/polyclinic[/bold]""")
-
-CHECK_HELP = unwrap("""Check data set, machine and connection before anything starts.
-
-Says in plain words what is wrong, one line each: data set, state folder, disk, memory, GPU and
-driver, shared memory, a step of training with its time and memory, proxy. With a kit it also dials
-the coordinator: certificate, key and clock.
-
-Example: [bold]polyclinic-client check --data /data/brain --kit keys/st-mary.kit.json[/bold]""")
-
-JOIN_HELP = unwrap("""Serve a coordinator until Ctrl-C; or get a refined model and leave.
-
-Checks the data set's list of files and dials out to the coordinator: one outbound connection,
-nothing listens but on loopback. Then it trains and evaluates whenever it is asked. It takes up a
-lost connection again by itself.
-
-A new hospital may leave training to others: with [bold]--describe[/bold] it sends means over its
-images (which ones, the coordinator says; what they reveal, docs/explanation/refinement.md) and
-receives a model that was made for such images. A data set for that may list its images under
-"test", without labels.
-
-Examples:
-
-[bold]polyclinic-client join --kit keys/st-mary.kit.json --data /data/brain[/bold]
-
-[bold]polyclinic-client join --describe --kit keys/st-john.kit.json --data /data/new[/bold]
-
-[bold]polyclinic-client join --insecure --server 127.0.0.1:9092 --name a --data /data/brain[/bold]
-(on one machine, without keys)""")
-
-CONTRIBUTE_HELP = unwrap("""Fine-tune once, hand the contribution to the coordinator, and leave.
-
-For a hospital that is online now and then, in a federation that merges contributions. The command
-can be interrupted at any moment and called again: training goes on after its last pass. A
-contribution that was not yet acknowledged is handed over again; it counts once.
-
-Example: [bold]polyclinic-client contribute --kit keys/st-mary.kit.json
---data /data/brain[/bold]""")
-
-
-def state_folder(state: Path | None, name: str) -> Path:
-    """Return the folder of a hospital's models, pictures and logs."""
-    if state is not None:
-        return state
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "polyclinic" / name
 
 
 @app.command(help=KEYGEN_HELP, rich_help_panel=SET_UP)
@@ -152,9 +122,11 @@ def check(
 
     name = data.name if insecure else None
     connection = (
-        make_connection(server, name, kit, key, insecure=insecure) if kit or server else None
+        make_connection(server, name, kit, key, insecure=insecure, state=state)
+        if kit or server
+        else None
     )
-    folder = state or state_folder(None, connection.site if connection else data.name)
+    folder = state_folder(state, connection.site if connection else data.name)
     check_everything(data, connection, folder, deep=not quick, console=Console(highlight=False))
 
 
@@ -191,16 +163,16 @@ def join(
     from polyclinic_client.fleet.join import describe as describe_images
     from polyclinic_client.fleet.join import join as join_federation
     from polyclinic_client.network.connection import make_connection
-    from polyclinic_client.site.limits import keep_limits
-    from polyclinic_client.site.release_policy import keep_release_policy
+    from polyclinic_client.policy.policy import keep_policy
 
     console = Console(stderr=True, highlight=False)
-    connection = make_connection(server, name, kit, key, insecure=insecure)
+    connection = make_connection(server, name, kit, key, insecure=insecure, state=state)
     _check(data, console, labelled=not describe)
     folder = state_folder(state, connection.site)
-    keep_release_policy(folder, min_subjects, noise)
-    keep_limits(
+    keep_policy(
         folder,
+        min_subjects=min_subjects,
+        noise_multiplier=noise,
         memory_gb=max_memory_gb,
         cache_gb=max_cache_gb,
         disk_gb=max_disk_gb,
@@ -241,7 +213,7 @@ def contribute(
     from polyclinic_client.network.connection import make_connection
 
     console = Console(stderr=True, highlight=False)
-    connection = make_connection(server, name, kit, key, insecure=insecure)
+    connection = make_connection(server, name, kit, key, insecure=insecure, state=state)
     _check(data, console)
     site, called = connection.site, None if offline else connection
     said = contribute_once(
@@ -271,6 +243,10 @@ def _check(data: Path, console: Console, *, labelled: bool = True) -> None:
 
 app.command(help=PREDICT_HELP, rich_help_panel=MODELS)(predict)
 app.command("import", help=IMPORT_HELP, rich_help_panel=SET_UP)(import_data)
+app.command(help=RUNS_HELP, rich_help_panel=OWN_SAY)(runs)
+app.command(help=APPROVE_HELP, rich_help_panel=OWN_SAY)(approve)
+app.command(help=REFUSE_HELP, rich_help_panel=OWN_SAY)(refuse)
+app.command(help=SENT_HELP, rich_help_panel=OWN_SAY)(sent)
 app.command(help=SEGMENT_HELP, rich_help_panel=SERVICES)(segment)
 add_commands(app, [each.hospital_commands for each in methods().values() if each.hospital_commands])
 

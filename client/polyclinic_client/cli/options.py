@@ -57,7 +57,7 @@ MinSubjects = Annotated[
     typer.Option(
         "--min-subjects",
         min=1,
-        help="No mean over fewer of your subjects ever leaves; kept in --state.",
+        help="No mean over fewer of your subjects ever leaves; kept in policy.yaml.",
     ),
 ]
 Noise = Annotated[
@@ -65,7 +65,7 @@ Noise = Annotated[
     typer.Option(
         "--noise",
         min=0.0,
-        help="Least noise multiplier of such means; kept in --state. See "
+        help="Least noise multiplier of such means; kept in policy.yaml. See "
         "docs/explanation/refinement.md.",
     ),
 ]
@@ -74,8 +74,8 @@ MaxMemory = Annotated[
     typer.Option(
         "--max-memory-gb",
         min=0.1,
-        help="Memory that work for the coordinator may take; kept in --state. Default: nine tenths "
-        "of the machine's.",
+        help="Memory that work for the coordinator may take; kept in policy.yaml. Default: nine "
+        "tenths of the machine's.",
     ),
 ]
 MaxCache = Annotated[
@@ -83,7 +83,7 @@ MaxCache = Annotated[
     typer.Option(
         "--max-cache-gb",
         min=0.01,
-        help="Memory for prepared cases; kept in --state. Default: half of that.",
+        help="Memory for prepared cases; kept in policy.yaml. Default: half of that.",
     ),
 ]
 MaxDisk = Annotated[
@@ -100,7 +100,7 @@ MaxEpochs = Annotated[
     typer.Option(
         "--max-epochs",
         min=1,
-        help="Passes over the training cases that a run may ask for; kept in --state. Default: "
+        help="Passes over the training cases that a run may ask for; kept in policy.yaml. Default: "
         "10000.",
     ),
 ]
@@ -109,7 +109,8 @@ MaxHours = Annotated[
     typer.Option(
         "--max-hours",
         min=0.01,
-        help="Hours that one round, or one contribution, may take; kept in --state. Default: 168.",
+        help="Hours that one round, or one contribution, may take; kept in policy.yaml. Default: "
+        "168.",
     ),
 ]
 MaxReleases = Annotated[
@@ -117,7 +118,7 @@ MaxReleases = Annotated[
     typer.Option(
         "--max-releases",
         min=0,
-        help="Different questions for statistics that are answered, ever; kept in --state. "
+        help="Different questions for statistics that are answered, ever; kept in policy.yaml. "
         "Default: 1000.",
     ),
 ]

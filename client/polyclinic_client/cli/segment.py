@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from polyclinic.system.commands import unwrap
-from polyclinic_client.cli.options import Key, Kit, PacsUrl, RemoteNames, Store
+from polyclinic_client.cli.options import Key, Kit, PacsUrl, RemoteNames, State, Store
 
 SEGMENT_HELP = unwrap("""Have images segmented elsewhere, by a proxy that is unwarped here.
 
@@ -70,6 +70,7 @@ def segment(
             help="Also a picture of image, proxy and result: a file for one image, or a folder."
         ),
     ] = None,
+    state: State = None,
     at_once: Annotated[
         int, typer.Option(min=1, max=64, help="Number of images in work at the same time.")
     ] = 2,
@@ -84,7 +85,7 @@ def segment(
 
     if answer not in ("labels", "probabilities"):
         raise ConfigError(f"--answer {answer}: labels or probabilities.")
-    connection = service_connection(server, kit, key, insecure=insecure)
+    connection = service_connection(server, kit, key, insecure=insecure, state=state)
     path = choose_generator(generator, kit)
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     with console.status("loading torch and MONAI"):

@@ -12,7 +12,12 @@ NAME = "this-machine"  # without keys nobody's name is known
 
 
 def service_connection(
-    server: str | None, kit: Path | None, key: Path | None, *, insecure: bool
+    server: str | None,
+    kit: Path | None,
+    key: Path | None,
+    *,
+    insecure: bool,
+    state: Path | None = None,
 ) -> Connection:
     """Find the segmentation service's address, and how it is trusted.
 
@@ -31,7 +36,8 @@ def service_connection(
         )
     if kit is not None and server is None:
         server = f"{Kit.read(kit).server.rpartition(':')[0]}:{PORT}"
-    return make_connection(server, NAME if insecure else None, kit, key, insecure=insecure)
+    name = NAME if insecure else None
+    return make_connection(server, name, kit, key, insecure=insecure, state=state)
 
 
 def choose_generator(generator: Path | None, kit: Path | None) -> Path:

@@ -24,6 +24,8 @@ from polyclinic.federation.secure_sums.messages import (
     terms_of,
     words_reply,
 )
+from polyclinic_client.policy.entering import at_the_gate
+from polyclinic_client.sent.by_flower import by_flower
 from polyclinic_client.site.compute_slots import compute_slot
 from polyclinic_client.site.open_sites import open_site
 from polyclinic_client.sums import membership
@@ -36,7 +38,7 @@ from polyclinic_strategies.refinement.messages import (
     read_refined,
 )
 
-app = ClientApp()
+app = ClientApp(mods=[at_the_gate, by_flower])
 
 
 @app.query("hello")

@@ -9,7 +9,7 @@ import time
 import uuid
 from dataclasses import dataclass, field
 
-from polyclinic.errors import PolyclinicError
+from polyclinic.errors import ConfigError, PolyclinicError, ResourceError
 from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.contents import answer_to
 from polyclinic.fleet.protocol import FaultCode
@@ -21,6 +21,7 @@ from polyclinic_client.fleet.worker_link import WorkerEnded, WorkerLink
 from polyclinic_client.network.connection import Say
 
 MOST = 1000  # pieces of work that one coordinator may have open here
+RETRY_S = 10.0  # after the journal of what left could not be written
 log = logging.getLogger("polyclinic.jobs")
 
 
@@ -173,6 +174,12 @@ class Jobs:
             self._say(f"{question.type}: the coordinator did not take the answer: {error}")
             reason = f"the coordinator did not take the answer's content: {error}"
             return fault(question, FaultCode.REPLY_INVALID, reason)
+        except ConfigError as error:  # the policy changed while the worker worked
+            self._say(f"{question.type}: the answer stays here: {error}")
+            return fault(question, FaultCode.APP_FAILED, shareable(error))
+        except ResourceError as error:
+            self._say(f"{question.type}: the answer stays here for now: {error}")
+            await asyncio.sleep(RETRY_S)
         except NotWanted:
             self.forget(question.message_id)
         except LineCut:

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from polyclinic.errors import ServerUnreachable
+from polyclinic.errors import ResourceError, ServerUnreachable
 from polyclinic.fleet.protocol import CLIENT_OPTIONS, HANDSHAKE_S
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.system.processes import pause_s
@@ -71,6 +71,8 @@ class Line:
                 reason = await self._attend()
             except ServerUnreachable as error:
                 reason = error.problem
+            except ResourceError as error:  # the journal of what left cannot be written
+                reason = f"nothing leaves: {error}"
             if self._left.is_set():
                 return
             await self._pause(reason)
@@ -81,7 +83,7 @@ class Line:
         session = self._session
         if session is None or session.closed:
             return
-        with contextlib.suppress(LineCut, TimeoutError):
+        with contextlib.suppress(LineCut, TimeoutError, ResourceError):
             async with asyncio.timeout(FAREWELL_S):
                 await session.send(wire.FromHospital(goodbye=wire.Goodbye(reason=reason)))
                 await session.finish()
@@ -151,17 +153,28 @@ class Line:
     async def _beat(self, session: Session) -> None:
         """Send heartbeats, and what the worker does if that is news; cut a line that is dead."""
         told, number = "", 0
-        with contextlib.suppress(LineCut):
-            while not session.silent:
+        with contextlib.suppress(LineCut, ResourceError):
+            while not session.silent and not session.closed:
                 await asyncio.sleep(session.welcome.beat_s)
+                if self._connection.door.allows_more():
+                    await self._begin_anew(session)
                 number += 1
                 beat = wire.FromHospital(heartbeat=wire.Heartbeat(number=number))
                 await session.send(beat)
                 doing = self._doing()
                 if doing != told:
-                    told = doing
-                    await session.send(wire.FromHospital(doing=wire.Doing(text=doing)))
+                    with contextlib.suppress(ResourceError):  # it stays untold
+                        await session.send(wire.FromHospital(doing=wire.Doing(text=doing)))
+                        told = doing
         session.cut()
+
+    async def _begin_anew(self, session: Session) -> None:
+        """Leave and come back as another client, which the coordinator greets again."""
+        self._say("somebody decided, or changed the policy: joining anew")
+        self._client = uuid.uuid4().hex
+        await session.send(wire.FromHospital(goodbye=wire.Goodbye(reason="it joins anew")))
+        await session.finish()
+        await session.wait_closed(FAREWELL_S)
 
     async def _obey(self, session: Session, frame: wire.FromCoordinator) -> None:
         """Do what a frame asks for."""

@@ -9,9 +9,10 @@ from pathlib import Path
 from flwr.app import Context, Message, RecordDict
 
 from polyclinic_client.fleet.app import app
+from polyclinic_client.policy.policy import keep_policy
+from polyclinic_client.sent.ways import LEAVES, NOT_AT_ALL
 from polyclinic_client.site.fine_tuning import work
 from polyclinic_client.site.open_sites import close_site, open_site
-from polyclinic_client.site.release_policy import keep_release_policy
 
 
 class SimulatedHospital:
@@ -31,6 +32,7 @@ class SimulatedHospital:
             "data": str(data),
             "state": str(state),
             "mode": mode,
+            LEAVES: NOT_AT_ALL,
         }
         self._opened = False
 
@@ -48,7 +50,7 @@ class SimulatedHospital:
             run_config={},
         )
         if not self._opened:  # whoever simulates is every hospital, and says what leaves
-            keep_release_policy(self._state, 1, None)
+            keep_policy(self._state, min_subjects=1)
         reply = app(message=message, context=context)
         self._opened = True
         return reply

@@ -15,6 +15,7 @@ from polyclinic_client.fleet.line import Line
 from polyclinic_client.fleet.session import Sessions
 from polyclinic_client.fleet.worker_link import MODULE, WorkerLink
 from polyclinic_client.network.connection import Connection, Say
+from polyclinic_client.sent.ways import BY_LINE, LEAVES
 from polyclinic_client.site.status import (
     CONNECTED,
     CONNECTION,
@@ -62,6 +63,7 @@ class Supervisor:
             "state": str(state),
             "mode": mode,
             **connection.signing(),
+            LEAVES: BY_LINE,
         }
         blobs = state / "fleet" / "blobs"
         store = _clean_store(blobs)

@@ -26,7 +26,8 @@ from polyclinic.system.faults import explain, shareable
 from polyclinic.system.machine import limit_memory
 from polyclinic.system.processes import end_with_parent
 from polyclinic_client.fleet.frames import pack, receive
-from polyclinic_client.site.limits import read_limits, within_limits
+from polyclinic_client.policy.limits import within_limits
+from polyclinic_client.policy.policy import read_policy
 
 log = logging.getLogger("polyclinic.worker")
 
@@ -110,7 +111,7 @@ def main() -> None:
     number, blobs, node_config = sys.argv[1:]
     told = json.loads(node_config)
     state = Path(told["state"])
-    limit_memory(read_limits(state).memory_bytes)
+    limit_memory(read_policy(state).memory_bytes)
     with socket.socket(fileno=int(number)) as link:
         link.set_inheritable(False)  # what training starts does not keep it open
         serve(link, Worker(app, BlobStore(Path(blobs)), told, lambda: within_limits(state)))

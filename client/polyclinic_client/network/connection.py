@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ from polyclinic_client.network.introduction import (
 )
 from polyclinic_client.network.proxy import is_loopback, proxy_for
 from polyclinic_client.network.relay import relay_to
+from polyclinic_client.sent.channel import Guarded
+from polyclinic_client.sent.door import Door
+from polyclinic_client.state import state_folder
 
 HANDSHAKE_S = 20.0  # a slow link needs seconds for a handshake
 Say = Callable[[str], None]  # told what happens, a line at a time
@@ -50,6 +54,12 @@ class Connection:
     site: str
     kit: Kit | None = None
     key: Path | None = None
+    state: Path | None = None  # the hospital's state folder; None for the default
+
+    @cached_property
+    def door(self) -> Door:
+        """The way out to the coordinator, by which everything leaves that leaves."""
+        return Door(state_folder(self.state, self.site), self.server)
 
     def handshake(self, timeout_s: float = HANDSHAKE_S) -> Welcome:
         """Check the coordinator's certificate, prove the key, and read what it answers.
@@ -102,14 +112,14 @@ class Connection:
         return check_certificate(self.server, self.kit.ca, timeout_s)
 
     @contextlib.contextmanager
-    def _asking(self, timeout_s: float) -> Iterator[tuple[grpc.Channel, datetime | None]]:
+    def _asking(self, timeout_s: float) -> Iterator[tuple[Guarded, datetime | None]]:
         """Yield a channel for one handshake, after a look at the coordinator's certificate."""
         ends = self.certificate(timeout_s).ends if self.kit else None
         channel = self.open_channel(CLIENT_OPTIONS)
         try:
             yield channel, ends
         except grpc.RpcError as error:
-            raise self.explain(error, timeout_s) from error
+            raise channel.kept_back or self.explain(error, timeout_s) from error
         finally:
             channel.close()
 
@@ -150,8 +160,10 @@ class Connection:
             return None
         return credentials(load_private_key(self.key), authority_digest(self.kit.ca), self.site)
 
-    def open_channel(self, options: Options = (), module: Any = grpc) -> Any:
+    def open_channel(self, options: Options = (), module: Any = grpc) -> Guarded:
         """Open a channel that trusts the kit's authority alone; plain text without a kit.
+
+        Nothing leaves by it that the journal does not tell of.
 
         Args:
             options: gRPC's.
@@ -164,12 +176,12 @@ class Connection:
         target = join_address(host, port)
         settings: list[tuple[str, int | str]] = [*options, ("grpc.enable_http_proxy", 0)]
         if self.kit is None:
-            return module.insecure_channel(target, settings)
+            return Guarded(module.insecure_channel(target, settings), self.door)
         if proxy_for(host, port) is not None:
             target = relay_to(host, port)
             settings.append(("grpc.ssl_target_name_override", host))
         trusted = grpc.ssl_channel_credentials(self.kit.ca.encode())
-        return module.secure_channel(target, trusted, settings)
+        return Guarded(module.secure_channel(target, trusted, settings), self.door)
 
     def wait(self, wait_s: float, ask: Callable[[float], Welcome] | None = None) -> Welcome:
         """Try handshakes until somebody answers.
@@ -221,7 +233,13 @@ class Connection:
 
 
 def make_connection(
-    server: str | None, name: str | None, kit: Path | None, key: Path | None, *, insecure: bool
+    server: str | None,
+    name: str | None,
+    kit: Path | None,
+    key: Path | None,
+    *,
+    insecure: bool,
+    state: Path | None = None,
 ) -> Connection:
     """Make the connection that the options ask for.
 
@@ -243,7 +261,7 @@ def make_connection(
                 "the coordinator's kit: --kit FILE."
             )
         check_site_name(name)
-        return Connection(server, name)
+        return Connection(server, name, state=state)
     if kit is None:
         raise ConfigError(
             "Join with the coordinator's kit: --kit FILE (`polyclinic-client keygen` makes the key "
@@ -265,7 +283,7 @@ def make_connection(
         )
     if server:
         parse_address(server)
-    return Connection(server or found.server, found.site, found, path)
+    return Connection(server or found.server, found.site, found, path, state)
 
 
 def _short(text: str) -> str:

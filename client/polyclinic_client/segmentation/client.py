@@ -23,6 +23,7 @@ from polyclinic_client.segmentation.errors import (
     ServiceMismatch,
     ServiceUnreachable,
 )
+from polyclinic_client.sent.channel import Parts
 from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
 from polyclinic_strategies.proxy.wire.arrays import (
     MESSAGE_BYTES,
@@ -147,7 +148,7 @@ class SegmentationLink:
     def _ask(self, proxy: NDArray[np.uint8], kind: int) -> NDArray[np.uint8]:
         request_id = secrets.token_bytes(REQUEST_ID_BYTES)
         call = self._stub.Segment(
-            volume_parts(proxy, kind, request_id),
+            Parts("proxy", volume_parts(proxy, kind, request_id)),
             metadata=self._connection.credentials(),
             timeout=self._deadline_s + GRACE_S,
         )

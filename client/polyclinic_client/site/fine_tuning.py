@@ -14,13 +14,17 @@ from pathlib import Path
 
 from polyclinic.errors import ModelInvalid, OutOfMemory, PolyclinicError
 from polyclinic.federation.assignment import Assignment
+from polyclinic.federation.records import order_to_config
 from polyclinic.learning.state_dict import load_state, shared_names
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.system.faults import explain, shareable
 from polyclinic.system.machine import limit_memory
 from polyclinic.system.processes import end_with_parent
+from polyclinic_client.policy.asked import read_asked
+from polyclinic_client.policy.gate import enter
+from polyclinic_client.policy.limits import within_limits
+from polyclinic_client.policy.policy import read_policy
 from polyclinic_client.site.dispatch import hospital_of
-from polyclinic_client.site.limits import read_limits, within_limits
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.site import Site
 from polyclinic_client.site.status import FINE_TUNING
@@ -90,6 +94,8 @@ def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None
     if key is None or assignment is None:
         return
     try:
+        asked = read_asked(order_to_config(Assignment.from_json(assignment).order))
+        enter(state, asked, trains=True)
         site = Site(name, data, state, FINE_TUNING)
         if opened is not None and opened.dataset == site.dataset:
             site = opened
@@ -110,7 +116,7 @@ def main() -> None:
     end_with_parent()
     name, data, state = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     try:
-        limit_memory(read_limits(state).memory_bytes)
+        limit_memory(read_policy(state).memory_bytes)
         work(name, data, state)
     except PolyclinicError as error:
         log.error("%s", error, exc_info=error.__cause__)

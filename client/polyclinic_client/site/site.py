@@ -17,12 +17,11 @@ import torch
 from torch import Tensor, nn
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.jobs import digest, job_digests, load_job
+from polyclinic.config.jobs import digest
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import (
     ConfigMismatch,
-    LimitExceeded,
     PolyclinicError,
     WeightsInvalid,
 )
@@ -44,22 +43,25 @@ from polyclinic.learning.state_dict import (
     unpack,
 )
 from polyclinic.system.faults import shareable
-from polyclinic_client.site.compute_slots import compute_slot
-from polyclinic_client.site.dispatch import (
-    check_job_packages,
-    check_packages,
-    describing_hospital_of,
-    hospital_of,
+from polyclinic_client.policy.imprint import check_imprint
+from polyclinic_client.policy.limits import (
+    check_limits,
+    fit_cache,
+    most_numbers,
+    open_disk,
+    refuse_network,
 )
-from polyclinic_client.site.limits import Limits, read_limits
+from polyclinic_client.policy.policy import Policy, read_policy
+from polyclinic_client.site.building import built_job
+from polyclinic_client.site.compute_slots import compute_slot
+from polyclinic_client.site.dispatch import describing_hospital_of, hospital_of
+from polyclinic_client.site.modality import name_modality
 from polyclinic_client.site.outbox import REFINED, Outbox
 from polyclinic_client.site.release_book import ReleaseBook
-from polyclinic_client.site.release_policy import read_release_policy
 from polyclinic_client.site.status import WORKER, StatusFile
 
 CACHE = "cache"  # folder of prepared cases, in the state folder
 log = logging.getLogger("polyclinic.site")
-_JOBS: dict[str, tuple[JobConfig, dict[str, str]]] = {}  # composing takes long: once in a process
 
 
 class Site:
@@ -111,7 +113,12 @@ class Site:
         return Hello(self.name, version("polyclinic"), counts, modality, refusal, self.mode, task)
 
     def train(self, order: Order, weights: Tensor) -> Trained:
-        """Train for a round, from the federation's weights and what is kept here."""
+        """Train for a round, from the federation's weights and what is kept here.
+
+        Raises:
+            NotAllowed: The weights are made to hold images.
+        """
+        self._guard_packed(order, weights)
         return hospital_of(order).train(self, order, weights)
 
     def validate(self, order: Order, weights: Tensor) -> Evaluation:
@@ -132,6 +139,8 @@ class Site:
             LimitExceeded: Too many other questions were answered before.
         """
         hospital = describing_hospital_of(order)
+        if weights is not None:
+            self._guard_packed(order, weights)
         asked = [sorted(names), asdict(release.strictest(self.release_policy))]
         network = [dict(order.names), dict(order.settings), order.method, order.seed]
         came = "" if weights is None else packed_digest(weights)
@@ -169,6 +178,7 @@ class Site:
 
         Raises:
             WeightsInvalid: It is not what its digest says.
+            NotAllowed: It is made to hold images.
         """
         network = self.build_network(order)
         state = unpack(weights, network.state_dict(), shared_names(network, "none"))
@@ -177,7 +187,17 @@ class Site:
                 f"The base {base[:12]} arrived with other weights: the coordinator sends it again "
                 "when it is asked to."
             )
+        self._guard(state)
         save_state(state, self.outbox.base_path(base), {})
+
+    def _guard_packed(self, order: Order, weights: Tensor) -> None:
+        network = self.build_network(order)
+        names = shared_names(network, order.personal)
+        self._guard(unpack(weights, network.state_dict(), names))
+
+    def _guard(self, state: StateDict) -> None:
+        if self.policy.imprint_guard:
+            check_imprint(state)
 
     def say(self, order: Order, doing: str, *, force: bool = False, **details: Any) -> None:
         """Write what is being done into the status file."""
@@ -195,23 +215,23 @@ class Site:
         """What the hospital demands before a mean over its subjects leaves.
 
         Raises:
-            ConfigError: The file that says so is damaged.
+            PolicyDamaged: The policy cannot be read.
         """
-        return read_release_policy(self.state)
+        return self.policy.release
 
     @property
     def release_book(self) -> ReleaseBook:
         """What the hospital has told about its images."""
-        return ReleaseBook(self.state, self.limits.releases)
+        return ReleaseBook(self.state, self.policy.releases)
 
     @property
-    def limits(self) -> Limits:
-        """The most that the hospital does for a coordinator.
+    def policy(self) -> Policy:
+        """What the hospital lets a coordinator ask for.
 
         Raises:
-            ConfigError: The file that says so is damaged.
+            PolicyDamaged: The policy cannot be read.
         """
-        return read_limits(self.state)
+        return read_policy(self.state)
 
     def job(self, order: Order) -> JobConfig:
         """Build the job from this machine's conf/, once, and compare it with the coordinator's.
@@ -221,14 +241,8 @@ class Site:
             LimitExceeded: It is more than this hospital allows.
             ConfigMismatch: The two sides would build different things.
         """
-        key = digest([dict(order.names), dict(order.settings), order.method, dict(order.plugins)])
-        if key not in _JOBS:
-            check_packages(order)
-            job = load_job(order.names, order.settings)
-            check_job_packages(order, job)
-            _JOBS[key] = (job, job_digests(job))
-        job, digests = _JOBS[key]
-        self.limits.check(order, job, len(self.dataset.training))
+        job, digests = built_job(order)
+        check_limits(self.policy, order, job, len(self.dataset.training))
         for group, ours in digests.items():
             if order.digests.get(group) != ours:
                 raise ConfigMismatch(
@@ -245,7 +259,7 @@ class Site:
         """
         job = self.job(order)
         torch.manual_seed(order.seed)
-        with bounded_network(self.limits.network_numbers, _refuse_network):
+        with bounded_network(most_numbers(self.policy), refuse_network):
             network: nn.Module = instantiate(job.model)
         layout = layout_digest(network.state_dict(), shared_names(network, "none"))
         if layout != order.digests.get("layout"):
@@ -261,8 +275,8 @@ class Site:
             def tell(done: int, total: int) -> None:
                 self.say(order, "preparing", step=done, steps=total)
 
-            data = self.limits.fit_cache(self.job(order).data)
-            disk = self.limits.open_disk(self.state / CACHE)
+            data = fit_cache(self.policy, self.job(order).data)
+            disk = open_disk(self.policy, self.state / CACHE)
             self._prepared = (key, prepare(self.dataset, data, tell, disk))
         return self._prepared[1]
 
@@ -288,14 +302,3 @@ class Site:
     def compute_slot(self) -> AbstractContextManager[None]:
         """Wait for a turn to compute, where several hospitals share a machine."""
         return compute_slot()
-
-
-def name_modality(channels: Sequence[str]) -> str:
-    """Name what kind of images a hospital has, by the names of their channels."""
-    if [name.lower() for name in channels] == ["red", "green", "blue"]:
-        return "colour"
-    return ", ".join(channels)[:200]  # as much as a coordinator reads
-
-
-def _refuse_network(asked: str) -> LimitExceeded:
-    return LimitExceeded(asked, "smaller", "--max-memory-gb")

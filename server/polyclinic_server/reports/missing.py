@@ -5,7 +5,7 @@ A run goes on without a hospital that is away. Its figures then look like those 
 
 from collections.abc import Iterator
 
-from polyclinic.federation.events import Joined, Refused, Waiting
+from polyclinic.federation.events import Joined, Refused, Returned, Waiting
 from polyclinic.reporting.formats import plural
 from polyclinic.reporting.results import Results
 from polyclinic_server.reports.participation import list_rounds
@@ -34,10 +34,10 @@ def _refused(results: Results) -> Iterator[str]:
     for event in results.events:
         if isinstance(event, Refused):
             last[event.site] = event.reason
-        elif isinstance(event, Joined):
+        elif isinstance(event, Joined | Returned):
             last.pop(event.site, None)
     for site, reason in last.items():
-        yield f"{site} was refused: {reason}"
+        yield f"{site} did not take part: {reason}"
 
 
 def _rounds_missed(results: Results) -> Iterator[str]:

@@ -6,6 +6,7 @@ PACKAGE = "polyclinic_strategies.evaluation"
 METHOD = Method(
     name="evaluation",
     pace="stages",
+    trains=False,
     coordinator=f"{PACKAGE}.coordinator:EvaluationCoordinator",
     hospital=f"{PACKAGE}.hospital:HOSPITAL",
     events=f"{PACKAGE}.events:EVENTS",

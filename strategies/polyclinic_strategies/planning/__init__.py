@@ -10,6 +10,7 @@ PACKAGE = "polyclinic_strategies.planning"
 METHOD = Method(
     name="planning",
     pace="stages",
+    trains=False,
     coordinator=f"{PACKAGE}.coordinator:PlanningCoordinator",
     hospital=f"{PACKAGE}.hospital:HOSPITAL",
     events=f"{PACKAGE}.events:EVENTS",

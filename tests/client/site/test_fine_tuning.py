@@ -13,10 +13,9 @@ from polyclinic.learning import training
 from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.state_dict import shared_names, state_digest, unpack
 from polyclinic.store.contribution import TensorFile, read_contribution
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_client.site.fine_tuning import work
-from polyclinic_client.site.limits import keep_limits
 from polyclinic_client.site.outbox import Outbox
-from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
 from polyclinic_strategies.merging.messages import Assignment, Verdict
 from tests.client.site.test_site import data, order  # noqa: F401
@@ -26,7 +25,7 @@ LEDGER = "e" * 64
 
 @pytest.fixture
 def hospital(data: Path, tmp_path: Path) -> Site:  # noqa: F811
-    keep_release_policy(tmp_path / "state", 1, None)
+    keep_policy(tmp_path / "state", min_subjects=1)
     return Site("mprage-3t", data, tmp_path / "state")
 
 
@@ -90,7 +89,7 @@ def test_a_hospital_without_foreground_contributes_without_a_score(
 def test_neither_sides_demand_lets_statistics_of_one_subject_leave(
     hospital: Site, statistic: str, ours: int, theirs: int, noise: float | None
 ) -> None:
-    keep_release_policy(hospital.state, ours, noise)
+    keep_policy(hospital.state, min_subjects=ours, noise_multiplier=noise)
     prepare_base(hospital, statistic, min_subjects=theirs)
     if noise and statistic == "correlation":  # it has noise
         do(hospital)
@@ -101,7 +100,7 @@ def test_neither_sides_demand_lets_statistics_of_one_subject_leave(
 
 
 def test_contributions_with_statistics_are_counted_with_all_other_answers(hospital: Site) -> None:
-    keep_limits(hospital.state, releases=0)
+    keep_policy(hospital.state, releases=0)
     prepare_base(hospital, "correlation")
     with pytest.raises(LimitExceeded, match="--max-releases"):
         work(hospital.name, hospital.dataset.folder, hospital.state)

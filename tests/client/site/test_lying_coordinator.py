@@ -22,9 +22,9 @@ from polyclinic.fleet.blobs import BlobStore
 from polyclinic.learning import training
 from polyclinic_client.fleet.app import app
 from polyclinic_client.fleet.worker import Worker
-from polyclinic_client.site.limits import keep_limits, within_limits
+from polyclinic_client.policy.limits import within_limits
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_client.site.open_sites import close_site
-from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_strategies.merging.messages import Assignment, ask_for_contribution
 from tests.client.site.test_site import data, order  # noqa: F401
 
@@ -199,8 +199,8 @@ def worker(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Worke
         method.load("hospital")
     monkeypatch.setattr(training, "fit", fit)
     state = tmp_path / "state"
-    keep_limits(state, memory_gb=4.0)
-    keep_release_policy(state, 4, None)  # the hospital has 3
+    keep_policy(state, memory_gb=4.0)
+    keep_policy(state, min_subjects=4)  # the hospital has 3
     config = {"site": "mprage-3t", "data": str(data), "state": str(state)}
     close_site(dict(config))
     return Worker(app, BlobStore(tmp_path / "blobs"), config, lambda: within_limits(state))
@@ -269,7 +269,7 @@ def test_a_lie_is_refused_where_both_sides_read_it(
     assert text.splitlines()[0] in caplog.text  # with the whole story
     assert files_of(tmp_path) == before
     made = {path.name for path in (tmp_path / "state").glob("*")}
-    assert made <= {"status.json", "assignment.json", "limits.json", "release.json"}
+    assert made <= {"status.json", "assignment.json", "policy.yaml", "asked"}
 
 
 def test_there_are_many_lies() -> None:

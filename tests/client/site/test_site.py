@@ -23,8 +23,9 @@ from polyclinic.federation.records import Order
 from polyclinic.imaging.datasets import read_dataset
 from polyclinic.learning.state_dict import layout_digest, load_state, pack, shared_names
 from polyclinic.system.faults import shareable
+from polyclinic_client.site.modality import name_modality
 from polyclinic_client.site.open_sites import open_site
-from polyclinic_client.site.site import Site, name_modality
+from polyclinic_client.site.site import Site
 from polyclinic_client.site.status import WORKER, StatusFile
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from tests.e2e.federation import TINY

@@ -80,11 +80,11 @@ def test_it_is_the_first_thing_that_is_said(tmp_path: Path) -> None:
         state="finished",
     )
     page = render(read_results(tmp_path))
-    assert page.index("&lt;c&gt; was refused") < page.index('class="lead"')
+    assert page.index("&lt;c&gt; did not take part") < page.index('class="lead"')
     console = Console(record=True, width=120, quiet=False, file=io.StringIO())
     finish(RunFolder(tmp_path), console)
     said = console.export_text()
-    assert said.index("<c> was refused") < said.index("Dice")
+    assert said.index("<c> did not take part") < said.index("Dice")
 
 
 def test_a_whole_result_has_no_banner(tmp_path: Path) -> None:

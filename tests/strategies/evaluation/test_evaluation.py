@@ -16,7 +16,7 @@ from polyclinic.learning.model_file import load_model
 from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.simulation.result import SimulationResult
 from polyclinic.simulation.run import simulate
-from polyclinic_client.site.release_policy import keep_release_policy
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_client.site.site import Site
 from polyclinic_strategies.evaluation.case_scores import read_scores
 from polyclinic_strategies.evaluation.models import make_orders, read_models, settings_of
@@ -176,7 +176,7 @@ def test_figures_of_few_subjects_are_held_back(models: list[Path], tmp_path: Pat
     site = Site("north", folder, tmp_path / "state")
     found = site.test(order, model.weights)
     assert not found.measures and found.score >= 0
-    keep_release_policy(tmp_path / "state", 1, None)
+    keep_policy(tmp_path / "state", min_subjects=1)
     assert site.test(order, model.weights).measures["CSF"]["dice"].n == 1
     with pytest.raises(WeightsInvalid):
         site.test(order, model.weights + 1)

@@ -18,8 +18,8 @@ from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.store.ledger import Ledger
 from polyclinic_client.fleet.app import app as client_app
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_client.site.fine_tuning import work
-from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
@@ -65,7 +65,7 @@ def run(folder: Path, sites: list[Path], *overrides: str) -> RunFolder:
     for number, site in enumerate(sites, 1):
         state = str(folder / "state" / site.name)
         config = {"site": site.name, "data": str(site), "state": state}
-        keep_release_policy(Path(state), 1, None)
+        keep_policy(Path(state), min_subjects=1)
         nodes.append(FakeNode(number, hospital(config)))
     made = RunFolder(folder)
     arms = [{"name": "merging-mean", "title": "Merging (mean)", "kind": "merging"}]

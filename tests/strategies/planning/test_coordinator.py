@@ -16,7 +16,7 @@ from polyclinic.federation.events import Failed
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.system.faults import shareable
 from polyclinic_client.fleet.app import app as client_app
-from polyclinic_client.site.release_policy import keep_release_policy
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
 from polyclinic_server.runs.coordinator import create_run
@@ -86,7 +86,7 @@ def run(
     nodes = []
     for number, (name, data) in enumerate(sites.items()):
         state = folder / "state" / name
-        keep_release_policy(state, (demands or {}).get(name), None)
+        keep_policy(state, min_subjects=(demands or {}).get(name))
         config = {"site": name, "data": str(data), "state": str(state)}
         answer = failing(serve(client_app, config))
         if name in (liars or {}):

@@ -11,9 +11,8 @@ from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import ConfigError, LimitExceeded, TooFewSubjects, UnknownName
 from polyclinic.federation.records import Order
-from polyclinic_client.site import limits
-from polyclinic_client.site.limits import keep_limits
-from polyclinic_client.site.release_policy import keep_release_policy
+from polyclinic_client.policy import limits
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_client.site.site import Site
 from polyclinic_strategies.planning.fingerprint import NAME
 from tests.strategies.planning.folders import LABELS, Case, write_site
@@ -52,16 +51,16 @@ def test_the_stricter_policy_counts(site: Site) -> None:
     assert subjects == 4 and all(mean.ndim == 1 for mean in means.values())
     with pytest.raises(TooFewSubjects):
         site.describe(order(), [NAME], Release(min_subjects=5), None)
-    keep_release_policy(site.state, 6, None)
+    keep_policy(site.state, min_subjects=6)
     with pytest.raises(TooFewSubjects):
         site.describe(order(), [NAME], DEFAULT, None)
-    keep_release_policy(site.state, 1, 0.5)
+    keep_policy(site.state, min_subjects=1, noise_multiplier=0.5)
     with pytest.raises(ConfigError, match="noise"):
         site.describe(order(), [NAME], DEFAULT, None)
 
 
 def test_the_same_question_gets_the_answer_that_it_got(site: Site) -> None:
-    keep_limits(site.state, releases=1)
+    keep_policy(site.state, releases=1)
     first, _ = site.describe(order(), [NAME], DEFAULT, None)
     again, _ = site.describe(replace(order(), run="another"), [NAME], DEFAULT, None)
     assert all((first[name] == again[name]).all() for name in first)
@@ -80,8 +79,8 @@ def test_a_plan_beyond_the_memory_is_refused_before_training(
     network = ("model.features=32", "model.most_features=320", "training=nnunet")
     planned = order(*network, "data.patch=[128,128,128]")
     monkeypatch.setattr(limits, "gpu_memory", lambda: 0.0)
-    keep_limits(site.state, memory_gb=4.0)
+    keep_policy(site.state, memory_gb=4.0)
     refusal = site.greet(replace(planned, method="")).refusal
     assert "9." in refusal and "GiB" in refusal and "--max-memory-gb" in refusal
-    keep_limits(site.state, memory_gb=10.0)
+    keep_policy(site.state, memory_gb=10.0)
     assert "GiB" not in site.greet(planned).refusal

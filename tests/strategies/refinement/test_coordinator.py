@@ -15,7 +15,7 @@ from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state
 from polyclinic.store.ledger import Ledger
 from polyclinic_client.fleet.app import app as client_app
-from polyclinic_client.site.release_policy import keep_release_policy
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic_server.runs.app import coordinate
 from polyclinic_strategies.merging.publisher import Publisher
@@ -80,7 +80,7 @@ def run(
             "data": str(site),
             "state": str(folder / "state" / site.name),
         }
-        keep_release_policy(folder / "state" / site.name, 1, None)
+        keep_policy(folder / "state" / site.name, min_subjects=1)
         answer = trains(config) if number < 3 else serve(client_app, {**config, "mode": "describe"})
         nodes.append(FakeNode(number + 1, answer))
     made = RunFolder(folder)

@@ -22,8 +22,7 @@ from polyclinic.errors import (
 from polyclinic.learning.model_file import load_model
 from polyclinic.learning.state_dict import load_state
 from polyclinic.system.faults import shareable as sentence
-from polyclinic_client.site.limits import keep_limits
-from polyclinic_client.site.release_policy import keep_release_policy
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_client.site.site import Site
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort, write_unlabelled
 from tests.client.site import test_site
@@ -48,8 +47,8 @@ def images(labelled: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture
 def site(images: Path, tmp_path: Path) -> Site:
-    keep_release_policy(tmp_path / "state", 1, None)
-    keep_release_policy(tmp_path / "other", 1, None)
+    keep_policy(tmp_path / "state", min_subjects=1)
+    keep_policy(tmp_path / "other", min_subjects=1)
     return Site("new", images, tmp_path / "state", mode="describe")
 
 
@@ -135,14 +134,14 @@ def test_the_hospitals_own_demands_count_whatever_the_coordinator_asks(site: Sit
             asked, ["average_image"], ANYBODY, None
         )
     quiet, _ = site.describe(asked, ["average_image"], ANYBODY, None)
-    keep_release_policy(site.state, None, 0.5)
+    keep_policy(site.state, noise_multiplier=0.5)
     noisy, _ = site.describe(asked, ["average_image"], ANYBODY, None)
     assert not torch.equal(quiet["average_image"], noisy["average_image"])
-    keep_release_policy(site.state, 3, None)
+    keep_policy(site.state, min_subjects=3)
     with pytest.raises(TooFewSubjects):
         site.describe(asked, ["average_image"], ANYBODY, None)
     (site.state / "release.json").write_text("{")
-    with pytest.raises(ConfigError, match=r"release\.json is damaged"):
+    with pytest.raises(ConfigError, match=r"release\.json cannot be used"):
         site.describe(asked, ["average_image"], ANYBODY, None)
 
 
@@ -150,8 +149,8 @@ def test_a_question_that_comes_again_gets_the_same_noise_and_others_are_counted(
     site: Site,
 ) -> None:
     asked, weights = order()
-    keep_release_policy(site.state, 1, 0.5)
-    keep_limits(site.state, releases=2)
+    keep_policy(site.state, min_subjects=1, noise_multiplier=0.5)
+    keep_policy(site.state, releases=2)
     names = ["average_image"]
     once, subjects = site.describe(asked, names, ANYBODY, None)
     for _ in range(3):
@@ -163,7 +162,7 @@ def test_a_question_that_comes_again_gets_the_same_noise_and_others_are_counted(
     with pytest.raises(LimitExceeded, match="--max-releases"):
         site.describe(asked, names, ANYBODY, 2 * weights)
     site.describe(asked, names, ANYBODY, weights)
-    keep_limits(site.state, releases=3)
+    keep_policy(site.state, releases=3)
     site.describe(asked, names, ANYBODY, 2 * weights)
 
 

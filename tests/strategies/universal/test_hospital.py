@@ -27,8 +27,8 @@ from polyclinic.learning.state_dict import (
     state_digest,
 )
 from polyclinic.store.contribution import TensorFile, read_contribution
+from polyclinic_client.policy.policy import keep_policy
 from polyclinic_client.site.fine_tuning import work
-from polyclinic_client.site.release_policy import keep_release_policy
 from polyclinic_client.site.site import Site
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.universal import exchange
@@ -206,7 +206,7 @@ def test_over_too_few_images_nothing_is_said(
 ) -> None:
     hospital = Site("discs", sites["discs"], tmp_path)
     if not asked:
-        keep_release_policy(tmp_path, 13, None)  # the hospital's own demand
+        keep_policy(tmp_path, min_subjects=13)  # the hospital's own demand
     assignment = assign(hospital, **asked)
     with pytest.raises(TooFewSubjects):
         work("discs", sites["discs"], tmp_path)
@@ -220,7 +220,7 @@ def test_a_hospital_that_demands_noise_sends_no_statistics_without_it(
     sites: dict[str, Path], tmp_path: Path
 ) -> None:
     hospital = Site("discs", sites["discs"], tmp_path)
-    keep_release_policy(tmp_path, None, 1.0)
+    keep_policy(tmp_path, noise_multiplier=1.0)
     assign(hospital)
     with pytest.raises(ConfigError, match="Noise on statistics is demanded"):
         work("discs", sites["discs"], tmp_path)

@@ -11,13 +11,14 @@ from torch import nn
 
 from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import JobConfig
-from polyclinic.errors import ConfigError, LimitExceeded
+from polyclinic.errors import LimitExceeded
 from polyclinic.federation.records import Order
 from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.system.faults import is_out_of_memory
 from polyclinic.system.machine import given_memory, limit_memory
-from polyclinic_client.site import limits
-from polyclinic_client.site.limits import FILE, Limits, keep_limits, read_limits, within_limits
+from polyclinic_client.policy import limits
+from polyclinic_client.policy.limits import check_limits, fit_cache, open_disk, within_limits
+from polyclinic_client.policy.policy import Policy, keep_policy
 
 ORDER = Order("run", "arm", 0, 5, "none", "1", {})
 
@@ -34,47 +35,21 @@ def memory() -> Iterator[None]:
     resource.setrlimit(resource.RLIMIT_DATA, before)
 
 
-def test_limits_are_kept_one_by_one(tmp_path: Path) -> None:
-    assert read_limits(tmp_path) == Limits()
-    keep_limits(tmp_path, epochs=None, hours=None)
-    assert not (tmp_path / FILE).exists()
-    keep_limits(tmp_path, epochs=7, hours=None)
-    keep_limits(tmp_path, epochs=None, hours=2.0)
-    assert read_limits(tmp_path) == Limits(epochs=7, hours=2.0)
-
-
-@pytest.mark.parametrize("text", ["{", "[]", '{"epochs": 0}', '{"hours": NaN}', '{"other": 1}'])
-def test_a_damaged_file_lets_nothing_be_done_until_it_is_said_again(
-    tmp_path: Path, text: str
-) -> None:
-    (tmp_path / FILE).write_text(text)
-    with pytest.raises(ConfigError, match=FILE):
-        read_limits(tmp_path)
-    keep_limits(tmp_path, epochs=3)
-    assert read_limits(tmp_path) == Limits(epochs=3)
-
-
-def test_what_is_out_of_bounds_is_not_kept(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="epochs"):
-        keep_limits(tmp_path, epochs=0)
-    assert not (tmp_path / FILE).exists()
-
-
 @pytest.mark.parametrize(
-    ("limits", "overrides", "option"),
+    ("policy", "overrides", "option"),
     [
-        (Limits(epochs=9), ["training.epochs=2"], "--max-epochs"),
-        (Limits(memory_gb=0.001), [], "--max-memory-gb"),
-        (Limits(), ["data.patch=[1000000,1000000,1000000]"], "--max-memory-gb"),
-        (Limits(), ["training.batch_size=1000000"], "--max-memory-gb"),
-        (Limits(), ["training.epochs=1000000"], "--max-epochs"),
+        (Policy(epochs=9), ["training.epochs=2"], "--max-epochs"),
+        (Policy(memory_gb=0.001), [], "--max-memory-gb"),
+        (Policy(), ["data.patch=[1000000,1000000,1000000]"], "--max-memory-gb"),
+        (Policy(), ["training.batch_size=1000000"], "--max-memory-gb"),
+        (Policy(), ["training.epochs=1000000"], "--max-epochs"),
     ],
 )
 def test_an_order_beyond_a_limit_is_refused_with_the_option(
-    limits: Limits, overrides: list[str], option: str
+    policy: Policy, overrides: list[str], option: str
 ) -> None:
     with pytest.raises(LimitExceeded, match=option):
-        limits.check(ORDER, job(*overrides))
+        check_limits(policy, ORDER, job(*overrides))
 
 
 PLANNED = ["data=planned", "model=dynunet", "training=nnunet", "data.patch=[128,128,128]"]
@@ -84,25 +59,25 @@ def test_a_plan_is_compared_with_the_memory_of_the_gpu_if_there_is_one(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(limits, "gpu_memory", lambda: 0.0)
-    Limits(memory_gb=10.0).check(ORDER, job(*PLANNED))
+    check_limits(Policy(memory_gb=10.0), ORDER, job(*PLANNED))
     with pytest.raises(LimitExceeded, match=r"about 9\.\d GiB.*8\.0 GiB.*--max-memory-gb"):
-        Limits(memory_gb=8.0).check(ORDER, job(*PLANNED))
+        check_limits(Policy(memory_gb=8.0), ORDER, job(*PLANNED))
     monkeypatch.setattr(limits, "gpu_memory", lambda: 24.0 * 2**30)
-    Limits(memory_gb=4.0).check(ORDER, job(*PLANNED))
+    check_limits(Policy(memory_gb=4.0), ORDER, job(*PLANNED))
     monkeypatch.setattr(limits, "gpu_memory", lambda: 2.0 * 2**30)
     with pytest.raises(LimitExceeded, match=r"GiB of a GPU.*2\.0 GiB"):
-        Limits(memory_gb=40.0).check(ORDER, job(*PLANNED))
+        check_limits(Policy(memory_gb=40.0), ORDER, job(*PLANNED))
 
 
 def test_an_order_within_the_limits_passes() -> None:
-    Limits(epochs=5).check(ORDER, job())
+    check_limits(Policy(epochs=5), ORDER, job())
 
 
 def test_memory_for_prepared_cases_is_never_more_than_allowed() -> None:
     data = job("data.cache_gb=4096").data
-    assert Limits(cache_gb=0.5).fit_cache(data).cache_gb == 0.5
-    assert Limits(memory_gb=3.0).fit_cache(data).cache_gb == 1.5
-    assert Limits(cache_gb=10.0).fit_cache(job("data.cache_gb=1").data).cache_gb == 1.0
+    assert fit_cache(Policy(cache_gb=0.5), data).cache_gb == 0.5
+    assert fit_cache(Policy(memory_gb=3.0), data).cache_gb == 1.5
+    assert fit_cache(Policy(cache_gb=10.0), job("data.cache_gb=1").data).cache_gb == 1.0
 
 
 def test_a_network_stops_growing_at_its_first_layer_that_is_too_much() -> None:
@@ -124,7 +99,7 @@ def test_a_network_stops_growing_at_its_first_layer_that_is_too_much() -> None:
 
 
 def test_work_is_ended_after_its_time(tmp_path: Path) -> None:
-    keep_limits(tmp_path, hours=0.2 / 3600)
+    keep_policy(tmp_path, hours=0.2 / 3600)
     began = time.monotonic()
     with pytest.raises(LimitExceeded, match="--max-hours"), within_limits(tmp_path):
         while time.monotonic() - began < 30:
@@ -133,7 +108,7 @@ def test_work_is_ended_after_its_time(tmp_path: Path) -> None:
 
 
 def test_work_without_memory_ends_with_the_limit(tmp_path: Path, memory: None) -> None:
-    keep_limits(tmp_path, memory_gb=4.0)
+    keep_policy(tmp_path, memory_gb=4.0)
     limit_memory(4 * 2**30)
     with pytest.raises(LimitExceeded, match="--max-memory-gb"), within_limits(tmp_path):
         torch.zeros(2**31)
@@ -161,16 +136,16 @@ def _refuse(asked: str) -> LimitExceeded:
 
 
 def test_the_disk_for_prepared_cases_is_bounded_and_can_be_refused(tmp_path: Path) -> None:
-    assert Limits(disk_gb=0.0).open_disk(tmp_path / "cache") is None
-    bounded = Limits(disk_gb=0.25).open_disk(tmp_path / "cache")
+    assert open_disk(Policy(disk_gb=0.0), tmp_path / "cache") is None
+    bounded = open_disk(Policy(disk_gb=0.25), tmp_path / "cache")
     assert bounded is not None and bounded.most_bytes == 2**28
-    free = Limits().open_disk(tmp_path / "cache")
+    free = open_disk(Policy(), tmp_path / "cache")
     assert free is not None and 0 < free.most_bytes < 2**60
     assert not (tmp_path / "cache").exists()
 
 
 def test_steps_count_as_passes_over_the_hospitals_own_cases() -> None:
     asked = job("training.steps=100", "training.batch_size=2")  # 200 samples, five times
-    Limits(epochs=10).check(ORDER, asked, cases=100)
+    check_limits(Policy(epochs=10), ORDER, asked, cases=100)
     with pytest.raises(LimitExceeded, match="--max-epochs"):
-        Limits(epochs=9).check(ORDER, asked, cases=100)
+        check_limits(Policy(epochs=9), ORDER, asked, cases=100)

@@ -1,0 +1,1 @@
+"""What leaves the hospital: one door, and the journal that is written before anything passes it."""
