@@ -49,6 +49,8 @@ class Assignment:
         statistics: Names of what is wanted besides the task vector.
         min_subjects: No mean over fewer subjects is asked for, see `polyclinic.config.release`.
         noise_multiplier: Noise on such means, likewise.
+        variances: Whether the variance of each such mean is wanted, too; hospitals of 0.1.0 do not
+            read this, and send none.
     """
 
     order: Order
@@ -58,6 +60,7 @@ class Assignment:
     statistics: Names = ()
     min_subjects: MinSubjects = 3
     noise_multiplier: NoiseMultiplier = 0.0
+    variances: Annotated[bool, Field(strict=True)] = False
 
     @property
     def release(self) -> Release:

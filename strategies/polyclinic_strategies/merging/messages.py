@@ -59,6 +59,7 @@ def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: 
     config["statistics"] = list(assignment.statistics)
     config["min-subjects"] = assignment.min_subjects
     config["noise-multiplier"] = assignment.noise_multiplier
+    config["variances"] = assignment.variances
     config["verdict.digests"] = [verdict.digest for verdict in verdicts]
     config["verdict.accepted"] = [verdict.accepted for verdict in verdicts]
     config["verdict.reasons"] = [verdict.reason for verdict in verdicts]
@@ -91,6 +92,7 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
         for key, name in (
             ("min-subjects", "min_subjects"),
             ("noise-multiplier", "noise_multiplier"),
+            ("variances", "variances"),
         )
         if key in flat
     }

@@ -52,6 +52,7 @@ class Refining:
         reach: A hospital farther than this many medians from all others gets the uniform mean.
         neighbours: Largest number of vectors in one refined model.
         least_sources: No other hospital has a larger share of a model than one in so many.
+        scales: Shares of the learned vectors to add to the centre, to try; 0 and 1 are always.
         stay: Conditions that end the time in which hospitals may join, change and leave.
     """
 
@@ -64,6 +65,7 @@ class Refining:
     reach: float
     neighbours: int
     least_sources: int = 1
+    scales: Sequence[float] = (0.5, 1.0)
     stay: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -101,30 +103,43 @@ class Refining:
         )
 
     def recipes(self) -> list[Recipe]:
-        """Return the recipes to try for hospitals without a contribution.
+        """Return the recipes to try for hospitals without a contribution, the simplest first.
 
-        The uniform mean is always one of them.
+        The centre and the uniform mean are always among them.
         """
         made = [
             Recipe(rule, statistic, sharpness, *self._bounds)
             for statistic in self.statistics
             for rule in self.rules
             if rule != "uniform"
-            for sharpness in (self.sharpness if rule == "softmax" else (1.0,))
+            for sharpness in (self.sharpness if rule in ("posterior", "softmax") else (1.0,))
         ]
-        return [*made, Recipe("uniform", self.statistics[0], 1.0, *self._bounds)]
+        return [*self._common(), *made]
 
-    def own_recipes(self, chosen: Recipe) -> list[Recipe]:
-        """Return the recipes to try for hospitals that contributed.
+    def own_recipes(self, statistic: str) -> list[Recipe]:
+        """Return the recipes to try for hospitals that contributed, the simplest first.
 
-        They use the same statistic, and range from their own vector alone to the mean.
+        They use one statistic, and range from the mean to a hospital's own vector alone.
         """
         sharp = [
-            Recipe("softmax", chosen.statistic, value, *self._bounds)
+            Recipe(rule, statistic, value, *self._bounds, scale)
+            for rule in self.rules
+            if rule in ("posterior", "softmax")
             for value in (*self.sharpness, GENTLE)
+            for scale in self.scales
+            if scale
         ]
         others = [
-            Recipe(rule, chosen.statistic, 1.0, *self._bounds)
-            for rule in ("nearest", "uniform", "norm_local")
+            Recipe(rule, statistic, 1.0, *self._bounds, scale)
+            for rule in ("nearest", "norm_local")
+            for scale in self.scales
+            if scale
         ]
-        return [*sharp, *others]
+        return [*self._common(), *sharp, *others]
+
+    def _common(self) -> list[Recipe]:
+        """Return the recipes that make one model for everybody, from the centre on."""
+        return [
+            Recipe("uniform", self.statistics[0], 1.0, *self._bounds, scale)
+            for scale in sorted({0.0, *self.scales, 1.0})
+        ]
