@@ -111,9 +111,10 @@ class RefinementCoordinator:
         Raises:
             ConfigError: No round is left for contributions.
         """
-        if not 0 <= self._refining.base_rounds < self._config.rounds:
+        warm = self._refining.warm_rounds(self._config.rounds)
+        if not 0 <= warm < self._config.rounds:
             raise ConfigError(
-                f"strategy.base_rounds={self._refining.base_rounds} must be at least 0 and less "
+                f"strategy.base_rounds={warm} must be at least 0 and less "
                 f"than rounds={self._config.rounds}."
             )
 
@@ -147,6 +148,7 @@ class RefinementRun:
         self._names = shared_names(self._network, "none")
         self._normalization = sorted(set(self._names) - set(shared_names(self._network, "norm")))
         self._refining = refining
+        self._warm = refining.warm_rounds(config.rounds)
         self._merging = refining.merging()
         self._expected = self._merging.expected_contributions(config.deployment)
         self._order = make_order(self._folder, config, self._network)
@@ -223,7 +225,7 @@ class RefinementRun:
             self._note(f"descriptions are noisy: {', '.join(told)}, delta {release.delta:g}")
 
     def _assignment(self, base: str, ledger: Ledger) -> Assignment:
-        rounds = self._order.rounds - self._refining.base_rounds
+        rounds = self._order.rounds - self._warm
         release = self._config.privacy["release"]
         return Assignment(
             replace(self._order, round=0, rounds=rounds),
@@ -245,7 +247,7 @@ class RefinementRun:
         Raises:
             ConfigError: The ledger's base is of another network.
         """
-        rounds = self._refining.base_rounds
+        rounds = self._warm
         path = self._folder.path / "arms" / self._order.arm / "base.safetensors"
         if ledger.bases():
             if rounds and not path.exists():
@@ -281,7 +283,7 @@ class RefinementRun:
         """Run the rounds of averaging that are not done yet, and save the weights after each."""
         fedavg = load_config(["strategy=averaging/fedavg"]).strategy
         averaging: Averaging = instantiate(fedavg, _recursive_=False)
-        order = replace(self._order, rounds=self._refining.base_rounds, offset=done)
+        order = replace(self._order, rounds=self._warm, offset=done)
 
         def keep(number: int, latest: Any) -> None:
             state = self._network.state_dict()

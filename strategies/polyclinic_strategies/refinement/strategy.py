@@ -16,6 +16,7 @@ from polyclinic_strategies.refinement.refine import Recipe
 
 # additional sharpness for contributors: their own vector, and a little of the neighbours'
 GENTLE = 0.8
+ALONE = 4  # by default one of so many rounds is made by every hospital alone
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,8 @@ class Refining:
 
     Args:
         title: Name in tables.
-        base_rounds: Synchronous rounds of averaging that make the base. Every hospital fine-tunes
+        base_rounds: Synchronous rounds of averaging that make the centre; None: three quarters of
+            all, see `warm_rounds`. Every hospital fine-tunes
             for the rest of `rounds`, at its own pace. 0: the base is `base`, or the network as the
             seed initializes it.
         contributions: How hospitals contribute: a node of `conf/strategy/merging/`, whose rule
@@ -57,7 +59,7 @@ class Refining:
     """
 
     title: str
-    base_rounds: int
+    base_rounds: int | None
     contributions: Part
     statistics: Sequence[str]
     rules: Sequence[str]
@@ -87,6 +89,12 @@ class Refining:
     def _bounds(self) -> tuple[float, int, int]:
         """What all recipes have in common."""
         return self.reach, self.neighbours, self.least_sources
+
+    def warm_rounds(self, rounds: int) -> int:
+        """Return how many of all rounds average; with one round there is none."""
+        if self.base_rounds is None:
+            return rounds - max(1, rounds // ALONE)
+        return self.base_rounds
 
     def merging(self) -> Merging:
         """Return how hospitals contribute."""
