@@ -32,7 +32,8 @@ Models = dict[str, StateDict]  # by hospital
 class Site(Protocol):
     """A hospital with what it trains on, validates and tests."""
 
-    size: int  # training samples
+    size: int  # training cases
+    cases: int  # validation cases
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Draw one pass."""
@@ -48,7 +49,7 @@ class Pooled:
 
     def __init__(self, sites: Mapping[str, Site]) -> None:
         self._sites = sites
-        self.size = sum(site.size for site in sites.values())
+        self.size, self.cases = sum(site.size for site in sites.values()), 0
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Draw one pass; every batch mixes the hospitals."""

@@ -103,7 +103,7 @@ class ImageSite:
             split: PreparedCases(getattr(dataset, split), config.data, room, lambda: None)
             for split in ("training", "validation", "test")
         }
-        self.size = len(dataset.training)
+        self.size, self.cases = len(dataset.training), len(dataset.validation)
         self.prepared = PreparedSite(
             dataset, config.data, self._cases["training"], self._cases["validation"]
         )
@@ -150,7 +150,7 @@ class FeatureSite:
             )
             for split in ("training", "validation", "test")
         }
-        self.size = len(dataset.training)
+        self.size, self.cases = len(dataset.training), len(dataset.validation)
 
     def batches(self, seed: int) -> Iterator[Batch]:
         """Draw one pass."""

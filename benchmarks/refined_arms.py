@@ -21,6 +21,7 @@ from polyclinic_strategies.refinement.choice import (
     Decision,
     best_statistic,
     decide,
+    decide_for_each,
     try_recipes,
 )
 from polyclinic_strategies.refinement.distribution import Neighbourhood
@@ -32,6 +33,7 @@ RELEASES = {
     "refined, min_subjects 5": Release(min_subjects=5),
     "refined, noise 1": Release(min_subjects=1, noise_multiplier=1.0),
 }
+SHUFFLED = "refined, shuffled"
 Rows = Mapping[str, Mapping[str, Sequence[Tensor]]]  # hospital -> statistic -> a row a subject
 
 
@@ -78,6 +80,7 @@ class Refined:
         }
         self._normalization = federation.normalization()
         self._scores: dict[Any, float] = {}
+        self._choices: dict[Any, tuple[Mapping[str, Neighbourhood], Decision, float]] = {}
 
     def test(
         self, site: str, where: ImageSite | FeatureSite
@@ -85,26 +88,32 @@ class Refined:
         """Return the test scores of every arm at one hospital, and how its model was chosen."""
         inside = site in self.vectors
         scores, told = {}, {}
-        for arm, release in RELEASES.items():
-            near = self._neighbourhoods(release, {})
-            decision, chosen = self._decide(near, site, inside=inside)
+        for arm in (*RELEASES, SHUFFLED):
+            near, decision, validated = self._choice(arm, inside=inside)
+            recipe = decision.exceptions.get(site, decision.recipe)
+            chosen = choose_coefficients(site, near[recipe.statistic], sorted(self.vectors), recipe)
             scores[arm] = self._score(chosen, where)
-            told[arm] = _tell(decision, chosen)
-        near = self._neighbourhoods(RELEASES["refined"], self._shuffle(site))
-        decision, chosen = self._decide(near, site, inside=inside)
-        scores["refined, shuffled"] = self._score(chosen, where)
-        told["refined, shuffled"] = _tell(decision, chosen)
+            told[arm] = {**_tell(decision, chosen), "validated": validated}
         common = Recipe("uniform")
-        mean = choose_coefficients(site, near["average_image"], sorted(self.vectors), common)
-        scores["mean of vectors"] = self._score(mean, where)
         plain = self._neighbourhoods(RELEASES["refined"], {}, corrected=False)
+        sites = sorted(self.vectors)
+        mean = choose_coefficients(site, plain[common.statistic], sites, common)
+        scores["mean of vectors"] = self._score(mean, where)
         scores["nearest profile"] = self._score(self._nearest(plain, site), where)
         return scores, told
 
-    def _decide(
-        self, near: Mapping[str, Neighbourhood], site: str, *, inside: bool
-    ) -> tuple[Decision, Refinement]:
-        """Choose by hospitals that take part, each left out in turn; then apply it to `site`."""
+    def _choice(
+        self, arm: str, *, inside: bool
+    ) -> tuple[Mapping[str, Neighbourhood], Decision, float]:
+        """Return the distances, what is chosen by them, and its mean validation score; once."""
+        if (arm, inside) not in self._choices:
+            swapped = self._shuffle() if arm == SHUFFLED else {}
+            near = self._neighbourhoods(RELEASES.get(arm, RELEASES["refined"]), swapped)
+            self._choices[arm, inside] = (near, *self._decide(near, inside=inside))
+        return self._choices[arm, inside]
+
+    def _decide(self, near: Mapping[str, Neighbourhood], *, inside: bool) -> tuple[Decision, float]:
+        """Choose by hospitals that take part, each left out in turn."""
         sites = sorted(self.vectors)
 
         def left_out(one: str, recipe: Recipe) -> Refinement:
@@ -115,12 +124,12 @@ class Refined:
             return choose_coefficients(one, near[recipe.statistic], sites, recipe)
 
         tried = try_recipes(self._refining.recipes(), sites, left_out, self._validate)
-        decision = decide(tried)
         if inside:
             recipes = self._refining.own_recipes(best_statistic(tried))
-            decision = decide(try_recipes(recipes, sites, own, self._validate))
-        recipe = decision.exceptions.get(site, decision.recipe)
-        return decision, choose_coefficients(site, near[recipe.statistic], sites, recipe)
+            tried = try_recipes(recipes, sites, own, self._validate)
+        cases = {name: where.cases for name, where in self._federation.sites.items()}
+        decision = decide_for_each(tried, cases) if inside else decide(tried)
+        return decision, next(each.mean for each in tried if each.recipe == decision.recipe)
 
     def _nearest(self, near: Mapping[str, Neighbourhood], site: str) -> Refinement:
         """As FEROMA (https://arxiv.org/abs/2602.07671), in our reading: models mixed by profiles.
@@ -147,10 +156,10 @@ class Refined:
             each.update(described)
         return found
 
-    def _shuffle(self, site: str) -> dict[str, str]:
+    def _shuffle(self) -> dict[str, str]:
         """Give every hospital another one's description."""
         sites = sorted(self._rows)
-        generator = random.Random(f"{self._federation.seed} {site}")
+        generator = random.Random(self._federation.seed)
         while True:
             others = generator.sample(sites, len(sites))
             if all(one != other for one, other in zip(sites, others, strict=True)):

@@ -46,6 +46,7 @@ from polyclinic_strategies.refinement.choice import (
     Tried,
     best_statistic,
     decide,
+    decide_for_each,
     try_recipes,
 )
 from polyclinic_strategies.refinement.events import JOIN, Delivered, Recalculated
@@ -149,6 +150,7 @@ class RefinementRun:
         self._normalization = sorted(set(self._names) - set(shared_names(self._network, "norm")))
         self._refining = refining
         self._warm = refining.warm_rounds(config.rounds)
+        self._cases: dict[str, int] = {}  # validation cases of each hospital
         self._merging = refining.merging()
         self._expected = self._merging.expected_contributions(config.deployment)
         self._order = make_order(self._folder, config, self._network)
@@ -310,7 +312,7 @@ class RefinementRun:
         if path.exists():
             return read_choice(path)
         left_out, own = self._try(refiner)
-        newcomers, contributors = decide(left_out), decide(own)
+        newcomers, contributors = decide(left_out), decide_for_each(own, self._cases)
         kept = {
             "newcomers": KeptDecision.keep(newcomers).model_dump(),
             "contributors": KeptDecision.keep(contributors).model_dump(),
@@ -367,6 +369,7 @@ class RefinementRun:
             for site, node in nodes.items()
         ]
         found = grid.ask_for_figures(questions)
+        self._cases |= {site: each.num_examples for site, each in found.items()}
         return {site: each.score for site, each in found.items() if each.score is not None}
 
     def _test(self, refiner: Refiner, ledger: Ledger, choice: Choice) -> None:

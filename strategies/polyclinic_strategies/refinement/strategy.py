@@ -113,7 +113,8 @@ class Refining:
     def recipes(self) -> list[Recipe]:
         """Return the recipes to try for hospitals without a contribution, the simplest first.
 
-        The centre and the uniform mean are always among them.
+        That is the uniform mean. The centre is none of them: hospitals that play the newcomer
+        helped to train it, so it seems better to them than it is for a true newcomer.
         """
         made = [
             Recipe(rule, statistic, sharpness, *self._bounds)
@@ -122,13 +123,17 @@ class Refining:
             if rule != "uniform"
             for sharpness in (self.sharpness if rule in ("posterior", "softmax") else (1.0,))
         ]
-        return [*self._common(), *made]
+        return [Recipe("uniform", self.statistics[0], 1.0, *self._bounds), *made]
 
     def own_recipes(self, statistic: str) -> list[Recipe]:
         """Return the recipes to try for hospitals that contributed, the simplest first.
 
-        They use one statistic, and range from the mean to a hospital's own vector alone.
+        They use one statistic, and range from the centre to a hospital's own vector alone.
         """
+        common = [
+            Recipe("uniform", statistic, 1.0, *self._bounds, scale)
+            for scale in sorted({0.0, *self.scales, 1.0})
+        ]
         sharp = [
             Recipe(rule, statistic, value, *self._bounds, scale)
             for rule in self.rules
@@ -143,11 +148,4 @@ class Refining:
             for scale in self.scales
             if scale
         ]
-        return [*self._common(), *sharp, *others]
-
-    def _common(self) -> list[Recipe]:
-        """Return the recipes that make one model for everybody, from the centre on."""
-        return [
-            Recipe("uniform", self.statistics[0], 1.0, *self._bounds, scale)
-            for scale in sorted({0.0, *self.scales, 1.0})
-        ]
+        return [*common, *sharp, *others]

@@ -15,6 +15,7 @@ from polyclinic_strategies.refinement.choice import (
     Tried,
     best_statistic,
     decide,
+    decide_for_each,
     try_recipes,
 )
 from polyclinic_strategies.refinement.distribution import Neighbourhood
@@ -172,10 +173,31 @@ def test_of_the_models_for_everybody_the_best_is_taken_and_of_equals_the_simples
     assert decide([scored(UNIFORM, 0.5, 0.5), centre]).recipe == CENTRE
 
 
-def test_a_hospital_that_loses_more_than_the_error_keeps_the_model_for_everybody() -> None:
+def test_each_contributor_gets_what_its_own_cases_show() -> None:
     common = scored(CENTRE, 0.5, 0.5, 0.5, 0.5)
-    found = decide([common, scored(SHARP, 0.9, 0.9, 0.9, 0.3)])
+    own = scored(SHARP, 0.9, 0.9, 0.9, 0.3)
+    many = dict.fromkeys("abcd", 1000)
+    found = decide_for_each([common, own], many)
     assert found.is_personal and found.exceptions == {"d": CENTRE}
+    assert found.gain == pytest.approx(0.25)
+
+
+def test_with_few_cases_a_gain_is_shrunk_towards_the_mean_over_hospitals() -> None:
+    common = scored(CENTRE, 0.5, 0.5, 0.5, 0.5)
+    lucky = scored(SHARP, 0.7, 0.5, 0.5, 0.45)
+    few, many = ({**dict.fromkeys("abcd", n)} for n in (3, 1000))
+    assert not decide_for_each([common, lucky], few).is_personal
+    assert decide_for_each([common, lucky], many).exceptions.keys() == {"b", "c", "d"}
+    # everybody gains a little: no hospital proves it alone, all of them together do
+    all_gain = scored(SHARP, 0.62, 0.6, 0.61, 0.6)
+    assert not decide_for_each([common, all_gain], few).is_personal
+    assert not decide_for_each([common, all_gain], dict.fromkeys("abcd", 40)).exceptions
+    assert decide_for_each([common, all_gain], dict.fromkeys("abcd", 40)).is_personal
+
+
+def test_no_contributor_scored() -> None:
+    found = decide_for_each([Tried(CENTRE, {}), Tried(SHARP, {})], {})
+    assert found.recipe == CENTRE and math.isnan(found.gain)
 
 
 def test_one_hospital_alone_proves_nothing() -> None:
