@@ -7,12 +7,13 @@ FOLDER is a hospital's (dataset.json), a folder of such folders, or one with lab
 image, label). Patients are divided into folds, each hospital by itself. For every fold there is the
 federation of all hospitals ("inside"), and one without each hospital, which is then a newcomer
 without labels. Every arm makes `--rounds` passes (Ditto and APFL twice as many); of refinement's,
-three quarters are rounds of averaging that make the centre. Everything that is chosen is chosen on
+half are rounds of averaging that make the centre. Everything that is chosen is chosen on
 validation cases of hospitals that take part. With --frozen a trunk reads the images once, and only
 a head is trained: that takes minutes, not hours.
 
 Every cell is kept in --folder: an interrupted command goes on. It says beforehand what is left to
-do and how long it takes. The table is written to results/real-NAME.json, and printed as Markdown.
+do and how long it takes. The table is written to results/real-NAME-ROUNDS.json, and printed as
+Markdown.
 """
 
 import argparse
@@ -146,7 +147,7 @@ def _write(cohort: Cohort, cells: list[dict[str, Any]]) -> None:
         "settings": asked.settings,
         "frozen": asked.frozen,
         "rounds": asked.rounds,
-        "tuning": asked.tuning or max(1, asked.rounds // 4),
+        "tuning": asked.tuning,
         "folds": asked.folds,
         "subjects": sizes,
         "table": summarize(cells),
@@ -187,7 +188,7 @@ def _family(
 ) -> tuple[dict[str, dict[str, float]], dict[str, Any]]:
     """Test averaging, and refinement around the centre that its first rounds made."""
     rounds = cohort.asked.rounds
-    warm = rounds - (cohort.asked.tuning or max(1, rounds // 4))
+    warm = rounds - cohort.asked.tuning
     federation = cohort.federation(fold, left)
     _, averaged = federation.average(rounds, at=warm)
     federation.network.load_state_dict(federation.kept)
@@ -237,7 +238,7 @@ def _seconds_per_pass(cohort: Cohort, fold: int) -> float:
 
 
 def _place(asked: argparse.Namespace, fold: int, left: str, arm: str) -> Path:
-    tuning = f"-{asked.tuning}-alone" if asked.tuning and arm == FAMILY else ""
+    tuning = f"-{asked.tuning}-alone" if arm == FAMILY else ""
     folder: Path = asked.folder / asked.name / f"{asked.rounds}-rounds{tuning}"
     return folder / f"fold-{fold}-of-{asked.folds}" / left / arm
 
@@ -250,7 +251,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--only-folds", type=int, help="the first so many of them")
     parser.add_argument("--left", nargs="*", help="newcomers; default: every hospital in turn")
     parser.add_argument("--rounds", type=int, default=8)
-    parser.add_argument("--tuning", type=int, default=0, help="of them, alone; 0: a quarter")
+    parser.add_argument("--tuning", type=int, default=0, help="of them, alone; 0: half")
     parser.add_argument("--arms", nargs="+", default=[FAMILY, *BASELINES])
     parser.add_argument("--frozen", action="store_true", help="train a head alone")
     parser.add_argument("--threads", type=int, default=1)
@@ -258,8 +259,8 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--to", type=Path)
     parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE")
     asked = parser.parse_args()
-    tuning = f"-{asked.tuning}" if asked.tuning else ""
-    asked.to = asked.to or RESULTS / f"real-{asked.name}-{asked.rounds}{tuning}.json"
+    asked.tuning = asked.tuning or max(1, asked.rounds // 2)
+    asked.to = asked.to or RESULTS / f"real-{asked.name}-{asked.rounds}.json"
     return asked
 
 

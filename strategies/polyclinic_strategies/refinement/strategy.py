@@ -16,7 +16,7 @@ from polyclinic_strategies.refinement.refine import Recipe
 
 # additional sharpness for contributors: their own vector, and a little of the neighbours'
 GENTLE = 0.8
-ALONE = 4  # by default one of so many rounds is made by every hospital alone
+ALONE = 2  # by default one of so many rounds is made by every hospital alone
 
 
 @dataclass(frozen=True)
@@ -42,10 +42,9 @@ class Refining:
 
     Args:
         title: Name in tables.
-        base_rounds: Synchronous rounds of averaging that make the centre; None: three quarters of
-            all, see `warm_rounds`. Every hospital fine-tunes
-            for the rest of `rounds`, at its own pace. 0: the base is `base`, or the network as the
-            seed initializes it.
+        base_rounds: Synchronous rounds of averaging that make the centre; None: half of all. Every
+            hospital fine-tunes for the rest of `rounds`, at its own pace. 0: the base is `base`, or
+            the network as the seed initializes it.
         contributions: How hospitals contribute: a node of `conf/strategy/merging/`, whose rule
             makes the centre.
         statistics: Statistics by which hospitals describe themselves.
