@@ -48,7 +48,7 @@ def main() -> None:
         plt.Line2D([], [], marker=marker, color=colour, linestyle="", label=label)
         for marker, colour, label in ARMS.values()
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=len(ARMS), frameon=False)
+    figure.legend(handles=handles, loc="outside upper center", ncols=len(ARMS), frameon=False)
     figure.supxlabel("score minus that of averaging, mean over folds")
     figure.savefig(asked.to, metadata={"Date": None})
 

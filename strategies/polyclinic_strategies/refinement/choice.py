@@ -72,9 +72,7 @@ class Decision:
         if math.isnan(self.gain):
             return f"{self.recipe}: nobody could score a model of one's own"
         error = f" +- {self.error:.3f}" if math.isfinite(self.error) else ""
-        words = (
-            f"models of one's own gain {self.gain:+.3f}{error} at hospitals left out of the choice"
-        )
+        words = f"models of one's own gain {self.gain:+.3f}{error}"
         if not self.is_personal:
             return f"{self.recipe} for everybody: {words}, not more than the error"
         kept = f"; not at {', '.join(self.loses)}: {self.common}" if self.loses else ""
@@ -106,8 +104,8 @@ def decide_for_each(tried: Sequence[Tried], cases: Mapping[str, int]) -> Decisio
     """Choose for every hospital that contributed by the same rule, on its own validation cases.
 
     The difference d_h between its own model and that for everybody has the variance
-    v_h = s (1 - s) / n_h at most, for scores 0 .. 1 with the mean s over n_h cases, if the two
-    models agree on half of what makes them vary. Hospitals differ besides, with the mean m and the
+    v_h = s (1 - s) / n_h at most, for scores 0 .. 1 with the mean s over n_h cases, if the scores
+    of the two models correlate by a half. Hospitals differ besides, with the mean m and the
     variance t of their true differences. So the estimate is shrunk towards the mean (James and
     Stein 1961):
 

@@ -154,8 +154,9 @@ def tell_decision(decision: DecisionState) -> str:
         )
     kept = ""
     if decision.loses:
-        kept = f" {join_words(decision.loses)} lost by it, and keep the model for everybody."
-    return f"Models of their own gain {gain}, where the hospital itself did not choose.{kept}"
+        sites = join_words(decision.loses)
+        kept = f" That is not shown for {sites}: there the model for everybody is kept."
+    return f"Models of their own gain {gain}.{kept}"
 
 
 def tell_advice(

@@ -34,7 +34,7 @@ class DecisionState(BaseModel):
         is_common: Whether it makes one model for everybody.
         gain: Mean over hospitals of what models of their own gain over that.
         error: Standard error of the gain.
-        loses: Hospitals that lost by it, and keep the model for everybody.
+        loses: Hospitals for which no gain was shown, and which keep the model for everybody.
     """
 
     model_config = ConfigDict(frozen=True)
