@@ -114,4 +114,4 @@ def test_a_table_by_hand() -> None:
         "b",
     )
     assert refined["gap_error"] == pytest.approx(0.1)
-    assert "| refined | 2 | 0.750 ± 0.071 |" in show({"inside": table})
+    assert "| refined | 2 | 0.750 ± 0.141 |" in show({"inside": table})
