@@ -19,6 +19,7 @@ import torch
 from measuring import machine
 
 from polyclinic.describing.statistics import DESCRIPTION
+from polyclinic.describing.uncertainty import error_name
 from polyclinic.learning.state_dict import StateDict, state_digest
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
@@ -30,6 +31,7 @@ from polyclinic_strategies.refinement.refiner import Description, Refiner, affec
 
 RESULTS = Path(__file__).with_name("results")
 LAYERS, NUMBERS, UPDATES = 10, 1728, 5
+VARIANCE = 0.01  # of each mean
 
 
 class Thousand:
@@ -53,7 +55,10 @@ class Thousand:
             name: 0.01 * torch.randn(tensor.shape, generator=generator)
             for name, tensor in self.base.items()
         }
-        described = {f"{DESCRIPTION}average_image": describe(generator)}
+        described = {
+            f"{DESCRIPTION}average_image": describe(generator),
+            f"{DESCRIPTION}{error_name('average_image')}": torch.tensor([VARIANCE]),
+        }
         about = Contribution(site, self.digest, "scale", 10, {}, float(seed), "0")
         path = write_contribution(self.folder, about, vector, described)
         self.ledger.receive(path, site, self.requirements)
@@ -79,7 +84,8 @@ def main() -> None:
     for number in range(arguments.hospitals):
         many.contribute(f"site-{number:04d}", number)
     publisher = Publisher(many.ledger, 0, 0.5, many.ledger.folder / "sums")
-    refiner, recipe, own = Refiner(publisher), Recipe(), Recipe(sharpness=0.4)
+    refiner = Refiner(publisher)
+    recipe, own = Recipe("posterior"), Recipe("posterior", sharpness=0.4)
     start = time.monotonic()
     publisher.publish(Mean(), publisher.merge(Mean()))
     known = refiner.all_coefficients(recipe, own)

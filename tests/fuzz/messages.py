@@ -272,7 +272,13 @@ FIGURES = {
 TRAINED = {"num-examples": 4, "loss": 0.3, "seconds": 1.5}
 HANDOVER = {"needs-base": False, "doing": "training 3 %", "digest": "a" * 64, "file": b"content"}
 MEAN = np.full(4, 0.25, "<f4").tobytes()
-DESCRIPTION = {"mean.histogram": MEAN, "mean.correlation": MEAN, "subjects": 5, "seconds": 2.0}
+DESCRIPTION = {
+    "mean.histogram": MEAN,
+    "mean.correlation": MEAN,
+    "mean.histogram.variance": MEAN[:4],
+    "subjects": 5,
+    "seconds": 2.0,
+}
 ORDERED = {
     **dict(order_to_config(ORDER)),
     **{"server-round": 1, "proximal-mu": 0.1, "restoration": "steps", "restoration-steps": 3},

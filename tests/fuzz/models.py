@@ -146,12 +146,13 @@ def _contribution() -> tuple[Tensors, Any]:
     tensors["statistics/gram/conv.weight"] = torch.eye(3)
     tensors["statistics/fisher/conv.weight"] = torch.ones(2, 3)
     tensors["statistics/site/histogram"] = torch.full((4,), 0.25)
+    tensors["statistics/site/histogram.variance"] = torch.full((1,), 0.25)
     return tensors, ABOUT
 
 
 def _read_contribution(path: Path) -> None:
     def inspect(file: TensorFile, site: str) -> None:
-        check_wanted(file, site, ("gram", "fisher", "histogram"))
+        check_wanted(file, site, ("gram", "fisher", "histogram"), variances=True)
         check_statistics(file, site, LAYOUT)
         check_description(file, site)
 

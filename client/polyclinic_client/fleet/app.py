@@ -5,6 +5,7 @@ import time
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
 
+from polyclinic.describing.statistics import with_variances
 from polyclinic.federation.envelope.content import weights_from_message
 from polyclinic.federation.records import (
     evaluation_reply,
@@ -162,10 +163,12 @@ def base(message: Message, context: Context) -> Message:
 def describe(message: Message, context: Context) -> Message:
     """Describe the images; read no label."""
     start = time.monotonic()
-    order, names, release = read_question(message)
+    asked = read_question(message)
+    names = with_variances(asked.statistics) if asked.variances else asked.statistics
     weights = weights_from_message(message) if has_weights(message) else None
     with compute_slot():
-        means, subjects = open_site(context.node_config).describe(order, names, release, weights)
+        site = open_site(context.node_config)
+        means, subjects = site.describe(asked.order, names, asked.release, weights)
     return describe_reply(message, means, subjects, time.monotonic() - start)
 
 

@@ -25,6 +25,7 @@ class AverageImage:
 
     size: int = 12
     needs_network: ClassVar[bool] = False
+    euclidean: ClassVar[bool] = True
 
     def measure(
         self, image: Float[Tensor, "channels x y z"], network: nn.Module

@@ -29,6 +29,7 @@ class ChannelGaussians:
     """
 
     needs_network: ClassVar[bool] = True
+    euclidean: ClassVar[bool] = True
 
     def measure(
         self, image: Float[Tensor, "channels x y z"], network: nn.Module

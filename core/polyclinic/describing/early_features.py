@@ -23,6 +23,7 @@ class EarlyFeatures:
 
     size: int = 6
     needs_network: ClassVar[bool] = True
+    euclidean: ClassVar[bool] = True
 
     def measure(
         self, image: Float[Tensor, "channels x y z"], network: nn.Module

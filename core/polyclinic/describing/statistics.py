@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from polyclinic.config.release import Release
 from polyclinic.describing.checks import check_distance, check_vector, make_statistic
+from polyclinic.describing.uncertainty import VARIANCE, error_name, variance_of_mean
 from polyclinic.errors import UnknownName
 from polyclinic.learning.modes import training_mode
 from polyclinic.learning.state_dict import StateDict
@@ -45,6 +46,8 @@ class Statistic(Protocol):
 
     Attributes:
         needs_network: Whether it is made of the base's features, not of the image alone.
+        euclidean: Optional; whether its distance is the Euclidean one, so that it can be corrected
+            for the number of subjects, see `uncertainty`.
     """
 
     needs_network: ClassVar[bool]
@@ -123,36 +126,80 @@ def describe(
     """Describe a hospital's images.
 
     Args:
-        names: Names of installed statistics.
+        names: Names of installed statistics; NAME.variance asks for the variance of the mean of
+            one of them, see `uncertainty`.
         images: Float32, CXYZ; read once. Labels play no part.
         subjects: Number of each image's subject; images of one subject are averaged first.
         network: Base that every hospital has; left as it was.
         release: What may leave the hospital.
 
     Returns:
-        Name to mean vector, float32, at most 1 long.
+        Name to mean vector, float32, at most 1 long; to one number for a variance.
 
     Raises:
         TooFewSubjects: Fewer than `release` asks for; no image is read then.
         UnknownName: There is no such statistic; no image is read then.
         StatisticInvalid: A statistic failed, or returned something else than vectors of one length.
     """
-    wanted = {name: statistic_named(name) for name in names}
+    kinds = [name for name in names if not name.endswith(VARIANCE)]
+    for name in kinds:
+        statistic_named(name)
     if names:
         release.check_subjects(len(set(subjects)))
-    rows: dict[str, list[Tensor]] = {name: [] for name in names}
+    rows = measure_images(kinds, images, network)
+    found: StateDict = {}
+    for name, each in rows.items():
+        found |= release_rows(name, by_subject(each, subjects), release, error_name(name) in names)
+    return found
+
+
+def measure_images(
+    names: Sequence[str], images: Iterable[Tensor], network: nn.Module
+) -> dict[str, list[Tensor]]:
+    """Compute one vector of each image by each statistic; they stay at the hospital.
+
+    Raises:
+        UnknownName: There is no such statistic.
+        StatisticInvalid: A statistic failed, or returned something else than vectors of one length.
+    """
+    wanted = {name: statistic_named(name) for name in names}
+    rows: dict[str, list[Tensor]] = {name: [] for name in wanted}
     with training_mode(network, train=False), torch.inference_mode():
         for image in images:
             for name, statistic in wanted.items():
                 length = len(rows[name][0]) if rows[name] else None
                 measure = partial(statistic.measure, image, network)
                 rows[name].append(check_vector(name, measure, length))
-    means = {name: release.mean(by_subject(vectors, subjects)) for name, vectors in rows.items()}
-    return (
-        {name: _shorten(mean) for name, mean in means.items()}
-        if release.noise_multiplier
-        else means
-    )
+    return rows
+
+
+def release_rows(
+    name: str, rows: Sequence[Tensor], release: Release, with_variance: bool
+) -> StateDict:
+    """Make what may leave of the subjects' vectors: their mean, and its variance if wanted.
+
+    A noisy mean is brought back to a length that means have: nearer to the mean without noise.
+
+    Raises:
+        TooFewSubjects: Fewer than the release asks for.
+    """
+    mean = release.mean(rows)
+    noisy = release.noise_multiplier > 0
+    length = float(torch.linalg.vector_norm(mean, dtype=torch.float64)) if noisy else 1.0
+    found = {name: mean / max(1.0, length) if noisy else mean}
+    if with_variance:
+        found[error_name(name)] = variance_of_mean(rows, mean, release) / max(1.0, length) ** 2
+    return found
+
+
+def with_variances(names: Sequence[str]) -> list[str]:
+    """Return the names, and those of the variances by which their distances are corrected.
+
+    A statistic has one if it says of its distance that it is Euclidean, `euclidean = True`: only
+    then does the variance of a mean say by how much its distances are too large.
+    """
+    corrected = [name for name in names if getattr(statistic_named(name), "euclidean", False)]
+    return [*names, *map(error_name, corrected)]
 
 
 def by_subject(rows: Sequence[Tensor], subjects: Sequence[int]) -> list[Tensor]:
@@ -161,9 +208,3 @@ def by_subject(rows: Sequence[Tensor], subjects: Sequence[int]) -> list[Tensor]:
     for row, subject in zip(rows, subjects, strict=True):
         found.setdefault(subject, []).append(row)
     return [torch.stack(each).mean(0) if len(each) > 1 else each[0] for each in found.values()]
-
-
-def _shorten(mean: Tensor) -> Tensor:
-    """Bring a noisy mean back to a length that means have: nearer to the mean without noise."""
-    length = float(torch.linalg.vector_norm(mean, dtype=torch.float64))
-    return mean / max(1.0, length)

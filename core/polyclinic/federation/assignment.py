@@ -50,6 +50,8 @@ class Assignment:
         min_subjects: No mean over fewer subjects is asked for, see `polyclinic.config.release`.
         noise_multiplier: Noise on such means, likewise.
         summed: Whether the contribution goes into a secure sum, and is not handed over itself.
+        variances: Whether the variance of each such mean is wanted, too; hospitals of 0.1.0 do not
+            read this, and send none.
     """
 
     order: Order
@@ -60,6 +62,7 @@ class Assignment:
     min_subjects: MinSubjects = 3
     noise_multiplier: NoiseMultiplier = 0.0
     summed: Annotated[bool, Field(strict=True)] = False
+    variances: Annotated[bool, Field(strict=True)] = False
 
     @property
     def release(self) -> Release:

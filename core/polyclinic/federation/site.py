@@ -14,7 +14,12 @@ from torch import Tensor, nn
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.config.tasks import KINDS
-from polyclinic.describing.statistics import DESCRIPTION, describe, statistic_names
+from polyclinic.describing.statistics import (
+    DESCRIPTION,
+    describe,
+    statistic_names,
+    with_variances,
+)
 from polyclinic.errors import ConfigError
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.records import Order
@@ -166,6 +171,7 @@ def describe_training_images(site: Site, assignment: Assignment, network: nn.Mod
     images: Iterator[Tensor] = (sample.image for sample in site.prepared(assignment.order).training)
     release = assignment.release.strictest(site.release_policy)
     subjects = number_subjects(site.dataset.training)
+    names = with_variances(names) if assignment.variances else names
     found = describe(names, images, subjects, network, release)
     return {f"{DESCRIPTION}{name}": mean for name, mean in found.items()}
 

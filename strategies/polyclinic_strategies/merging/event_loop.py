@@ -328,7 +328,8 @@ class EventLoop:
         Raises:
             ContributionRefused: The contribution is not accepted.
         """
-        check_wanted(file, site, self.assignment.statistics)
+        asked = self.assignment
+        check_wanted(file, site, asked.statistics, variances=asked.variances)
         check_statistics(file, site, self.requirements.layout)
         check_description(file, site)
 

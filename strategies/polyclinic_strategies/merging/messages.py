@@ -61,6 +61,7 @@ def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: 
     config["noise-multiplier"] = assignment.noise_multiplier
     if assignment.summed:
         config["summed"] = True
+    config["variances"] = assignment.variances
     config["verdict.digests"] = [verdict.digest for verdict in verdicts]
     config["verdict.accepted"] = [verdict.accepted for verdict in verdicts]
     config["verdict.reasons"] = [verdict.reason for verdict in verdicts]
@@ -94,6 +95,7 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
             ("min-subjects", "min_subjects"),
             ("noise-multiplier", "noise_multiplier"),
             ("summed", "summed"),
+            ("variances", "variances"),
         )
         if key in flat
     }

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.config.schemas import Config
+from polyclinic.describing.statistics import with_variances
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.attendance import Attendance, Member
 from polyclinic.federation.coordinator import RunContext
@@ -41,10 +42,21 @@ from polyclinic.store.ledger import Ledger
 from polyclinic.system.durable import write_atomically
 from polyclinic_strategies.averaging.strategy import Averaging
 from polyclinic_strategies.merging.messages import Assignment, ask_for_score
-from polyclinic_strategies.refinement.choice import Tried, try_recipes
+from polyclinic_strategies.refinement.choice import (
+    Tried,
+    best_statistic,
+    decide,
+    decide_for_each,
+    try_recipes,
+)
 from polyclinic_strategies.refinement.events import JOIN, Delivered, Recalculated
 from polyclinic_strategies.refinement.loop import RefinementLoop
-from polyclinic_strategies.refinement.offline import CHOICE, read_choice
+from polyclinic_strategies.refinement.offline import (
+    CHOICE,
+    Choice,
+    KeptDecision,
+    read_choice,
+)
 from polyclinic_strategies.refinement.refine import Recipe, Refinement
 from polyclinic_strategies.refinement.refiner import Refiner
 from polyclinic_strategies.refinement.strategy import Refining
@@ -100,9 +112,10 @@ class RefinementCoordinator:
         Raises:
             ConfigError: No round is left for contributions.
         """
-        if not 0 <= self._refining.base_rounds < self._config.rounds:
+        warm = self._refining.warm_rounds(self._config.rounds)
+        if not 0 <= warm < self._config.rounds:
             raise ConfigError(
-                f"strategy.base_rounds={self._refining.base_rounds} must be at least 0 and less "
+                f"strategy.base_rounds={warm} must be at least 0 and less "
                 f"than rounds={self._config.rounds}."
             )
 
@@ -136,6 +149,8 @@ class RefinementRun:
         self._names = shared_names(self._network, "none")
         self._normalization = sorted(set(self._names) - set(shared_names(self._network, "norm")))
         self._refining = refining
+        self._warm = refining.warm_rounds(config.rounds)
+        self._cases: dict[str, int] = {}  # validation cases of each hospital
         self._merging = refining.merging()
         self._expected = self._merging.expected_contributions(config.deployment)
         self._order = make_order(self._folder, config, self._network)
@@ -156,8 +171,9 @@ class RefinementRun:
                 self._attendance.wait_for(known, 0, min(RETURN_S, self._config.deployment.wait_s))
             elif loop.run() is None:
                 raise RunError(NO_CONTRIBUTION.format(self._folder.path / "events.jsonl"))
-            recipe, own = self._choose(ledger, loop.refiner)
-            self._test(loop.refiner, ledger, own)
+            choice = self._choose(ledger, loop.refiner)
+            recipe, own = choice.recipes
+            self._test(loop.refiner, ledger, choice)
             self._draw(loop.refiner, recipe)
             loop.count(*self._history())
             stay = self._refining.make_stay()
@@ -166,7 +182,7 @@ class RefinementRun:
                     "the run ends with these models; strategy.stay.seconds=N keeps it open for "
                     "newcomers"
                 )
-            loop.stay(recipe, own, stay)
+            loop.stay(recipe, own, stay, choice.exceptions)
             self._draw(loop.refiner, recipe)
         self._folder.record(ArmEnd(arm=self._order.arm))
 
@@ -201,16 +217,17 @@ class RefinementRun:
 
     def _record_privacy(self) -> None:
         """Record the differential privacy that the noise on descriptions gives each subject."""
-        release, releases = self._config.privacy["release"], len(self._refining.statistics)
+        release = self._config.privacy["release"]
+        releases = len(with_variances(self._refining.statistics))
         if release.noise_multiplier > 0:
             told = [
                 f"epsilon {release.epsilon(count):.2f} for {who}"
-                for count, who in ((releases, "contributors"), (1, "newcomers"))
+                for count, who in ((releases, "contributors"), (2, "newcomers, at most"))
             ]
             self._note(f"descriptions are noisy: {', '.join(told)}, delta {release.delta:g}")
 
     def _assignment(self, base: str, ledger: Ledger) -> Assignment:
-        rounds = self._order.rounds - self._refining.base_rounds
+        rounds = self._order.rounds - self._warm
         release = self._config.privacy["release"]
         return Assignment(
             replace(self._order, round=0, rounds=rounds),
@@ -220,6 +237,7 @@ class RefinementRun:
             tuple(sorted({*self._merging.statistics, *self._refining.statistics})),
             release.min_subjects,
             release.noise_multiplier,
+            variances=True,
         )
 
     def _base(self, ledger: Ledger) -> StateDict:
@@ -231,7 +249,7 @@ class RefinementRun:
         Raises:
             ConfigError: The ledger's base is of another network.
         """
-        rounds = self._refining.base_rounds
+        rounds = self._warm
         path = self._folder.path / "arms" / self._order.arm / "base.safetensors"
         if ledger.bases():
             if rounds and not path.exists():
@@ -267,7 +285,7 @@ class RefinementRun:
         """Run the rounds of averaging that are not done yet, and save the weights after each."""
         fedavg = load_config(["strategy=averaging/fedavg"]).strategy
         averaging: Averaging = instantiate(fedavg, _recursive_=False)
-        order = replace(self._order, rounds=self._refining.base_rounds, offset=done)
+        order = replace(self._order, rounds=self._warm, offset=done)
 
         def keep(number: int, latest: Any) -> None:
             state = self._network.state_dict()
@@ -282,7 +300,7 @@ class RefinementRun:
         aggregation = averaging.build(self._config.privacy, self._names)
         return averaging.run(grid, aggregation, order, weights, keep)
 
-    def _choose(self, ledger: Ledger, refiner: Refiner) -> tuple[Recipe, Recipe]:
+    def _choose(self, ledger: Ledger, refiner: Refiner) -> Choice:
         """Choose the recipe for newcomers and the one for contributors.
 
         The choice is saved in the ledger's folder, and read from there if it is made already.
@@ -292,9 +310,12 @@ class RefinementRun:
         """
         path = ledger.folder / CHOICE
         if path.exists():
-            return read_choice(path).recipes
+            return read_choice(path)
         left_out, own = self._try(refiner)
+        newcomers, contributors = decide(left_out), decide_for_each(own, self._cases)
         kept = {
+            "newcomers": KeptDecision.keep(newcomers).model_dump(),
+            "contributors": KeptDecision.keep(contributors).model_dump(),
             "normalization": self._normalization,
             "max_staleness": self._merging.max_staleness,
             "staleness_discount": self._merging.staleness_discount,
@@ -302,8 +323,9 @@ class RefinementRun:
             "own": list(map(_plain, own)),
         }
         write_atomically(path, json.dumps(kept, indent=1))
-        self._note(f"newcomers: {left_out[0].recipe}; contributors: {own[0].recipe}")
-        return left_out[0].recipe, own[0].recipe
+        self._note(f"newcomers: {newcomers.tell()}")
+        self._note(f"contributors: {contributors.tell()}")
+        return read_choice(path)
 
     def _try(self, refiner: Refiner) -> tuple[list[Tried], list[Tried]]:
         """Score recipes with each hospital left out in turn, then recipes for contributors.
@@ -333,7 +355,7 @@ class RefinementRun:
                 "To choose a recipe, one hospital must score every model that is tried. "
                 f"See {self._folder.path / 'events.jsonl'} for failures."
             )
-        recipes = self._refining.own_recipes(left_out[0].recipe)
+        recipes = self._refining.own_recipes(best_statistic(left_out))
         return left_out, try_recipes(recipes, online, refiner.coefficients, score)
 
     def _score(self, refiner: Refiner, wanted: Mapping[str, Refinement]) -> dict[str, float]:
@@ -347,9 +369,10 @@ class RefinementRun:
             for site, node in nodes.items()
         ]
         found = grid.ask_for_figures(questions)
+        self._cases |= {site: each.num_examples for site, each in found.items()}
         return {site: each.score for site, each in found.items() if each.score is not None}
 
-    def _test(self, refiner: Refiner, ledger: Ledger, own: Recipe) -> None:
+    def _test(self, refiner: Refiner, ledger: Ledger, choice: Choice) -> None:
         """Test the merged model, and each contributor's own model."""
         centre = ledger.load_model(ledger.publications()[-1].digest)
         weights = pack(centre, self._names)
@@ -362,7 +385,8 @@ class RefinementRun:
         def own_model(site: str) -> Tensor | None:
             if site not in contributors:
                 return None
-            return pack(refiner.model(refiner.coefficients(site, own)), self._names)
+            recipe = choice.exceptions.get(site, choice.recipes[1])
+            return pack(refiner.model(refiner.coefficients(site, recipe)), self._names)
 
         test.run(self._order, own_model)
 
@@ -385,6 +409,15 @@ class RefinementRun:
             key: [{"recipe": each.words, "mean": each.mean} for each in tried]
             for key, tried in (("left_out", choice.left_out), ("own", choice.own))
         }
+        decided = {
+            key: each.model_dump(mode="json", include={"gain", "error", "loses", "words"})
+            | {"recipe": str(each.recipe), "is_common": each.recipe == each.common}
+            for key, each in (
+                ("newcomers", choice.newcomers),
+                ("contributors", choice.contributors),
+            )
+            if each is not None
+        }
         described = {
             "statistic": recipe.statistic,
             "recipe": str(recipe),
@@ -393,7 +426,7 @@ class RefinementRun:
             "distances": distances,
             "coefficients": {site: dict(each.coefficients) for site, each in made.items()},
             "fallback": {site: each.fallback for site, each in made.items() if each.fallback},
-            "choice": means,
+            "choice": {**means, **decided},
         }
         self._folder.update(refinement=described)
 

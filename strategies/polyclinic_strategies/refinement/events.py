@@ -177,7 +177,7 @@ def tell_shares(shares: Mapping[str, float]) -> str:
     positive = [(site, share) for site, share in shares.items() if share > 0]
     ordered = sorted(positive, key=lambda pair: (-pair[1], pair[0]))
     if not ordered:
-        return "nothing"
+        return "the averaged one"
     if len(ordered) > 1 and math.isclose(ordered[0][1], ordered[-1][1], rel_tol=1e-6):
         names = join_words([site for site, _ in ordered])
         few = len(ordered) <= NAMED_SHARES

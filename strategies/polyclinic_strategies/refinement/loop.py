@@ -10,7 +10,7 @@ Each time the coordinator recalculates all models, and sends a message only to t
 joined or changed.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
@@ -47,7 +47,7 @@ from polyclinic_strategies.refinement.messages import (
     send_refined,
 )
 from polyclinic_strategies.refinement.refine import Recipe, Refinement
-from polyclinic_strategies.refinement.refiner import Description, Refiner, affected
+from polyclinic_strategies.refinement.refiner import NOBODY, Description, Refiner, affected
 from polyclinic_strategies.refinement.strategy import Refining, Stay
 
 # Seconds after a departure at which its traffic is counted: all messages that it causes have been
@@ -112,6 +112,7 @@ class RefinementLoop(EventLoop):
         self._grid, self._members = grid, members
         self._recipe: Recipe | None = None  # for hospitals that did not contribute
         self._own_recipe: Recipe | None = None  # for those that did
+        self._exceptions: Mapping[str, Recipe] = NOBODY  # of those
         self._known: list[Refinement] = []  # coefficients of all hospitals
         self._ready: dict[str, Refinement] = {}  # models that their hospitals do not have yet
         # newcomer -> when its SuperNode came online before it was asked to describe itself
@@ -132,15 +133,22 @@ class RefinementLoop(EventLoop):
         """
         self._newcomers, self._departures = set(newcomers), departures
 
-    def stay(self, recipe: Recipe, own_recipe: Recipe, stay: Stay) -> None:
+    def stay(
+        self,
+        recipe: Recipe,
+        own_recipe: Recipe,
+        stay: Stay,
+        exceptions: Mapping[str, Recipe] = NOBODY,
+    ) -> None:
         """Send every hospital its model, then serve those that join, change or leave.
 
         Args:
             recipe: Recipe for hospitals that did not contribute.
             own_recipe: Recipe for contributors.
             stay: When to end.
+            exceptions: Contributors with another recipe.
         """
-        self._recipe, self._own_recipe = recipe, own_recipe
+        self._recipe, self._own_recipe, self._exceptions = recipe, own_recipe, exceptions
         self.candidates.trials = []
         self._known = self.refine_all()
         for refinement in self._known:
@@ -178,14 +186,15 @@ class RefinementLoop(EventLoop):
         """Return a hospital's coefficients for the present contributions and descriptions."""
         assert self._recipe is not None
         assert self._own_recipe is not None
-        own = site in self.refiner.contributors()
-        return self.refiner.coefficients(site, self._own_recipe if own else self._recipe)
+        if site not in self.refiner.contributors():
+            return self.refiner.coefficients(site, self._recipe)
+        return self.refiner.coefficients(site, self._exceptions.get(site, self._own_recipe))
 
     def refine_all(self) -> list[Refinement]:
         """Return the coefficients of all hospitals."""
         assert self._recipe is not None
         assert self._own_recipe is not None
-        return self.refiner.all_coefficients(self._recipe, self._own_recipe)
+        return self.refiner.all_coefficients(self._recipe, self._own_recipe, self._exceptions)
 
     def _is_done(self, stay: Stay, seconds: float) -> bool:
         if self._departed:

@@ -1,6 +1,6 @@
 """Messages about descriptions and refined models, packed as Flower's messages."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from polyclinic.config.release import MinSubjects, NoiseMultiplier, Release
 from polyclinic.config.schemas import STRICT
+from polyclinic.describing.uncertainty import error_name
 from polyclinic.errors import AnswerRefused, ConfigError
 from polyclinic.federation.answers import LONGEST_S, record_of
 from polyclinic.federation.assignment import Names
@@ -26,7 +27,11 @@ from polyclinic.federation.records import (
 )
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.requirements import MOST_EXAMPLES
-from polyclinic_strategies.merging.intake.statistics import MOST_NUMBERS, fault_of_mean
+from polyclinic_strategies.merging.intake.statistics import (
+    MOST_NUMBERS,
+    fault_of_mean,
+    fault_of_variance,
+)
 from polyclinic_strategies.merging.messages import LONG_S, Assignment
 
 
@@ -37,6 +42,7 @@ class _Question:
     statistics: Names
     min_subjects: MinSubjects
     noise_multiplier: NoiseMultiplier
+    variances: Annotated[bool, Field(strict=True)] = False
 
 
 MEAN = "mean."  # prefix of the statistics' names in a message
@@ -57,14 +63,24 @@ def ask_for_description(
     config["base"], config["statistics"] = assignment.base, list(names)
     config["min-subjects"] = assignment.min_subjects
     config["noise-multiplier"] = assignment.noise_multiplier
+    config["variances"] = assignment.variances
     content = RecordDict({CONFIG: config})
     if weights is not None:
         content[ARRAYS] = weights_to_record(weights)
     return make_message(content, node, "query.describe", ttl=LONG_S)
 
 
-def read_question(message: Message) -> tuple[Order, tuple[str, ...], Release]:
-    """Return order, names of statistics, and conditions for the release, of a `query.describe`.
+class DescriptionQuestion(NamedTuple):
+    """What a hospital is asked to describe itself by, and what may leave for it."""
+
+    order: Order
+    statistics: tuple[str, ...]
+    release: Release
+    variances: bool  # whether the variance of each mean is wanted, too
+
+
+def read_question(message: Message) -> DescriptionQuestion:
+    """Read a `query.describe`; one of 0.1.0 asks for no variances.
 
     Raises:
         ConfigError: A field is missing or has the wrong type.
@@ -76,11 +92,13 @@ def read_question(message: Message) -> tuple[Order, tuple[str, ...], Release]:
             "statistics": flat.get("statistics"),
             "min_subjects": flat.get("min-subjects"),
             "noise_multiplier": flat.get("noise-multiplier"),
+            "variances": flat.get("variances", False),
         },
         "question.",
     )
     release = Release(asked.min_subjects, asked.noise_multiplier)
-    return order_from_message(message), asked.statistics, release
+    order = order_from_message(message)
+    return DescriptionQuestion(order, asked.statistics, release, asked.variances)
 
 
 def has_weights(message: Message) -> bool:
@@ -93,7 +111,8 @@ def describe_reply(message: Message, means: StateDict, subjects: int, seconds: f
 
     Args:
         message: The question.
-        means: Mean of each statistic over the subjects; it travels as float32 in bytes.
+        means: Mean of each statistic over the subjects, and variances if they were asked for; they
+            travel as float32 in bytes.
         subjects: Number of subjects.
         seconds: Time that the description took.
     """
@@ -105,7 +124,7 @@ def describe_reply(message: Message, means: StateDict, subjects: int, seconds: f
 
 
 class DescriptionReply(NamedTuple):
-    """A hospital's description: means over subjects, their number, seconds that it took."""
+    """A hospital's description: means and variances, number of subjects, seconds that it took."""
 
     means: StateDict
     subjects: int
@@ -132,13 +151,27 @@ def read_description(message: Message, wanted: Sequence[str]) -> DescriptionRepl
     told = _Told(**flat)
     means = {}
     for name in wanted:
-        data = flat.get(f"{MEAN}{name}")
-        if not isinstance(data, bytes) or len(data) % 4 or not 0 < len(data) <= 4 * MOST_NUMBERS:
-            raise AnswerRefused(f"its description lacks {name}")
-        means[name] = torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32))
+        means[name] = _numbers(flat, name)
         if problem := fault_of_mean(means[name]):
             raise AnswerRefused(f"its {name} {problem}", "Check the hospital's images.")
+        variance = error_name(name)
+        if f"{MEAN}{variance}" in flat:
+            means[variance] = _numbers(flat, variance)
+            if problem := fault_of_variance(means[variance]):
+                raise AnswerRefused(f"its {variance} {problem}", "Check the hospital's images.")
     return DescriptionReply(means, told.subjects, told.seconds)
+
+
+def _numbers(flat: Mapping[str, Any], name: str) -> Tensor:
+    """Read one list of numbers of a description.
+
+    Raises:
+        AnswerRefused: It is missing, empty or too long.
+    """
+    data = flat.get(f"{MEAN}{name}")
+    if not isinstance(data, bytes) or len(data) % 4 or not 0 < len(data) <= 4 * MOST_NUMBERS:
+        raise AnswerRefused(f"its description lacks {name}")
+    return torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32))
 
 
 def send_refined(order: Order, weights: Tensor, number: int, node: int) -> Message:

@@ -1,6 +1,7 @@
 """`polyclinic-server refine`: a hospital's refined model from a ledger, without hospitals."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
@@ -15,6 +16,7 @@ from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.merging.offline import describe_base
 from polyclinic_strategies.merging.publisher import Publisher
+from polyclinic_strategies.refinement.choice import Decision
 from polyclinic_strategies.refinement.refine import Recipe, Refinement
 from polyclinic_strategies.refinement.refiner import Refiner
 
@@ -33,10 +35,44 @@ class KeptTry(BaseModel):
     mean: float | None = None
 
 
+class KeptDecision(BaseModel):
+    """What was chosen, and why, as `choice.Decision` says it.
+
+    Attributes:
+        gain, error: None where nobody knows them.
+    """
+
+    model_config = ConfigDict(extra="forbid")
+
+    recipe: Recipe
+    common: Recipe
+    gain: float | None = None
+    error: float | None = None
+    loses: tuple[str, ...] = ()
+    words: str = ""
+
+    @classmethod
+    def keep(cls, decision: Decision) -> "KeptDecision":
+        """Make it of a decision; JSON has no infinity."""
+        gain, error = (
+            each if math.isfinite(each) else None for each in (decision.gain, decision.error)
+        )
+        return cls(
+            recipe=decision.recipe,
+            common=decision.common,
+            gain=gain,
+            error=error,
+            loses=decision.loses,
+            words=decision.tell(),
+        )
+
+
 class Choice(BaseModel):
     """The content of `CHOICE`: what a run tried, the best first, and its settings.
 
     Attributes:
+        newcomers, contributors: What was chosen for them; missing in ledgers of 0.1.0, which took
+            the first that was tried.
         left_out: Tried on each hospital without its own contribution.
         own: Tried on each hospital with its own.
         max_staleness, staleness_discount: Of the run's publisher.
@@ -45,6 +81,8 @@ class Choice(BaseModel):
 
     left_out: Annotated[tuple[KeptTry, ...], Field(min_length=1)]
     own: Annotated[tuple[KeptTry, ...], Field(min_length=1)]
+    newcomers: KeptDecision | None = None
+    contributors: KeptDecision | None = None
     max_staleness: int = 0
     staleness_discount: float = 0.5
     normalization: tuple[str, ...] = ()
@@ -52,7 +90,17 @@ class Choice(BaseModel):
     @property
     def recipes(self) -> tuple[Recipe, Recipe]:
         """The recipe for newcomers, and the one for contributors."""
-        return self.left_out[0].recipe, self.own[0].recipe
+        newcomers, own = self.newcomers, self.contributors
+        return (
+            newcomers.recipe if newcomers else self.left_out[0].recipe,
+            own.recipe if own else self.own[0].recipe,
+        )
+
+    @property
+    def exceptions(self) -> dict[str, Recipe]:
+        """Contributors with another recipe than the one for contributors."""
+        own = self.contributors
+        return dict.fromkeys(own.loses, own.common) if own else {}
 
 
 def read_choice(path: Path) -> Choice:
@@ -94,8 +142,9 @@ def refine_offline(site: str, folder: Path, to: Path | None, *, left_out: bool) 
     recipe, own = choice.recipes
     with Ledger.open(folder, create=False) as ledger:
         refiner = open_refiner(ledger, choice)
-        contributed = site in refiner.contributors() and not left_out
-        refinement = refiner.coefficients(site, own if contributed else recipe, leave_out=left_out)
+        if site in refiner.contributors() and not left_out:
+            recipe = choice.exceptions.get(site, own)
+        refinement = refiner.coefficients(site, recipe, leave_out=left_out)
         if to is not None:
             recipe_words, arm = str(refinement.recipe), f"refinement-{site}"
             described = {**describe_base(ledger), "recipe": recipe_words, "arm": arm}
@@ -121,6 +170,8 @@ def explain(refinement: Refinement, console: Console) -> None:
 def _describe_nearest(refinement: Refinement) -> str:
     if refinement.fallback:
         return f"The model is the uniform mean of all, because {refinement.fallback}."
+    if not refinement.coefficients:
+        return "The model is the averaged one: no hospital's vector is added to it."
     if not refinement.nearest:
         return "The model is the uniform mean of all; distances are not used."
     distance = refinement.distances[refinement.nearest]

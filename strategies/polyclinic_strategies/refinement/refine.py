@@ -1,6 +1,9 @@
 """Coefficients of a hospital's refined model, and the model that they give.
 
-    θ_i = θ0 + Σ_j w_ij τ_j,    Σ_j w_ij = 1
+    θ_i = θ_c + η Σ_j w_ij τ_j,    Σ_j w_ij = 1
+
+θ_c is the centre, the base that all rounds of averaging made; τ_j = θ_j - θ_c is what hospital j
+learned from there, η the scale. With η = 0 everybody has the centre.
 
 Kitrungrotsakul et al. leave open how a refined model follows from a distribution; the coefficients
 here are our interpretation. Everything is a function of the descriptions and of the contributions
@@ -21,7 +24,9 @@ from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.merging.streaming.merge import add_to_base
 from polyclinic_strategies.refinement.distribution import Neighbourhood
 
-RULES = ("softmax", "nearest", "clusters", "uniform", "norm_local")
+RULES = ("posterior", "softmax", "nearest", "clusters", "uniform", "norm_local")
+SHARP = ("posterior", "softmax", "clusters")  # rules with a sharpness
+LARGEST_SCALE = 2.0
 NEGLIGIBLE = 1e-6  # a share below this, relative to the nearest one's, is left out
 
 
@@ -41,7 +46,9 @@ class Recipe:
     Distances are counted in medians of those among the hospitals that contributed.
 
     Args:
-        rule: softmax: w_j = exp(-d_j / sharpness) / Σ; nearest: the nearest one alone; clusters:
+        rule: posterior: w_j is the probability that hospital j is the one most like this one, see
+            `_posterior`; softmax: w_j = exp(-d_j / sharpness) / Σ, which does not know how certain
+            a distance is; nearest: the nearest one alone; clusters:
             the mean of all that are linked to the nearest one, in steps of at most `sharpness`;
             uniform: the mean of all; norm_local: the mean of all, but a contributor's own
             normalization layers, as in FedBN (Li et al. 2021, https://arxiv.org/abs/2102.07623).
@@ -51,6 +58,7 @@ class Recipe:
         neighbours: Softmax uses at most this many hospitals' vectors for a model.
         least_sources: No other hospital's vector has a larger share of a model than one in so
             many; where it would, the uniform mean is taken.
+        scale: η; 0 is the centre, whatever the rule.
     """
 
     rule: str = "softmax"
@@ -59,21 +67,32 @@ class Recipe:
     reach: float = 3.0
     neighbours: int = 8
     least_sources: int = 1
+    scale: float = 1.0
 
     def __post_init__(self) -> None:
         if self.rule not in RULES:
             raise ConfigError(f"refinement rule {self.rule}: one of {', '.join(RULES)}.")
         if not (self.sharpness > 0 and self.reach > 0 and self.neighbours >= 1):
             raise ConfigError("refinement: sharpness and reach are above 0, neighbours at least 1.")
+        if not 0 <= self.scale <= LARGEST_SCALE:
+            raise ConfigError(f"refinement: a scale of {self.scale:g}; 0 .. {LARGEST_SCALE:g}.")
         if self.least_sources < 1:
             raise ConfigError(f"strategy.least_sources={self.least_sources}: at least 1.")
 
+    @property
+    def is_common(self) -> bool:
+        """Whether it makes one model for everybody."""
+        return self.rule == "uniform" or self.scale == 0
+
     def __str__(self) -> str:
+        if self.scale == 0:
+            return "the averaged model"
+        scale = f", times {self.scale:g}" if self.scale != 1 else ""
         if self.rule in ("uniform", "norm_local"):
             own = " with the own normalization" if self.rule == "norm_local" else ""
-            return f"uniform mean{own}"
-        sharp = f", sharpness {self.sharpness:g}" if self.rule in ("softmax", "clusters") else ""
-        return f"{self.rule} by {self.statistic.replace('_', ' ')}{sharp}"
+            return f"uniform mean{own}{scale}"
+        sharp = f", sharpness {self.sharpness:g}" if self.rule in SHARP else ""
+        return f"{self.rule} by {self.statistic.replace('_', ' ')}{sharp}{scale}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +102,7 @@ class Refinement:
     Attributes:
         site: Name of the hospital.
         recipe: The recipe that gave the coefficients.
-        coefficients: Contributing hospital to w, without zeros. They add up to 1.
+        coefficients: Contributing hospital to η w, without zeros. They add up to η.
         distances: Contributing hospital to distance, in medians; empty if the recipe needs none.
         fallback: Why the uniform mean was taken instead; empty if it was not.
         normalization: Other coefficients for normalization layers; empty if they are the same.
@@ -125,12 +144,13 @@ def choose_coefficients(
     known = [each for each in sorted(contributors) if neighbourhood.knows(each)]
     if not contributors:
         raise ConfigError("Nobody has contributed yet: there is nothing to refine.")
-    if recipe.rule in ("uniform", "norm_local"):
+    mean = _scaled(_uniform(contributors), recipe)
+    if recipe.is_common or recipe.rule == "norm_local":
         own = {site: 1.0} if recipe.rule == "norm_local" and site in contributors else {}
-        return Refinement(site, recipe, _uniform(contributors), {}, normalization=own)
+        return Refinement(site, recipe, mean, {}, normalization=_scaled(own, recipe))
     if not neighbourhood.knows(site) or not known:
         reason = f"nobody described {site} by {recipe.statistic.replace('_', ' ')}"
-        return Refinement(site, recipe, _uniform(contributors), {}, reason)
+        return Refinement(site, recipe, mean, {}, reason)
     unit = neighbourhood.unit(known)
     distances = {each: neighbourhood.distance(site, each) / unit for each in known}
     if min(distances.values()) > recipe.reach:
@@ -139,8 +159,11 @@ def choose_coefficients(
             f"nobody is near: {nearest}, the nearest, is {distances[nearest]:.1f} medians away, "
             f"the limit is {recipe.reach:g}"
         )
-        return Refinement(site, recipe, _uniform(contributors), distances, reason)
-    found = _weigh(distances, neighbourhood, unit, recipe)
+        return Refinement(site, recipe, mean, distances, reason)
+    if recipe.rule == "posterior":
+        found = _posterior(distances, neighbourhood.noise(site, known) / unit**2, recipe)
+    else:
+        found = _weigh(distances, neighbourhood, unit, recipe)
     others = {other: share for other, share in found.items() if other != site}
     most = max(others, key=lambda other: (others[other], other), default="")
     if most and others[most] > 1 / recipe.least_sources + NEGLIGIBLE:
@@ -148,8 +171,8 @@ def choose_coefficients(
             f"{most} alone would have {others[most]:.0%} of the model, the limit is one in "
             f"{recipe.least_sources}"
         )
-        return Refinement(site, recipe, _uniform(contributors), distances, reason)
-    return Refinement(site, recipe, found, distances)
+        return Refinement(site, recipe, mean, distances, reason)
+    return Refinement(site, recipe, _scaled(found, recipe), distances)
 
 
 def combine(
@@ -187,6 +210,35 @@ def _uniform(contributors: Sequence[str]) -> dict[str, float]:
     return {site: 1.0 / len(contributors) for site in sorted(contributors)}
 
 
+def _scaled(shares: Mapping[str, float], recipe: Recipe) -> dict[str, float]:
+    return {site: recipe.scale * share for site, share in shares.items() if recipe.scale}
+
+
+def _posterior(distances: Mapping[str, float], noise: float, recipe: Recipe) -> dict[str, float]:
+    """Return the probability of each hospital to be the one that is most like this one.
+
+    A hospital that is like this one is about `sharpness` medians away, and the means differ by the
+    noise of few subjects besides: its distance is normal with variance sharpness^2 + noise. A
+    stranger is one median away, as two hospitals usually are. So
+
+        w_j ~ exp(-d_j^2 / 2s^2) + exp(-1 / 2s^2),    s^2 = sharpness^2 + noise,
+
+    which tends to the uniform mean where the noise is large, and where nobody is nearer than
+    strangers are.
+
+    Args:
+        distances: Contributing hospital to distance, in medians, corrected for the noise.
+        noise: Variance of a difference of two means, in squared medians.
+        recipe: Its sharpness, and the largest number of neighbours.
+    """
+    chosen = nsmallest(recipe.neighbours, distances, key=lambda site: (distances[site], site))
+    spread = 2 * (recipe.sharpness**2 + noise)
+    least = min(distances[chosen[0]], 1.0)  # so that no exponential is 0 for all
+    near = {site: math.exp((least**2 - distances[site] ** 2) / spread) for site in chosen}
+    stranger = math.exp((least**2 - 1) / spread)
+    return _normalized({site: share + stranger for site, share in near.items()})
+
+
 def _weigh(
     distances: Mapping[str, float], neighbourhood: Neighbourhood, unit: float, recipe: Recipe
 ) -> dict[str, float]:
@@ -200,6 +252,11 @@ def _weigh(
         site: math.exp((distances[chosen[0]] - distances[site]) / recipe.sharpness)
         for site in chosen
     }
+    return _normalized(shares)
+
+
+def _normalized(shares: Mapping[str, float]) -> dict[str, float]:
+    """Leave out what is negligible, and make the others add up to 1."""
     counted = {site: share for site, share in shares.items() if share > NEGLIGIBLE}
     total = math.fsum(counted.values())
     return {site: counted[site] / total for site in sorted(counted)}

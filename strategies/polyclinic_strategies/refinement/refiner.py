@@ -6,16 +6,18 @@ Hospitals that contributed describe themselves inside their contribution (`stati
 """
 
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated
 
 import torch
 from pydantic import BaseModel, Field
 
 from polyclinic.describing.statistics import DESCRIPTION
+from polyclinic.describing.uncertainty import VARIANCE
 from polyclinic.errors import ModelInvalid, UnknownName
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
 from polyclinic.security.kit import SITE_NAME
@@ -27,6 +29,7 @@ from polyclinic_strategies.refinement.distribution import Neighbourhood
 from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients, combine
 
 LONGEST_MEAN = 1e4  # with noise; without, a mean is at most 1 long
+NOBODY: Mapping[str, Recipe] = MappingProxyType({})
 NOTICED = 0.001  # a larger change of a coefficient is a new model
 
 
@@ -93,7 +96,8 @@ class Refiner:
     def statistics(self) -> list[str]:
         """Return the statistics by which every contributor is described."""
         found = [set(description) for description in self._contributed().values()]
-        return sorted(set.intersection(*found)) if found else []
+        common = set.intersection(*found) if found else set()
+        return sorted(name for name in common if not name.endswith(VARIANCE))
 
     def neighbourhood(self, statistic: str) -> Neighbourhood:
         """Return the present distances by one statistic."""
@@ -123,19 +127,21 @@ class Refiner:
         among = [each for each in contributors if not (leave_out and each == site)]
         return choose_coefficients(site, self.neighbourhood(recipe.statistic), among, recipe)
 
-    def all_coefficients(self, recipe: Recipe, own_recipe: Recipe) -> list[Refinement]:
+    def all_coefficients(
+        self, recipe: Recipe, own_recipe: Recipe, exceptions: Mapping[str, Recipe] = NOBODY
+    ) -> list[Refinement]:
         """Choose everybody's coefficients, sorted by name.
 
         Args:
             recipe: For newcomers.
             own_recipe: For hospitals that contributed.
+            exceptions: Contributors with another recipe.
         """
         contributors, newcomers = self.contributors(), self.newcomers()
-        near = {each.statistic: self.neighbourhood(each.statistic) for each in (recipe, own_recipe)}
-        chosen = {
-            site: own_recipe if site in contributors else recipe
-            for site in sorted({*contributors, *newcomers})
-        }
+        own = dict.fromkeys(contributors, own_recipe)
+        own |= {site: each for site, each in exceptions.items() if site in own}
+        chosen = {site: own.get(site, recipe) for site in sorted({*contributors, *newcomers})}
+        near = {each: self.neighbourhood(each) for each in {r.statistic for r in chosen.values()}}
         return [
             choose_coefficients(site, near[each.statistic], contributors, each)
             for site, each in chosen.items()

@@ -16,6 +16,7 @@ from polyclinic_strategies.refinement.refine import Recipe
 
 # additional sharpness for contributors: their own vector, and a little of the neighbours'
 GENTLE = 0.8
+ALONE = 2  # by default one of so many rounds is made by every hospital alone
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class Refining:
 
     Args:
         title: Name in tables.
-        base_rounds: Synchronous rounds of averaging that make the base. Every hospital fine-tunes
-            for the rest of `rounds`, at its own pace. 0: the base is `base`, or the network as the
-            seed initializes it.
+        base_rounds: Synchronous rounds of averaging that make the centre; None: half of all. Every
+            hospital fine-tunes for the rest of `rounds`, at its own pace. 0: the base is `base`, or
+            the network as the seed initializes it.
         contributions: How hospitals contribute: a node of `conf/strategy/merging/`, whose rule
             makes the centre.
         statistics: Statistics by which hospitals describe themselves.
@@ -52,11 +53,12 @@ class Refining:
         reach: A hospital farther than this many medians from all others gets the uniform mean.
         neighbours: Largest number of vectors in one refined model.
         least_sources: No other hospital has a larger share of a model than one in so many.
+        scales: Shares of the learned vectors to add to the centre, to try; 0 and 1 are always.
         stay: Conditions that end the time in which hospitals may join, change and leave.
     """
 
     title: str
-    base_rounds: int
+    base_rounds: int | None
     contributions: Part
     statistics: Sequence[str]
     rules: Sequence[str]
@@ -64,6 +66,7 @@ class Refining:
     reach: float
     neighbours: int
     least_sources: int = 1
+    scales: Sequence[float] = (0.5, 1.0)
     stay: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -86,6 +89,12 @@ class Refining:
         """What all recipes have in common."""
         return self.reach, self.neighbours, self.least_sources
 
+    def warm_rounds(self, rounds: int) -> int:
+        """Return how many of all rounds average; with one round there is none."""
+        if self.base_rounds is None:
+            return rounds - max(1, rounds // ALONE)
+        return self.base_rounds
+
     def merging(self) -> Merging:
         """Return how hospitals contribute."""
         merging: Merging = instantiate(self.contributions, _recursive_=False)
@@ -101,30 +110,41 @@ class Refining:
         )
 
     def recipes(self) -> list[Recipe]:
-        """Return the recipes to try for hospitals without a contribution.
+        """Return the recipes to try for hospitals without a contribution, the simplest first.
 
-        The uniform mean is always one of them.
+        That is the uniform mean. The centre is none of them: hospitals that play the newcomer
+        helped to train it, so it seems better to them than it is for a true newcomer.
         """
         made = [
             Recipe(rule, statistic, sharpness, *self._bounds)
             for statistic in self.statistics
             for rule in self.rules
             if rule != "uniform"
-            for sharpness in (self.sharpness if rule == "softmax" else (1.0,))
+            for sharpness in (self.sharpness if rule in ("posterior", "softmax") else (1.0,))
         ]
-        return [*made, Recipe("uniform", self.statistics[0], 1.0, *self._bounds)]
+        return [Recipe("uniform", self.statistics[0], 1.0, *self._bounds), *made]
 
-    def own_recipes(self, chosen: Recipe) -> list[Recipe]:
-        """Return the recipes to try for hospitals that contributed.
+    def own_recipes(self, statistic: str) -> list[Recipe]:
+        """Return the recipes to try for hospitals that contributed, the simplest first.
 
-        They use the same statistic, and range from their own vector alone to the mean.
+        They use one statistic, and range from the centre to a hospital's own vector alone.
         """
+        common = [
+            Recipe("uniform", statistic, 1.0, *self._bounds, scale)
+            for scale in sorted({0.0, *self.scales, 1.0})
+        ]
         sharp = [
-            Recipe("softmax", chosen.statistic, value, *self._bounds)
+            Recipe(rule, statistic, value, *self._bounds, scale)
+            for rule in self.rules
+            if rule in ("posterior", "softmax")
             for value in (*self.sharpness, GENTLE)
+            for scale in self.scales
+            if scale
         ]
         others = [
-            Recipe(rule, chosen.statistic, 1.0, *self._bounds)
-            for rule in ("nearest", "uniform", "norm_local")
+            Recipe(rule, statistic, 1.0, *self._bounds, scale)
+            for rule in ("nearest", "norm_local")
+            for scale in self.scales
+            if scale
         ]
-        return [*sharp, *others]
+        return [*common, *sharp, *others]

@@ -5,10 +5,19 @@ Fairly, and without asking twice for the same model.
 
 import math
 from collections.abc import Mapping
+from statistics import stdev
 
+import pytest
 import torch
 
-from polyclinic_strategies.refinement.choice import DIGITS, Tried, try_recipes
+from polyclinic_strategies.refinement.choice import (
+    DIGITS,
+    Tried,
+    best_statistic,
+    decide,
+    decide_for_each,
+    try_recipes,
+)
 from polyclinic_strategies.refinement.distribution import Neighbourhood
 from polyclinic_strategies.refinement.refine import Recipe, Refinement, choose_coefficients
 
@@ -128,3 +137,77 @@ def test_without_answers_the_mean_is_nan_and_without_recipes_nothing_is_tried() 
     assert [math.isnan(each.mean) for each in tried] == [True, True]
     assert try_recipes([], CONTRIBUTORS, left_out, Hospitals().score) == []
     assert math.isnan(Tried(UNIFORM, {}).mean)
+
+
+# the one-standard-error rule
+
+CENTRE = Recipe("uniform", scale=0.0)
+
+
+def scored(recipe: Recipe, *scores: float) -> Tried:
+    return Tried(recipe, dict(zip("abcd", scores, strict=False)))
+
+
+def test_a_model_for_everybody_is_kept_unless_the_gain_is_above_its_error() -> None:
+    common = scored(CENTRE, 0.5, 0.5, 0.5, 0.5)
+    lucky = scored(SHARP, 0.8, 0.4, 0.5, 0.5)  # one hospital gains, one loses
+    found = decide([common, lucky])
+    assert not found.is_personal and (found.recipe, found.gain) == (CENTRE, pytest.approx(0.05))
+    assert found.error == pytest.approx(stdev([0.3, -0.1, 0, 0]) / 2)
+    sure = decide([common, scored(SHARP, 0.8, 0.6, 0.7, 0.6)])
+    assert (sure.recipe, sure.common, sure.is_personal) == (SHARP, CENTRE, True)
+    assert sure.gain == pytest.approx(0.175) and not sure.exceptions
+
+
+def test_the_gain_is_of_what_the_others_chose_so_the_luck_of_many_recipes_does_not_count() -> None:
+    common = scored(CENTRE, 0.5, 0.5, 0.5)
+    # each recipe is lucky at one hospital: the best mean is above the common one by 0.1
+    lucky = [scored(SHARP, 0.8, 0.5, 0.5), scored(SHARPER, 0.5, 0.8, 0.5)]
+    found = decide([common, *lucky, scored(NEAREST, 0.5, 0.5, 0.8)])
+    assert not found.is_personal and found.gain == pytest.approx(0.0)
+
+
+def test_of_the_models_for_everybody_the_best_is_taken_and_of_equals_the_simplest() -> None:
+    centre, mean = scored(CENTRE, 0.5, 0.5), scored(UNIFORM, 0.6, 0.5)
+    assert decide([centre, mean]).recipe == UNIFORM
+    assert decide([scored(UNIFORM, 0.5, 0.5), centre]).recipe == CENTRE
+
+
+def test_each_contributor_gets_what_its_own_cases_show() -> None:
+    common = scored(CENTRE, 0.5, 0.5, 0.5, 0.5)
+    own = scored(SHARP, 0.9, 0.9, 0.9, 0.3)
+    many = dict.fromkeys("abcd", 1000)
+    found = decide_for_each([common, own], many)
+    assert found.is_personal and found.exceptions == {"d": CENTRE}
+    assert found.gain == pytest.approx(0.25)
+
+
+def test_with_few_cases_a_gain_is_shrunk_towards_the_mean_over_hospitals() -> None:
+    common = scored(CENTRE, 0.5, 0.5, 0.5, 0.5)
+    lucky = scored(SHARP, 0.7, 0.5, 0.5, 0.45)
+    few, many = ({**dict.fromkeys("abcd", n)} for n in (3, 1000))
+    assert not decide_for_each([common, lucky], few).is_personal
+    assert decide_for_each([common, lucky], many).exceptions.keys() == {"b", "c", "d"}
+    # everybody gains a little: no hospital proves it alone, all of them together do
+    all_gain = scored(SHARP, 0.62, 0.6, 0.61, 0.6)
+    assert not decide_for_each([common, all_gain], few).is_personal
+    assert not decide_for_each([common, all_gain], dict.fromkeys("abcd", 40)).exceptions
+    assert decide_for_each([common, all_gain], dict.fromkeys("abcd", 40)).is_personal
+
+
+def test_no_contributor_scored() -> None:
+    found = decide_for_each([Tried(CENTRE, {}), Tried(SHARP, {})], {})
+    assert found.recipe == CENTRE and math.isnan(found.gain)
+
+
+def test_one_hospital_alone_proves_nothing() -> None:
+    found = decide([Tried(CENTRE, {"a": 0.1}), Tried(SHARP, {"a": 0.9})])
+    assert not found.is_personal and found.error == math.inf
+    silent = decide([Tried(CENTRE, {}), Tried(SHARP, {})])
+    assert silent.recipe == CENTRE and math.isnan(silent.gain) and "nobody" in silent.tell()
+
+
+def test_the_best_statistic_is_that_of_a_model_of_ones_own() -> None:
+    other = Recipe("posterior", "histogram")
+    tried = [scored(CENTRE, 0.9), scored(other, 0.5), scored(SHARP, 0.4)]
+    assert best_statistic(tried) == "histogram"

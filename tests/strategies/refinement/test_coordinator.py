@@ -204,7 +204,10 @@ def test_the_choice_is_kept_with_its_scores(finished: RunFolder) -> None:
     kept = json.loads((finished.path / "ledger" / "refinement.json").read_text())
     means = [tried["mean"] for tried in kept["left_out"]]
     assert means == sorted(means, reverse=True)
-    assert len(means) == 2 * 3 + 1  # two statistics with three rules, and the uniform mean
+    assert len(means) == 2 * 2 + 1  # two statistics with two rules, and the uniform mean
+    for taken in (kept["newcomers"], kept["contributors"]):
+        assert taken["words"] and {"gain", "error", "loses"} <= set(taken)
+        assert taken["common"]["rule"] == "uniform"
     described = finished.describe()["refinement"]
     assert described["sites"][-1] == HOSPITALS[3].name
     assert HOSPITALS[1].name not in described["sites"]

@@ -126,3 +126,16 @@ def test_a_description_of_another_length_stops_nobody() -> None:
 def test_an_unknown_statistic_has_no_neighbourhood() -> None:
     with pytest.raises(UnknownName, match="magic"):
         Neighbourhood("magic")
+
+
+def test_variances_shorten_distances_and_make_the_noise() -> None:
+    neighbourhood = Neighbourhood(NAME)
+    one = described(a=0.0, b=3.0, c=3.1)
+    neighbourhood.update(one)
+    assert (neighbourhood.distance("a", "b"), neighbourhood.noise("a", "abc")) == (3.0, 0.0)
+    for site, variance in {"a": 0.5, "b": 0.25}.items():
+        one[site][f"{NAME}.variance"] = torch.tensor([variance])
+    neighbourhood.update(one)  # a variance is a change, too
+    assert neighbourhood.distance("a", "b") == pytest.approx((9 - 0.75) ** 0.5)
+    assert neighbourhood.distance("b", "c") == 0.0  # nearer than chance
+    assert neighbourhood.noise("a", "abc") == pytest.approx(0.5 + 0.25)

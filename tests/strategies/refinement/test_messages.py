@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from flwr.app import ConfigRecord, Message, RecordDict
@@ -63,8 +64,9 @@ def test_a_question_arrives_with_names_release_and_the_base_if_it_is_needed(
 ) -> None:
     message = received(ask_for_description(ASSIGNMENT, NAMES, weights, 3))
     assert (message.metadata.dst_node_id, message.metadata.message_type) == (3, "query.describe")
-    order, names, release = read_question(message)
-    assert (order, names, release) == (ORDER, tuple(NAMES), Release(5, 0.25))
+    assert read_question(message) == (ORDER, tuple(NAMES), Release(5, 0.25), False)
+    wanted = ask_for_description(replace(ASSIGNMENT, variances=True), NAMES, weights, 3)
+    assert read_question(received(wanted)).variances
     assert has_weights(message) == (weights is not None)
     if weights is not None:
         assert torch.equal(weights_from_message(message), weights)
@@ -119,6 +121,27 @@ def test_a_description_arrives_bit_for_bit() -> None:
     assert (subjects, seconds) == (4, 1.5)
     asked, _, _ = read_description(described(), NAMES[:1])
     assert set(asked) == {"average_image"}  # nothing that was not asked for
+
+
+def test_a_question_of_0_1_0_asks_for_no_variances() -> None:
+    flat: dict[str, Any] = dict(question().content[CONFIG])
+    del flat["variances"]
+    message = make_message(RecordDict({CONFIG: ConfigRecord(flat)}), 3, "query.describe")
+    assert not read_question(message).variances
+
+
+def test_a_variance_arrives_with_its_mean_and_is_not_missed() -> None:
+    sent = described(mean_of_average_image_of_variance=np.float32(0.25).tobytes())
+    means, _, _ = read_description(sent, NAMES)
+    assert means["average_image.variance"].tolist() == [0.25]
+    assert "histogram.variance" not in means
+
+
+@pytest.mark.parametrize("numbers", [[-0.1], [1.5], [math.nan], [0.1, 0.1]])
+def test_an_impossible_variance_is_refused(numbers: list[float]) -> None:
+    data = np.asarray(numbers, dtype="<f4").tobytes()
+    with pytest.raises(AnswerRefused, match="variance"):
+        read_description(described(mean_of_average_image_of_variance=data), NAMES)
 
 
 @pytest.mark.parametrize(

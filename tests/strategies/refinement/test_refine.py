@@ -4,6 +4,7 @@ Hospitals stand on a line, so distances can be read off.
 """
 
 import itertools
+import math
 from collections.abc import Mapping
 
 import pytest
@@ -52,6 +53,62 @@ def test_softmax_of_distances_in_medians() -> None:
     ).tolist()
     assert found.coefficients == pytest.approx(dict(zip("abcd", shares, strict=True)), abs=1e-12)
     assert (found.nearest, found.fallback, found.sources) == ("a", "", ["a", "b", "c", "d"])
+
+
+def uncertain(places: Mapping[str, float], variance: float) -> Neighbourhood:
+    made = Neighbourhood("average_image")
+    made.update(
+        {
+            site: {
+                "average_image": torch.tensor([place]),
+                "average_image.variance": torch.tensor([variance]),
+            }
+            for site, place in places.items()
+        }
+    )
+    return made
+
+
+def posterior(places: Mapping[str, float], variance: float, **more: float) -> dict[str, float]:
+    recipe = Recipe("posterior", **more)  # type: ignore[arg-type]
+    near = uncertain(places, variance)
+    return dict(choose_coefficients("x", near, ["a", "b", "c"], recipe).coefficients)
+
+
+def test_the_posterior_by_hand() -> None:
+    # medians: a and b are 1 apart, b and c 1, a and c 2, so the unit is 1
+    found = posterior({"a": 0.0, "b": 1.0, "c": 2.0, "x": 0.5}, 0.0, sharpness=0.5)
+    near, far, stranger = math.exp(-0.5), math.exp(-4.5), math.exp(-2.0)
+    shares = [near + stranger, near + stranger, far + stranger]
+    assert list(found.values()) == pytest.approx([share / sum(shares) for share in shares])
+
+
+def test_the_posterior_finds_a_relative_and_tends_to_the_mean_where_evidence_is_weak() -> None:
+    places = {"a": 0.0, "b": 3.0, "c": 6.0, "x": 0.1}
+    certain, doubtful, unknown = (posterior(places, each) for each in (0.0, 0.5, 1e3))
+    assert certain["a"] > 0.99
+    assert certain["a"] > doubtful["a"] > unknown["a"] > 1 / 3 - 1e-9
+    assert list(unknown.values()) == pytest.approx([1 / 3] * 3, abs=1e-3)
+
+
+def test_the_posterior_of_strangers_is_the_mean_and_that_of_oneself_oneself() -> None:
+    corners = {"a": (0.0, 0.0), "b": (1.0, 0.0), "c": (0.5, 0.866), "x": (0.5, -1.0)}
+    near = Neighbourhood("average_image")
+    near.update({site: {"average_image": torch.tensor(place)} for site, place in corners.items()})
+    strange = choose_coefficients("x", near, ["a", "b", "c"], Recipe("posterior"))
+    assert max(strange.coefficients.values()) < 0.51
+    own = choose_coefficients("a", near, ["a", "b", "c"], Recipe("posterior", sharpness=0.1))
+    assert own.coefficients["a"] > 0.999
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_the_scale_is_what_coefficients_add_up_to_and_0_is_the_centre(rule: str) -> None:
+    half, none = (choose("a", LINE, rule=rule, sharpness=0.5, scale=each) for each in (0.5, 0.0))
+    whole = choose("a", LINE, rule=rule, sharpness=0.5)
+    assert half.coefficients == pytest.approx({s: w / 2 for s, w in whole.coefficients.items()})
+    assert (none.coefficients, none.sources, none.recipe.is_common) == ({}, [], True)
+    base: StateDict = {"w": torch.ones(2)}
+    assert torch.equal(combine(base, {}, none)["w"], base["w"])
 
 
 @pytest.mark.parametrize("rule", RULES)

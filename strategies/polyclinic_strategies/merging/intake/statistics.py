@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from polyclinic.describing.statistics import DESCRIPTION
+from polyclinic.describing.uncertainty import LARGEST, VARIANCE, error_name
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.refusals import StatisticRefused
 from polyclinic_strategies.merging.layer_statistics import FISHER, GRAM
@@ -22,8 +23,17 @@ TOLERANCE = 1e-3
 Layout = Mapping[str, tuple[int, ...]]
 
 
-def check_wanted(file: TensorFile, site: str, wanted: Collection[str]) -> None:
+def check_wanted(
+    file: TensorFile, site: str, wanted: Collection[str], *, variances: bool = False
+) -> None:
     """Compare a contribution's statistics with those that were asked for.
+
+    Args:
+        file: The contribution.
+        site: Its hospital.
+        wanted: Names of what must be there.
+        variances: Whether the variance of a mean may be there, too. None is missed: hospitals of
+            0.1.0 send none.
 
     Raises:
         StatisticRefused: One is missing, or was not asked for.
@@ -31,7 +41,8 @@ def check_wanted(file: TensorFile, site: str, wanted: Collection[str]) -> None:
     found = {_kind(name): name for name in file.statistics}
     for kind in sorted(set(wanted) - set(found)):
         raise StatisticRefused(site, kind, "is missing")
-    for kind in sorted(set(found) - set(wanted)):
+    allowed = {*wanted, *(error_name(name) for name in wanted if variances)}
+    for kind in sorted(set(found) - allowed):
         raise StatisticRefused(site, found[kind], "was not asked for")
 
 
@@ -61,8 +72,10 @@ def check_description(file: TensorFile, site: str) -> None:
         StatisticRefused: One is no mean of vectors that are at most 1 long.
     """
     for name in file.statistics:
-        if name.startswith(DESCRIPTION) and (problem := fault_of_mean(file.statistic(name))):
-            raise StatisticRefused(site, name, problem)
+        if name.startswith(DESCRIPTION):
+            fault = fault_of_variance if name.endswith(VARIANCE) else fault_of_mean
+            if problem := fault(file.statistic(name)):
+                raise StatisticRefused(site, name, problem)
 
 
 def fault_of_mean(mean: Tensor) -> str:
@@ -73,6 +86,14 @@ def fault_of_mean(mean: Tensor) -> str:
     if not math.isfinite(length):
         return "contains NaN or Inf"
     return f"is {length:.4g} long, a mean is at most 1 long" if length > 1 + TOLERANCE else ""
+
+
+def fault_of_variance(variance: Tensor) -> str:
+    """Tell what is wrong with the variance of a mean; empty if nothing is."""
+    if tuple(variance.shape) != (1,):
+        return f"has the shape {tuple(variance.shape)}, one number was expected"
+    found = float(variance)
+    return "" if 0 <= found <= LARGEST else f"is {found:.4g}, a variance is 0 .. {LARGEST:g}"
 
 
 def _kind(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 from polyclinic.reporting.formats import (
     join_words,
@@ -16,13 +17,14 @@ from polyclinic.reporting.formats import (
 from polyclinic.reporting.narrative import NO_CLEAR_DIFFERENCE
 from polyclinic_strategies.refinement.events import WITHDRAWAL
 from polyclinic_strategies.refinement.report.membership_events import MembershipEvent
-from polyclinic_strategies.refinement.report.state import RefinementState
+from polyclinic_strategies.refinement.report.state import DecisionState, RefinementState
 
 NUMBERS = (
     *("no", "one", "two", "three", "four", "five", "six"),
     *("seven", "eight", "nine", "ten", "eleven", "twelve"),
 )
 NEAR = 1.0  # the median distance between two hospitals that took part
+HURT = 0.03  # a loss of a hospital that deserves a warning
 UNIFORM = "uniform mean"  # the recipe that gives everybody the same share
 
 
@@ -124,18 +126,64 @@ def tell_membership(found: Sequence[MembershipEvent]) -> str:
 
 def tell_choice(state: RefinementState, measure: str) -> str:
     """Tell which recipe was chosen, and how far ahead it is."""
-    tried = [
-        (trial.recipe, trial.mean) for trial in state.choice.left_out if trial.mean is not None
-    ]
+    tried = {trial.recipe: trial.mean for trial in state.choice.left_out if trial.mean is not None}
     if not tried:
         return ""
-    recipe, best = tried[0]
-    words = f"Hospitals that join later get “{recipe}” ({measure} {show_score(best)})."
-    uniform = next((mean for recipe, mean in tried[1:] if recipe == UNIFORM), None)
-    if uniform is not None:
-        gain = show_difference(subtract(best, uniform))
+    decision = state.choice.newcomers
+    recipe = decision.recipe if decision else next(iter(tried))
+    score = f" ({measure} {show_score(tried[recipe])})" if recipe in tried else ""
+    words = f"Hospitals that join later get “{recipe}”{score}."
+    if decision is not None and decision.gain is not None:
+        return f"{words} {tell_decision(decision)}"
+    if recipe in tried and recipe != UNIFORM and UNIFORM in tried:
+        gain = show_difference(subtract(tried[recipe], tried[UNIFORM]))
         words += f" The difference from the uniform mean is {gain}."
     return words
+
+
+def tell_decision(decision: DecisionState) -> str:
+    """Tell why models of one's own, or one model for everybody, were taken."""
+    if decision.gain is None:
+        return ""
+    error = "an unknown error" if decision.error is None else show_score(decision.error)
+    gain = f"{show_difference(decision.gain)} with a standard error of {error}"
+    if decision.is_common:
+        return (
+            f"Models of their own would gain {gain}. That is not more than the error, so "
+            "everybody gets the same model."
+        )
+    kept = ""
+    if decision.loses:
+        sites = join_words(decision.loses)
+        kept = f" That is not shown for {sites}: there the model for everybody is kept."
+    return f"Models of their own gain {gain}.{kept}"
+
+
+def tell_advice(
+    gains: Sequence[Gain], baseline: str, decisions: Sequence[DecisionState | None]
+) -> str:
+    """Advise the baseline where the run's own figures say so; empty where they do not.
+
+    Args:
+        gains: Of all hospitals with both scores.
+        baseline: What is compared with, in words.
+        decisions: What was taken for newcomers and for contributors.
+    """
+    mean = fmean(gain.difference for gain in gains) if gains else 0.0
+    hurt = [gain.site for gain in gains if gain.difference < -HURT]
+    if gains and mean <= -NO_CLEAR_DIFFERENCE:
+        loss = show_difference(round(mean, 3))
+        return f"Use {baseline}: with refined models the mean over hospitals changes by {loss}."
+    if hurt:
+        where = join_words(hurt)
+        return f"At {where}, use {baseline}: the refined model loses more than {HURT:g} there."
+    known = [decision for decision in decisions if decision is not None]
+    if known and all(decision.is_common for decision in known):
+        return (
+            "In this run refinement found no reason for models of their own. Averaging alone "
+            "gives as much for less."
+        )
+    return ""
 
 
 def _number(count: int) -> str:

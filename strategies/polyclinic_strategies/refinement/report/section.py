@@ -27,12 +27,14 @@ from polyclinic_strategies.refinement.report.membership_events import (
 from polyclinic_strategies.refinement.report.narrative import (
     UNIFORM,
     tell_choice,
+    tell_decision,
     tell_gains,
     tell_membership,
 )
 from polyclinic_strategies.refinement.report.state import (
     CENTRE,
     REFINED,
+    DecisionState,
     RefinementState,
     TriedRecipe,
     read_state,
@@ -43,6 +45,7 @@ from polyclinic_strategies.refinement.report.table import (
     HEADS,
     JOINED_LATER,
     TOOK_PART,
+    advise,
     find_baseline,
     find_columns,
     find_gains,
@@ -145,7 +148,10 @@ def describe(results: Results, state: RefinementState) -> dict[str, object]:
         "happened": tell_membership(happened),
         "trials": trials,
         "more_trials": more_trials,
-        "own_trials": _rank(state.choice.own),
+        "own_trials": _rank(state.choice.own, state.choice.contributors),
+        "own_recipe": _recipe_taken(state.choice.own, state.choice.contributors),
+        "own_chosen": tell_decision(own) if (own := state.choice.contributors) else "",
+        "advice": advise(results),
         "chosen": tell_choice(state, results.run.score_name),
     }
 
@@ -248,18 +254,28 @@ def _rank_trials(
     state: RefinementState,
 ) -> tuple[tuple[RankedRecipe, ...], tuple[RankedRecipe, ...]]:
     """Return the recipes that are shown, and those that are folded away."""
-    ranked = _rank(state.choice.left_out)
+    ranked = _rank(state.choice.left_out, state.choice.newcomers)
     shown = tuple(
         each
         for number, each in enumerate(ranked, start=1)
-        if number <= SHOWN_TRIALS or each.trial.recipe == UNIFORM
+        if number <= SHOWN_TRIALS or each.taken or each.trial.recipe == UNIFORM
     )
     return shown, tuple(each for each in ranked if each not in shown)
 
 
-def _rank(trials: Sequence[TriedRecipe]) -> tuple[RankedRecipe, ...]:
+def _rank(
+    trials: Sequence[TriedRecipe], decision: DecisionState | None
+) -> tuple[RankedRecipe, ...]:
     means = [None if trial.mean is None else show_score(trial.mean) for trial in trials]
+    taken = _recipe_taken(trials, decision)
     return tuple(
-        RankedRecipe(means.index(mean) + 1, trial, number == 0)
-        for number, (mean, trial) in enumerate(zip(means, trials, strict=True))
+        RankedRecipe(means.index(mean) + 1, trial, trial.recipe == taken)
+        for mean, trial in zip(means, trials, strict=True)
     )
+
+
+def _recipe_taken(trials: Sequence[TriedRecipe], decision: DecisionState | None) -> str:
+    """Return the recipe that was taken; early versions took the first."""
+    if decision is not None:
+        return decision.recipe
+    return trials[0].recipe if trials else ""

@@ -26,18 +26,42 @@ class TriedRecipe(BaseModel):
 TriedRecipes = Annotated[tuple[TriedRecipe, ...], BeforeValidator(lambda value: value or ())]
 
 
+class DecisionState(BaseModel):
+    """The recipe that was taken.
+
+    Attributes:
+        recipe: In words, as among those that were tried.
+        is_common: Whether it makes one model for everybody.
+        gain: Mean over hospitals of what models of their own gain over that.
+        error: Standard error of the gain.
+        loses: Hospitals for which no gain was shown, and which keep the model for everybody.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    recipe: Word
+    is_common: bool = False
+    gain: Number = None
+    error: Number = None
+    loses: tuple[Word, ...] = ()
+
+
 class ChoiceState(BaseModel):
     """Recipes that were tried, the best first.
 
     Attributes:
         left_out: For hospitals that join later.
         own: For hospitals that contributed.
+        newcomers, contributors: What was taken for them; early versions took the first, and told
+            nothing else.
     """
 
     model_config = ConfigDict(frozen=True)
 
     left_out: TriedRecipes = ()
     own: TriedRecipes = ()
+    newcomers: DecisionState | None = None
+    contributors: DecisionState | None = None
 
 
 class RefinementState(BaseModel):

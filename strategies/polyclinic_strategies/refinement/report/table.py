@@ -14,8 +14,8 @@ from polyclinic.reporting.formats import join_words, plural, subtract
 from polyclinic.reporting.results import LOCAL, POOLED, Arm, Participant, Results
 from polyclinic.reporting.scores import Cell, score_table
 from polyclinic.reporting.tables import fit, make_table, show_cell
-from polyclinic_strategies.refinement.report.narrative import Gain, tell_lead
-from polyclinic_strategies.refinement.report.state import CENTRE, REFINED
+from polyclinic_strategies.refinement.report.narrative import Gain, tell_advice, tell_lead
+from polyclinic_strategies.refinement.report.state import CENTRE, REFINED, read_state
 
 AVERAGED = "fedavg"  # the arm of one averaged model for everybody
 HEADS = {
@@ -140,6 +140,19 @@ def tell_result(results: Results, baseline: str) -> str:
     return tell_lead(measure, joined, trained, before, after, BASELINES.get(baseline, ""))
 
 
+def advise(results: Results) -> str:
+    """Advise averaging where the run's own figures say so; empty where they do not.
+
+    Raises:
+        RunError: The part of run.json about refinement is damaged.
+    """
+    state, baseline = read_state(results), find_baseline(results)
+    gains = find_gains(results, baseline, [each.name for each in results.hospitals])
+    choice = state.choice if state else None
+    decisions = (choice.newcomers, choice.contributors) if choice else ()
+    return tell_advice(gains, BASELINES.get(baseline, ""), decisions)
+
+
 def terminal_table(results: Results) -> Table:
     """Make the table of both groups for the terminal."""
     columns, baseline = find_columns(results), find_baseline(results)
@@ -150,7 +163,7 @@ def terminal_table(results: Results) -> Table:
         f"{results.run.score_name} on {source}{beside}",
         ["hospital"],
         [head for head, _ in columns],
-        caption=tell_result(results, baseline),
+        caption=" ".join(filter(None, (tell_result(results, baseline), advise(results)))),
     )
     for group in make_groups(results, columns, baseline):
         table.add_row(Text(group.title, style="bold"))

@@ -11,6 +11,7 @@ from polyclinic.reporting.scores import headline
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.reports.participation import find_participation
+from polyclinic_strategies.refinement.report.narrative import Gain, tell_advice
 from polyclinic_strategies.refinement.report.section import (
     Portrait,
     _rank,
@@ -18,7 +19,7 @@ from polyclinic_strategies.refinement.report.section import (
     describe,
     make_section,
 )
-from polyclinic_strategies.refinement.report.state import TriedRecipe, read_state
+from polyclinic_strategies.refinement.report.state import DecisionState, TriedRecipe, read_state
 from polyclinic_strategies.refinement.report.table import BASELINES, find_baseline
 from tests.pages import DASH, MINUS, Page, figures
 from tests.strategies.refinement.refinement_run import (
@@ -298,8 +299,56 @@ def test_how_the_recipe_was_chosen(tmp_path: Path) -> None:
 def test_recipes_whose_scores_look_the_same_share_a_rank() -> None:
     means = (0.61, 0.6101, 0.5, None, None)
     tried = [TriedRecipe(recipe=str(mean), mean=mean) for mean in means]
-    assert [each.place for each in _rank(tried)] == [1, 1, 3, 4, 4]
-    assert [each.taken for each in _rank(tried)] == [True, False, False, False, False]
+    assert [each.place for each in _rank(tried, None)] == [1, 1, 3, 4, 4]
+    assert [each.taken for each in _rank(tried, None)] == [True, False, False, False, False]
+    decided = DecisionState(recipe="0.5", is_common=True)
+    assert [each.taken for each in _rank(tried, decided)] == [False, False, True, False, False]
+
+
+def decided(**more: Any) -> dict[str, Any]:
+    run = record()
+    taken = {"recipe": "uniform mean", "is_common": True, "gain": 0.01, "error": 0.02, **more}
+    run["choice"] |= {"newcomers": taken, "contributors": taken}
+    return run
+
+
+def test_a_model_for_everybody_is_told_with_the_gain_that_was_too_small(tmp_path: Path) -> None:
+    values = shown(read(tmp_path, refinement=decided()))
+    assert "uniform mean" in values["chosen"]
+    assert figures(values["chosen"]) == ["0.500", "+0.010", "0.020"]
+    assert [each.trial.recipe for each in values["trials"] if each.taken] == ["uniform mean"]
+    assert values["own_recipe"] == "uniform mean"
+
+
+def test_who_keeps_the_model_for_everybody_is_named(tmp_path: Path) -> None:
+    run = decided(recipe="softmax by histogram, sharpness 0.1", is_common=False, loses=["b"])
+    values = shown(read(tmp_path, refinement=run))
+    assert all(" b: " in values[told] for told in ("chosen", "own_chosen"))
+
+
+@pytest.mark.parametrize(
+    ("differences", "common", "advised"),
+    [
+        ([0.1, 0.2], False, False),
+        ([0.1, -0.01], False, False),
+        ([-0.1, 0.02], False, True),  # on the average
+        ([0.3, -0.05], False, True),  # at one hospital
+        ([0.0, 0.0], True, True),  # there was no reason for models of their own
+    ],
+)
+def test_the_report_advises_averaging_where_its_figures_say_so(
+    differences: list[float], common: bool, advised: bool
+) -> None:
+    gains = [Gain(f"h{n}", 0.5, 0.5 + each) for n, each in enumerate(differences)]
+    taken = DecisionState(recipe="r", is_common=common)
+    assert bool(tell_advice(gains, "averaging", [taken, taken])) == advised
+
+
+def test_the_advice_stands_on_the_page_and_in_the_terminal(tmp_path: Path) -> None:
+    found = page(tmp_path, refinement=decided())
+    (advice,) = found.all(".advice")
+    assert advice
+    assert advice[:20] in text_of(read_results(tmp_path))
 
 
 def test_names_and_texts_of_hospitals_are_only_text(tmp_path: Path) -> None:

@@ -1,0 +1,98 @@
+"""Tables of `real_hospitals.py`: mean, worst hospital, gap and paired tests."""
+
+from collections.abc import Mapping, Sequence
+from statistics import fmean, stdev
+from typing import Any
+
+BASE = "fedavg"
+GROUPS = {"inside": "took part", "newcomer": "left out in turn, without labels"}
+
+
+def summarize(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+    """Return group -> arm -> figures.
+
+    The pairs of a test are hospitals in folds. Gap: the largest loss against averaging of a
+    hospital, mean over folds; `gap_error` is its standard error over folds.
+    """
+    scores: dict[str, dict[str, dict[tuple[int, str], float]]] = {}
+    for cell in cells:
+        group = "inside" if cell["left"] == "inside" else "newcomer"
+        for arm, row in cell["scores"].items():
+            for site, score in row.items():
+                scores.setdefault(group, {}).setdefault(arm, {})[cell["fold"], site] = score
+    return {group: _arms(arms) for group, arms in scores.items()}
+
+
+def _arms(arms: Mapping[str, Mapping[tuple[int, str], float]]) -> dict[str, dict[str, Any]]:
+    found = {}
+    base = arms.get(BASE, {})
+    for arm, row in arms.items():
+        sites = sorted({site for _, site in row})
+        folds = sorted({fold for fold, _ in row})
+        complete = [fold for fold in folds if all((fold, site) in row for site in sites)]
+        if not complete:
+            continue
+        each = {site: fmean(row[fold, site] for fold in complete) for site in sites}
+        means = [fmean(row[fold, site] for site in sites) for fold in complete]
+        figures: dict[str, Any] = {
+            "folds": len(complete),
+            "mean": fmean(means),
+            "deviation": stdev(means) if len(means) > 1 else None,
+            "worst": min(each.values()),
+            "worst_site": min(each, key=lambda site: each[site]),
+            "sites": each,
+        }
+        if base and arm != BASE:
+            figures |= _compare(row, base, sites, [f for f in complete if (f, sites[0]) in base])
+        found[arm] = figures
+    return found
+
+
+def _compare(
+    row: Mapping[tuple[int, str], float],
+    base: Mapping[tuple[int, str], float],
+    sites: Sequence[str],
+    folds: Sequence[int],
+) -> dict[str, Any]:
+    from scipy.stats import wilcoxon
+
+    differences = {
+        site: [row[fold, site] - base[fold, site] for fold in folds if (fold, site) in base]
+        for site in sites
+    }
+    lost = min(differences, key=lambda site: fmean(differences[site]))
+    pairs = [value for several in differences.values() for value in several]
+    error = stdev(differences[lost]) / len(folds) ** 0.5 if len(folds) > 1 else None
+    p = float(wilcoxon(pairs).pvalue) if any(pairs) and len(pairs) > 5 else None
+    return {
+        "gain": fmean(pairs),
+        "gap": fmean(differences[lost]),
+        "gap_error": error,
+        "gap_site": lost,
+        "pairs": len(pairs),
+        "p": p,
+    }
+
+
+def show(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return the table as Markdown."""
+    lines = []
+    for group, arms in table.items():
+        lines += [
+            f"| {GROUPS[group]} | folds | mean | worst hospital | against averaging | "
+            "largest loss of a hospital | p |",
+            "|---|---|---|---|---|---|---|",
+        ]
+        for arm, row in sorted(arms.items(), key=lambda pair: -pair[1]["mean"]):
+            spread = "" if row["deviation"] is None else f" ± {row['deviation']:.3f}"
+            cells = [arm, str(row["folds"]), f"{row['mean']:.3f}{spread}"]
+            cells.append(f"{row['worst']:.3f} ({row['worst_site']})")
+            if "gain" in row:
+                error = "" if row["gap_error"] is None else f" ± {row['gap_error']:.3f}"
+                cells += [f"{row['gain']:+.3f}", f"{row['gap']:+.3f}{error} ({row['gap_site']})"]
+                cells.append("" if row["p"] is None else f"{row['p']:.3f}")
+            else:
+                cells += ["", "", ""]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
