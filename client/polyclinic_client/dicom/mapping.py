@@ -11,7 +11,9 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from polyclinic.imaging.dataset_json import MAX_CHANNELS, MAX_CLASSES, MAX_NAME
+from polyclinic.imaging.dataset_json import MAX_CHANNELS
+from polyclinic.imaging.listing.labels import MAX_CLASSES
+from polyclinic.imaging.listing.values import MAX_NAME
 from polyclinic.system.durable import write_durably
 from polyclinic.system.text import parse_yaml
 from polyclinic_client.dicom.errors import MappingInvalid

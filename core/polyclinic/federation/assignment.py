@@ -37,6 +37,9 @@ class Verdict:
     reason: Annotated[str, AfterValidator(lambda text: text[:REASON_CHARACTERS])] = ""
 
 
+NEWER = ("summed", "variances")  # fields that 0.1.0 has not
+
+
 @validated(frozen=True, config=STRICT)
 class Assignment:
     """A request for a contribution.
@@ -72,9 +75,8 @@ class Assignment:
     def to_json(self) -> dict[str, Any]:
         """Return plain values, for the hospital's disk."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
-        if not self.summed:  # as earlier versions wrote it, so that their work counts
-            del values["summed"]
-        return values
+        # as earlier versions wrote it, so that their work counts
+        return {name: each for name, each in values.items() if name not in NEWER or each}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> "Assignment":
