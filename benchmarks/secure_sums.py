@@ -185,7 +185,7 @@ def measure_secure(folder: Path, count: int, numbers: int, gone: int) -> dict[st
         offers[site] = found
     collector = Collector(TERMS, numbers + EXTRA)
     start = time.process_time()
-    total = take_sum(grid, collector, offers, 1)
+    total = take_sum(grid, collector, offers, {"server-round": 1})
     everything = time.process_time() - start
     start = time.process_time()
     TERMS.grid.mean(total[:-EXTRA], len(collector.survivors), np.zeros(numbers, np.float32))

@@ -25,9 +25,9 @@ from polyclinic.federation.secure_sums.messages import (
     terms_of,
     words_reply,
 )
-from polyclinic_client.fleet.entering import at_the_gate
 from polyclinic_client.sent.by_flower import by_flower
 from polyclinic_client.site.compute_slots import compute_slot
+from polyclinic_client.site.entering import at_the_gate
 from polyclinic_client.site.open_sites import open_site
 from polyclinic_client.sums import membership
 from polyclinic_client.sums.identity import identity_of

@@ -13,15 +13,17 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass
 
 from polyclinic.config.release import MinSubjects, NoiseMultiplier
-from polyclinic.config.schemas import STRICT, Count
+from polyclinic.config.schemas import SECURE_SUMS, STRICT, Count
 from polyclinic.config.validation import JobNames, JobSettings, validate
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, NamedValue
 
 Word = Annotated[str, Field(strict=True, max_length=200)]
 Named = Annotated[tuple[Word, ...], Field(max_length=64)]
 Packages = Annotated[Mapping[Word, Word], Field(max_length=256)]
+Truth = Annotated[bool, Field(strict=True)]
 Number = Annotated[int, Field(ge=0, le=1_000_000)]
-PLAIN = "averaging"  # the method of orders that name none, as before 0.2
+SUMMED = ("train.sum", "query.offer")  # questions for a place in a sum
+PLAIN = "unnamed"  # the method of orders that name none, as before 0.2
 # part of an order as it travels -> field, see `polyclinic.federation.records`
 PREFIXES = {"name.": "names", "set.": "settings", "plugin.": "plugins"}
 FIELDS = {
@@ -35,10 +37,14 @@ FIELDS = {
     "noise-multiplier": "noise_multiplier",
     "protections": "protections",
     "epsilon": "epsilon",
+    "sum.masked": "masked",
+    "summed": "summed",
 }
-SECURE_SUMS = "secure_sums"  # among `protections`: updates leave as parts of secret sums
 # not part of what a person decides about: the same work in another round, or for another arm
-UNDECIDED = ("strategy", "round", "statistics", "min_subjects", "noise_multiplier")
+UNDECIDED = (
+    *("strategy", "round", "statistics", "min_subjects", "noise_multiplier"),
+    *("masked", "summed"),
+)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -61,6 +67,8 @@ class Asked:
         protections: What the run promises for updates, such as `SECURE_SUMS`.
         epsilon: What training for the run may tell about one patient, if it is differentially
             private; None where it is not.
+        masked: Whether the vector that is asked for goes into a sum under masks.
+        summed: Whether a contribution stays here until it is asked for in this way.
     """
 
     run: Word = ""
@@ -77,6 +85,16 @@ class Asked:
     noise_multiplier: NoiseMultiplier = 0.0
     protections: Named = ()
     epsilon: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    masked: Truth = False
+    summed: Truth = False
+
+    def shows_update(self, kind: str) -> bool:
+        """Tell whether the answer to a question of this type shows this hospital's own update."""
+        return (
+            kind == "train"
+            or (kind in SUMMED and not self.masked)
+            or (kind == "query.collect" and not self.summed)
+        )
 
     @property
     def digest(self) -> str:

@@ -7,23 +7,25 @@ before the answer leaves. A policy that changed in between is obeyed.
 from collections.abc import Collection
 from pathlib import Path
 
+from polyclinic.config.schemas import SECURE_SUMS
 from polyclinic.errors import NotAllowed
-from polyclinic_client.policy.asked import PLAIN, SECURE_SUMS, Asked
+from polyclinic_client.policy.asked import PLAIN, SUMMED, Asked
 from polyclinic_client.policy.decisions import decision_on, note_asked
 from polyclinic_client.policy.policy import Policy, read_policy
 
 SHOWN = 10  # names of a list in a sentence
 # questions whose answers hold what training made
-TRAINING = ("train", "query.collect")
+TRAINING = ("train", "query.collect", *SUMMED, "query.mask")
 
 
-def enter(state: Path, asked: Asked, *, trains: bool) -> None:
+def enter(state: Path, asked: Asked, *, trains: bool, kind: str = "") -> None:
     """Note what is asked for, and refuse what the hospital does not allow.
 
     Args:
         state: The hospital's state folder.
         asked: What a question asks for.
         trains: Whether what training made leaves, now or later in the run.
+        kind: Type of the question's message; empty where none is answered now.
 
     Raises:
         NotAllowed: The policy, or a person, does not allow it; or nobody has approved it yet.
@@ -32,6 +34,7 @@ def enter(state: Path, asked: Asked, *, trains: bool) -> None:
     policy = read_policy(state)
     note_asked(state, asked)
     check(state, policy, asked, trains=trains)
+    check_promise(asked, kind)
 
 
 def leave(state: Path, asked: Asked, kind: str) -> None:
@@ -47,6 +50,7 @@ def leave(state: Path, asked: Asked, kind: str) -> None:
         PolicyDamaged: The policy cannot be read.
     """
     check(state, read_policy(state), asked, trains=kind in TRAINING)
+    check_promise(asked, kind)
 
 
 def check(state: Path, policy: Policy, asked: Asked, *, trains: bool) -> None:
@@ -82,6 +86,20 @@ def check_names(policy: Policy, asked: Asked) -> None:
     _one_of("task", asked.names.get("data", ""), policy.tasks)
     for name in asked.statistics:
         _one_of("statistic", name, policy.statistics)
+
+
+def check_promise(asked: Asked, kind: str) -> None:
+    """Hold a run to its promise that updates leave only as parts of secret sums.
+
+    Raises:
+        NotAllowed: A question's answer would show this hospital's own update all the same.
+    """
+    if SECURE_SUMS in asked.protections and asked.shows_update(kind):
+        raise NotAllowed(
+            "The run promised secure sums, and asks for this hospital's own update",
+            "Start the run again with the coordinator's own polyclinic; if that does not help, do "
+            "not trust it.",
+        )
 
 
 def check_protections(policy: Policy, asked: Asked) -> None:

@@ -148,7 +148,7 @@ class SegmentationLink:
     def _ask(self, proxy: NDArray[np.uint8], kind: int) -> NDArray[np.uint8]:
         request_id = secrets.token_bytes(REQUEST_ID_BYTES)
         call = self._stub.Segment(
-            Parts("proxy", volume_parts(proxy, kind, request_id)),
+            Parts("warped scan", volume_parts(proxy, kind, request_id)),
             metadata=self._connection.credentials(),
             timeout=self._deadline_s + GRACE_S,
         )

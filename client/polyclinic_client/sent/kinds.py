@@ -13,6 +13,12 @@ ANSWERS = {
     "query.describe": "statistics",
     "query.base": "confirmation",
     "query.refined": "confirmation",
+    "train.sum": "keys",
+    "query.offer": "keys",
+    "query.share": "shares",
+    "query.mask": "masked update",
+    "query.survive": "signature",
+    "query.reveal": "shares",
 }
 FAULT, PROGRESS, REFUSAL = "fault", "progress", "refusal"
 WORDS = {
@@ -20,12 +26,16 @@ WORDS = {
     "figures": "figures: scores, losses and numbers of cases",
     "greeting": "name, version and kind of images of this hospital, and its numbers of cases",
     "contribution": "how training here changed the model, its scores, and statistics if asked for",
+    "keys": "keys for one secure sum, and figures of the training for it",
+    "shares": "shares of the secrets of a secure sum, which take the masks off the sum alone",
+    "masked update": "weights after training here, masked: of use in a sum alone",
+    "signature": "signature over the names of those who are in a secure sum",
     PROGRESS: "whether a contribution is ready, and how far training is",
     "statistics": "means over the images of at least so many subjects as the policy says",
     "confirmation": "that a model arrived",
     REFUSAL: "name and version of this hospital, and why it takes no part in a run",
     FAULT: "that a question could not be answered, and why, without anything about files",
-    "proxy": "warped copy of a scan, for a segmentation service",
+    "warped scan": "copy of a scan that was deformed, for a segmentation service",
     "hello": "name and version, when the line to the coordinator begins",
     "proof": "public key and signature, when the line to the coordinator begins",
     "receipt": "that a question arrived",
@@ -58,6 +68,8 @@ def kind_of_reply(question_type: str, reply: Envelope) -> str:
     kind = ANSWERS.get(question_type, question_type[:200] or "answer")
     if kind == "contribution" and not _hands_over(reply):
         return PROGRESS
+    if kind == "keys" and _hands_over(reply):  # a sum without masks
+        return "update"
     return REFUSAL if kind == "greeting" and _refuses(reply) else kind
 
 

@@ -131,6 +131,9 @@ class DeploymentConfig:
     runs: str
 
 
+SECURE_SUMS = "secure_sums"  # promise of an order: updates leave as parts of secret sums
+
+
 @dataclass(frozen=True, config=STRICT)
 class SumsConfig:
     """How hospitals' updates are summed so that nobody sees a single one."""

@@ -148,7 +148,7 @@ KINDS: dict[str, TaskKind] = {
             background=False,
             least_labels=0,
             losses=(),
-            trainings=("universal",),
+            trainings=(),
             labelled_by="as its task needs it",
         ),
     )

@@ -76,6 +76,8 @@ class Assignment:
         """Return plain values, for the hospital's disk."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))
         # as earlier versions wrote it, so that their work counts
+        if not values["order"]["protections"]:
+            del values["order"]["protections"]
         return {name: each for name, each in values.items() if name not in NEWER or each}
 
     @classmethod

@@ -9,7 +9,7 @@ from torch import nn
 from polyclinic.config.compose import instantiate
 from polyclinic.config.folders import plugins_named
 from polyclinic.config.jobs import job_digests, job_settings, job_tree
-from polyclinic.config.schemas import Config, JobConfig
+from polyclinic.config.schemas import SECURE_SUMS, Config, JobConfig
 from polyclinic.errors import ConfigError
 from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.method import method_of, provider_of
@@ -146,18 +146,22 @@ def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:
     digests = job_digests(job)
     digests["layout"] = layout_digest(network.state_dict(), shared_names(network, "none"))
     method = method_of(config).name
+    personal = str(config.strategy.get("personal", "none"))
+    sums = config.privacy.get("sums")
+    summed = sums is not None and sums.masked and personal != "all"
     return Order(
         run=folder.name,
         arm=arm_name(config),
         seed=config.seed,
         rounds=config.rounds,
-        personal=str(config.strategy.get("personal", "none")),
+        personal=personal,
         version=versions()["polyclinic"],
         names=names,
         settings=settings,
         digests=digests,
         method=method,
         plugins=needed_plugins(job, names, method, statistics_in(config.strategy)),
+        protections=(SECURE_SUMS,) if summed else (),
     )
 
 

@@ -59,6 +59,8 @@ class Order:
         restoration_steps: Number of steps of the last of these.
         method: Name of the federation's method; empty for the plain one, as before 0.2.
         plugins: Packages other than polyclinic that the work needs, with versions.
+        protections: What the run promises for updates, see
+            `polyclinic.config.schemas.SECURE_SUMS`; a hospital holds it to that.
     """
 
     run: FolderName
@@ -77,6 +79,7 @@ class Order:
     restoration_steps: Number = 0
     method: Word = ""
     plugins: Words = field(default_factory=dict)
+    protections: Annotated[tuple[Word, ...], Field(max_length=16)] = ()
 
 
 @dataclass(frozen=True)
@@ -114,6 +117,8 @@ def order_to_config(order: Order) -> ConfigRecord:
         "version": order.version,
         "method": order.method,
     }
+    if order.protections:
+        flat["protections"] = list(order.protections)
     if order.restoration != "none":
         flat |= {"restoration": order.restoration, "restoration-steps": order.restoration_steps}
     flat |= {f"{NAME}{group}": name for group, name in order.names.items()}
@@ -143,6 +148,8 @@ def order_from_message(message: Message) -> Order:
     found = {key: flat[key] for key in (*plain, "method") if key in flat}
     if "restoration-steps" in flat:
         found["restoration_steps"] = flat["restoration-steps"]
+    if "protections" in flat:
+        found["protections"] = flat["protections"]
     return read_values(
         Order,
         {

@@ -35,7 +35,6 @@ from polyclinic.federation.envelope import BufferArray, array_values
 from polyclinic.federation.envelope.content import ARRAYS, CONFIG, METRICS, WEIGHTS, weights_of
 from polyclinic.federation.grids.passing import PassingGrid
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
-from polyclinic.federation.records import round_of
 from polyclinic.federation.secure_sums.collector import Collector
 from polyclinic.federation.secure_sums.exchange import (
     add_up,
@@ -105,7 +104,8 @@ class SummingGrid(PassingGrid):
             phase=MessageType.TRAIN,
         )
         collector = Collector(terms, numbers + EXTRA)
-        total, members = add_up(self._reliable, collector, answers, round_of(asked[0]))
+        order = dict(asked[0].content[CONFIG])
+        total, members = add_up(self._reliable, collector, answers, order)
         count = len(members)
         if terms.sigma > 0:
             self._tell_epsilon(terms, count, numbers)

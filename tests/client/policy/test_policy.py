@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from polyclinic.errors import NotAllowed
-from polyclinic_client.policy.asked import SECURE_SUMS, Asked
+from polyclinic_client.policy.asked import SECURE_SUMS, Asked, read_asked
 from polyclinic_client.policy.decisions import decide, decision_on, note_asked, requests
 from polyclinic_client.policy.gate import check_names, check_protections, enter, leave
 from polyclinic_client.policy.policy import (
@@ -170,6 +170,39 @@ def test_protections_that_are_demanded_must_be_promised() -> None:
     for asked in (ASKED, dataclasses.replace(safe, epsilon=4.1)):
         with pytest.raises(NotAllowed, match="epsilon of at most 4"):
             check_protections(Policy(epsilon=4.0), asked)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scalars", "refused"),
+    [
+        ("train", {}, True),
+        ("train", {"sum.masked": True, "summed": True}, True),
+        ("train.sum", {"sum.masked": False}, True),
+        ("train.sum", {}, True),
+        ("train.sum", {"sum.masked": True}, False),
+        ("query.offer", {"summed": True}, True),
+        ("query.offer", {"sum.masked": True}, False),
+        ("query.collect", {"sum.masked": True}, True),
+        ("query.collect", {"summed": True}, False),
+        ("query.mask", {}, False),
+        ("evaluate", {}, False),
+    ],
+)
+def test_a_run_is_held_to_its_promise_of_secure_sums(
+    tmp_path: Path, kind: str, scalars: dict[str, bool], refused: bool
+) -> None:
+    asked = read_asked({"run": "brain", "protections": [SECURE_SUMS], **scalars})
+    assert asked.shows_update(kind) == refused
+    for held in (
+        lambda: enter(tmp_path, asked, trains=True, kind=kind),
+        lambda: leave(tmp_path, asked, kind),
+    ):
+        if refused:
+            with pytest.raises(NotAllowed, match="promised secure sums"):
+                held()
+        else:
+            held()
+    enter(tmp_path, read_asked({"run": "brain", **scalars}), trains=True, kind=kind)
 
 
 def test_a_person_approves_refuses_and_changes_their_mind(tmp_path: Path) -> None:

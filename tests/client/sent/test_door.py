@@ -19,8 +19,10 @@ from tests.client.fleet.hospitals import HospitalLine, hospital
 from tests.packaging.layout import PACKAGES
 
 Scenario = Callable[[Coordinator, HospitalLine], Awaitable[None]]
-# modules that may open a connection: the door's channel, the tunnel below its TLS, and the worker's
+# modules that may open a connection: the door's channel, the tunnel below its TLS, the worker's,
+# and the one to the PACS, which is the hospital's own
 OPENS = {
+    "dicom/pacs.py",
     "network/connection.py",
     "network/proxy.py",
     "network/certificate.py",

@@ -42,7 +42,7 @@ def test_masks_change_no_bit_of_the_model(sites: list[Path], strategy: str) -> N
         found, same = (weights(each, strategy) for each in (masked, clear))
         assert all(torch.equal(tensor, same[name]) for name, tensor in found.items())
         assert masked.scores == clear.scores
-        state = masked.folder / "hospitals" / "north"
+        state = masked.folder.parent / "hospitals" / "north"
         assert set(json.loads((state / "partners.json").read_text())["keys"]) == {"south", "west"}
         if strategy == "fedavg":
             with simulate(sites, *SMALL, **asked) as plain:
@@ -88,3 +88,17 @@ def test_noise_tells_epsilon_and_what_protects_nobody_is_refused(sites: list[Pat
     ):
         with pytest.raises(ConfigError, match=r"privacy\.sums\.noise_multiplier"):
             simulate(sites, *SMALL, *more, rounds=1)
+
+
+def test_hospitals_that_demand_secure_sums_and_name_what_they_allow_take_part_in_these_alone(
+    sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("secure_sums: true\nstrategies: [averaging]\n")
+    monkeypatch.setenv("POLYCLINIC_POLICY", str(policy))
+    asked = {"strategy": "averaging/fedavg", "rounds": 1}
+    with simulate(sites, *SMALL, "privacy=secure_sum", **asked) as result:
+        assert not result.faults
+    for clear in ((), ("privacy=quantized_sum",)):
+        with pytest.raises(PolyclinicError, match="demands secure sums"):
+            simulate(sites, *SMALL, *clear, **asked)

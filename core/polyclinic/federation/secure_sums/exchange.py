@@ -15,6 +15,7 @@ from polyclinic.federation.secure_sums.collector import Collector
 from polyclinic.federation.secure_sums.masks import Words
 from polyclinic.federation.secure_sums.messages import (
     MASK,
+    PREFIX,
     REVEAL,
     SHARE,
     SURVIVE,
@@ -98,7 +99,10 @@ def check_protection(sums: SumsConfig) -> None:
 
 
 def add_up(
-    grid: Asking, collector: Collector, answers: Mapping[str, Offered], number: int
+    grid: Asking,
+    collector: Collector,
+    answers: Mapping[str, Offered],
+    order: Mapping[str, Any],
 ) -> tuple[Words, list[str]]:
     """Return the sum of the vectors of hospitals that answered, and who is in it.
 
@@ -106,7 +110,7 @@ def add_up(
         grid: Asks the hospitals.
         collector: Has the terms.
         answers: The hospitals' keys; or their vectors, where these travel in the clear.
-        number: Round, for events.
+        order: Scalars of what the hospitals were asked for, so that each step says for what it is.
 
     Raises:
         TooFewHospitals, TooFewInSum, AnswerRefused: See `take_sum`.
@@ -114,7 +118,7 @@ def add_up(
     """
     if collector.terms.masked:
         offers = {site: each.offer for site, each in answers.items() if each.offer is not None}
-        return take_sum(grid, collector, offers, number), collector.survivors
+        return take_sum(grid, collector, offers, order), collector.survivors
     check_room(len(answers), collector.terms)
     total: Words = np.zeros(collector.numbers, dtype=np.uint32)
     for each in answers.values():
@@ -123,14 +127,16 @@ def add_up(
     return total, sorted(answers)
 
 
-def take_sum(grid: Asking, collector: Collector, offers: Mapping[str, Offer], number: int) -> Words:
+def take_sum(
+    grid: Asking, collector: Collector, offers: Mapping[str, Offer], order: Mapping[str, Any]
+) -> Words:
     """Carry out all steps after the offers.
 
     Args:
         grid: Asks the hospitals.
         collector: Has the terms; afterwards its `survivors` are those in the sum.
         offers: Keys of the hospitals that take part.
-        number: Round, for events.
+        order: Scalars of what the hospitals were asked for.
 
     Returns:
         The sum modulo 2^32.
@@ -142,7 +148,8 @@ def take_sum(grid: Asking, collector: Collector, offers: Mapping[str, Offer], nu
     """
     session, shown = collector.terms.session, collector.take_offers(offers)
     receivers = list(collector.offers)
-    steps = _Steps(grid, number, collector.needed)
+    named = {**order, **to_config(collector.terms, PREFIX)}
+    steps = _Steps(grid, named, collector.needed)
 
     def read_shares(site: str, message: Message) -> Shares:
         found = read_answer(SharedAnswer, message)
@@ -188,12 +195,12 @@ class _Steps:
 
     Args:
         grid: Asks the hospitals.
-        number: Round, for events.
+        named: Scalars that every question carries.
         needed: Number of hospitals that must answer.
     """
 
-    def __init__(self, grid: Asking, number: int, needed: int) -> None:
-        self._grid, self._number, self._needed = grid, number, needed
+    def __init__(self, grid: Asking, named: Mapping[str, Any], needed: int) -> None:
+        self._grid, self._named, self._needed = grid, named, needed
 
     def ask(
         self, kind: str, questions: Mapping[str, Any], read: Callable[[str, Message], Value]
@@ -203,7 +210,7 @@ class _Steps:
         contents = {}
         for site, question in questions.items():
             if id(question) not in made:
-                config = {**to_config(question), "server-round": self._number}
-                made[id(question)] = RecordDict({CONFIG: ConfigRecord(config)})
+                config = ConfigRecord({**self._named, **to_config(question)})
+                made[id(question)] = RecordDict({CONFIG: config})
             contents[site] = made[id(question)]
         return self._grid.ask(kind, contents, read, self._needed)

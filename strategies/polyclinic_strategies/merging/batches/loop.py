@@ -24,6 +24,7 @@ from polyclinic.federation.assignment import Handover
 from polyclinic.federation.envelope.content import CONFIG
 from polyclinic.federation.events import Note
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
+from polyclinic.federation.records import order_to_config
 from polyclinic.federation.secure_sums.collector import Collector
 from polyclinic.federation.secure_sums.errors import SumRefused
 from polyclinic.federation.secure_sums.exchange import add_up, concentrated, make_terms
@@ -124,7 +125,7 @@ class BatchLoop(EventLoop):
                     partial(_read, numbers=numbers, masked=terms.masked),
                     min(len(ready), max(self._sums.least_hospitals, 1)),
                 ),
-                0,
+                order_to_config(self.assignment.order),
             )
         except (TooFewHospitals, SumRefused, AnswerRefused) as error:
             self._failed = clock.monotonic()
@@ -146,7 +147,8 @@ class BatchLoop(EventLoop):
     def _question(self, digest: str, terms: Terms) -> RecordDict:
         assignment = self.assignment
         asked = OfferQuestion(digest, assignment.base, assignment.task)
-        config = {**to_config(asked), **to_config(terms, PREFIX)}
+        order = order_to_config(assignment.order)
+        config = {**order, **to_config(asked), **to_config(terms, PREFIX)}
         return RecordDict({CONFIG: ConfigRecord(config)})
 
     def _keep(self, mean: StateDict, members: Mapping[str, str], lost: Losses) -> None:

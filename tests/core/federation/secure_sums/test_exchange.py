@@ -93,7 +93,7 @@ def test_store_and_memory_hold_no_single_vector(tmp_path: Path) -> None:
     grid = StoringGrid(tmp_path, hospitals, {"h2", "h7"})
     collector = Collector(TERMS, NUMBERS)
     offers = {site: each.offer() for site, each in hospitals.items()}
-    total = take_sum(grid, collector, offers, 1)
+    total = take_sum(grid, collector, offers, {"server-round": 1})
     np.testing.assert_array_equal(total, added(words, collector.survivors))
     assert collector.survivors == [site for site in words if site not in ("h2", "h7")]
 
@@ -132,7 +132,7 @@ def test_bytes_are_those_of_the_quantized_vectors(tmp_path: Path) -> None:
         grid,
         Collector(TERMS, NUMBERS),
         {site: each.offer() for site, each in hospitals.items()},
-        1,
+        {"server-round": 1},
     )
     sent = sum(map(len, grid.envelopes)) + sum(
         path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()
@@ -148,5 +148,5 @@ def test_too_few_masked_vectors_end_the_sum(tmp_path: Path) -> None:
             grid,
             Collector(TERMS, 1000),
             {site: each.offer() for site, each in hospitals.items()},
-            1,
+            {"server-round": 1},
         )

@@ -30,7 +30,8 @@ def at_the_gate(message: Message, context: Context, work: ClientAppCallable) -> 
     state, kind = Path(str(context.node_config["state"])), message.metadata.message_type
     try:
         asked = read_asked(config_of(message))
-        enter(state, asked, trains=kind in TRAINING or (kind == HELLO and _trains(asked)))
+        trains = kind in TRAINING or (kind == HELLO and _trains(asked))
+        enter(state, asked, trains=trains, kind=kind)
     except ConfigError as error:
         if kind != HELLO:
             raise
