@@ -110,7 +110,7 @@ def _read(text: str) -> Any:
         return found.copy() if isinstance(found, list | dict) else found
     if _NUMBER.fullmatch(text):
         number = float(text) if set(text) & set(".e") else int(text)
-        if not math.isfinite(number) or abs(number) >= 2**63:
+        if not math.isfinite(number) or (isinstance(number, int) and abs(number) >= 2**63):
             raise ConfigError(f"{_shown(text)} is no number that travels.")
         return number
     return text
