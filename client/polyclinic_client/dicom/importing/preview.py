@@ -23,8 +23,8 @@ def show_plan(
 ) -> None:
     """Print what would become what, and what is left out and why."""
     console.print(
-        f"{plan.patients} patients, {plan.studies} studies, {plan.series} series found; "
-        f"{len(plan.cases)} cases would be imported"
+        f"patients: {plan.patients}, studies: {plan.studies}, series: {plan.series}; cases that "
+        f"would be imported: {len(plan.cases)}"
     )
     cases = Rows(title="Cases", title_justify="left")
     for name in ("case", "split", *(each.name for each in mapping.channels), "labels"):
