@@ -21,8 +21,8 @@ from torch.func import functional_call
 from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import TrainingConfig
 from polyclinic.learning.losses import judge
+from polyclinic.learning.optimizing.stepping import make_optimizer
 from polyclinic.learning.state_dict import StateDict, shared_names
-from polyclinic.learning.training import make_optimizer
 
 PROXIMAL, DITTO, MIXED = 0.01, 0.1, 0.5  # mu of FedProx, lambda of Ditto, APFL's first alpha
 Batch = tuple[Tensor, Tensor]

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -152,11 +153,20 @@ def locked(name: str) -> dict[str, tuple[str, int]]:
 def test_what_the_project_requires_is_locked_by_its_hashes(name: str, extras: list[str]) -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     found = locked(name) | locked("torch")
-    texts = [text for extra in extras for text in project["optional-dependencies"][extra]]
-    for requirement in map(Requirement, [*project["dependencies"], *texts]):
+    for requirement in map(Requirement, [*project["dependencies"], *in_extras(project, extras)]):
         version, hashes = found[canonicalize_name(requirement.name)]
         assert requirement.specifier.contains(version) and hashes, f"{requirement}: make lock"
     assert requirement_of_torch() == f"torch=={found['torch'][0]}"
+
+
+def in_extras(project: dict[str, Any], extras: Iterable[str]) -> Iterator[str]:
+    """Yield what extras require, and the extras of the project's own that they name."""
+    for text in (text for extra in extras for text in project["optional-dependencies"][extra]):
+        requirement = Requirement(text)
+        if requirement.name == project["name"]:
+            yield from in_extras(project, requirement.extras)
+        else:
+            yield text
 
 
 def requirement_of_torch() -> str:

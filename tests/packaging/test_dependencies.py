@@ -24,7 +24,9 @@ OWN_EXTRA = {
 }
 OPTIONAL = {"postgresql", "pretrained", "reflection", "atlas"}  # asked for with a remedy
 EARLIER = "v0.1.0"  # what runs with that version's packages
-OURS = {"tests", "benchmarks", "polyclinic_toy", *PACKAGES}
+# benchmarks are run as scripts, and import one another by their plain names
+SCRIPTS = {path.stem for path in (ROOT / "benchmarks").glob("*.py")}
+OURS = {"tests", "benchmarks", "polyclinic_toy", *PACKAGES, *SCRIPTS}
 
 
 def normalized(requirement: str) -> str:

@@ -1,10 +1,10 @@
 """The journal of answers that Flower's own SuperNode carries away, where no line of ours does."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 from blake3 import blake3
 from flwr.app import Array, Context, Message
-from flwr.clientapp.typing import ClientAppCallable
 
 from polyclinic.federation.records import config_of
 from polyclinic_client.policy.asked import read_asked
@@ -15,7 +15,9 @@ from polyclinic_client.sent.kinds import ANSWERS
 from polyclinic_client.sent.ways import LEAVES
 
 
-def by_flower(message: Message, context: Context, work: ClientAppCallable) -> Message:
+def by_flower(
+    message: Message, context: Context, work: Callable[[Message, Context], Message]
+) -> Message:
     """Write an answer into the journal that Flower's own SuperNode will carry away.
 
     Raises:

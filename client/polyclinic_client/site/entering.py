@@ -1,10 +1,10 @@
 """The gate of the ClientApp: every message passes it before anything is read."""
 
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from flwr.app import Context, Message
-from flwr.clientapp.typing import ClientAppCallable
 
 from polyclinic.errors import ConfigError
 from polyclinic.federation.method import methods
@@ -17,7 +17,9 @@ from polyclinic_client.site.status import WORKER, StatusFile
 HELLO = "query.hello"
 
 
-def at_the_gate(message: Message, context: Context, work: ClientAppCallable) -> Message:
+def at_the_gate(
+    message: Message, context: Context, work: Callable[[Message, Context], Message]
+) -> Message:
     """Let a question in if the hospital's policy allows it, before anything is read.
 
     Raises:

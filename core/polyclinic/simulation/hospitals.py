@@ -75,8 +75,9 @@ def write_dataset(dataset: SiteDataset, folder: Path) -> Path:
         "labels": _regions(dataset)
         if dataset.regions
         else _numbered(dataset.labels, dataset.label_values),
-        "task": dataset.task,
     }
+    if dataset.stated_task is not None:
+        listing["task"] = dataset.stated_task
     listing |= {
         split: [_entry(case, dataset) for case in getattr(dataset, split)] for split in SPLITS
     }

@@ -216,7 +216,7 @@ def test_results_and_previews_have_their_places(tmp_path: Path) -> None:
     for images, out, said in [
         ([first, second], "x.nii.gz", "Name a folder"),
         ([first, tmp_path / "b" / "scan.nii"], "out", "same name"),
-        ([tmp_path], "out", "no NIfTI file"),
+        ([tmp_path], "out", "neither a NIfTI file"),
     ]:
         with pytest.raises(ConfigError, match=said):
             plan(images, Path(out), None)

@@ -32,9 +32,9 @@ def read(flat: dict[str, Any], channels: int = 1, classes: int = 3) -> Fingerpri
 
 
 def test_a_hospital_reads_the_question_as_any_other_for_a_description() -> None:
-    order, names, release = read_question(QUESTION)
+    order, names, release, variances = read_question(QUESTION)
     assert order.method == "planning" and order.names == NAMES
-    assert names == (NAME,) and release == Release(min_subjects=4)
+    assert names == (NAME,) and release == Release(min_subjects=4) and not variances
 
 
 def test_a_sound_answer_is_read() -> None:
