@@ -105,9 +105,10 @@ def decide_for_each(tried: Sequence[Tried], cases: Mapping[str, int]) -> Decisio
 
     The difference d_h between its own model and that for everybody has the variance
     v_h = s (1 - s) / n_h at most, for scores 0 .. 1 with the mean s over n_h cases, if the scores
-    of the two models correlate by a half. Hospitals differ besides, with the mean m and the
-    variance t of their true differences. So the estimate is shrunk towards the mean (James and
-    Stein 1961):
+    of the two models correlate by a half. Cases that are right or wrong come near that bound; Dice
+    of a case varies much less. Hospitals differ besides, with the mean m and the variance t of
+    their true differences, so all v_h are made smaller until their mean is not above the variance
+    of the d_h. The estimate is shrunk towards the mean (James and Stein 1961):
 
         m + b_h (d_h - m),    b_h = t / (t + v_h),    variance b_h v_h + (1 - b_h)^2 var(m)
 
@@ -130,8 +131,13 @@ def decide_for_each(tried: Sequence[Tried], cases: Mapping[str, int]) -> Decisio
         score = min(1.0, max(0.0, (best.scores[site] + common.scores[site]) / 2))
         noise[site] = max(score * (1 - score), LEAST_VARIANCE) / max(1, cases.get(site, 1))
     mean = fmean(gains.values())
-    spread = variance(gains.values()) - fmean(noise.values()) if len(sites) > 1 else 0.0
-    spread = max(0.0, spread)
+    spread = 0.0
+    if len(sites) > 1:
+        observed = variance(gains.values())
+        too_much = max(1.0, fmean(noise.values()) / max(observed, 1e-12))
+        least = {site: LEAST_VARIANCE / max(1, cases.get(site, 1)) for site in sites}
+        noise = {site: max(noise[site] / too_much, least[site]) for site in sites}
+        spread = max(0.0, observed - fmean(noise.values()))
     of_mean = (spread + fmean(noise.values())) / len(sites)
     taken = []
     for site in sites:

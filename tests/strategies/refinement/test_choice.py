@@ -189,10 +189,17 @@ def test_with_few_cases_a_gain_is_shrunk_towards_the_mean_over_hospitals() -> No
     assert not decide_for_each([common, lucky], few).is_personal
     assert decide_for_each([common, lucky], many).exceptions.keys() == {"b", "c", "d"}
     # everybody gains a little: no hospital proves it alone, all of them together do
-    all_gain = scored(SHARP, 0.62, 0.6, 0.61, 0.6)
+    all_gain = scored(SHARP, 0.53, 0.51, 0.52, 0.51)
     assert not decide_for_each([common, all_gain], few).is_personal
     assert not decide_for_each([common, all_gain], dict.fromkeys("abcd", 40)).exceptions
     assert decide_for_each([common, all_gain], dict.fromkeys("abcd", 40)).is_personal
+
+
+def test_scores_that_vary_less_than_right_and_wrong_prove_more() -> None:
+    # with two cases a hospital, right and wrong alone would allow an error of 0.17
+    common, own = scored(CENTRE, 0.4, 0.4, 0.4, 0.4), scored(SHARP, 0.62, 0.55, 0.6, 0.52)
+    found = decide_for_each([common, own], dict.fromkeys("abcd", 2))
+    assert found.is_personal and not found.exceptions
 
 
 def test_no_contributor_scored() -> None:
