@@ -15,7 +15,7 @@ from polyclinic.imaging.dataset_json import MAX_CHANNELS
 from polyclinic.imaging.listing.labels import MAX_CLASSES
 from polyclinic.imaging.listing.values import MAX_NAME
 from polyclinic.system.durable import write_durably
-from polyclinic.system.text import parse_yaml
+from polyclinic.system.plain_yaml import parse_yaml
 from polyclinic_client.dicom.errors import MappingInvalid
 from polyclinic_client.dicom.reading.instances import Instance
 

@@ -17,7 +17,8 @@ from polyclinic.config.overrides import read_override, write_override
 from polyclinic.config.validation import LONGEST, JobSettings, check_name
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import write_atomically
-from polyclinic.system.text import clean, first_line, parse_yaml
+from polyclinic.system.plain_yaml import parse_yaml
+from polyclinic.system.text import clean, first_line
 
 FILE = "plan.yaml"
 SUFFIXES = (".yaml", ".yml")

@@ -3,11 +3,7 @@
 import json
 from typing import Any
 
-import yaml
-
 LINE_CHARACTERS = 300
-DEEPEST_YAML = 8  # lists and mappings inside one another
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def clean(value: object) -> str:
@@ -45,20 +41,3 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError as error:
         raise ValueError("nested too deeply") from error
-
-
-def parse_yaml(text: str) -> Any:
-    """Parse YAML that is flat enough, without aliases, by which a small file can stand for much.
-
-    Raises:
-        yaml.YAMLError: It is no such YAML.
-    """
-    depth = 0
-    for event in yaml.parse(text, _LOADER):
-        if isinstance(event, yaml.AliasEvent):
-            raise yaml.YAMLError("it holds aliases")
-        depth += isinstance(event, yaml.CollectionStartEvent)
-        depth -= isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST_YAML:
-            raise yaml.YAMLError("it is nested too deeply")
-    return yaml.load(text, _LOADER)
