@@ -3,8 +3,6 @@
 It is read from the scalars of any question, by the client's processes with and without torch.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import field
 from typing import Annotated, Any
@@ -16,6 +14,7 @@ from polyclinic.config.release import MinSubjects, NoiseMultiplier
 from polyclinic.config.schemas import SECURE_SUMS, STRICT, Count
 from polyclinic.config.validation import JobNames, JobSettings, validate
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, NamedValue
+from polyclinic.system.text import json_digest
 
 Word = Annotated[str, Field(strict=True, max_length=200)]
 Named = Annotated[tuple[Word, ...], Field(max_length=64)]
@@ -99,9 +98,8 @@ class Asked:
     @property
     def digest(self) -> str:
         """SHA-256 of all that a person decides about."""
-        plain = {name: value for name, value in self.values().items() if name not in UNDECIDED}
-        content = json.dumps(plain, sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(content.encode()).hexdigest()
+        told = self.values().items()
+        return json_digest({name: value for name, value in told if name not in UNDECIDED})
 
     def values(self) -> dict[str, Any]:
         """Return plain values, for a file."""

@@ -13,8 +13,6 @@ Several processes may write: each locks the file.
 
 import errno
 import fcntl
-import hashlib
-import json
 import os
 import shutil
 import time
@@ -30,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 from polyclinic.errors import DiskFull, ResourceError, StorageFailed
 from polyclinic.system.durable import DIGEST, flush, make_folder, sync_folder
 from polyclinic.system.faults import FULL
+from polyclinic.system.text import canonical_json, json_digest
 
 FILE = "sent.jsonl"
 START = "0" * 64  # the previous hash of the first entry
@@ -224,9 +223,9 @@ class Journal:
             place += 1
             told = {"number": place, "time": time.time(), **asdict(each), "previous": previous}
             previous = entry_hash(told)
-            lines.append(_canonical({**told, "hash": previous}) + b"\n")
+            lines.append(canonical_json({**told, "hash": previous}) + "\n")
         try:
-            _write(number, b"".join(lines))
+            _write(number, "".join(lines).encode())
             flush(number)
         except OSError:
             os.ftruncate(number, whole)  # nothing of it leaves, so nothing of it is told
@@ -254,12 +253,7 @@ class Journal:
 
 def entry_hash(told: dict[str, object]) -> str:
     """Return the SHA-256 of the canonical JSON of all that an entry tells but its own hash."""
-    plain = {key: value for key, value in told.items() if key != "hash"}
-    return hashlib.sha256(_canonical(plain)).hexdigest()
-
-
-def _canonical(told: dict[str, object]) -> bytes:
-    return json.dumps(told, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+    return json_digest({key: value for key, value in told.items() if key != "hash"})
 
 
 def _write(number: int, data: bytes) -> None:

@@ -8,9 +8,9 @@ import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
-from polyclinic.config.jobs import digest
 from polyclinic.errors import LimitExceeded, ModelInvalid
 from polyclinic.learning.state_dict import StateDict, load_state, save_state
+from polyclinic.system.text import json_digest
 
 Answer = tuple[StateDict, int]  # means, and the number of subjects
 SUBJECTS = "subjects"
@@ -56,7 +56,7 @@ class ReleaseBook:
         path.touch()
 
     def _enter(self, question: object) -> Path:
-        path = self._folder / f"{digest(question)}.safetensors"
+        path = self._folder / f"{json_digest(question)}.safetensors"
         known = len(list(self._folder.glob("*.safetensors")))
         if not path.exists() and known >= self._most:
             raise LimitExceeded(

@@ -17,7 +17,6 @@ import torch
 from torch import Tensor, nn
 
 from polyclinic.config.compose import instantiate
-from polyclinic.config.jobs import digest
 from polyclinic.config.release import Release
 from polyclinic.config.schemas import JobConfig
 from polyclinic.errors import (
@@ -43,6 +42,7 @@ from polyclinic.learning.state_dict import (
     unpack,
 )
 from polyclinic.system.faults import shareable
+from polyclinic.system.text import json_digest
 from polyclinic_client.policy.imprint import check_imprint
 from polyclinic_client.policy.limits import (
     check_limits,
@@ -269,7 +269,7 @@ class Site:
 
     def prepared(self, order: Order) -> PreparedSite:
         """Bring the cases onto the network's grid: once in this process for one way of doing it."""
-        key = digest([order.names["data"], dict(order.settings)])
+        key = json_digest([order.names["data"], dict(order.settings)])
         if self._prepared is None or self._prepared[0] != key:
 
             def tell(done: int, total: int) -> None:

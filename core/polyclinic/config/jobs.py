@@ -4,8 +4,6 @@ A coordinator sends a job's names and scalars to a hospital, never a path to cod
 looks the names up in its own `conf/`, sets only scalars that exist there, and compares digests.
 """
 
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from polyclinic.config.schemas import Config, JobConfig, Setting
 from polyclinic.config.targets import check_targets
 from polyclinic.config.validation import JOB_GROUPS, check_fit, check_name, check_setting, validate
 from polyclinic.errors import ConfigError
+from polyclinic.system.text import json_digest
 
 
 def job_settings(config: Config, conf: Path = CONF) -> tuple[dict[str, str], dict[str, Setting]]:
@@ -84,20 +83,13 @@ def load_job(
 def job_digests(job: JobConfig) -> dict[str, str]:
     """Compute the SHA-256 of each resolved group: equal digests build equal things."""
     tree = job_tree(job)
-    return {group: digest(tree[group]) for group in JOB_GROUPS}
+    return {group: json_digest(tree[group]) for group in JOB_GROUPS}
 
 
 def job_tree(job: JobConfig) -> dict[str, Any]:
     """Turn a job into plain values, as its YAML would say them."""
     tree: dict[str, Any] = TypeAdapter(JobConfig).dump_python(job, mode="json")
     return {**tree, "training": flatten(tree["training"])}
-
-
-def digest(value: object) -> str:
-    """Compute the SHA-256 of a value's canonical JSON."""
-    return hashlib.sha256(
-        json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
-    ).hexdigest()
 
 
 def _holds_parts(value: object) -> bool:

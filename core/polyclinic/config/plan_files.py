@@ -4,8 +4,6 @@ A plan names a file of conf/data, and settings that a job may hold (`polyclinic.
 becomes settings as people write them, before those that a person gives: a person's own count.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -18,7 +16,7 @@ from polyclinic.config.validation import LONGEST, JobSettings, check_name
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import write_atomically
 from polyclinic.system.plain_yaml import parse_yaml
-from polyclinic.system.text import clean, first_line
+from polyclinic.system.text import clean, first_line, json_digest
 
 FILE = "plan.yaml"
 SUFFIXES = (".yaml", ".yml")
@@ -61,10 +59,7 @@ class Plan(BaseModel):
 
     def compute_digest(self) -> str:
         """Compute the SHA-256 of everything but the digest."""
-        content = json.dumps(
-            self.model_dump(mode="json", exclude={"digest"}), sort_keys=True, separators=(",", ":")
-        )
-        return hashlib.sha256(content.encode()).hexdigest()
+        return json_digest(self.model_dump(mode="json", exclude={"digest"}))
 
     def overrides(self) -> list[str]:
         """Return the plan as settings, SETTING=VALUE."""

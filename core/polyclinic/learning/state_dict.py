@@ -20,10 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from polyclinic.config.jobs import digest
 from polyclinic.errors import ConfigError, DiskFull, ModelInvalid, StorageFailed, WeightsInvalid
 from polyclinic.system.durable import replacing
-from polyclinic.system.text import first_line, parse_json
+from polyclinic.system.text import first_line, json_digest, parse_json
 
 StateDict = dict[str, Tensor]
 Personal = Literal["none", "norm", "all"]
@@ -113,7 +112,7 @@ def subtract(tuned: Mapping[str, Tensor], base: Mapping[str, Tensor]) -> StateDi
 
 def layout_digest(state: Mapping[str, Tensor], names: Sequence[str]) -> str:
     """Compute the SHA-256 of names and shapes: equal when two sides pack alike."""
-    return digest([[name, list(state[name].shape)] for name in names])
+    return json_digest([[name, list(state[name].shape)] for name in names])
 
 
 def state_digest(state: Mapping[str, Tensor]) -> str:

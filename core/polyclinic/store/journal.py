@@ -6,7 +6,6 @@ chain: keep the newest hash in another place to notice that too. The module also
 and PostgreSQL each need for this.
 """
 
-import json
 import sqlite3
 import time
 import uuid
@@ -38,10 +37,9 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, DatabaseError, OperationalError
 
-from polyclinic.config.jobs import digest
 from polyclinic.errors import LedgerDamaged, LedgerError
 from polyclinic.system.durable import write_durably
-from polyclinic.system.text import first_line
+from polyclinic.system.text import canonical_json, first_line, json_digest
 
 FORMAT = 1
 FILE, ADDRESS = "ledger.sqlite", "database.url"
@@ -254,7 +252,7 @@ def append(
         "kind": kind,
         "site": site,
         "subject": subject,
-        "body": canonical(body),
+        "body": canonical_json(body),
         "previous": last.hash if last else START,
     }
     connection.execute(insert(JOURNAL).values(**line, hash=line_hash(line)))
@@ -264,16 +262,7 @@ def append(
 
 def line_hash(line: Mapping[str, object]) -> str:
     """Return the SHA-256 of the canonical JSON of a line's other columns."""
-    return digest({key: line[key] for key in JOURNAL.columns.keys() if key != "hash"})  # noqa: SIM118
-
-
-def canonical(body: Mapping[str, object]) -> str:
-    """Return the JSON text of a value; equal values give equal text.
-
-    Raises:
-        ValueError: The value holds NaN or Inf.
-    """
-    return json.dumps(body, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return json_digest({key: line[key] for key in JOURNAL.columns.keys() if key != "hash"})  # noqa: SIM118
 
 
 def _prepare_sqlite(engine: Engine) -> None:

@@ -57,7 +57,6 @@ from polyclinic.store.journal import (
     JOURNAL,
     Database,
     append,
-    canonical,
     database_of,
     sqlite_url,
 )
@@ -73,6 +72,7 @@ from polyclinic.system.durable import (
     replacing,
     sync_folder,
 )
+from polyclinic.system.text import canonical_json
 
 Listed = TypeVar("Listed", Entry, Publication)
 __all__ = ["Batch", "Entry", "Fault", "JournalLine", "Ledger", "Publication", "Receipt"]
@@ -236,7 +236,7 @@ class Ledger:
             raise
         row: dict[str, Any] = {
             **asdict(contribution),
-            "metrics": canonical(contribution.metrics),
+            "metrics": canonical_json(contribution.metrics),
             "digest": digest,
             "norm": norm,
         }
@@ -305,7 +305,7 @@ class Ledger:
         """
         digest = self._store_model(state)
         made: dict[str, Any] = {
-            "recipe": json.loads(canonical(recipe)),
+            "recipe": json.loads(canonical_json(recipe)),
             "contributions": list(contributions),
             "digest": digest,
         }

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from polyclinic.learning.state_dict import state_digest
 from polyclinic.store.entries import as_line
-from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL, START, canonical, line_hash
+from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL, START, line_hash
 from polyclinic.system.durable import file_digest
-from polyclinic.system.text import first_line
+from polyclinic.system.text import canonical_json, first_line
 
 OPEN: Any = safe_open  # safetensors is only partly typed
 Progress = Callable[[str, int], None]
@@ -185,7 +185,7 @@ def _check_models(
                     "publications are not numbered in order",
                     where,
                     str(number),
-                    canonical({"number": line["body"]["number"]}),
+                    canonical_json({"number": line["body"]["number"]}),
                 )
             if unknown := [
                 digest for digest in line["body"]["contributions"] if digest not in received

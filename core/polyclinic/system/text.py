@@ -1,5 +1,6 @@
 """Text from files and from other machines."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -29,6 +30,20 @@ def first_line(error: object) -> str:
     """Return the first line of an error's text, of a bounded length."""
     lines = str(error).strip().splitlines()
     return clean(lines[0])[:LINE_CHARACTERS] if lines else type(error).__name__
+
+
+def canonical_json(value: object, *, allow_nan: bool = False) -> str:
+    """Return the JSON text of a value; equal values give equal text.
+
+    Raises:
+        ValueError: The value holds NaN or Inf, and `allow_nan` is not set.
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=allow_nan)
+
+
+def json_digest(value: object) -> str:
+    """Return the SHA-256 (hex) of a value's canonical JSON."""
+    return hashlib.sha256(canonical_json(value, allow_nan=True).encode()).hexdigest()
 
 
 def parse_json(text: str | bytes) -> Any:

@@ -14,12 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from polyclinic.config.jobs import digest
 from polyclinic.errors import DatasetInvalid
 from polyclinic.imaging.datasets import Case
 from polyclinic.imaging.deformation import identity, sample
 from polyclinic.imaging.volumes import read_image, read_label
 from polyclinic.learning.state_dict import load_state, save_state
+from polyclinic.system.text import json_digest
 from polyclinic_strategies.proxy.frame.atlas import Reference
 from polyclinic_strategies.proxy.frame.canonical import canonicalize
 from polyclinic_strategies.proxy.frame.frames import slabs_of, transform
@@ -146,4 +146,4 @@ def _name(case: Case, reference: Reference, fine: bool) -> str:
     """Return a name that depends on everything that determines the result."""
     files = [*case.image, *([case.label] if isinstance(case.label, Path) else [])]
     facts = [[str(path.resolve()), path.stat().st_mtime_ns, path.stat().st_size] for path in files]
-    return digest([_FORMAT, reference.digest, fine, facts])[:32]
+    return json_digest([_FORMAT, reference.digest, fine, facts])[:32]

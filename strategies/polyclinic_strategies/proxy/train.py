@@ -22,13 +22,14 @@ import torch
 from rich.console import Console
 
 from polyclinic.config.compose import instantiate, load_config
-from polyclinic.config.jobs import digest, job_settings
+from polyclinic.config.jobs import job_settings
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.dataset_checks import check_agreement
 from polyclinic.imaging.datasets import Case, SiteDataset, read_dataset
 from polyclinic.learning.state_dict import load_state, save_state
 from polyclinic.system.durable import write_durably
+from polyclinic.system.text import json_digest
 from polyclinic_strategies.proxy.attacks.attack_suite import AttackSuite
 from polyclinic_strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
@@ -233,7 +234,7 @@ def _count(cases: Sequence[CanonicalCase]) -> int:
 
 def _mark(facts: object) -> str:
     """Return a name that depends on everything that determines a training."""
-    return digest(facts)[:16]
+    return json_digest(facts)[:16]
 
 
 def _train(

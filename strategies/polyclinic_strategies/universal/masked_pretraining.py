@@ -18,12 +18,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor
 
 from polyclinic.config.compose import load_config
-from polyclinic.config.jobs import digest, job_settings
+from polyclinic.config.jobs import job_settings
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.federation.jobs import start_network
 from polyclinic.learning.state_dict import save_state, shared_names, state_digest
 from polyclinic.system.durable import file_digest, write_durably
+from polyclinic.system.text import json_digest
 from polyclinic_strategies.universal.images.unlabelled import find_images, read_images
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
 from polyclinic_strategies.universal.pretraining import (
@@ -213,7 +214,7 @@ def _facts(images: Tensor, config: Config, settings: Pretraining) -> dict[str, s
         version("polyclinic"),
         torch.__version__,
     ]
-    return {"images": state_digest({"images": images}), "settings": digest(decided)}
+    return {"images": state_digest({"images": images}), "settings": json_digest(decided)}
 
 
 def _open_checkpoint(work: Path, facts: dict[str, str], console: Console) -> Path:

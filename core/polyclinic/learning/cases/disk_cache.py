@@ -24,10 +24,10 @@ import torch
 from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from polyclinic.config.jobs import digest
 from polyclinic.config.schemas import DataConfig
 from polyclinic.system.durable import LEFTOVER_S, flush, sync_folder
 from polyclinic.system.faults import FULL
+from polyclinic.system.text import json_digest
 
 VERSION = 1  # of what is prepared, and how it lies on the disk
 KEY_LENGTH = 64  # of a SHA-256 in hexadecimal
@@ -157,4 +157,4 @@ def case_key(files: Sequence[Path], labels: object, data: DataConfig) -> str:
     settings = {key: value for key, value in asdict(data).items() if key not in LATER}
     stats = [(str(path.resolve()), path.stat()) for path in files]
     described = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in stats]
-    return digest([VERSION, described, labels, settings])
+    return json_digest([VERSION, described, labels, settings])

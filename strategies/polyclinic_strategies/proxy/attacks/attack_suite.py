@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from torch import nn
 
-from polyclinic.config.jobs import digest
 from polyclinic.config.schemas import DataConfig
 from polyclinic.imaging.datasets import Case
 from polyclinic.learning.state_dict import state_digest
 from polyclinic.system.durable import write_durably
+from polyclinic.system.text import json_digest
 from polyclinic_strategies.proxy.attacks.attackers import SIAMESE, AttackTraining, attack
 from polyclinic_strategies.proxy.attacks.evidence import collect
 from polyclinic_strategies.proxy.attacks.verification import Recognition
@@ -168,4 +168,4 @@ class AttackSuite:
         people = [case.digest for case in (*known, *test)]
         facts = [type(field).__name__, weights, getattr(field, "strength_mm", 0.0), people]
         facts += [asdict(settings), self._keys, torch.__version__]
-        return digest(facts)[:24]
+        return json_digest(facts)[:24]
