@@ -1,6 +1,7 @@
 """Flower's ClientApp: it reads a message, lets the hospital do the work, and writes the answer."""
 
 import time
+from collections.abc import Mapping
 
 from flwr.app import Context, Message
 from flwr.clientapp import ClientApp
@@ -82,21 +83,28 @@ def train_for_sum(message: Message, context: Context) -> Message:
         "loss": trained.result.loss,
         "seconds": time.monotonic() - start,
     }
-    if not terms.masked:
-        return words_reply(message, prepared.words, figures)
-    identity = identity_of(context.node_config)
-    return offered_reply(message, membership.begin(site, identity, terms, prepared), figures)
+    return _into_sum(message, context, prepared, figures)
 
 
 @app.query("offer")
 def offer(message: Message, context: Context) -> Message:
     """Take a place in a sum with a contribution that is ready; it stays here."""
+    site, question = open_site(context.node_config), read_asked(OfferQuestion, message)
+    return _into_sum(message, context, membership.ready(site, terms_of(message), question))
+
+
+def _into_sum(
+    message: Message,
+    context: Context,
+    prepared: membership.Prepared,
+    figures: Mapping[str, float] = {},
+) -> Message:
+    """Answer with the keys for a place in a sum; or with the vector, if it is in the clear."""
     site, terms = open_site(context.node_config), terms_of(message)
-    prepared = membership.ready(site, terms, read_asked(OfferQuestion, message))
     if not terms.masked:
-        return words_reply(message, prepared.words)
+        return words_reply(message, prepared.words, figures)
     identity = identity_of(context.node_config)
-    return offered_reply(message, membership.begin(site, identity, terms, prepared))
+    return offered_reply(message, membership.begin(site, identity, terms, prepared), figures)
 
 
 @app.query("share")

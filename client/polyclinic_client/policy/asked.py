@@ -12,7 +12,14 @@ from pydantic.dataclasses import dataclass
 
 from polyclinic.config.release import MinSubjects, NoiseMultiplier
 from polyclinic.config.schemas import SECURE_SUMS, STRICT, Count
-from polyclinic.config.validation import JobNames, JobSettings, validate
+from polyclinic.config.validation import (
+    NAME,
+    PLUGIN,
+    SETTING,
+    JobNames,
+    JobSettings,
+    validate,
+)
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, NamedValue
 from polyclinic.system.text import json_digest
 
@@ -24,7 +31,7 @@ Number = Annotated[int, Field(ge=0, le=1_000_000)]
 SUMMED = ("train.sum", "query.offer")  # questions for a place in a sum
 PLAIN = "unnamed"  # the method of orders that name none, as before 0.2
 # part of an order as it travels -> field, see `polyclinic.federation.records`
-PREFIXES = {"name.": "names", "set.": "settings", "plugin.": "plugins"}
+PREFIXES = {NAME: "names", SETTING: "settings", PLUGIN: "plugins"}
 FIELDS = {
     "run": "run",
     "arm": "strategy",

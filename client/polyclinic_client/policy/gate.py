@@ -9,7 +9,7 @@ from pathlib import Path
 
 from polyclinic.config.schemas import SECURE_SUMS
 from polyclinic.errors import NotAllowed
-from polyclinic_client.policy.asked import PLAIN, SUMMED, Asked
+from polyclinic_client.policy.asked import SUMMED, Asked
 from polyclinic_client.policy.decisions import decision_on, note_asked
 from polyclinic_client.policy.policy import Policy, read_policy
 
@@ -33,8 +33,7 @@ def enter(state: Path, asked: Asked, *, trains: bool, kind: str = "") -> None:
     """
     policy = read_policy(state)
     note_asked(state, asked)
-    check(state, policy, asked, trains=trains)
-    check_promise(asked, kind)
+    check(state, policy, asked, trains=trains, kind=kind)
 
 
 def leave(state: Path, asked: Asked, kind: str) -> None:
@@ -49,11 +48,10 @@ def leave(state: Path, asked: Asked, kind: str) -> None:
         NotAllowed: The policy, or a person, does not allow it any more.
         PolicyDamaged: The policy cannot be read.
     """
-    check(state, read_policy(state), asked, trains=kind in TRAINING)
-    check_promise(asked, kind)
+    check(state, read_policy(state), asked, trains=kind in TRAINING, kind=kind)
 
 
-def check(state: Path, policy: Policy, asked: Asked, *, trains: bool) -> None:
+def check(state: Path, policy: Policy, asked: Asked, *, trains: bool, kind: str = "") -> None:
     """Compare what is asked for with a policy, and with what a person decided.
 
     Raises:
@@ -73,6 +71,7 @@ def check(state: Path, policy: Policy, asked: Asked, *, trains: bool) -> None:
             f"({asked.digest[:12]})",
             "Wait until it has: `polyclinic-client runs` shows it there.",
         )
+    check_promise(asked, kind)
 
 
 def check_names(policy: Policy, asked: Asked) -> None:
@@ -81,7 +80,7 @@ def check_names(policy: Policy, asked: Asked) -> None:
     Raises:
         NotAllowed: The first one that is not.
     """
-    _one_of("method", asked.method or PLAIN, policy.strategies)
+    _one_of("method", asked.method, policy.strategies)
     _one_of("model", asked.names.get("model", ""), policy.models)
     _one_of("task", asked.names.get("data", ""), policy.tasks)
     for name in asked.statistics:

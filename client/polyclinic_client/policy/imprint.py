@@ -87,7 +87,7 @@ def parallel_share(rows: Float[Tensor, "rows length"], least: float) -> float:
     living = _living(rows)
     if len(living) < LEAST_ROWS:
         return 0.0
-    units = torch.nn.functional.normalize(living.double(), dim=1)
+    units = torch.nn.functional.normalize(living, dim=1)
     alike = (units @ units.T).abs() > least
     largest = int(alike.sum(1).max())
     return largest / len(living) if largest >= LEAST_ROWS else 0.0
@@ -105,7 +105,7 @@ def copying_share(rows: Float[Tensor, "rows length"]) -> float:
 
 def _living(rows: Float[Tensor, "rows length"]) -> Float[Tensor, "some length"]:
     """Return rows that are not zero, evenly spread ones of many."""
-    lengths = torch.linalg.vector_norm(rows.double(), dim=1)
+    lengths = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float64)
     largest = float(lengths.max()) if len(rows) else 0.0
     if not math.isfinite(largest) or largest == 0:
         return rows[:0].float()

@@ -43,7 +43,6 @@ from polyclinic.learning.state_dict import (
 )
 from polyclinic.system.faults import shareable
 from polyclinic.system.text import json_digest
-from polyclinic_client.policy.imprint import check_imprint
 from polyclinic_client.policy.limits import (
     check_limits,
     fit_cache,
@@ -55,6 +54,7 @@ from polyclinic_client.policy.policy import Policy, read_policy
 from polyclinic_client.site.building import built_job
 from polyclinic_client.site.compute_slots import compute_slot
 from polyclinic_client.site.dispatch import describing_hospital_of, hospital_of
+from polyclinic_client.site.guard import Guard
 from polyclinic_client.site.modality import name_modality
 from polyclinic_client.site.outbox import REFINED, Outbox
 from polyclinic_client.site.release_book import ReleaseBook
@@ -89,6 +89,7 @@ class Site:
         self.received_model = state / REFINED
         self._status = StatusFile(state / status)
         self._prepared: tuple[str, PreparedSite] | None = None
+        self._guard = Guard(state, self.build_network)
 
     def greet(self, order: Order) -> Hello:
         """Say who this is, and why it cannot take part if it cannot."""
@@ -118,7 +119,7 @@ class Site:
         Raises:
             NotAllowed: The weights are made to hold images.
         """
-        self._guard_packed(order, weights)
+        self._guard.check_packed(order, weights)
         return hospital_of(order).train(self, order, weights)
 
     def validate(self, order: Order, weights: Tensor) -> Evaluation:
@@ -140,7 +141,7 @@ class Site:
         """
         hospital = describing_hospital_of(order)
         if weights is not None:
-            self._guard_packed(order, weights)
+            self._guard.check_packed(order, weights)
         asked = [sorted(names), asdict(release.strictest(self.release_policy))]
         network = [dict(order.names), dict(order.settings), order.method, order.seed]
         came = "" if weights is None else packed_digest(weights)
@@ -187,17 +188,8 @@ class Site:
                 f"The base {base[:12]} arrived with other weights: the coordinator sends it again "
                 "when it is asked to."
             )
-        self._guard(state)
+        self._guard.check(state)
         save_state(state, self.outbox.base_path(base), {})
-
-    def _guard_packed(self, order: Order, weights: Tensor) -> None:
-        network = self.build_network(order)
-        names = shared_names(network, order.personal)
-        self._guard(unpack(weights, network.state_dict(), names))
-
-    def _guard(self, state: StateDict) -> None:
-        if self.policy.imprint_guard:
-            check_imprint(state)
 
     def say(self, order: Order, doing: str, *, force: bool = False, **details: Any) -> None:
         """Write what is being done into the status file."""

@@ -17,6 +17,7 @@ _PIECE = "[A-Za-z][A-Za-z0-9_]{0,63}"  # Hydra's own keys, such as _target_, beg
 _KEY = re.compile(rf"({'|'.join(JOB_GROUPS)})(\.{_PIECE}){{1,8}}")
 _SHOWN = 100  # characters of what somebody else wrote
 MOST_ENTRIES = 256  # settings of a job, or packages
+NAME, SETTING, PLUGIN = "name.", "set.", "plugin."  # what they begin with in an order's scalars
 LONGEST = 256  # values in a list that travels
 FIGURES = 4  # of a channel in data.foreground
 Schema = TypeVar("Schema")

@@ -14,7 +14,16 @@ from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
 from polyclinic.config.schemas import STRICT, Count
-from polyclinic.config.validation import MOST_ENTRIES, JobNames, JobSettings, Schema, validate
+from polyclinic.config.validation import (
+    MOST_ENTRIES,
+    NAME,
+    PLUGIN,
+    SETTING,
+    JobNames,
+    JobSettings,
+    Schema,
+    validate,
+)
 from polyclinic.errors import ConfigError
 from polyclinic.federation.envelope import make_message
 from polyclinic.federation.envelope.content import (
@@ -28,7 +37,7 @@ from polyclinic.federation.envelope.content import (
 from polyclinic.learning.measures.wire import comparison_items, measure_items
 from polyclinic.learning.metrics import Evaluation
 
-SCORE, NAME, DIGEST, SETTING, PLUGIN = "score.", "name.", "digest.", "set.", "plugin."
+SCORE, DIGEST = "score.", "digest."
 
 
 Word = Annotated[str, Field(strict=True, max_length=200)]

@@ -99,7 +99,7 @@ class SummingGrid(PassingGrid):
         answers = self._reliable.ask(
             TRAIN,
             self._questions(asked, terms),
-            partial(_read, numbers=numbers + EXTRA, masked=terms.masked),
+            partial(read_offered, numbers=numbers + EXTRA, masked=terms.masked),
             self._minimum,
             phase=MessageType.TRAIN,
         )
@@ -178,10 +178,6 @@ def describe_sums(sums: SumsConfig) -> str:
         f"coordinator {seen}. Every hospital weighs the same. The checks of single updates are off "
         "(deployment.max_update_ratio, deployment.max_examples_ratio, unlike and repeated updates)."
     )
-
-
-def _read(site: str, message: Message, numbers: int, masked: bool) -> Offered:
-    return read_offered(site, message, numbers, masked=masked)
 
 
 def _answer(asked: Message, mean: np.ndarray[Any, Any], answers: Mapping[str, Offered]) -> Message:

@@ -85,9 +85,7 @@ def decide(tried: Sequence[Tried]) -> Decision:
     Args:
         tried: All with scores of the same hospitals; at least one makes a model for everybody.
     """
-    shared = [each for each in tried if each.recipe.is_common]
-    own = [each for each in tried if not each.recipe.is_common]
-    common = max(shared, key=lambda each: (each.mean, -each.recipe.scale))
+    common, own = _sides(tried)
     sites = sorted(common.scores)
     if not own or not sites:
         return Decision(common.recipe, common.recipe, math.nan, math.inf)
@@ -118,26 +116,16 @@ def decide_for_each(tried: Sequence[Tried], cases: Mapping[str, int]) -> Decisio
         tried: All with scores of the same hospitals; at least one makes a model for everybody.
         cases: Number of validation cases of each hospital; one that is missing has one.
     """
-    shared = [each for each in tried if each.recipe.is_common]
-    own = [each for each in tried if not each.recipe.is_common]
-    common = max(shared, key=lambda each: (each.mean, -each.recipe.scale))
+    common, own = _sides(tried)
     sites = sorted(common.scores)
     if not own or not sites:
         return Decision(common.recipe, common.recipe, math.nan, math.inf)
     best = _best(own)
     gains = {site: best.scores[site] - common.scores[site] for site in sites}
-    noise = {}
-    for site in sites:
-        score = min(1.0, max(0.0, (best.scores[site] + common.scores[site]) / 2))
-        noise[site] = max(score * (1 - score), LEAST_VARIANCE) / max(1, cases.get(site, 1))
+    observed = variance(gains.values()) if len(sites) > 1 else math.inf
+    noise = _variances(common, best, cases, observed)
     mean = fmean(gains.values())
-    spread = 0.0
-    if len(sites) > 1:
-        observed = variance(gains.values())
-        too_much = max(1.0, fmean(noise.values()) / max(observed, 1e-12))
-        least = {site: LEAST_VARIANCE / max(1, cases.get(site, 1)) for site in sites}
-        noise = {site: max(noise[site] / too_much, least[site]) for site in sites}
-        spread = max(0.0, observed - fmean(noise.values()))
+    spread = max(0.0, observed - fmean(noise.values())) if len(sites) > 1 else 0.0
     of_mean = (spread + fmean(noise.values())) / len(sites)
     taken = []
     for site in sites:
@@ -149,6 +137,33 @@ def decide_for_each(tried: Sequence[Tried], cases: Mapping[str, int]) -> Decisio
         return Decision(common.recipe, common.recipe, mean, math.sqrt(of_mean))
     loses = tuple(site for site in sites if site not in taken)
     return Decision(best.recipe, common.recipe, mean, math.sqrt(of_mean), loses)
+
+
+def _sides(tried: Sequence[Tried]) -> tuple[Tried, list[Tried]]:
+    """Return the best recipe that makes one model for everybody, and all others."""
+    shared = [each for each in tried if each.recipe.is_common]
+    common = max(shared, key=lambda each: (each.mean, -each.recipe.scale))
+    return common, [each for each in tried if not each.recipe.is_common]
+
+
+def _variances(
+    common: Tried, best: Tried, cases: Mapping[str, int], observed: float
+) -> dict[str, float]:
+    """Return v_h of `decide_for_each`, by site.
+
+    Args:
+        common: The model for everybody.
+        best: Models of one's own.
+        cases: Number of validation cases.
+        observed: Variance of the differences of the two, over hospitals.
+    """
+    least = {site: LEAST_VARIANCE / max(1, cases.get(site, 1)) for site in common.scores}
+    bounds = {}
+    for site, floor in least.items():
+        score = min(1.0, max(0.0, (best.scores[site] + common.scores[site]) / 2))
+        bounds[site] = max(score * (1 - score) / max(1, cases.get(site, 1)), floor)
+    too_much = max(1.0, fmean(bounds.values()) / max(observed, 1e-12))
+    return {site: max(bound / too_much, least[site]) for site, bound in bounds.items()}
 
 
 def best_statistic(tried: Sequence[Tried]) -> str:

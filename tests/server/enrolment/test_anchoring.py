@@ -12,8 +12,9 @@ from polyclinic.errors import ConfigError
 from polyclinic.fleet.anchor import is_signed
 from polyclinic.fleet.wire.fleet_pb2 import Anchor
 from polyclinic.security.keys import make_key
-from polyclinic.store.journal import START, canonical, line_hash
+from polyclinic.store.journal import START, line_hash
 from polyclinic.store.ledger import Ledger
+from polyclinic.system.text import canonical_json
 from polyclinic_client.fleet.anchors import MOST_EARLIER, Anchors
 from polyclinic_demos.local_pki import local_authority
 from polyclinic_server.enrolment.anchoring import Anchoring, judge
@@ -63,7 +64,7 @@ def keep(authority: Authority, state: Path, ledgers: tuple[Path, ...] = ()) -> P
 def written_anew(place: Path, change: Callable[[list[Line]], list[Line]]) -> None:
     """Change a journal's lines and make the whole chain again, as an intruder would."""
     with Ledger.open(place, create=False) as ledger:
-        lines = [{**vars(line), "body": canonical(line.body)} for line in ledger.history()]
+        lines = [{**vars(line), "body": canonical_json(line.body)} for line in ledger.history()]
     previous, rows = START, []
     for number, line in enumerate(change(lines), start=1):
         line |= {"sequence": number, "previous": previous}

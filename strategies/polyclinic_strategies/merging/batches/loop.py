@@ -7,16 +7,15 @@ journal names its members. A batch weighs as many hospitals as it has.
 
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from flwr.app import ConfigRecord, Message, RecordDict
+from flwr.app import ConfigRecord, RecordDict
 
 from polyclinic.config.schemas import SumsConfig
 from polyclinic.errors import AnswerRefused, TooFewHospitals
@@ -31,7 +30,6 @@ from polyclinic.federation.secure_sums.exchange import add_up, concentrated, mak
 from polyclinic.federation.secure_sums.messages import (
     OFFER,
     PREFIX,
-    Offered,
     OfferQuestion,
     read_offer,
     to_config,
@@ -39,7 +37,7 @@ from polyclinic.federation.secure_sums.messages import (
 from polyclinic.federation.secure_sums.noise import epsilon
 from polyclinic.federation.secure_sums.quantization import EXTRA, Losses
 from polyclinic.federation.secure_sums.terms import FEWEST, Terms
-from polyclinic.learning.state_dict import StateDict
+from polyclinic.learning.state_dict import StateDict, unpack
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system import clock
@@ -65,7 +63,6 @@ class BatchLoop(EventLoop):
         super().__init__(*more)
         self.requirements = replace(self.requirements, sites=None, inspect=None)
         self._sums, self._reliable, self._delta = sums, grid, delta
-        self._expected = self.strategy.make_end(int(more[-2])).contributions
         self._ready: dict[str, str] = {}  # site -> digest
         self._since = self._failed = float("-inf")  # when one was ready first; when a sum failed
         self._members = self._read_members()
@@ -99,7 +96,7 @@ class BatchLoop(EventLoop):
             self._sum(ready)
 
     def _is_due(self, ready: int) -> bool:
-        left = self._expected - len(self.contributors())
+        left = self._end.contributions - len(self.contributors())
         least = max(self._sums.least_hospitals, FEWEST if self._sums.masked else 1)
         wanted = self._sums.batch or left
         if 0 < left - wanted < least:  # the rest could not be summed
@@ -122,7 +119,7 @@ class BatchLoop(EventLoop):
                 self._reliable.ask(
                     OFFER,
                     {site: self._question(digest, terms) for site, digest in ready.items()},
-                    partial(_read, numbers=numbers, masked=terms.masked),
+                    partial(read_offer, numbers=numbers, masked=terms.masked),
                     min(len(ready), max(self._sums.least_hospitals, 1)),
                 ),
                 order_to_config(self.assignment.order),
@@ -136,7 +133,11 @@ class BatchLoop(EventLoop):
             self._tell_epsilon(concentrated(terms, len(members), numbers - EXTRA))
         mean = terms.grid.mean(total[:-EXTRA], len(members))
         lost = terms.grid.losses(total, len(members))
-        self._keep(_unpack(mean, self.base, names), {site: ready[site] for site in members}, lost)
+        self._keep(
+            unpack(torch.from_numpy(mean), self.base, names),
+            {site: ready[site] for site in members},
+            lost,
+        )
 
     def _tell_epsilon(self, spent: float) -> None:
         """Say what a batch tells about each of its members."""
@@ -197,16 +198,3 @@ class BatchLoop(EventLoop):
 
     def _may_contribute(self, site: str) -> bool:
         return not self.strategy.sites or site in self.strategy.sites
-
-
-def _read(site: str, message: Message, numbers: int, masked: bool) -> Offered:
-    return read_offer(site, message, numbers, masked=masked)
-
-
-def _unpack(vector: np.ndarray[Any, Any], like: StateDict, names: Sequence[str]) -> StateDict:
-    sizes = [like[name].numel() for name in names]
-    pieces = torch.split(torch.from_numpy(vector), sizes)
-    return {
-        name: piece.reshape(like[name].shape).clone()
-        for name, piece in zip(names, pieces, strict=True)
-    }
