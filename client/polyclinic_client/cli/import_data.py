@@ -1,13 +1,11 @@
 """`polyclinic-client import`: from DICOM to a data folder."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from polyclinic.system.commands import unwrap, wide_console
 
@@ -75,6 +73,8 @@ def import_data(
     ] = 0,
 ) -> None:
     """See IMPORT_HELP."""
+    from rich.progress import Progress
+
     from polyclinic.errors import ConfigError
     from polyclinic.system.machine import given_cores
     from polyclinic_client.cli.import_sources import forget_downloads, series_of
@@ -83,7 +83,7 @@ def import_data(
     from polyclinic_client.dicom.importing.preview import show_plan
     from polyclinic_client.dicom.importing.proposing import propose
     from polyclinic_client.dicom.importing.record import read_record
-    from polyclinic_client.dicom.importing.site_map import SiteMap
+    from polyclinic_client.dicom.importing.site_map import SiteMap, default_site_map
     from polyclinic_client.dicom.importing.splits import split_patients
     from polyclinic_client.dicom.mapping import FILE, confirm, read_mapping, write_mapping
 
@@ -121,12 +121,6 @@ def import_data(
     forget_downloads(site)
     done = f"{out}: {result.cases} cases, {result.fresh} of them made now"
     console.print(f"{done}. Check it: polyclinic-client check --data {out}", markup=False)
-
-
-def default_site_map() -> Path:
-    """Return the hospital's own folder, where nothing else is named."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "polyclinic" / "dicom"
 
 
 def _ask(path: Path, console: Console) -> None:
