@@ -33,11 +33,10 @@ OnCase = Callable[[int, int], None]  # cases done, cases
 
 @dataclass(frozen=True)
 class Result:
-    """What an import did: cases in the folder, of these new ones, and the record."""
+    """What an import did: cases in the folder, and how many of these are new."""
 
     cases: int
     fresh: int
-    record: Record
 
 
 def run_import(
@@ -70,7 +69,8 @@ def run_import(
     before = read_record(data) or Record(source=source)
     splits = split_patients({case.patient for case in plan.cases if case.labels}, before.splits)
     cases = {name: one for name, one in before.cases.items() if _is_there(data, name, one, mapping)}
-    todo = [case for case in plan.cases if cases.get(case.name) is None or _changed(cases, case)]
+    keys = {name: one.key for name, one in cases.items()}
+    todo = [case for case in plan.cases if keys.get(case.name) != case.key]
     left_out = plan.reasons()
     record = Record(
         source=source,
@@ -113,11 +113,7 @@ def run_import(
         )
     write_record(data, record)
     write_durably(data / "dataset.json", json.dumps(_listing(record, mapping), indent=1))
-    return Result(len(cases), len(todo), record)
-
-
-def _changed(cases: dict[str, Imported], case: PlannedCase) -> bool:
-    return cases[case.name].key != case.key
+    return Result(len(cases), len(todo))
 
 
 def _is_there(data: Path, name: str, one: Imported, mapping: Mapping) -> bool:

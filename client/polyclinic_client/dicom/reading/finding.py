@@ -6,7 +6,6 @@ at. An archive is not opened.
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,13 +31,11 @@ class Findings:
         series: All series, volumes and others.
         damaged: Files that are DICOM and cannot be read, each with the reason.
         archives: Archives, each with its kind.
-        others: Number of files of other kinds.
     """
 
     series: tuple[Series, ...]
     damaged: tuple[tuple[Path, str], ...] = ()
     archives: tuple[tuple[Path, str], ...] = ()
-    others: int = 0
 
 
 def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
@@ -51,7 +48,6 @@ def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
     found: list[Instance] = []
     damaged: list[tuple[Path, str]] = []
     archives: list[tuple[Path, str]] = []
-    kinds: Counter[str] = Counter()
     with ThreadPoolExecutor(THREADS) as pool:
         for done, (path, result) in enumerate(pool.map(_look_at, paths), start=1):
             if isinstance(result, Instance):
@@ -60,13 +56,11 @@ def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
                 damaged.append((path, result.problem))
             elif result:
                 archives.append((path, result))
-            else:
-                kinds["other"] += 1
             if on_file is not None:
                 on_file(done, len(paths))
     if not found and not damaged:
         raise NothingFound(str(place), *_why_nothing(paths, archives))
-    return Findings(tuple(group_series(found)), tuple(damaged), tuple(archives), kinds["other"])
+    return Findings(tuple(group_series(found)), tuple(damaged), tuple(archives))
 
 
 def archive_kind(path: Path) -> str:

@@ -51,11 +51,11 @@ PLAIN = (
 KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
     *("FrameOfReferenceUID", "PatientID", "IssuerOfPatientID", "Modality", "ImageType"),
-    *("SeriesDescription", "ProtocolName", "SequenceName", "SeriesNumber"),
+    *("SeriesDescription", "ProtocolName", "SequenceName"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept"),
-    *("RescaleType", "ModalityLUTSequence"),
+    *("ModalityLUTSequence",),
     *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
     *("SegmentSequence", "StructureSetROISequence", "ReferencedSeriesSequence"),
     *("ReferencedFrameOfReferenceSequence", "SegmentationType"),
