@@ -88,10 +88,12 @@ def import_data(
     from polyclinic_client.dicom.mapping import FILE, confirm, read_mapping, write_mapping
 
     console = wide_console()
+    _check_target(out)
     folder = site_map or default_site_map()
     if folder.resolve().is_relative_to(out.resolve()):
         raise ConfigError(f"--site-map {folder}: it must not lie in the data folder {out}.")
     site = SiteMap(folder)
+    known = read_record(out)
     findings, source = series_of(dicom, pacs, studies or [], site, console)
     path = mapping or folder / out.resolve().name / FILE
     if not path.exists():
@@ -99,7 +101,6 @@ def import_data(
         console.print(f"{path}: proposed what becomes what; edit it as you like", markup=False)
     chosen = read_mapping(path)
     plan = plan_import(findings, chosen, site)
-    known = read_record(out)
     labelled = {case.patient for case in plan.cases if case.labels}
     show_plan(plan, chosen, split_patients(labelled, known.splits if known else None), console)
     if preview:
@@ -121,6 +122,20 @@ def import_data(
     forget_downloads(site)
     done = f"{out}: {result.cases} cases, {result.fresh} of them made now"
     console.print(f"{done}. Check it: polyclinic-client check --data {out}", markup=False)
+
+
+def _check_target(out: Path) -> None:
+    """Refuse a data folder that is a file, or whose dataset.json no import wrote."""
+    from polyclinic.errors import ConfigError
+    from polyclinic_client.dicom.importing.record import FILE
+
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: it is a file. Name a folder; it is made if need be.")
+    if (out / "dataset.json").exists() and not (out / FILE).exists():
+        raise ConfigError(
+            f"--out {out}: its dataset.json is not from an import, and would be replaced. Name "
+            "another folder."
+        )
 
 
 def _ask(path: Path, console: Console) -> None:

@@ -119,6 +119,23 @@ def test_an_import_goes_on_where_it_was_and_keeps_splits(
     assert before.splits.items() < after.splits.items()
 
 
+def test_a_folder_that_is_somebody_elses_is_left_alone(export: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "data", tmp_path / "notes.txt"
+    out.mkdir()
+    (out / "dataset.json").write_text("{}")
+    file.write_text("mine")
+    for target in (out, file):
+        with pytest.raises(ConfigError, match="--out"):
+            call(export, target)
+    assert (out / "dataset.json").read_text() == "{}" and file.read_text() == "mine"
+    assert not (tmp_path / "site").exists()
+
+
+def test_studies_without_a_pacs_are_not_passed_over(export: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one source"):
+        call(export, tmp_path / "data", "--studies", "1.2.3")
+
+
 def test_a_series_yaml_is_proposed_kept_and_confirmed_once(export: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     path = tmp_path / "site" / "data" / "series.yaml"

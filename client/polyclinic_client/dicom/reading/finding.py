@@ -59,7 +59,7 @@ def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
             if on_file is not None:
                 on_file(done, len(paths))
     if not found and not damaged:
-        raise NothingFound(str(place), *_why_nothing(paths, archives))
+        raise NothingFound(str(place), *_why_nothing(place, paths, archives))
     return Findings(tuple(group_series(found)), tuple(damaged), tuple(archives))
 
 
@@ -113,13 +113,15 @@ def _is_regular(path: Path) -> bool:
         return False
 
 
-def _why_nothing(paths: list[Path], archives: list[tuple[Path, str]]) -> tuple[str, str]:
+def _why_nothing(
+    place: Path, paths: list[Path], archives: list[tuple[Path, str]]
+) -> tuple[str, str]:
     if archives:
-        return (
-            f"{len(archives)} file(s) here are archives ({archives[0][1]} archive), and no other "
-            "is DICOM",
-            "Unpack the archive, and name the folder that it makes.",
-        )
+        what = f"{archives[0][1]} archive" if len(archives) == 1 else f"{len(archives)} archives"
+        problem = f"it is {what}" if paths == [place] else f"it holds {what}, and no DICOM file"
+        return problem, "Unpack it first, and name the folder that this makes."
+    if paths == [place]:
+        return "it is no DICOM file", "Name the folder that the PACS exported."
     if not paths:
         return "the folder is empty", "Name the folder of the series."
     return (
