@@ -8,6 +8,7 @@ Without the key nobody can try out identifiers.
 import hashlib
 import hmac
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
@@ -24,8 +25,12 @@ MOST_BYTES = 2**28
 
 
 def default_site_map() -> Path:
-    """Return the hospital's own folder, where nothing else is named."""
-    return state_folder(None, "dicom")
+    """Return the hospital's own folder, where no option names one: the environment's, or else ours.
+
+    All commands go by it, so that a series has one name, whichever command reads it.
+    """
+    named = os.environ.get("POLYCLINIC_SITE_MAP")
+    return Path(named) if named else state_folder(None, "dicom")
 
 
 class SiteMap:
