@@ -13,7 +13,7 @@ from polyclinic.errors import ConfigError
 from polyclinic.imaging.volumes import read_label
 from polyclinic.system.text import clean_lines
 from polyclinic_client.dicom.inputs import Inputs, nifti_inputs
-from polyclinic_client.dicom.pacs import Pacs, RemoteSeries, check_uid
+from polyclinic_client.dicom.pacs import Pacs, RemoteSeries
 from polyclinic_client.dicom.reading.series import Series
 
 SEG = ".dcm"
@@ -89,14 +89,13 @@ def dicom_inputs(
 
 def _fetch(pacs: Pacs, which: str, folder: Path) -> Path:
     """Fetch a series into a folder whose name says nothing about the patient."""
-    from polyclinic_client.cli.import_data import default_site_map
-    from polyclinic_client.dicom.importing.site_map import SiteMap
+    from polyclinic_client.dicom.importing.site_map import SiteMap, default_site_map
 
     study, _, series = which.partition("/")
     if not series:
         raise ConfigError(f"--series {which}: write StudyInstanceUID/SeriesInstanceUID.")
-    target = folder / SiteMap(default_site_map()).name("series", check_uid(series))
-    pacs.fetch(RemoteSeries(check_uid(study), series), target)
+    target = folder / SiteMap(default_site_map()).name("series", series)
+    pacs.fetch(RemoteSeries(study, series), target)
     return target
 
 

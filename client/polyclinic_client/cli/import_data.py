@@ -1,13 +1,11 @@
 """`polyclinic-client import`: from DICOM to a data folder."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import Progress
 
 from polyclinic.system.commands import unwrap, wide_console
 
@@ -75,6 +73,8 @@ def import_data(
     ] = 0,
 ) -> None:
     """See IMPORT_HELP."""
+    from rich.progress import Progress
+
     from polyclinic.errors import ConfigError
     from polyclinic.system.machine import given_cores
     from polyclinic_client.cli.import_sources import forget_downloads, series_of
@@ -83,15 +83,17 @@ def import_data(
     from polyclinic_client.dicom.importing.preview import show_plan
     from polyclinic_client.dicom.importing.proposing import propose
     from polyclinic_client.dicom.importing.record import read_record
-    from polyclinic_client.dicom.importing.site_map import SiteMap
+    from polyclinic_client.dicom.importing.site_map import SiteMap, default_site_map
     from polyclinic_client.dicom.importing.splits import split_patients
     from polyclinic_client.dicom.mapping import FILE, confirm, read_mapping, write_mapping
 
     console = wide_console()
+    _check_target(out)
     folder = site_map or default_site_map()
     if folder.resolve().is_relative_to(out.resolve()):
         raise ConfigError(f"--site-map {folder}: it must not lie in the data folder {out}.")
     site = SiteMap(folder)
+    known = read_record(out)
     findings, source = series_of(dicom, pacs, studies or [], site, console)
     path = mapping or folder / out.resolve().name / FILE
     if not path.exists():
@@ -99,7 +101,6 @@ def import_data(
         console.print(f"{path}: proposed what becomes what; edit it as you like", markup=False)
     chosen = read_mapping(path)
     plan = plan_import(findings, chosen, site)
-    known = read_record(out)
     labelled = {case.patient for case in plan.cases if case.labels}
     show_plan(plan, chosen, split_patients(labelled, known.splits if known else None), console)
     if preview:
@@ -123,10 +124,18 @@ def import_data(
     console.print(f"{done}. Check it: polyclinic-client check --data {out}", markup=False)
 
 
-def default_site_map() -> Path:
-    """Return the hospital's own folder, where nothing else is named."""
-    home = os.environ.get("XDG_STATE_HOME") or str(Path.home() / ".local" / "state")
-    return Path(home) / "polyclinic" / "dicom"
+def _check_target(out: Path) -> None:
+    """Refuse a data folder that is a file, or whose dataset.json no import wrote."""
+    from polyclinic.errors import ConfigError
+    from polyclinic_client.dicom.importing.record import FILE
+
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out}: it is a file. Name a folder; it is made if need be.")
+    if (out / "dataset.json").exists() and not (out / FILE).exists():
+        raise ConfigError(
+            f"--out {out}: its dataset.json is not from an import, and would be replaced. Name "
+            "another folder."
+        )
 
 
 def _ask(path: Path, console: Console) -> None:

@@ -24,10 +24,10 @@ def series_of(
     """Find the series that the options name, and say where they came from.
 
     Raises:
-        ConfigError: Neither or both of folder and PACS are named.
+        ConfigError: Neither or both of folder and PACS are named, or studies without a PACS.
         NothingFound: There are none.
     """
-    if (dicom is None) == (pacs is None):
+    if (dicom is None) == (pacs is None) or (studies and pacs is None):
         raise ConfigError("Name one source: --dicom FOLDER, or --pacs URL with --studies.")
     if dicom is not None:
         return look_through(dicom, console), "folder"

@@ -2,8 +2,9 @@
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,6 +14,9 @@ from polyclinic.errors import ConfigError
 from polyclinic.system.commands import unwrap
 from polyclinic.system.text import clean
 from polyclinic_client.cli.options import Kit, Name, State
+
+if TYPE_CHECKING:
+    from polyclinic_client.policy.decisions import Request
 
 RUNS_HELP = unwrap("""Show what coordinators asked this hospital for, and what was decided.
 
@@ -128,7 +132,7 @@ def _decide(what: str, folder: Path, *, approved: bool, reason: str = "") -> Non
         console.print(f"{done}: {clean(each.asked.run)} ({each.digest[:12]})", markup=False)
 
 
-def _table(folder: Path, found: list) -> Table:  # type: ignore[type-arg]
+def _table(folder: Path, found: list["Request"]) -> Table:
     table = Table(box=None)
     for heading in ("digest", "run", "method", "model", "data", "last asked", "standing"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "digest")
@@ -143,21 +147,20 @@ def _table(folder: Path, found: list) -> Table:  # type: ignore[type-arg]
     return table
 
 
-def _standing(folder: Path, request: object) -> str:
+def _standing(folder: Path, request: "Request") -> str:
     """Say whether what was asked for may be worked for now."""
-    from polyclinic_client.policy.decisions import Request
     from polyclinic_client.policy.gate import check
     from polyclinic_client.policy.policy import read_policy
 
-    assert isinstance(request, Request)
+    decided = request.decision
     try:
-        check(folder, read_policy(folder), request.asked, trains=True)
+        policy = read_policy(folder)
+        unasked = replace(policy, approval=False)  # all else that it demands
+        check(folder, unasked, request.asked, trains=True)
     except ConfigError as error:
-        decided = request.decision
         if decided is not None and not decided.approved:
             return f"refused by {decided.by or 'somebody'}: {decided.reason or 'no reason given'}"
-        if "not yet approved" in str(error):
-            return "waits for approval"
         return f"not allowed: {error}"
-    by = request.decision.by if request.decision else ""
-    return f"approved by {by or 'somebody'}" if request.decision else "allowed by the policy"
+    if decided is not None:
+        return f"approved by {decided.by or 'somebody'}"
+    return "waits for approval" if policy.approval else "allowed by the policy"

@@ -180,11 +180,16 @@ def check_uid(uid: str) -> str:
     Raises:
         ConfigError: It is none.
     """
-    if not 0 < len(uid) <= MOST_UID or not all(part.isdigit() for part in uid.split(".")):
+    if not is_uid(uid):
         raise ConfigError(
             f"'{uid[:MOST_UID]}' is no identifier of a study or series: write numbers and dots."
         )
     return uid
+
+
+def is_uid(text: str) -> bool:
+    """Tell whether a text is an identifier."""
+    return 0 < len(text) <= MOST_UID and all(part.isdigit() for part in text.split("."))
 
 
 def wanted_studies(pacs: Pacs, which: list[str], on_found: Callable[[int], None]) -> list[str]:
@@ -207,8 +212,13 @@ def wanted_studies(pacs: Pacs, which: list[str], on_found: Callable[[int], None]
         elif (path := Path(each)).is_file():
             lines = path.read_text(errors="replace").split()
             found |= dict.fromkeys(check_uid(line) for line in lines)
+        elif is_uid(each):
+            found[each] = None
         else:
-            found[check_uid(each)] = None
+            raise ConfigError(
+                f"--studies {each}: it is neither an identifier (numbers and dots), nor a file "
+                "that exists, nor a search such as StudyDate=20240101-20240131."
+            )
         on_found(len(found))
     return list(found)
 

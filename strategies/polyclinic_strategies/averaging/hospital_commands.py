@@ -4,16 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydantic import TypeAdapter, ValidationError
 from rich.console import Console
 
 from polyclinic.errors import ConfigError
-from polyclinic.federation.secure_sums.partners import (
-    Fingerprint,
-    Partners,
-    keep_partners,
-    read_partners,
-)
 from polyclinic.system.commands import unwrap
 
 app = typer.Typer()
@@ -55,6 +48,8 @@ def partners(
     ] = None,
 ) -> None:
     """See PARTNERS_HELP."""
+    from polyclinic.federation.secure_sums.partners import Partners, keep_partners, read_partners
+
     before = read_partners(state)
     keys = dict(before.keys)
     for name in forget or ():
@@ -83,6 +78,10 @@ def _accepted(text: str) -> tuple[str, str]:
     Raises:
         ConfigError: They are none.
     """
+    from pydantic import TypeAdapter, ValidationError
+
+    from polyclinic.federation.secure_sums.partners import Fingerprint
+
     name, _, shown = text.partition("=")
     try:
         return name, TypeAdapter(Fingerprint).validate_python(shown)

@@ -18,7 +18,7 @@ from polyclinic_client.cli.main import app
 from polyclinic_client.dicom.errors import MappingInvalid, NothingFound, SiteMapInvalid
 from polyclinic_client.dicom.importing.converting import Conversion, Outcome, convert, convert_all
 from polyclinic_client.dicom.importing.record import read_record
-from polyclinic_client.dicom.importing.site_map import SiteMap
+from polyclinic_client.dicom.importing.site_map import SiteMap, default_site_map
 from polyclinic_client.dicom.importing.splits import split_patients
 from polyclinic_client.dicom.mapping import read_mapping
 from polyclinic_client.dicom.reading.finding import find_series
@@ -119,6 +119,36 @@ def test_an_import_goes_on_where_it_was_and_keeps_splits(
     assert before.splits.items() < after.splits.items()
 
 
+def test_all_commands_go_by_the_environments_site_map(
+    export: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`predict` has no option for it, and names a series of a PACS by the same key."""
+    monkeypatch.setenv("POLYCLINIC_SITE_MAP", str(tmp_path / "mounted"))
+    command = ["import", "--dicom", str(export), "--out", str(tmp_path / "data"), "--preview"]
+    assert CliRunner().invoke(app, command).exit_code == 0
+    before = (tmp_path / "mounted" / "hash.key").read_text()
+    name = SiteMap(default_site_map()).name("series", "1.2.3")
+    assert name == SiteMap(tmp_path / "mounted").name("series", "1.2.3")
+    assert (tmp_path / "mounted" / "hash.key").read_text() == before
+
+
+def test_a_folder_that_is_somebody_elses_is_left_alone(export: Path, tmp_path: Path) -> None:
+    out, file = tmp_path / "data", tmp_path / "notes.txt"
+    out.mkdir()
+    (out / "dataset.json").write_text("{}")
+    file.write_text("mine")
+    for target in (out, file):
+        with pytest.raises(ConfigError, match="--out"):
+            call(export, target)
+    assert (out / "dataset.json").read_text() == "{}" and file.read_text() == "mine"
+    assert not (tmp_path / "site").exists()
+
+
+def test_studies_without_a_pacs_are_not_passed_over(export: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="one source"):
+        call(export, tmp_path / "data", "--studies", "1.2.3")
+
+
 def test_a_series_yaml_is_proposed_kept_and_confirmed_once(export: Path, tmp_path: Path) -> None:
     out = tmp_path / "data"
     path = tmp_path / "site" / "data" / "series.yaml"
@@ -134,6 +164,17 @@ def test_a_series_yaml_is_proposed_kept_and_confirmed_once(export: Path, tmp_pat
     path.write_text(path.read_text().replace("channels:", "chanels:"))
     with pytest.raises(MappingInvalid, match="channels"):
         call(export, out)
+
+
+def test_a_channel_is_proposed_after_images_that_are_no_volume(tmp_path: Path) -> None:
+    images = make_slices(PHANTOM, MRImageStorage)
+    for one in images:
+        one.SeriesDescription = "T2 tse"
+    write(tmp_path / "export", [*images[:2], *images[3:]])
+    said = call(tmp_path / "export", tmp_path / "data", "--preview")
+    assert "slice(s) are missing" in said and "fits channel T2" in said
+    mapping = read_mapping(tmp_path / "site" / "data" / "series.yaml")
+    assert [each.name for each in mapping.channels] == ["T2"]
 
 
 def test_several_series_for_a_channel_are_left_out_unless_the_site_says_which(

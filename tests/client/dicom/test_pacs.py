@@ -116,6 +116,8 @@ def test_addresses_and_identifiers(monkeypatch: pytest.MonkeyPatch) -> None:
             check_uid(wrong)
     with pytest.raises(ConfigError, match="needs --studies"):
         wanted_studies(Pacs("http://127.0.0.1/dicom-web"), [], lambda _: None)
+    with pytest.raises(ConfigError, match=r"nofile\.txt.*nor a file that exists"):
+        wanted_studies(Pacs("http://127.0.0.1/dicom-web"), ["nofile.txt"], lambda _: None)
     monkeypatch.setenv(module.TOKEN, "secret")
     with pytest.raises(ConfigError, match="unprotected"):
         Pacs("http://pacs.example.org/dicom-web")

@@ -68,12 +68,13 @@ def convert(work: Conversion) -> Outcome:
         resampled = 0
         label_map = read_labels([(one, "labels") for one in case.labels], work.labels, grid)
         for series, volume, file in zip(case.channels, volumes, files, strict=True):
+            lying = volume
             if not volume.grid.matches(grid):
                 same = case.channels[case.base].first.frame_of_reference
                 if not same or series.first.frame_of_reference != same:
                     raise SeriesRefused("series", "its channels do not share one coordinate system")
                 resampled += 1
-            lying = volume if volume.grid.matches(grid) else onto(volume, grid)
+                lying = onto(volume, grid)
             write_volume(work.data / file, lying)
         if case.labels:
             write_nifti(work.data / label_file(case.name), label_map.voxels, grid)

@@ -7,6 +7,7 @@ the same series.yaml, are left alone.
 import csv
 import io
 import json
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,17 +28,17 @@ from polyclinic_client.dicom.importing.site_map import SiteMap
 from polyclinic_client.dicom.importing.splits import split_patients
 from polyclinic_client.dicom.mapping import Mapping
 
+KEEP_S = 5.0  # the record names all cases: writing it for each would take the square of their time
 LEFT_OUT = "left-out.csv"  # in the site's own folder: it names files
 OnCase = Callable[[int, int], None]  # cases done, cases
 
 
 @dataclass(frozen=True)
 class Result:
-    """What an import did: cases in the folder, of these new ones, and the record."""
+    """What an import did: cases in the folder, and how many of these are new."""
 
     cases: int
     fresh: int
-    record: Record
 
 
 def run_import(
@@ -70,7 +71,8 @@ def run_import(
     before = read_record(data) or Record(source=source)
     splits = split_patients({case.patient for case in plan.cases if case.labels}, before.splits)
     cases = {name: one for name, one in before.cases.items() if _is_there(data, name, one, mapping)}
-    todo = [case for case in plan.cases if cases.get(case.name) is None or _changed(cases, case)]
+    keys = {name: one.key for name, one in cases.items()}
+    todo = [case for case in plan.cases if keys.get(case.name) != case.key]
     left_out = plan.reasons()
     record = Record(
         source=source,
@@ -82,23 +84,30 @@ def run_import(
         left_out=left_out,
     )
     works = {case.name: Conversion(case, mapping.labels, data) for case in todo}
-    for done, outcome in enumerate(convert_all(list(works.values()), at_once), start=1):
-        case = works[outcome.case].case
-        cases.pop(case.name, None)
-        if outcome.problem:
-            why = f"study: {outcome.problem}"
-            left_out[why] = left_out.get(why, 0) + 1
-            plan.left_out += _named(case, why)
-        else:
-            cases[case.name] = Imported(
-                patient=case.patient,
-                key=case.key,
-                labelled=bool(case.labels),
-                resampled=outcome.resampled,
-                overlapping=outcome.overlapping,
-            )
-        write_record(data, record.model_copy(update={"cases": cases, "left_out": left_out}))
-        on_case(done, len(todo))
+    kept = time.monotonic()
+    try:
+        for done, outcome in enumerate(convert_all(list(works.values()), at_once), start=1):
+            case = works[outcome.case].case
+            cases.pop(case.name, None)
+            if outcome.problem:
+                why = f"study: {outcome.problem}"
+                left_out[why] = left_out.get(why, 0) + 1
+                plan.left_out += _named(case, why)
+            else:
+                cases[case.name] = Imported(
+                    patient=case.patient,
+                    key=case.key,
+                    labelled=bool(case.labels),
+                    resampled=outcome.resampled,
+                    overlapping=outcome.overlapping,
+                )
+            if time.monotonic() - kept > KEEP_S:
+                write_record(data, record.model_copy(update={"cases": cases, "left_out": left_out}))
+                kept = time.monotonic()
+            on_case(done, len(todo))
+    finally:  # also where it is interrupted
+        if works:
+            write_record(data, record.model_copy(update={"cases": cases, "left_out": left_out}))
     flattering = sum(_flatters(record, case) for case in cases.values())
     if flattering:
         left_out["study without labels, of a patient who does not test"] = flattering
@@ -113,11 +122,7 @@ def run_import(
         )
     write_record(data, record)
     write_durably(data / "dataset.json", json.dumps(_listing(record, mapping), indent=1))
-    return Result(len(cases), len(todo), record)
-
-
-def _changed(cases: dict[str, Imported], case: PlannedCase) -> bool:
-    return cases[case.name].key != case.key
+    return Result(len(cases), len(todo))
 
 
 def _is_there(data: Path, name: str, one: Imported, mapping: Mapping) -> bool:

@@ -51,7 +51,8 @@ def propose(name: str, series: Sequence[Series]) -> str:
     """
     volumes = [each for each in series if is_candidate(each)]
     labels = [one for each in series for one in each.instances if one.names]
-    channels = _channels(volumes)
+    images = [each for each in series if each.first.kind == "image"]
+    channels = _channels(volumes) or _channels(images)  # a name for what is left out, and why
     tree: dict[str, Any] = {
         "name": name,
         "channels": channels or [{"name": "CT", "match": [{"modality": "CT"}]}],

@@ -8,18 +8,29 @@ Without the key nobody can try out identifiers.
 import hashlib
 import hmac
 import json
+import os
 import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from polyclinic.system.durable import make_folder, write_durably
+from polyclinic.system.durable import make_private_folder, write_durably
 from polyclinic.system.text import parse_json
 from polyclinic_client.dicom.errors import SiteMapInvalid
+from polyclinic_client.state import state_folder
 
 KEY, PATIENTS = "hash.key", "patients.json"
 KEY_BYTES = 32
 NAME_DIGITS = 16  # hexadecimal: two of a million patients share a name once in 30 million hospitals
 MOST_BYTES = 2**28
+
+
+def default_site_map() -> Path:
+    """Return the hospital's own folder, where no option names one: the environment's, or else ours.
+
+    All commands go by it, so that a series has one name, whichever command reads it.
+    """
+    named = os.environ.get("POLYCLINIC_SITE_MAP")
+    return Path(named) if named else state_folder(None, "dicom")
 
 
 class SiteMap:
@@ -85,8 +96,7 @@ class SiteMap:
         return key
 
     def _draw_key(self, path: Path) -> bytes:
-        make_folder(self.folder)
-        self.folder.chmod(0o700)
+        make_private_folder(self.folder)
         key = secrets.token_bytes(KEY_BYTES)
         write_durably(path, key.hex() + "\n")
         return key

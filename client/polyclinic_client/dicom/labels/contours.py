@@ -4,7 +4,6 @@ A voxel belongs to a region if its centre lies within an odd number of the regio
 slice, so an inner contour cuts a hole.
 """
 
-import warnings
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -46,8 +45,7 @@ def read_contours(path: Path, named: str, number_of: Number, place: Place, grid:
         LabelsRefused: A contour lies between the image's slices.
         DicomUnreadable: It is damaged.
     """
-    with damage_named(path, "its contours"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with damage_named(path, "its contours"):
         check_inflated(path)
         content = dcmread(path, stop_before_pixels=True, force=True, specific_tags=TAGS)
         labels = {

@@ -3,7 +3,6 @@
 Every frame is placed by its own position: no order, name or number of a frame counts.
 """
 
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -49,8 +48,7 @@ def read_segments(path: Path, named: str, number_of: Number, place: Place, grid:
         LabelsRefused: It does not lie on the grid, or is no map of whole voxels.
         DicomUnreadable: It is damaged.
     """
-    with damage_named(path, "its header"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with damage_named(path, "its header"):
         check_inflated(path)
         header = dcmread(path, stop_before_pixels=True, force=True)
         kind = text(header, "SegmentationType").upper()

@@ -4,7 +4,6 @@ The object belongs to the source's patient and study, as the PACS needs it. It g
 the hospital's own files or its PACS.
 """
 
-import warnings
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +20,7 @@ from pydicom.uid import ExplicitVRLittleEndian
 from polyclinic.system.durable import replacing
 from polyclinic_client.dicom.errors import SeriesRefused
 from polyclinic_client.dicom.labels.codes import category_of, code_of, colour_of
-from polyclinic_client.dicom.reading.elements import DAMAGED, damage_named, items, text
+from polyclinic_client.dicom.reading.elements import DAMAGED, SILENCE, damage_named, items, text
 from polyclinic_client.dicom.reading.geometry import TO_RAS
 from polyclinic_client.dicom.reading.instances import check_inflated
 from polyclinic_client.dicom.reading.series import Series
@@ -59,8 +58,7 @@ def write_segmentation(
         frame_of_reference_uid=series.first.frame_of_reference or None,
     )
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about values of the source, which are its own
+        with SILENCE:
             made = _make(sources, volume, names)
     except DAMAGED as error:
         raise SeriesRefused(
@@ -115,8 +113,7 @@ def _make(sources: list[Dataset], volume: hd.Volume, names: Sequence[str]) -> An
 
 def _source(path: Path) -> Dataset:
     """Read a source's header, and mend what highdicom is strict about."""
-    with damage_named(path, "its header"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with damage_named(path, "its header"):
         check_inflated(path)
         header = dcmread(path, stop_before_pixels=True, force=True)
         if text(header, "PatientSex") not in SEXES:

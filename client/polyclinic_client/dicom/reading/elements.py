@@ -4,6 +4,8 @@ Everything else that reads a header does so through these functions.
 """
 
 import math
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,15 +37,47 @@ class Malformed(ValueError):
     """A file is not as DICOM defines it; the text says so without quoting the file."""
 
 
+class _Silence:
+    """Silence warnings as long as anybody reads: they quote what files say.
+
+    Python's filters are the whole process's. With `warnings.catch_warnings` in each of several
+    threads, whoever leaves first would end the silence of the others, and the last would leave it
+    behind for good.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside = 0
+        self._caught = warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.simplefilter("ignore")
+            self._inside += 1
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._inside -= 1
+            if not self._inside:
+                self._caught.__exit__(None, None, None)
+
+
+SILENCE = _Silence()
+
+
 @contextmanager
 def damage_named(path: Path, part: str) -> Iterator[None]:
-    """Turn what a damaged file raises into a sentence.
+    """Turn what a damaged file raises into a sentence, and silence warnings about it.
 
     Raises:
         DicomUnreadable: The block raised one of `DAMAGED`.
     """
     try:
-        yield
+        with SILENCE:
+            yield
     except Malformed as error:
         raise DicomUnreadable(path, str(error)) from error
     except OSError as error:

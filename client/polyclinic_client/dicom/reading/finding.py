@@ -6,7 +6,6 @@ at. An archive is not opened.
 
 import os
 import stat
-from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -32,13 +31,11 @@ class Findings:
         series: All series, volumes and others.
         damaged: Files that are DICOM and cannot be read, each with the reason.
         archives: Archives, each with its kind.
-        others: Number of files of other kinds.
     """
 
     series: tuple[Series, ...]
     damaged: tuple[tuple[Path, str], ...] = ()
     archives: tuple[tuple[Path, str], ...] = ()
-    others: int = 0
 
 
 def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
@@ -51,7 +48,6 @@ def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
     found: list[Instance] = []
     damaged: list[tuple[Path, str]] = []
     archives: list[tuple[Path, str]] = []
-    kinds: Counter[str] = Counter()
     with ThreadPoolExecutor(THREADS) as pool:
         for done, (path, result) in enumerate(pool.map(_look_at, paths), start=1):
             if isinstance(result, Instance):
@@ -60,13 +56,11 @@ def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
                 damaged.append((path, result.problem))
             elif result:
                 archives.append((path, result))
-            else:
-                kinds["other"] += 1
             if on_file is not None:
                 on_file(done, len(paths))
     if not found and not damaged:
-        raise NothingFound(str(place), *_why_nothing(paths, archives))
-    return Findings(tuple(group_series(found)), tuple(damaged), tuple(archives), kinds["other"])
+        raise NothingFound(str(place), *_why_nothing(place, paths, archives))
+    return Findings(tuple(group_series(found)), tuple(damaged), tuple(archives))
 
 
 def archive_kind(path: Path) -> str:
@@ -119,13 +113,15 @@ def _is_regular(path: Path) -> bool:
         return False
 
 
-def _why_nothing(paths: list[Path], archives: list[tuple[Path, str]]) -> tuple[str, str]:
+def _why_nothing(
+    place: Path, paths: list[Path], archives: list[tuple[Path, str]]
+) -> tuple[str, str]:
     if archives:
-        return (
-            f"{len(archives)} file(s) here are archives ({archives[0][1]} archive), and no other "
-            "is DICOM",
-            "Unpack the archive, and name the folder that it makes.",
-        )
+        what = f"{archives[0][1]} archive" if len(archives) == 1 else f"{len(archives)} archives"
+        problem = f"it is {what}" if paths == [place] else f"it holds {what}, and no DICOM file"
+        return problem, "Unpack it first, and name the folder that this makes."
+    if paths == [place]:
+        return "it is no DICOM file", "Name the folder that the PACS exported."
     if not paths:
         return "the folder is empty", "Name the folder of the series."
     return (

@@ -4,7 +4,6 @@
 knows and passes over all others.
 """
 
-import warnings
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -52,11 +51,11 @@ PLAIN = (
 KEYWORDS = (
     *("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID"),
     *("FrameOfReferenceUID", "PatientID", "IssuerOfPatientID", "Modality", "ImageType"),
-    *("SeriesDescription", "ProtocolName", "SequenceName", "SeriesNumber"),
+    *("SeriesDescription", "ProtocolName", "SequenceName"),
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("BitsAllocated", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SliceThickness", "SpacingBetweenSlices", "RescaleSlope", "RescaleIntercept"),
-    *("RescaleType", "ModalityLUTSequence"),
+    *("ModalityLUTSequence",),
     *("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence"),
     *("SegmentSequence", "StructureSetROISequence", "ReferencedSeriesSequence"),
     *("ReferencedFrameOfReferenceSequence", "SegmentationType"),
@@ -135,8 +134,7 @@ def read_instance(path: Path) -> Instance:
     Raises:
         DicomUnreadable: It is no DICOM object, is damaged, or lacks what every object has.
     """
-    with damage_named(path, "its header"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # pydicom's, about values that no one asks for
+    with damage_named(path, "its header"):
         if not looks_like_dicom(path):
             raise Malformed("it does not begin as DICOM does")
         return _describe(path, read_header(path))

@@ -6,7 +6,6 @@ tile's lies nearer to the middle (nibabel's documentation, "DICOM mosaic", deriv
 """
 
 import math
-import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydicom.dataset import Dataset
 
-from polyclinic_client.dicom.reading.elements import Malformed
+from polyclinic_client.dicom.reading.elements import SILENCE, Malformed
 from polyclinic_client.dicom.reading.frames import Frame
 
 CSA = (0x0029, 0x1010)
@@ -88,8 +87,7 @@ def _csa_header(header: Dataset) -> dict[str, Any]:
     value = getattr(raw, "value", None)
     if not isinstance(value, bytes) or len(value) > MOST_CSA_BYTES:
         raise Malformed("it is a mosaic without Siemens' private header")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # nibabel calls these readers experimental
+    with SILENCE:  # nibabel calls these readers experimental
         from nibabel.nicom import csareader
     try:
         tags: dict[str, Any] = csareader.read(value)["tags"]

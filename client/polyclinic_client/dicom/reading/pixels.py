@@ -7,7 +7,6 @@ compressed frame itself, by which decoders reserve memory.
 """
 
 import struct
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,8 +56,7 @@ def read_planes(path: Path, wanted: list[int] | None = None) -> Iterator[NDArray
     Raises:
         DicomUnreadable: The file claims too much, is truncated, or cannot be decoded.
     """
-    with damage_named(path, "its pixels"), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with damage_named(path, "its pixels"):
         content = read_stored(path)
         rows, columns, count = check_claim(content, path.stat().st_size)
         if any(not 0 <= number < count for number in wanted or ()):

@@ -112,3 +112,5 @@ def test_an_empty_folder_an_archive_and_other_files(tmp_path: Path) -> None:
     (tmp_path / "series.zip").write_bytes(b"PK\x03\x04" + bytes(600))
     with pytest.raises(NothingFound, match="Unpack"):
         find_series(tmp_path)
+    with pytest.raises(NothingFound, match="it is a zip archive"):
+        find_series(tmp_path / "series.zip")
