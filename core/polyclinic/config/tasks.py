@@ -26,7 +26,7 @@ class TaskKind:
         background: Whether the first label is the background, which has no score of its own.
         least_labels: Least number of `data.labels`.
         losses: Beginnings of the names of losses that fit.
-        trainings: Names in conf/training that fit.
+        trainings: Names in conf/training that fit, the usual one first.
         labelled_by: What a case's label is in a dataset.json.
     """
 
@@ -158,4 +158,4 @@ MEANINGS = {kind.score_name: kind.meaning for kind in KINDS.values()}
 
 def kinds_of_loss(target: str) -> set[str]:
     """Return the names of the tasks that a loss fits; none if it is not known."""
-    return {kind.name for kind in KINDS.values() if target.startswith(kind.losses or ("\0",))}
+    return {kind.name for kind in KINDS.values() if target.startswith(kind.losses)}

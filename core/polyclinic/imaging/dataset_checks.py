@@ -48,8 +48,8 @@ def check_dataset(
     """
     if data is not None:
         check_agreement(dataset, data)
-    findings = _Findings(dataset, data, deep)
-    for number, case in enumerate(dataset.cases, start=1):
+    findings, cases = _Findings(dataset, data, deep), dataset.cases
+    for number, case in enumerate(cases, start=1):
         try:
             findings.look_at(case)
         except DataError as error:
@@ -57,7 +57,7 @@ def check_dataset(
                 raise
             on_fault(case, error)
         if on_progress is not None:
-            on_progress(number, len(dataset.cases), case.name)
+            on_progress(number, len(cases), case.name)
     return [*dataset.notes, *_check_overlap(dataset, deep), *findings.notes()]
 
 

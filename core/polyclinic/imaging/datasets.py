@@ -13,13 +13,13 @@ cases:
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from polyclinic.config.tasks import KINDS, TaskName
 from polyclinic.errors import DatasetInvalid
 from polyclinic.imaging.dataset_files import allowed_roots, find_file, list_folders, plain_path
 from polyclinic.imaging.dataset_json import SPLITS, Entry, Listing, Split, read_listing
-from polyclinic.imaging.listing.labels import REGIONS
 from polyclinic.imaging.listing.values import Values
 
 __all__ = ["SPLITS", "Case", "SiteDataset", "Split", "evaluation_cases", "read_dataset"]
@@ -82,7 +82,7 @@ class SiteDataset:
         """All cases: training, validation, test."""
         return self.training + self.validation + self.test
 
-    @property
+    @cached_property
     def task(self) -> TaskName:
         """Task that the labels are for; a folder without any label counts as a segmentation."""
         if self.stated_task is not None:
@@ -164,8 +164,6 @@ def _check_kinds(path: Path, splits: Mapping[Split, tuple[Case, ...]], listing: 
             f"the task is {task}, and its labels are {', '.join(kinds)}",
             f"Give each case {KINDS[task].labelled_by}, or correct 'task'.",
         )
-    if task == "regions" and not listing.regions:
-        raise DatasetInvalid(path, "the task is regions, and 'labels' names none", REGIONS)
 
 
 _KINDS = {

@@ -27,8 +27,10 @@ def draw_first(folder: Path, data: DataConfig, name: str) -> OnCase:
 
     def draw(case: Case, answer: Tensor, truth: Tensor) -> None:
         nonlocal drawn
+        if drawn:
+            return
         found, reference = task.draw(answer), task.draw(truth)
-        if drawn or found is None or reference is None:
+        if found is None or reference is None:
             return
         drawn = True
         image = read_image(

@@ -11,10 +11,10 @@ from typing import Any
 from polyclinic.config.bundles.flat import flatten
 from polyclinic.config.bundles.read import Bundle, read_bundle
 from polyclinic.config.overrides import read_override
+from polyclinic.config.tasks import KINDS
 from polyclinic.errors import BundleInvalid, ConfigError
 
 MODEL, SETTING = "bundle", "bundle"  # name in conf/model; name of the setting
-TRAINING = {"segmentation": "default", "classification": "classification"}
 Changes = Mapping[str, Any]  # dotted key to value
 
 
@@ -44,7 +44,7 @@ def with_bundle(overrides: Sequence[str]) -> tuple[list[str], Changes]:
     chosen = {
         "model": MODEL,
         "data": f"bundle_{found.kind}{'_resized' if found.spacing_mm is None else ''}",
-        "training": TRAINING[found.kind],
+        "training": KINDS[found.kind].trainings[0],
     }
     groups = [f"{group}={name}" for group, name in chosen.items() if group not in given]
     own = given.get("data", chosen["data"]) != chosen["data"]  # another grid was chosen

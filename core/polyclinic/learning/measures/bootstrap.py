@@ -141,6 +141,36 @@ def _estimate(
     )
 
 
+def mean_of_known(values: Array) -> Array:
+    """Compute the mean over the last axis of what is not NaN; NaN where nothing is."""
+    known = np.isfinite(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(known, values, 0.0).sum(-1) / known.sum(-1))
+
+
+class MeanOfMeans:
+    """Mean over cases, then over labels, each time without NaN: as `metrics.summarize` does.
+
+    Args:
+        rows: Shape (cases, labels), NaN where a case has no figure of the label.
+    """
+
+    def __init__(self, rows: NDArray[Any]) -> None:
+        values = np.asarray(rows, np.float64)
+        self._known = np.isfinite(values).astype(np.float64)
+        self._values = np.where(self._known > 0, values, 0.0)
+
+    def __call__(self, times: Array) -> Array:
+        """Compute one mean for each row of `times`, shape (draws, cases)."""
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return mean_of_known((times @ self._values) / (times @ self._known))
+
+
+def of_chosen(subjects: Sequence[int], chosen: NDArray[Any]) -> list[int]:
+    """Return the subject of each case that is chosen."""
+    return [subject for subject, each in zip(subjects, chosen, strict=True) if each]
+
+
 def around(value: float, ends: tuple[float, float] | None) -> tuple[float | None, float | None]:
     """Return an interval's ends so that rounding leaves the value within them, if it lies there."""
     if ends is None:

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.learning.measures.bootstrap import Array, ratio, single
-from polyclinic.learning.measures.estimates import Estimate
+from polyclinic.learning.measures.bootstrap import Array, mean_of_known, of_chosen, ratio, single
+from polyclinic.learning.measures.estimates import Estimate, leave_out_none
 from polyclinic.learning.measures.names import FIXED, OVERALL
 
 BINS = 15  # of the calibration error
@@ -93,9 +93,7 @@ def balanced_accuracy(
     Brodersen et al. 2010, https://doi.org/10.1109/ICPR.2010.764.
     """
     of_class = np.eye(classes)[truth]
-    recalls = _divide(times @ (of_class * correct[:, None]), times @ of_class)
-    seen = np.isfinite(recalls)
-    return _divide(np.where(seen, recalls, 0.0).sum(1), seen.sum(1).astype(np.float64))
+    return mean_of_known(_divide(times @ (of_class * correct[:, None]), times @ of_class))
 
 
 def calibration_error(confidence: NDArray[Any], happened: NDArray[Any], times: Array) -> Array:
@@ -133,10 +131,7 @@ def measure_classification(
     for number, label in enumerate(labels):
         ranked = len(labels) > 2 or number == 1
         found[label] = _measure_class(number, probabilities, np.asarray(truth), subjects, ranked)
-    return {
-        label: {name: each for name, each in table.items() if each is not None}
-        for label, table in found.items()
-    }
+    return leave_out_none(found)
 
 
 def _measure_overall(
@@ -175,7 +170,7 @@ def _measure_class(
 def _recall(
     positive: NDArray[Any], chosen: NDArray[Any], subjects: Sequence[int]
 ) -> Estimate | None:
-    n, least = int(positive.sum()), len(_subjects_of(subjects, positive))
+    n, least = int(positive.sum()), len(set(of_chosen(subjects, positive)))
     return ratio(positive & chosen, positive, subjects, n=n, positives=n, least=least)
 
 
@@ -195,7 +190,7 @@ def measure_ranked(
     """
     n, positives = len(scores), int(positive.sum())
     happened, ranking = positive.astype(np.float64), Ranking(scores, positive)
-    least = min(len(_subjects_of(subjects, group)) for group in (positive, ~positive))
+    least = min(len(set(of_chosen(subjects, group))) for group in (positive, ~positive))
 
     def one(statistic: Callable[[Array], Array]) -> Estimate | None:
         return single(statistic, subjects, positives=positives, least=least)
@@ -213,10 +208,6 @@ def measure_ranked(
         "brier": ratio(squares, np.ones(n), subjects, n=n, positives=positives, least=least),
         "calibration_error": one(lambda times: calibration_error(scores, happened, times)),
     }
-
-
-def _subjects_of(subjects: Sequence[int], chosen: NDArray[Any]) -> set[int]:
-    return {subject for subject, each in zip(subjects, chosen, strict=True) if each}
 
 
 def _divide(one: Array, other: Array) -> Array:

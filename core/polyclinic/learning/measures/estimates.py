@@ -216,6 +216,16 @@ def hold_back(measures: Measures, min_subjects: int) -> dict[str, dict[str, Esti
     return {label: table for label, table in kept.items() if table}
 
 
+def leave_out_none(
+    found: Mapping[str, Mapping[str, Estimate | None]],
+) -> dict[str, dict[str, Estimate]]:
+    """Leave out the figures that the cases do not have."""
+    return {
+        label: {name: each for name, each in table.items() if each is not None}
+        for label, table in found.items()
+    }
+
+
 def overall(measures: Measures) -> Estimate | None:
     """Return the figure over all classes that a model's score is, such as mean Dice."""
     table = measures.get(OVERALL, {})

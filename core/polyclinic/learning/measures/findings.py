@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.learning.measures.bootstrap import Array, single
+from polyclinic.learning.measures.bootstrap import Array, mean_of_known, of_chosen, single
 from polyclinic.learning.measures.classification import Ranking, auroc, measure_ranked
-from polyclinic.learning.measures.estimates import Estimate
+from polyclinic.learning.measures.estimates import Estimate, leave_out_none
 from polyclinic.learning.measures.names import OVERALL
 
 SURE = 0.5  # probability from which a finding counts as found
@@ -21,15 +21,7 @@ def auroc_per_finding(probabilities: NDArray[Any], truth: NDArray[Any]) -> NDArr
         probabilities: Shape (cases, findings).
         truth: The same shape: 1, 0, or NaN where nobody looked for the finding.
     """
-    found = []
-    for scores, drawn in zip(probabilities.T, truth.T, strict=True):
-        known = np.isfinite(drawn)
-        if not known.any():
-            found.append(np.nan)
-            continue
-        ranking = Ranking(scores[known], drawn[known] == 1)
-        found.append(float(auroc(ranking.curve(np.ones((1, int(known.sum())))))[0]))
-    return np.asarray(found, np.float64)
+    return np.asarray(_Aurocs(probabilities, truth)(np.ones((1, len(truth))))[0])
 
 
 def measure_findings(
@@ -52,45 +44,31 @@ def measure_findings(
     """
     if not len(truth):
         return {}
-    everybody = len(set(subjects))
-    found: dict[str, dict[str, Estimate | None]] = {
-        OVERALL: {
-            "mean_auroc": single(
-                _MeanAuroc(probabilities, truth), subjects, positives=None, least=everybody
-            )
-        }
-    }
+    everybody, aurocs = len(set(subjects)), _Aurocs(probabilities, truth)
+    mean = single(
+        lambda times: mean_of_known(aurocs(times)), subjects, positives=None, least=everybody
+    )
+    found = {OVERALL: {"mean_auroc": mean}}
     for place, label in enumerate(labels):
         known = np.isfinite(truth[:, place])
-        whose = [subject for subject, one in zip(subjects, known, strict=True) if one]
         scores = probabilities[known, place].astype(np.float64)
         positive = truth[known, place] == 1
-        found[label] = measure_ranked(scores, positive, scores >= SURE, whose)
-    return {
-        label: {name: each for name, each in table.items() if each is not None}
-        for label, table in found.items()
-    }
+        found[label] = measure_ranked(scores, positive, scores >= SURE, of_chosen(subjects, known))
+    return leave_out_none(found)
 
 
-class _MeanAuroc:
-    """Mean of the findings' AUROCs, of those that have one in the drawn cases."""
+class _Aurocs:
+    """AUROC of each finding, where only cases count in which it is known."""
 
     def __init__(self, probabilities: NDArray[Any], truth: NDArray[Any]) -> None:
-        self._known = np.isfinite(truth)
-        self._rankings = [
-            Ranking(scores[known].astype(np.float64), drawn[known] == 1)
-            for scores, drawn, known in zip(probabilities.T, truth.T, self._known.T, strict=True)
-            if known.any()
+        columns = zip(probabilities.T, truth.T, strict=True)
+        self._findings = [
+            (np.isfinite(drawn), Ranking(scores.astype(np.float64), drawn == 1))
+            for scores, drawn in columns
         ]
-        self._columns = [known for known in self._known.T if known.any()]
 
     def __call__(self, times: Array) -> Array:
-        areas = np.array(
-            [
-                auroc(ranking.curve(times[:, known]))
-                for ranking, known in zip(self._rankings, self._columns, strict=True)
-            ]
-        ).reshape(-1, len(times))
-        seen = np.isfinite(areas)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.where(seen, areas, 0.0).sum(0) / seen.sum(0))
+        """Compute shape (draws, findings)."""
+        return np.stack(
+            [auroc(ranking.curve(times * known)) for known, ranking in self._findings], axis=1
+        )

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from polyclinic.learning.measures.bootstrap import Array, ratio, single
-from polyclinic.learning.measures.estimates import Estimate
+from polyclinic.learning.measures.bootstrap import Array, MeanOfMeans, of_chosen, ratio, single
+from polyclinic.learning.measures.estimates import Estimate, leave_out_none
 from polyclinic.learning.measures.names import AGREEMENT, OVERALL
 
 Numbers = NDArray[np.float64]
@@ -51,18 +51,12 @@ def measure_regression(
     if not len(truth):
         return {}
     rows = closeness(predicted, truth, ranges)
-    known = np.isfinite(rows)
-    found: dict[str, dict[str, Estimate | None]] = {
-        OVERALL: {"within_range": _mean_of_rows(rows, known, subjects)}
-    }
+    found = {OVERALL: {"within_range": _mean_of_rows(rows, subjects)}}
     for place, label in enumerate(labels):
-        chosen = known[:, place]
-        whose = [subject for subject, one in zip(subjects, chosen, strict=True) if one]
-        found[label] = _measure_number(predicted[chosen, place], truth[chosen, place], whose)
-    return {
-        label: {name: each for name, each in table.items() if each is not None}
-        for label, table in found.items()
-    }
+        known = np.isfinite(rows[:, place])
+        whose = of_chosen(subjects, known)
+        found[label] = _measure_number(predicted[known, place], truth[known, place], whose)
+    return leave_out_none(found)
 
 
 def _measure_number(
@@ -119,21 +113,12 @@ def r2(errors: Numbers, truth: Numbers, times: Array) -> Array:
         return np.asarray(np.where(spread > 0, 1 - (times @ errors**2) / spread, np.nan))
 
 
-def _mean_of_rows(
-    rows: Numbers, known: NDArray[np.bool_], subjects: Sequence[int]
-) -> Estimate | None:
+def _mean_of_rows(rows: Numbers, subjects: Sequence[int]) -> Estimate | None:
     """Make the score: the mean over cases, then over numbers, each time of what is known."""
-    values = np.where(known, rows, 0.0)
-
-    def statistic(times: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.nanmean((times @ values) / (times @ known), axis=1))
-
-    if not known.any():
-        return None
-    if rows.shape[1] == 1:  # a mean over cases: sums of hospitals give the pooled one
-        chosen = known[:, 0]
-        least = len({subject for subject, one in zip(subjects, chosen, strict=True) if one})
-        n = int(chosen.sum())
-        return ratio(values[:, 0], chosen, subjects, n=n, positives=None, least=least)
-    return single(statistic, subjects, positives=None, least=len(set(subjects)))
+    if rows.shape[1] > 1:
+        return single(MeanOfMeans(rows), subjects, positives=None, least=len(set(subjects)))
+    # a mean over cases: sums of hospitals give the pooled one
+    known = np.isfinite(rows[:, 0])
+    least = len(set(of_chosen(subjects, known)))
+    values = np.where(known, rows[:, 0], 0.0)
+    return ratio(values, known, subjects, n=int(known.sum()), positives=None, least=least)

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import ndimage
 
-from polyclinic.learning.measures.bootstrap import Array, ratio, single
-from polyclinic.learning.measures.estimates import Estimate
+from polyclinic.learning.measures.bootstrap import MeanOfMeans, of_chosen, ratio, single
+from polyclinic.learning.measures.estimates import Estimate, leave_out_none
 from polyclinic.learning.measures.lesions import Lesions, count_lesions
 from polyclinic.learning.measures.names import OVERALL
 from polyclinic.learning.measures.surfaces import measure_surfaces
@@ -130,15 +130,12 @@ def measure_segmentation(
     if not cases:
         return {}
     found: dict[str, dict[str, Estimate | None]] = {
-        OVERALL: {"mean_dice": single(_mean_of_means(rows), subjects, positives=None,
+        OVERALL: {"mean_dice": single(MeanOfMeans(rows), subjects, positives=None,
                                       least=len(set(subjects)))}
     }  # fmt: skip
     for number, label in enumerate(labels):
         found[label] = _measure_structure([case[number] for case in cases], subjects)
-    return {
-        label: {name: each for name, each in table.items() if each is not None}
-        for label, table in found.items()
-    }
+    return leave_out_none(found)
 
 
 def _measure_structure(
@@ -146,7 +143,7 @@ def _measure_structure(
 ) -> dict[str, Estimate | None]:
     """Compute the figures of one structure; cases without it are counted apart."""
     present = np.array([each.present for each in figures])
-    having = _count(subjects, present)
+    having = len(set(of_chosen(subjects, present)))
     everybody = len(set(subjects))
 
     def mean(values: Sequence[float]) -> Estimate | None:
@@ -174,7 +171,7 @@ def _measure_structure(
         ),
         "correctly_empty": ratio(
             empty & absent, absent, subjects,
-            n=without, positives=None, least=_count(subjects, absent),
+            n=without, positives=None, least=len(set(of_chosen(subjects, absent))),
         ),
     }  # fmt: skip
 
@@ -215,28 +212,3 @@ def _union(one: Box | None, other: Box | None) -> Box | None:
         return one or other
     pairs = zip(one, other, strict=True)
     return tuple(slice(min(a.start, b.start), max(a.stop, b.stop)) for a, b in pairs)
-
-
-def _count(subjects: Sequence[int], chosen: NDArray[Any]) -> int:
-    """Count the subjects of the chosen cases."""
-    return len({subject for subject, each in zip(subjects, chosen, strict=True) if each})
-
-
-def _mean_of_means(rows: NDArray[Any]) -> "_Statistic":
-    return _Statistic(rows)
-
-
-class _Statistic:
-    """Mean over cases, then over classes, each time without NaN: as `metrics.summarize` does."""
-
-    def __init__(self, rows: NDArray[Any]) -> None:
-        values = np.asarray(rows, np.float64)
-        self._known = np.isfinite(values).astype(np.float64)
-        self._values = np.where(self._known > 0, values, 0.0)
-
-    def __call__(self, times: Array) -> Array:
-        with np.errstate(invalid="ignore", divide="ignore"):
-            means = (times @ self._values) / (times @ self._known)
-        seen = np.isfinite(means)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray(np.where(seen, means, 0.0).sum(1) / seen.sum(1))

@@ -71,6 +71,14 @@ def test_unknown_numbers_count_nowhere() -> None:
     assert found[OVERALL]["within_range"].value == pytest.approx(0.95)
 
 
+def test_a_draw_of_subjects_of_whom_nothing_is_known_is_left_out() -> None:
+    truth = np.full((4, 2), math.nan)
+    truth[0] = 1.0, 5.0
+    found = measure_regression(np.ones((4, 2)), truth, range(4), ("a", "b"), (0, 10, 0, 10))
+    whole = found[OVERALL]["within_range"]
+    assert whole.value == whole.low == whole.high == pytest.approx(0.8)
+
+
 def test_one_case_has_no_limits_and_no_r2() -> None:
     found = measure_regression(np.array([[3.0]]), np.array([[2.0]]), [0], ("a",), (0, 10))
     assert set(found["a"]) == {"mae", "bias", "squared_error"}
