@@ -6,11 +6,11 @@ from typing import Annotated
 
 import typer
 
-from polyclinic.system.commands import wide_console
+from polyclinic.system.console import LineConsole
 
 PANEL = "Demos"
 app = typer.Typer()
-console = wide_console()
+console = LineConsole()
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of data and training.")]
 Folder = Annotated[Path, typer.Option("--folder", help="Where everything goes.")]
 Subjects = Annotated[int, typer.Option("--subjects", min=1, help="Training subjects per hospital.")]

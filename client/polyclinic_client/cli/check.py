@@ -84,10 +84,10 @@ def _look(
             "[yellow]note[/yellow]   " if said.remedy else "[green]ok[/green]     ", end=""
         )
         line = f"{title}: {said.text}" + (f". {said.remedy}" if said.remedy else "")
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False)
     except PolyclinicError as error:
         console.print(f"[red]wrong[/red]  {title}: ", end="")
-        console.print(str(error), markup=False, soft_wrap=True)
+        console.print(str(error), markup=False)
         faults.append(error)
 
 

@@ -98,4 +98,4 @@ def _listed(case: Case, folder: Path) -> str:
 
 def _print(console: Console, head: str, text: str) -> None:
     console.print(head, end="")
-    console.print(clean_lines(text), markup=False, soft_wrap=True)
+    console.print(clean_lines(text), markup=False)

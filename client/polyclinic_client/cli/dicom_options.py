@@ -100,4 +100,4 @@ def _fetch(pacs: Pacs, which: str, folder: Path) -> Path:
 
 
 def _teller(console: Console) -> Callable[[str], None]:
-    return lambda text: console.print(clean_lines(text), markup=False, soft_wrap=True)
+    return lambda text: console.print(clean_lines(text), markup=False)

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from polyclinic.system.commands import unwrap, wide_console
+from polyclinic.system.commands import unwrap
+from polyclinic.system.console import LineConsole
 
 IMPORT_HELP = unwrap("""Make a data folder of DICOM series: images, labels, dataset.json.
 
@@ -87,7 +88,7 @@ def import_data(
     from polyclinic_client.dicom.importing.splits import split_patients
     from polyclinic_client.dicom.mapping import FILE, confirm, read_mapping, write_mapping
 
-    console = wide_console()
+    console = LineConsole()
     _check_target(out)
     folder = site_map or default_site_map()
     if folder.resolve().is_relative_to(out.resolve()):

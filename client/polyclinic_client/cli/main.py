@@ -9,6 +9,7 @@ from rich.console import Console
 
 from polyclinic.federation.method import methods
 from polyclinic.system.commands import InOrder, add_commands
+from polyclinic.system.console import LineConsole
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic.system.text import clean_lines
 from polyclinic_client.cli.help import (
@@ -85,7 +86,7 @@ def keygen(
     from polyclinic.security.kit import Kit as KitFile
 
     mark = fingerprint(make_key(folder))
-    console = Console(highlight=False, soft_wrap=True)
+    console = LineConsole()
     console.print(f"{folder / PRIVATE}  stays here; show it to nobody", markup=False)
     console.print(f"{folder / PUBLIC}  goes to the coordinator", markup=False)
     console.print(
@@ -127,7 +128,7 @@ def check(
         else None
     )
     folder = state_folder(state, connection.site if connection else data.name)
-    check_everything(data, connection, folder, deep=not quick, console=Console(highlight=False))
+    check_everything(data, connection, folder, deep=not quick, console=LineConsole())
 
 
 @app.command(help=JOIN_HELP, rich_help_panel=FEDERATION)
@@ -165,7 +166,7 @@ def join(
     from polyclinic_client.network.connection import make_connection
     from polyclinic_client.policy.policy import keep_policy
 
-    console = Console(stderr=True, highlight=False)
+    console = LineConsole(stderr=True)
     connection = make_connection(server, name, kit, key, insecure=insecure, state=state)
     _check(data, console, labelled=not describe)
     folder = state_folder(state, connection.site)
@@ -212,7 +213,7 @@ def contribute(
     from polyclinic_client.fleet.contribute import contribute as contribute_once
     from polyclinic_client.network.connection import make_connection
 
-    console = Console(stderr=True, highlight=False)
+    console = LineConsole(stderr=True)
     connection = make_connection(server, name, kit, key, insecure=insecure, state=state)
     _check(data, console)
     site, called = connection.site, None if offline else connection

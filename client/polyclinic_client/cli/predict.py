@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from polyclinic.system.commands import unwrap
+from polyclinic.system.console import LineConsole
 from polyclinic_client.cli.options import PacsUrl, RemoteNames, Store
 
 PREDICT_HELP = unwrap("""Segment images, or classify them.
@@ -48,6 +48,6 @@ def predict(
     from polyclinic_client.cli.dicom_options import dicom_inputs
     from polyclinic_client.site.predict import predict_files
 
-    console = Console(highlight=False)
+    console = LineConsole()
     with dicom_inputs(images or [], pacs, series or [], console, store=store) as inputs:
         predict_files(model, inputs.files, out, console, inputs.names, inputs.write_segmentation)

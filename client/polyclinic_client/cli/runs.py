@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from polyclinic.errors import ConfigError
 from polyclinic.system.commands import unwrap
+from polyclinic.system.console import LineConsole
 from polyclinic.system.text import clean
 from polyclinic_client.cli.options import Kit, Name, State
 
@@ -79,7 +79,7 @@ def runs(
         for each in requests(folder)
         if what is None or each.asked.run == what or each.digest.startswith(what)
     ]
-    console = Console(highlight=False, soft_wrap=True)
+    console = LineConsole()
     if as_json:
         told = [
             {
@@ -126,7 +126,7 @@ def refuse(
 def _decide(what: str, folder: Path, *, approved: bool, reason: str = "") -> None:
     from polyclinic_client.policy.decisions import decide
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = LineConsole()
     for each in decide(folder, what, approved=approved, reason=reason):
         done = "approved" if approved else "refused"
         console.print(f"{done}: {clean(each.asked.run)} ({each.digest[:12]})", markup=False)

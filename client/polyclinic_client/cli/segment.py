@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from polyclinic.system.commands import unwrap
+from polyclinic.system.console import LineConsole
 from polyclinic_client.cli.options import Key, Kit, PacsUrl, RemoteNames, State, Store
 
 SEGMENT_HELP = unwrap("""Have images segmented elsewhere, by a proxy that is unwarped here.
@@ -87,7 +87,7 @@ def segment(
         raise ConfigError(f"--answer {answer}: labels or probabilities.")
     connection = service_connection(server, kit, key, insecure=insecure, state=state)
     path = choose_generator(generator, kit)
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console = LineConsole(stderr=True)
     with console.status("loading torch and MONAI"):
         from polyclinic_client.cli.dicom_options import dicom_inputs
         from polyclinic_client.segmentation.segment_files import plan, segment_files

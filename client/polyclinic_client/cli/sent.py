@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from polyclinic.system.commands import unwrap
+from polyclinic.system.console import LineConsole
 from polyclinic_client.cli.options import Kit, Name, State
 
 SENT_HELP = unwrap("""Show everything that ever left this hospital.
@@ -51,7 +51,7 @@ def sent(
     from polyclinic_client.sent.journal import FILE, Journal
 
     journal = Journal(chosen_state(state, kit, name) / FILE)
-    console = Console(highlight=False, soft_wrap=True)
+    console = LineConsole()
     if verify:
         for line in pages.verification(journal, holds):
             console.print(line, markup=False)

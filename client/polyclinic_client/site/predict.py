@@ -126,7 +126,7 @@ def _group(files: Sequence[Path], job: JobConfig, console: Console) -> list[Subj
             f"{name} {path.name}"
             for name, path in zip(_channel_names(job).split(", "), group, strict=True)
         )
-        console.print(f"{stem}: {taken}", markup=False, soft_wrap=True)
+        console.print(f"{stem}: {taken}", markup=False)
     return [Subject(group, stem) for group, stem in zip(groups, names, strict=True)]
 
 
@@ -193,7 +193,7 @@ def _fault_told(faults: list[DataError], console: Console) -> Iterator[None]:
     try:
         yield
     except DataError as error:
-        console.print(str(error), style="red", markup=False, soft_wrap=True)
+        console.print(str(error), style="red", markup=False)
         faults.append(error)
 
 

@@ -15,6 +15,7 @@ from rich.progress import (
 
 from polyclinic.federation.events import DOING, Event
 from polyclinic.federation.live_state import LiveState
+from polyclinic.system.console import LineConsole
 
 
 class ProgressBar:
@@ -26,7 +27,7 @@ class ProgressBar:
     """
 
     def __init__(self, shown: bool | None = None, console: Console | None = None) -> None:
-        console = console or Console(stderr=True)
+        console = console or LineConsole(stderr=True)
         seen = console.is_terminal or console.is_jupyter
         self.progress = Progress(
             SpinnerColumn(),

@@ -1,19 +1,15 @@
 """Command lines, built of the commands that installed packages offer."""
 
-import os
-import sys
 from collections.abc import Iterable
 from importlib import import_module
 from typing import Annotated, Any, ClassVar
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from polyclinic.system.plugins import COMMANDS, offered, resolve
 
 DEMOS = "Demos"  # panel of the help
-WIDE = 120  # columns of tables when output goes to a file
 Settings = Annotated[
     list[str] | None,
     typer.Argument(metavar="[SETTING=VALUE]...", help="Hydra settings, as in the examples."),
@@ -23,12 +19,6 @@ Insecure = Annotated[
     typer.Option("--insecure", help="Use neither TLS nor keys; only this machine can connect."),
 ]
 NO_KEYS = "deployment.insecure=true"  # the same as a setting
-
-
-def wide_console() -> Console:
-    """Make a console for tables, which are wide where nobody says how wide the output is."""
-    known = sys.stdout.isatty() or "COLUMNS" in os.environ
-    return Console(highlight=False, width=None if known else WIDE)
 
 
 class InOrder(TyperGroup):

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import click
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 from typer.core import TyperGroup
 
-console = Console(highlight=False)
+from polyclinic.system.console import LineConsole
+
+console = LineConsole()
 ADD = "add"
 COMPARE = (
     "Compare both with the hospital by telephone: `polyclinic-client keygen` and `join` show the "
@@ -140,7 +141,7 @@ def add(
         COMPARE,
         f"Send it this kit: {path}",
     ):
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False)
 
 
 @enrol_app.command("list")
@@ -157,9 +158,7 @@ def list_keys(security: Security = Path("security")) -> None:
         table.add_row(key.site, key.fingerprint, _date(key.since), state)
     console.print(table)
     console.print(
-        f"this coordinator's authority: {authority_fingerprint(authority.ca())}",
-        markup=False,
-        soft_wrap=True,
+        f"this coordinator's authority: {authority_fingerprint(authority.ca())}", markup=False
     )
     console.print(
         authority.warning() or f"server certificate until {authority.expires():%Y-%m-%d}",

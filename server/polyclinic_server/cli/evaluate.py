@@ -6,10 +6,11 @@ from typing import Annotated
 
 import typer
 
-from polyclinic.system.commands import NO_KEYS, Insecure, wide_console
+from polyclinic.system.commands import NO_KEYS, Insecure
+from polyclinic.system.console import LineConsole
 from polyclinic_server.cli.options import Resume, RunName
 
-console = wide_console()
+console = LineConsole()
 
 EVALUATE_HELP = """Let every hospital score models on its own cases, and compare them. Nothing is
 trained.
@@ -77,4 +78,4 @@ def evaluate(
     folder = run_federation([*asked, *more], name, None, console)
     finish(folder, console)
     for card in sorted((folder.path / "arms").glob("*/model-card.html")):
-        console.print(f"model card: {card}", markup=False, soft_wrap=True)
+        console.print(f"model card: {card}", markup=False)

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
+
+from polyclinic.system.console import LineConsole
 
 ledger_app = typer.Typer(
     help="List, show, withdraw, verify and export contributions of hospitals.",
@@ -13,7 +14,7 @@ ledger_app = typer.Typer(
 models_app = typer.Typer(
     help="List published models with their contributions.", no_args_is_help=True
 )
-console = Console(highlight=False)
+console = LineConsole()
 Folder = Annotated[
     Path | None,
     typer.Option(
@@ -142,13 +143,11 @@ def verify(
         console.print(f"checked {counted}", markup=False)
         _end_with(fault.where, f"{fault.what}: expected {fault.expected}, found {fault.found}")
     console.print(f"sound: {counted}", markup=False)
-    console.print(
-        f"newest line: {newest[-1].sequence}, {newest[-1].hash}", markup=False, soft_wrap=True
-    )
+    console.print(f"newest line: {newest[-1].sequence}, {newest[-1].hash}", markup=False)
     if verdict is not None:
         if not verdict.sound:
             _end_with(str(opened.folder), verdict.sentence)
-        console.print(f"anchor: {verdict.sentence}", markup=False, soft_wrap=True)
+        console.print(f"anchor: {verdict.sentence}", markup=False)
 
 
 @ledger_app.command()
@@ -169,7 +168,7 @@ def export(
 
     with Ledger.open(find_ledger(ledger), create=False) as opened:
         export_file(opened, digest, to)
-    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
 
 
 @ledger_app.command()
@@ -194,11 +193,7 @@ def init(
     with Ledger.open(folder) as opened:
         found = database_of(folder)
         assert found is not None
-        console.print(
-            f"{folder}: {found[1]}, {len(opened.entries())} contributions",
-            markup=False,
-            soft_wrap=True,
-        )
+        console.print(f"{folder}: {found[1]}, {len(opened.entries())} contributions", markup=False)
 
 
 @models_app.command("list")

@@ -14,8 +14,8 @@ from polyclinic.system.commands import (
     Settings,
     add_commands,
     add_installed_commands,
-    wide_console,
 )
+from polyclinic.system.console import LineConsole
 from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic_server.cli.enrol import enrol_app, init
 from polyclinic_server.cli.evaluate import EVALUATE_HELP, evaluate
@@ -51,7 +51,7 @@ app.add_typer(ledger_app, name="ledger", rich_help_panel=MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=MODELS)
 app.command(help=EVALUATE_HELP, rich_help_panel=RUNS)(evaluate)
 app.command(name="segment-service", rich_help_panel=SERVICES)(segment_service)
-console = wide_console()
+console = LineConsole()
 
 RUN_HELP = """Start the coordinator, wait for hospitals, train, evaluate, and write a report.
 
@@ -201,13 +201,12 @@ def export(
             f"{to}: a MONAI bundle. The README.md inside says how to run it.", markup=False
         )
         return
-    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)
     if example:
         console.print(
             "\nLoad it with torch alone:\n",
             *(f"\n    {line}" for line in ("import torch", *example)),
             markup=False,
-            soft_wrap=True,
         )
 
 

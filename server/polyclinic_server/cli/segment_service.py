@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 
 from polyclinic.system.commands import Insecure
+from polyclinic.system.console import LineConsole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +102,7 @@ def segment_service(
     from polyclinic_server.enrolment.endpoint import choose_endpoint
     from polyclinic_server.enrolment.service import service_folder
 
-    console = Console(highlight=False, soft_wrap=True)
+    console = LineConsole()
     place = choose_endpoint(
         host, port, service_folder(security), insecure=insecure, option="--host "
     )

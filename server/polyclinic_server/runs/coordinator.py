@@ -88,12 +88,12 @@ def finish(folder: RunFolder, console: Console) -> None:
     if missing := find_missing(results):
         console.print("NOT ALL HOSPITALS ARE IN THIS RESULT", style="bold red")
         for sentence in missing:
-            console.print(f"  {clean_lines(sentence)}", markup=False, soft_wrap=True)
+            console.print(f"  {clean_lines(sentence)}", markup=False)
         console.print()
     worst = standing_table(results)
     for table in [*([worst] if worst else []), *terminal_tables(results)]:
         console.print(table)
-    console.print(f"report: {report}", markup=False, soft_wrap=True)
+    console.print(f"report: {report}", markup=False)
 
 
 def ledger_folders(run: Path, configs: Sequence[Config]) -> list[Path]:

@@ -9,10 +9,10 @@ import shlex
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
-from rich.console import Console
 
 from polyclinic.federation.grids.stock import StockGrid
 from polyclinic.federation.jobs import describe_run, follow_run
+from polyclinic.system.console import LineConsole
 from polyclinic_server.runs.app import coordinate
 from polyclinic_server.runs.coordinator import create_run, finish, resume_run
 from polyclinic_server.runs.live_table import LiveTable, show
@@ -29,7 +29,7 @@ def main(grid: Grid, context: Context) -> None:
     """
     settings = shlex.split(str(context.run_config.get("settings", "")))
     name, resume = (str(context.run_config.get(key, "")) for key in ("name", "resume"))
-    console = Console(highlight=False)
+    console = LineConsole()
     folder, configs = resume_run(resume, settings) if resume else create_run(settings, name or None)
     console.print(f"run {folder.name} in {folder.path}", markup=False)
     describe_run(folder, configs, state="waiting", pid=os.getpid())

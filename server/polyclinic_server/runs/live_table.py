@@ -101,4 +101,4 @@ def show(table: LiveTable, console: Console) -> Iterator[Callable[[Event], None]
 
 def _print(line: str | None, console: Console) -> None:
     if line:
-        console.print(line, markup=False, soft_wrap=True)
+        console.print(line, markup=False)

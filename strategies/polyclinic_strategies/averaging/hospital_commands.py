@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from polyclinic.errors import ConfigError
 from polyclinic.system.commands import unwrap
+from polyclinic.system.console import LineConsole
 
 app = typer.Typer()
 
@@ -61,14 +61,13 @@ def partners(
     )
     if now != before:
         keep_partners(state, now)
-    console = Console(highlight=False)
+    console = LineConsole()
     for name, shown in sorted(now.keys.items()):
-        console.print(f"{name}  {shown}", markup=False, soft_wrap=True)
+        console.print(f"{name}  {shown}", markup=False)
     others = "nobody else is accepted" if now.closed else "others are accepted when first seen"
     console.print(
         f"In this list: {len(now.keys)}; {others}. At least {now.least} hospitals in a sum.",
         markup=False,
-        soft_wrap=True,
     )
 
 

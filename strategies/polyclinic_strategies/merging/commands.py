@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from polyclinic.system.console import LineConsole
 
 app = typer.Typer()
-console = Console(highlight=False)
+console = LineConsole()
 MERGED = Path("merged.safetensors")
 
 
@@ -43,4 +44,4 @@ def merge(
     words, entries = merge_offline(rule, parameters or [], find_ledger(ledger, runs), to)
     sites = ", ".join(entry.site for entry in entries)
     console.print(f"{words} of {len(entries)} contributions: {sites}", markup=False)
-    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
+    console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)

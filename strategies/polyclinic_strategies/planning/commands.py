@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 from polyclinic.errors import ConfigError
-from polyclinic.system.commands import NO_KEYS, Insecure, Settings, wide_console
+from polyclinic.system.commands import NO_KEYS, Insecure, Settings
+from polyclinic.system.console import LineConsole
 
 if TYPE_CHECKING:
     from polyclinic.config.plan_files import Plan
@@ -75,7 +76,7 @@ def plan(
     from polyclinic_strategies.planning.strategy import Planning
 
     check_target(out, force)
-    console = wide_console()
+    console = LineConsole()
     planning = Planning(memory_gb=memory_gb, dimensions=dimensions or 0, residual=residual)
     asked = list(settings or [])
     made = (
@@ -90,7 +91,6 @@ def plan(
         f"{out}: digest {written.digest[:12]}, about {written.memory_gb:.1f} GiB to train.\n"
         f"polyclinic-server run data={out} model=dynunet training=nnunet",
         markup=False,
-        soft_wrap=True,
     )
 
 

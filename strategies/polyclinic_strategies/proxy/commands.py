@@ -7,9 +7,10 @@ import typer
 from rich.console import Console
 
 from polyclinic.system.commands import Settings
+from polyclinic.system.console import LineConsole
 
 app = typer.Typer()
-console = Console(highlight=False)
+console = LineConsole()
 
 TRAIN_HELP = """Train the deformation proxy: a generator for hospitals, a segmenter, and a report.
 
@@ -79,4 +80,4 @@ def show_result(out: Path, console: Console) -> None:
     path = write_proxy_report(out)
     for table in proxy_tables(out):
         console.print(table)
-    console.print(f"report: {path}", markup=False, soft_wrap=True)
+    console.print(f"report: {path}", markup=False)

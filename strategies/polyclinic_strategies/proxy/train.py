@@ -112,7 +112,7 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     config = load_config([*DEFAULTS, *orders.overrides])
     proxy_settings(config.training)  # refuses another training before anything is read
     sites, others = _read_cohorts(orders, config)
-    say: Say = lambda text: console.print(text, markup=False, soft_wrap=True)  # noqa: E731
+    say: Say = lambda text: console.print(text, markup=False)  # noqa: E731
     work = orders.out / "work"
     prepared = _prepare(sites, config, work, say, ("training", "validation", "test"))
     people = People(prepared["training"], prepared["validation"], prepared["test"])

@@ -4,10 +4,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from polyclinic.system.console import LineConsole
 
 app = typer.Typer()
-console = Console(highlight=False)
+console = LineConsole()
 
 
 @app.command(rich_help_panel="Models")
@@ -52,4 +53,4 @@ def refine(
     if explain:
         offline.explain(found, console)
     if to is not None:
-        console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False, soft_wrap=True)
+        console.print(f"{to}: {to.stat().st_size / 2**20:.1f} MiB", markup=False)

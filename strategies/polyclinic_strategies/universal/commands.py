@@ -4,12 +4,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from polyclinic.system.commands import Settings
+from polyclinic.system.console import LineConsole
 
 app = typer.Typer()
-console = Console(highlight=False)
+console = LineConsole()
 ENDING = ".safetensors"
 
 PRETRAIN_HELP = """Train a universal encoder on images without labels, by masked image modelling.
@@ -77,7 +77,6 @@ def pretrain(
         f"images that were not used for training: error {found.missed:.4f}, "
         f"{found.missed_by_mean:.4f} if the mean colour of the visible squares is predicted",
         markup=False,
-        soft_wrap=True,
     )
-    console.print(f"encoder: {weights}", markup=False, soft_wrap=True)
-    console.print(f"report: {path}", markup=False, soft_wrap=True)
+    console.print(f"encoder: {weights}", markup=False)
+    console.print(f"report: {path}", markup=False)

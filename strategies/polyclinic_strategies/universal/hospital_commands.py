@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from polyclinic.system.commands import unwrap
+from polyclinic.system.console import LineConsole
 
 app = typer.Typer()
 
@@ -64,8 +64,8 @@ def adapt(
     from polyclinic_strategies.universal.adapt import Wishes, make_table, tell_choice
     from polyclinic_strategies.universal.adapt import adapt as adapt_encoder
 
-    console = Console(highlight=False)
+    console = LineConsole()
     adapted = adapt_encoder(model, data, out, Wishes(mode, epochs, learning_rate, seed), console)
     console.print(make_table(adapted))
-    console.print(tell_choice(adapted), markup=False, soft_wrap=True)
+    console.print(tell_choice(adapted), markup=False)
     console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB", markup=False)
