@@ -44,7 +44,7 @@ def describe_origin(folder: Path) -> str:
         DatasetInvalid: Its record is damaged.
     """
     record = read_record(folder)
-    return "; ".join(record.sentences()) if record is not None else "not from DICOM"
+    return "\n       ".join(record.sentences()) if record is not None else "not from DICOM"
 
 
 def check_images(dataset: SiteDataset | None, deep: bool, console: Console) -> str:

@@ -19,11 +19,13 @@ from pydicom import dcmread
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import make_folder
 from polyclinic_client.dicom.errors import PacsRefused, PacsUnreachable
+from polyclinic_client.dicom.multipart import boundary_of, read_parts
 from polyclinic_client.dicom.reading.elements import DAMAGED
 
 USER, PASSWORD, TOKEN = "POLYCLINIC_PACS_USER", "POLYCLINIC_PACS_PASSWORD", "POLYCLINIC_PACS_TOKEN"
 AUTHORITY = "POLYCLINIC_PACS_CA"  # file of the authority that signed the PACS's certificate
-AS_STORED = (("application/dicom", "*"),)  # in the transfer syntax that the PACS keeps
+# in the transfer syntax that the PACS keeps
+AS_STORED = 'multipart/related; type="application/dicom"; transfer-syntax=*'
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 PAGE = 200  # studies of one answer
 MOST_STUDIES = 100_000
@@ -79,7 +81,7 @@ class Pacs:
         """
         found: list[str] = []
         while len(found) < MOST_STUDIES:
-            with self._asked() as client:
+            with self._client() as client:
                 page = client.search_for_studies(
                     search_filters=wanted, limit=PAGE, offset=len(found)
                 )
@@ -95,7 +97,7 @@ class Pacs:
         Raises:
             PacsUnreachable, PacsRefused: It does not answer, or does not know the study.
         """
-        with self._asked() as client:
+        with self._client() as client:
             page = client.search_for_series(study_instance_uid=check_uid(study))
         found = [
             RemoteSeries(study, _value(each, "0020000E"), _value(each, "00080060")) for each in page
@@ -114,12 +116,18 @@ class Pacs:
         unfinished = folder.with_name(f"{folder.name}.partial")
         shutil.rmtree(unfinished, ignore_errors=True)
         make_folder(unfinished)
+        url = f"{self.url}/studies/{check_uid(wanted.study)}/series/{check_uid(wanted.series)}"
         count = 0
-        with self._asked() as client:
-            for each in client.iter_series(
-                check_uid(wanted.study), check_uid(wanted.series), media_types=AS_STORED
-            ):
-                each.save_as(unfinished / f"{count:06}.dcm")
+        with (
+            self._session() as session,
+            session.get(
+                url, headers={"Accept": AS_STORED}, stream=True, timeout=TIMEOUT_S
+            ) as answer,
+        ):
+            answer.raise_for_status()
+            boundary = boundary_of(answer.headers.get("Content-Type", ""))
+            for part in read_parts(answer.iter_content(CHUNK_BYTES), boundary):
+                (unfinished / f"{count:06}.dcm").write_bytes(part)
                 count += 1
         unfinished.rename(folder)
         return count
@@ -130,7 +138,7 @@ class Pacs:
         Raises:
             PacsUnreachable, PacsRefused: It does not answer, or does not take it.
         """
-        with self._asked() as client:
+        with self._client() as client:
             answer = client.store_instances([dcmread(path)])
         if not answer.get("ReferencedSOPSequence"):
             raise PacsRefused(
@@ -138,8 +146,16 @@ class Pacs:
             )
 
     @contextmanager
-    def _asked(self) -> Iterator[DICOMwebClient]:
+    def _client(self) -> Iterator[DICOMwebClient]:
         """Yield a client, and turn what goes wrong into a sentence."""
+        with self._session() as session:
+            yield DICOMwebClient(
+                self.url, session=session, timeout=TIMEOUT_S, chunk_size=CHUNK_BYTES
+            )
+
+    @contextmanager
+    def _session(self) -> Iterator[requests.Session]:
+        """Yield a session that says who this is, and turn what goes wrong into a sentence."""
         session = requests.Session()
         session.trust_env = False
         session.verify = os.environ.get(AUTHORITY) or True
@@ -147,11 +163,8 @@ class Pacs:
             session.headers["Authorization"] = f"Bearer {token}"
         elif user := os.environ.get(USER):
             session.auth = (user, os.environ.get(PASSWORD, ""))
-        client = DICOMwebClient(
-            self.url, session=session, timeout=TIMEOUT_S, chunk_size=CHUNK_BYTES
-        )
         try:
-            yield client
+            yield session
         except requests.HTTPError as error:
             status = error.response.status_code if error.response is not None else 0
             said = STATUS.get(status, (f"answers with status {status}", "Look at its log."))

@@ -14,7 +14,10 @@ def clean(value: object) -> str:
     """
     if value is None:
         return ""
-    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(value))
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)
 
 
 def clean_lines(value: object) -> str:

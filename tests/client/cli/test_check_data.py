@@ -18,7 +18,7 @@ __all__ = ["folder"]
 
 
 def quiet() -> Console:
-    return Console(file=StringIO(), width=100)
+    return Console(file=StringIO(), width=1000)
 
 
 def said(console: Console) -> str:

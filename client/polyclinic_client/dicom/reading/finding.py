@@ -8,6 +8,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from polyclinic_client.dicom.reading.series import Series, group_series
 ARCHIVES = {b"PK\x03\x04": "a zip", b"\x1f\x8b": "a gzip", b"7z\xbc\xaf": "a 7z", b"Rar!": "a rar"}
 TAR = (257, b"ustar")
 DICOMDIR = "DICOMDIR"
-THREADS = 4  # they wait for the disk
+THREADS = 4  # they wait for the disk; what is computed in Python, several would do more slowly
+HEADER_BYTES = 2**15
 
 OnFile = Callable[[int, int], None]  # files looked at, files
 
@@ -49,7 +51,10 @@ def find_series(place: Path, on_file: OnFile | None = None) -> Findings:
     damaged: list[tuple[Path, str]] = []
     archives: list[tuple[Path, str]] = []
     with ThreadPoolExecutor(THREADS) as pool:
-        for done, (path, result) in enumerate(pool.map(_look_at, paths), start=1):
+        for done, (path, _) in enumerate(
+            zip(paths, pool.map(_read_ahead, paths), strict=True), start=1
+        ):
+            result = _look_at(path)
             if isinstance(result, Instance):
                 found.append(result)
             elif isinstance(result, DicomUnreadable):
@@ -78,17 +83,23 @@ def archive_kind(path: Path) -> str:
     return next((kind for mark, kind in ARCHIVES.items() if head.startswith(mark)), "")
 
 
-def _look_at(path: Path) -> tuple[Path, Instance | DicomUnreadable | str]:
+def _read_ahead(path: Path) -> None:
+    """Wait for the disk, so that the thread that computes finds the header in memory."""
+    with suppress(OSError), path.open("rb") as file:
+        file.read(HEADER_BYTES)
+
+
+def _look_at(path: Path) -> Instance | DicomUnreadable | str:
     try:
         if kind := archive_kind(path):
-            return path, kind
+            return kind
         if path.name.upper() == DICOMDIR or not looks_like_dicom(path):
-            return path, ""
-        return path, read_instance(path)
+            return ""
+        return read_instance(path)
     except DicomUnreadable as error:
-        return path, error
+        return error
     except OSError as error:
-        return path, DicomUnreadable(path, (error.strerror or "cannot be opened").lower())
+        return DicomUnreadable(path, (error.strerror or "cannot be opened").lower())
 
 
 def _files_below(place: Path) -> Iterator[Path]:

@@ -17,6 +17,7 @@ from pydicom import dcmread, uid
 from pydicom.dataset import FileDataset
 from pydicom.encaps import generate_frames
 from pydicom.pixels.utils import iter_pixels
+from pydicom.tag import Tag
 
 from polyclinic_client.dicom.reading.elements import MOST_FRAMES, Malformed, damage_named, whole
 from polyclinic_client.dicom.reading.instances import LARGEST_SIDE, check_inflated
@@ -28,12 +29,13 @@ DECODERS = {
     **dict.fromkeys(uid.JPEG2000TransferSyntaxes, "pylibjpeg"),
     uid.RLELossless: "pydicom",
 }
-TAGS = [
+KEYWORDS = (
     *("Rows", "Columns", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation"),
     *("PlanarConfiguration", "BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("PixelData", "FloatPixelData", "DoubleFloatPixelData", "SOPClassUID"),
     *("ExtendedOffsetTable", "ExtendedOffsetTableLengths"),
-]
+)
+TAGS = [*map(Tag, KEYWORDS)]
 LIMIT_BYTES = 2 * 2**30
 SMALL_BYTES = 2**26  # a claim that needs no comparison with the bytes that are there
 RATIO = 1000  # of what a compressed file claims to its bytes, beyond that
