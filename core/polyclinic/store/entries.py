@@ -5,7 +5,7 @@ withdrawal covers, so the order of arrival does not matter. A withdrawal covers 
 site had handed over before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,7 @@ from polyclinic.store.journal import CONTRIBUTIONS, JOURNAL, LineInvalid
 from polyclinic.system.text import parse_json
 
 State = Literal["active", "superseded", "withdrawn"]
+AT_ONCE = 500  # digests in one question
 # what the bodies of lines hold, by their kind; of a security folder's journal, too
 FIELDS: Mapping[str, Mapping[str, Any]] = {
     "opened": {"format": int},
@@ -198,12 +199,15 @@ def active_rows(connection: Connection, site: str | None = None) -> dict[str, Ro
     return {row.site: row for row in connection.execute(select(_active(site)))}
 
 
-def read_entries(connection: Connection, *, only_active: bool) -> list[dict[str, Any]]:
-    """Return contributions as the fields of an `Entry` without its path, oldest first.
+def entries_version(connection: Connection) -> tuple[int, int]:
+    """Return the newest contribution and the newest withdrawal: with neither, no entry changes."""
+    withdrawn = select(func.max(JOURNAL.c.sequence)).where(JOURNAL.c.kind == "withdrawn")
+    newest = connection.execute(select(func.max(CONTRIBUTIONS.c.sequence))).scalar()
+    return int(newest or 0), int(connection.execute(withdrawn).scalar() or 0)
 
-    Raises:
-        ValueError: A row's metrics are not JSON.
-    """
+
+def read_standing(connection: Connection, *, only_active: bool) -> dict[str, State]:
+    """Return whether each contribution is active, superseded or withdrawn, oldest first."""
     active, withdrawals = _active(), _withdrawals()
     standing = case(
         (active.c.digest.is_not(None), "active"),
@@ -211,16 +215,28 @@ def read_entries(connection: Connection, *, only_active: bool) -> list[dict[str,
         else_="superseded",
     )
     chosen = (
-        select(CONTRIBUTIONS, JOURNAL.c.time.label("received"), standing.label("state"))
-        .join(JOURNAL, JOURNAL.c.sequence == CONTRIBUTIONS.c.sequence)
+        select(CONTRIBUTIONS.c.digest, standing)
         .join(active, active.c.digest == CONTRIBUTIONS.c.digest, isouter=not only_active)
         .join(withdrawals, withdrawals.c.site == CONTRIBUTIONS.c.site, isouter=True)
         .order_by(CONTRIBUTIONS.c.sequence)
     )
-    rows = connection.execute(chosen)
-    names = list(rows.keys())
-    found = [dict(zip(names, row, strict=True)) for row in rows.all()]
-    return [{**fields, "metrics": parse_json(fields["metrics"])} for fields in found]
+    return {row[0]: row[1] for row in connection.execute(chosen)}
+
+
+def read_contributions(connection: Connection, digests: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Yield contributions as the fields of an `Entry` without its state and its path.
+
+    Raises:
+        ValueError: A row's metrics are not JSON.
+    """
+    chosen = select(CONTRIBUTIONS, JOURNAL.c.time.label("received")).join(
+        JOURNAL, JOURNAL.c.sequence == CONTRIBUTIONS.c.sequence
+    )
+    for start in range(0, len(digests), AT_ONCE):
+        some = digests[start : start + AT_ONCE]
+        rows = connection.execute(chosen.where(CONTRIBUTIONS.c.digest.in_(some)))
+        for row in rows.mappings():
+            yield {**row, "metrics": parse_json(row["metrics"])}
 
 
 def _withdrawals() -> Subquery:

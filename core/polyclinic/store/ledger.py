@@ -16,7 +16,7 @@ contribution comes again.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -43,12 +43,14 @@ from polyclinic.store.entries import (
     as_line,
     as_publication,
     base_digests,
+    entries_version,
     first_hash,
     is_active,
     newest_hash,
     note_of,
-    read_entries,
+    read_contributions,
     read_lines,
+    read_standing,
 )
 from polyclinic.store.journal import (
     CONTRIBUTIONS,
@@ -92,8 +94,9 @@ class Ledger:
     def __init__(self, folder: Path, database: Database) -> None:
         self.folder = folder
         self._database = database
-        # lists as they were read last, and the newest line's hash then
-        self._lists: dict[str, tuple[str, list[Any]]] = {}
+        # lists as they were read last, and their version then
+        self._lists: dict[str, tuple[object, list[Any]]] = {}
+        self._kept: dict[str, Entry] = {}  # by digest; of a contribution only its state changes
 
     @classmethod
     def open(cls, folder: Path, *, create: bool = True) -> "Ledger":
@@ -331,7 +334,13 @@ class Ledger:
             lambda connection: [
                 as_publication(line) for line in read_lines(connection, ("published",))
             ],
+            newest_hash,
         )
+
+    def newest(self) -> str:
+        """Return the hash of the journal's last line, which changes with all that is written."""
+        with self._database.reading() as connection:
+            return newest_hash(connection)
 
     def history(self, limit: int | None = None) -> list[JournalLine]:
         """Return the journal, oldest line first; with `limit`, only its last lines."""
@@ -349,25 +358,33 @@ class Ledger:
     def _entries(self, *, only_active: bool) -> list[Entry]:
         def read(connection: Connection) -> list[Entry]:
             try:
-                rows = read_entries(connection, only_active=only_active)
+                standing = read_standing(connection, only_active=only_active)
+                fresh = [digest for digest in standing if digest not in self._kept]
+                for row in read_contributions(connection, fresh):
+                    path = self._path_of("contributions", row["digest"])
+                    self._kept[row["digest"]] = Entry(**row, state="active", path=path)
             except (ValueError, TypeError) as error:
                 raise LedgerDamaged(
                     self._database.where, f"a row of its tables was changed ({error})"
                 ) from error
-            return [
-                Entry(**row, path=self._path_of("contributions", row["digest"])) for row in rows
-            ]
+            kept = ((self._kept[digest], state) for digest, state in standing.items())
+            return [one if one.state == state else replace(one, state=state) for one, state in kept]
 
-        return self._list("active" if only_active else "entries", read)
+        return self._list("active" if only_active else "entries", read, entries_version)
 
-    def _list(self, what: str, read: Callable[[Connection], list[Listed]]) -> list[Listed]:
-        """Return a list, read anew if the journal has grown since the last time."""
+    def _list(
+        self,
+        what: str,
+        read: Callable[[Connection], list[Listed]],
+        version: Callable[[Connection], object],
+    ) -> list[Listed]:
+        """Return a list, read anew if its version is not that of the last time."""
         with self._database.reading() as connection:
-            newest = newest_hash(connection)
-            known, found = self._lists.get(what, ("", []))
-            if known != newest:
+            present = version(connection)
+            known, found = self._lists.get(what, (None, []))
+            if known != present:
                 found = read(connection)
-                self._lists[what] = newest, found
+                self._lists[what] = present, found
         return list(found)
 
     def _path_of(self, kind: str, digest: str) -> Path:

@@ -77,6 +77,8 @@ class Publisher:
         self._needs = frozenset(needs)
         self._complete: dict[str, bool] = {}  # digest -> whether it holds them
         self.layout: Layout | None = None
+        self._read = ""  # the journal's newest line, when the list below was made
+        self._received: list[Entry] = []
         self._faults: dict[str, str] = {}  # by digest; contributions never change
         self._unsuited: dict[Rule, dict[str, str]] = {}  # by digest, as they were merged last
 
@@ -91,12 +93,16 @@ class Publisher:
 
     def received(self) -> list[Entry]:
         """Return the newest contribution of every site, also those set aside, sorted by site."""
-        ages = self._ages()
-        return [
-            entry
-            for entry in self.ledger.active()
-            if ages.get(entry.base, 2**31) <= self._max_staleness and self._is_complete(entry)
-        ]
+        newest = self.ledger.newest()
+        if newest != self._read:
+            ages = self._ages()
+            self._received = [
+                entry
+                for entry in self.ledger.active()
+                if ages.get(entry.base, 2**31) <= self._max_staleness and self._is_complete(entry)
+            ]
+            self._read = newest
+        return list(self._received)
 
     def entries(self, rule: Rule | None = None) -> list[Entry]:
         """Return the contributions that count, sorted by site.

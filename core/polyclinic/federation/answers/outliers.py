@@ -6,7 +6,7 @@ Charikar et al. 2002, https://doi.org/10.1007/3-540-45465-9_59): inner products 
 about 1 / sqrt(`WIDTH`) of the norms, for any length.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -20,7 +20,6 @@ UNRELATED = 0.1  # the same where the others agree with each other
 AGREEING = 0.5  # length of the mean of the others' directions
 LONG = 4.0  # in medians of the others' norms
 SAME = 1e-9  # relative distance of equal vectors
-ALIKE = 1e-6  # relative difference of norms, beyond which vectors are not compared
 FEWEST = 3  # others
 TINY = 1e-300
 
@@ -83,40 +82,80 @@ def find_outliers(sketches: Mapping[str, Sketch]) -> dict[str, Outlier]:
         return found
     sites = list(sketches)
     norms = np.array([sketches[site].norm for site in sites])
-    moving = norms > 0
-    units = np.array([sketches[site].sums for site in sites])
-    units[moving] /= np.linalg.norm(units[moving], axis=1, keepdims=True) + TINY
-    total = units.sum(0)
-    for place, site in enumerate(sites):
-        others = total - units[place]
-        usual = float(np.median(np.delete(norms, place)))
-        if not usual:
-            continue
-        length = float(np.linalg.norm(others))
-        agreement = length / (len(sites) - 1)
-        cosine = float(units[place] @ others) / (length + TINY)
-        if not moving[place]:
-            found[site] = Outlier("empty", "changes nothing")
-        elif norms[place] > LONG * usual:
-            times = f"{norms[place] / usual:.1f} times"
-            found[site] = Outlier("long", f"is {times} as long as the others' (median)")
-        elif cosine < AWAY:
-            what = f"points away from the others' (cosine {cosine:.2f})"
-            found[site] = Outlier("away", what)
-        elif cosine < UNRELATED and agreement > AGREEING:
-            found[site] = Outlier(
-                "unrelated",
-                f"has nothing in common with the others' (cosine {cosine:.2f}), which agree "
-                f"({agreement:.2f})",
-            )
+    cosines, agreements = _compare(np.array([sketches[site].sums for site in sites]))
+    usual = _medians_of_others(norms)
+    away, unrelated = cosines < AWAY, (cosines < UNRELATED) & (agreements > AGREEING)
+    unusual = (norms == 0) | (norms > LONG * usual) | away | unrelated
+    for place in np.flatnonzero(unusual & (usual > 0)):
+        if norms[place] == 0:
+            outlier = Outlier("empty", "changes nothing")
+        elif norms[place] > LONG * usual[place]:
+            times = f"{norms[place] / usual[place]:.1f} times"
+            outlier = Outlier("long", f"is {times} as long as the others' (median)")
+        elif away[place]:
+            what = f"points away from the others' (cosine {cosines[place]:.2f})"
+            outlier = Outlier("away", what)
         else:
-            alike = np.flatnonzero(np.isclose(norms[:place], norms[place], rtol=ALIKE))
-            twins = (sites[each] for each in alike)
-            twin = next((each for each in twins if _equal(sketches, each, site)), None)
-            if twin is not None:
-                found[site] = _copy_of(twin)
-                found.setdefault(twin, _copy_of(site))
+            outlier = Outlier(
+                "unrelated",
+                f"has nothing in common with the others' (cosine {cosines[place]:.2f}), which "
+                f"agree ({agreements[place]:.2f})",
+            )
+        found[sites[place]] = outlier
+    for first, second in _pairs_alike(list(sketches.values())):
+        one, other = sites[first], sites[second]
+        if other not in found and usual[second] and _equal(sketches, one, other):
+            found[other] = _copy_of(one)
+            found.setdefault(one, _copy_of(other))
     return found
+
+
+def _compare(
+    sums: NDArray[np.float64],
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the cosine of each vector with the sum of the others' directions, and its length.
+
+    Args:
+        sums: Shape (vectors, `WIDTH`).
+
+    Returns:
+        Cosines, and the lengths of the means of the others' directions, shape (vectors,).
+    """
+    units = sums / (np.sqrt(np.einsum("ij,ij->i", sums, sums)) + TINY)[:, None]
+    total, squares = units.sum(0), np.einsum("ij,ij->i", units, units)
+    along = units @ total
+    lengths = np.sqrt(np.maximum(total @ total - 2 * along + squares, 0))
+    return (along - squares) / (lengths + TINY), lengths / (len(sums) - 1)
+
+
+def _medians_of_others(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return, for each value, the median of all others."""
+    order = np.argsort(values, kind="stable")
+    ordered, left = values[order], len(values) - 1
+    low, high = (left - 1) // 2, left // 2
+    rank = np.arange(len(values))
+    found = np.empty_like(values)
+    found[order] = (ordered[low + (low >= rank)] + ordered[high + (high >= rank)]) / 2
+    return found
+
+
+def _pairs_alike(sketches: Sequence[Sketch]) -> Iterator[tuple[int, int]]:
+    """Yield pairs of places that may hold equal vectors, each with the earlier place first.
+
+    Sums of equal sketches are equal. So nearly all others need no comparison, also where all norms
+    are the same, as they are after clipping.
+    """
+    sums = np.array([sketch.sums.sum() for sketch in sketches])
+    order = np.argsort(sums, kind="stable")
+    distance = SAME * np.sqrt(WIDTH) * max(sketch.norm for sketch in sketches)
+    ends = np.searchsorted(sums[order], sums[order] + distance, side="right")
+    places = [int(place) for place in order]
+    pairs = (
+        sorted((places[one], places[other]))
+        for one, end in enumerate(ends)
+        for other in range(one + 1, end)
+    )
+    yield from sorted((first, second) for first, second in pairs)
 
 
 class Teller:

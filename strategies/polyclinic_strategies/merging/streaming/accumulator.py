@@ -203,7 +203,10 @@ class Accumulator:
         return STATISTICS_RULE if is_normalization_statistic(name) else self.rule
 
     def _write(self, layout: Layout, totals: Iterator[tuple[str, Tensor]]) -> None:
-        members = {digest: list(asdict(member).values()) for digest, member in self.members.items()}
+        members = {
+            digest: (member.weight, member.largest, member.largest_statistic)
+            for digest, member in self.members.items()
+        }
         header = {
             "rule": type(self.rule).__name__,
             "parameters": asdict(self.rule),
