@@ -212,14 +212,14 @@ def proxy() -> Drawing:
         (
             Step(0, "reads the scan", "T1, without skull"),
             Step(0, "lays it into the standard frame", "affine registration, matched histogram"),
-            Step(0, "draws a key", "for this scan alone"),
-            Step(0, "warps", "the generator's field; refused if it folds"),
+            Step(0, "makes a key", "of the scan and a secret"),
+            Step(0, "warps", "refused if it folds, or hides too little"),
             Step(0, "proxy", "one array: no header, no name, no key", to=1),
             Step(1, "waits for its turn", "bounded queue, fair between hospitals"),
             Step(1, "segments the proxy", "nothing is written to the disk"),
             Step(1, "labels or probabilities", "of the proxy", to=0),
             Step(0, "unwarps the answer", "the inverse field, onto the scan's own grid"),
-            Step(0, "forgets the key", "the next request draws another one"),
+            Step(0, "forgets the key", "the same scan makes the same again"),
         ),
     )
 

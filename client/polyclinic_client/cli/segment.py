@@ -9,12 +9,14 @@ from polyclinic.system.commands import unwrap
 from polyclinic.system.console import LineConsole
 from polyclinic_client.cli.options import Key, Kit, PacsUrl, RemoteNames, State, Store
 
+SECRET = "proxy.secret"  # in the state folder
 SEGMENT_HELP = unwrap("""Have images segmented elsewhere, by a proxy that is unwarped here.
 
-What leaves is an array: no header, no name, and not the key of the warp, which is drawn anew for
-every image. Each label map has its image's own shape and affine; a DICOM series gets a DICOM SEG
-beside it, which --store stores in the PACS. Images that have their result
-already are left alone, so an interrupted command can be repeated.
+What leaves is an array: no header, no name, and not the key of the warp. The key follows from the
+image and a secret in --state, so an image that is sent again has the same proxy. Each label map has
+its image's own shape and affine; a DICOM series gets a DICOM SEG beside it, which --store stores in
+the PACS. Images that have their result already are left alone, so an interrupted command can be
+repeated.
 
 Examples:
 
@@ -92,7 +94,11 @@ def segment(
         from polyclinic_client.cli.dicom_options import dicom_inputs
         from polyclinic_client.segmentation.segment_files import plan, segment_files
         from polyclinic_strategies.proxy.protection import Protection
-    protection = Protection.load(path)
+    from polyclinic.security.secret import Secret
+    from polyclinic_client.state import state_folder
+
+    secret = Secret(state_folder(connection.state, connection.site) / SECRET)
+    protection = Protection.load(path, secret)
     with dicom_inputs(images or [], pacs, series or [], console, store=store) as inputs:
         jobs = plan(inputs.files, out, preview)
         done = segment_files(

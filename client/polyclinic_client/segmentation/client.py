@@ -117,12 +117,13 @@ class SegmentationLink:
         self._leaving.set()
         self._channel.close()
 
-    def segment(self, proxy: NDArray[np.uint8], kind: str) -> NDArray[np.uint8]:
+    def segment(self, proxy: NDArray[np.uint8], kind: str, change: str = "") -> NDArray[np.uint8]:
         """Ask for the answer to a proxy, several times if need be.
 
         Args:
             proxy: Shape (H, W, D) of the generator.
             kind: One of `KINDS`.
+            change: How far the proxy is from its scan, for the journal of what left.
 
         Returns:
             Labels (H, W, D), or foreground probabilities (classes - 1, H, W, D) times 255.
@@ -141,14 +142,14 @@ class SegmentationLink:
             if again:
                 self._compare()
             again = True
-            return self._ask(proxy, KINDS[kind])
+            return self._ask(proxy, KINDS[kind], change)
 
         return self._patiently(ask)
 
-    def _ask(self, proxy: NDArray[np.uint8], kind: int) -> NDArray[np.uint8]:
+    def _ask(self, proxy: NDArray[np.uint8], kind: int, change: str) -> NDArray[np.uint8]:
         request_id = secrets.token_bytes(REQUEST_ID_BYTES)
         call = self._stub.Segment(
-            Parts("warped scan", volume_parts(proxy, kind, request_id)),
+            Parts("warped scan", volume_parts(proxy, kind, request_id), change),
             metadata=self._connection.credentials(),
             timeout=self._deadline_s + GRACE_S,
         )

@@ -1,8 +1,7 @@
 """`polyclinic-client segment`: warp an image, have the proxy segmented, unwarp the answer.
 
 The image stays here. What leaves is an array of the generator's shape: no header, no affine, no
-name, no path, and never the key of the deformation, which is drawn for one image and forgotten with
-it.
+name, no path, and never the key of the deformation.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -136,7 +135,7 @@ def _segment(job: Job, protection: Protection, link: SegmentationLink, kind: str
     header = check_header(job.image)
     volume = read_image(job.image, 1, 3)
     protected = protection.protect(volume)
-    answer = link.segment(protected.proxy, kind)
+    answer = link.segment(protected.proxy, kind, str(protected.change))
     labels = protected.reveal(answer)
     if job.preview is not None:
         from polyclinic_strategies.proxy.preview import write_preview
@@ -146,12 +145,12 @@ def _segment(job: Job, protection: Protection, link: SegmentationLink, kind: str
         write_preview(
             job.preview,
             volume,
-            volume.affine.numpy(),
             protected.proxy,
             answer,
             labels,
             protection.labels,
             canonical,
+            str(protected.change),
         )
     job.target.parent.mkdir(parents=True, exist_ok=True)
     write_label_map(job.target, labels, header)

@@ -71,7 +71,7 @@ class Guarded:
                 return GuardedCall(inner(**options), self._door, serializer)
             if isinstance(messages, Parts):
                 pieces = [_bytes(each, serializer) for each in messages.parts]
-                self._door.let_out_all(messages.kind, pieces)
+                self._door.let_out_all(messages.kind, pieces, messages.note)
                 return inner(_each(pieces) if self._waits else iter(pieces), **options)
             if self._waits:
                 return inner(self._let_out_slowly(messages, serializer), **options)
@@ -105,10 +105,11 @@ class Parts:
     Args:
         kind: What it is, see `polyclinic_client.sent.kinds`.
         parts: All of its parts.
+        note: What the journal tells of it besides.
     """
 
-    def __init__(self, kind: str, parts: Iterable[Any]) -> None:
-        self.kind, self.parts = kind, list(parts)
+    def __init__(self, kind: str, parts: Iterable[Any], note: str = "") -> None:
+        self.kind, self.parts, self.note = kind, list(parts), note
 
 
 class GuardedCall:

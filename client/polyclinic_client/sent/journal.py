@@ -63,6 +63,7 @@ class Leaving:
         round: Number of the round, from 1; 0 outside rounds.
         epsilon: What it tells about one patient at most, if it is differentially private; None
             where it is not.
+        note: What is told of it besides; empty where there is nothing.
     """
 
     kind: str
@@ -73,6 +74,7 @@ class Leaving:
     strategy: str = ""
     round: int = 0
     epsilon: float | None = None
+    note: str = ""
 
 
 class Entry(BaseModel):
@@ -90,6 +92,7 @@ class Entry(BaseModel):
     strategy: Words
     round: Number
     epsilon: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None
+    note: Words = ""
     previous: Digest
     hash: Digest
 
@@ -252,8 +255,12 @@ class Journal:
 
 
 def entry_hash(told: dict[str, object]) -> str:
-    """Return the SHA-256 of the canonical JSON of all that an entry tells but its own hash."""
-    return json_digest({key: value for key, value in told.items() if key != "hash"})
+    """Return the SHA-256 of the canonical JSON of all that an entry tells but its own hash.
+
+    A note that is empty is not told: older entries have none.
+    """
+    left_out = {"hash"} if told.get("note") else {"hash", "note"}
+    return json_digest({key: value for key, value in told.items() if key not in left_out})
 
 
 def _write(number: int, data: bytes) -> None:

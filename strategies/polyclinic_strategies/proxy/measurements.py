@@ -161,13 +161,13 @@ def draw_pictures(
         path.parent.mkdir(parents=True, exist_ok=True)
         write_preview(
             path,
-            volume.as_tensor(),
-            np.asarray(volume.affine),
+            volume,
             protected.proxy,
             found,
             protected.reveal(found),
             data.labels,
             quantize(protected.canonical.image()),
+            str(protected.change),
         )
         yield {"file": f"{folder.name}/{path.name}", "title": case.name}
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from monai.data import MetaTensor
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -37,33 +38,33 @@ class _Panel:
 
 def write_preview(
     path: Path,
-    volume: Tensor,
-    affine: NDArray[np.float64],
+    original: MetaTensor,
     proxy: NDArray[np.uint8],
     answer: NDArray[np.uint8],
     label_map: NDArray[np.uint8],
     labels: tuple[str, ...],
     canonical: NDArray[np.uint8] | None = None,
+    change: str = "",
 ) -> None:
     """Write one PNG with the original, the proxy, the answer on both, and the change by the warp.
 
     Args:
         path: A .png file; its folder is made if need be.
-        volume: CXYZ, the original; its first channel is drawn.
-        affine: (4, 4), the original's voxel index to mm in RAS+.
+        original: CXYZ, with its affine; its first channel is drawn.
         proxy: (H, W, D), as it was sent; its axes run to the right, the front and up.
         answer: (H, W, D), labels; or (classes - 1, H, W, D), probabilities of all but the
             background, 255 for 1.
         label_map: XYZ, the answer on the original's grid.
         labels: Names of the classes, the background first.
         canonical: (H, W, D), the proxy before it was warped; without it, the change is not drawn.
+        change: How far the proxy is from the scan, in words; written below the pictures.
 
     Raises:
         ValueError: The arrays do not fit each other.
     """
-    volume = volume.as_subclass(Tensor)[:1].float()  # without MONAI's record of transforms
+    volume = original.as_subclass(Tensor)[:1].float()  # without MONAI's record of transforms
     x, y, z = volume.shape[1:]
-    native = Grid((x, y, z), np.asarray(affine, dtype=np.float64))
+    native = Grid((x, y, z), np.asarray(original.affine, dtype=np.float64))
     height, width, depth = proxy.shape
     frame = Grid((height, width, depth), np.eye(4))
     answered = _labels_of(answer)
@@ -90,10 +91,10 @@ def write_preview(
         _Panel("Answer on the original", "unwarped at the hospital", False, on_original),
     ]
     if canonical is not None:
-        change = _two_colours(sent - _cut(_as_volume(canonical), frame, level) / 255)
-        panels.append(_Panel("What the warp changed", "proxy against unwarped", False, change))
+        colours = _two_colours(sent - _cut(_as_volume(canonical), frame, level) / 255)
+        panels.append(_Panel("What the warp changed", "proxy against unwarped", False, colours))
     path.parent.mkdir(parents=True, exist_ok=True)
-    _compose(panels, labels).save(path, optimize=True)
+    _compose(panels, labels, change).save(path, optimize=True)
 
 
 def _labels_of(answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
@@ -131,12 +132,13 @@ def _numbers(colour: str) -> list[int]:
     return [int(colour[at : at + 2], 16) for at in (1, 3, 5)]
 
 
-def _compose(panels: Sequence[_Panel], labels: tuple[str, ...]) -> Any:
+def _compose(panels: Sequence[_Panel], labels: tuple[str, ...], change: str) -> Any:
     """Draw titles, slices and a legend on white paper."""
     widths = [max(panel.picture.shape[1], PANEL_PIXELS * 9 // 10) for panel in panels]
     height = max(panel.picture.shape[2] for panel in panels)
     top = GAP + 2 * _LINE + 4
-    size = sum(widths) + GAP * (len(panels) + 1), top + height + GAP + _LINE + GAP // 2
+    below = (2 if change else 1) * _LINE  # legend, and how far the proxy is from the scan
+    size = sum(widths) + GAP * (len(panels) + 1), top + height + GAP + below + GAP // 2
     sheet = Image.new("RGB", size, _PAPER)
     draw = ImageDraw.Draw(sheet)
     title, text = ImageFont.load_default(_TITLE), ImageFont.load_default(_TEXT)
@@ -156,6 +158,9 @@ def _compose(panels: Sequence[_Panel], labels: tuple[str, ...]) -> Any:
     if len(panels) > PANELS:
         changes = {"brighter": BRIGHTER, "darker": DARKER}
         _draw_legend(draw, text, changes, (left - widths[-1] - GAP, foot))
+    if change:
+        left = size[0] - GAP - int(draw.textlength(change, font=text))
+        draw.text((left, foot + _LINE), change, fill=_INK, font=text)
     return sheet
 
 

@@ -1,6 +1,8 @@
 """A hospital's protection: generator and reference in one file, and how they are used on a scan.
 
-The key is drawn for one scan, never leaves the hospital and is not kept. No two scans share one.
+The key belongs to one scan, never leaves the hospital and is not kept. It follows from the scan's
+voxels and a secret of the hospital (HMAC). So a scan that is sent again tells nothing new: it has
+one proxy, and nobody can average several.
 """
 
 import hashlib
@@ -21,6 +23,7 @@ from polyclinic.errors import ModelInvalid, RunError
 from polyclinic.imaging.deformation import jacobian_determinant, upsample
 from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.learning.state_dict import load_state, save_state, state_digest
+from polyclinic.security.secret import Secret
 from polyclinic.system.text import first_line, parse_json
 from polyclinic_strategies.proxy.frame.atlas import Reference
 from polyclinic_strategies.proxy.frame.canonical import Canonical, canonicalize
@@ -60,6 +63,27 @@ def _refuse(asked: str) -> ValueError:
     return ValueError(f"it describes {asked}, and holds fewer")
 
 
+@dataclass(frozen=True)
+class Change:
+    """How far a proxy is from its scan, in the head.
+
+    Attributes:
+        median_mm: Displacement, without the part that shifts all of the head.
+        p95_mm: The same of the voxels that move most, 95th percentile.
+        difference: Mean difference of intensities, as a share of their range.
+    """
+
+    median_mm: float
+    p95_mm: float
+    difference: float
+
+    def __str__(self) -> str:
+        return (
+            f"displaced by {self.median_mm:.1f} mm (median; 95 %: {self.p95_mm:.1f} mm), changed "
+            f"by {self.difference:.3f}"
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Protected:
     """A scan's proxy, and the way back.
@@ -67,6 +91,7 @@ class Protected:
     Attributes:
         canonical: The scan; stays at the hospital.
         proxy: (H, W, D), uint8; is sent.
+        change: How far it is from the scan.
         ddf: (1, 3, h, w, d), the deformation of the scan, in voxels of its own grid over the
             reference's box.
         inverse: The deformation that undoes it.
@@ -74,6 +99,7 @@ class Protected:
 
     canonical: Canonical
     proxy: NDArray[np.uint8]
+    change: Change
     ddf: Tensor
     inverse: Tensor
 
@@ -97,9 +123,18 @@ class Protection:
         field: The generator.
         reference: The frame to which scans are brought; the proxy has its shape.
         labels: Names of the classes in the service's answer.
+        secret: The hospital's, from which keys follow, so that a scan has one proxy. None: a key is
+            drawn for every proxy, to measure what several of one scan tell.
     """
 
-    def __init__(self, field: LearnedField, reference: Reference, labels: tuple[str, ...]) -> None:
+    def __init__(
+        self,
+        field: LearnedField,
+        reference: Reference,
+        labels: tuple[str, ...],
+        secret: Secret | None = None,
+    ) -> None:
+        self.secret = secret
         self.field = field.eval()
         self.reference = reference
         self.labels = labels
@@ -120,7 +155,7 @@ class Protection:
         return coarse_reference(self.reference)
 
     @classmethod
-    def load(cls, path: Path) -> "Protection":
+    def load(cls, path: Path, secret: Secret | None = None) -> "Protection":
         """Load a file from `save`.
 
         Raises:
@@ -137,7 +172,7 @@ class Protection:
             weights = {name.removeprefix(NETWORK): tensor for name, tensor in state.items()}
             network.load_state_dict(weights)
             field = LearnedField(coarse_reference(reference), network)
-            return cls(field, reference, about.labels)
+            return cls(field, reference, about.labels, secret)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelInvalid(
                 f"{path}: not a generator ({first_line(error)}). "
@@ -177,32 +212,60 @@ class Protection:
         """
         canonical = canonicalize(volume, self.reference)
         image = coarse_image(canonical)
-        for _ in range(TRIES):
-            ddf, inverse = draw_deformation(self.field, image, draw_seed())
+        for attempt in range(TRIES):
+            seed = self._seed(volume, attempt)
+            ddf, inverse = draw_deformation(self.field, image, seed)
             if float(jacobian_determinant(ddf).min()) > 0:
                 proxy = canonical.image(upsample(ddf, self.shape))
-                _check_change(ddf, image, proxy, canonical)
-                return Protected(canonical, quantize(proxy), ddf, inverse)
+                change = _measure(ddf, image, proxy, canonical)
+                _check(change)
+                return Protected(canonical, quantize(proxy), change, ddf, inverse)
         raise RunError(
             f"All {TRIES} deformations that were drawn fold the image: the generator cannot be "
             "used. Train it with more smoothness."
         )
 
+    def _seed(self, volume: MetaTensor, attempt: int) -> int:
+        return draw_seed() if self.secret is None else seed_of(volume, self.secret, attempt)
 
-def _check_change(ddf: Tensor, image: Tensor, proxy: Tensor, canonical: Canonical) -> None:
-    """Refuse a proxy that is almost the scan: a generator may be damaged, or made to spy."""
+
+def seed_of(volume: MetaTensor, secret: Secret, attempt: int) -> int:
+    """Return the 63-bit seed of a scan's key: the same for the same voxels at the same place.
+
+    Args:
+        volume: (1, X, Y, Z), with its affine.
+        secret: The hospital's.
+        attempt: Number of keys before it that cannot be used.
+    """
+    voxels = volume.as_tensor().to(torch.float32).contiguous().numpy()
+    affine = np.ascontiguousarray(volume.affine.numpy(), dtype=np.float64)
+    scan = hashlib.sha256(voxels).digest()
+    named = f"proxy {attempt} {voxels.shape} ".encode() + affine.tobytes() + scan
+    return int.from_bytes(secret.sign(named)[:8], "big") >> 1
+
+
+def _measure(ddf: Tensor, image: Tensor, proxy: Tensor, canonical: Canonical) -> Change:
     head = image[0, 0] > 0
     moved = IMAGE_MM * ddf[0][:, head]
     lengths = (moved - moved.mean(1, keepdim=True)).norm(dim=0)
     median, most = (float(lengths.quantile(share)) for share in (0.5, 0.95))
     original = canonical.image(torch.zeros(1, 3, *proxy.shape))
-    change = float((proxy - original).abs()[(original > 0) | (proxy > 0)].mean())
-    if median < LEAST_MEDIAN_MM or most < LEAST_P95_MM or change < LEAST_CHANGE:
+    difference = float((proxy - original).abs()[(original > 0) | (proxy > 0)].mean())
+    return Change(median, most, difference)
+
+
+def _check(change: Change) -> None:
+    """Refuse a proxy that is almost the scan: a generator may be damaged, or made to spy."""
+    enough = (
+        change.median_mm >= LEAST_MEDIAN_MM
+        and change.p95_mm >= LEAST_P95_MM
+        and change.difference >= LEAST_CHANGE
+    )
+    if not enough:
         raise ModelInvalid(
-            f"The generator moves this scan by {median:.1f} mm (95 %: {most:.1f} mm) and changes "
-            f"it by {change:.3f}, at least {LEAST_MEDIAN_MM:g} mm, {LEAST_P95_MM:g} mm and "
-            f"{LEAST_CHANGE:g} are needed to hide it: nothing was sent. Ask the coordinator for a "
-            "generator that is trained."
+            f"By the generator this scan is {change}; at least {LEAST_MEDIAN_MM:g} mm, "
+            f"{LEAST_P95_MM:g} mm and {LEAST_CHANGE:g} are needed to hide it: nothing was sent. "
+            "Ask the coordinator for a generator that is trained."
         )
 
 

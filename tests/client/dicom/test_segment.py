@@ -13,6 +13,7 @@ from polyclinic_client.dicom.labels.maps import read_labels
 from polyclinic_client.dicom.mapping import Label
 from polyclinic_client.dicom.reading.finding import find_series
 from polyclinic_client.dicom.reading.instances import read_instance
+from polyclinic_client.sent.journal import FILE, Journal
 from polyclinic_strategies.proxy.protection import Protection
 from tests.client.dicom.simulated import CANARY, Phantom, make_slices, write
 from tests.client.segmentation.proxies import Recorder, Rolling, Script, answer, scripted
@@ -35,7 +36,7 @@ def test_a_series_is_segmented_and_nothing_of_it_travels_but_the_proxy(
     (series,) = find_series(folder).series
     assert series.stack is not None
     (tmp_path / "generator.safetensors").touch()
-    monkeypatch.setattr(Protection, "load", lambda _path: protection)
+    monkeypatch.setattr(Protection, "load", lambda *_: protection)
     with scripted(script) as address:
         recorder = Recorder(address)
         try:
@@ -62,3 +63,7 @@ def test_a_series_is_segmented_and_nothing_of_it_travels_but_the_proxy(
     wanted = tuple(Label(name=name, match=(name,)) for name in LABELS[1:])
     again = read_labels([(seg, "seg")], wanted, series.stack.grid)
     assert (again.voxels == expected(volume)).all()
+    (told,) = [
+        each for each in Journal(tmp_path / "state" / FILE).entries() if each.kind == "warped scan"
+    ]
+    assert told.note == "moved around" and told.bytes > volume.size

@@ -66,6 +66,7 @@ class Rolled:
     proxy: NDArray[np.uint8]
     shifts: tuple[int, ...]
     canonical: "Still"
+    change: str = "moved around"
 
     def reveal(self, answer: NDArray[np.uint8]) -> NDArray[np.uint8]:
         if answer.ndim == 4:

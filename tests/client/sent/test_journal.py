@@ -21,6 +21,7 @@ from polyclinic_client.sent.journal import (
     Journal,
     JournalDamaged,
     Leaving,
+    entry_hash,
 )
 
 DIGEST = "d" * 64
@@ -58,6 +59,17 @@ def test_entries_are_read_as_they_were_written(journal: Journal) -> None:
     assert journal.path.stat().st_mode & 0o777 == 0o600
     found = journal.verify()
     assert (found.entries, found.newest, found.fault) == (5, entries[-1].hash, "")
+
+
+def test_an_entry_tells_a_note_only_where_there_is_one(journal: Journal) -> None:
+    """Entries of a version that knew no notes keep their hash."""
+    journal.append(Leaving("warped scan", 3, "a" * 64, note="displaced by 3 mm"))
+    *before, last = journal.entries()
+    assert last.note == "displaced by 3 mm" and journal.verify().fault == ""
+    told = before[-1].model_dump(exclude={"note"})
+    assert entry_hash(told) == before[-1].hash
+    changed = last.model_dump() | {"note": "displaced by 9 mm"}
+    assert entry_hash(changed) != last.hash
 
 
 def test_a_journal_that_is_not_there_is_empty(tmp_path: Path) -> None:

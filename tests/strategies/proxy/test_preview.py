@@ -13,7 +13,7 @@ from polyclinic_strategies.proxy.preview import BRIGHTER, DARKER, write_preview
 LABELS = ("background", "fluid", "tissue")
 
 
-def scene() -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def scene() -> tuple[MetaTensor, np.ndarray, np.ndarray, np.ndarray]:
     """Make a ball, whose left half is label 2.
 
     The original is stored front to back, in slices of 3 mm.
@@ -30,7 +30,8 @@ def scene() -> tuple[torch.Tensor, np.ndarray, np.ndarray, np.ndarray, np.ndarra
         turn, answer[:, :, ::3].shape
     )
     volume = torch.from_numpy(np.ascontiguousarray(native > 0)).float()[None] * 700
-    return volume, affine, proxy, answer, np.ascontiguousarray(native)
+    original = MetaTensor(volume, affine=torch.from_numpy(affine))
+    return original, proxy, answer, np.ascontiguousarray(native)
 
 
 def pixels(path: Path) -> np.ndarray:
@@ -44,12 +45,11 @@ def has(picture: np.ndarray, colour: str) -> bool:
 
 
 def test_five_panels_and_a_legend(tmp_path: Path) -> None:
-    volume, affine, proxy, answer, label_map = scene()
+    original, proxy, answer, label_map = scene()
     canonical = np.roll(proxy, 3, axis=0)
     write_preview(
         tmp_path / "new" / "preview.png",
-        volume,
-        affine,
+        original,
         proxy,
         answer,
         label_map,
@@ -61,14 +61,27 @@ def test_five_panels_and_a_legend(tmp_path: Path) -> None:
     assert (shown[0] == 255).all() and (shown[:, 0] == 255).all()  # white paper
     assert all(has(shown, colour) for colour in (*label_colours(LABELS).values(), BRIGHTER, DARKER))
     write_preview(
-        tmp_path / "again.png", volume, affine, proxy, answer, label_map, LABELS, canonical
+        tmp_path / "again.png",
+        original,
+        proxy,
+        answer,
+        label_map,
+        LABELS,
+        canonical,
     )
     assert (tmp_path / "again.png").read_bytes() == (tmp_path / "new" / "preview.png").read_bytes()
 
 
 def test_original_and_proxy_are_seen_from_the_same_side(tmp_path: Path) -> None:
-    volume, affine, proxy, answer, label_map = scene()
-    write_preview(tmp_path / "preview.png", volume, affine, proxy, answer, label_map, LABELS)
+    original, proxy, answer, label_map = scene()
+    write_preview(
+        tmp_path / "preview.png",
+        original,
+        proxy,
+        answer,
+        label_map,
+        LABELS,
+    )
     shown = pixels(tmp_path / "preview.png")
     assert shown.shape[1] < 1200 and not has(shown, BRIGHTER)
     half = shown[shown.shape[0] // 2]  # one row through both halves of all four panels
@@ -92,13 +105,12 @@ def test_original_and_proxy_are_seen_from_the_same_side(tmp_path: Path) -> None:
 
 
 def test_probabilities_show_as_their_labels(tmp_path: Path) -> None:
-    volume, affine, proxy, answer, label_map = scene()
+    original, proxy, answer, label_map = scene()
     likely = np.stack([np.where(answer == number, 200, 20) for number in (1, 2)]).astype(np.uint8)
     for name, each in (("labels", answer), ("probabilities", likely)):
         write_preview(
             tmp_path / f"{name}.png",
-            MetaTensor(volume, affine=torch.from_numpy(affine)),
-            affine,
+            original,
             proxy,
             each,
             label_map,
@@ -108,12 +120,32 @@ def test_probabilities_show_as_their_labels(tmp_path: Path) -> None:
 
 
 def test_arrays_of_another_size_are_refused(tmp_path: Path) -> None:
-    volume, affine, proxy, answer, label_map = scene()
-    with pytest.raises(ValueError, match="grid"):
-        write_preview(tmp_path / "a.png", volume, affine, proxy, answer[1:], label_map, LABELS)
-    with pytest.raises(ValueError, match="grid"):
-        write_preview(tmp_path / "a.png", volume, affine, proxy, answer, label_map[1:], LABELS)
+    original, proxy, answer, label_map = scene()
     with pytest.raises(ValueError, match="grid"):
         write_preview(
-            tmp_path / "a.png", volume, affine, proxy, answer, label_map, LABELS, proxy[1:]
+            tmp_path / "a.png",
+            original,
+            proxy,
+            answer[1:],
+            label_map,
+            LABELS,
+        )
+    with pytest.raises(ValueError, match="grid"):
+        write_preview(
+            tmp_path / "a.png",
+            original,
+            proxy,
+            answer,
+            label_map[1:],
+            LABELS,
+        )
+    with pytest.raises(ValueError, match="grid"):
+        write_preview(
+            tmp_path / "a.png",
+            original,
+            proxy,
+            answer,
+            label_map,
+            LABELS,
+            proxy[1:],
         )

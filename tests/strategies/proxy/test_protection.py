@@ -24,6 +24,7 @@ from polyclinic.imaging.deformation import (
     upsample,
 )
 from polyclinic.learning.state_dict import load_state, save_state
+from polyclinic.security.secret import Secret
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import Scan, acquire
@@ -40,6 +41,7 @@ from polyclinic_strategies.proxy.protection import (
     coarse_reference,
     draw_deformation,
     quantize,
+    seed_of,
 )
 
 REFERENCE = icbm152_reference(2.0)
@@ -149,10 +151,37 @@ def test_no_key_is_kept(registered: None, monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(module, "draw_seed", lambda: 123_456_789)
     generator = protecting()
     protected = generator.protect(volume())
-    assert {field.name for field in fields(protected)} == {"canonical", "proxy", "ddf", "inverse"}
+    assert {field.name for field in fields(protected)} == {
+        *("canonical", "proxy", "change", "ddf", "inverse")
+    }
     assert "123456789" not in repr(vars(protected)) + repr(vars(generator))
     expected, inverse = draw_deformation(generator.field, coarse_image(canonical()), 123_456_789)
     assert torch.equal(protected.ddf, expected) and torch.equal(protected.inverse, inverse)
+
+
+def test_a_scan_has_one_proxy_and_another_hospital_or_scan_another(
+    registered: None, tmp_path: Path
+) -> None:
+    made = protecting()
+    proxies = {}
+    for name in ("a", "b"):
+        made.secret = Secret(tmp_path / name / "proxy.secret")
+        proxies[name] = made.protect(volume()).proxy
+    made.secret = Secret(tmp_path / "a" / "proxy.secret")  # read from its file, as the next day
+    assert (made.protect(volume()).proxy == proxies["a"]).all()
+    assert (proxies["a"] != proxies["b"]).mean() > 0.1
+    brighter = volume()
+    brighter[0, 10, 10, 10] += 1
+    moved = MetaTensor(volume().as_tensor(), affine=volume().affine + 1e-3)
+    seeds = {seed_of(each, made.secret, 0) for each in (volume(), brighter, moved)}
+    seeds.add(seed_of(volume(), made.secret, 1))  # where the first key folds the image
+    assert len(seeds) == 4 and all(0 <= seed < 2**63 for seed in seeds)
+
+
+def test_a_proxy_says_how_far_it_is_from_its_scan(registered: None) -> None:
+    change = protecting().protect(volume()).change
+    assert change.median_mm >= module.LEAST_MEDIAN_MM and change.p95_mm > change.median_mm
+    assert f"{change.median_mm:.1f} mm" in str(change) and change.difference > 0.01
 
 
 def test_what_would_fold_never_leaves(registered: None, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,21 +5,18 @@ same patient has the same name in every import of this hospital, and another one
 Without the key nobody can try out identifiers.
 """
 
-import hashlib
-import hmac
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from pathlib import Path
 
-from polyclinic.system.durable import make_private_folder, write_durably
+from polyclinic.security.secret import Secret, SecretInvalid
+from polyclinic.system.durable import write_durably
 from polyclinic.system.text import parse_json
 from polyclinic_client.dicom.errors import SiteMapInvalid
 from polyclinic_client.state import state_folder
 
 KEY, PATIENTS = "hash.key", "patients.json"
-KEY_BYTES = 32
 NAME_DIGITS = 16  # hexadecimal: two of a million patients share a name once in 30 million hospitals
 MOST_BYTES = 2**28
 
@@ -47,7 +44,7 @@ class SiteMap:
         self.folder = folder
         self._path = folder / PATIENTS
         self._patients = self._read()
-        self._key = self._read_key()
+        self._secret = self._read_secret()
 
     def name_patient(self, identifier: str, study: str) -> str:
         """Return the name of a patient, and note whose it is.
@@ -64,7 +61,7 @@ class SiteMap:
     def name(self, kind: str, identifier: str) -> str:
         """Return the name that stands for an identifier of a kind."""
         content = f"{kind}\0{identifier}".encode(errors="surrogatepass")
-        return hmac.new(self._key, content, hashlib.sha256).hexdigest()[:NAME_DIGITS]
+        return self._secret.sign(content).hex()[:NAME_DIGITS]
 
     def keep(self) -> None:
         """Write the map."""
@@ -81,22 +78,11 @@ class SiteMap:
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise SiteMapInvalid(self._path, "the map of patients cannot be read") from error
 
-    def _read_key(self) -> bytes:
+    def _read_secret(self) -> Secret:
         path = self.folder / KEY
+        if self._patients and not path.exists():
+            raise SiteMapInvalid(path, "the key of the map of patients is missing")
         try:
-            key = bytes.fromhex(path.read_text().strip())
-        except FileNotFoundError as error:
-            if self._patients:
-                raise SiteMapInvalid(path, "the key of the map of patients is missing") from error
-            return self._draw_key(path)
-        except (OSError, ValueError) as error:
-            raise SiteMapInvalid(path, "the key cannot be read") from error
-        if len(key) != KEY_BYTES:
-            raise SiteMapInvalid(path, f"the key does not have {KEY_BYTES} bytes")
-        return key
-
-    def _draw_key(self, path: Path) -> bytes:
-        make_private_folder(self.folder)
-        key = secrets.token_bytes(KEY_BYTES)
-        write_durably(path, key.hex() + "\n")
-        return key
+            return Secret(path)
+        except SecretInvalid as error:
+            raise SiteMapInvalid(path, error.problem) from error
