@@ -21,7 +21,7 @@ from polyclinic.errors import ConfigError
 from polyclinic.system.durable import write_durably
 from polyclinic.system.text import clean, parse_json
 from polyclinic_client.policy.asked import Asked
-from polyclinic_client.policy.policy import FILE, PolicyDamaged
+from polyclinic_client.policy.policy import PolicyDamaged, policy_files
 
 ASKED, DECISIONS = "asked", "decisions"
 MOST = 1000  # different questions that are kept; the newest stay
@@ -146,7 +146,7 @@ def decide(state: Path, name: str, *, approved: bool, reason: str = "") -> list[
 
 def decided_at(state: Path) -> float:
     """Return when somebody last decided, or changed the policy; 0 where nobody has."""
-    paths = [state / FILE, *(state / DECISIONS).glob("*.json")]
+    paths = [*policy_files(state), *(state / DECISIONS).glob("*.json")]
     return max((path.stat().st_mtime for path in paths if path.exists()), default=0.0)
 
 

@@ -153,6 +153,12 @@ def read_policy(state: Path) -> Policy:
     return policy
 
 
+def policy_files(state: Path) -> list[Path]:
+    """Return the files in which the hospital's policy stands, whether or not they are there."""
+    second = os.environ.get(SECOND)
+    return [state / FILE, *([Path(second)] if second else [])]
+
+
 def keep_policy(state: Path, **changes: object) -> None:
     """Remember what was said on the command line; lines that were not named stay as they are.
 

@@ -1,6 +1,7 @@
 """The hospital's policy: one file, read within bounds, and stricter than whoever asks."""
 
 import dataclasses
+import os
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from polyclinic.errors import NotAllowed
 from polyclinic_client.policy.asked import SECURE_SUMS, Asked, read_asked
-from polyclinic_client.policy.decisions import decide, decision_on, note_asked, requests
+from polyclinic_client.policy.decisions import decide, decided_at, decision_on, note_asked, requests
 from polyclinic_client.policy.gate import check_names, check_protections, enter, leave
 from polyclinic_client.policy.policy import (
     EARLIER,
@@ -241,3 +242,17 @@ def test_what_was_asked_is_told_in_words(tmp_path: Path) -> None:
     said = " ".join(request.asked.words())
     for word in ("merging", "unet", "brain_tissue", "training.epochs=9", "own updates"):
         assert word in said
+
+
+def test_a_change_of_either_policy_is_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own, second = tmp_path / "state" / FILE, tmp_path / "clinic.yaml"
+    own.parent.mkdir()
+    assert decided_at(own.parent) == 0
+    for moment, path in ((100.0, own), (200.0, second)):
+        path.write_text("approval: false\n")
+        os.utime(path, (moment, moment))
+    assert decided_at(own.parent) == 100
+    monkeypatch.setenv(SECOND, str(second))
+    assert decided_at(own.parent) == 200
