@@ -11,7 +11,7 @@ from typing import Protocol
 
 
 @dataclass(frozen=True)
-class Hospital:
+class HospitalSnapshot:
     """A hospital, as the service knows it. What a hospital says of itself is bounded and clean.
 
     Attributes:
@@ -47,7 +47,7 @@ class Hospital:
 
 
 @dataclass(frozen=True)
-class Run:
+class RunSnapshot:
     """A run that the service has in hand.
 
     Attributes:
@@ -64,11 +64,11 @@ class Run:
 class Desk(Protocol):
     """What a page, or a command, can ask a service."""
 
-    def hospitals(self) -> tuple[Hospital, ...]:
+    def hospitals(self) -> tuple[HospitalSnapshot, ...]:
         """Return all hospitals that are enrolled or have come, by name."""
         ...
 
-    def runs(self) -> tuple[Run, ...]:
+    def runs(self) -> tuple[RunSnapshot, ...]:
         """Return the runs in hand, by name; all others are folders alone."""
         ...
 
@@ -92,8 +92,12 @@ class Desk(Protocol):
         """
         ...
 
-    def resume(self, name: str) -> str:
+    def resume(self, name: str, settings: Sequence[str] = ()) -> str:
         """Resume a run that was stopped, failed, or died; return its name, `latest` resolved.
+
+        Args:
+            name: Name of the run.
+            settings: Those of its deployment that change.
 
         Raises:
             RunNotFound: There is no run of that name.
