@@ -49,6 +49,11 @@ class RunList:
         known = Known(folder=str(folder), goes_on=goes_on)
         write_durably(self._file(name), known.model_dump_json())
 
+    def forget(self, name: str) -> None:
+        """Remove all that is known of a run."""
+        for path in (self._file(name), self.lock(name), self.log(name)):
+            path.unlink(missing_ok=True)
+
     def in_hand(self) -> list[str]:
         """Return the runs that shall go on, by name; those of damaged files are among them."""
         names = sorted(path.stem for path in self._folder.glob("*.json"))

@@ -39,6 +39,7 @@ class ServedRun:
     Attributes:
         name: Name of the run.
         folder: As above.
+        is_new: Whether it is no earlier run that goes on.
         child: The process.
         stopped: Whether somebody stopped it.
         stays: Whether the next service takes it up.
@@ -46,7 +47,7 @@ class ServedRun:
     """
 
     def __init__(self, task: RunTask, folder: Path, log: Path, blobs: Path) -> None:
-        self.name, self.folder = task.name, folder
+        self.name, self.folder, self.is_new = task.name, folder, not task.resume
         self.staged = staged(blobs, task.name)
         command = python_module(MODULE, task.model_dump_json())
         self.child = Child(f"the run {task.name}", command, log, folder=folder)
@@ -54,12 +55,17 @@ class ServedRun:
         self._post: OwnPost | None = None
         self._notes: deque[str] = deque(maxlen=MOST_NOTES)
         self._decided = threading.Event()  # it takes part, or cannot
-        self._refusal: RunRefused | None = None
+        self._refusal: tuple[str, int] | None = None  # why, and the exit code
 
     @property
     def is_attached(self) -> bool:
         """Whether its process takes part."""
         return self._post is not None
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether its process said why it cannot take part."""
+        return self._refusal is not None
 
     @property
     def post(self) -> OwnPost:
@@ -89,7 +95,7 @@ class ServedRun:
 
     def refuse(self, reason: str, exit_code: int) -> None:
         """Note why it cannot take part."""
-        self._refusal = RunRefused(reason, exit_code)
+        self._refusal = reason, exit_code
 
     def note(self, text: str) -> None:
         """Keep a sentence for its journal."""
@@ -111,7 +117,7 @@ class ServedRun:
         deadline = time.monotonic() + START_S
         while not self._decided.wait(LOOK_S):
             if self.child.status() is not None and not self.is_attached:
-                raise self._refusal or RunRefused(self.child.last_words(), RunError.exit_code)
+                raise RunRefused(*(self._refusal or (self.child.last_words(), RunError.exit_code)))
             if time.monotonic() > deadline:
                 self.child.stop()
                 raise RunRefused(f"The run {self.name} did not start in time.", RunError.exit_code)
@@ -125,7 +131,7 @@ class ServedRun:
         if status == 0:
             return f"run {self.name} is finished"
         if self._refusal is not None:
-            return f"run {self.name} did not start: {self._refusal}"
+            return f"run {self.name} did not start: {self._refusal[0]}"
         if self.stays:
             return f"run {self.name} waits for the next service"
         if self.stopped or status == INTERRUPTED:

@@ -253,7 +253,9 @@ class Service:
                 return
             self.detach(run.name)
             del self._in_hand[run.name]
-            if not run.stays:
+            if not (self._runs / run.name).exists():  # it did not start
+                self._list.forget(run.name)
+            elif not run.stays and not (run.is_refused and run.is_new):
                 self._list.keep(run.name, run.folder, goes_on=False)
         self._say(run.conclude(self._runs))
 
