@@ -19,7 +19,6 @@ import psutil
 from rich.console import Console
 
 from polyclinic.errors import ResourceError, RunError
-from polyclinic.federation.event_tail import EventTail
 from polyclinic.federation.events import Event
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.system.durable import write_atomically
@@ -29,6 +28,7 @@ from polyclinic_client.site.status import FINE_TUNING, WORKER
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.runs.coordinator import finish
+from polyclinic_server.runs.event_tail import EventTail
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of each process: they share the machine's cores
 SLOW = (  # what the processes of a federation import, for ten seconds of a core

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from polyclinic.errors import RunError
-from polyclinic.federation.event_tail import EventTail
 from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.run_folder import RunFolder, find_run
 from polyclinic.federation.run_state import RunState
+from polyclinic_server.runs.event_tail import EventTail
 from polyclinic_server.runs.live_table import LiveTable, show
 from polyclinic_server.service.served_desk import ServedDesk
 
