@@ -29,7 +29,7 @@ from polyclinic_client.network.introduction import Introduction
 from polyclinic_server.enrolment import admission
 from polyclinic_server.enrolment.admission import Challenged, admit, admit_proof
 from polyclinic_server.enrolment.registry import Enrolled
-from polyclinic_server.fleet.caller import is_sound
+from polyclinic_server.fleet.caller import DOING_CHARACTERS, is_sound, read_doing
 from polyclinic_server.fleet.replies import checked
 from tests.fuzz import people
 from tests.fuzz.messages import envelope
@@ -146,6 +146,9 @@ def read_from_hospital(content: bytes, folder: Path) -> None:
         question = envelope({}, answer=False)
         taken = checked(question, frame.reply.envelope, {}, _Empty())  # type: ignore[arg-type]
         assert taken.reply_to == question.message_id and taken.node == question.node
+    elif kind == "doing":
+        doing = read_doing(frame.doing.text)
+        assert len(doing) <= DOING_CHARACTERS and doing.isprintable()
 
 
 class _Empty:
