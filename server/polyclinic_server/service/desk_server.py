@@ -79,6 +79,10 @@ class Host(Desk, Protocol):
         """Start a run whose relative paths begin in a folder; see `Desk.start`."""
         ...
 
+    def resume_in(self, folder: Path, settings: list[str], name: str) -> str:
+        """Resume a run; relative paths in its settings begin in a folder, if that is not known."""
+        ...
+
 
 class DeskServer(DeskServicer):
     """The calls.
@@ -185,7 +189,8 @@ class DeskServer(DeskServicer):
     def Resume(self, request: Any, context: Any) -> wire.RunName:  # noqa: N802
         """Resume a run."""
         with _explained(context):
-            return wire.RunName(run=self._host.resume(request.name, list(request.settings)))
+            folder, settings = Path(request.folder), list(request.settings)
+            return wire.RunName(run=self._host.resume_in(folder, settings, request.name))
 
 
 @contextmanager

@@ -59,10 +59,16 @@ class RunList:
         names = sorted(path.stem for path in self._folder.glob("*.json"))
         return [name for name in names if NAME.fullmatch(name) and self._read(name).goes_on]
 
-    def folder_of(self, name: str) -> Path:
-        """Return where relative paths in a run's settings begin."""
+    def folder_of(self, name: str, otherwise: Path | None = None) -> Path:
+        """Return where relative paths in a run's settings begin; the folder of the runs at last.
+
+        Args:
+            name: The run.
+            otherwise: The folder for a run that no service had in hand.
+        """
         kept = self._read(name).folder
-        return Path(kept) if kept and Path(kept).is_dir() else self._runs
+        found = Path(kept) if kept else otherwise
+        return found if found is not None and found.is_dir() else self._runs
 
     def lock(self, name: str) -> Path:
         """Return the file that a run's process locks."""

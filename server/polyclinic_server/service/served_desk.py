@@ -64,7 +64,7 @@ class ServedDesk:
         Raises:
             RunError: There is none of that name, it is finished, or it goes on already.
         """
-        request = wire.StartRequest(name=name, settings=settings)
+        request = wire.StartRequest(name=name, settings=settings, folder=str(Path.cwd()))
         return str(_call(self._stub.Resume, request, START_S).run)
 
 

@@ -152,9 +152,14 @@ class Service:
             RunNotFound: There is no run of that name.
             RunError: It is finished, or goes on already.
         """
+        return self.resume_in(Path.cwd(), settings, name)
+
+    def resume_in(self, folder: Path, settings: Sequence[str], name: str) -> str:
+        """Resume a run; relative paths in its settings begin in a folder, if that is not known."""
         found = find_run(self._runs, name).name
         with self._lock:
-            run = self._begin(found, self._list.folder_of(found), settings, resume=True)
+            known = self._list.folder_of(found, folder)
+            run = self._begin(found, known, settings, resume=True)
         self._await(run)
         return found
 
