@@ -175,11 +175,14 @@ nnunet: .nnunet/.installed  ## Install nnU-Net apart, for the benchmark that com
 
 WIRE := strategies/polyclinic_strategies/proxy/wire/segmentation.proto
 FLEET := core/polyclinic/fleet/wire/fleet.proto
+DESK := server/polyclinic_server/service/wire/desk.proto
 proto: install  ## Generate the Python of the gRPC services' messages again.
 	$(BIN)/python -m grpc_tools.protoc -Icore --python_out=core \
 		--grpc_python_out=core --pyi_out=core $(FLEET)
 	$(BIN)/python -m grpc_tools.protoc -Istrategies --python_out=strategies \
 		--grpc_python_out=strategies --pyi_out=strategies $(WIRE)
+	$(BIN)/python -m grpc_tools.protoc -Icore -Iserver --python_out=server \
+		--grpc_python_out=server --pyi_out=server $(DESK)
 
 # ---- images
 

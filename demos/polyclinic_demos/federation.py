@@ -19,7 +19,7 @@ import psutil
 from rich.console import Console
 
 from polyclinic.errors import ResourceError, RunError
-from polyclinic.federation.events import Event, EventLog
+from polyclinic.federation.events import Event
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.system.durable import write_atomically
 from polyclinic.system.nursery import forks_of
@@ -28,6 +28,7 @@ from polyclinic_client.site.status import FINE_TUNING, WORKER
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.runs.coordinator import finish
+from polyclinic_server.runs.event_tail import EventTail
 
 ONE_THREAD = {"OMP_NUM_THREADS": "1"}  # of each process: they share the machine's cores
 SLOW = (  # what the processes of a federation import, for ten seconds of a core
@@ -43,31 +44,6 @@ SLOW = (  # what the processes of a federation import, for ten seconds of a core
 PATIENCE_S = 12.0  # for processes to end in order
 LOOK_S = 0.25  # between two looks at what happens
 Handle = Callable[[Event], None]
-
-
-class EventTail:
-    """Events that another process appends to a file, each time it is asked.
-
-    Args:
-        path: The run's events.jsonl; what it holds already is passed over.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._log = EventLog()
-        self._position = path.stat().st_size if path.exists() else 0
-
-    def read(self) -> list[Event]:
-        """Return what was appended since the last call, whole lines only."""
-        if not self._path.exists():
-            return []
-        with self._path.open("rb") as file:
-            file.seek(self._position)
-            content = file.read()
-        whole = content[: content.rfind(b"\n") + 1]
-        self._position += len(whole)
-        lines = whole.decode("utf-8", "replace").splitlines()
-        return [event for line in lines if (event := self._log.parse(line)) is not None]
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,8 @@ from polyclinic.security.keys import load_public_key, public_text
 from polyclinic.system.processes import parse_address
 from polyclinic_server.enrolment.anchoring import _read as read_anchor
 from polyclinic_server.enrolment.authority import Authority
+from polyclinic_server.service.run_list import RunList
+from polyclinic_server.service.task import RunTask
 from polyclinic_strategies.evaluation.report.card import read_card, render_card
 from polyclinic_strategies.refinement.offline import read_choice
 from tests.fuzz import people
@@ -134,6 +136,20 @@ def _read_authority(folder: Path) -> None:
 
 PUBLIC = f"{public_text(people.key(1).public_key())} hospital\n".encode()
 ADDRESS = {"hosts": ["host.example", "10.0.0.1"], "port": 9092}
+TASK = (
+    RunTask(
+        runs="/srv", name="r", settings=["rounds=1"], resume=False, host="h", port=1, security=None
+    )
+    .model_dump_json()
+    .encode()
+)
+
+
+def _read_run_list(folder: Path) -> None:
+    kept = RunList(folder / ".fleet")
+    assert kept.folder_of("a").is_dir() and set(kept.in_hand()) <= {"a"}
+
+
 READERS = (
     _run_file(
         "run",
@@ -162,6 +178,16 @@ READERS = (
         CARD,
         lambda folder: render_card(read_card(folder / "card.json")),
         ModelInvalid,
+    ),
+    json_file(
+        "run-in-hand", ".fleet/runs/a.json", {"folder": "/srv", "goes_on": True}, _read_run_list
+    ),
+    Reader(
+        "run-task",
+        TASK,
+        lambda random: as_json(json.loads(TASK), random),
+        lambda content, _folder: RunTask.model_validate_json(content).deployment,
+        (ValueError,),
     ),
     json_file("address", "address.json", ADDRESS, _read_authority, ConfigError),
     json_file(

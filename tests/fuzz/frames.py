@@ -29,8 +29,8 @@ from polyclinic_client.network.introduction import Introduction
 from polyclinic_server.enrolment import admission
 from polyclinic_server.enrolment.admission import Challenged, admit, admit_proof
 from polyclinic_server.enrolment.registry import Enrolled
+from polyclinic_server.fleet.caller import DOING_CHARACTERS, is_sound, read_doing
 from polyclinic_server.fleet.replies import checked
-from polyclinic_server.fleet.service import _is_sound
 from tests.fuzz import people
 from tests.fuzz.messages import envelope
 from tests.fuzz.mutation import TEXTS, damaged, fault
@@ -135,7 +135,7 @@ REPLY = wire.FromHospital(reply=wire.Reply(envelope=envelope(CONTENT, answer=Tru
 def read_from_hospital(content: bytes, folder: Path) -> None:
     frame = wire.FromHospital.FromString(content)
     kind = frame.WhichOneof("frame")
-    if kind == "hello" and _is_sound(frame.hello):
+    if kind == "hello" and is_sound(frame.hello):
         assert frame.hello.site.isascii() and frame.hello.site.isprintable()
         assert frame.hello.version.isprintable() and frame.hello.client.isprintable()
     elif kind == "proof":
@@ -146,6 +146,9 @@ def read_from_hospital(content: bytes, folder: Path) -> None:
         question = envelope({}, answer=False)
         taken = checked(question, frame.reply.envelope, {}, _Empty())  # type: ignore[arg-type]
         assert taken.reply_to == question.message_id and taken.node == question.node
+    elif kind == "doing":
+        doing = read_doing(frame.doing.text)
+        assert len(doing) <= DOING_CHARACTERS and doing.isprintable()
 
 
 class _Empty:

@@ -110,9 +110,10 @@ def _read_outbox(folder: Path) -> None:
     base.touch()
     assignment = outbox.assignment()
     key = outbox.todo()
-    outbox.ready(), outbox.failure(), outbox.outcome("k"), outbox.progress()
-    outbox.assign(ASSIGNMENT.to_json())
-    outbox.settle(DIGEST, True, "")
+    outbox.ready(), outbox.failure("k"), outbox.outcome("k"), outbox.progress()
+    wanted = outbox.assign(ASSIGNMENT.to_json())
+    outbox.ready(wanted), outbox.progress(wanted)
+    outbox.settle(DIGEST, True, "", wanted)
     if assignment is not None and key is not None:
         with suppress(ConfigError):  # as the worker says it
             check_order(Assignment.from_json(assignment).order)
@@ -122,10 +123,11 @@ def _outbox_file(name: str, path: str, tree: Any) -> Reader:
     reader = json_file(name, path, tree, lambda folder: None)  # damaged, it is as if missing
 
     def read(content: bytes, folder: Path) -> None:
-        for other in ("assignment.json", "failure.json", "fine_tuning.json"):
+        for other in ("assignment.json", "fine_tuning.json"):
             (folder / other).unlink(missing_ok=True)
-        for each in (*folder.glob("outbox/*"), *folder.glob("settled/*")):
-            each.unlink()
+        for inner in ("assignments", "outbox", "settled", "failures"):
+            for each in folder.glob(f"{inner}/*"):
+                each.unlink()
         (folder / "assignment.json").write_text(json.dumps(ASSIGNMENT.to_json()))
         reader.read(content, folder)
         (folder / path).with_suffix(".safetensors").touch()
@@ -221,7 +223,8 @@ READERS = (
     _outbox_file("assignment-file", "assignment.json", ASSIGNMENT.to_json()),
     _outbox_file("outbox", f"outbox/{DIGEST}.json", NOTE),
     _outbox_file("settled", f"settled/{DIGEST}.json", SETTLED),
-    _outbox_file("failure", "failure.json", {**NOTE, "reason": "disk full"}),
+    _outbox_file("assignments", "assignments/a.json", ASSIGNMENT.to_json()),
+    _outbox_file("failure", "failures/k.json", {**NOTE, "reason": "disk full"}),
     _outbox_file("fine-tuning", "fine_tuning.json", STATUS),
     Reader("private-key", people.private_text(), _draw_key, _read_private_key, (KeyInvalid,)),
 )

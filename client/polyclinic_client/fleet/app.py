@@ -9,6 +9,7 @@ from flwr.clientapp import ClientApp
 from polyclinic.describing.statistics import with_variances
 from polyclinic.federation.envelope.content import weights_from_message
 from polyclinic.federation.records import (
+    config_of,
     evaluation_reply,
     hello_reply,
     order_from_message,
@@ -103,8 +104,8 @@ def _into_sum(
     site, terms = open_site(context.node_config), terms_of(message)
     if not terms.masked:
         return words_reply(message, prepared.words, figures)
-    identity = identity_of(context.node_config)
-    return offered_reply(message, membership.begin(site, identity, terms, prepared), figures)
+    identity, run = identity_of(context.node_config), str(config_of(message).get("run", ""))
+    return offered_reply(message, membership.begin(site, identity, terms, prepared, run), figures)
 
 
 @app.query("share")

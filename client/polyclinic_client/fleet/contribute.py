@@ -83,7 +83,7 @@ def _work(
                     server, f"it answers, but asked for no contribution within {wait_s:.0f} s"
                 )
             continue
-        verdict = _verdict(outbox)
+        verdict = _verdict(outbox, began)
         if verdict is not None:
             return verdict
 
@@ -103,27 +103,34 @@ def _work_offline(trainer: FineTuner, news: StatusNews) -> str:
             time.sleep(0.25)
     finally:
         trainer.child.stop()
-    return _verdict(outbox) or (
+    return _verdict(outbox, 0.0) or (
         "The contribution lies in the outbox. Call `contribute` with --kit, or `join`, to hand it "
         "over."
     )
 
 
-def _verdict(outbox: Outbox) -> str | None:
-    """Return what the coordinator said of the work that it asks for; None while it has not."""
-    assignment = outbox.assignment()
-    if assignment is None:
+def _verdict(outbox: Outbox, since: float) -> str | None:
+    """Return what was said of the work of all runs that asked since then; None while one has not.
+
+    Args:
+        outbox: The hospital's.
+        since: Time in seconds since 1970.
+
+    Raises:
+        RunError: Training failed.
+        ContributionRefused: A coordinator did not take the contribution.
+    """
+    wanted = [each for each in outbox.assignments.all() if each.asked >= since]
+    for each in wanted:
+        if failure := outbox.failure(outbox.key(each.values)):
+            raise RunError(
+                f"Fine-tuning failed ({failure.reason}); {outbox.state / 'fine_tuning.log'} has "
+                "the details."
+            )
+    outcomes = [outbox.outcome(outbox.key(each.values), each.ledger) for each in wanted]
+    for outcome in outcomes:
+        if outcome is not None and not outcome.accepted:
+            raise ContributionRefused(f"The coordinator refused the contribution: {outcome.reason}")
+    if not outcomes or None in outcomes:
         return None
-    key = outbox.key(assignment)
-    failure = outbox.failure()
-    if failure and failure.key == key:
-        raise RunError(
-            f"Fine-tuning failed ({failure.reason}); {outbox.state / 'fine_tuning.log'} has the "
-            "details."
-        )
-    outcome = outbox.outcome(key)
-    if outcome is None:
-        return None
-    if not outcome.accepted:
-        raise ContributionRefused(f"The coordinator refused the contribution: {outcome.reason}")
     return "The coordinator has the contribution for good."

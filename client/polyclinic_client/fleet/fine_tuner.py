@@ -25,9 +25,9 @@ class FineTuner:
     def __init__(self, name: str, data: Path, state: Path, say: Say) -> None:
         self.outbox = Outbox(state, data)
         self._say = say
-        command = python_module("polyclinic_client.site.fine_tuning", name, str(data), str(state))
-        log, environment = state / "fine_tuning.log", thread_settings()
-        self.child = Child("fine-tuning", command, log, environment)
+        self._arguments = name, str(data), str(state)
+        self._log = state / "fine_tuning.log"
+        self.child = self._child("")
         self._looked = self._not_before = 0.0
         self.working = ""  # the key of the work that the child does
         self._crashes = 0
@@ -44,19 +44,24 @@ class FineTuner:
         if key is not None:
             self.working = key
             self._say("fine-tuning starts")
+            self.child = self._child(key)
             self.child.start()
+
+    def _child(self, key: str) -> Child:
+        command = python_module("polyclinic_client.site.fine_tuning", *self._arguments, key)
+        return Child("fine-tuning", command, self._log, thread_settings())
 
     def _conclude(self, status: int) -> None:
         """Say how the work ended. Work that crashed is tried again, work that failed is not."""
         key, self.working = self.working, ""
-        failure = self.outbox.failure()
+        failure = self.outbox.failure(key)
         if status == 0:
             self._crashes = 0
             self._say(
                 "fine-tuning is done; the contribution waits in the outbox for the coordinator's "
                 "next question"
             )
-        elif failure is not None and failure.key == key:
+        elif failure is not None:
             self._say(f"fine-tuning failed: {self.child.last_words()}")
         else:
             self._crash(key, status)

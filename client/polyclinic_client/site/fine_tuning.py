@@ -1,4 +1,4 @@
-"""`python -m polyclinic_client.site.fine_tuning SITE DATA STATE`: make a contribution.
+"""`python -m polyclinic_client.site.fine_tuning SITE DATA STATE [KEY]`: make a contribution.
 
 It fine-tunes in a process of its own, outside of any message: it may take weeks. After every pass
 over the cases it keeps what it needs to go on. A crash costs one pass, and the result is the same,
@@ -76,7 +76,9 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
     return path
 
 
-def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None:
+def work(
+    name: str, data: Path, state: Path, opened: Site | None = None, key: str | None = None
+) -> None:
     """Do what the outbox says is to be done; nothing if there is nothing.
 
     Args:
@@ -85,22 +87,25 @@ def work(name: str, data: Path, state: Path, opened: Site | None = None) -> None
         state: Folder with the outbox.
         opened: The hospital, where this process has opened it; its prepared cases are used if its
             list of cases has not changed since.
+        key: Names the work; what is next if None.
 
     Raises:
         PolyclinicError: Whatever is wrong with data or settings; the outbox remembers it.
     """
     outbox = Outbox(state, data)
-    key, assignment = outbox.todo(), outbox.assignment()
-    if key is None or assignment is None:
+    key = key or outbox.todo()
+    wanted = None if key is None else outbox.wanted(key)
+    if key is None or wanted is None:
         return
     try:
-        asked = read_asked(order_to_config(Assignment.from_json(assignment).order))
+        assignment = Assignment.from_json(wanted.values)
+        asked = read_asked(order_to_config(assignment.order))
         enter(state, asked, trains=True)
         site = Site(name, data, state, FINE_TUNING)
         if opened is not None and opened.dataset == site.dataset:
             site = opened
         with within_limits(state):
-            contribute(site, outbox, Assignment.from_json(assignment), key)
+            contribute(site, outbox, assignment, key)
     except Exception as error:
         found = explain(error)
         if found is error or isinstance(found, OutOfMemory):  # trying again would change nothing
@@ -117,7 +122,7 @@ def main() -> None:
     name, data, state = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     try:
         limit_memory(read_policy(state).memory_bytes)
-        work(name, data, state)
+        work(name, data, state, key=next(iter(sys.argv[4:]), None))
     except PolyclinicError as error:
         log.error("%s", error, exc_info=error.__cause__)
         sys.exit(error.exit_code)

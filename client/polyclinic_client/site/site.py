@@ -30,7 +30,7 @@ from polyclinic.federation.records import Hello, Order
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.learning.metrics import Evaluation, hold_back_figures
 from polyclinic.learning.networks.bounded import bounded_network
-from polyclinic.learning.preparation import PreparedSite, prepare, prepare_image
+from polyclinic.learning.preparation import PreparedSite, prepare_image
 from polyclinic.learning.site_tasks import site_job
 from polyclinic.learning.state_dict import (
     StateDict,
@@ -42,7 +42,6 @@ from polyclinic.learning.state_dict import (
     unpack,
 )
 from polyclinic.system.faults import shareable
-from polyclinic.system.text import json_digest
 from polyclinic_client.policy.limits import (
     check_limits,
     fit_cache,
@@ -57,6 +56,7 @@ from polyclinic_client.site.dispatch import describing_hospital_of, hospital_of
 from polyclinic_client.site.guard import Guard
 from polyclinic_client.site.modality import name_modality
 from polyclinic_client.site.outbox import REFINED, Outbox
+from polyclinic_client.site.prepared import PreparedSets
 from polyclinic_client.site.release_book import ReleaseBook
 from polyclinic_client.site.status import WORKER, StatusFile
 
@@ -88,7 +88,7 @@ class Site:
         self.kept: dict[str, Any] = {}
         self.received_model = state / REFINED
         self._status = StatusFile(state / status)
-        self._prepared: tuple[str, PreparedSite] | None = None
+        self._prepared = PreparedSets(self.dataset)
         self._guard = Guard(state, self.build_network)
 
     def greet(self, order: Order) -> Hello:
@@ -156,16 +156,15 @@ class Site:
 
     def hand_over(self, assignment: Assignment, verdicts: Sequence[Verdict]) -> Handover:
         """Note what is wanted and what became of earlier work; hand over what is ready."""
-        self.outbox.assign(assignment.to_json())
+        wanted = self.outbox.assign(assignment.to_json())
         for verdict in verdicts:
-            self.outbox.settle(verdict.digest, verdict.accepted, verdict.reason)
+            self.outbox.settle(verdict.digest, verdict.accepted, verdict.reason, wanted)
         needs_base = not self.outbox.base_path(assignment.base).exists()
-        ready = self.outbox.ready()
-        failure = self.outbox.failure()
-        if failure and failure.key == self.outbox.key(assignment.to_json()):
+        ready = self.outbox.ready(wanted)
+        if failure := self.outbox.failure(self.outbox.key(wanted.values)):
             return Handover(needs_base, f"failed: {failure.reason}")
         if ready is None:
-            return Handover(needs_base, "" if needs_base else self.outbox.progress())
+            return Handover(needs_base, "" if needs_base else self.outbox.progress(wanted))
         content = ready.content(summed=assignment.summed)
         return Handover(needs_base, "handing over", ready.digest, content)
 
@@ -261,26 +260,21 @@ class Site:
 
     def prepared(self, order: Order) -> PreparedSite:
         """Bring the cases onto the network's grid: once in this process for one way of doing it."""
-        key = json_digest([order.names["data"], dict(order.settings)])
-        if self._prepared is None or self._prepared[0] != key:
 
-            def tell(done: int, total: int) -> None:
-                self.say(order, "preparing", step=done, steps=total)
+        def tell(done: int, total: int) -> None:
+            self.say(order, "preparing", step=done, steps=total)
 
-            data = fit_cache(self.policy, self.job(order).data)
-            disk = open_disk(self.policy, self.state / CACHE)
-            self._prepared = (key, prepare(self.dataset, data, tell, disk))
-        return self._prepared[1]
+        data = fit_cache(self.policy, self.job(order).data)
+        return self._prepared.of(data, tell, lambda: open_disk(self.policy, self.state / CACHE))
 
     @property
     def cached_bytes(self) -> int:
         """Memory that prepared cases take."""
-        prepared = self._prepared[1] if self._prepared else None
-        return prepared.training.bytes + prepared.validation.bytes if prepared else 0
+        return self._prepared.bytes
 
     def drop_cache(self) -> None:
         """Give that memory back; the cases are prepared again when they are needed."""
-        self._prepared = None
+        self._prepared.drop()
 
     def folder(self, order: Order) -> Path:
         """Return the folder of what the hospital keeps of a run's strategy."""

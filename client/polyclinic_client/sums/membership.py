@@ -33,7 +33,8 @@ from polyclinic.store.contribution import TensorFile
 from polyclinic_client.site.site import Site
 from polyclinic_client.sums.identity import Identity
 
-KEPT = "sum"
+KEPT = "sum {}"  # of a run, which has one at a time
+MOST = 8  # runs whose sums are kept
 log = logging.getLogger("polyclinic.sums")
 Answer = TypeVar("Answer")
 Question = ShareQuestion | MaskQuestion | SurviveQuestion | RevealQuestion
@@ -84,8 +85,8 @@ def ready(site: Site, terms: Terms, question: OfferQuestion) -> Prepared:
     Raises:
         SumRefused: It is not there, or of another base or task than the sum.
     """
-    found = site.outbox.ready()
-    if found is None or found.digest != question.digest:
+    found = site.outbox.find(question.digest)
+    if found is None:
         raise SumRefused("This hospital has no such contribution any more: ask it again.")
     with TensorFile(found.path) as file:
         about = file.contribution
@@ -99,9 +100,12 @@ def ready(site: Site, terms: Terms, question: OfferQuestion) -> Prepared:
     return quantize(terms, vector.numpy())
 
 
-def begin(site: Site, identity: Identity, terms: Terms, prepared: Prepared) -> Offer:
-    """Take a place in a sum; an earlier sum's is given up."""
-    site.kept.pop(KEPT, None)
+def begin(site: Site, identity: Identity, terms: Terms, prepared: Prepared, run: str = "") -> Offer:
+    """Take a place in a sum; that in an earlier sum of the same run is given up."""
+    place = KEPT.format(run)
+    site.kept.pop(place, None)
+    for older in _places(site)[: 1 - MOST]:
+        site.kept.pop(older)
     member = Member(
         site.name,
         identity.key,
@@ -112,7 +116,7 @@ def begin(site: Site, identity: Identity, terms: Terms, prepared: Prepared) -> O
         least=read_partners(site.state).least,
         before_reveal=partial(note_sum, site.state, prepared.digest, once=terms.sigma > 0),
     )
-    site.kept[KEPT] = member
+    site.kept[place] = member
     return member.offer()
 
 
@@ -147,8 +151,11 @@ def _insist(site: Site, question: Question, ask: Callable[[Member], Answer]) -> 
     Raises:
         SumRefused: It has no place in that sum; or the coordinator contradicts itself.
     """
-    member = site.kept.get(KEPT)
-    if not isinstance(member, Member) or member.terms.session != question.session:
+    found = {place: site.kept[place] for place in _places(site)}
+    place, member = next(
+        (each for each in found.items() if each[1].terms.session == question.session), ("", None)
+    )
+    if member is None:
         raise SumRefused(
             "This hospital has no place in that sum: its worker was started again meanwhile, or "
             "the coordinator began another sum."
@@ -156,6 +163,11 @@ def _insist(site: Site, question: Question, ask: Callable[[Member], Answer]) -> 
     try:
         return ask(member)
     except CoordinatorContradicts as error:
-        site.kept.pop(KEPT)  # it takes part in this sum no more
+        site.kept.pop(place)  # it takes part in this sum no more
         log.error("%s", error)
         raise
+
+
+def _places(site: Site) -> list[str]:
+    """Return the keys of the places that a hospital has in sums, the oldest first."""
+    return [place for place, kept in site.kept.items() if isinstance(kept, Member)]

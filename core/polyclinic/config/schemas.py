@@ -129,6 +129,7 @@ class DeploymentConfig:
     max_update_ratio: Ratio
     max_examples_ratio: Ratio
     runs: str
+    sites: tuple[str, ...] = ()  # names of the hospitals that take part; none: all that come
 
 
 SECURE_SUMS = "secure_sums"  # promise of an order: updates leave as parts of secret sums

@@ -18,7 +18,7 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -232,7 +232,7 @@ def new_run(runs: Path, name: str | None = None) -> RunFolder:
     Raises:
         RunError: The name is taken, or the folder cannot be made.
     """
-    path = runs / (name or datetime.now().strftime("%Y-%m-%d_%H-%M-%S"))
+    path = runs / (name or _by_time())
     try:
         path.mkdir(parents=True)
     except FileExistsError as error:
@@ -245,6 +245,16 @@ def new_run(runs: Path, name: str | None = None) -> RunFolder:
             "deployment.runs=FOLDER."
         ) from error
     return RunFolder(path)
+
+
+def free_name(runs: Path, taken: Container[str] = ()) -> str:
+    """Return the present time as the name of a run; with a number, if there is one of that name."""
+    first = name = _by_time()
+    number = 1
+    while name in taken or (runs / name).exists():
+        number += 1
+        name = f"{first}-{number}"
+    return name
 
 
 def find_run(runs: Path, name: str) -> RunFolder:
@@ -302,6 +312,10 @@ def read_lines(path: Path) -> Iterable[dict[str, Any]]:
     if not path.exists():
         return []
     return [parse_json(line) for line in path.read_text().split("\n")[:-1] if line.strip()]
+
+
+def _by_time() -> str:
+    return datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
 
 
 _SETTINGS = TypeAdapter(list[list[str]])

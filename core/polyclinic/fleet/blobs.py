@@ -174,6 +174,24 @@ class BlobStore:
                 unfinished.replace(self._whole(digest))
         return Blob(digest=digest, size=size)
 
+    def adopt(self, path: Path) -> None:
+        """Take over a whole blob that another process of this user wrote; one that is here stays.
+
+        Args:
+            path: Its file, named by its digest, on the same file system.
+
+        Raises:
+            BlobMissing: It is neither there nor here.
+        """
+        digest = path.name
+        with self._table:
+            try:
+                path.replace(self._whole(digest))
+                self._fresh.add(digest)
+            except FileNotFoundError as error:
+                if not self.has(digest):
+                    raise BlobMissing(digest) from error
+
     def hold(self, digests: Iterable[str]) -> None:
         """Keep blobs, whole or not, from eviction until they are released as often.
 

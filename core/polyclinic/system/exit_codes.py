@@ -21,6 +21,7 @@ from polyclinic.system.machine import name_user
 from polyclinic.system.text import clean_lines
 
 OWNER_ALONE = 0o077  # pictures, logs, ledgers and label maps tell of patients
+INTERRUPTED = 130
 WINDOWS = (
     "polyclinic needs Linux: on Windows, use its container images with Docker (see "
     "docs/how-to/containers.md), or install it in the Windows Subsystem for Linux."
@@ -56,7 +57,7 @@ def run_command(app: typer.Typer) -> None:
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, click.Abort):
         _say("interrupted")
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except PolyclinicError as error:
         _say(f"error: {error}")
         sys.exit(error.exit_code)

@@ -75,11 +75,17 @@ class Child:
     """
 
     def __init__(
-        self, name: str, command: Sequence[str], log: Path, env: Mapping[str, str] | None = None
+        self,
+        name: str,
+        command: Sequence[str],
+        log: Path,
+        env: Mapping[str, str] | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.name = name
         self.command = list(command)
         self.log = log
+        self._folder = folder
         self._env = {**QUIET, **(env or {})}
         self._process: subprocess.Popen[bytes] | Forked | None = None
 
@@ -93,7 +99,7 @@ class Child:
         with self.log.open("ab") as log:
             environment = {**os.environ, **self._env, PARENT: str(os.getpid())}
             self._process = start_process(
-                self.command, environment, (log.fileno(), log.fileno()), pass_fds
+                self.command, environment, (log.fileno(), log.fileno()), pass_fds, self._folder
             )
 
     @property

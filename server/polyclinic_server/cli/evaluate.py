@@ -54,8 +54,7 @@ def evaluate(
 ) -> None:
     """Evaluate models; the help text is EVALUATE_HELP."""
     from polyclinic.errors import ConfigError
-    from polyclinic_server.runs.coordinator import finish
-    from polyclinic_server.runs.coordinator import run as run_federation
+    from polyclinic_server.service.hand_over import run_to_its_end
 
     settings = [word for word in words or () if re.match(r"deployment[.=]", word)]
     models = [word for word in words or () if word not in settings]
@@ -69,13 +68,12 @@ def evaluate(
     if resume is not None:
         if models or tolerance is not None:
             raise ConfigError("An evaluation resumes with its own models and tolerance.")
-        finish(run_federation(more, None, resume, console), console)
+        run_to_its_end(more, None, resume, console)
         return
     with console.status("reading the models"):
         from polyclinic_strategies.evaluation.models import read_models, settings_of
 
         asked = settings_of(read_models(models, tolerance), tolerance)
-    folder = run_federation([*asked, *more], name, None, console)
-    finish(folder, console)
+    folder = run_to_its_end([*asked, *more], name, None, console)
     for card in sorted((folder.path / "arms").glob("*/model-card.html")):
         console.print(f"model card: {card}", markup=False)

@@ -22,6 +22,7 @@ from polyclinic_server.cli.evaluate import EVALUATE_HELP, evaluate
 from polyclinic_server.cli.ledger import ledger_app, models_app
 from polyclinic_server.cli.options import Resume, RunName, Runs
 from polyclinic_server.cli.segment_service import segment_service
+from polyclinic_server.cli.service import SERVE_HELP, follow, resume, serve, stop
 
 SET_UP, RUNS, MODELS, SERVICES = "Set up", "Runs", "Models", "Services"
 
@@ -31,7 +32,7 @@ class ServerCommands(InOrder):
 
     order = (
         "init", "enrol", "settings", "plan", "run", "evaluate", "status", "report", "export",
-        "ledger",
+        "serve", "follow", "stop", "resume", "ledger",
         "models", "merge", "refine", "pretrain", "train-proxy", "segment-service",
     )  # fmt: skip
 
@@ -50,6 +51,9 @@ app.add_typer(enrol_app, name="enrol", rich_help_panel=SET_UP)
 app.add_typer(ledger_app, name="ledger", rich_help_panel=MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=MODELS)
 app.command(help=EVALUATE_HELP, rich_help_panel=RUNS)(evaluate)
+app.command(help=SERVE_HELP, rich_help_panel=SERVICES)(serve)
+for command in (follow, stop, resume):
+    app.command(rich_help_panel=SERVICES)(command)
 app.command(name="segment-service", rich_help_panel=SERVICES)(segment_service)
 console = LineConsole()
 
@@ -84,11 +88,10 @@ def run(
     insecure: Insecure = False,
 ) -> None:
     """Run a federation; the help text is RUN_HELP."""
-    from polyclinic_server.runs.coordinator import finish
-    from polyclinic_server.runs.coordinator import run as run_federation
+    from polyclinic_server.service.hand_over import run_to_its_end
 
     settings = [*(overrides or []), *([NO_KEYS] if insecure else [])]
-    finish(run_federation(settings, name, resume, console), console)
+    run_to_its_end(settings, name, resume, console)
 
 
 @app.command(rich_help_panel=SET_UP)
@@ -124,10 +127,18 @@ def settings(
 
 @app.command(rich_help_panel=RUNS)
 def status(runs: Runs = Path("runs")) -> None:
-    """List all runs with their state and progress."""
+    """List all runs with their state and progress; of a service, its hospitals, too."""
+    from polyclinic_server.runs.lock import FLEET
     from polyclinic_server.runs.status import status_table
+    from polyclinic_server.service.place import is_served
 
     console.print(status_table(runs))
+    if is_served(runs / FLEET):
+        from polyclinic_server.service.served_desk import desk_of
+        from polyclinic_server.service.tables import hospitals_table
+
+        with desk_of(runs / FLEET) as desk:
+            console.print(hospitals_table(desk.hospitals()))
 
 
 @app.command(rich_help_panel=RUNS)

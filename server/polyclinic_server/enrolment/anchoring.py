@@ -46,11 +46,30 @@ class Anchoring:
 
     def __init__(self, authority: Authority | None, ledgers: Iterable[Path] = ()) -> None:
         self._authority = authority
-        own = [] if authority is None else [authority.folder / JOURNAL]
-        self._folders = [*own, *ledgers]
+        self._own = () if authority is None else (authority.folder / JOURNAL,)
+        self._ledgers: dict[str, tuple[Path, ...]] = {"": tuple(ledgers)}  # by run
         self._lock = threading.Lock()
         self._open: dict[Path, tuple[str, Database]] = {}
         self._signed: dict[Path, Anchor] = {}
+
+    @property
+    def _folders(self) -> list[Path]:
+        found = [folder for folders in list(self._ledgers.values()) for folder in folders]
+        return list(dict.fromkeys((*self._own, *found)))
+
+    def follow(self, run: str, ledgers: Iterable[Path]) -> None:
+        """Sign the newest lines of a run's ledgers, too, from now on."""
+        self._ledgers[run] = tuple(ledgers)
+
+    def leave(self, run: str) -> None:
+        """Sign no more of a run's ledgers, and close those that no other run has."""
+        left = self._ledgers.pop(run, ())
+        with self._lock:
+            for folder in set(left) - set(self._folders):
+                self._signed.pop(folder, None)
+                _, database = self._open.pop(folder, ("", None))
+                if database is not None:
+                    database.close()
 
     def close(self) -> None:
         """Close the journals."""

@@ -56,6 +56,7 @@ class Bulk(FleetServicer):
                 file.seek(request.offset)
                 async for data in _blocks(file):
                     session.hear()
+                    session.traffic.sent += len(data)
                     yield Chunk(data=data)
 
     async def Offer(self, request: OfferRequest, context: Any) -> Progress:  # noqa: N802
@@ -106,6 +107,7 @@ async def _append_all(
     try:
         while chunk is not None:
             session.hear()
+            session.traffic.received += len(chunk.data)
             if offset + len(chunk.data) > size or session.over.is_set():
                 raise BlobRefused(f"The content {first.digest[:12]} is longer than was offered.")
             if writing is not None:

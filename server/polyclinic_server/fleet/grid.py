@@ -2,7 +2,7 @@
 
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
 from flwr.app import Message, RecordDict
@@ -10,37 +10,25 @@ from flwr.serverapp import Grid
 
 from polyclinic.errors import PolyclinicError
 from polyclinic.federation.envelope import decode, encode, make_message
+from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FRAME_BYTES, FaultCode
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
 from polyclinic.system.text import clean
-from polyclinic_server.fleet.news import News
-from polyclinic_server.fleet.open_work import Asked, OpenWork
-from polyclinic_server.fleet.sessions import Node, Sessions
+from polyclinic_server.fleet.post import Answered, Post
+from polyclinic_server.fleet.sessions import Node
 
 LOOK_S = 5.0  # longest wait of `send_and_receive` between two looks; news end it sooner
 
 
 class FleetGrid(Grid):
-    """The hospitals of a `FleetServer`; several threads may use it.
+    """The hospitals of a run; several threads may use it.
 
     Args:
-        work: What is asked.
-        sessions: Who is connected.
-        news: Wakes those who wait.
-        deliver: Called with the sites that have new work.
+        post: The way to them.
     """
 
-    def __init__(
-        self,
-        work: OpenWork,
-        sessions: Sessions,
-        news: News,
-        deliver: Callable[[Iterable[str]], None],
-    ) -> None:
-        self._work = work
-        self._sessions = sessions
-        self._news = news
-        self._deliver = deliver
+    def __init__(self, post: Post) -> None:
+        self._post = post
         self._run: Any = None
 
     def set_run(self, run: Any) -> None:
@@ -65,7 +53,7 @@ class FleetGrid(Grid):
 
     def get_nodes(self) -> list[Node]:  # type: ignore[override]  # Flower's type is private
         """Return the hospitals that are online, by name."""
-        return self._sessions.nodes()
+        return self._post.nodes()
 
     def get_node_ids(self) -> list[int]:
         """Return the numbers of the hospitals that are online, by name."""
@@ -79,27 +67,14 @@ class FleetGrid(Grid):
             DiskFull: There is no room for the large contents.
         """
         contents: dict[int, Envelope] = {}  # messages that share their content: encoded once
-        identifiers, sites = [], []
-        with self._work.asking():
-            for message in messages:
-                site = self._sessions.site_of(message.metadata.dst_node_id)
-                if site is None:
-                    identifiers.append("")
-                    continue
-                envelope = self._envelope(message, contents)
-                self._work.ask(envelope, site)
-                identifiers.append(envelope.message_id)
-                sites.append(site)
-        self._deliver(sites)
-        return identifiers
+        with self._post.writing() as store:
+            questions = [self._envelope(message, contents, store) for message in messages]
+            known = self._post.send(questions)
+        return [each.message_id if yes else "" for each, yes in zip(questions, known, strict=True)]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
         """Return the replies that have arrived to these messages; each is returned once."""
-        answered = self._work.take(message_ids)
-        replies = [self._read(each) for each in answered]
-        if answered:
-            self._work.sweep()
-        return replies
+        return [self._read(each) for each in self._post.take(message_ids)]
 
     def send_and_receive(
         self, messages: Iterable[Message], *, timeout: float | None = None
@@ -118,7 +93,7 @@ class FleetGrid(Grid):
             for reply in self.pull_messages(waiting):
                 replies[reply.metadata.reply_to_message_id] = reply
             left_s = end - time.monotonic()
-            waiting = [each for each in waiting if self._work.is_open(each)]
+            waiting = self._post.open(waiting)
             if not waiting or left_s <= 0:
                 break
             self.wait_for_news(min(left_s, LOOK_S))
@@ -133,12 +108,14 @@ class FleetGrid(Grid):
         Returns:
             Whether there is news.
         """
-        return self._news.wait(timeout_s)
+        return self._post.wait(timeout_s)
 
-    def _envelope(self, message: Message, contents: dict[int, Envelope]) -> Envelope:
+    def _envelope(
+        self, message: Message, contents: dict[int, Envelope], store: BlobStore
+    ) -> Envelope:
         key = id(message.content) if message.has_content() else id(message)
         if key not in contents:
-            contents[key] = encode(message, self._work.questions)
+            contents[key] = encode(message, store)
         metadata = message.metadata
         envelope = Envelope(
             message_id=uuid.uuid4().hex,
@@ -153,15 +130,14 @@ class FleetGrid(Grid):
         assert envelope.ByteSize() < FRAME_BYTES  # `encode` sees to it
         return envelope
 
-    def _read(self, asked: Asked) -> Message:
+    def _read(self, answered: Answered) -> Message:
         """Decode a reply; one that cannot be read is a fault of its hospital's."""
-        assert asked.reply is not None
-        reply, store = asked.reply, self._work.replies(asked.site)
+        reply = answered.envelope
         try:
-            return decode(reply, store)
+            return decode(reply, answered.store)
         except (PolyclinicError, ValueError, TypeError) as error:
             reason = clean(f"the reply cannot be read: {error}")
             reply.fault.CopyFrom(Fault(code=FaultCode.REPLY_INVALID, reason=reason))
-            return decode(reply, store)
+            return decode(reply, answered.store)
         finally:
-            self._work.done(asked)
+            self._post.done(answered)

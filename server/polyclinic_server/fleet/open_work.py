@@ -30,6 +30,7 @@ class Asked:
     Attributes:
         envelope: The question.
         site: The hospital that is asked.
+        run: Name of the run that asks.
         blobs: Sizes of the question's blobs, by digest.
         quota: Bytes that the reply's blobs may have together.
         deadline: When it is forgotten, on the monotonic clock.
@@ -41,6 +42,7 @@ class Asked:
 
     envelope: Envelope
     site: str
+    run: str
     blobs: dict[str, int]
     quota: int
     deadline: float
@@ -48,6 +50,11 @@ class Asked:
     offered: dict[str, int] = field(default_factory=dict)
     offered_bytes: int = 0
     reply: Envelope | None = None
+
+
+def replies_folder(blobs: Path, site: str) -> Path:
+    """Return where the blobs of a site's replies lie, in the folder of all blobs."""
+    return blobs / f"replies-of-{site}"
 
 
 class OpenWork:
@@ -76,7 +83,7 @@ class OpenWork:
         """Return the store of a site's replies."""
         with self._lock:
             if site not in self._replies:
-                self._replies[site] = BlobStore(self._folder / f"replies-of-{site}")
+                self._replies[site] = BlobStore(replies_folder(self._folder, site))
             return self._replies[site]
 
     @contextmanager
@@ -91,15 +98,20 @@ class OpenWork:
                 self._asking -= 1
             self.sweep()
 
-    def ask(self, envelope: Envelope, site: str) -> None:
-        """Open a piece of work; its blobs are in `questions`, and `asking` is on."""
+    def ask(self, envelope: Envelope, site: str, run: str = "") -> None:
+        """Open a piece of a run's work; its blobs are in `questions`, and `asking` is on."""
         blobs = named_blobs(envelope)
         size = envelope.ByteSize() + sum(blobs.values())
         quota = max(QUOTA_BYTES, QUOTA_TIMES * size)
         deadline = time.monotonic() + envelope.ttl_s
         self.questions.hold(blobs)
         with self._lock:
-            self._asked[envelope.message_id] = Asked(envelope, site, blobs, quota, deadline)
+            self._asked[envelope.message_id] = Asked(envelope, site, run, blobs, quota, deadline)
+
+    def give_up(self, envelope: Envelope) -> None:
+        """Remove the blobs of a question that is not asked, unless others need them."""
+        with self._lock:
+            self._unused.update(named_blobs(envelope))
 
     def unsent(self, site: str, session: bytes) -> list[Envelope]:
         """Return the questions to a site that its session has not got, as sent from now on."""
@@ -179,11 +191,12 @@ class OpenWork:
                 self._no_longer_awaited(asked)
             return True
 
-    def take(self, message_ids: Iterable[str]) -> list[Asked]:
-        """Return the work among these that is answered, and close it; then call `done`."""
+    def take(self, message_ids: Iterable[str], run: str = "") -> list[Asked]:
+        """Return the run's work among these that is answered, and close it; then call `done`."""
         with self._lock:
             found = [self._asked.get(identifier) for identifier in dict.fromkeys(message_ids)]
-            answered = [each for each in found if each is not None and each.reply is not None]
+            asked = [each for each in found if each is not None and each.run == run]
+            answered = [each for each in asked if each.reply is not None]
             for each in answered:
                 del self._asked[each.envelope.message_id]
             return answered
@@ -208,6 +221,23 @@ class OpenWork:
         """Forget what a site has not answered: the client that it was sent to is gone."""
         with self._lock:
             self._close(self._awaited(site))
+
+    def close_run(self, run: str) -> dict[str, list[str]]:
+        """Forget all work of a run; return by site what was not answered."""
+        unanswered: dict[str, list[str]] = {}
+        with self._lock:
+            closed = [each for each in self._asked.values() if each.run == run]
+            for each in closed:
+                if each.reply is None:
+                    unanswered.setdefault(each.site, []).append(each.envelope.message_id)
+            self._close(closed)
+        self.sweep()
+        return unanswered
+
+    def runs_of(self, site: str) -> list[str]:
+        """Return the run of each piece of work that a site has not answered."""
+        with self._lock:
+            return [each.run for each in self._awaited(site)]
 
     def sweep(self) -> bool:
         """Forget what is too old, and remove the questions' blobs that no work needs.

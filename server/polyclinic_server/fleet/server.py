@@ -5,9 +5,10 @@ import resource
 import secrets
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AsyncExitStack
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -26,10 +27,12 @@ from polyclinic_server.fleet.door import Door
 from polyclinic_server.fleet.grid import FleetGrid
 from polyclinic_server.fleet.news import News
 from polyclinic_server.fleet.open_work import OpenWork
+from polyclinic_server.fleet.post import OwnPost
 from polyclinic_server.fleet.service import FleetService, House, Keys
 from polyclinic_server.fleet.sessions import Sessions
 
 PORT_SETTING = "deployment.port=NUMBER"
+BLOBS = "blobs"  # subfolder of what travels
 GOODBYE_S = 1.0  # for what is being sent when the server stops
 STOP_S = 5.0
 MOST_FILES = 16_384  # that this process may have open
@@ -64,9 +67,8 @@ class FleetServer:
         self._on_event = on_event
         self._anchors = anchors
         self._news = News()
-        self._work = OpenWork(folder / "blobs")
-        self._sessions = Sessions(heartbeat_ms / 1000, self._news, self._work.forget)
-        self.grid = FleetGrid(self._work, self._sessions, self._news, self._deliver)
+        self.work = OpenWork(folder / BLOBS)
+        self.sessions = Sessions(heartbeat_ms / 1000, self._news, self.work.forget)
         self._thread = threading.Thread(target=self._live, name="fleet", daemon=True)
         self._started: Future[None] = Future()
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -78,6 +80,30 @@ class FleetServer:
     def address(self) -> str:
         """HOST:PORT for the hospitals."""
         return join_address(self._place.host, self._port)
+
+    @cached_property
+    def grid(self) -> FleetGrid:
+        """Flower's grid to the hospitals, of the one run that this process has."""
+        return FleetGrid(self.post())
+
+    def post(self, run: str = "", sites: Collection[str] = ()) -> OwnPost:
+        """Return the way to the hospitals for a run.
+
+        Args:
+            run: Its name.
+            sites: Hospitals that it gets; all if empty.
+        """
+        return OwnPost(self.work, self.sessions, self._news, self._deliver, run, sites)
+
+    def drop(self, unanswered: Mapping[str, Sequence[str]]) -> None:
+        """Tell hospitals what nobody wants any more; from any thread.
+
+        Args:
+            unanswered: Identifiers of questions, by site.
+        """
+        loop, service = self._loop, self._service
+        if loop is not None and service is not None and self._thread.is_alive():
+            loop.call_soon_threadsafe(service.drop_all, unanswered)
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -100,7 +126,7 @@ class FleetServer:
         if self._loop is not None and self._thread.is_alive():
             self._loop.call_soon_threadsafe(self._leaving.set)
             self._thread.join(STOP_S)
-        self._work.close()
+        self.work.close()
 
     def _deliver(self, sites: Iterable[str]) -> None:
         """Queue new work for hospitals; from any thread."""
@@ -164,8 +190,8 @@ class FleetServer:
     def _make_service(self, keys: Keys | None, door: Door | None) -> FleetService:
         return FleetService(
             House(
-                sessions=self._sessions,
-                work=self._work,
+                sessions=self.sessions,
+                work=self.work,
                 news=self._news,
                 keys=keys,
                 instance=self.instance,

@@ -2,10 +2,9 @@
 
 import asyncio
 import contextlib
-import re
 import time
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -31,17 +30,14 @@ from polyclinic.security.admission_errors import (
     KeyRevoked,
     ProtocolRefused,
 )
-from polyclinic.security.kit import SITE_NAME
 from polyclinic_server.enrolment.admission import Challenged, admit_proof
 from polyclinic_server.enrolment.registry import Registry
 from polyclinic_server.fleet.bulk import Bulk
+from polyclinic_server.fleet.caller import Caller, is_sound, read_doing
 from polyclinic_server.fleet.news import News
 from polyclinic_server.fleet.open_work import OpenWork
 from polyclinic_server.fleet.sessions import Session, Sessions
 
-CLIENT = re.compile(r"[\x21-\x7e]{0,80}")  # empty: it only asks
-VERSION = re.compile(r"[\w.+!-]{0,40}", re.ASCII)
-MOST_HELD = 1_000  # pieces of work that a hospital says it holds
 LAST_WORDS_S = 2.0  # for the frames that are queued when a line ends
 MALFORMED = "what came is not what a client of polyclinic sends"
 
@@ -95,11 +91,12 @@ class FleetService(Bulk):
 
     async def _attend(self, context: Any) -> None:
         try:
-            hello, site, mark = await self._admit(context)
-            if not hello.client:
-                await context.write(await self._welcome(site if mark else ""))
+            hello, caller = await self._admit(context)
+            named = caller.site if caller.mark else ""
+            if not caller.client:
+                await context.write(await self._welcome(named))
                 return
-            session = await self._enter(hello, site, mark)
+            session = await self._enter(caller)
         except AdmissionRefused as refusal:
             await context.write(FromCoordinator(refusal=Refusal(reason=refusal.pack())))
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, refusal.pack())
@@ -107,7 +104,7 @@ class FleetService(Bulk):
             await context.abort(grpc.StatusCode.DEADLINE_EXCEEDED, "nothing came in time")
         for_good = False
         try:
-            await context.write(await self._welcome(site if mark else "", session.token))
+            await context.write(await self._welcome(named, session.token))
             self._resume(hello, session)
             for_good = await self._converse(context, session)
         finally:
@@ -127,6 +124,13 @@ class FleetService(Bulk):
         for envelope in self._house.work.unsent(site, session.token):
             session.send(FromCoordinator(work=Work(envelope=envelope)))
 
+    def drop_all(self, unanswered: Mapping[str, Iterable[str]]) -> None:
+        """Tell connected hospitals what nobody wants any more, by site; in the event loop."""
+        for site, identifiers in unanswered.items():
+            if (session := self._house.sessions.of(site)) is not None:
+                for identifier in identifiers:
+                    session.send(FromCoordinator(taken=Taken(message_id=identifier)))
+
     async def watch(self) -> None:
         """Cut silent lines, and those whose key was revoked, until cancelled."""
         house = self._house
@@ -140,11 +144,8 @@ class FleetService(Bulk):
             if await asyncio.to_thread(house.work.sweep):
                 house.news.tell()
 
-    async def _admit(self, context: Any) -> tuple[Hello, str, str]:
-        """Speak with a caller until it is admitted.
-
-        Returns:
-            What it said, its site, and its key's fingerprint, which is empty without keys.
+    async def _admit(self, context: Any) -> tuple[Hello, Caller]:
+        """Speak with a caller until it is admitted; return what it said, and who it is.
 
         Raises:
             AdmissionRefused: It is not; the type says why.
@@ -152,7 +153,7 @@ class FleetService(Bulk):
         """
         house = self._house
         hello = (await self._next(context, "hello")).hello
-        if not _is_sound(hello):
+        if not is_sound(hello):
             await context.abort(grpc.StatusCode.INVALID_ARGUMENT, MALFORMED)
         if hello.protocol < OLDEST:
             raise await self._noted(
@@ -163,25 +164,30 @@ class FleetService(Bulk):
         challenge = Challenge(nonce=nonce, protocol=spoken, version=self._version)
         await context.write(FromCoordinator(challenge=challenge))
         proof = (await self._next(context, "proof")).proof
-        site, mark = hello.site, ""
+        caller = Caller(hello.site, hello.client, version=hello.version)
         if house.keys is not None:
             asked = Challenged(nonce, house.keys.authority, hello.site, spoken)
             admitting = asyncio.to_thread(admit_proof, house.keys.registry, asked, proof)
             enrolled = await asyncio.shield(admitting)  # to its line in the journal
-            site, mark = enrolled.site, enrolled.fingerprint
+            caller = replace(
+                caller,
+                site=enrolled.site,
+                mark=enrolled.fingerprint,
+                ahead_s=proof.time - time.time(),
+            )
         house.proved(context.peer())
-        return hello, site, mark
+        return hello, caller
 
-    async def _enter(self, hello: Hello, site: str, mark: str) -> Session:
+    async def _enter(self, caller: Caller) -> Session:
         """Open a line.
 
         Raises:
             KeyInUse: Another client of the site is connected.
         """
         try:
-            return await self._house.sessions.enter(site, hello.client, mark)
+            return await self._house.sessions.enter(caller)
         except KeyInUse as refusal:
-            raise await self._noted(refusal, mark or site, site) from None
+            raise await self._noted(refusal, caller.mark or caller.site, caller.site) from None
 
     async def _next(self, context: Any, kind: str) -> FromHospital:
         """Read the next frame, which must be of a kind.
@@ -241,6 +247,8 @@ class FleetService(Bulk):
                 await self._take(session, frame)
             elif kind == "heartbeat":
                 await self._check_key(session)
+            elif kind == "doing":
+                session.doing = read_doing(frame.doing.text)
             elif kind == "goodbye":
                 return True
             if session.over.is_set():
@@ -291,14 +299,3 @@ class FleetService(Bulk):
             note = asyncio.to_thread(self._house.keys.registry.note, refusal, who, site)
             await asyncio.shield(note)  # a caller that hangs up does not keep its line away
         return refusal
-
-
-def _is_sound(hello: Hello) -> bool:
-    return bool(
-        SITE_NAME.fullmatch(hello.site)
-        and CLIENT.fullmatch(hello.client)
-        and VERSION.fullmatch(hello.version)
-        and len(hello.holding) <= MOST_HELD
-        and len(hello.instance) <= 80
-        and all(len(each) <= 80 for each in hello.holding)
-    )

@@ -13,6 +13,7 @@ from functools import lru_cache
 from polyclinic.fleet.protocol import SILENT_BEATS
 from polyclinic.fleet.wire.fleet_pb2 import FromCoordinator, Notice, Refusal
 from polyclinic.security.admission_errors import AdmissionRefused, KeyInUse
+from polyclinic_server.fleet.caller import Caller
 from polyclinic_server.fleet.news import News
 
 SESSION_BYTES = 32
@@ -40,14 +41,37 @@ class Node:
     name: str
 
 
+@dataclass
+class Traffic:
+    """Bytes of large contents that a hospital was sent, and that came from it."""
+
+    sent: int = 0
+    received: int = 0
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How it stands with a hospital that has come.
+
+    Attributes:
+        connected: Whether its line stands.
+        since: When that last changed, in seconds since 1970.
+        session: Its present line, or its last one.
+    """
+
+    connected: bool
+    since: float
+    session: "Session"
+
+
 @dataclass(eq=False)
 class Session:
     """A hospital's line, from its welcome to its end; lives in the server's event loop.
 
     Attributes:
-        site: The hospital.
-        client: The client's own mark: the same after a cut.
-        mark: Fingerprint of its key; empty without keys.
+        caller: The client.
+        traffic: Bytes of all of the hospital's lines.
+        doing: What the hospital last said that it does.
         token: What its calls about blobs show.
         heard: When it last gave a sign of life, on the monotonic clock.
         frames: What it is sent next; None ends the line.
@@ -57,9 +81,9 @@ class Session:
         bulk: Bounds the blobs that travel at the same time.
     """
 
-    site: str
-    client: str
-    mark: str
+    caller: Caller
+    traffic: Traffic = field(default_factory=Traffic)
+    doing: str = ""
     token: bytes = field(default_factory=lambda: secrets.token_bytes(SESSION_BYTES))
     heard: float = field(default_factory=time.monotonic)
     frames: asyncio.Queue[FromCoordinator | None] = field(default_factory=asyncio.Queue)
@@ -67,6 +91,16 @@ class Session:
     refusal: AdmissionRefused | None = None
     sign: asyncio.Event = field(default_factory=asyncio.Event)
     bulk: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(MOST_BULK))
+
+    @property
+    def site(self) -> str:
+        """The hospital."""
+        return self.caller.site
+
+    @property
+    def mark(self) -> str:
+        """Fingerprint of its key; empty without keys."""
+        return self.caller.mark
 
     def hear(self) -> None:
         """Note a sign of life."""
@@ -101,6 +135,9 @@ class _Place:
         named: Whether it showed a key.
         session: Its line; None after a cut.
         until: Until when it counts as connected after a cut, on the monotonic clock.
+        last: Its line, or the last one.
+        since: When the line came or went, in seconds since 1970.
+        traffic: Bytes of all lines of the site.
     """
 
     client: str
@@ -108,6 +145,9 @@ class _Place:
     named: bool
     session: Session | None = None
     until: float = 0.0
+    last: Session | None = None
+    since: float = field(default_factory=time.time)
+    traffic: Traffic = field(default_factory=Traffic)
 
 
 class Sessions:
@@ -156,24 +196,38 @@ class Sessions:
         place = self._places.get(site)
         return place.session if place else None
 
-    async def enter(self, site: str, client: str, mark: str) -> Session:
+    def standings(self) -> dict[str, Standing]:
+        """Return how it stands with every hospital that has come, by site."""
+        with self._lock:
+            places = sorted(self._places.items())
+        return {
+            site: Standing(place.session is not None, place.since, place.last)
+            for site, place in places
+            if place.last is not None
+        }
+
+    async def enter(self, caller: Caller) -> Session:
         """Open a line of a hospital that was admitted.
 
         Raises:
             KeyInUse: Another client of the site is connected, and lives.
         """
-        while (first := self.of(site)) is not None and first.client != client:
+        site = caller.site
+        while (first := self.of(site)) is not None and first.caller.client != caller.client:
             if await self._lives(first):
                 raise KeyInUse(site=site)
             self.leave(first)
-        place = self._places.get(site)
-        if place is None or place.client != client:
+        before = place = self._places.get(site)
+        if place is None or place.client != caller.client:
             if place is not None:
                 self._forget(site)
-            place = _Place(client, datetime.now(UTC).isoformat(), bool(mark))
+            activated = datetime.now(UTC).isoformat()
+            place = _Place(caller.client, activated, bool(caller.mark))
+            place.traffic = before.traffic if before is not None else Traffic()
         elif place.session is not None:
             self.leave(place.session)  # the same client, whose former line is dead
-        session = place.session = Session(site, client, mark)
+        session = place.session = place.last = Session(caller, place.traffic)
+        place.since = time.time()
         with self._lock:
             self._places[site] = place
         self._by_token[session.token] = session
@@ -192,7 +246,7 @@ class Sessions:
         place = self._places[session.site]
         if place.session is not session:
             return
-        place.session = None
+        place.session, place.since = None, time.time()
         silent = time.monotonic() - session.heard >= self.silent_s
         if for_good or silent or session.refusal is not None:
             place.until = 0.0

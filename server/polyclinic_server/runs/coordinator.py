@@ -23,17 +23,17 @@ from polyclinic.federation.run_folder import (
 from polyclinic.reporting.measured.terminal import standing_table
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
-from polyclinic.system.processes import lock_file
 from polyclinic.system.text import clean_lines
 from polyclinic_server.enrolment.endpoint import announced, endpoint_of
 from polyclinic_server.reports.missing import find_missing
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.live_table import LiveTable, show
+from polyclinic_server.runs.lock import FLEET, only_coordinator
+from polyclinic_server.runs.sites import chosen_sites
 
 if TYPE_CHECKING:
     from polyclinic_server.enrolment.endpoint import Endpoint
 
-FLEET = ".fleet"  # folder beside the runs: what travels, and the lock
 NEEDED_DISK = 2**29  # free bytes that a new run needs
 
 
@@ -55,34 +55,56 @@ def run(
             leaves no folder.
     """
     with console.status("loading torch, MONAI and Flower"):
-        from polyclinic.federation.jobs import describe_run, follow_run
-
         folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
-    first = configs[0]
-    fleet_folder = Path(first.deployment.runs) / FLEET
-    try:
-        place = endpoint_of(first.deployment)
-        console.print(f"run {folder.name} in {folder.path}", markup=False)
-        describe_run(folder, configs, state="waiting", pid=os.getpid())
+    with concluded(folder, f"resume with --resume {folder.name}", new=not resume):
+        place = endpoint_of(configs[0].deployment)
         with (
-            _locked(fleet_folder),
-            show(LiveTable(follow_run(configs)), console) as handle,
-            folder.logged("flwr"),
+            only_coordinator(Path(configs[0].deployment.runs) / FLEET),
+            shown(folder, configs, console),
         ):
-            folder.listeners.append(handle)
             _serve(folder, configs, place, console)
+    return folder
+
+
+@contextmanager
+def concluded(folder: RunFolder, remedy: str, *, new: bool) -> Iterator[None]:
+    """Bring a run's folder into a terminal state when the `with` block ends.
+
+    Args:
+        folder: The run's.
+        remedy: What to do about an interruption.
+        new: Whether its folder is removed if it never let a hospital in.
+    """
+    try:
+        yield
     except BaseException as error:
-        if resume is None and not folder.was_open:
+        if new and not folder.was_open:
             shutil.rmtree(folder.path, ignore_errors=True)
-        folder.end(error, f"resume with --resume {folder.name}")
+        folder.end(error, remedy)
         raise
     folder.end(None)
-    return folder
+
+
+@contextmanager
+def shown(folder: RunFolder, configs: Sequence[Config], console: Console) -> Iterator[None]:
+    """Describe, show and log a run inside the `with` block."""
+    from polyclinic.federation.jobs import describe_run, follow_run
+
+    console.print(f"run {folder.name} in {folder.path}", markup=False)
+    describe_run(folder, configs, state="waiting", pid=os.getpid())
+    with show(LiveTable(follow_run(configs)), console) as handle, folder.logged("flwr"):
+        folder.listeners.append(handle)
+        yield
 
 
 def finish(folder: RunFolder, console: Console) -> None:
     """Write the report of a run, and print who is missing, then its tables."""
-    report = write_report(folder.path)
+    write_report(folder.path)
+    show_results(folder, console)
+
+
+def show_results(folder: RunFolder, console: Console) -> None:
+    """Print who is missing in a run whose report is written, then its tables."""
     results = read_results(folder.path)
     console.print()
     if missing := find_missing(results):
@@ -93,7 +115,7 @@ def finish(folder: RunFolder, console: Console) -> None:
     worst = standing_table(results)
     for table in [*([worst] if worst else []), *terminal_tables(results)]:
         console.print(table)
-    console.print(f"report: {report}", markup=False)
+    console.print(f"report: {folder.path / 'report.html'}", markup=False)
 
 
 def ledger_folders(run: Path, configs: Sequence[Config]) -> list[Path]:
@@ -116,6 +138,7 @@ def _serve(
 ) -> None:
     """Let hospitals connect, and run the strategies with them."""
     from polyclinic_server.enrolment.anchoring import Anchoring
+    from polyclinic_server.fleet.grid import FleetGrid
     from polyclinic_server.fleet.server import FleetServer
     from polyclinic_server.runs.app import coordinate
 
@@ -132,7 +155,8 @@ def _serve(
     ):
         console.print(place.invitation(fleet.address), markup=False)
         folder.update(address=fleet.address)
-        coordinate(fleet.grid, folder)
+        sites = chosen_sites(configs, place.authority)
+        coordinate(FleetGrid(fleet.post(folder.name, sites)), folder)
 
 
 def create_run(overrides: Sequence[str], name: str | None) -> tuple[RunFolder, list[Config]]:
@@ -185,20 +209,3 @@ def resume_run(name: str, overrides: Sequence[str]) -> tuple[RunFolder, list[Con
     configs = [load_config(each) for each in expanded]
     folder.keep_settings(expanded, configs)
     return folder, configs
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the lock of a folder, so that only one coordinator works there.
-
-    Raises:
-        RunError: Another coordinator holds the lock.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    with lock_file(folder / "lock") as mine:
-        if not mine:
-            raise RunError(
-                f"Another coordinator works in {folder.parent}. End it, or choose another folder "
-                "with deployment.runs=FOLDER."
-            )
-        yield

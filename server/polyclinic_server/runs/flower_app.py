@@ -4,18 +4,16 @@
 `polyclinic_client.fleet.app` as their ClientApp.
 """
 
-import os
 import shlex
 
 from flwr.app import Context
 from flwr.serverapp import Grid, ServerApp
 
+from polyclinic.errors import ConfigError
 from polyclinic.federation.grids.stock import StockGrid
-from polyclinic.federation.jobs import describe_run, follow_run
 from polyclinic.system.console import LineConsole
 from polyclinic_server.runs.app import coordinate
-from polyclinic_server.runs.coordinator import create_run, finish, resume_run
-from polyclinic_server.runs.live_table import LiveTable, show
+from polyclinic_server.runs.coordinator import concluded, create_run, finish, resume_run, shown
 
 app = ServerApp()
 
@@ -31,14 +29,12 @@ def main(grid: Grid, context: Context) -> None:
     name, resume = (str(context.run_config.get(key, "")) for key in ("name", "resume"))
     console = LineConsole()
     folder, configs = resume_run(resume, settings) if resume else create_run(settings, name or None)
-    console.print(f"run {folder.name} in {folder.path}", markup=False)
-    describe_run(folder, configs, state="waiting", pid=os.getpid())
-    try:
-        with show(LiveTable(follow_run(configs)), console) as handle, folder.logged("flwr"):
-            folder.listeners.append(handle)
-            coordinate(StockGrid(grid), folder)
-    except BaseException as error:
-        folder.end(error, f"resume with --run-config 'resume=\"{folder.name}\"'")
-        raise
-    folder.end(None)
+    if configs[0].deployment.sites:
+        raise ConfigError(
+            "deployment.sites chooses hospitals of polyclinic's own fleet: choose SuperNodes by "
+            "Flower's federation instead."
+        )
+    remedy = f"resume with --run-config 'resume=\"{folder.name}\"'"
+    with concluded(folder, remedy, new=False), shown(folder, configs, console):
+        coordinate(StockGrid(grid), folder)
     finish(folder, console)

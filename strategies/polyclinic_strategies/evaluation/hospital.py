@@ -1,7 +1,7 @@
 """Evaluation at a hospital: models are scored on its test cases, and compared case by case."""
 
 import math
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from polyclinic.learning.metrics import Evaluation
 from polyclinic.learning.prediction import CaseScore, evaluate_natively
 from polyclinic.learning.preparation import check_case
 from polyclinic.learning.state_dict import packed_digest
+from polyclinic.system.text import json_digest
 from polyclinic_strategies.evaluation.case_scores import CaseScores, keep_scores, read_scores
 from polyclinic_strategies.evaluation.exchange import WEIGHTS, compared_models
 
@@ -39,11 +40,12 @@ class EvaluationHospital(CommonTask):
         cases = evaluation_cases(site.dataset)
         if not cases:
             raise ConfigError("This hospital has no labelled test or validation case.")
-        if CHECKED not in site.kept:
+        checked = f"{CHECKED} {json_digest(asdict(job.data))}"  # runs may differ in it
+        if checked not in site.kept:
             for number, case in enumerate(cases, 1):
                 check_case(case, job.data)
                 site.say(order, "preparing", step=number, steps=len(cases))
-            site.kept[CHECKED] = True
+            site.kept[checked] = True
         return ""
 
     def test(self, site: Site, order: Order, weights: Tensor) -> Evaluation:

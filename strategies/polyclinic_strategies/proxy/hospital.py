@@ -64,10 +64,11 @@ class ProxyHospital(CommonTask):
 
     def _cases(self, site: Site, order: Order, system: ProxySystem) -> list[CanonicalCase]:
         """Return the training scans in the canonical frame; made once, and kept on disk too."""
-        if CASES not in site.kept:
+        kept = f"{CASES} {system.spacing_mm}"  # runs may differ in it
+        if kept not in site.kept:
             dataset = site.dataset
             check_people(dataset.training, dataset.folder / "dataset.json", "training")
-            site.kept[CASES] = prepare_cases(
+            site.kept[kept] = prepare_cases(
                 dataset.training,
                 icbm152_reference(system.spacing_mm),
                 site.state / "canonical",
@@ -77,7 +78,7 @@ class ProxyHospital(CommonTask):
                     order, "preparing", step=done, steps=total
                 ),
             )
-        found: list[CanonicalCase] = site.kept[CASES]
+        found: list[CanonicalCase] = site.kept[kept]
         return found
 
 

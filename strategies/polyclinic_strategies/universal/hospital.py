@@ -1,6 +1,6 @@
 """The universal model's part at a hospital: the encoder travels, the head of its task stays.
 
-STATE/universal/head.safetensors   the head after the last stage, for the next one
+STATE/universal/head-LEDGER.safetensors   the head after a run's last stage, for the next one
 """
 
 import json
@@ -41,7 +41,10 @@ from polyclinic_strategies.universal.pretraining import Pretraining, pretrain
 from polyclinic_strategies.universal.settings import check_parts, universal_settings
 from polyclinic_strategies.universal.teaching.teachers import feature_statistics
 
-HEAD = Path("universal") / "head.safetensors"
+
+def head_path(state: Path, ledger: str) -> Path:
+    """Return where the head of a ledger's encoders is kept, in a state folder."""
+    return state / "universal" / f"head-{ledger[:16]}.safetensors"
 
 
 class UniversalHospital(CommonTask):
@@ -120,6 +123,7 @@ class _Stage:
     ) -> None:
         self.site, self.assignment, self.network = site, assignment, network
         self.base, self.checkpoint = base, checkpoint
+        self._head = head_path(site.state, assignment.ledger)
         self.job = site.job(assignment.order)
         self.settings = universal_settings(self.job.training)
 
@@ -132,7 +136,7 @@ class _Stage:
         prepared = site.prepared(self.assignment.order)
         score = training.evaluate(network, prepared.validation, self.job.data).score
         described = json.dumps(self._describe_kept_head())
-        save_state(_site_part(network), site.state / HEAD, {"polyclinic": described})
+        save_state(_site_part(network), self._head, {"polyclinic": described})
         images = (sample.image for sample in prepared.training)
         return self._hand_in({"loss": loss, "score": score}, images)
 
@@ -185,7 +189,7 @@ class _Stage:
         site, network = self.site, self.network
         _attach(network, site.dataset, site.seed(replace(self.assignment.order, round=0)))
         try:
-            kept, metadata = load_state(site.state / HEAD)
+            kept, metadata = load_state(self._head)
             described = parse_json(metadata["polyclinic"])
         except (ModelInvalid, KeyError, ValueError):
             return

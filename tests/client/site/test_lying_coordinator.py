@@ -269,7 +269,7 @@ def test_a_lie_is_refused_where_both_sides_read_it(
     assert text.splitlines()[0] in caplog.text  # with the whole story
     assert files_of(tmp_path) == before
     made = {path.name for path in (tmp_path / "state").glob("*")}
-    assert made <= {"status.json", "assignment.json", "policy.yaml", "asked"}
+    assert made <= {"status.json", "assignments", "policy.yaml", "asked"}
 
 
 def test_there_are_many_lies() -> None:

@@ -1,5 +1,8 @@
 """The outbox: what is asked for, what waits, what was said of it, through every interruption."""
 
+import json
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from polyclinic_client.site.outbox import Outbox
 
 BASE, OTHER = "a" * 64, "b" * 64
 DIGEST, NEWER = "c" * 64, "d" * 64
+RUNS = (("a", BASE, "1"), ("b", OTHER, "2"))
 
 
 def assignment(base: str = BASE, ledger: str = "1", **order: Any) -> dict[str, Any]:
@@ -150,3 +154,88 @@ def test_a_data_set_that_is_gone_is_named(outbox: Outbox) -> None:
     (outbox.data / "dataset.json").unlink()
     with pytest.raises(DatasetInvalid, match=r"dataset\.json"):
         outbox.todo()
+
+
+def test_two_runs_get_what_was_made_for_them_and_the_work_is_done_by_turns(outbox: Outbox) -> None:
+    keep_base(outbox)
+    keep_base(outbox, OTHER)
+    outbox.assign(assignment(BASE, "1", run="a"))
+    outbox.assign(assignment(OTHER, "2", run="b"))
+    first, second = finish(outbox, DIGEST), finish(outbox, NEWER)
+    assert first != second and outbox.todo() is None
+    wanted = {
+        name: outbox.assign(assignment(base, ledger, run=name)) for name, base, ledger in RUNS
+    }
+    made = {name: outbox.ready(each) for name, each in wanted.items()}
+    keys = {name: outbox.key(each.values) for name, each in wanted.items()}
+    for name, ready in made.items():
+        assert ready is not None and (ready.digest == DIGEST) == (keys[name] == first)
+    given = made["a"]
+    assert given is not None
+    outbox.settle(given.digest, True, "", wanted["a"])
+    assert outbox.ready(wanted["a"]) is None and outbox.ready(wanted["b"]) == made["b"]
+    assert outbox.outcome(keys["a"], wanted["a"].ledger)
+    assert outbox.outcome(keys["b"], wanted["b"].ledger) is None
+    outbox.assign(assignment(BASE, "1", run="a", seed=1))  # the next work of both
+    outbox.assign(assignment(OTHER, "2", run="b", seed=1))
+    turns = [outbox.wanted(finish(outbox, digit * 64)) for digit in "ef"]
+    assert {each.values["order"]["run"] for each in turns if each} == {"a", "b"}
+
+
+def test_two_runs_that_want_the_same_work_share_it_and_each_has_its_word(outbox: Outbox) -> None:
+    keep_base(outbox)
+    a = outbox.assign(assignment(ledger="1", run="a"))
+    b = outbox.assign(assignment(ledger="2", run="b"))
+    key = finish(outbox)
+    assert outbox.ready(a) is not None and outbox.ready(a) == outbox.ready(b)
+    outbox.settle(DIGEST, True, "", a)
+    assert outbox.todo() is None  # b is offered what is there when it asks
+    outbox.settle(DIGEST, False, "not here", b)
+    outbox.settle(DIGEST, False, "again", a)  # a word comes once
+    said = [outbox.outcome(key, each.ledger) for each in (a, b)]
+    assert [each.accepted for each in said if each] == [True, False]
+    assert outbox.todo() is None
+
+
+def test_work_that_failed_for_one_run_is_tried_for_another_and_not_in_circles(
+    outbox: Outbox,
+) -> None:
+    keep_base(outbox)
+    keep_base(outbox, OTHER)
+    outbox.assign(assignment(BASE, "1", run="a"))
+    outbox.assign(assignment(OTHER, "2", run="b"))
+    first = outbox.todo()
+    assert first is not None
+    outbox.fail(first, "too few cases")
+    second = outbox.todo()
+    assert second not in (None, first)
+    outbox.fail(second or "", "too few cases")
+    assert outbox.todo() is None
+
+
+def test_a_run_that_asks_goes_before_one_that_is_silent_and_a_run_that_is_over_is_forgotten(
+    outbox: Outbox,
+) -> None:
+    keep_base(outbox)
+    keep_base(outbox, OTHER)
+    silent = outbox.assign(assignment(BASE, "1", run="a"))
+    kept = outbox.state / "assignments" / f"{silent.name}.json"
+    os.utime(kept, (time.time() - 3600,) * 2)
+    asking = outbox.assign(assignment(OTHER, "2", run="b"))
+    assert outbox.todo() == outbox.key(asking.values)
+    finish(outbox)
+    assert outbox.todo() == outbox.key(silent.values)  # nothing else is to be done
+    finish(outbox, NEWER)
+    os.utime(kept, (1.0, 1.0))
+    outbox.assign(assignment(OTHER, "2", run="b"))
+    assert [each.name for each in outbox.assignments.all()] == [asking.name]
+    assert outbox.find(DIGEST) and not outbox.find(NEWER)
+
+
+def test_what_an_earlier_version_was_asked_is_known(outbox: Outbox) -> None:
+    keep_base(outbox)
+    outbox.state.mkdir(exist_ok=True)
+    (outbox.state / "assignment.json").write_text(json.dumps(assignment()))
+    assert outbox.todo() is not None and outbox.assignment() == assignment()
+    outbox.assign(assignment(ledger="2"))
+    assert [each.ledger for each in outbox.assignments.all()] == ["2" * 64]

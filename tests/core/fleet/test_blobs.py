@@ -275,3 +275,15 @@ def test_a_kill_leaves_whole_blobs_and_parts(written: int, tmp_path: Path) -> No
             assert content[:offset] == path.read_bytes()
             store.append(path.stem, offset, content[offset:])
             assert store.finish(path.stem).read_bytes() == content
+
+
+def test_a_blob_that_another_process_wrote_is_taken_over(tmp_path: Path) -> None:
+    theirs, ours = BlobStore(tmp_path / "theirs"), BlobStore(tmp_path / "ours")
+    digest = theirs.put([CONTENT]).digest
+    ours.adopt(tmp_path / "theirs" / digest)
+    assert ours.path(digest).read_bytes() == CONTENT and not theirs.has(digest)
+    ours.adopt(tmp_path / "theirs" / digest)  # it is here
+    with pytest.raises(BlobMissing):
+        ours.adopt(tmp_path / "theirs" / digest_of(b"other"))
+    with pytest.raises(BlobRefused):
+        ours.adopt(tmp_path / "theirs" / "boot")

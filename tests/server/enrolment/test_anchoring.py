@@ -244,6 +244,24 @@ def test_the_ledgers_of_a_run_are_found_whatever_the_strategy(tmp_path: Path) ->
     assert found == [tmp_path / "ledger", Path("runs/one"), Path("runs/two")]
 
 
+def test_the_ledgers_of_several_runs_come_and_go(authority: Authority, tmp_path: Path) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        with Ledger.open(folder) as ledger:
+            hand_over(ledger, "north")
+    anchoring = Anchoring(authority)
+    counts = [len(anchoring())]
+    anchoring.follow("x", folders)
+    anchoring.follow("y", folders[1:])
+    counts.append(len(anchoring()))
+    anchoring.leave("x")
+    counts.append(len(anchoring()))
+    anchoring.leave("y")
+    counts.append(len(anchoring()))
+    anchoring.close()
+    assert counts == [1, 3, 2, 1]
+
+
 def test_nobody_waits_while_another_thread_looks(authority: Authority) -> None:
     anchoring = Anchoring(authority)
     (known,) = anchoring()

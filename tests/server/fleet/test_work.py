@@ -191,7 +191,7 @@ def test_a_reply_whose_acknowledgement_was_lost_is_taken_once(
 ) -> None:
     question = mary.work_of(lab.grid)
     mary.say(reply=wire.Reply(envelope=wire.Envelope(reply_to=mary.asked, content=wire.Content())))
-    until(lambda: not lab.grid._work.unanswered("st-mary"), lab.grid)
+    until(lambda: not lab.grid._post._work.unanswered("st-mary"), lab.grid)
     mary.cut()
     mary.attend()  # it still holds the work, and is told at once
     assert mary.hear("taken").taken.message_id == question.message_id
@@ -274,7 +274,7 @@ def test_many_answers_that_nobody_asked_for_cost_no_memory(
         peak = max(peak, psutil.Process().memory_info().rss)
 
     assert peak - before < 50 * 2**20  # of both sides: they share this process
-    assert contents(plain.grid._work.questions.folder.parent) == []
+    assert contents(plain.grid._post._work.questions.folder.parent) == []
     assert hospital.work_of(plain.grid).message_id == hospital.asked
 
 
@@ -388,7 +388,7 @@ def test_contents_are_removed_when_no_open_work_needs_them(
     mary.store(data)
     large(question).CopyFrom(wire.Blob(digest=digest_of(data), size=len(data)))
     mary.reply(mary.asked, question.content)
-    folder = lab.grid._work.questions.folder.parent
+    folder = lab.grid._post._work.questions.folder.parent
     assert len(contents(folder)) == 2
     reply = only(lab.grid, mary)
     assert contents(folder) == []
@@ -405,7 +405,7 @@ def test_work_is_forgotten_after_its_time(lab: Coordinator, mary: ThinHospital) 
     (expired,) = [mary.work().message_id]
     assert mary.reply(expired, wire.Content()) == expired
     assert lab.grid.pull_messages([expired]) == []
-    assert contents(lab.grid._work.questions.folder) == []
+    assert contents(lab.grid._post._work.questions.folder) == []
 
 
 def test_an_unknown_node_is_not_asked(lab: Coordinator, mary: ThinHospital) -> None:
@@ -481,7 +481,7 @@ def test_a_server_stops_at_once_and_leaves_nothing(plain: FleetServer, plain_war
         hospital = plain_ward.hospital(f"h{number}")
         hospital.attend()
         hospital.work_of(plain.grid, model())
-    folder = plain.grid._work.questions.folder.parent
+    folder = plain.grid._post._work.questions.folder.parent
     start = time.monotonic()
     plain.__exit__(None, None, None)
     assert time.monotonic() - start < 5.0
