@@ -148,6 +148,17 @@ class SumsConfig:
     noise_multiplier: Ratio = 0.0
 
 
+Epsilon = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class PatientsConfig:
+    """Training with differential privacy for each patient, see `polyclinic.learning.private`."""
+
+    epsilon: Epsilon  # most that all training for the run tells about one patient of a hospital
+    clipping_norm: Positive  # Euclidean length to which one patient's gradient is shortened
+
+
 class PrivacyConfig(TypedDict):
     """Protection of a hospital.
 
@@ -159,6 +170,7 @@ class PrivacyConfig(TypedDict):
     _target_: str | None
     release: Release  # of statistics, asked of every hospital
     sums: NotRequired[SumsConfig]  # of updates; left out: they travel as they are
+    patients: NotRequired[PatientsConfig]  # left out: training has no noise
 
 
 @dataclass(frozen=True, config=STRICT)
