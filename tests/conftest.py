@@ -46,6 +46,7 @@ LONG = {  # files whose tests run whole federations, or train, for many seconds
     "client/policy/test_imprint.py",
     "client/policy/test_thousand_runs.py",
     "core/learning/bundles/test_write.py",
+    "strategies/averaging/test_patients.py",
     "core/simulation/test_labels.py",
     "core/simulation/test_planned.py",
     "core/simulation/test_run.py",

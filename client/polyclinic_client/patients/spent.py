@@ -9,7 +9,7 @@ entries count as being about the same patients.
 import fcntl
 import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from polyclinic.errors import ConfigError
 from polyclinic.learning.private.accounting import MOST_NOISE, MOST_STEPS, Spending, epsilon
 from polyclinic.system.durable import DIGEST, make_folder, write_durably
 from polyclinic.system.text import parse_json
+from polyclinic_client.policy.policy import read_policy
 
 FILE, LOCK = "spent.json", "spent.lock"
 LARGEST_BYTES = 64 * 2**20
@@ -154,9 +155,19 @@ def told_by(entries: Sequence[Entry]) -> Told:
     return Told(found, delta, len({each.run for each in entries}), len(entries))
 
 
-def describe_spent(entries: Iterable[Entry], budget: float | None) -> str:
-    """Say in a sentence what training has told so far."""
-    told = told_by(list(entries))
+def describe_spent(state: Path, run: str | None = None) -> str:
+    """Say what training has told about one patient so far, and what may be told.
+
+    Args:
+        state: The hospital's state folder.
+        run: Only what was told for this run.
+
+    Raises:
+        SpentDamaged, PolicyDamaged: It is not known.
+    """
+    entries = [each for each in Spent(state).entries() if run in (None, each.run)]
+    told, policy = told_by(entries), read_policy(state)
+    budget = policy.epsilon_budget if run is None else policy.epsilon
     of = "without a budget" if budget is None else f"of a budget of {budget:g}"
     if not told.rounds:
         return f"no private training yet, epsilon 0 {of}"

@@ -42,3 +42,28 @@ def test_each_hospital_counts_what_it_tells_and_no_loss_leaves(
             assert told[0] < told[1] <= 20 * (1 + 1e-6) and told[1] > 19.99
         notes = [each["text"] for each in events(result, "note")]
         assert any("north 20, south 20, west 20" in text for text in notes)
+
+
+def test_what_protects_nobody_is_refused_before_anybody_is_asked(sites: list[Path]) -> None:
+    for more, said in (
+        (("strategy=averaging/local",), "shares nothing"),
+        (("strategy=merging/mean",), "cannot train so"),
+        (("strategy=refinement",), "cannot train so"),
+        (("model=unet_batchnorm",), "running statistics"),
+        (("training.shifts.feature=mixstyle",), "shifts.feature"),
+    ):
+        small = [each for each in SMALL if not (more[0].startswith("model=") and "model" in each)]
+        with pytest.raises(ConfigError, match=said):
+            simulate(sites, *small, *PRIVATE, *more, rounds=1)
+
+
+def test_a_hospital_with_a_budget_takes_part_in_private_training_alone(
+    sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("epsilon_budget: 15\n")
+    monkeypatch.setenv("POLYCLINIC_POLICY", str(policy))
+    with pytest.raises(PolyclinicError, match="has no differential privacy"):
+        simulate(sites, *SMALL, strategy="averaging/fedavg", rounds=1)
+    with pytest.raises(PolyclinicError, match="budget"):
+        simulate(sites, *SMALL, *PRIVATE, strategy="averaging/fedavg", rounds=1)
