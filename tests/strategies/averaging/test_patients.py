@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from polyclinic.errors import ConfigError, PolyclinicError
 from polyclinic.federation.run_folder import read_lines
 from polyclinic.learning.private.accounting import epsilon
 from polyclinic.simulation.result import SimulationResult
