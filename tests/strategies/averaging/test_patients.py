@@ -50,8 +50,8 @@ def test_what_protects_nobody_is_refused_before_anybody_is_asked(sites: list[Pat
         (("strategy=averaging/local",), "shares nothing"),
         (("strategy=merging/mean",), "cannot train so"),
         (("strategy=refinement",), "cannot train so"),
-        (("model=unet_batchnorm",), "running statistics"),
-        (("training.shifts.feature=mixstyle",), "shifts.feature"),
+        (("model=unet_batchnorm", "model.spatial_dims=2"), "running statistics"),
+        (("training.shifts.feature=mixstyle",), r"shifts\.feature"),
     ):
         small = [each for each in SMALL if not (more[0].startswith("model=") and "model" in each)]
         with pytest.raises(ConfigError, match=said):
