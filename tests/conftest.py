@@ -45,6 +45,7 @@ LONG = {  # files whose tests run whole federations, or train, for many seconds
     "client/dicom/test_privacy.py",
     "client/policy/test_imprint.py",
     "client/policy/test_thousand_runs.py",
+    "benchmarks/test_attacks.py",
     "core/learning/bundles/test_write.py",
     "strategies/averaging/test_patients.py",
     "core/simulation/test_labels.py",
