@@ -45,8 +45,9 @@ def answer_round(site: Site, order: Order, weights: Tensor, hospital: Hospital) 
     path = site.folder(order) / ANSWERS / f"{question}.safetensors"
     entries = spent.entries()
     found = _kept(path)
-    if found is None:
+    if found is None or found[1] not in entries:
         check_round(policy, order, plan, entries)
+    if found is None:
         trained = hospital.train(site, order, weights)
         about = (order.run, order.arm, order.round, question)
         found = trained.weights, new_entry(*about, plan.patients, plan.delta, plan.spending)

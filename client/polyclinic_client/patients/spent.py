@@ -1,6 +1,6 @@
 """What training has told about this hospital's patients so far, over all runs: STATE/spent.json.
 
-    {"number": 1, "run": "brain-2026", "strategy": "fedavg", "round": 3, "share": 0.1, ...}
+    {"run": "brain-2026", "strategy": "fedavg", "round": 3, "share": 0.1, ...}
 
 An entry is on the disk before the result of its training leaves, and none is ever removed. All
 entries count as being about the same patients.

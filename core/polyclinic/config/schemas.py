@@ -149,6 +149,8 @@ class SumsConfig:
 
 
 Epsilon = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+# within these, noise and gradients are far from the ends of float32
+ClippingNorm = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -156,7 +158,7 @@ class PatientsConfig:
     """Training with differential privacy for each patient, see `polyclinic.learning.private`."""
 
     epsilon: Epsilon  # most that all training for the run tells about one patient of a hospital
-    clipping_norm: Positive  # Euclidean length to which one patient's gradient is shortened
+    clipping_norm: ClippingNorm  # Euclidean length to which one patient's gradient is shortened
 
 
 class PrivacyConfig(TypedDict):

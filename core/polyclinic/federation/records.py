@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
-from polyclinic.config.schemas import STRICT, Count, Epsilon, Positive
+from polyclinic.config.schemas import STRICT, ClippingNorm, Count, Epsilon
 from polyclinic.config.validation import (
     MOST_ENTRIES,
     NAME,
@@ -61,7 +61,7 @@ class PatientTerms:
 
     epsilon: Epsilon
     delta: Annotated[float, Field(gt=0, lt=1)]
-    clipping_norm: Positive
+    clipping_norm: ClippingNorm
 
 
 @validated(frozen=True, config=STRICT)

@@ -78,6 +78,10 @@ def test_a_crash_before_the_answer_is_kept_counts_nothing_and_one_behind_it_coun
         patched.setattr(Spent, "note", dies)
         with pytest.raises(MemoryError):  # the answer is kept, and did not leave
             answer_round(site, made, weights, hospital)
+    (site.state / POLICY).write_text("epsilon_budget: 0.1\n")  # it counts for what did not leave
+    with pytest.raises(NotAllowed, match="budget"):
+        answer_round(site, made, weights, hospital)
+    (site.state / POLICY).unlink()
     answered = answer_round(site, made, weights, hospital)
     assert hospital.times == 2 and torch.equal(answered.weights, weights + 2)
     assert len(Spent(site.state).entries()) == 1

@@ -41,6 +41,9 @@ def test_each_hospital_counts_what_it_tells_and_no_loss_leaves(
             told = [each["epsilon"] for each in answers if each["site"] == site]
             assert told[-1] == pytest.approx(counted, abs=1e-9)
             assert told[0] < told[1] <= 20 * (1 + 1e-6) and told[1] > 19.99
+        page = result.report(result.folder / "page.html").read_text(encoding="utf-8")
+        table = page.partition('id="patients"')[2].partition("</table>")[0]
+        assert table.count('<td class="num">20</td>') == 3
         notes = [each["text"] for each in events(result, "note")]
         assert any("north 20, south 20, west 20" in text for text in notes)
 
