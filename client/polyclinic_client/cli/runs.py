@@ -105,8 +105,8 @@ def runs(
         console.print(f"{each.digest}  {_standing(folder, each)}", markup=False)
         for sentence in each.asked.words():
             console.print(f"  {clean(sentence)}", markup=False)
-        told = describe_spent(folder, each.asked.run)
-        console.print(f"  So far its private training has told {told}.", markup=False)
+        spent = describe_spent(folder, each.asked.run)
+        console.print(f"  So far its private training has told {spent}.", markup=False)
 
 
 def approve(what: What, kit: Kit = None, name: Name = None, state: State = None) -> None:

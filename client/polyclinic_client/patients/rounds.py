@@ -6,6 +6,7 @@ answered.
 """
 
 import contextlib
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from polyclinic.learning.private.plan import PrivatePlan
 from polyclinic.learning.state_dict import load_state, packed_digest, save_state
 from polyclinic.learning.training import FitResult
 from polyclinic.system.text import json_digest
-from polyclinic_client.patients.spent import Entry, Spent, new_entry, told_by
+from polyclinic_client.patients.spent import Entry, Spent, told_by
 from polyclinic_client.policy.policy import Policy, read_policy
 
 ANSWERS, WEIGHTS, ENTRY = "answers", "weights", "entry"
@@ -49,8 +50,7 @@ def answer_round(site: Site, order: Order, weights: Tensor, hospital: Hospital) 
         check_round(policy, order, plan, entries)
     if found is None:
         trained = hospital.train(site, order, weights)
-        about = (order.run, order.arm, order.round, question)
-        found = trained.weights, new_entry(*about, plan.patients, plan.delta, plan.spending)
+        found = trained.weights, _entry(order, question, plan)
         save_state({WEIGHTS: found[0]}, path, {ENTRY: found[1].model_dump_json()})
         _forget_old(path)
     answered, entry = found
@@ -109,6 +109,21 @@ def question_digest(order: Order, weights: Tensor) -> str:
     """Return the SHA-256 of all that the answer to a round depends on."""
     asked = {name: value for name, value in asdict(order).items() if name not in UNLIKE}
     return json_digest([asked, packed_digest(weights)])
+
+
+def _entry(order: Order, question: str, plan: PrivatePlan) -> Entry:
+    return Entry(
+        time=time.time(),
+        run=order.run,
+        strategy=order.arm,
+        round=order.round,
+        question=question,
+        patients=plan.patients,
+        delta=plan.delta,
+        share=plan.spending.share,
+        noise=plan.spending.noise,
+        steps=plan.spending.steps,
+    )
 
 
 def _check_budget(policy: Policy, before: Sequence[Entry], more: Spending, delta: float) -> None:

@@ -8,10 +8,9 @@ entries count as being about the same patients.
 
 import fcntl
 import os
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -170,22 +169,8 @@ def describe_spent(state: Path, run: str | None = None) -> str:
     budget = policy.epsilon_budget if run is None else policy.epsilon
     of = "without a budget" if budget is None else f"of a budget of {budget:g}"
     if not told.rounds:
-        return f"no private training yet, epsilon 0 {of}"
+        return f"epsilon 0 {of}"
     return (
         f"epsilon {told.epsilon:.4g} {of} (delta {told.delta:.3g}), in {told.rounds} rounds of "
         f"{told.runs} runs"
     )
-
-
-def new_entry(
-    run: str,
-    strategy: str,
-    number: int,
-    question: str,
-    patients: int,
-    delta: float,
-    spent: Spending,
-) -> Entry:
-    """Make an entry of the present time."""
-    about = {"run": run, "strategy": strategy, "round": number, "question": question}
-    return Entry(time=time.time(), patients=patients, delta=delta, **about, **asdict(spent))

@@ -236,8 +236,8 @@ def training_reply(
 ) -> Message:
     """Make a hospital's answer to `train`."""
     figures = training_figures(num_examples, loss, seconds, epsilon)
-    content = {ARRAYS: weights_to_record(weights), METRICS: MetricRecord(figures)}
-    return Message(pack_content(RecordDict(content)), reply_to=message)
+    content = RecordDict({ARRAYS: weights_to_record(weights), METRICS: MetricRecord(figures)})
+    return Message(pack_content(content), reply_to=message)
 
 
 def training_figures(

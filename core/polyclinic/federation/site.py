@@ -238,8 +238,9 @@ def tell_training(site: Site, order: Order) -> Callable[[int, int, float], None]
         if made:
             step_s = (time.monotonic() - first[1]) / made
             pace = {"step_s": round(step_s, 4), "left_s": round(step_s * (steps - step), 1)}
-        shown = {"loss": loss} if math.isfinite(loss) else {}
-        site.say(order, "training", step=step, steps=steps, **shown, **pace)
+        if math.isfinite(loss):
+            pace["loss"] = loss
+        site.say(order, "training", step=step, steps=steps, **pace)
 
     return tell
 
