@@ -104,19 +104,34 @@ def leak(images: Tensor, bins: int, seed: int) -> Tensor:
     Returns:
         Shape (bins - 1, numbers): in each bin into which one image fell alone, that image.
     """
-    numbers = images.shape[1]
+    layer, behind = imprint_layers(images, bins, seed)
+    return read_bins(*imprint_gradients(images, layer, behind))
+
+
+def imprint_layers(images: Tensor, bins: int, seed: int) -> tuple[nn.Linear, nn.Linear]:
+    """Make an imprint layer that fits images' mean brightness, and a layer behind it."""
     torch.manual_seed(seed)
-    layer, behind = nn.Linear(numbers, bins), nn.Linear(bins, 2)
+    layer, behind = nn.Linear(images.shape[1], bins), nn.Linear(bins, 2)
     means = images.mean(1)
     with torch.no_grad():
-        layer.weight.copy_(torch.full((bins, numbers), 1.0 / numbers))
+        layer.weight.copy_(torch.full((bins, images.shape[1]), 1.0 / images.shape[1]))
         quantiles = (torch.arange(bins) + 0.5) / bins
         layer.bias.copy_(-(means.mean() + means.std() * torch.special.ndtri(quantiles)))
         behind.weight.copy_(torch.randn(2, 1).expand(2, bins))
+    return layer, behind
+
+
+def imprint_gradients(images: Tensor, layer: nn.Linear, behind: nn.Linear) -> tuple[Tensor, Tensor]:
+    """Return the gradients of the layer's weights and biases for a batch of images."""
     loss = nn.functional.cross_entropy(
         behind(torch.relu(layer(images))), torch.zeros(len(images), dtype=torch.long)
     )
     by_weight, by_bias = torch.autograd.grad(loss, [layer.weight, layer.bias])
+    return by_weight, by_bias
+
+
+def read_bins(by_weight: Tensor, by_bias: Tensor) -> Tensor:
+    """Take images out of the gradients of an imprint layer; shape as of `leak`."""
     steps, amounts = by_weight[:-1] - by_weight[1:], by_bias[:-1] - by_bias[1:]
     return steps / torch.where(amounts.abs() > 1e-12, amounts, torch.inf)[:, None]
 

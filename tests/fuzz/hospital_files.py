@@ -14,6 +14,7 @@ from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.security.keys import load_private_key
 from polyclinic.security.kit import Kit
 from polyclinic_client.fleet.anchors import Anchors
+from polyclinic_client.patients.spent import Spent, SpentDamaged
 from polyclinic_client.policy.asked import Asked
 from polyclinic_client.policy.decisions import decision_on, requests
 from polyclinic_client.policy.policy import Policy, PolicyDamaged, read_policy
@@ -77,6 +78,11 @@ def _journal() -> bytes:
 def _read_decision(folder: Path) -> None:
     found = decision_on(folder, DIGEST)
     assert found is None or isinstance(found.approved, bool)
+
+
+def _read_spent(folder: Path) -> None:
+    entries = Spent(folder).entries()
+    assert all(each.spent.steps >= 1 and 0 < each.delta < 1 for each in entries)
 
 
 def _read_requests(folder: Path) -> None:
@@ -186,6 +192,18 @@ hours: 1.5
 """
 JOURNAL = _journal()
 DECISION = {"approved": True, "reason": "", "by": "a", "time": 1.7e9}
+SPENT = {
+    "time": 1.7e9,
+    "run": "r",
+    "strategy": "fedavg",
+    "round": 1,
+    "question": "a" * 64,
+    "patients": 9,
+    "delta": 1e-5,
+    "share": 0.5,
+    "noise": 1.5,
+    "steps": 4,
+}
 ASKED = Asked("run", "arm", "merging", 3, names={"model": "unet", "data": "brain_tissue"})
 READERS = (
     json_file("kit", "k.json", KIT, lambda folder: Kit.read(folder / "k.json"), KitInvalid),
@@ -216,6 +234,7 @@ READERS = (
     ),
     json_file("decision", f"decisions/{DIGEST}.json", DECISION, _read_decision, PolicyDamaged),
     json_file("asked", f"asked/{ASKED.digest}.json", ASKED.values(), _read_requests),
+    json_file("spent", "spent.json", [SPENT], _read_spent, SpentDamaged),
     json_file("status", "status.json", STATUS, _read_status),
     json_file("anchors", "anchors.json", ANCHORS, _read_anchors, ConfigError),
     json_file("made", ".made.json", {"a": ["b", 1]}, lambda folder: _Made(folder, "m")),

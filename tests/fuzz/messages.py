@@ -22,7 +22,7 @@ from polyclinic.federation.answers import read_figures, read_hello, read_trained
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.envelope import BufferArray, decode
 from polyclinic.federation.envelope.content import CONFIG, unpack_message, weights_from_message
-from polyclinic.federation.records import Order, order_from_message, order_to_config
+from polyclinic.federation.records import Order, PatientTerms, order_from_message, order_to_config
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.learning.measures.estimates import check_bounds, pool_all
 from polyclinic.learning.measures.names import MEASURES
@@ -43,7 +43,13 @@ from tests.fuzz.reader import Reader
 
 BLOB = "b" * 64
 NAMES = {"model": "unet_2d", "data": "brain_tissue_slices", "training": "default"}
-ORDER = Order("run", "arm", 0, 3, "none", "1", NAMES, {"training.epochs": 2}, {"model": "d" * 64})
+ORDER = Order(
+    *("run", "arm", 0, 3, "none", "1"),
+    NAMES,
+    {"training.epochs": 2},
+    {"model": "d" * 64},
+    patients=PatientTerms(8.0, 1e-5, 1.0),
+)
 ASSIGNMENT = Assignment(ORDER, "b" * 64, "t", "e" * 64, ("correlation",))
 LISTS = {
     bool: ("truths", wire.Truths),

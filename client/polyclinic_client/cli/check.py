@@ -29,6 +29,7 @@ from polyclinic_client.dicom.importing.record import FILE as IMPORT_RECORD
 from polyclinic_client.fleet.join import EXPIRY_DAYS
 from polyclinic_client.network.connection import Connection
 from polyclinic_client.network.introduction import Welcome, days_until
+from polyclinic_client.patients.spent import describe_spent
 
 Examination = tuple[str, Callable[[], Finding | str]]  # title, and what is looked at
 NEEDED_MEMORY = 2 * 2**30  # torch, MONAI, a small 3-D network
@@ -57,6 +58,7 @@ def check_everything(
         *([("DICOM", lambda: describe_origin(data))] if (data / IMPORT_RECORD).exists() else []),
         ("images", lambda: check_images(dataset, deep, console)),
         ("state", lambda: check_state(state)),
+        ("patients", lambda: f"private training has told {describe_spent(state)}"),
         ("disk", lambda: check_disk(state)),
         ("memory", lambda: _check_memory(dataset)),
         ("GPU", check_gpu),

@@ -71,6 +71,7 @@ def runs(
     as_json: Annotated[bool, typer.Option("--json", help="Write JSON.")] = False,
 ) -> None:
     """See RUNS_HELP."""
+    from polyclinic_client.patients.spent import describe_spent
     from polyclinic_client.policy.decisions import requests
 
     folder = chosen_state(state, kit, name)
@@ -98,11 +99,14 @@ def runs(
         return
     if what is None:
         console.print(_table(folder, found))
+        console.print(f"Private training has told {describe_spent(folder)}.", markup=False)
         return
     for each in found:
         console.print(f"{each.digest}  {_standing(folder, each)}", markup=False)
         for sentence in each.asked.words():
             console.print(f"  {clean(sentence)}", markup=False)
+        spent = describe_spent(folder, each.asked.run)
+        console.print(f"  So far its private training has told {spent}.", markup=False)
 
 
 def approve(what: What, kit: Kit = None, name: Name = None, state: State = None) -> None:

@@ -47,10 +47,12 @@ def sent(
 ) -> None:
     """See SENT_HELP."""
     from polyclinic_client.cli.runs import chosen_state
+    from polyclinic_client.patients.spent import describe_spent
     from polyclinic_client.sent import pages
     from polyclinic_client.sent.journal import FILE, Journal
 
-    journal = Journal(chosen_state(state, kit, name) / FILE)
+    folder = chosen_state(state, kit, name)
+    journal = Journal(folder / FILE)
     console = LineConsole()
     if verify:
         for line in pages.verification(journal, holds):
@@ -58,7 +60,7 @@ def sent(
         return
     entries = [each for each in journal.entries() if run in (None, each.run)]
     if html is not None:
-        html.write_text(pages.page(entries, journal), encoding="utf-8")
+        html.write_text(pages.page(entries, journal, describe_spent(folder, run)), encoding="utf-8")
         console.print(f"{html}: {len(entries)} entries", markup=False)
     elif as_json:
         console.print(pages.as_json(entries), markup=False)
@@ -66,3 +68,4 @@ def sent(
         console.print(pages.table(entries, everything=everything))
         for line in pages.totals(entries):
             console.print(line, markup=False)
+        console.print(f"Private training has told {describe_spent(folder, run)}.", markup=False)

@@ -13,6 +13,7 @@ from polyclinic.federation.records import (
     evaluation_reply,
     hello_reply,
     order_from_message,
+    training_figures,
     training_reply,
 )
 from polyclinic.federation.secure_sums.messages import (
@@ -61,9 +62,9 @@ def train(message: Message, context: Context) -> Message:
         trained = open_site(context.node_config).train(
             order_from_message(message), weights_from_message(message)
         )
-    result = trained.result
+    result, seconds = trained.result, time.monotonic() - start
     return training_reply(
-        message, trained.weights, result.num_examples, result.loss, time.monotonic() - start
+        message, trained.weights, result.num_examples, result.loss, seconds, trained.epsilon
     )
 
 
@@ -79,11 +80,8 @@ def train_for_sum(message: Message, context: Context) -> Message:
     with compute_slot():
         trained = site.train(order_from_message(message), asked)
         prepared = membership.quantize(terms, trained.weights.numpy(), asked.numpy())
-    figures = {
-        "num-examples": trained.result.num_examples,
-        "loss": trained.result.loss,
-        "seconds": time.monotonic() - start,
-    }
+    result, seconds = trained.result, time.monotonic() - start
+    figures = training_figures(result.num_examples, result.loss, seconds, trained.epsilon)
     return _into_sum(message, context, prepared, figures)
 
 

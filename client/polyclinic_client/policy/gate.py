@@ -113,6 +113,12 @@ def check_protections(policy: Policy, asked: Asked) -> None:
             "none",
             "Choose a strategy and a privacy with them.",
         )
+    if policy.epsilon_budget is not None and asked.epsilon is None:
+        raise NotAllowed(
+            "This hospital's policy has a budget for what training tells about a patient "
+            "(epsilon_budget), and the run's training has no differential privacy",
+            "Choose privacy=patient_dp.",
+        )
     if policy.epsilon is not None and (asked.epsilon is None or asked.epsilon > policy.epsilon):
         has = "none" if asked.epsilon is None else f"{asked.epsilon:g}"
         raise NotAllowed(

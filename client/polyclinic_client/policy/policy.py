@@ -54,6 +54,9 @@ class Policy:
         secure_sums: Whether updates leave only as parts of sums that nobody can take apart.
         epsilon: Most that all training for a run may tell about one patient, as differential
             privacy with this epsilon; None demands none.
+        epsilon_budget: Most that all training may tell about one patient, over all runs; None sets
+            no bound.
+        hide_epsilon: Whether the coordinator is not told what training has told so far.
         min_subjects: No mean over fewer subjects leaves.
         noise_multiplier: Least noise on such a mean, see `polyclinic.config.release.Release`.
         delta: Value for which epsilon is computed.
@@ -77,6 +80,8 @@ class Policy:
     approval: Truth = False
     secure_sums: Truth = False
     epsilon: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    epsilon_budget: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
+    hide_epsilon: Truth = False
     min_subjects: MinSubjects = 3
     noise_multiplier: NoiseMultiplier = 0.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5

@@ -24,7 +24,7 @@ def epsilon_of(kind: str, asked: Asked, state: Path) -> float | None:
     Raises:
         PolicyDamaged: The policy cannot be read.
     """
-    if kind in ("update", "contribution") and asked.epsilon is not None:
+    if kind in ("update", "masked update", "contribution") and asked.epsilon is not None:
         return asked.epsilon
     if kind != "statistics" or not asked.statistics:
         return None

@@ -99,8 +99,14 @@ def verification(journal: Journal, holds: str) -> list[str]:
     return [*lines, "Note the newest hash elsewhere, and check it later with --holds HASH."]
 
 
-def page(entries: Sequence[Entry], journal: Journal) -> str:
-    """Make a page, in one file, for the data-protection officer."""
+def page(entries: Sequence[Entry], journal: Journal, spent: str) -> str:
+    """Make a page, in one file, for the data-protection officer.
+
+    Args:
+        entries: That are shown.
+        journal: All of it.
+        spent: What private training has told so far, in words.
+    """
     loader = PackageLoader("polyclinic_client.sent")
     environment = Environment(loader=loader, autoescape=True, undefined=StrictUndefined)
     sums: dict[tuple[str, str], list[Entry]] = defaultdict(list)
@@ -132,6 +138,7 @@ def page(entries: Sequence[Entry], journal: Journal) -> str:
         ],
         summary=summary,
         verdict=journal.verify(),
+        spent=spent,
         made=moment(time.time()),
         version=version("polyclinic"),
     )

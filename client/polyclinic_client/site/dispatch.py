@@ -14,13 +14,20 @@ def hospital_of(order: Order) -> Hospital:
 
     Raises:
         MethodMissing: It is not installed here.
+        ConfigError: It does not protect patients as the order promises.
     """
-    if not order.method:
+    if not order.method and order.patients is None:
         return HOSPITAL
     if order.method not in methods():
         others = [f"{package} {version}" for package, version in order.plugins.items()]
         raise MethodMissing(order.method, ", ".join(others))
-    found: Hospital = methods()[order.method].load("hospital")
+    method = methods()[order.method]
+    if order.patients is not None and not method.patients:
+        raise ConfigError(
+            f"The method {order.method} has no training that protects each patient, which the run "
+            "promises: choose strategy=averaging/fedavg, or privacy=none."
+        )
+    found: Hospital = method.load("hospital")
     return found
 
 

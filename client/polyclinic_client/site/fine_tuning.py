@@ -12,7 +12,7 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-from polyclinic.errors import ModelInvalid, OutOfMemory, PolyclinicError
+from polyclinic.errors import ConfigError, ModelInvalid, OutOfMemory, PolyclinicError
 from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.records import order_to_config
 from polyclinic.learning.state_dict import load_state, shared_names
@@ -47,6 +47,8 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
         PolyclinicError: Whatever is wrong with data or settings.
     """
     order = assignment.order
+    if order.patients is not None:
+        raise ConfigError("A contribution has no training that protects each patient.")
     if assignment.statistics:
         site.release_book.note(key)
     network = site.build_network(order)

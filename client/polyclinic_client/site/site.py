@@ -42,6 +42,7 @@ from polyclinic.learning.state_dict import (
     unpack,
 )
 from polyclinic.system.faults import shareable
+from polyclinic_client.patients.rounds import answer_round, check_run
 from polyclinic_client.policy.limits import (
     check_limits,
     fit_cache,
@@ -100,6 +101,7 @@ class Site:
                 prepare_image(self.dataset.cases[0].image, job.data)
             else:
                 task = hospital_of(order).prepare(self, order)
+                check_run(self, order)
         except PolyclinicError as error:
             details = "" if error.shareable else " (the hospital's log has the details)"
             refusal, said = shareable(error) + details, str(error)
@@ -117,10 +119,10 @@ class Site:
         """Train for a round, from the federation's weights and what is kept here.
 
         Raises:
-            NotAllowed: The weights are made to hold images.
+            NotAllowed: The weights are made to hold images; or it would tell too much.
         """
         self._guard.check_packed(order, weights)
-        return hospital_of(order).train(self, order, weights)
+        return answer_round(self, order, weights, hospital_of(order))
 
     def validate(self, order: Order, weights: Tensor) -> Evaluation:
         """Score the federation's weights, with what is kept here, on the validation cases."""

@@ -149,6 +149,19 @@ class SumsConfig:
     noise_multiplier: Ratio = 0.0
 
 
+Epsilon = Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)]
+# within these, noise and gradients are far from the ends of float32
+ClippingNorm = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class PatientsConfig:
+    """Training with differential privacy for each patient, see `polyclinic.learning.private`."""
+
+    epsilon: Epsilon  # most that all training for the run tells about one patient of a hospital
+    clipping_norm: ClippingNorm  # Euclidean length to which one patient's gradient is shortened
+
+
 class PrivacyConfig(TypedDict):
     """Protection of a hospital.
 
@@ -160,6 +173,7 @@ class PrivacyConfig(TypedDict):
     _target_: str | None
     release: Release  # of statistics, asked of every hospital
     sums: NotRequired[SumsConfig]  # of updates; left out: they travel as they are
+    patients: NotRequired[PatientsConfig]  # left out: training has no noise
 
 
 @dataclass(frozen=True, config=STRICT)

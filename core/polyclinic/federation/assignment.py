@@ -78,6 +78,8 @@ class Assignment:
         # as earlier versions wrote it, so that their work counts
         if not values["order"]["protections"]:
             del values["order"]["protections"]
+        if values["order"]["patients"] is None:
+            del values["order"]["patients"]
         return {name: each for name, each in values.items() if name not in NEWER or each}
 
     @classmethod

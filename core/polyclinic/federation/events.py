@@ -252,6 +252,7 @@ class Answered(ExchangeEvent):
         score: Mean score, 0 to 1 for Dice and balanced accuracy.
         scores: Score by class.
         seconds: Time that the hospital took.
+        epsilon: What training for the run has told about one patient so far, if it is told.
         measures: Measures with support and intervals, by class and name.
         comparisons: Mean difference by case to each of other models, by their names.
     """
@@ -262,6 +263,7 @@ class Answered(ExchangeEvent):
     score: Figure = None
     scores: Figures = {}
     seconds: Figure = None
+    epsilon: Figure = None
     measures: Mapping[Word, Mapping[Word, Estimate]] = {}
     comparisons: Mapping[Word, Estimate] = {}
 

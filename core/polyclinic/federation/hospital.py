@@ -12,6 +12,7 @@ plain one in one step inherits `CommonTask` and overrides that step:
     HOSPITAL = Smoothed()
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,12 @@ from polyclinic.federation.site import (
     Site,
     check_labels,
     check_layer_release,
+    check_private,
     describe_training_images,
     fit_contribution,
     keep_personal,
     load_weights,
+    private_plan,
     save_site_model,
     tell_training,
 )
@@ -47,6 +50,7 @@ from polyclinic.learning.optimizing.schedules import Round
 from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.prediction import evaluate_natively
 from polyclinic.learning.preparation import PreparedSite
+from polyclinic.learning.private.fitting import fit_privately
 from polyclinic.learning.state_dict import StateDict, pack, shared_names, subtract
 
 # of network, cases, training and seed: a mean over all training subjects, each of equal weight
@@ -55,10 +59,17 @@ LayerStatistic = Callable[[nn.Module, PreparedSite, TrainingConfig, int], StateD
 
 @dataclass(frozen=True)
 class Trained:
-    """Answer to a round of training: the shared weights, packed, and what training did."""
+    """Answer to a round of training.
+
+    Attributes:
+        weights: The shared weights, packed.
+        result: What training did.
+        epsilon: What training for the run has told about one patient so far, if it may be told.
+    """
 
     weights: Tensor
     result: training.FitResult
+    epsilon: float | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,7 +178,7 @@ class CommonTask:
     def prepare(self, site: Site, order: Order) -> str:
         """Prepare the cases; refuse other classes than the federation's."""
         check_labels(site.job(order), site.dataset)
-        site.build_network(order)
+        check_private(site, order, site.build_network(order))
         site.prepared(order)
         return ""
 
@@ -178,7 +189,8 @@ class CommonTask:
         result = self.fit(site, order, network)
         state, names = network.state_dict(), shared_names(network, order.personal)
         keep_personal(site, order, state, names)
-        site.say(order, "waiting", loss=result.loss, force=True)
+        shown = {} if math.isnan(result.loss) else {"loss": result.loss}
+        site.say(order, "waiting", force=True, **shown)
         return Trained(pack(state, names), result)
 
     def evaluate(self, site: Site, order: Order, weights: Tensor) -> Evaluation:
@@ -223,21 +235,19 @@ class CommonTask:
 
     def fit(self, site: Site, order: Order, network: nn.Module) -> training.FitResult:
         """Train the network in place for one round."""
-        job = site.job(order)
-        loader = training_loader(site.prepared(order), job.training, site.seed(order))
+        job, prepared, seed = site.job(order), site.prepared(order), site.seed(order)
         stepper = Stepper(network, job.training, proximal_mu=order.proximal_mu)
         moments = Moments(site.folder(order), order.round) if job.training.momentum_kept else None
         if moments is not None:
             moments.take_up(stepper)
-        result = training.fit(
-            network,
-            loader,
-            job.training,
-            job.data,
-            stepper=stepper,
-            place=Round(max(1, order.round), order.rounds),
-            on_step=tell_training(site, order),
-        )
+        tell, place = tell_training(site, order), Round(max(1, order.round), order.rounds)
+        how: dict[str, Any] = {"stepper": stepper, "place": place, "on_step": tell}
+        plan = private_plan(site, order)
+        if plan is None:
+            loader = training_loader(prepared, job.training, seed)
+            result = training.fit(network, loader, job.training, job.data, **how)
+        else:
+            result = fit_privately(network, prepared, job.training, plan, seed, **how)
         if moments is not None:
             moments.keep(stepper)
         return result

@@ -13,7 +13,7 @@ from polyclinic.config.schemas import SECURE_SUMS, Config, JobConfig
 from polyclinic.errors import ConfigError
 from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.method import method_of, provider_of
-from polyclinic.federation.records import Order
+from polyclinic.federation.records import Order, PatientTerms
 from polyclinic.federation.run_folder import RunFolder, now, versions
 from polyclinic.learning.bundles.weights import load_weights
 from polyclinic.learning.state_dict import layout_digest, shared_names
@@ -162,7 +162,16 @@ def make_order(folder: RunFolder, config: Config, network: nn.Module) -> Order:
         method=method,
         plugins=needed_plugins(job, names, method, statistics_in(config.strategy)),
         protections=(SECURE_SUMS,) if summed else (),
+        patients=patient_terms(config),
     )
+
+
+def patient_terms(config: Config) -> PatientTerms | None:
+    """Return how training shall protect each patient; None where it does not."""
+    asked = config.privacy.get("patients")
+    if asked is None:
+        return None
+    return PatientTerms(asked.epsilon, config.privacy["release"].delta, asked.clipping_norm)
 
 
 def needed_plugins(

@@ -53,6 +53,7 @@ class Method:
             and the name of the file; it returns lines of Python that load the file.
         site_tasks: Whether every hospital may have a task of its own (`data.task=own`).
         sums: Whether it works with sums of updates alone (`privacy=secure_sum`).
+        patients: Whether its training can protect each patient (`privacy=patient_dp`).
         trains: Whether hospitals hand over what training made; False where only figures and
             statistics leave.
     """
@@ -70,6 +71,7 @@ class Method:
     exports: Mapping[str, Reference] = field(default_factory=dict)
     site_tasks: bool = False
     sums: bool = False
+    patients: bool = False
     trains: bool = True
 
     def load(self, part: str) -> Any:

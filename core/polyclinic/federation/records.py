@@ -13,7 +13,7 @@ from pydantic import Field
 from pydantic.dataclasses import dataclass as validated
 from torch import Tensor
 
-from polyclinic.config.schemas import STRICT, Count
+from polyclinic.config.schemas import STRICT, ClippingNorm, Count, Epsilon
 from polyclinic.config.validation import (
     MOST_ENTRIES,
     NAME,
@@ -38,6 +38,8 @@ from polyclinic.learning.measures.wire import comparison_items, measure_items
 from polyclinic.learning.metrics import Evaluation
 
 SCORE, DIGEST = "score.", "digest."
+# field of `PatientTerms` -> its name in an order's scalars
+PATIENTS = {"epsilon": "epsilon", "delta": "delta", "clipping_norm": "clipping-norm"}
 
 
 Word = Annotated[str, Field(strict=True, max_length=200)]
@@ -45,6 +47,21 @@ Words = Annotated[Mapping[Word, Word], Field(max_length=MOST_ENTRIES)]
 # a name that may become a folder's, and leads nowhere else
 FolderName = Annotated[str, Field(strict=True, pattern=r"^\w[\w.-]{0,99}$")]
 Number = Annotated[int, Field(ge=0, le=1_000_000)]
+
+
+@validated(frozen=True, config=STRICT)
+class PatientTerms:
+    """What is asked of training with differential privacy for each patient.
+
+    Attributes:
+        epsilon: Most that all training for the run may tell about one patient of the hospital.
+        delta: For which epsilon counts; a hospital may take a smaller one.
+        clipping_norm: Euclidean length to which one patient's gradient is shortened.
+    """
+
+    epsilon: Epsilon
+    delta: Annotated[float, Field(gt=0, lt=1)]
+    clipping_norm: ClippingNorm
 
 
 @validated(frozen=True, config=STRICT)
@@ -70,6 +87,7 @@ class Order:
         plugins: Packages other than polyclinic that the work needs, with versions.
         protections: What the run promises for updates, see
             `polyclinic.config.schemas.SECURE_SUMS`; a hospital holds it to that.
+        patients: How training protects each patient; None where it does not.
     """
 
     run: FolderName
@@ -89,6 +107,7 @@ class Order:
     method: Word = ""
     plugins: Words = field(default_factory=dict)
     protections: Annotated[tuple[Word, ...], Field(max_length=16)] = ()
+    patients: PatientTerms | None = None
 
 
 @dataclass(frozen=True)
@@ -128,6 +147,8 @@ def order_to_config(order: Order) -> ConfigRecord:
     }
     if order.protections:
         flat["protections"] = list(order.protections)
+    if order.patients is not None:
+        flat |= {name: getattr(order.patients, ours) for ours, name in PATIENTS.items()}
     if order.restoration != "none":
         flat |= {"restoration": order.restoration, "restoration-steps": order.restoration_steps}
     flat |= {f"{NAME}{group}": name for group, name in order.names.items()}
@@ -159,6 +180,8 @@ def order_from_message(message: Message) -> Order:
         found["restoration_steps"] = flat["restoration-steps"]
     if "protections" in flat:
         found["protections"] = flat["protections"]
+    if "epsilon" in flat:
+        found["patients"] = {ours: flat[name] for ours, name in PATIENTS.items() if name in flat}
     return read_values(
         Order,
         {
@@ -204,14 +227,25 @@ def config_of(message: Message) -> dict[str, Any]:
 
 
 def training_reply(
-    message: Message, weights: Tensor, num_examples: int, loss: float, seconds: float
+    message: Message,
+    weights: Tensor,
+    num_examples: int,
+    loss: float,
+    seconds: float,
+    epsilon: float | None = None,
 ) -> Message:
     """Make a hospital's answer to `train`."""
-    metrics = MetricRecord({"num-examples": num_examples, "loss": loss, "seconds": seconds})
-    return Message(
-        pack_content(RecordDict({ARRAYS: weights_to_record(weights), METRICS: metrics})),
-        reply_to=message,
-    )
+    figures = training_figures(num_examples, loss, seconds, epsilon)
+    content = RecordDict({ARRAYS: weights_to_record(weights), METRICS: MetricRecord(figures)})
+    return Message(pack_content(content), reply_to=message)
+
+
+def training_figures(
+    num_examples: int, loss: float, seconds: float, epsilon: float | None
+) -> dict[str, Any]:
+    """Return what is told of a training besides its weights; epsilon only if there is one."""
+    told = {} if epsilon is None else {"epsilon": epsilon}
+    return {"num-examples": num_examples, "loss": loss, "seconds": seconds, **told}
 
 
 def evaluation_reply(message: Message, evaluation: Evaluation, seconds: float) -> Message:

@@ -1,6 +1,7 @@
 """A hospital as a method sees it, and what methods do with it alike."""
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -27,6 +28,13 @@ from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.imaging.subjects import count_subjects, number_subjects
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.preparation import PreparedSite
+from polyclinic.learning.private.plan import (
+    PrivatePlan,
+    Wanted,
+    check_network,
+    check_splits,
+    plan_round,
+)
 from polyclinic.learning.state_dict import (
     StateDict,
     load_state,
@@ -192,6 +200,31 @@ def check_layer_release(site: Site, assignment: Assignment) -> None:
     release.check_subjects(count_subjects(site.dataset.training))
 
 
+def private_plan(site: Site, order: Order) -> PrivatePlan | None:
+    """Return how a hospital trains so that each patient is protected; None where none is.
+
+    Raises:
+        ConfigError: No noise is enough.
+    """
+    terms = order.patients
+    if terms is None:
+        return None
+    delta = min(terms.delta, site.release_policy.delta)
+    wanted = Wanted(terms.epsilon, delta, terms.clipping_norm, order.rounds)
+    return plan_round(site.dataset, site.job(order).training, wanted)
+
+
+def check_private(site: Site, order: Order, network: nn.Module) -> None:
+    """Refuse what does not go with private training, if an order asks for it.
+
+    Raises:
+        ConfigError: What it is.
+    """
+    if private_plan(site, order) is not None:
+        check_network(network, site.job(order).training, shared_names(network, order.personal))
+        check_splits(site.dataset)
+
+
 def tell_training(site: Site, order: Order) -> Callable[[int, int, float], None]:
     """Return what tells of each training step: number, loss, seconds a step, and seconds left."""
     first: tuple[int, float] | None = None
@@ -205,7 +238,9 @@ def tell_training(site: Site, order: Order) -> Callable[[int, int, float], None]
         if made:
             step_s = (time.monotonic() - first[1]) / made
             pace = {"step_s": round(step_s, 4), "left_s": round(step_s * (steps - step), 1)}
-        site.say(order, "training", step=step, steps=steps, loss=loss, **pace)
+        if math.isfinite(loss):
+            pace["loss"] = loss
+        site.say(order, "training", step=step, steps=steps, **pace)
 
     return tell
 

@@ -22,6 +22,7 @@ from polyclinic.reporting.section import Section, make_sections
 from polyclinic_server.reports.best_rounds import find_best_rounds
 from polyclinic_server.reports.missing import find_missing
 from polyclinic_server.reports.participation import find_absences, find_participation
+from polyclinic_server.reports.patients import find_told
 
 TEMPLATES = Path(__file__).parent / "templates"
 LOSS_TITLE = "Training loss, lower is better"
@@ -77,6 +78,7 @@ def render(results: Results) -> str:
             colours=read_legend(results) if gallery else {},
             participation=find_participation(results),
             absences=find_absences(results),
+            told=find_told(results),
             missing=find_missing(results),
             best_rounds=find_best_rounds(results),
             in_rounds=has_rounds(results),

@@ -67,6 +67,13 @@ def make_coordinator(config: Config) -> Coordinator:
             f"{config.choices['strategy']} needs single ones: choose {' or '.join(able)}; or "
             "privacy=none."
         )
+    if config.privacy.get("patients") is not None and not method.patients:
+        able = [f"strategy={name}" for name, each in methods().items() if each.patients]
+        raise ConfigError(
+            f"privacy={config.choices['privacy']} protects each patient while hospitals train, and "
+            f"strategy={config.choices['strategy']} cannot train so: choose {' or '.join(able)}; "
+            "or privacy=none."
+        )
     part: Coordinator = method.load("coordinator")(config)
     part.check()
     return part

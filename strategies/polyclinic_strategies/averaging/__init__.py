@@ -10,4 +10,5 @@ METHOD = Method(
     hospital="polyclinic.federation.hospital:HOSPITAL",
     hospital_commands=f"{PACKAGE}.hospital_commands:app",
     sums=True,
+    patients=True,
 )

@@ -15,12 +15,18 @@ from polyclinic.errors import ConfigError
 from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, ArmStart, Note, RoundEnd
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
-from polyclinic.federation.jobs import describe_model, make_order, start_network
+from polyclinic.federation.jobs import (
+    build_network,
+    describe_model,
+    make_order,
+    start_network,
+)
 from polyclinic.federation.records import Order
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.state_dict import load_state, pack, save_state, shared_names, unpack
 from polyclinic_strategies.averaging.best import BestRound
 from polyclinic_strategies.averaging.central_privacy import describe_privacy
+from polyclinic_strategies.averaging.patients import check_patients, told_patients
 from polyclinic_strategies.averaging.strategy import Averaging
 from polyclinic_strategies.averaging.summing import SummingGrid, check_sums, describe_sums
 
@@ -59,6 +65,8 @@ class AveragingCoordinator:
         built = self._strategy.build(self._config.privacy, [])
         if self._sums is not None:
             check_sums(self._sums, type(built), self._config.deployment)
+        if self._config.privacy.get("patients") is not None:
+            check_patients(self._config, build_network(self._config), self._strategy.personal)
         if self._config.base is not None and self._strategy.personal != "none":
             raise ConfigError(
                 f"base={self._config.base}: {self.title} keeps tensors at the hospital, which do "
@@ -107,7 +115,8 @@ class AveragingCoordinator:
         asking = self._protected(grid, folder, done)
         if done < order.rounds:
             aggregation = self._strategy.build(config.privacy, names)
-            weights = self._strategy.run(asking, aggregation, order, weights, keep, folder.path)
+            with told_patients(config, folder):
+                weights = self._strategy.run(asking, aggregation, order, weights, keep, folder.path)
         if best.listen in folder.listeners:
             folder.listeners.remove(best.listen)
         self._strategy.test(grid, order, weights)

@@ -64,7 +64,9 @@ class Averaging:
         )
         if privacy.get("_target_"):
             wrapper = {
-                key: value for key, value in privacy.items() if key not in ("release", "sums")
+                key: value
+                for key, value in privacy.items()
+                if key not in ("release", "sums", "patients")
             }
             strategy = instantiate({**wrapper, "_partial_": True})(strategy)
         assert isinstance(strategy, Strategy)

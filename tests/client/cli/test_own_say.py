@@ -7,7 +7,9 @@ import pytest
 from typer.testing import CliRunner
 
 from polyclinic.errors import ConfigError
+from polyclinic.learning.private.accounting import Spending, epsilon
 from polyclinic_client.cli.main import app
+from polyclinic_client.patients.spent import Entry, Spent
 from polyclinic_client.policy.asked import Asked
 from polyclinic_client.policy.decisions import note_asked
 from polyclinic_client.policy.policy import keep_policy
@@ -68,6 +70,25 @@ def test_the_journal_is_a_table_json_and_a_page(state: Path) -> None:
     page = (state / "sent.html").read_text()
     assert DIGEST in page and "<b>brain" not in page and "&lt;b&gt;brain" in page
     assert Journal(state / FILE).verify().newest in page
+
+
+def test_what_private_training_told_is_shown_with_its_budget(state: Path) -> None:
+    spent = Spending(0.5, 2.0, 10)
+    assert "epsilon 0 without a budget" in call(state, "runs")
+    for run in ("brain", "other"):
+        entry = Entry(
+            time=1.7e9, run=run, strategy="arm", round=1, question=DIGEST, patients=20,
+            delta=1e-5, share=spent.share, noise=spent.noise, steps=spent.steps,
+        )  # fmt: skip
+        Spent(state).note(entry)
+    keep_policy(state, epsilon_budget=30.0)
+    both, one = (f"{epsilon([spent] * count, 1e-5):.4g}" for count in (2, 1))
+    assert f"epsilon {both} of a budget of 30" in call(state, "runs")
+    assert f"epsilon {one} without a budget" in call(state, "runs", "brain")
+    assert f"epsilon {both} of a budget of 30" in call(state, "sent")
+    assert f"epsilon {one}" in call(state, "sent", "--run", "brain")
+    call(state, "sent", "--html", str(state / "sent.html"))
+    assert f"epsilon {both} of a budget of 30" in (state / "sent.html").read_text()
 
 
 def test_the_journal_is_verified(state: Path) -> None:

@@ -116,9 +116,10 @@ def test_a_second_policy_can_only_be_stricter(
 NAMES = st.none() | st.lists(st.sampled_from("abcde"), max_size=5, unique=True).map(tuple)
 VALUES = {
     **dict.fromkeys(("strategies", "models", "tasks", "statistics"), NAMES),
-    **dict.fromkeys(("approval", "secure_sums", "imprint_guard"), st.booleans()),
+    **dict.fromkeys(("approval", "secure_sums", "imprint_guard", "hide_epsilon"), st.booleans()),
     **dict.fromkeys(
-        ("epsilon", "memory_gb", "cache_gb", "disk_gb"), st.none() | st.floats(0.1, 100.0)
+        ("epsilon", "epsilon_budget", "memory_gb", "cache_gb", "disk_gb"),
+        st.none() | st.floats(0.1, 100.0),
     ),
     "min_subjects": st.integers(1, 100),
     "noise_multiplier": st.floats(0.0, 10.0),

@@ -77,6 +77,9 @@ CASES = {
     "refused": Case(tuple(METHODS), lambda *_: "", decided=True),
     "secure_sums": Case(TRAINS, lambda *_: "secure_sums: true"),
     "epsilon": Case(TRAINS, lambda random, _: f"epsilon: {random.uniform(0.1, 20):.3f}"),
+    "epsilon_budget": Case(
+        TRAINS, lambda random, _: f"epsilon_budget: {random.uniform(0.1, 20):.3f}"
+    ),
     "min_subjects": Case(
         ("query.describe",), lambda random, _: f"min_subjects: {random.randint(4, 99)}",
         "TooFewSubjects",

@@ -21,6 +21,7 @@ from polyclinic.federation.envelope.content import (
 from polyclinic.federation.records import (
     Hello,
     Order,
+    PatientTerms,
     evaluation_reply,
     greeting,
     hello_reply,
@@ -64,6 +65,20 @@ def test_an_order_survives_the_journey_with_what_the_strategy_added() -> None:
     )
     assert received.settings == {"data.patch": [8, 8], "training.epochs": 2}
     assert (received.round, received.offset, received.proximal_mu) == (3, 2, 0.5)
+
+
+def test_what_an_order_says_of_patients_travels_and_is_bounded() -> None:
+    terms = PatientTerms(8.0, 1e-5, 0.5)
+    config = order_to_config(replace(ORDER, patients=terms))
+    assert order_from_message(asking(config)).patients == terms
+    assert order_from_message(asking(order_to_config(ORDER))).patients is None
+    for key, value in (("epsilon", 0.0), ("delta", 1.0), ("clipping-norm", 1e-30)):
+        changed = {**config, key: value}
+        with pytest.raises(ConfigError, match="patients"):
+            order_from_message(asking(ConfigRecord(changed)))
+    del config["delta"]
+    with pytest.raises(ConfigError, match="missing"):
+        order_from_message(asking(config))
 
 
 @pytest.mark.parametrize(

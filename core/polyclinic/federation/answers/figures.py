@@ -59,6 +59,7 @@ class Figures(BaseModel):
         score: Mean score; Dice and balanced accuracy are 0 to 1.
         scores: Score by class.
         seconds: Time that the hospital took.
+        epsilon: What training for the run has told about one patient so far.
         measures: Measures with support and intervals, by class and name.
         comparisons: Mean difference by case to each of other models, by their names.
     """
@@ -72,6 +73,9 @@ class Figures(BaseModel):
         Mapping[Word, Score], BeforeValidator(_measured), Field(max_length=MOST_LABELS)
     ] = {}
     seconds: Annotated[float, Field(ge=0, le=LONGEST_S)] | None = None
+    epsilon: Annotated[Annotated[float, Field(ge=0, le=1e6)] | None, BeforeValidator(_missing)] = (
+        None
+    )
     measures: Annotated[
         Mapping[Word, Mapping[str, Estimate]], Field(max_length=MOST_LABELS + 1)
     ] = {}

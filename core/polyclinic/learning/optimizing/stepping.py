@@ -53,6 +53,13 @@ class Stepper:
             image: Shape BCHWD, or BCHW.
             label: Shape B1HWD, B1HW, or B.
         """
+        loss = self.backward(image, label)
+        self.scaler.unscale_(self.optimizer)
+        self.update()
+        return float(loss.detach())
+
+    def backward(self, image: Tensor, label: Tensor) -> Tensor:
+        """Compute the loss, and the gradients of nothing else; shapes as for `step`."""
         image = image.to(self.device, non_blocking=True)
         label = label.to(self.device, non_blocking=True)
         if self._fast:
@@ -62,7 +69,10 @@ class Stepper:
             logits = self.network(image)
         loss = judge(self._loss_of, logits, label)
         self.scaler.scale(loss).backward()  # type: ignore[no-untyped-call]
-        self.scaler.unscale_(self.optimizer)
+        return loss
+
+    def update(self) -> None:
+        """Move the weights along the gradients that they have, and FedProx's term."""
         for weight, anchor in zip(self.weights, self._received, strict=False):
             if weight.grad is not None:
                 weight.grad.add_(weight.detach() - anchor, alpha=self._mu)
@@ -70,7 +80,6 @@ class Stepper:
             torch.nn.utils.clip_grad_norm_(self.weights, self._clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        return float(loss.detach())
 
     def _lay_out(self, image: Tensor) -> Tensor:
         """Put channels last, where convolutions are faster so."""

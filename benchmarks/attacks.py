@@ -1,0 +1,230 @@
+"""Attacks that we run ourselves: what updates and models reveal, with and without protections.
+
+    POLYCLINIC_DATA=... python benchmarks/attacks.py build/attacks
+    python benchmarks/attacks.py --smoke build/attacks
+
+Chest radiographs of 28 x 28 pixels (pneumoniamnist); `--smoke` draws images and does little of
+everything. FOLDER/attacks.html has tables and pictures, FOLDER/attacks.json the figures. About ten
+minutes on one core. Three attacks:
+
+- gradient inversion of what one hospital sends, after 1, 4 and 16 steps on one image each;
+- a model with an imprint layer, which a dishonest coordinator sends;
+- membership inference on one hospital's update, a refined model and the published model.
+
+Each without protection, with clipping alone, with differential privacy for each patient, and in a
+sum of ten hospitals. Epsilon is that of a hospital with 200 images that makes 50 steps of 32.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import torch
+from leaks.images import (
+    DELTA,
+    NO_NOISE,
+    make_network,
+    read_images,
+    train_plainly,
+    train_privately,
+    training_of,
+)
+from leaks.imprint import CLEAR, imprint, is_refused
+from leaks.inversion import gradients, invert, matched, mean_guess, steps_on, update_of
+from leaks.members import attack, train_federation
+from leaks.page import shown, write_page
+from measuring import machine
+from torch import Tensor, nn
+
+from polyclinic.learning.optimizing.stepping import Stepper
+from polyclinic.learning.private.accounting import Spending, find_noise
+
+Rows = list[dict[str, object]]
+PATIENTS, BATCH, STEPS = 200, 32, 50  # of a hospital that trains privately
+EPSILONS = (50.0, 8.0, 1.0)
+HOSPITALS_IN_SUM = 10
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is done."""
+
+    targets: int = 8
+    iterations: int = 600
+    shadows: int = 4
+    hospitals: int = 3
+    passes: int = 40
+    steps: int = STEPS
+
+
+SMOKE = Size(targets=2, iterations=3, shadows=2, hospitals=2, passes=1, steps=1)
+
+
+def noise_for(epsilon: float) -> Spending:
+    """Return a hospital's steps of private training."""
+    share = BATCH / PATIENTS
+    return Spending(share, find_noise(epsilon, DELTA, share, STEPS), STEPS)
+
+
+def shortened(gradient: Tensor, noise: float) -> Tensor:
+    """Return one patient's gradient as a private step has it, were the patient drawn alone."""
+    return gradient / max(1.0, float(gradient.norm())) + noise * torch.randn_like(gradient)
+
+
+def run_inversion(images: Tensor, labels: Tensor, size: Size) -> tuple[Rows, list[Tensor]]:
+    """Invert updates of one hospital and of a sum."""
+    network, rate = make_network(), 0.01
+    targets = images[: size.targets]
+    rows: Rows = []
+    pictures: list[Tensor] = [targets]
+
+    def add(what: str, found: Tensor, scores: Tensor, seconds: float) -> None:
+        rows.append({"what is seen": what, "SSIM": float(scores.mean()), "seconds": seconds})
+        pictures.append(found)
+        print(f"inversion, {what}: SSIM {float(scores.mean()):.3f}, {seconds:.0f} s", flush=True)
+
+    guess = mean_guess(images, range(100, len(images))).expand_as(targets)
+    add("nothing: the mean of other images", guess, matched(guess, targets)[1], 0.0)
+
+    def each(what: str, see: object) -> None:
+        assert callable(see)
+        began, found, scores = time.monotonic(), [], []
+        for at in range(size.targets):
+            update, known = see(at)
+            made = invert(network, update, known, size.iterations, at)
+            ordered, similar = matched(made, images[at : at + len(known)])
+            found.append(ordered[0])
+            scores.append(similar[0])
+        add(what, torch.stack(found), torch.stack(scores), time.monotonic() - began)
+
+    def steps(count: int, at: int) -> tuple[Tensor, Tensor]:
+        part = slice(at, at + count)
+        after = steps_on(network, images[part], labels[part], rate)
+        return update_of(network, after), labels[part]
+
+    def private(noise: float, at: int) -> tuple[Tensor, Tensor]:
+        one = gradients(network, images[[at]], labels[[at]], graph=False)
+        return -shortened(one, noise), labels[[at]]
+
+    for count in (1, 4, 16):
+        each(f"an update after {count} step(s), one image each", partial(steps, count))
+    each("a secure sum of 10 hospitals, one image each", partial(_summed, network, images, labels))
+    each("one image, clipped", partial(private, NO_NOISE))
+    for epsilon in EPSILONS:
+        noise = noise_for(epsilon).noise
+        each(f"one image, clipped, noise of epsilon {epsilon:g}", partial(private, noise))
+    return rows, pictures
+
+
+def _summed(network: nn.Module, images: Tensor, labels: Tensor, at: int) -> tuple[Tensor, Tensor]:
+    """Return the sum of ten hospitals' updates."""
+    part = slice(at, at + HOSPITALS_IN_SUM)
+    return -gradients(network, images[part], labels[part], graph=False), labels[part]
+
+
+def run_imprint(images: Tensor, size: Size) -> tuple[Rows, list[Tensor]]:
+    """Take images out of the updates of an imprint layer."""
+    targets = images[: size.targets]
+    rows: Rows = []
+    pictures: list[Tensor] = [targets]
+    settings: list[tuple[str, int, float | None]] = [
+        ("a batch of 8", 8, None),
+        ("a batch of 32", 32, None),
+        (f"a secure sum of {HOSPITALS_IN_SUM} batches of 8", 8 * HOSPITALS_IN_SUM, None),
+        ("a batch of 8, each clipped", 8, NO_NOISE),
+    ]
+    settings += [
+        (f"a batch of 8, noise of epsilon {each:g}", 8, noise_for(each).noise) for each in EPSILONS
+    ]
+    for what, count, noise in settings:
+        found, scores = imprint(images[:count], targets, noise)
+        taken = float((scores > CLEAR).double().mean())
+        rows.append({"what is seen": what, "SSIM": float(scores.mean()), "taken": taken})
+        pictures.append(found)
+        print(f"imprint, {what}: SSIM {float(scores.mean()):.3f}, taken {taken:.2f}", flush=True)
+    refused = is_refused(images[:8])
+    rows.append({"what is seen": "with the guard", "SSIM": "refused" if refused else "not refused"})
+    rows[-1]["taken"] = 0.0 if refused else 1.0
+    return rows, pictures
+
+
+def run_membership(images: Tensor, labels: Tensor, size: Size) -> Rows:
+    """Attack models of hospitals that train with each protection."""
+    used = 2 * PATIENTS * size.hospitals
+    images, labels, base = images[:used], labels[:used], make_network()
+    training = training_of(0.05)
+
+    def plain(network: nn.Module, own: Tensor, wanted: Tensor) -> None:
+        steps = size.passes * len(own) // 16
+        train_plainly(Stepper(network, training), own, wanted, steps, 16)
+
+    def private(spending: Spending, network: nn.Module, own: Tensor, wanted: Tensor) -> None:
+        some = replace(spending, steps=size.steps)
+        train_privately(Stepper(network, training_of(0.2)), own, wanted, some)
+
+    ways = {"none": plain}
+    ways["clipping alone"] = partial(private, Spending(BATCH / PATIENTS, NO_NOISE, STEPS))
+    for epsilon in EPSILONS:
+        ways[f"epsilon {epsilon:g}"] = partial(private, noise_for(epsilon))
+    rows: Rows = []
+    for name, train in ways.items():
+        began = time.monotonic()
+        made = [
+            train_federation(base, images, labels, size.hospitals, train, seed)
+            for seed in range(size.shadows + 1)
+        ]
+        seconds = time.monotonic() - began
+        with torch.no_grad():
+            outside = ~made[0].inside[-1]
+            right = made[0].models[-1](images[outside]).argmax(1) == labels[outside]
+        for row in attack(made[0], made[1:], images, labels):
+            accuracy = float(right.double().mean()) if row["model"] == "published model" else ""
+            rows.append({"protection": name, **row, "accuracy on others": accuracy})
+            print(" ".join(f"{key}: {shown(value)}" for key, value in rows[-1].items()), flush=True)
+        print(f"{seconds:.0f} s", flush=True)
+    return rows
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run all attacks, and write the page."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("folder", type=Path, metavar="FOLDER")
+    parser.add_argument("--smoke", action="store_true", help="drawn images, little of everything")
+    parser.add_argument("--to", type=Path, help="also write the figures into this file")
+    asked = parser.parse_args(arguments)
+    data = None if asked.smoke else Path(os.environ["POLYCLINIC_DATA"])
+    size, began = SMOKE if asked.smoke else Size(), time.monotonic()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    images, labels = read_images(data, 2 * PATIENTS * size.hospitals)
+    inverted, seen = run_inversion(images, labels, size)
+    imprinted, taken = run_imprint(images, size)
+    members = run_membership(images, labels, size)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    found = {
+        "machine": machine(),
+        "seconds": time.monotonic() - began,
+        "noise": {f"{each:g}": noise_for(each).noise for each in EPSILONS},
+        "inversion": inverted,
+        "imprint": imprinted,
+        "membership": members,
+    }
+    for path in filter(None, (asked.folder / "attacks.json", asked.to)):
+        path.write_text(json.dumps(found, indent=1) + "\n")
+    words = "SSIM 1 is the image itself. The attacker knows the labels and the number of images."
+    told = "AUC 0.5 is guessing."
+    bins = "An image counts as taken from SSIM 0.9 on."
+    sections = [("Gradient inversion", words, inverted, seen)]
+    sections += [("Imprint model", bins, imprinted, taken)]
+    sections += [("Membership inference", told, members, [])]
+    write_page(asked.folder / "attacks.html", sections)
+    print(f"{asked.folder / 'attacks.html'}, {found['seconds']:.0f} s")
+
+
+if __name__ == "__main__":
+    main()

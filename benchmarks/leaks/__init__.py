@@ -1,0 +1,1 @@
+"""Attacks on updates and models, for `benchmarks/attacks.py`."""
