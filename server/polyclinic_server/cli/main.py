@@ -20,7 +20,8 @@ from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic_server.cli.enrol import enrol_app, init
 from polyclinic_server.cli.evaluate import EVALUATE_HELP, evaluate
 from polyclinic_server.cli.ledger import ledger_app, models_app
-from polyclinic_server.cli.options import Resume, RunName, Runs
+from polyclinic_server.cli.options import PageAddress, Resume, RunName, Runs, Webhook
+from polyclinic_server.cli.page import PAGE_HELP, page
 from polyclinic_server.cli.segment_service import segment_service
 
 SET_UP, RUNS, MODELS, SERVICES = "Set up", "Runs", "Models", "Services"
@@ -30,9 +31,9 @@ class ServerCommands(InOrder):
     """Commands of the coordinator, in the order of use."""
 
     order = (
-        "init", "enrol", "settings", "plan", "run", "evaluate", "status", "report", "export",
-        "ledger",
-        "models", "merge", "refine", "pretrain", "train-proxy", "segment-service",
+        "init", "enrol", "settings", "plan", "run", "page", "evaluate", "status", "report",
+        "export", "ledger", "models", "merge", "refine", "pretrain", "train-proxy",
+        "segment-service",
     )  # fmt: skip
 
 
@@ -50,6 +51,7 @@ app.add_typer(enrol_app, name="enrol", rich_help_panel=SET_UP)
 app.add_typer(ledger_app, name="ledger", rich_help_panel=MODELS)
 app.add_typer(models_app, name="models", rich_help_panel=MODELS)
 app.command(help=EVALUATE_HELP, rich_help_panel=RUNS)(evaluate)
+app.command(help=PAGE_HELP, rich_help_panel=RUNS)(page)
 app.command(name="segment-service", rich_help_panel=SERVICES)(segment_service)
 console = LineConsole()
 
@@ -82,13 +84,23 @@ def run(
     name: RunName = None,
     resume: Resume = None,
     insecure: Insecure = False,
+    page_address: PageAddress = None,
+    webhook: Webhook = None,
 ) -> None:
     """Run a federation; the help text is RUN_HELP."""
+    from polyclinic_server.page.show import PageOptions, page_of_run
     from polyclinic_server.runs.coordinator import finish
     from polyclinic_server.runs.coordinator import run as run_federation
 
     settings = [*(overrides or []), *([NO_KEYS] if insecure else [])]
-    finish(run_federation(settings, name, resume, console), console)
+    shown = None
+    if page_address:
+
+        def say(text: str) -> None:
+            console.print(text, markup=False, soft_wrap=True)
+
+        shown = page_of_run(PageOptions(page_address, webhook), say)
+    finish(run_federation(settings, name, resume, console, shown), console)
 
 
 @app.command(rich_help_panel=SET_UP)

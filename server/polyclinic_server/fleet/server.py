@@ -27,7 +27,7 @@ from polyclinic_server.fleet.grid import FleetGrid
 from polyclinic_server.fleet.news import News
 from polyclinic_server.fleet.open_work import OpenWork
 from polyclinic_server.fleet.service import FleetService, House, Keys
-from polyclinic_server.fleet.sessions import Sessions
+from polyclinic_server.fleet.sessions import Line, Sessions
 
 PORT_SETTING = "deployment.port=NUMBER"
 GOODBYE_S = 1.0  # for what is being sent when the server stops
@@ -78,6 +78,10 @@ class FleetServer:
     def address(self) -> str:
         """HOST:PORT for the hospitals."""
         return join_address(self._place.host, self._port)
+
+    def hospitals(self) -> list[Line]:
+        """Return the line of every hospital that ever came, by name; from any thread."""
+        return self._sessions.lines()
 
     def __enter__(self) -> Self:
         self._thread.start()

@@ -179,7 +179,7 @@ class FleetService(Bulk):
             KeyInUse: Another client of the site is connected.
         """
         try:
-            return await self._house.sessions.enter(site, hello.client, mark)
+            return await self._house.sessions.enter(site, hello.client, mark, hello.version)
         except KeyInUse as refusal:
             raise await self._noted(refusal, mark or site, site) from None
 

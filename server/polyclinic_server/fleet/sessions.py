@@ -40,6 +40,25 @@ class Node:
     name: str
 
 
+@dataclass(frozen=True)
+class Line:
+    """The line of a hospital, for whoever watches; times are seconds since 1970.
+
+    Attributes:
+        site: Its name.
+        online: Whether it is connected, or was cut a moment ago.
+        since: When it came, or was cut.
+        heard: When it last gave a sign of life.
+        version: Its version of polyclinic; empty where it is not known.
+    """
+
+    site: str
+    online: bool
+    since: float
+    heard: float
+    version: str = ""
+
+
 @dataclass(eq=False)
 class Session:
     """A hospital's line, from its welcome to its end; lives in the server's event loop.
@@ -101,6 +120,9 @@ class _Place:
         named: Whether it showed a key.
         session: Its line; None after a cut.
         until: Until when it counts as connected after a cut, on the monotonic clock.
+        version: Its version of polyclinic.
+        changed: When it came, or was cut, in seconds since 1970.
+        heard: When it last gave a sign of life, on the monotonic clock.
     """
 
     client: str
@@ -108,6 +130,9 @@ class _Place:
     named: bool
     session: Session | None = None
     until: float = 0.0
+    version: str = ""
+    changed: float = field(default_factory=time.time)
+    heard: float = field(default_factory=time.monotonic)
 
 
 class Sessions:
@@ -142,6 +167,21 @@ class Sessions:
                 if place.session is not None or place.until > now
             ]
 
+    def lines(self) -> list[Line]:
+        """Return the line of every hospital that ever came, by name; from any thread."""
+        now, moment = time.time(), time.monotonic()
+        with self._lock:
+            return [
+                Line(
+                    site,
+                    place.session is not None or place.until > moment,
+                    place.changed,
+                    now - moment + (place.session.heard if place.session else place.heard),
+                    place.version,
+                )
+                for site, place in sorted(self._places.items())
+            ]
+
     def site_of(self, node: int) -> str | None:
         """Return the site of a node's number; None if no such hospital was ever here."""
         with self._lock:
@@ -156,7 +196,7 @@ class Sessions:
         place = self._places.get(site)
         return place.session if place else None
 
-    async def enter(self, site: str, client: str, mark: str) -> Session:
+    async def enter(self, site: str, client: str, mark: str, version: str = "") -> Session:
         """Open a line of a hospital that was admitted.
 
         Raises:
@@ -173,8 +213,9 @@ class Sessions:
             place = _Place(client, datetime.now(UTC).isoformat(), bool(mark))
         elif place.session is not None:
             self.leave(place.session)  # the same client, whose former line is dead
-        session = place.session = Session(site, client, mark)
+        session = Session(site, client, mark)
         with self._lock:
+            place.session, place.version, place.changed = session, version, time.time()
             self._places[site] = place
         self._by_token[session.token] = session
         self._news.tell()
@@ -192,7 +233,8 @@ class Sessions:
         place = self._places[session.site]
         if place.session is not session:
             return
-        place.session = None
+        with self._lock:
+            place.session, place.changed, place.heard = None, time.time(), session.heard
         silent = time.monotonic() - session.heard >= self.silent_s
         if for_good or silent or session.refusal is not None:
             place.until = 0.0

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,13 +32,22 @@ from polyclinic_server.runs.live_table import LiveTable, show
 
 if TYPE_CHECKING:
     from polyclinic_server.enrolment.endpoint import Endpoint
+    from polyclinic_server.fleet.server import FleetServer
 
+# serves a page about a run inside a `with` block, and yields what is told the fleet
+PageOfRun = Callable[
+    [RunFolder, "Endpoint"], AbstractContextManager[Callable[["FleetServer"], None]]
+]
 FLEET = ".fleet"  # folder beside the runs: what travels, and the lock
 NEEDED_DISK = 2**29  # free bytes that a new run needs
 
 
 def run(
-    overrides: Sequence[str], name: str | None, resume: str | None, console: Console
+    overrides: Sequence[str],
+    name: str | None,
+    resume: str | None,
+    console: Console,
+    page: PageOfRun | None = None,
 ) -> RunFolder:
     """Run a federation to its end.
 
@@ -47,6 +56,7 @@ def run(
         name: Name of the run's folder; the present time if None.
         resume: Name of a run to resume; it keeps its own configuration.
         console: Terminal that shows the progress.
+        page: Serves a page about it; None serves none.
 
     Raises:
         ConfigError: A setting is wrong, or keys and certificates are missing.
@@ -60,23 +70,25 @@ def run(
         folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
     first = configs[0]
     fleet_folder = Path(first.deployment.runs) / FLEET
-    try:
-        place = endpoint_of(first.deployment)
-        console.print(f"run {folder.name} in {folder.path}", markup=False)
-        describe_run(folder, configs, state="waiting", pid=os.getpid())
-        with (
-            _locked(fleet_folder),
-            show(LiveTable(follow_run(configs)), console) as handle,
-            folder.logged("flwr"),
-        ):
-            folder.listeners.append(handle)
-            _serve(folder, configs, place, console)
-    except BaseException as error:
-        if resume is None and not folder.was_open:
-            shutil.rmtree(folder.path, ignore_errors=True)
-        folder.end(error, f"resume with --resume {folder.name}")
-        raise
-    folder.end(None)
+    with ExitStack() as to_the_end:  # the page shows how the run ended
+        try:
+            place = endpoint_of(first.deployment)
+            console.print(f"run {folder.name} in {folder.path}", markup=False)
+            describe_run(folder, configs, state="waiting", pid=os.getpid())
+            with (
+                _locked(fleet_folder),
+                show(LiveTable(follow_run(configs)), console) as handle,
+                folder.logged("flwr"),
+            ):
+                folder.listeners.append(handle)
+                attach = page and to_the_end.enter_context(page(folder, place))
+                _serve(folder, configs, place, console, attach)
+        except BaseException as error:
+            if resume is None and not folder.was_open:
+                shutil.rmtree(folder.path, ignore_errors=True)
+            folder.end(error, f"resume with --resume {folder.name}")
+            raise
+        folder.end(None)
     return folder
 
 
@@ -112,7 +124,11 @@ def ledger_folders(run: Path, configs: Sequence[Config]) -> list[Path]:
 
 
 def _serve(
-    folder: RunFolder, configs: Sequence[Config], place: "Endpoint", console: Console
+    folder: RunFolder,
+    configs: Sequence[Config],
+    place: "Endpoint",
+    console: Console,
+    attach: "Callable[[FleetServer], None] | None",
 ) -> None:
     """Let hospitals connect, and run the strategies with them."""
     from polyclinic_server.enrolment.anchoring import Anchoring
@@ -130,6 +146,8 @@ def _serve(
         announced(place.authority, lambda text: record("note", text)),
         FleetServer(place, fleet_folder, record, anchors=anchoring) as fleet,
     ):
+        if attach is not None:
+            attach(fleet)
         console.print(place.invitation(fleet.address), markup=False)
         folder.update(address=fleet.address)
         coordinate(fleet.grid, folder)
