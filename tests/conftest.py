@@ -55,6 +55,7 @@ LONG = {  # files whose tests run whole federations, or train, for many seconds
     "demos/cohorts/test_visits.py",
     "docs/test_tutorials.py",
     "packaging/test_wheel.py",
+    "server/page/test_browser.py",
     "strategies/averaging/test_summing.py",
     "strategies/merging/test_batches.py",
     "strategies/merging/test_coordinator.py",

@@ -1,5 +1,6 @@
 """A page's server: a thread of this process, on an address of its own."""
 
+import asyncio
 import contextlib
 import re
 import socket
@@ -18,6 +19,7 @@ ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]*):)?(?P<port>\d{1
 BACKLOG = 64
 MOST_CONNECTIONS = 200
 STOP_S = 3.0
+GOODBYE_S = 0.1  # in which connections that are being closed are gone
 HOME = "127.0.0.1"
 
 
@@ -57,6 +59,14 @@ class Certificate:
     key: Path
 
 
+async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
+    await server.serve(sockets=[listener])
+    for connection in list(server.server_state.connections):  # browsers keep them open
+        if (transport := getattr(connection, "transport", None)) is not None:
+            transport.abort()
+    await asyncio.sleep(GOODBYE_S)
+
+
 @contextlib.contextmanager
 def serving(
     app: ASGIApp, listener: socket.socket, certificate: Certificate | None = None
@@ -85,7 +95,7 @@ def serving(
     )
     server = uvicorn.Server(config)
     thread = threading.Thread(
-        target=server.run, kwargs={"sockets": [listener]}, name="page", daemon=True
+        target=lambda: asyncio.run(_serve(server, listener)), name="page", daemon=True
     )
     host, port = listener.getsockname()[:2]
     thread.start()

@@ -3,11 +3,11 @@
 import math
 from itertools import cycle
 
-from polyclinic.reporting.axes import Frame, Plane, enclose, shorten, spread
+from polyclinic.reporting.axes import Frame, Plane, enclose
 from polyclinic.reporting.chart import COLOURS, MOST_POINTS, SOLID, Chart, ChartLine, Dot
 from polyclinic_server.page.following import Following, Series
 
-FRAME = Frame(560, 280, left=48, right=450, top=14, bottom=242, inset=10)
+FRAME = Frame(560, 270, left=48, right=548, top=12, bottom=232, inset=10)
 MOST_DOTS = 30
 Points = list[tuple[float, float]]
 
@@ -33,11 +33,10 @@ def draw(following: Following, quantity: str, title: str) -> Chart | None:
     steps = enclose(values)
     first, last = int(min(numbers)), int(max(numbers))
     plane = Plane(FRAME.x(first, last), FRAME.y(steps[0], steps[-1]))
-    places = spread([plane.y(mean[-1][1]) for _, _, mean in found], FRAME.bottom)
     every = max(1, math.ceil((last - first) / 8))
     lines = [
-        _line(arm, series, mean, plane, colour, place)
-        for (arm, series, mean), place, colour in zip(found, places, cycle(COLOURS), strict=False)
+        _line(arm, series, mean, plane, colour)
+        for (arm, series, mean), colour in zip(found, cycle(COLOURS), strict=False)
     ]
     return Chart(
         title=title,
@@ -60,12 +59,10 @@ def _values(series: Series, mean: Points) -> list[float]:
     return [*own, *(value for _, value in mean)]
 
 
-def _line(
-    title: str, series: Series, mean: Points, plane: Plane, colour: str, place: float
-) -> ChartLine:
+def _line(title: str, series: Series, mean: Points, plane: Plane, colour: str) -> ChartLine:
     dots = mean if len(mean) <= MOST_DOTS else mean[-1:]
     return ChartLine(
-        title=shorten(title),
+        title=title,
         colour=colour,
         dash=SOLID,
         path=plane.path(mean),
@@ -75,5 +72,4 @@ def _line(
             for values in series.sites.values()
             if values
         ),
-        title_y=place,
     )

@@ -28,6 +28,7 @@ MOST_LINES = 300  # events that are shown
 MOST_SITES = 12  # hospitals with a curve of their own
 MOST_ROUNDS = 20_000
 MOST_HOSPITALS = 2_000
+LARGEST = 1e9  # figure that is drawn: sums of any number of them are finite
 PIECE = 4 * 2**20  # bytes that are read at once
 FILES = ("run.json", "events.jsonl")
 BAD = (Failed, Missing, Left, Refused)
@@ -49,13 +50,15 @@ class Row:
     Attributes:
         doing: What it does, in words.
         since: When that began, in seconds since 1970.
-        trouble: Why it is not in the run now; empty where it is.
+        trouble: What went wrong last; empty once it answers such a question again.
+        failed: Phase of the question that went wrong.
     """
 
     site: str
     doing: str = "joined"
     since: float = 0.0
     trouble: str = ""
+    failed: str = ""
     modality: str = ""
     training: int | None = None
     loss: float | None = None
@@ -193,24 +196,25 @@ class Following:
         if row.doing != shown.doing or not row.since:
             row.since = event.time
         row.doing, row.loss, row.score = shown.doing, shown.loss, shown.score
-        row.trouble = ""
         if isinstance(event, Joined):
             row.modality, row.training = event.modality, event.training
-            row.version = event.version
+            row.version, row.trouble = event.version, ""
             self.refused.pop(event.site, None)
         elif isinstance(event, Failed | Missing):
-            row.trouble = event.reason or row.doing
+            row.trouble, row.failed = event.reason or row.doing, event.phase
         elif isinstance(event, Left):
-            row.trouble = "offline"
+            row.trouble, row.failed = "offline", ""
         elif isinstance(event, Answered):
             row.seconds = event.seconds
+            if row.failed in ("", event.phase):
+                row.trouble = ""
             self._plot(event)
 
     def _plot(self, event: Answered) -> None:
-        if event.phase == "train" and event.loss is not None:
-            self._series(event.arm, "loss").add(event.round, event.site, event.loss)
-        if event.phase == "evaluate" and event.score is not None:
-            self._series(event.arm, "score").add(event.round, event.site, event.score)
+        drawn = {"train": ("loss", event.loss), "evaluate": ("score", event.score)}
+        quantity, value = drawn.get(event.phase, ("", None))
+        if value is not None and abs(value) <= LARGEST:
+            self._series(event.arm, quantity).add(event.round, event.site, value)
 
     def _series(self, arm: str, quantity: str) -> Series:
         return self.curves.setdefault((arm, quantity), Series())
