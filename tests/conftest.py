@@ -43,6 +43,7 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 LONG = {  # files whose tests run whole federations, or train, for many seconds
     "client/dicom/test_pacs.py",
     "client/dicom/test_privacy.py",
+    "client/page/test_page.py",
     "client/policy/test_imprint.py",
     "client/policy/test_thousand_runs.py",
     "core/learning/bundles/test_write.py",

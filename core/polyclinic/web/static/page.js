@@ -36,6 +36,12 @@ function remember(root) {
   root.querySelectorAll("[data-part]").forEach((part) => shown.set(part.id, part.innerHTML));
 }
 
+// What somebody types is not taken away; the part is put in place at the next change.
+function isWrittenIn(part) {
+  const field = document.activeElement;
+  return part.contains(field) && field.matches("input, textarea, select");
+}
+
 function place(part, fresh) {
   const focused = part.contains(document.activeElement) ? document.activeElement.id : "";
   const open = [...part.querySelectorAll("details[open][id]")].map((each) => each.id);
@@ -54,7 +60,7 @@ async function refresh() {
   const fresh = new DOMParser().parseFromString(await answer.text(), "text/html");
   fresh.querySelectorAll("[data-part]").forEach((each) => {
     const part = document.getElementById(each.id);
-    if (!part || shown.get(each.id) === each.innerHTML) return;
+    if (!part || shown.get(each.id) === each.innerHTML || isWrittenIn(part)) return;
     shown.set(each.id, each.innerHTML);
     place(part, each);
   });
