@@ -153,7 +153,9 @@ def test_hostile_words_of_a_coordinator_are_only_words(tab: Watched, hospital: H
     )
     for path in ("/", "/sent"):
         shown = tab.open(path)
-        assert HOSTILE in shown.locator("main").text_content()
+        shown.wait_for_function(
+            "text => document.querySelector('main').textContent.includes(text)", arg=HOSTILE
+        )
         assert shown.evaluate("window.taken") is None
 
 
