@@ -43,6 +43,7 @@ def _own_state(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 LONG = {  # files whose tests run whole federations, or train, for many seconds
     "client/dicom/test_pacs.py",
     "client/dicom/test_privacy.py",
+    "client/page/test_page.py",
     "client/policy/test_imprint.py",
     "client/policy/test_thousand_runs.py",
     "benchmarks/test_attacks.py",
@@ -57,6 +58,7 @@ LONG = {  # files whose tests run whole federations, or train, for many seconds
     "demos/cohorts/test_visits.py",
     "docs/test_tutorials.py",
     "packaging/test_wheel.py",
+    "server/page/test_browser.py",
     "strategies/averaging/test_summing.py",
     "strategies/merging/test_batches.py",
     "strategies/merging/test_coordinator.py",

@@ -36,6 +36,7 @@ from polyclinic_client.cli.options import (
     Server,
     State,
 )
+from polyclinic_client.cli.page import PAGE_HELP, page
 from polyclinic_client.cli.predict import PREDICT_HELP, predict
 from polyclinic_client.cli.runs import (
     APPROVE_HELP,
@@ -58,7 +59,7 @@ class ClientCommands(InOrder):
 
     order = (
         *("keygen", "import", "check", "join", "contribute"),
-        *("runs", "approve", "refuse", "sent"),
+        *("runs", "approve", "refuse", "sent", "page"),
         *("predict", "adapt", "segment"),
     )
 
@@ -248,6 +249,7 @@ app.command(help=RUNS_HELP, rich_help_panel=OWN_SAY)(runs)
 app.command(help=APPROVE_HELP, rich_help_panel=OWN_SAY)(approve)
 app.command(help=REFUSE_HELP, rich_help_panel=OWN_SAY)(refuse)
 app.command(help=SENT_HELP, rich_help_panel=OWN_SAY)(sent)
+app.command(help=PAGE_HELP, rich_help_panel=OWN_SAY)(page)
 app.command(help=SEGMENT_HELP, rich_help_panel=SERVICES)(segment)
 add_commands(app, [each.hospital_commands for each in methods().values() if each.hospital_commands])
 

@@ -2,7 +2,6 @@
 
 import json
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -73,6 +72,7 @@ def runs(
     """See RUNS_HELP."""
     from polyclinic_client.patients.spent import describe_spent
     from polyclinic_client.policy.decisions import requests
+    from polyclinic_client.policy.standing import standing_of
 
     folder = chosen_state(state, kit, name)
     found = [
@@ -86,7 +86,7 @@ def runs(
             {
                 "digest": each.digest,
                 "time": each.time,
-                "standing": _standing(folder, each),
+                "standing": standing_of(folder, each),
                 "asked": each.asked.values(),
                 "words": each.asked.words(),
             }
@@ -102,7 +102,7 @@ def runs(
         console.print(f"Private training has told {describe_spent(folder)}.", markup=False)
         return
     for each in found:
-        console.print(f"{each.digest}  {_standing(folder, each)}", markup=False)
+        console.print(f"{each.digest}  {standing_of(folder, each)}", markup=False)
         for sentence in each.asked.words():
             console.print(f"  {clean(sentence)}", markup=False)
         spent = describe_spent(folder, each.asked.run)
@@ -137,6 +137,8 @@ def _decide(what: str, folder: Path, *, approved: bool, reason: str = "") -> Non
 
 
 def _table(folder: Path, found: list["Request"]) -> Table:
+    from polyclinic_client.policy.standing import standing_of
+
     table = Table(box=None)
     for heading in ("digest", "run", "method", "model", "data", "last asked", "standing"):
         table.add_column(heading, overflow="fold", no_wrap=heading == "digest")
@@ -145,26 +147,7 @@ def _table(folder: Path, found: list["Request"]) -> Table:
         cells = (
             *(each.digest[:12], asked.run, asked.method),
             *(asked.names.get("model", ""), asked.names.get("data", "")),
-            *(time.strftime("%Y-%m-%d %H:%M", moment), _standing(folder, each)),
+            *(time.strftime("%Y-%m-%d %H:%M", moment), standing_of(folder, each)),
         )
         table.add_row(*(clean(cell) for cell in cells))
     return table
-
-
-def _standing(folder: Path, request: "Request") -> str:
-    """Say whether what was asked for may be worked for now."""
-    from polyclinic_client.policy.gate import check
-    from polyclinic_client.policy.policy import read_policy
-
-    decided = request.decision
-    try:
-        policy = read_policy(folder)
-        unasked = replace(policy, approval=False)  # all else that it demands
-        check(folder, unasked, request.asked, trains=True)
-    except ConfigError as error:
-        if decided is not None and not decided.approved:
-            return f"refused by {decided.by or 'somebody'}: {decided.reason or 'no reason given'}"
-        return f"not allowed: {error}"
-    if decided is not None:
-        return f"approved by {decided.by or 'somebody'}"
-    return "waits for approval" if policy.approval else "allowed by the policy"

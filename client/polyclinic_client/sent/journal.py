@@ -147,13 +147,24 @@ class Journal:
         Raises:
             JournalDamaged: A line is no entry.
         """
-        for number, line in self._lines():
+        for entry, _ in self.entries_from(0):
+            yield entry
+
+    def entries_from(self, offset: int) -> Iterator[tuple[Entry, int]]:
+        """Read the entries from a place in the file on, each with the place behind it.
+
+        Raises:
+            JournalDamaged: A line is no entry.
+        """
+        for number, line in self._lines(offset):
             if not line.endswith(b"\n"):
                 return
+            offset += len(line)
             try:
-                yield Entry.model_validate_json(line)
+                entry = Entry.model_validate_json(line)
             except ValueError as error:
                 raise JournalDamaged(self.path, f"line {number} is no entry") from error
+            yield entry, offset
 
     def verify(self, holds: str = "") -> Verdict:
         """Check every entry and the chain through them.
@@ -184,10 +195,11 @@ class Journal:
             found = found or entry.hash == holds
         return Verdict(count, previous, "", torn, found)
 
-    def _lines(self) -> Iterator[tuple[int, bytes]]:
+    def _lines(self, offset: int = 0) -> Iterator[tuple[int, bytes]]:
         """Read lines with their numbers; one that is too long comes in part, and is the last."""
         try:
             with self.path.open("rb") as file:
+                file.seek(offset)
                 number = 0
                 while line := file.readline(LINE_BYTES + 1):
                     number += 1

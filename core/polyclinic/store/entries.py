@@ -27,6 +27,7 @@ FIELDS: Mapping[str, Mapping[str, Any]] = {
     "published": {"number": int, "recipe": dict, "contributions": list},
     "enrolled": {"key": str},
     "revoked": {"reason": str},
+    "deed": {"deed": str, "reason": str},
 }
 
 

@@ -67,26 +67,17 @@ def withdraw(
 
     If the hospital only described its images, the description is removed.
     """
-    from polyclinic.errors import NothingToWithdraw
     from polyclinic.federation.run_folder import find_ledger
     from polyclinic.store.ledger import Ledger
-    from polyclinic_strategies.merging.publisher import Publisher
-    from polyclinic_strategies.refinement.refiner import Refiner
+    from polyclinic_server.runs import withdrawal
 
     with Ledger.open(find_ledger(ledger), create=False) as opened:
-        refiner = Refiner(Publisher(opened, 0, 0.5))
-        described = site in refiner.newcomers()
-        try:
-            opened.withdraw(site, reason)
-        except NothingToWithdraw:
-            if not described:
-                raise
-            refiner.forget(site)
-            console.print(
-                f"The description of {site} is removed; no model was made of it.", markup=False
-            )
-            return
-        left = len(opened.active())
+        left = withdrawal.withdraw(opened, site, reason)
+    if left is None:
+        console.print(
+            f"The description of {site} is removed; no model was made of it.", markup=False
+        )
+        return
     console.print(
         f"{site} is withdrawn; active contributions: {left}. "
         "The next published model is made without it.",

@@ -20,7 +20,8 @@ from polyclinic.system.exit_codes import EXIT_CODES, run_command
 from polyclinic_server.cli.enrol import enrol_app, init
 from polyclinic_server.cli.evaluate import EVALUATE_HELP, evaluate
 from polyclinic_server.cli.ledger import ledger_app, models_app
-from polyclinic_server.cli.options import Resume, RunName, Runs
+from polyclinic_server.cli.options import PageAddress, Resume, RunName, Runs, Webhook
+from polyclinic_server.cli.page import PAGE_HELP, page
 from polyclinic_server.cli.segment_service import segment_service
 from polyclinic_server.cli.service import SERVE_HELP, follow, resume, serve, stop
 
@@ -31,9 +32,9 @@ class ServerCommands(InOrder):
     """Commands of the coordinator, in the order of use."""
 
     order = (
-        "init", "enrol", "settings", "plan", "run", "evaluate", "status", "report", "export",
-        "serve", "follow", "stop", "resume", "ledger",
-        "models", "merge", "refine", "pretrain", "train-proxy", "segment-service",
+        "init", "enrol", "settings", "plan", "run", "page", "evaluate", "status", "report",
+        "export", "serve", "follow", "stop", "resume", "ledger", "models", "merge", "refine",
+        "pretrain", "train-proxy", "segment-service",
     )  # fmt: skip
 
 
@@ -54,6 +55,7 @@ app.command(help=EVALUATE_HELP, rich_help_panel=RUNS)(evaluate)
 app.command(help=SERVE_HELP, rich_help_panel=SERVICES)(serve)
 for command in (follow, stop, resume):
     app.command(rich_help_panel=SERVICES)(command)
+app.command(help=PAGE_HELP, rich_help_panel=RUNS)(page)
 app.command(name="segment-service", rich_help_panel=SERVICES)(segment_service)
 console = LineConsole()
 
@@ -86,12 +88,22 @@ def run(
     name: RunName = None,
     resume: Resume = None,
     insecure: Insecure = False,
+    page_address: PageAddress = None,
+    webhook: Webhook = None,
 ) -> None:
     """Run a federation; the help text is RUN_HELP."""
+    from polyclinic_server.page.show import PageOptions, page_of_run
     from polyclinic_server.service.hand_over import run_to_its_end
 
     settings = [*(overrides or []), *([NO_KEYS] if insecure else [])]
-    run_to_its_end(settings, name, resume, console)
+    shown = None
+    if page_address:
+
+        def say(text: str) -> None:
+            console.print(text, markup=False)
+
+        shown = page_of_run(PageOptions(page_address, webhook), say)
+    run_to_its_end(settings, name, resume, console, shown)
 
 
 @app.command(rich_help_panel=SET_UP)

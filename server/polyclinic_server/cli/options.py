@@ -16,3 +16,20 @@ Resume = Annotated[
         "--resume", help="Name of a run to resume where it stopped; 'latest' for the newest."
     ),
 ]
+PageAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--page",
+        metavar="[HOST:]PORT",
+        help="Serve a page about the run; on this machine alone, unless HOST is given.",
+    ),
+]
+Webhook = Annotated[
+    str | None,
+    typer.Option(
+        "--webhook",
+        metavar="URL",
+        envvar="POLYCLINIC_WEBHOOK",
+        help="With a page: address that is told when a run ends or fails (JSON, by POST).",
+    ),
+]

@@ -1,6 +1,7 @@
 """Commands of a coordinator that stays up: serve, follow, stop, resume; and how `run` finds it."""
 
 import time
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Annotated
 
@@ -9,7 +10,7 @@ import typer
 from polyclinic.errors import RunError
 from polyclinic.system.commands import NO_KEYS, Insecure, Settings
 from polyclinic.system.console import LineConsole
-from polyclinic_server.cli.options import Runs
+from polyclinic_server.cli.options import PageAddress, Runs, Webhook
 
 Name = Annotated[str, typer.Argument(metavar="RUN", help="Name of a run, or 'latest'.")]
 LOOK_S = 0.2
@@ -25,10 +26,17 @@ Examples:
 
 [bold]polyclinic-server serve[/bold]
 
+[bold]polyclinic-server serve --page 8080[/bold] (then open http://127.0.0.1:8080)
+
 [bold]polyclinic-server serve deployment.runs=/srv/runs deployment.port=9092[/bold]"""
 
 
-def serve(overrides: Settings = None, insecure: Insecure = False) -> None:
+def serve(
+    overrides: Settings = None,
+    insecure: Insecure = False,
+    page_address: PageAddress = None,
+    webhook: Webhook = None,
+) -> None:
     """Serve; the help text is SERVE_HELP."""
     from polyclinic.config.compose import load_config
     from polyclinic.errors import ConfigError
@@ -43,7 +51,13 @@ def serve(overrides: Settings = None, insecure: Insecure = False) -> None:
     def say(text: str) -> None:
         console.print(f"{time.strftime('%H:%M:%S')} {text}", markup=False)
 
-    with Service(deployment, say) as service:
+    with ExitStack() as stack:
+        service = stack.enter_context(Service(deployment, say))
+        if page_address:
+            from polyclinic_server.page.show import PageOptions, page_of_service
+
+            options = PageOptions(page_address, webhook)
+            stack.enter_context(page_of_service(options, deployment, service, say))
         while True:
             service.tend()
             time.sleep(LOOK_S)

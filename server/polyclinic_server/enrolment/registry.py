@@ -202,6 +202,18 @@ class Registry:
         with self._database.writing() as connection:
             append(connection, "refused", site, who, body)
 
+    def record(self, deed: str, site: str, who: str, reason: str = "") -> None:
+        """Record what somebody asks for on the page, before it is done.
+
+        Args:
+            deed: What is done: enrol, revoke, withdraw, stop or resume.
+            site: The hospital that it concerns; empty for none.
+            who: Address of the person's browser.
+            reason: Why, or to what.
+        """
+        with self._database.writing() as connection:
+            append(connection, "deed", site, who, {"deed": deed, "reason": reason})
+
     def refusals(self, after: int) -> tuple[int, list[str]]:
         """Return the last line's number, and the sentences of the refusals after a line."""
         chosen = select(JOURNAL).where(JOURNAL.c.sequence > after).order_by(JOURNAL.c.sequence)

@@ -2,8 +2,8 @@
 
 import os
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,12 +33,22 @@ from polyclinic_server.runs.sites import chosen_sites
 
 if TYPE_CHECKING:
     from polyclinic_server.enrolment.endpoint import Endpoint
+    from polyclinic_server.fleet.server import FleetServer
+
+# serves a page about a run inside a `with` block, and yields what is told the fleet
+PageOfRun = Callable[
+    [RunFolder, "Endpoint"], AbstractContextManager[Callable[["FleetServer"], None]]
+]
 
 NEEDED_DISK = 2**29  # free bytes that a new run needs
 
 
 def run(
-    overrides: Sequence[str], name: str | None, resume: str | None, console: Console
+    overrides: Sequence[str],
+    name: str | None,
+    resume: str | None,
+    console: Console,
+    page: PageOfRun | None = None,
 ) -> RunFolder:
     """Run a federation to its end.
 
@@ -47,6 +57,7 @@ def run(
         name: Name of the run's folder; the present time if None.
         resume: Name of a run to resume; it keeps its own configuration.
         console: Terminal that shows the progress.
+        page: Serves a page about the run; None for none.
 
     Raises:
         ConfigError: A setting is wrong, or keys and certificates are missing.
@@ -56,13 +67,17 @@ def run(
     """
     with console.status("loading torch, MONAI and Flower"):
         folder, configs = resume_run(resume, overrides) if resume else create_run(overrides, name)
-    with concluded(folder, f"resume with --resume {folder.name}", new=not resume):
+    with (
+        ExitStack() as to_the_end,  # the page shows how the run ended
+        concluded(folder, f"resume with --resume {folder.name}", new=not resume),
+    ):
         place = endpoint_of(configs[0].deployment)
         with (
             only_coordinator(Path(configs[0].deployment.runs) / FLEET),
             shown(folder, configs, console),
         ):
-            _serve(folder, configs, place, console)
+            attach = page and to_the_end.enter_context(page(folder, place))
+            _serve(folder, configs, place, console, attach)
     return folder
 
 
@@ -134,7 +149,11 @@ def ledger_folders(run: Path, configs: Sequence[Config]) -> list[Path]:
 
 
 def _serve(
-    folder: RunFolder, configs: Sequence[Config], place: "Endpoint", console: Console
+    folder: RunFolder,
+    configs: Sequence[Config],
+    place: "Endpoint",
+    console: Console,
+    attach: Callable[["FleetServer"], None] | None,
 ) -> None:
     """Let hospitals connect, and run the strategies with them."""
     from polyclinic_server.enrolment.anchoring import Anchoring
@@ -153,6 +172,8 @@ def _serve(
         announced(place.authority, lambda text: record("note", text)),
         FleetServer(place, fleet_folder, record, anchors=anchoring) as fleet,
     ):
+        if attach is not None:
+            attach(fleet)
         console.print(place.invitation(fleet.address), markup=False)
         folder.update(address=fleet.address)
         sites = chosen_sites(configs, place.authority)

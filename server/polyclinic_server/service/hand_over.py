@@ -2,17 +2,26 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 
 from polyclinic.config.compose import load_config
+from polyclinic.errors import ConfigError
 from polyclinic.federation.run_folder import RunFolder, find_run
 from polyclinic_server.runs.lock import FLEET
 from polyclinic_server.service.place import is_served
 
+if TYPE_CHECKING:
+    from polyclinic_server.runs.coordinator import PageOfRun
+
 
 def run_to_its_end(
-    overrides: Sequence[str], name: str | None, resume: str | None, console: Console
+    overrides: Sequence[str],
+    name: str | None,
+    resume: str | None,
+    console: Console,
+    page: "PageOfRun | None" = None,
 ) -> RunFolder:
     """Run a federation to its end, its report and its tables.
 
@@ -21,6 +30,7 @@ def run_to_its_end(
         name: Name of the run's folder; the present time if None.
         resume: Name of a run to resume; it keeps its own configuration.
         console: Terminal that shows the progress.
+        page: Serves a page about the run; None for none.
 
     Raises:
         PolyclinicError: The run cannot start, or cannot go on.
@@ -30,9 +40,14 @@ def run_to_its_end(
     deployment = [text for text in overrides if text.startswith("deployment")]
     runs = Path(load_config(deployment).deployment.runs)
     if not is_served(runs / FLEET):
-        folder = run(overrides, name, resume, console)
+        folder = run(overrides, name, resume, console, page)
         finish(folder, console)
         return folder
+    if page is not None:
+        raise ConfigError(
+            "--page: a service has these runs, and shows the page of all: start it with "
+            "`polyclinic-server serve --page`, or open one beside it with `polyclinic-server page`."
+        )
     from polyclinic_server.service.follow import begin_and_follow
     from polyclinic_server.service.served_desk import desk_of
 

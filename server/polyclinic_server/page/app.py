@@ -1,0 +1,177 @@
+"""The coordinator's page: what it answers."""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, PlainTextResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from polyclinic.errors import PolyclinicError
+from polyclinic.store.journal import database_of
+from polyclinic.store.ledger import Entry, Ledger, Publication
+from polyclinic.system.text import clean, clean_lines
+from polyclinic.web.gate import Rules
+from polyclinic.web.shell import Shell
+from polyclinic_server.page.curves import draw
+from polyclinic_server.page.deeds import Deeds
+from polyclinic_server.page.metrics import expose
+from polyclinic_server.page.watching import Run, Watch
+
+TEMPLATES = Path(__file__).parent / "templates"
+LINKS = (("/", "Overview"), ("/hospitals", "Hospitals"), ("/keys", "Keys"))
+MOST_KEPT = 32  # rendered pages
+MOST_SETTINGS = 200_000  # characters of settings that are shown
+STYLE = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
+STYLED = re.compile(rb'\sstyle="([^"]*)"')
+
+
+@dataclass(frozen=True)
+class Models:
+    """What a run's ledger holds."""
+
+    publications: tuple[Publication, ...] = ()
+    entries: tuple[Entry, ...] = ()
+    problem: str = ""
+
+
+class Page:
+    """The page of one coordinator.
+
+    Args:
+        watch: What is shown.
+        deeds: What may be done.
+        rules: Who may read and act.
+    """
+
+    def __init__(self, watch: Watch, deeds: Deeds, rules: Rules) -> None:
+        self._watch, self._deeds = watch, deeds
+        self._kept: dict[str, tuple[str, str]] = {}
+        self._shell = Shell("coordinator", rules, [TEMPLATES], lambda: watch.view.version, LINKS)
+        self._shell.environment.filters |= {"clean": clean}
+
+    def app(self) -> ASGIApp:
+        """Make what answers."""
+        own = [
+            Route("/", self._overview, methods=["GET"]),
+            Route("/hospitals", self._hospitals, methods=["GET"]),
+            Route("/keys", self._keys, methods=["GET"]),
+            Route("/runs/{name}", self._run, methods=["GET"]),
+            Route("/runs/{name}/report", self._report, methods=["GET"]),
+            Route("/metrics", self._metrics, methods=["GET"]),
+        ]
+        return self._shell.app([*own, *self._deeds.routes()])
+
+    def _overview(self, _request: Request) -> Response:
+        return self._rendered("overview.html.j2", "/")
+
+    def _hospitals(self, _request: Request) -> Response:
+        return self._rendered("hospitals.html.j2", "/hospitals")
+
+    def _rendered(self, template: str, path: str) -> Response:
+        """Answer with a page that is the same for everybody until something changes."""
+        view = self._watch.view
+        version, text = self._kept.get(path, ("", ""))
+        if version != view.version:
+            with self._watch.lock:
+                view = self._watch.view
+                text = self._shell.render(template, path, view=view)
+            self._kept[path] = (view.version, text)
+        return HTMLResponse(text)
+
+    def _run(self, request: Request) -> Response:
+        run = self._find(request)
+        with self._watch.lock:
+            text = self._shell.render(
+                "run.html.j2",
+                "/",
+                run=run,
+                follow=run.following,
+                charts=_draw_both(run),
+                models=read_models(run.following.folder.path / "ledger"),
+                settings=_read_settings(run.following.folder.path / "config.yaml"),
+                has_report=(run.following.folder.path / "report.html").is_file(),
+                deeds=self._deeds,
+            )
+        return HTMLResponse(text)
+
+    def _report(self, request: Request) -> Response:
+        """Answer with the finished report; its styles are named by their hashes."""
+        path = self._find(request).following.folder.path / "report.html"
+        try:
+            page = path.read_bytes()
+        except OSError as error:
+            raise HTTPException(404, "This run has no report yet.") from error
+        return Response(
+            page,
+            media_type="text/html",
+            headers={"content-security-policy": report_policy(page)},
+        )
+
+    def _keys(self, _request: Request) -> Response:
+        return self._shell.page("keys.html.j2", "/keys", keys=self._deeds.keys(), deeds=self._deeds)
+
+    def _metrics(self, _request: Request) -> Response:
+        with self._watch.lock:
+            text = expose(self._watch.view)
+        return PlainTextResponse(text, media_type="text/plain; version=0.0.4")
+
+    def _find(self, request: Request) -> Run:
+        run = self._watch.open(request.path_params["name"])
+        if run is None:
+            raise HTTPException(404, "There is no run of that name.")
+        return run
+
+
+def read_models(folder: Path) -> Models:
+    """Read what a ledger holds; nothing where there is none."""
+    try:
+        if database_of(folder) is None:
+            return Models()
+        with Ledger.open(folder, create=False) as ledger:
+            return Models(tuple(ledger.publications()), tuple(ledger.entries()))
+    except PolyclinicError as error:
+        return Models(problem=clean_lines(error))
+
+
+def report_policy(page: bytes) -> str:
+    """Return the policy under which a report is shown: its own styles, its own pictures, no more.
+
+    Args:
+        page: The report, as `polyclinic_server.reports.page` writes it.
+    """
+    blocks = STYLE.findall(page)
+    inline = list(dict.fromkeys(STYLED.findall(page)))
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(each).digest()).decode()}'"
+        for each in [*blocks, *inline]
+    )
+    styles = f"{hashes} 'unsafe-hashes'" if inline else hashes
+    return (
+        f"default-src 'none'; style-src {styles or chr(39) + 'none' + chr(39)}; img-src data:; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'self'; sandbox"
+    )
+
+
+def _draw_both(run: Run) -> Sequence[Any]:
+    state = run.following.state
+    score = state.score_name if state else "score"
+    return (
+        ("Training loss", draw(run.following, "loss", "Training loss, lower is better")),
+        (score, draw(run.following, "score", f"{score} on validation, higher is better")),
+    )
+
+
+def _read_settings(path: Path) -> str:
+    try:
+        with path.open(encoding="utf-8", errors="replace") as file:
+            return clean_lines(file.read(MOST_SETTINGS))
+    except OSError:
+        return ""

@@ -1,0 +1,82 @@
+"""What the page knows of the hospitals' lines, and what it may do: given by whoever serves them."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from polyclinic_server.service.desk import HospitalSnapshot
+
+
+@dataclass(frozen=True)
+class Line:
+    """The line of a hospital, for whoever watches; times are seconds since 1970.
+
+    Attributes:
+        site: Its name.
+        online: Whether it is connected.
+        since: When it came, or was cut; when the coordinator began, if it never came.
+        heard: When it last gave a sign of life; 0 if it never came.
+        version: Its version of polyclinic; empty where it is not known.
+    """
+
+    site: str
+    online: bool
+    since: float
+    heard: float
+    version: str = ""
+
+
+class Fleet(Protocol):
+    """Who serves the hospitals."""
+
+    def hospitals(self) -> Sequence[Line]:
+        """Return the line of every hospital that ever came, by name; from any thread."""
+        ...
+
+
+class SnapshotFleet:
+    """The fleet of whoever can describe its hospitals.
+
+    Args:
+        describe: Returns what is known of them now.
+    """
+
+    def __init__(self, describe: Callable[[], Sequence[HospitalSnapshot]]) -> None:
+        self._describe = describe
+
+    def hospitals(self) -> Sequence[Line]:
+        """Return the line of every hospital that is enrolled or ever came, by name."""
+        now = time.time()
+        return [
+            Line(
+                site=each.name,
+                online=each.state == "connected",
+                since=each.since,
+                heard=0.0 if each.state == "missing" else now - each.silent_s,
+                version=each.version,
+            )
+            for each in self._describe()
+        ]
+
+
+class NoFleet:
+    """The fleet of a page that only reads a folder of runs."""
+
+    def hospitals(self) -> Sequence[Line]:
+        """Return no line."""
+        return ()
+
+
+@dataclass(frozen=True)
+class RunDeeds:
+    """What the page may do to runs; what is None is not offered.
+
+    Each takes the name of a run.
+
+    Raises:
+        PolyclinicError: It cannot be done; the text says why.
+    """
+
+    stop: Callable[[str], None] | None = None
+    resume: Callable[[str], None] | None = None
