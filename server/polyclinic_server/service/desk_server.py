@@ -27,15 +27,17 @@ EXIT_CODE = "polyclinic-exit-code"  # metadata of a refusal: that of the command
 
 
 class AttachedRun(Protocol):
-    """A run's process that takes part.
+    """A run's process that takes part."""
 
-    Attributes:
-        post: Its way to the hospitals.
-        staged: Folder with the blobs of its questions.
-    """
+    @property
+    def post(self) -> OwnPost:
+        """Its way to the hospitals."""
+        ...
 
-    post: OwnPost
-    staged: Path
+    @property
+    def staged(self) -> Path:
+        """Folder with the blobs of its questions."""
+        ...
 
     def notes(self) -> list[str]:
         """Return what is to be known in its journal, once."""
@@ -43,13 +45,12 @@ class AttachedRun(Protocol):
 
 
 class Host(Desk, Protocol):
-    """The service behind the calls.
+    """The service behind the calls."""
 
-    Attributes:
-        address: Of the port for hospitals.
-    """
-
-    address: str
+    @property
+    def address(self) -> str:
+        """Of the port for hospitals."""
+        ...
 
     def attach(self, run: str, ledgers: Iterable[Path], sites: Iterable[str]) -> AttachedRun:
         """Let a run's process take part.
