@@ -15,7 +15,8 @@ from torch.nn.functional import cross_entropy, normalize
 
 from leaks.images import similarity
 
-RATE, SMOOTH = 0.05, 0.02
+RATE = 0.05
+PRIORS = (0.0005, 0.02)  # weights of total variation: for exact gradients, and for noisy ones
 
 
 def gradients(network: nn.Module, images: Tensor, labels: Tensor, *, graph: bool) -> Tensor:
@@ -26,7 +27,12 @@ def gradients(network: nn.Module, images: Tensor, labels: Tensor, *, graph: bool
 
 
 def invert(
-    network: nn.Module, update: Tensor, labels: Tensor, iterations: int, seed: int
+    network: nn.Module,
+    update: Tensor,
+    labels: Tensor,
+    iterations: int,
+    seed: int,
+    prior: float = PRIORS[0],
 ) -> Tensor:
     """Find images whose mean gradient points where an update does.
 
@@ -36,6 +42,7 @@ def invert(
         labels: Of the images.
         iterations: Number of steps.
         seed: Of the first images.
+        prior: Weight of total variation.
 
     Returns:
         Shape (images, 1, 28, 28), of 0 to 1.
@@ -48,7 +55,7 @@ def invert(
     for _ in range(iterations):
         found = normalize(gradients(network, images, labels, graph=True), dim=0)
         rough = (images.diff(dim=-1).abs().mean() + images.diff(dim=-2).abs().mean()) / 2
-        cost = 1 - found @ wanted + SMOOTH * rough
+        cost = 1 - found @ wanted + prior * rough
         optimizer.zero_grad()
         cost.backward()
         assert images.grad is not None
