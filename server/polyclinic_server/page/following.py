@@ -85,9 +85,9 @@ class Series:
 
     def forget_after(self, number: int) -> None:
         """Forget the rounds that begin again after this one."""
-        for values in (self.sums, *self.sites.values()):
-            for each in [each for each in values if each > number]:
-                del values[each]
+        self.sums = {n: held for n, held in self.sums.items() if n <= number}
+        for site, values in self.sites.items():
+            self.sites[site] = {n: value for n, value in values.items() if n <= number}
 
     def mean(self) -> list[tuple[float, float]]:
         """Return the mean over the hospitals that reported, by round."""

@@ -70,7 +70,7 @@ async function refresh() {
 // ---- changes; a hidden page asks for nothing
 
 let stream = null;
-let version = null;
+let version = document.body.dataset.version; // of what is shown
 let waiting = false;
 let last = 0;
 
@@ -97,7 +97,7 @@ function listen() {
     pulse.className = "pulse live";
   });
   stream.addEventListener("change", (event) => {
-    if (version !== null && version !== event.data) soon();
+    if (version !== event.data) soon();
     version = event.data;
   });
   stream.addEventListener("error", () => {
