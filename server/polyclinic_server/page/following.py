@@ -136,7 +136,7 @@ class Following:
         Args:
             events: Whether the events are read, too.
         """
-        seen = tuple(_mark(self.folder.path / name) for name in FILES[: 1 + events])
+        seen = tuple(mark_of(self.folder.path / name) for name in FILES[: 1 + events])
         if seen == self._seen[: len(seen)]:
             return
         try:
@@ -235,7 +235,8 @@ class Following:
         return {arm.name: arm.title for arm in self.state.arms} if self.state else {}
 
 
-def _mark(path: Path) -> tuple[int, int]:
+def mark_of(path: Path) -> tuple[int, int]:
+    """Return what changes with a file: its time and size; zeros where there is none."""
     try:
         found = path.stat()
     except OSError:
