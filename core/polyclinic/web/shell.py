@@ -56,6 +56,7 @@ class Shell:
             "site_title": title,
             "links": tuple(links),
             "version": version("polyclinic"),
+            "changed": changed,
         }
 
     def page(self, template: str, path: str, status: int = 200, **values: Any) -> Response:

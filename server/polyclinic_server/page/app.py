@@ -3,7 +3,7 @@
 import base64
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from polyclinic.web.gate import Rules
 from polyclinic.web.shell import Shell
 from polyclinic_server.page.curves import draw
 from polyclinic_server.page.deeds import Deeds
+from polyclinic_server.page.following import mark_of
 from polyclinic_server.page.metrics import expose
 from polyclinic_server.page.watching import Run, Watch
 
@@ -78,29 +79,40 @@ class Page:
     def _rendered(self, template: str, path: str) -> Response:
         """Answer with a page that is the same for everybody until something changes."""
         view = self._watch.view
-        version, text = self._kept.get(path, ("", ""))
-        if version != view.version:
-            with self._watch.lock:
-                view = self._watch.view
-                text = self._shell.render(template, path, view=view)
-            self._kept[path] = (view.version, text)
-        return HTMLResponse(text)
+        return self._kept_or(
+            path, view.version, lambda: self._shell.render(template, path, view=view)
+        )
 
     def _run(self, request: Request) -> Response:
         run = self._find(request)
-        with self._watch.lock:
-            text = self._shell.render(
-                "run.html.j2",
-                "/",
-                run=run,
-                follow=run.following,
-                charts=_draw_both(run),
-                models=read_models(run.following.folder.path / "ledger"),
-                settings=_read_settings(run.following.folder.path / "config.yaml"),
-                has_report=(run.following.folder.path / "report.html").is_file(),
-                deeds=self._deeds,
-            )
+        folder = run.following.folder.path
+        files = (folder / "report.html", folder / "config.yaml", *(folder / "ledger").glob("*"))
+        sign = f"{run.state} {run.following.version} {[mark_of(each) for each in files]}"
+        return self._kept_or(request.url.path, sign, lambda: self._render_run(run, folder))
+
+    def _kept_or(self, path: str, sign: str, render: Callable[[], str]) -> Response:
+        """Answer with what was rendered before, if its sign is the same; else render it."""
+        known, text = self._kept.get(path, ("", ""))
+        if known != sign:
+            with self._watch.lock:
+                text = render()
+                while len(self._kept) >= MOST_KEPT:
+                    self._kept.pop(next(iter(self._kept)))
+                self._kept[path] = (sign, text)
         return HTMLResponse(text)
+
+    def _render_run(self, run: Run, folder: Path) -> str:
+        return self._shell.render(
+            "run.html.j2",
+            "/",
+            run=run,
+            follow=run.following,
+            charts=_draw_both(run),
+            models=read_models(folder / "ledger"),
+            settings=_read_settings(folder / "config.yaml"),
+            has_report=(folder / "report.html").is_file(),
+            deeds=self._deeds,
+        )
 
     def _report(self, request: Request) -> Response:
         """Answer with the finished report; its styles are named by their hashes."""

@@ -85,9 +85,9 @@ class Series:
 
     def forget_after(self, number: int) -> None:
         """Forget the rounds that begin again after this one."""
-        for values in (self.sums, *self.sites.values()):
-            for each in [each for each in values if each > number]:
-                del values[each]
+        self.sums = {n: held for n, held in self.sums.items() if n <= number}
+        for site, values in self.sites.items():
+            self.sites[site] = {n: value for n, value in values.items() if n <= number}
 
     def mean(self) -> list[tuple[float, float]]:
         """Return the mean over the hospitals that reported, by round."""
@@ -136,7 +136,7 @@ class Following:
         Args:
             events: Whether the events are read, too.
         """
-        seen = tuple(_mark(self.folder.path / name) for name in FILES[: 1 + events])
+        seen = tuple(mark_of(self.folder.path / name) for name in FILES[: 1 + events])
         if seen == self._seen[: len(seen)]:
             return
         try:
@@ -235,7 +235,8 @@ class Following:
         return {arm.name: arm.title for arm in self.state.arms} if self.state else {}
 
 
-def _mark(path: Path) -> tuple[int, int]:
+def mark_of(path: Path) -> tuple[int, int]:
+    """Return what changes with a file: its time and size; zeros where there is none."""
     try:
         found = path.stat()
     except OSError:

@@ -58,6 +58,10 @@ class Hospital:
     rows: tuple[tuple[str, Row], ...]
     refused: tuple[str, ...] = ()
 
+    def foremost(self, most: int) -> tuple[tuple[str, Row], ...]:
+        """Return what it does in some of its runs: trouble first, then work, then the newest."""
+        return tuple(sorted(self.rows, key=_urgency)[:most])
+
     @property
     def condition(self) -> str:
         """Return one word: refused, gone, troubled, busy or ready."""
@@ -75,6 +79,11 @@ class Hospital:
 
 
 WORK = ("training", "validating", "testing", "describing", "measuring", "fine-tuning")
+
+
+def _urgency(held: tuple[str, Row]) -> tuple[bool, bool, float]:
+    row = held[1]
+    return (not row.trouble, not row.doing.startswith(WORK), -row.since)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 // place. What it shows was escaped by the server; no text ever becomes code here.
 
 const KEY = "polyclinic-token";
-const AGAIN_MS = 1000; // least time between two fetches
+const AGAIN_MS = 2000; // least time between two fetches
 const units = [["day", 86400], ["h", 3600], ["min", 60], ["s", 1]];
 const shown = new Map(); // id of a part -> its HTML as the server wrote it
 
@@ -70,7 +70,7 @@ async function refresh() {
 // ---- changes; a hidden page asks for nothing
 
 let stream = null;
-let version = null;
+let version = document.body.dataset.version; // of what is shown
 let waiting = false;
 let last = 0;
 
@@ -97,7 +97,7 @@ function listen() {
     pulse.className = "pulse live";
   });
   stream.addEventListener("change", (event) => {
-    if (version !== null && version !== event.data) soon();
+    if (version !== event.data) soon();
     version = event.data;
   });
   stream.addEventListener("error", () => {
