@@ -36,6 +36,7 @@ from polyclinic_strategies.universal.exchange import EMBEDDING, TASK
 from tests.strategies.universal.test_coordinator import SMALL
 from tests.task_cohort import SECRETS, write_tasks
 
+HEAD = "universal/head-*.safetensors"
 LEDGER = "e" * 64
 
 
