@@ -122,7 +122,7 @@ def train(name: str, epsilon: str, seed: int, folder: Path) -> dict[str, Any]:
     for event in read_lines(result.folder / "events.jsonl"):
         if event["kind"] == "answered" and event.get("epsilon") is not None:
             told[event["site"]] = event["epsilon"]
-    scores = {site: row["fedavg"] for site, row in result.scores.items()}
+    scores = result.scores["fedavg"]
     about = {"federation": name, "epsilon": epsilon, "seed": seed}
     patients = {site: len(dataset.training) for site, dataset in sites.items()}
     return {**about, "scores": scores, "told": told, "patients": patients}

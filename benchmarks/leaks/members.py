@@ -92,6 +92,7 @@ def attack(
                 "loss": auc(seen[inside], seen[outside]),
                 "likelihood ratio": auc(*ratios(seen, told, was, never, inside, outside)),
                 "members": int(inside.sum()),
+                "accuracy on others": float((seen[outside] > 0).double().mean()),
             }
         )
     return rows
