@@ -79,17 +79,21 @@ def test_a_run_is_watched_and_stopped_on_its_page(federation: Make) -> None:
         watched.close()
         assert watched.foreign == []
         assert watched.complaints == []
-    with served(one.runs, run_deeds=deeds_of_processes(one.runs)) as page:
-        ask(page, "resume")
-        wait_for(one, "waiting", "running")
-        ask(page, "stop")
-        wait_for(one, "interrupted")
+    resume_and_stop(one)
 
 
 def test_only_what_lies_in_the_folder_of_runs_can_be_named(tmp_path: Path) -> None:
     for deed in (resume, stop):
         with pytest.raises(RunNotFound):
             deed(tmp_path, "../other")
+
+
+def resume_and_stop(one: Federation) -> None:
+    with served(one.runs, run_deeds=deeds_of_processes(one.runs)) as page:
+        ask(page, "resume")
+        wait_for(one, "waiting", "running")
+        ask(page, "stop")
+        wait_for(one, "interrupted")
 
 
 def ask(page: Served, deed: str) -> None:
