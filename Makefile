@@ -38,7 +38,7 @@ BUILD_ARGS = --build-arg BASE=$(BASE) --build-arg WHEELS=$(WHEELS) \
 COMPOSE = docker compose -f docker/compose.yaml
 
 .PHONY: help install check format test test-fast test-long test-attacks test-e2e test-docker fuzz \
-	resolve docs demo picture demo-full demo-merging demo-refinement demo-proxy demo-universal \
+	resolve docs demo picture screenshots demo-full demo-merging demo-refinement demo-proxy demo-universal \
 	benchmarks mergekit nnunet proto images lock compose-demo sbom scan clean
 
 help:  ## Show this help.
@@ -116,6 +116,9 @@ picture: demo  ## The README's picture: the top of the demo's report, drawn by c
 		--window-size=1100,1080 --screenshot=docs/images/report.png \
 		"file://$$(cat $(FOLDER)/latest.txt | xargs realpath)/report.html"
 
+screenshots: demo  ## The documentation's pictures of both pages, drawn by chromium.
+	$(BIN)/python docs/images/screenshots.py $(FOLDER)
+
 demo-full: install  ## The whole story: SITES=6 ROUNDS=8 SUBJECTS=4 ARGS="SETTING=VALUE".
 	$(BIN)/polyclinic-server demo-full --sites $(SITES) $(if $(ROUNDS),--rounds $(ROUNDS)) \
 		--subjects $(SUBJECTS) --seed $(SEED) --folder $(FOLDER) $(ARGS)
@@ -138,6 +141,7 @@ benchmarks: install mergekit  ## Every figure in the documentation (some hours o
 	$(BIN)/python benchmarks/federation.py
 	$(BIN)/python benchmarks/fleet.py
 	$(BIN)/python benchmarks/large_round.py
+	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/demo_table.py
 	$(BIN)/python benchmarks/ledger.py
 	$(BIN)/python benchmarks/dicom.py

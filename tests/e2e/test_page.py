@@ -8,9 +8,12 @@ from pathlib import Path
 import pytest
 import requests
 
+from polyclinic.errors import RunNotFound
 from polyclinic_server.enrolment.registry import Registry
+from polyclinic_server.page.run_processes import deeds_of_processes, resume, stop
 from tests.browser import Watched, chromium
 from tests.e2e.federation import Federation, kill
+from tests.server.page.served import Served, served
 
 pytestmark = pytest.mark.e2e
 Make = Callable[..., Federation]
@@ -76,13 +79,32 @@ def test_a_run_is_watched_and_stopped_on_its_page(federation: Make) -> None:
         watched.close()
         assert watched.foreign == []
         assert watched.complaints == []
+    resume_and_stop(one)
 
 
-def test_a_run_resumes_from_the_page_over_its_folder(tmp_path: Path) -> None:
-    """Show that only what lies in the folder of runs can be named."""
-    from polyclinic.errors import RunNotFound
-    from polyclinic_server.page.run_processes import resume, stop
-
+def test_only_what_lies_in_the_folder_of_runs_can_be_named(tmp_path: Path) -> None:
     for deed in (resume, stop):
         with pytest.raises(RunNotFound):
             deed(tmp_path, "../other")
+
+
+def resume_and_stop(one: Federation) -> None:
+    with served(one.runs, run_deeds=deeds_of_processes(one.runs)) as page:
+        ask(page, "resume")
+        wait_for(one, "waiting", "running")
+        ask(page, "stop")
+        wait_for(one, "interrupted")
+
+
+def ask(page: Served, deed: str) -> None:
+    answer = requests.post(
+        f"{page.address}deeds/{deed}", json={"run": "run"}, headers=page.bearer, timeout=10
+    )
+    assert answer.status_code == 200, answer.text
+
+
+def wait_for(one: Federation, *states: str) -> None:
+    deadline = time.monotonic() + 120
+    while one.describe()["state"] not in states:
+        assert time.monotonic() < deadline, one.describe()
+        time.sleep(0.1)

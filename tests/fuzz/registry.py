@@ -16,6 +16,7 @@ from tests.fuzz import (
     ledger,
     messages,
     models,
+    pages,
     plans,
     segmentation,
     sums,
@@ -39,6 +40,7 @@ MODULES = (
     training_files,
     sums,
     dicom,
+    pages,
 )
 READERS: dict[str, Reader] = {
     reader.name: reader for module in MODULES for reader in module.READERS

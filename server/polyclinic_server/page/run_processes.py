@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -69,13 +70,15 @@ def resume(runs: Path, name: str) -> None:
     module = "polyclinic_server.cli.main"
     command = [sys.executable, "-m", module, "run", "--resume", name, f"deployment.runs={runs}"]
     with (run.path / LOG).open("ab") as log:
-        subprocess.Popen(
+        process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
+    # nobody else takes note of its end, and until then it would count as alive
+    threading.Thread(target=process.wait, name=f"resumed {name}", daemon=True).start()
 
 
 def _is_ours(pid: int) -> bool:
