@@ -206,7 +206,7 @@ class Registry:
         """Record what somebody asks for on the page, before it is done.
 
         Args:
-            deed: What is done: enrol, revoke, withdraw, stop or resume.
+            deed: What is done: enrol, revoke, withdraw, start, stop or resume.
             site: The hospital that it concerns; empty for none.
             who: Address of the person's browser.
             reason: Why, or to what.

@@ -80,7 +80,9 @@ class Page:
         """Answer with a page that is the same for everybody until something changes."""
         view = self._watch.view
         return self._kept_or(
-            path, view.version, lambda: self._shell.render(template, path, view=view)
+            path,
+            view.version,
+            lambda: self._shell.render(template, path, view=view, deeds=self._deeds),
         )
 
     def _run(self, request: Request) -> Response:

@@ -1,5 +1,6 @@
 """What may be done on the page: everything is also a command, and writes the journal first."""
 
+import shlex
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ Body = Mapping[str, str]
 JOURNAL = ".page"  # folder beside the runs, whose journal is used where there are no keys
 MOST_REASON = 300
 MOST_KEY = 20_000
+MOST_SETTINGS = 4000
 
 
 class Deeds:
@@ -65,6 +67,11 @@ class Deeds:
         return self._run_deeds.resume is not None
 
     @property
+    def starts(self) -> bool:
+        """Whether a run can be started."""
+        return self._run_deeds.start is not None
+
+    @property
     def fingerprint(self) -> str:
         """Fingerprint of the authority."""
         return authority_fingerprint(self._authority.ca()) if self._authority else ""
@@ -79,6 +86,7 @@ class Deeds:
             "enrol": self._enrol,
             "revoke": self._revoke,
             "withdraw": self._withdraw,
+            "start": self._start,
             "stop": partial(self._to_run, "stop"),
             "resume": partial(self._to_run, "resume"),
         }
@@ -132,6 +140,18 @@ class Deeds:
         if left is None:
             return {"said": f"The description of {site} is removed."}
         return {"said": f"{site} is withdrawn; {left} active contributions are left."}
+
+    def _start(self, body: Body, who: str) -> Body:
+        """Start a run; its settings are checked first."""
+        if self._run_deeds.start is None:
+            raise ConfigError("This page cannot start a run: `polyclinic-server serve --page` can.")
+        try:
+            settings = shlex.split(_given(body, "settings", MOST_SETTINGS))
+        except ValueError as error:
+            raise ConfigError("A quotation mark in the settings is not closed.") from error
+        self._registry.record("start", "", who, " ".join(settings)[:MOST_REASON])
+        run = self._run_deeds.start(settings, body.get("name", "").strip() or None)
+        return {"said": f"Run {run} has started."}
 
     def _to_run(self, deed: str, body: Body, who: str) -> Body:
         run = _given(body, "run")

@@ -72,7 +72,10 @@ class NoFleet:
 class RunDeeds:
     """What the page may do to runs; what is None is not offered.
 
-    Each takes the name of a run.
+    Attributes:
+        stop: Takes the name of a run.
+        resume: Takes the name of a run.
+        start: Takes settings, and a name or None; returns the name of the run.
 
     Raises:
         PolyclinicError: It cannot be done; the text says why.
@@ -80,3 +83,4 @@ class RunDeeds:
 
     stop: Callable[[str], None] | None = None
     resume: Callable[[str], None] | None = None
+    start: Callable[[Sequence[str], str | None], str] | None = None

@@ -156,5 +156,5 @@ def page_of_service(
         desk.resume(name)
 
     authority = endpoint_of(deployment).authority
-    deeds, fleet = RunDeeds(desk.stop, resume), SnapshotFleet(desk.hospitals)
+    deeds, fleet = RunDeeds(desk.stop, resume, desk.start), SnapshotFleet(desk.hospitals)
     return show_page(options, Path(deployment.runs), authority, say, deeds, fleet=fleet)

@@ -1,6 +1,6 @@
 """Who may read the page, and who may act."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -180,3 +180,36 @@ def test_enrol_kit_and_revoke(tmp_path: Path) -> None:
     found = [enrolled for enrolled in registry.everybody() if enrolled.site == "st-mary"]
     registry.close()
     assert [enrolled.reason for enrolled in found] == ["lost"]
+
+
+def test_a_run_is_started_where_a_service_can(tmp_path: Path) -> None:
+    started: list[tuple[list[str], str | None]] = []
+
+    def start(settings: Sequence[str], name: str | None) -> str:
+        if "rounds=no" in settings:
+            raise ConfigError("rounds=no: write a whole number.")
+        started.append((list(settings), name))
+        return name or "now"
+
+    with served(tmp_path / "runs", run_deeds=RunDeeds(start=start)) as page:
+
+        def ask(settings: str, name: str = "") -> tuple[int, dict[str, str]]:
+            body = {"settings": settings, "name": name}
+            answer = requests.post(
+                f"{page.address}deeds/start", json=body, headers=page.bearer, timeout=20
+            )
+            return answer.status_code, answer.json()
+
+        assert ask("rounds=2 'data.labels=[a, b]'", "first") == (
+            200,
+            {"said": "Run first has started."},
+        )
+        assert ask("rounds=no")[1]["error"] == "rounds=no: write a whole number."
+        assert "not closed" in ask("rounds='2")[1]["error"]
+        assert "settings" in ask("")[1]["error"]
+        assert started == [(["rounds=2", "data.labels=[a, b]"], "first")]
+        nobody = requests.post(f"{page.address}deeds/start", json={"settings": "a=1"}, timeout=20)
+        assert nobody.status_code == 401
+        assert "Start a run" in requests.get(page.address, timeout=20).text
+    with served(tmp_path / "runs") as page:
+        assert "Start a run" not in requests.get(page.address, timeout=20).text

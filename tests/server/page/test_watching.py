@@ -20,7 +20,7 @@ from polyclinic.federation.events import (
     Refused,
     RoundEnd,
 )
-from polyclinic_server.fleet.sessions import Line
+from polyclinic_server.page.fleet import Line
 from polyclinic_server.page.following import MOST_LINES, Following, Series
 from polyclinic_server.page.metrics import expose
 from polyclinic_server.page.watching import Watch
