@@ -3,6 +3,7 @@
 The service that started it has the hospitals; this process ends with it.
 """
 
+import shutil
 import signal
 import sys
 import time
@@ -51,9 +52,7 @@ def work(task: RunTask, console: Console) -> None:
     fleet = Path(task.runs) / FLEET
     with _alone(RunList(fleet).lock(task.name)):
         try:
-            folder, configs = _opened(task)
-            authority = None if task.security is None else Authority.open(Path(task.security))
-            sites = chosen_sites(configs, authority)
+            folder, configs, sites = _opened(task)
         except PolyclinicError as error:
             give_up(fleet, task.name, error)
             raise
@@ -68,11 +67,24 @@ def work(task: RunTask, console: Console) -> None:
         write_report(folder.path)
 
 
-def _opened(task: RunTask) -> tuple[RunFolder, list[Config]]:
+def _opened(task: RunTask) -> tuple[RunFolder, list[Config], tuple[str, ...]]:
+    """Make or find the folder of the run; return it, the configurations, and the hospitals.
+
+    Raises:
+        PolyclinicError: The run cannot start; a new one leaves no folder.
+    """
     task.check_deployment()
+    settings = [*task.settings, *task.deployment]
+    authority = None if task.security is None else Authority.open(Path(task.security))
     if task.resume:
-        return resume_run(task.name, [*task.settings, *task.deployment])
-    return create_run([*task.settings, *task.deployment], task.name)
+        folder, configs = resume_run(task.name, settings)
+        return folder, configs, chosen_sites(configs, authority)
+    folder, configs = create_run(settings, task.name)
+    try:
+        return folder, configs, chosen_sites(configs, authority)
+    except PolyclinicError:
+        shutil.rmtree(folder.path, ignore_errors=True)
+        raise
 
 
 def _conduct(

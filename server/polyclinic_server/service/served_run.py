@@ -125,19 +125,23 @@ class ServedRun:
     def conclude(self, runs: Path) -> str:
         """Say how its process ended; write it into run.json if the process could not."""
         status = self.child.status() or 0
-        remedy = f"`polyclinic-server resume {self.name}` resumes it"
-        run = RunFolder(runs / self.name)
-        described = run.describe() if (run.path / "run.json").exists() else {}
         if status == 0:
             return f"run {self.name} is finished"
         if self._refusal is not None:
             return f"run {self.name} did not start: {self._refusal[0]}"
         if self.stays:
             return f"run {self.name} waits for the next service"
+        remedy = f"`polyclinic-server resume {self.name}` resumes it"
         if self.stopped or status == INTERRUPTED:
             return f"run {self.name} was stopped; {remedy}"
+        return self._conclude_failed(RunFolder(runs / self.name), status, remedy)
+
+    def _conclude_failed(self, run: RunFolder, status: int, remedy: str) -> str:
+        described = run.describe() if (run.path / "run.json").exists() else {}
+        if described.get("state") == "finished":
+            return f"run {self.name} is finished, without a report: {self.child.last_words()}"
         if described.get("state") in ("waiting", "running"):
             ended = how_it_ended(status, f"the process of run {self.name} ended")
             run.end(RunError(f"{ended}; {remedy}."))
             return f"{ended}; {remedy}"
-        return f"run {self.name} failed: {described.get('reason', '')}"
+        return f"run {self.name} failed: {described.get('reason') or self.child.last_words()}"

@@ -22,6 +22,7 @@ from polyclinic_server.service.served_desk import desk_of
 from polyclinic_server.service.service import Service
 from tests.server.service.echoes import EchoHospital
 
+pytestmark = pytest.mark.e2e
 SITES = ("anne", "bruno", "clara", "dora")
 PATIENCE_S = 60.0
 
