@@ -15,8 +15,8 @@ from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from polyclinic.errors import PolyclinicError
+from polyclinic.store.entries import Entry, Publication
 from polyclinic.store.journal import database_of
-from polyclinic.store.ledger import Entry, Ledger, Publication
 from polyclinic.system.text import clean, clean_lines
 from polyclinic.web.gate import Rules
 from polyclinic.web.shell import Shell
@@ -149,6 +149,8 @@ def read_models(folder: Path) -> Models:
     try:
         if database_of(folder) is None:
             return Models()
+        from polyclinic.store.ledger import Ledger  # loads torch, which few pages need
+
         with Ledger.open(folder, create=False) as ledger:
             return Models(tuple(ledger.publications()), tuple(ledger.entries()))
     except PolyclinicError as error:

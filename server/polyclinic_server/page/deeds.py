@@ -16,7 +16,6 @@ from polyclinic.security.admission_errors import AdmissionRefused
 from polyclinic.security.keys import authority_fingerprint, parse_public_key
 from polyclinic.security.kit import SITE_NAME, check_site_name
 from polyclinic.store.journal import database_of
-from polyclinic.store.ledger import Ledger
 from polyclinic.web.shell import read_body
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.registry import Enrolled, Registry, enrol_with_kit
@@ -128,6 +127,7 @@ class Deeds:
         return {"said": f"The key {revoked.fingerprint} of {name} is revoked."}
 
     def _withdraw(self, body: Body, who: str) -> Body:
+        from polyclinic.store.ledger import Ledger
         from polyclinic_server.runs.withdrawal import withdraw
 
         run, site, reason = _given(body, "run"), _given(body, "name"), _given(body, "reason")

@@ -141,6 +141,7 @@ async function act(form) {
   const values = Object.fromEntries(new FormData(form));
   const button = form.querySelector("button");
   button.disabled = true;
+  say(form, "One moment …", true);
   try {
     const said = await post(`/deeds/${form.dataset.deed}`, values, token());
     if (said.status === 401) {
