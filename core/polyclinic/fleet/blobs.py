@@ -101,12 +101,7 @@ class BlobStore:
         return 0
 
     def append(self, digest: str, offset: int, data: Buffer) -> int:
-        """Write the next bytes of a blob; bytes that are there already are passed over.
-
-        Args:
-            digest: Of the whole blob.
-            offset: Where the bytes begin.
-            data: The bytes.
+        """Write the next bytes, from an offset on; those that are there already are passed over.
 
         Returns:
             How many of the blob's bytes are there now.
@@ -175,10 +170,7 @@ class BlobStore:
         return Blob(digest=digest, size=size)
 
     def adopt(self, path: Path) -> None:
-        """Take over a whole blob that another process of this user wrote; one that is here stays.
-
-        Args:
-            path: Its file, named by its digest, on the same file system.
+        """Take over the file of a whole blob, named by its digest, on the same file system.
 
         Raises:
             BlobMissing: It is neither there nor here.

@@ -169,12 +169,8 @@ class FleetService(Bulk):
             asked = Challenged(nonce, house.keys.authority, hello.site, spoken)
             admitting = asyncio.to_thread(admit_proof, house.keys.registry, asked, proof)
             enrolled = await asyncio.shield(admitting)  # to its line in the journal
-            caller = replace(
-                caller,
-                site=enrolled.site,
-                mark=enrolled.fingerprint,
-                ahead_s=proof.time - time.time(),
-            )
+            site, mark, ahead_s = enrolled.site, enrolled.fingerprint, proof.time - time.time()
+            caller = replace(caller, site=site, mark=mark, ahead_s=ahead_s)
         house.proved(context.peer())
         return hello, caller
 
