@@ -27,6 +27,12 @@ def chromium() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="module")  # playwright's loop must not outlive the module's tests
+def browser() -> Iterator[Any]:
+    with chromium() as one:
+        yield one
+
+
 class Watched:
     """A tab that notes what no page of ours may do.
 

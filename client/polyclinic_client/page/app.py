@@ -8,12 +8,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from polyclinic.errors import ConfigError, DataError
 from polyclinic.imaging.pictures import label_colours
 from polyclinic.system.text import clean, clean_lines
-from polyclinic.web.gate import Rules
+from polyclinic.web.gate import Gate, Rules
 from polyclinic.web.shell import Shell, read_body
 from polyclinic_client.page.data_check import FIRST, DataCheck
 from polyclinic_client.page.gathering import Gathering
@@ -39,7 +38,7 @@ class Page:
         self._shell.environment.filters |= {"clean": clean}
         self._shell.environment.globals |= {"kind_words": WORDS}
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Gate:
         """Make what answers."""
         return self._shell.app(
             [

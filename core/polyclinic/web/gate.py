@@ -113,10 +113,11 @@ class Gate:
     Args:
         app: What answers.
         rules: Who may do what.
+        leave: Ends the answers that would go on for ever.
     """
 
-    def __init__(self, app: ASGIApp, rules: Rules) -> None:
-        self._app, self._rules = app, rules
+    def __init__(self, app: ASGIApp, rules: Rules, leave: Callable[[], None]) -> None:
+        self._app, self._rules, self.leave = app, rules, leave
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""

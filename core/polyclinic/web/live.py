@@ -16,11 +16,15 @@ class Changes:
 
     Args:
         version: Returns what changes with everything that the page shows.
+
+    Attributes:
+        over: Whether the page ends, and its streams with it.
     """
 
     def __init__(self, version: Callable[[], str]) -> None:
         self._version = version
         self._open = 0
+        self.over = False
 
     async def respond(self, request: Request) -> Response:
         """Answer with the stream, or refuse if too many are open."""
@@ -32,7 +36,7 @@ class Changes:
         self._open += 1
         try:
             told, silent_s = "", 0.0
-            while not await request.is_disconnected():
+            while not self.over and not await request.is_disconnected():
                 if (version := self._version()) != told:
                     told, silent_s = version, 0.0
                     yield f"event: change\ndata: {version}\n\n"

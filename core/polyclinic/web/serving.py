@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from starlette.types import ASGIApp
 
 from polyclinic.errors import ConfigError
 from polyclinic.system.listening import join_address, open_listener
+from polyclinic.web.gate import Gate
 
 ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[^:\[\]]*):)?(?P<port>\d{1,5})")
 BACKLOG = 64
@@ -69,7 +69,7 @@ async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:
 
 @contextlib.contextmanager
 def serving(
-    app: ASGIApp, listener: socket.socket, certificate: Certificate | None = None
+    app: Gate, listener: socket.socket, certificate: Certificate | None = None
 ) -> Iterator[str]:
     """Serve inside the `with` block; yield the page's address.
 
@@ -89,7 +89,7 @@ def serving(
         http="h11",
         loop="asyncio",
         limit_concurrency=MOST_CONNECTIONS,
-        timeout_graceful_shutdown=1,
+        timeout_graceful_shutdown=2,
         ssl_certfile=certificate.chain if certificate else None,
         ssl_keyfile=certificate.key if certificate else None,
     )
@@ -102,6 +102,7 @@ def serving(
     try:
         yield f"{'https' if certificate else 'http'}://{join_address(host, port)}/"
     finally:
+        app.leave()
         server.should_exit = True
         thread.join(STOP_S)
         listener.close()

@@ -17,7 +17,6 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
-from starlette.types import ASGIApp
 
 from polyclinic.errors import PolyclinicError
 from polyclinic.reporting.page import make_environment
@@ -67,7 +66,7 @@ class Shell:
         """Render a page as text."""
         return self.environment.get_template(template).render(path=path, **values)
 
-    def app(self, routes: Sequence[BaseRoute]) -> ASGIApp:
+    def app(self, routes: Sequence[BaseRoute]) -> Gate:
         """Make what answers: the page's own routes, and those of the shell."""
         own = [
             Route("/sign-in", self._show_sign_in, methods=["GET"]),
@@ -80,7 +79,11 @@ class Shell:
             HTTPException: self._explain,
             PolyclinicError: _explain_error,
         }
-        return Gate(Starlette(routes=[*routes, *own], exception_handlers=handlers), self._rules)
+        inside = Starlette(routes=[*routes, *own], exception_handlers=handlers)
+        return Gate(inside, self._rules, self._end_streams)
+
+    def _end_streams(self) -> None:
+        self._changes.over = True
 
     def _show_sign_in(self, _request: Request) -> Response:
         return self.page("sign_in.html.j2", "/sign-in")

@@ -12,13 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp
 
 from polyclinic.errors import PolyclinicError
 from polyclinic.store.entries import Entry, Publication
 from polyclinic.store.journal import database_of
 from polyclinic.system.text import clean, clean_lines
-from polyclinic.web.gate import Rules
+from polyclinic.web.gate import Gate, Rules
 from polyclinic.web.shell import Shell
 from polyclinic_server.page.curves import draw
 from polyclinic_server.page.deeds import Deeds
@@ -58,7 +57,7 @@ class Page:
         self._shell = Shell("coordinator", rules, [TEMPLATES], lambda: watch.view.version, LINKS)
         self._shell.environment.filters |= {"clean": clean}
 
-    def app(self) -> ASGIApp:
+    def app(self) -> Gate:
         """Make what answers."""
         own = [
             Route("/", self._overview, methods=["GET"]),

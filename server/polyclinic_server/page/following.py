@@ -129,6 +129,7 @@ class Following:
         self.told: deque[Told] = deque(maxlen=MOST_LINES)
         self.curves: dict[tuple[str, str], Series] = {}
         self.round_times: deque[float] = deque(maxlen=6)  # of the newest rounds' ends
+        self.rounds_done = 0  # of the present strategy
 
     def look(self, *, events: bool) -> None:
         """Read what is new.
@@ -186,7 +187,10 @@ class Following:
                     self._series(event.arm, quantity).forget_after(event.offset)
         if isinstance(event, ArmStart | RoundEnd):
             self.round_times.append(event.time)
+            self.rounds_done = event.offset if isinstance(event, ArmStart) else event.round
         if isinstance(event, Refused):
+            if len(self.refused) >= MOST_HOSPITALS:
+                self.refused.pop(next(iter(self.refused)))
             self.refused[event.site] = Told(event.time, event.reason, bad=True)
         elif isinstance(event, SiteEvent) and event.site in live.rows:
             self._update(self.rows.setdefault(event.site, Row(event.site)), event, live)
@@ -228,7 +232,7 @@ class Following:
         if live is None or not live.in_rounds or len(times) < 2 or not live.rounds:
             return None
         pace = (times[-1] - times[0]) / (len(times) - 1)
-        return max(0.0, pace * (live.rounds - live.round))
+        return max(0.0, pace * (live.rounds - self.rounds_done))
 
     def titles(self) -> Mapping[str, str]:
         """Return the strategies' titles, by their names."""

@@ -13,9 +13,10 @@ from polyclinic_client.page.show import LOG, show_page
 from polyclinic_client.policy.asked import Asked
 from polyclinic_client.policy.decisions import decision_on, note_asked
 from polyclinic_client.sent.journal import FILE, Journal, Leaving
-from tests.browser import Watched, chromium
+from tests.browser import Watched, browser
 from tests.client.page.hospital import make_data, make_state
 
+__all__ = ["browser"]  # the fixture
 HOSTILE = '<img src=x onerror="window.taken=1">'
 SOON_MS = 15_000
 
@@ -48,12 +49,6 @@ def hospital(tmp_path: Path, data: Path) -> Iterator[Hospital]:
     with show_page("0", state, data, said.append):
         address, _, token = said[0].removeprefix("page: ").partition("sign-in#")
         yield Hospital(state, digest, address, token)
-
-
-@pytest.fixture(scope="session")
-def browser() -> Iterator[Any]:
-    with chromium() as one:
-        yield one
 
 
 @pytest.fixture

@@ -25,9 +25,10 @@ from polyclinic_demos.local_pki import local_authority
 from polyclinic_server.enrolment.registry import Registry
 from polyclinic_server.page.fleet import RunDeeds
 from polyclinic_server.reports.page import write_report
-from tests.browser import WIDTHS, Watched
+from tests.browser import WIDTHS, Watched, browser
 from tests.server.page.served import Served, begin_run, record, served
 
+__all__ = ["browser"]  # the fixture
 HOSTILE = (
     "<script>window.taken=1</script>",
     '"><img src=x onerror="window.taken=1">',

@@ -124,6 +124,17 @@ def test_only_the_hash_of_a_token_is_kept(tmp_path: Path) -> None:
         assert stop(page, {"authorization": f"Bearer {token}x"}) == 401
 
 
+def test_a_page_that_is_open_does_not_hold_the_end_up(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    begin_run(tmp_path, "spleen")
+    with served(tmp_path) as page:
+        stream = requests.get(f"{page.address}changes", stream=True, timeout=5)
+        assert next(stream.iter_lines()).startswith(b"event: change")
+    stream.close()
+    assert capfd.readouterr().err == ""
+
+
 def test_other_machines_need_tls(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="TLS"), served(tmp_path, address="0.0.0.0:0"):
         pass

@@ -119,6 +119,18 @@ def test_little_is_kept_of_a_long_run(tmp_path: Path) -> None:
     following.look(events=True)
     assert len(following.told) == MOST_LINES
     assert len(following.round_times) <= 6
+    assert following.left_s() == 0
+
+
+def test_the_time_that_is_left_follows_the_newest_rounds(tmp_path: Path) -> None:
+    folder = begin_run(tmp_path, "spleen", rounds=10)
+    times = [ArmStart(arm="fedavg", rounds=10, time=100.0)]
+    ends = [RoundEnd(round=number, time=100.0 + 30.0 * number) for number in (1, 2, 3, 4)]
+    lines = [event.model_dump_json() + "\n" for event in (*times, *ends)]
+    (folder.path / "events.jsonl").write_text("".join(lines))
+    following = Following(folder.path, EventLog())
+    following.look(events=True)
+    assert following.left_s() == pytest.approx(6 * 30.0)
 
 
 def test_rounds_that_begin_again_count_once() -> None:
