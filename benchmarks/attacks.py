@@ -4,8 +4,8 @@
     python benchmarks/attacks.py --smoke build/attacks
 
 Chest radiographs of 28 x 28 pixels (pneumoniamnist); `--smoke` draws images and does little of
-everything. FOLDER/attacks.html has tables and pictures, FOLDER/attacks.json the figures. About seven
-minutes on one core. Three attacks:
+everything. FOLDER/attacks.html has tables and pictures, FOLDER/attacks.json the figures. About
+seven minutes on one core. Three attacks:
 
 - gradient inversion of what one hospital sends, after 1, 4 and 16 steps on one image each;
 - a model with an imprint layer, which a dishonest coordinator sends;
