@@ -31,7 +31,10 @@ def read_images(data: Path | None, count: int) -> tuple[Tensor, Tensor]:
         return draw_spots(count)
     with np.load(data / "pneumoniamnist.npz") as file:
         images, labels = file["train_images"], file["train_labels"]
-    order = np.random.default_rng(0).permutation(len(images))[:count]
+    shuffled = np.random.default_rng(0).permutation(len(images))
+    classes = [shuffled[labels[shuffled].flatten() == each] for each in (0, 1)]
+    half = min(len(each) for each in classes)
+    order = np.stack([each[:half] for each in classes], 1).flatten()[:count]  # as many of each
     chosen = torch.from_numpy(images[order]).float()[:, None] / 255
     return chosen, torch.from_numpy(labels[order]).long().flatten()
 
@@ -65,9 +68,9 @@ def make_network(seed: int = 0) -> nn.Module:
 
 
 def training_of(rate: float) -> TrainingConfig:
-    """Return plain SGD on the cross-entropy."""
+    """Return AdamW on the cross-entropy."""
     made = load_config(["data=classification_2d", "model=densenet_2d", "training=classification"])
-    optimizer = {"_target_": "torch.optim.SGD", "lr": rate}
+    optimizer = {"_target_": "torch.optim.AdamW", "lr": rate}
     loss = {"_target_": "torch.nn.CrossEntropyLoss"}
     return replace(made.training, learning_rate=rate, optimizer=optimizer, loss=loss)
 
