@@ -122,7 +122,7 @@ def test_check_finds_nothing_wrong_with_a_sound_data_set(site: Path, tmp_path: P
     )
     assert checked.returncode == 0, checked.stderr
     titles = re.findall(r"^(?:ok|note) +([^:]+):", checked.stdout, re.MULTILINE)
-    machine = ["state", "disk", "memory", "GPU", "/dev/shm", "training", "way out"]
+    machine = ["state", "patients", "disk", "memory", "GPU", "/dev/shm", "training", "way out"]
     assert titles == ["dataset.json", "images", *machine]
 
 
