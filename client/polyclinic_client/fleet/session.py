@@ -36,15 +36,30 @@ class Session:
         self.metadata = ((SESSION_HEADER, welcome.session),)
         self._call = call
         self._turn = asyncio.Lock()
+        self._writing: set[asyncio.Task[None]] = set()
         self._closed = asyncio.Event()
         self._heard = time.monotonic()
 
     async def send(self, frame: wire.FromHospital) -> None:
-        """Send a frame.
+        """Send a frame; whoever is cancelled in the meantime leaves it to go out.
+
+        A write that is cancelled would end the whole line. So happens to a reply that is taken
+        before gRPC has told that it went out.
 
         Raises:
             LineCut: It did not go out.
         """
+        writing = asyncio.create_task(self._write(frame))
+        self._writing.add(writing)
+        writing.add_done_callback(self._written)
+        await asyncio.shield(writing)
+
+    def _written(self, writing: asyncio.Task[None]) -> None:
+        self._writing.discard(writing)
+        if not writing.cancelled():
+            writing.exception()  # nobody else may be left who would look
+
+    async def _write(self, frame: wire.FromHospital) -> None:
         async with self._turn:
             try:
                 await self._call.write(frame)
