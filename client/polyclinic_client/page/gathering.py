@@ -1,6 +1,5 @@
 """What the hospital's page shows: files of the state folder, looked at once a second."""
 
-import threading
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from polyclinic.errors import PolyclinicError
+from polyclinic.web.looking import Looker, mark_of
 from polyclinic_client.policy.decisions import ASKED, DECISIONS, Request, requests
 from polyclinic_client.policy.policy import FILE as POLICY
 from polyclinic_client.policy.standing import WAITS, standing_of
@@ -15,7 +15,6 @@ from polyclinic_client.sent.journal import FILE, Entry, Journal
 from polyclinic_client.sent.kinds import SIGNALS
 from polyclinic_client.site.status import CONNECTION, FINE_TUNING, WORKER, Status, StatusFile
 
-LOOK_S = 1.0
 MOST_ENTRIES = 500  # newest that are shown
 MOST_REQUESTS = 100
 MOST_MODELS = 200
@@ -85,7 +84,7 @@ class Left:
         return sum(each.bytes for each in self.sums.values())
 
 
-class Gathering:
+class Gathering(Looker):
     """Looks at a hospital's state folder.
 
     Args:
@@ -93,23 +92,12 @@ class Gathering:
     """
 
     def __init__(self, state: Path) -> None:
+        super().__init__()
         self.state = state
-        self.lock = threading.RLock()
         self.left = Left()
         self._journal, self._offset = Journal(state / FILE), 0
         self._sign: tuple[object, ...] = ()
         self._count = 0
-        self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="page-watch", daemon=True)
-
-    def __enter__(self) -> "Gathering":
-        self.look()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._leaving.set()
-        self._thread.join(LOOK_S + 1.0)
 
     @property
     def version(self) -> str:
@@ -121,16 +109,11 @@ class Gathering:
         with self.lock:
             self._count += 1
 
-    def _live(self) -> None:
-        while not self._leaving.wait(LOOK_S):
-            with suppress(OSError):
-                self.look()
-
     def look(self) -> None:
         """Look once."""
         with self.lock:
             names = (FILE, WORKER, FINE_TUNING, CONNECTION, POLICY, ASKED, DECISIONS)
-            sign = tuple(_mark(self.state / name) for name in names)
+            sign = tuple(mark_of(self.state / name) for name in names)
             if sign == self._sign:
                 return
             before, self._sign = self._sign, sign
@@ -140,7 +123,7 @@ class Gathering:
 
     def _read_left(self) -> None:
         try:
-            if self._offset > _mark(self._journal.path)[1]:  # begun anew
+            if self._offset > mark_of(self._journal.path)[1]:  # begun anew
                 self.left, self._offset = Left(), 0
             for entry, end in self._journal.entries_from(self._offset):
                 self._offset = end
@@ -169,11 +152,3 @@ class Gathering:
                     name = path.relative_to(self.state).as_posix()
                     found.append(ModelFile(name, told.st_size, told.st_mtime))
         return sorted(found, key=lambda each: each.time, reverse=True)[:MOST_MODELS]
-
-
-def _mark(path: Path) -> tuple[int, int]:
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0)
-    return (found.st_mtime_ns, found.st_size)

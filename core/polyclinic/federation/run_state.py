@@ -8,6 +8,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, ValidationError, mo
 
 from polyclinic.errors import RunError
 from polyclinic.federation.events import Word
+from polyclinic.federation.live_state import LiveState
 
 Part = TypeVar("Part", bound=BaseModel)
 Found = TypeVar("Found")
@@ -141,6 +142,16 @@ class RunState(BaseModel):
         if not isinstance(found, Mapping):
             return found
         return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def titles(self) -> dict[str, str]:
+        """Titles of the strategies, by their names."""
+        return {arm.name: arm.title or arm.name for arm in self.arms}
+
+    def live_state(self) -> LiveState:
+        """Make what is known of the run before its first event."""
+        without = frozenset(arm.name for arm in self.arms if arm.kind)
+        return LiveState(self.titles, self.rounds or 0, self.score_name, without)
 
     def part(self, name: str, model: type[Part]) -> Part | None:
         """Read the part that a method keeps in run.json under its name; None if there is none.

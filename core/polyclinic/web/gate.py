@@ -38,6 +38,11 @@ HEADERS = {
 }
 
 
+def who_of(request: Request) -> str:
+    """Return the address of whoever sent a request."""
+    return request.client.host if request.client else "somebody"
+
+
 @dataclass(frozen=True)
 class Rules:
     """Who may do what on a page.
@@ -78,7 +83,7 @@ class Rules:
 
     def judge(self, request: Request) -> PageRefused | None:
         """Return why a request is refused; None if it is not."""
-        who = request.client.host if request.client else "somebody"
+        who = who_of(request)
         what = f"{request.method} {request.url.path}"
         host = request.headers.get("host", "").lower()
         if host not in self.hosts():
@@ -141,7 +146,7 @@ class Gate:
         if refusal is None:
             await self._app(scope, receive, send_safely)
             return
-        who = request.client.host if request.client else "somebody"
+        who = who_of(request)
         if not isinstance(refusal, TokenMissing) or request.method not in READS:
             self._rules.note(refusal, who)
         await self._answer(refusal, request)(scope, receive, send_safely)

@@ -18,10 +18,10 @@ from polyclinic.store.entries import Entry, Publication
 from polyclinic.store.journal import database_of
 from polyclinic.system.text import clean, clean_lines
 from polyclinic.web.gate import Gate, Rules
+from polyclinic.web.looking import mark_of
 from polyclinic.web.shell import Shell
 from polyclinic_server.page.curves import draw
 from polyclinic_server.page.deeds import Deeds
-from polyclinic_server.page.following import mark_of
 from polyclinic_server.page.metrics import expose
 from polyclinic_server.page.watching import Run, Watch
 

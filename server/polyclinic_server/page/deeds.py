@@ -16,6 +16,7 @@ from polyclinic.security.admission_errors import AdmissionRefused
 from polyclinic.security.keys import authority_fingerprint, parse_public_key
 from polyclinic.security.kit import SITE_NAME, check_site_name
 from polyclinic.store.journal import database_of
+from polyclinic.web.gate import who_of
 from polyclinic.web.shell import read_body
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.enrolment.registry import Enrolled, Registry, enrol_with_kit
@@ -196,7 +197,6 @@ def _given(body: Body, name: str, longest: int = MOST_REASON) -> str:
 def _answering(deed: Callable[[Body, str], Body]) -> Callable[[Request], Awaitable[Response]]:
     async def answer(request: Request) -> Response:
         body = await read_body(request)
-        who = request.client.host if request.client else "somebody"
-        return JSONResponse(await run_in_threadpool(deed, body, who))
+        return JSONResponse(await run_in_threadpool(deed, body, who_of(request)))
 
     return answer

@@ -23,14 +23,16 @@ from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.federation.run_state import RunState
 from polyclinic.system.text import clean_lines
+from polyclinic.web.looking import mark_of
+from polyclinic_server.runs.event_tail import EventTail
 
 MOST_LINES = 300  # events that are shown
 MOST_SITES = 12  # hospitals with a curve of their own
 MOST_ROUNDS = 20_000
 MOST_HOSPITALS = 2_000
 LARGEST = 1e9  # figure that is drawn: sums of any number of them are finite
-PIECE = 4 * 2**20  # bytes that are read at once
-FILES = ("run.json", "events.jsonl")
+EVENTS = "events.jsonl"
+FILES = ("run.json", EVENTS)
 BAD = (Failed, Missing, Left, Refused)
 
 
@@ -122,7 +124,7 @@ class Following:
         self._begin()
 
     def _begin(self) -> None:
-        self._offset = 0
+        self._tail = EventTail(self.folder.path / EVENTS, 0, self._log)
         self.live: LiveState | None = None
         self.rows: dict[str, Row] = {}
         self.refused: dict[str, Told] = {}
@@ -150,27 +152,13 @@ class Following:
         self.version += 1
 
     def _read_events(self, state: RunState) -> None:
-        path = self.folder.path / "events.jsonl"
-        if not path.is_file():
+        if not (self.folder.path / EVENTS).is_file():
             return
-        if path.stat().st_size < self._offset:  # another file
+        if self._tail.is_another_file:
             self._begin()
-        if self.live is None:
-            titles = {arm.name: arm.title for arm in state.arms}
-            without = frozenset(arm.name for arm in state.arms if arm.kind)
-            self.live = LiveState(titles, state.rounds or 0, state.score_name, without)
-        with path.open("rb") as file:
-            file.seek(self._offset)
-            while piece := file.read(PIECE):
-                whole, end, _ = piece.rpartition(b"\n")
-                if not end and len(piece) < PIECE:
-                    return  # the last line is being written
-                self._offset += len(whole) + len(end) if end else len(piece)
-                file.seek(self._offset)
-                for line in whole.split(b"\n"):
-                    event = self._log.parse(line.decode("utf-8", "replace")) if line else None
-                    if event is not None:
-                        self._take(event, self.live)
+        live = self.live = self.live or state.live_state()
+        for event in self._tail.events():
+            self._take(event, live)
 
     def _take(self, event: Event, live: LiveState) -> None:
         site = getattr(event, "site", "")
@@ -236,13 +224,4 @@ class Following:
 
     def titles(self) -> Mapping[str, str]:
         """Return the strategies' titles, by their names."""
-        return {arm.name: arm.title for arm in self.state.arms} if self.state else {}
-
-
-def mark_of(path: Path) -> tuple[int, int]:
-    """Return what changes with a file: its time and size; zeros where there is none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return (0, 0)
-    return (found.st_mtime_ns, found.st_size)
+        return self.state.titles if self.state else {}

@@ -1,18 +1,16 @@
 """All runs of a folder and all hospitals, as a page shows them: looked at once a second."""
 
-import threading
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from polyclinic.federation.events import EventLog
+from polyclinic.web.looking import Looker
 from polyclinic_server.page.fleet import Fleet, Line, NoFleet
 from polyclinic_server.page.following import Following, Row
 from polyclinic_server.runs.status import state_of
 
-LOOK_S = 1.0
 ACTIVE = ("waiting", "running")
 MOST_RUNS = 200  # newest runs that are followed
 
@@ -100,7 +98,7 @@ class View:
         return next((run for run in self.runs if run.name == name), None)
 
 
-class Watch:
+class Watch(Looker):
     """Looks at a folder of runs, and at a fleet.
 
     Args:
@@ -115,35 +113,22 @@ class Watch:
         fleet: Fleet | None = None,
         told: Callable[[Run, str], None] = lambda _run, _before: None,
     ) -> None:
+        super().__init__()
         self._folder, self._fleet, self._told = runs, fleet or NoFleet(), told
         self._log = EventLog()
         self._followed: dict[str, Following] = {}
         self._states: dict[str, str] = {}
-        self._leaving = threading.Event()
-        self._thread = threading.Thread(target=self._live, name="page-watch", daemon=True)
         self._sign: tuple[object, ...] = ()
         self._count = 0
-        self.lock = threading.RLock()  # of everything that a view refers to
         self.view = View("0", (), (), time.time())
 
     def attach(self, fleet: Fleet) -> None:
         """Look at a fleet that began to serve after the page."""
         self._fleet = fleet
 
-    def __enter__(self) -> "Watch":
-        self.look()
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._leaving.set()
-        self._thread.join(LOOK_S + 1.0)
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
         self.look()  # how the run ended
-
-    def _live(self) -> None:
-        while not self._leaving.wait(LOOK_S):
-            with suppress(OSError):  # a folder that is gone at this moment
-                self.look()
 
     def look(self) -> View:
         """Look once."""

@@ -1,8 +1,8 @@
 """The desk of a coordinator: what is known of hospitals and runs, and what can be asked for.
 
 `polyclinic_server.service.service.Service` is the desk of `polyclinic-server serve`;
-`polyclinic_server.service.at_desk.ServedDesk` is the same one as another process sees it. Several
-threads may use either.
+`polyclinic_server.service.served_desk.ServedDesk` is the same one as another process sees it.
+Several threads may use either.
 """
 
 from collections.abc import Sequence

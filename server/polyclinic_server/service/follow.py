@@ -7,9 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from polyclinic.errors import RunError
-from polyclinic.federation.live_state import LiveState
 from polyclinic.federation.run_folder import RunFolder, find_run
-from polyclinic.federation.run_state import RunState
 from polyclinic_server.runs.event_tail import EventTail
 from polyclinic_server.runs.live_table import LiveTable, show
 from polyclinic_server.service.served_desk import ServedDesk
@@ -58,7 +56,7 @@ def follow(desk: ServedDesk, folder: RunFolder, console: Console, begun: int = 0
     console.print(f"run {folder.name} in {folder.path}, by the service", markup=False)
     tail = EventTail(folder.path / "events.jsonl", begun)
     try:
-        with show(LiveTable(_live_state(folder.state())), console) as handle:
+        with show(LiveTable(folder.state().live_state()), console) as handle:
             goes_on = True
             while goes_on:  # once more after its end, for its last events
                 goes_on = any(run.name == folder.name for run in desk.runs())
@@ -77,10 +75,3 @@ def follow(desk: ServedDesk, folder: RunFolder, console: Console, begun: int = 0
     if ended.state != "finished":
         raise RunError(f"Run {folder.name}: {ended.state}. {ended.reason}")
     return folder
-
-
-def _live_state(run: RunState) -> LiveState:
-    """Make what is known of a run before its first event."""
-    titles = {arm.name: arm.title or arm.name for arm in run.arms}
-    without = frozenset(arm.name for arm in run.arms if arm.kind)
-    return LiveState(titles, run.rounds or 0, run.score_name, without)
