@@ -1,7 +1,5 @@
 """`polyclinic-client page`: the hospital's page, for browsers on this machine."""
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -33,15 +31,10 @@ def page(
     ] = PORT,
 ) -> None:
     """See PAGE_HELP."""
+    from polyclinic.web.serving import told_to_end
     from polyclinic_client.cli.runs import chosen_state
     from polyclinic_client.page.show import show_page
 
-    console, leaving = LineConsole(), threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: leaving.set())
-
-    def say(text: str) -> None:
-        console.print(text, markup=False)
-
-    with show_page(address, chosen_state(state, kit, name), data, say):
+    leaving = told_to_end()
+    with show_page(address, chosen_state(state, kit, name), data, LineConsole().say):
         leaving.wait()

@@ -20,6 +20,10 @@ class LineConsole(Console):
         known = stream.isatty() or "COLUMNS" in os.environ
         super().__init__(stderr=stderr, highlight=False, width=None if known else WIDE)
 
+    def say(self, text: str) -> None:
+        """Print a sentence as it is."""
+        self.print(text, markup=False)
+
     def print(self, *objects: Any, **options: Any) -> None:
         """Print as `rich.console.Console` does, with `soft_wrap` for what is only text."""
         options.setdefault("soft_wrap", all(isinstance(each, str) for each in objects))

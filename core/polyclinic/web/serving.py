@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import re
+import signal
 import socket
 import threading
 from collections.abc import Iterator
@@ -57,6 +58,14 @@ class Certificate:
 
     chain: Path
     key: Path
+
+
+def told_to_end() -> threading.Event:
+    """Return what is set when this process is told to end, by Ctrl-C or by whoever started it."""
+    told = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: told.set())
+    return told
 
 
 async def _serve(server: uvicorn.Server, listener: socket.socket) -> None:

@@ -96,13 +96,7 @@ def run(
     from polyclinic_server.service.hand_over import run_to_its_end
 
     settings = [*(overrides or []), *([NO_KEYS] if insecure else [])]
-    shown = None
-    if page_address:
-
-        def say(text: str) -> None:
-            console.print(text, markup=False)
-
-        shown = page_of_run(PageOptions(page_address, webhook), say)
+    shown = page_of_run(PageOptions(page_address, webhook), console.say) if page_address else None
     run_to_its_end(settings, name, resume, console, shown)
 
 

@@ -1,7 +1,5 @@
 """`polyclinic-server page`: the page over a folder of runs, for browsers on this machine."""
 
-import signal
-import threading
 from pathlib import Path
 from typing import Annotated
 
@@ -43,21 +41,15 @@ def page(
     ] = False,
 ) -> None:
     """See PAGE_HELP."""
+    from polyclinic.web.serving import told_to_end
     from polyclinic_server.enrolment.authority import Authority
     from polyclinic_server.page.run_processes import deeds_of_processes
     from polyclinic_server.page.show import PageOptions, renew_token, show_page
 
     authority = Authority.open(security) if (security / "address.json").exists() else None
     if new_token:
-        console.print(renew_token(runs, authority), markup=False)
+        console.say(renew_token(runs, authority))
         return
-    leaving = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: leaving.set())
-
-    def say(text: str) -> None:
-        console.print(text, markup=False)
-
-    options = PageOptions(address, webhook)
-    with show_page(options, runs, authority, say, deeds_of_processes(runs)):
+    leaving, options = told_to_end(), PageOptions(address, webhook)
+    with show_page(options, runs, authority, console.say, deeds_of_processes(runs)):
         leaving.wait()

@@ -127,7 +127,7 @@ class EventLoop:
         self._needs_base: set[str] = set()
         self._ended: float | None = None  # monotonic time in seconds, while only hospitals are late
         self.merged: set[str] = set()  # digests of the contributions in the newest model
-        self._head = 0  # number of the journal's last line that was seen
+        self._head = ""  # hash of the journal's last line that was seen
         self._began = self.last_moved = self._checked = clock.monotonic()
 
     def run(self) -> Publication | None:
@@ -339,7 +339,7 @@ class EventLoop:
         if moment - self._checked < self.strategy.poll_s:
             return
         self._checked = moment
-        head = self.ledger.history(limit=1)[-1].sequence
+        head = self.ledger.newest()
         if head != self._head:
             self._head = head
             if self.merged != {entry.digest for entry in self.publisher.entries()}:

@@ -61,7 +61,7 @@ class Refiner:
         self._of_newcomer: tuple[int, dict[str, Description]] = (-1, {})
         self._neighbourhoods: dict[str, Neighbourhood] = {}
         # last line of the journal, and the entries that counted then
-        self._read: tuple[int, dict[str, Entry]] | None = None
+        self._read: tuple[str, dict[str, Entry]] | None = None
 
     def contributors(self) -> list[str]:
         """Return the names of the sites whose vectors count, sorted."""
@@ -175,7 +175,7 @@ class Refiner:
 
         They are read again whenever the ledger has a new line.
         """
-        head = self._publisher.ledger.history(limit=1)[-1].sequence
+        head = self._publisher.ledger.newest()
         if self._read is None or self._read[0] != head:
             self._read = head, {entry.site: entry for entry in self._publisher.entries()}
         return self._read[1]
