@@ -29,7 +29,7 @@ def hello(message: Message, context: Context) -> Message:
 def train(message: Message, _context: Context) -> Message:
     """Return the received weights, slightly changed: what is equal travels only once."""
     seconds = time.monotonic()
-    weights = weights_from_message(message) + 1e-6 * (seconds % 1.0)
+    weights = weights_from_message(message) + 1e-6 * (1 + seconds % 1.0)
     return training_reply(message, weights, 1, 0.0, seconds)
 
 
