@@ -18,7 +18,6 @@ Markdown.
 
 import argparse
 import json
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,18 +26,8 @@ import torch
 from cells import is_kept, keep_cell
 from measuring import machine
 from personal_arms import BASELINES, Federation
-from real_sites import (
-    FeatureSite,
-    ImageSite,
-    Read,
-    divide,
-    find_hospitals,
-    make_head,
-    make_network,
-    read_once,
-)
 from real_table import show, summarize
-from refined_arms import Refined, Rows
+from refined_arms import Refined
 
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic_strategies.refinement.strategy import Refining
@@ -46,72 +35,15 @@ from polyclinic_strategies.refinement.strategy import Refining
 RESULTS = Path(__file__).with_name("results")
 INSIDE = "inside"
 FAMILY = "refined"  # the cell of averaging and everything that is made of its rounds
+REFINING: Refining = instantiate(load_config(["strategy=refinement"]).strategy, _recursive_=False)
 NEWCOMERS = (FAMILY, "fedbn", "pooled")  # cells that say something of a newcomer
-
-
-class Cohort:
-    """Hospitals, and what they train.
-
-    Args:
-        asked: The command's options.
-    """
-
-    def __init__(self, asked: argparse.Namespace) -> None:
-        self.asked = asked
-        self.hospitals = find_hospitals(asked.data)
-        labels = next(iter(self.hospitals.values())).labels
-        settings = [*asked.settings]
-        if not any(each.startswith("data.labels") for each in settings) and not asked.frozen:
-            settings.append(f"data.labels=[{','.join(labels)}]")
-        self.config = load_config(settings)
-        refining = load_config(["strategy=refinement"]).strategy
-        self.refining: Refining = instantiate(refining, _recursive_=False)
-        self._read: Read | None = None
-        self._sites: dict[int, dict[str, Any]] = {}
-
-    def sites(self, fold: int) -> dict[str, Any]:
-        """Return the hospitals of a fold, prepared."""
-        if fold not in self._sites:
-            folds = self.asked.folds
-            found = {
-                name: divide(each, fold, folds) for name, each in sorted(self.hospitals.items())
-            }
-            self._sites = {fold: {name: self._open(each) for name, each in found.items()}}
-        return self._sites[fold]
-
-    def federation(self, fold: int, left: str) -> Federation:
-        """Make the federation of a fold without one hospital."""
-        sites = {name: site for name, site in self.sites(fold).items() if name != left}
-        torch.manual_seed(fold)
-        if self.asked.frozen:
-            assert self._read is not None
-            width = len(next(iter(self._read.features.values())))
-            network = make_head(width, len(next(iter(self.hospitals.values())).labels))
-        else:
-            network = make_network(self.config)
-        return Federation(sites, network, self.config.training, fold)
-
-    def rows(self, fold: int, centre: torch.nn.Module) -> Rows:
-        """Measure everybody's training images by the base: the trunk, or the centre."""
-        return {
-            name: site.rows(centre, self.refining.statistics)
-            for name, site in self.sites(fold).items()
-        }
-
-    def _open(self, dataset: Any) -> ImageSite | FeatureSite:
-        if not self.asked.frozen:
-            return ImageSite(dataset, self.config)
-        if self._read is None:
-            kept = self.asked.folder / self.asked.name / "read.pt"
-            self._read = read_once(self.hospitals, self.config, self.refining.statistics, kept)
-        return FeatureSite(dataset, self._read, self.config)
 
 
 def main() -> None:
     """Run all cells that are not there yet, and write the table."""
     asked = _parse()
     torch.set_num_threads(asked.threads)
-    cohort = Cohort(asked)
+    cohort = Cohort(asked, REFINING.statistics)
     wanted = [
         (fold, left, arm)
         for fold in range(asked.folds if asked.only_folds is None else asked.only_folds)
@@ -122,7 +54,7 @@ def main() -> None:
     missing = [each for each in wanted if not is_kept(_place(asked, *each))]
     print(f"{len(missing)} of {len(wanted)} cells are to be made; {machine()}", flush=True)
     if missing:
-        seconds = _seconds_per_pass(cohort, missing[0][0])
+        seconds = cohort.seconds_per_pass(missing[0][0])
         passes = sum(BASELINES[arm][1] if arm in BASELINES else 1.25 for _, _, arm in missing)
         print(f"about {passes * asked.rounds * seconds / 60:.0f} minutes of training", flush=True)
     cells = []
@@ -138,10 +70,6 @@ def main() -> None:
 
 def _write(cohort: Cohort, cells: list[dict[str, Any]]) -> None:
     asked = cohort.asked
-    sizes = {
-        name: len({case.subject or case.name for case in each.training})
-        for name, each in cohort.hospitals.items()
-    }
     made = {
         "machine": machine(),
         "settings": asked.settings,
@@ -149,7 +77,7 @@ def _write(cohort: Cohort, cells: list[dict[str, Any]]) -> None:
         "rounds": asked.rounds,
         "tuning": asked.tuning,
         "folds": asked.folds,
-        "subjects": sizes,
+        "subjects": cohort.subjects(),
         "table": summarize(cells),
         "cells": cells,
     }
@@ -192,8 +120,11 @@ def _family(
     federation = cohort.federation(fold, left)
     _, averaged = federation.average(rounds, at=warm)
     federation.network.load_state_dict(federation.kept)
-    rows = cohort.rows(fold, federation.network)
-    refined = Refined(federation, federation.kept, range(warm, rounds), cohort.refining, rows)
+    rows = {  # of everybody's training images, by the base: the trunk, or the centre
+        name: site.rows(federation.network, REFINING.statistics)
+        for name, site in cohort.sites(fold).items()
+    }
+    refined = Refined(federation, federation.kept, range(warm, rounds), REFINING, rows)
     scores: dict[str, dict[str, float]] = {}
     told: dict[str, Any] = {}
     tested = federation.sites if left == INSIDE else {left: cohort.sites(fold)[left]}
@@ -206,37 +137,6 @@ def _family(
     return scores, told
 
 
-def _seconds_per_pass(cohort: Cohort, fold: int) -> float:
-    """Train for two batches, and tell how long one pass at everybody takes."""
-    federation = cohort.federation(fold, "")
-    name, site = next(iter(federation.sites.items()))
-    batches = iter(site.batches(0))
-    first, second = next(batches), next(batches)
-
-    class Two:
-        """A hospital of two batches."""
-
-        size = len(first[0]) + len(second[0])
-
-        def batches(self, _seed: int) -> Any:
-            """Return both."""
-            return iter([first, second])
-
-    federation.sites[name] = Two()  # type: ignore[assignment]
-    federation.fit(federation.initial, name, 0)
-    started = time.monotonic()
-    federation.fit(federation.initial, name, 0)
-    each = (time.monotonic() - started) / 2
-    config = cohort.config
-    batch = config.training.batch_size
-    per_case = config.data.samples_per_case
-    steps = [
-        config.training.steps or -(-each_site.size * per_case // batch)
-        for each_site in cohort.sites(fold).values()
-    ]
-    return each * sum(steps)
-
-
 def _place(asked: argparse.Namespace, fold: int, left: str, arm: str) -> Path:
     tuning = f"-{asked.tuning}-alone" if arm == FAMILY else ""
     folder: Path = asked.folder / asked.name / f"{asked.rounds}-rounds{tuning}"
@@ -245,19 +145,12 @@ def _place(asked: argparse.Namespace, fold: int, left: str, arm: str) -> Path:
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--name", required=True, help="of the table")
-    parser.add_argument("--data", type=Path, action="append", required=True)
-    parser.add_argument("--folds", type=int, default=3)
-    parser.add_argument("--only-folds", type=int, help="the first so many of them")
+    add_options(parser)
     parser.add_argument("--left", nargs="*", help="newcomers; default: every hospital in turn")
     parser.add_argument("--rounds", type=int, default=8)
     parser.add_argument("--tuning", type=int, default=0, help="of them, alone; 0: half")
     parser.add_argument("--arms", nargs="+", default=[FAMILY, *BASELINES])
-    parser.add_argument("--frozen", action="store_true", help="train a head alone")
-    parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--folder", type=Path, default=Path("build/real-hospitals"))
-    parser.add_argument("--to", type=Path)
-    parser.add_argument("settings", nargs="*", metavar="SETTING=VALUE")
     asked = parser.parse_args()
     asked.tuning = asked.tuning or max(1, asked.rounds // 2)
     asked.to = asked.to or RESULTS / f"real-{asked.name}-{asked.rounds}.json"

@@ -8,10 +8,12 @@ BASE = "fedavg"
 GROUPS = {"inside": "took part", "newcomer": "left out in turn, without labels"}
 
 
-def summarize(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[str, Any]]]:
+def summarize(
+    cells: Sequence[Mapping[str, Any]], base: str = BASE
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Return group -> arm -> figures.
 
-    The pairs of a test are hospitals in folds. Gap: the largest loss against averaging of a
+    The pairs of a test are hospitals in folds. Gap: the largest loss against the base's arm of a
     hospital, mean over folds; `gap_error` is its standard error over folds.
     """
     scores: dict[str, dict[str, dict[tuple[int, str], float]]] = {}
@@ -20,12 +22,14 @@ def summarize(cells: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, dict[st
         for arm, row in cell["scores"].items():
             for site, score in row.items():
                 scores.setdefault(group, {}).setdefault(arm, {})[cell["fold"], site] = score
-    return {group: _arms(arms) for group, arms in scores.items()}
+    return {group: _arms(arms, base) for group, arms in scores.items()}
 
 
-def _arms(arms: Mapping[str, Mapping[tuple[int, str], float]]) -> dict[str, dict[str, Any]]:
+def _arms(
+    arms: Mapping[str, Mapping[tuple[int, str], float]], base_arm: str
+) -> dict[str, dict[str, Any]]:
     found = {}
-    base = arms.get(BASE, {})
+    base = arms.get(base_arm, {})
     for arm, row in arms.items():
         sites = sorted({site for _, site in row})
         folds = sorted({fold for fold, _ in row})
@@ -42,7 +46,7 @@ def _arms(arms: Mapping[str, Mapping[tuple[int, str], float]]) -> dict[str, dict
             "worst_site": min(each, key=lambda site: each[site]),
             "sites": each,
         }
-        if base and arm != BASE:
+        if base and arm != base_arm:
             figures |= _compare(row, base, sites, [f for f in complete if (f, sites[0]) in base])
         found[arm] = figures
     return found
@@ -74,12 +78,12 @@ def _compare(
     }
 
 
-def show(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+def show(table: Mapping[str, Mapping[str, Mapping[str, Any]]], against: str = "averaging") -> str:
     """Return the table as Markdown."""
     lines = []
     for group, arms in table.items():
         lines += [
-            f"| {GROUPS[group]} | folds | mean | worst hospital | against averaging | "
+            f"| {GROUPS[group]} | folds | mean | worst hospital | against {against} | "
             "largest loss of a hospital | p |",
             "|---|---|---|---|---|---|---|",
         ]

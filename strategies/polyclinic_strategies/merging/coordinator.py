@@ -90,6 +90,7 @@ class MergingRun:
         self._network = start_network(config)
         self._names = shared_names(self._network, "none")
         self._sums = config.privacy.get("sums")
+        strategy = strategy.for_network(self._names)
         self._strategy = strategy if self._sums is None else by_members(strategy)
         self._order = make_order(self._folder, config, self._network)
         self._expected = strategy.expected_contributions(config.deployment)

@@ -12,7 +12,7 @@ from polyclinic.federation.records import Order
 from polyclinic.federation.site import Site
 from polyclinic.learning.loading.samples import training_loader
 from polyclinic_strategies.merging.layer_statistics import LAYER_STATISTICS
-from polyclinic_strategies.merging.restore import fine_tune, recalibrate
+from polyclinic_strategies.merging.restore import fine_tune, recalibrate, several_together
 
 
 class MergingHospital(CommonTask):
@@ -34,7 +34,7 @@ class MergingHospital(CommonTask):
         seed = site.seed(replace(order, round=0))
         loader = training_loader(site.prepared(order), plain, seed)
         if order.restoration == "statistics":
-            recalibrate(network, (batch["image"] for batch in loader))
+            recalibrate(network, several_together(batch["image"] for batch in loader))
         elif order.restoration == "steps":
             fine_tune(network, loader, plain, job.data, order.restoration_steps)
         else:

@@ -64,6 +64,22 @@ def recalibrate(network: nn.Module, images: Iterable[Float[Tensor, "_ channels .
     return len(seen)
 
 
+def several_together(batches: Iterable[Tensor]) -> Iterator[Tensor]:
+    """Leave out batches of one image, unless there is no other: a last one may be so small.
+
+    A layer that sees one value per channel cannot normalize by the batch.
+    """
+    alone, came = None, False
+    for batch in batches:
+        if len(batch) > 1:
+            came = True
+            yield batch
+        else:
+            alone = batch
+    if alone is not None and not came:
+        yield alone
+
+
 def fine_tune(
     network: nn.Module,
     loader: DataLoader[dict[str, Tensor]],

@@ -6,7 +6,7 @@ et al. 2024, https://arxiv.org/abs/2408.13038.
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,11 @@ from polyclinic.config.schemas import DeploymentConfig, Part
 from polyclinic.errors import ConfigError
 from polyclinic.learning.state_dict import StateDict, longest_update
 from polyclinic.store.requirements import Requirements
+from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic
 from polyclinic_strategies.merging.publisher import Publisher, make_rules
 
-RESTORATIONS = ("none", "statistics", "steps")
+AUTO = "auto"
+RESTORATIONS = (AUTO, "none", "statistics", "steps")
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,8 @@ class Merging:
             cases; the best is published.
         statistics: Statistics that hospitals send with the task vector: gram, fisher.
         restoration: How a hospital adapts a merged model before it scores it: none, statistics
-            (normalization statistics from its own unlabelled images), steps (a few labelled steps).
+            (normalization statistics from its own unlabelled images), steps (a few labelled steps),
+            or auto (statistics where the network has any).
         restoration_steps: Number of these steps.
         ledger: Folder of the ledger; None keeps one in the run's folder.
         sites: Names of the hospitals that may contribute; empty for all.
@@ -62,7 +65,7 @@ class Merging:
     rule: Part
     candidates: Mapping[str, Sequence[float]] = field(default_factory=dict)
     statistics: Sequence[str] = ()
-    restoration: str = "none"
+    restoration: str = AUTO
     restoration_steps: int = 0
     ledger: str | None = None
     sites: Sequence[str] = ()
@@ -87,6 +90,13 @@ class Merging:
         if unknown := set(self.statistics) - {"gram", "fisher"}:
             raise ConfigError(f"strategy.statistics={sorted(unknown)}: only gram and fisher exist.")
         make_rules(self.rule, self.candidates)
+
+    def for_network(self, names: Collection[str]) -> "Merging":
+        """Return the settings with the restoration that suits a network's tensors."""
+        if self.restoration != AUTO:
+            return self
+        normalized = any(map(is_normalization_statistic, names))
+        return replace(self, restoration="statistics" if normalized else "none")
 
     def make_end(self, expected: int) -> End:
         """Return the conditions that end a run, where `expected` sites contribute."""

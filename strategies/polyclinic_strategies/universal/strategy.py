@@ -10,7 +10,7 @@ from polyclinic.config.compose import instantiate, list_names, load_config
 from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.publisher import make_rules
-from polyclinic_strategies.merging.strategy import Merging
+from polyclinic_strategies.merging.strategy import AUTO, Merging
 from polyclinic_strategies.universal.distillation import Distillation
 from polyclinic_strategies.universal.settings import UniversalConfig
 
@@ -55,7 +55,7 @@ class Universal:
             )
         merging = self.merging()
         unused = (merging.max_staleness, merging.candidates, merging.compare, merging.controls)
-        if any(unused) or merging.restoration != "none":
+        if any(unused) or merging.restoration not in (AUTO, "none"):
             raise ConfigError(
                 "strategy.contributions: the universal model takes no contribution to an older "
                 "encoder and has nothing that hospitals could score, "

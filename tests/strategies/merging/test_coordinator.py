@@ -24,6 +24,7 @@ from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
 from polyclinic_strategies.merging.offline import merge_offline
+from polyclinic_strategies.merging.strategy import Merging
 from tests.fakes import FakeGrid, FakeNode, serve
 from tests.server.runs.test_app import SMALL
 
@@ -169,6 +170,23 @@ def test_a_run_in_which_everybody_is_refused_says_so(sites: list[Path], tmp_path
             "strategy.sites=[nobody]",
             "strategy.end.seconds=2",
         )
+
+
+@pytest.mark.parametrize(
+    ("given", "names", "expected"),
+    [
+        ("auto", ("a.weight", "n.running_mean"), "statistics"),
+        ("auto", ("a.weight", "n.weight"), "none"),
+        ("none", ("n.running_mean",), "none"),
+        ("steps", ("n.running_mean",), "steps"),
+    ],
+)
+def test_statistics_are_restored_where_a_network_has_any(
+    given: str, names: tuple[str, ...], expected: str
+) -> None:
+    settings = load_config(["strategy=merging/ties", f"strategy.restoration={given}"])
+    strategy: Merging = instantiate(settings.strategy, _recursive_=False)
+    assert strategy.for_network(names).restoration == expected
 
 
 def test_an_impossible_setting_is_refused_before_anybody_is_asked() -> None:

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from polyclinic.config.schemas import DataConfig, TrainingConfig
 from polyclinic.learning.training import fit
-from polyclinic_strategies.merging.restore import fine_tune, recalibrate
+from polyclinic_strategies.merging.restore import fine_tune, recalibrate, several_together
 
 TRAINING = TrainingConfig(
     epochs=7,
@@ -145,6 +145,16 @@ def test_without_images_and_after_a_fault_the_network_is_as_it_was() -> None:
     assert [layer.training for layer in network] == [True, True, False]
     assert not any(layer._forward_pre_hooks for layer in network)
     assert network[0].track_running_stats
+
+
+def test_a_last_batch_of_one_image_does_not_hinder_restoration() -> None:
+    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    several, one = random(5, 3), random(1, 3, seed=1)
+    with pytest.raises(ValueError, match="more than 1 value"):
+        recalibrate(network, [several, one])
+    assert recalibrate(network, several_together([several, one])) == 1
+    assert list(several_together([one])) == [one], "an only image is tried"
+    assert list(several_together([])) == []
 
 
 def test_only_statistics_change() -> None:

@@ -1,0 +1,171 @@
+"""Merging's arms of `real_merging.py`: rules with their candidates, controls, restoration.
+
+Every hospital fine-tunes from one base and hands in its task vector. A merged model is restored at
+each hospital: statistics of batch normalization are estimated again from its training images, then
+come the extra passes, which its own model gets, too.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import product
+from statistics import fmean
+from typing import Any
+
+import torch
+from personal_arms import Federation, Models
+from torch import Tensor
+
+from polyclinic.config.compose import load_config
+from polyclinic.learning.state_dict import StateDict
+from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic
+from polyclinic_strategies.merging.in_memory import merge
+from polyclinic_strategies.merging.restore import recalibrate, several_together
+
+# rule -> parameter -> values that hospitals score; what the rule's own file has, and more
+GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
+    "mean": {"scale": (0.5, 1.0, 1.5, 2.0)},
+    "weighted_mean": {},
+    "ties": {"keep": (0.2, 0.5), "scale": (0.6, 1.0, 1.5)},
+    "dare": {"scale": (0.3, 0.6, 1.0)},
+    "dare_ties": {"scale": (0.6, 1.0, 1.5)},
+    "trimmed_mean": {},
+    "iso_c": {"unfold": (True, False), "scale": (0.1, 0.3, 0.6, 1.0, 1.5, 2.0)},
+    "tsv_m": {"scale": (0.1, 0.3, 0.6, 1.0, 1.5, 2.0)},
+    "wudi": {},
+}
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a hospital's own model in a mixture
+Scores = dict[str, dict[str, float]]  # arm -> hospital -> score
+
+
+@dataclass
+class Merging:
+    """Task vectors of one federation, and everything that is made of them.
+
+    Args:
+        federation: Hospitals that take part; its initial weights are the base.
+        tuned: Every hospital's fine-tuned model.
+        extra: Numbers of the passes of restoration.
+    """
+
+    federation: Federation
+    tuned: Models
+    extra: Sequence[int]
+    told: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.base = self.federation.initial
+        self.sites = sorted(self.tuned)
+        self.vectors = {
+            site: {
+                name: state[name] - tensor
+                for name, tensor in self.base.items()
+                if tensor.is_floating_point()
+            }
+            for site, state in self.tuned.items()
+        }
+
+    def rule(self, name: str) -> StateDict:
+        """Return a rule's model, with the candidate that scores best on validation cases."""
+        grid = GRIDS[name]
+        tried = []
+        for values in product(*grid.values()):
+            parameters = dict(zip(grid, values, strict=True))
+            state = self._merge(name, parameters)
+            tried.append((self.validate(dict.fromkeys(self.sites, state)), parameters, state))
+        best = max(tried, key=lambda each: each[0])
+        self.told[name] = {
+            "chosen": best[1],
+            "validation": best[0],
+            "tried": [[parameters, score] for score, parameters, _ in tried],
+        }
+        return best[2]
+
+    def random(self, seed: int) -> StateDict:
+        """Return the base plus a random vector, in every tensor as long as the mean's."""
+        merged = self._merge("mean", {})
+        generator = torch.Generator().manual_seed(seed)
+        made = {}
+        for name, tensor in self.base.items():
+            vector = merged[name] - tensor
+            if not tensor.is_floating_point() or is_normalization_statistic(name):
+                made[name] = merged[name]
+                continue
+            noise = torch.randn(vector.shape, generator=generator)
+            made[name] = tensor + noise * (vector.norm() / noise.norm().clamp_min(1e-12))
+        return made
+
+    def sequential(self, passes: int) -> StateDict:
+        """Let every hospital start from the mean of those before it, and join that mean."""
+        mean = self.base
+        for count, site in enumerate(self.sites, 1):
+            mean = mix(mean, self.federation.passes(mean, site, range(passes)), 1 / count)
+        return mean
+
+    def mixtures(self, merged: StateDict) -> Models:
+        """Mix every hospital's own model with the merged one, by its own validation cases."""
+        found, shares = {}, {}
+        for site in self.sites:
+            tried = {}
+            for share in SHARES:
+                state = mix(merged, self.tuned[site], share)
+                tried[share] = self._score(self._ready(state, site), site, "validation")
+            shares[site] = max(SHARES, key=lambda share: (tried[share], -abs(share - 0.5)))
+            found[site] = mix(merged, self.tuned[site], shares[site])
+        self.told["mixture"] = {"shares": shares}
+        return found
+
+    def validate(self, models: Models) -> float:
+        """Score models at their hospitals, with statistics of their own; mean over hospitals."""
+        return fmean(
+            self._score(self._ready(models[site], site), site, "validation") for site in self.sites
+        )
+
+    def test(self, arm: str, models: Models, *, extra: bool = True) -> Scores:
+        """Test models as they are ready at each hospital, and after the extra passes there."""
+        ready = {site: self._ready(models[site], site) for site in self.sites}
+        if not extra:
+            return {arm: {site: self._score(ready[site], site, "test") for site in self.sites}}
+        restored = {
+            site: self.federation.passes(state, site, self.extra) for site, state in ready.items()
+        }
+        return {
+            name: {site: self._score(states[site], site, "test") for site in self.sites}
+            for name, states in ((arm, ready), (f"{arm}, restored", restored))
+        }
+
+    def everywhere(self, state: StateDict) -> Models:
+        """Give one model to everybody."""
+        return dict.fromkeys(self.sites, state)
+
+    def _merge(self, name: str, parameters: Mapping[str, Any]) -> StateDict:
+        weights = {site: self.federation.sites[site].size for site in self.sites}
+        settled = {**_defaults(name), **parameters}
+        return merge(self.vectors, name, base=self.base, weights=weights, **settled)
+
+    def _ready(self, state: StateDict, site: str) -> StateDict:
+        """Estimate the statistics of batch normalization from the site's training images."""
+        network = self.federation.network
+        network.load_state_dict(state)
+        recalibrate(network, self._images(site))
+        return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+
+    def _images(self, site: str) -> Iterator[Tensor]:
+        # as for passes, so that every model sees the same images
+        return several_together(image for image, _ in self.federation.sites[site].batches(0))
+
+    def _score(self, state: StateDict, site: str, split: str) -> float:
+        return self.federation.score(state, self.federation.sites[site], split)
+
+
+def mix(one: StateDict, other: StateDict, share: float) -> StateDict:
+    """Return (1 - share) times one model plus share times another."""
+    return {
+        name: torch.lerp(tensor, other[name], share) if tensor.is_floating_point() else tensor
+        for name, tensor in one.items()
+    }
+
+
+def _defaults(name: str) -> dict[str, Any]:
+    """Return the parameters of a rule's file."""
+    rule = load_config([f"strategy=merging/{name}"]).strategy["rule"]
+    return {key: value for key, value in rule.items() if key != "_target_"}
