@@ -425,7 +425,9 @@ def play(folder: Path, asked: argparse.Namespace) -> dict[str, Any]:
                 "seconds_until": one.until(began),
                 "last_one_s": {
                     "to_base": late["based"] - late["joined"],
-                    "to_acknowledged": late["settled"] - late["joined"],
+                    "to_acknowledged": late["settled"] - late["joined"]
+                    if late["settled"]
+                    else None,
                 },
                 "merges": merges(one),
                 "ended_by_itself": status,
