@@ -18,19 +18,20 @@ from torch import Tensor
 from polyclinic.config.compose import load_config
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic
+from polyclinic_strategies.merging.arithmetic.low_rank import expand, factorize
 from polyclinic_strategies.merging.in_memory import merge
 from polyclinic_strategies.merging.restore import recalibrate, several_together
 
 # rule -> parameter -> values that hospitals score; what the rule's own file has, and more
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
-    "mean": {"scale": (0.5, 1.0, 1.5, 2.0)},
+    "mean": {"scale": (0.5, 1.0, 1.5, 2.0, 3.0, 4.0)},
     "weighted_mean": {},
-    "ties": {"keep": (0.2, 0.5), "scale": (0.6, 1.0, 1.5)},
+    "ties": {"keep": (0.2, 0.5), "scale": (1.0, 1.5, 2.0, 3.0)},
     "dare": {"scale": (0.3, 0.6, 1.0)},
-    "dare_ties": {"scale": (0.6, 1.0, 1.5)},
+    "dare_ties": {"scale": (1.0, 2.0, 3.0)},
     "trimmed_mean": {},
-    "iso_c": {"unfold": (True, False), "scale": (0.1, 0.3, 0.6, 1.0, 1.5, 2.0)},
-    "tsv_m": {"scale": (0.1, 0.3, 0.6, 1.0, 1.5, 2.0)},
+    "iso_c": {"unfold": (True, False), "scale": (0.3, 0.6, 1.0, 1.5, 2.0)},
+    "tsv_m": {"scale": (0.3, 0.6, 1.0, 1.5, 2.0)},
     "wudi": {},
 }
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a hospital's own model in a mixture
@@ -79,6 +80,20 @@ class Merging:
             "tried": [[parameters, score] for score, parameters, _ in tried],
         }
         return best[2]
+
+    def thin(self, rank: int) -> "Merging":
+        """Return the same, but what hospitals hand in are matrices of low rank."""
+        thin = Merging(self.federation, self.tuned, self.extra)
+        kept, numbers = 0, 0
+        for site, vector in self.vectors.items():
+            for name, tensor in vector.items():
+                factors = factorize(tensor, rank)
+                if factors is not None:
+                    thin.vectors[site][name] = expand(*factors)
+                kept += sum(each.numel() for each in factors or (tensor,))
+                numbers += tensor.numel()
+        thin.told["share"] = kept / numbers
+        return thin
 
     def random(self, seed: int) -> StateDict:
         """Return the base plus a random vector, in every tensor as long as the mean's."""

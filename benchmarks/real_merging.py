@@ -35,7 +35,8 @@ OWN, CHOSEN, RANDOM = "own model", "chosen by hospitals", "random vector"
 RULES = tuple(GRIDS)
 # arm -> passes of everybody that it costs, as a share of (all, extra)
 COSTS = {OWN: (1, 0), "fedavg": (1, 1), "pooled": (1, 0), "sequential": (1, 0)}
-ARMS = (OWN, "fedavg", "pooled", *RULES, RANDOM, "base", "mixture", "sequential")
+THIN = "ties, rank 2"
+ARMS = (OWN, "fedavg", "pooled", *RULES, RANDOM, "base", "mixture", "sequential", THIN)
 
 
 class Fold:
@@ -61,6 +62,12 @@ class Fold:
             "mixture": lambda: merging.mixtures(merging.rule("mean")),
             "sequential": lambda: every(merging.sequential(self.asked.passes)),
         }
+        if arm == THIN:
+            merging = merging.thin(2)
+            scores = merging.test(arm, merging.everywhere(merging.rule("ties")))
+            return {"fold": self.number, "left": "inside", "arm": arm, "scores": scores} | {
+                "told": merging.told
+            }
         if arm in ("fedavg", "pooled"):
             scores = self._together(arm, federation, merging)
         else:

@@ -1,6 +1,14 @@
-"""Tables of `real_hospitals.py`: mean, worst hospital, gap and paired tests."""
+"""Tables of `real_hospitals.py`: mean, worst hospital, gap and paired tests.
 
+    python benchmarks/real_table.py results/NAME.json
+
+prints every hospital's scores, as docs/explanation has them.
+"""
+
+import json
+import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
 
@@ -100,3 +108,24 @@ def show(table: Mapping[str, Mapping[str, Mapping[str, Any]]], against: str = "a
             lines.append(f"| {' | '.join(cells)} |")
         lines.append("")
     return "\n".join(lines)
+
+
+def show_sites(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return a table with every hospital's score as Markdown."""
+    lines = []
+    for group, arms in table.items():
+        sites = list(next(iter(arms.values()))["sites"])
+        lines += [
+            f"| {GROUPS[group]} | folds | {' | '.join(sites)} | mean | against averaging |",
+            "|---" * (len(sites) + 4) + "|",
+        ]
+        for arm, row in sorted(arms.items(), key=lambda pair: -pair[1]["mean"]):
+            cells = [arm, str(row["folds"]), *(f"{row['sites'][site]:.3f}" for site in sites)]
+            cells += [f"{row['mean']:.3f}", f"{row['gain']:+.3f}" if "gain" in row else ""]
+            lines.append(f"| {' | '.join(cells)} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(show_sites(json.loads(Path(sys.argv[1]).read_text())["table"]))
