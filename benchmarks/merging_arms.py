@@ -16,9 +16,9 @@ from personal_arms import Federation, Models
 from torch import Tensor
 
 from polyclinic.config.compose import load_config
+from polyclinic.learning.low_rank import expand, factorize
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic
-from polyclinic_strategies.merging.arithmetic.low_rank import expand, factorize
 from polyclinic_strategies.merging.in_memory import merge
 from polyclinic_strategies.merging.restore import recalibrate, several_together
 

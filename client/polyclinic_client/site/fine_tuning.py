@@ -70,7 +70,9 @@ def contribute(site: Site, outbox: Outbox, assignment: Assignment, key: str) -> 
         created=time.time(),
         version=version("polyclinic"),
     )
-    path = write_contribution(outbox.folder, contribution, learned.task_vector, learned.statistics)
+    path = write_contribution(
+        outbox.folder, contribution, learned.task_vector, learned.statistics, assignment.rank
+    )
     outbox.put(path, key)
     checkpoint.unlink(missing_ok=True)
     score = {name: value for name, value in contribution.metrics.items() if name == "score"}

@@ -19,6 +19,7 @@ from polyclinic.system.durable import DIGEST
 
 Digest = Annotated[str, Field(strict=True, pattern=f"^{DIGEST.pattern}$")]
 Names = Annotated[tuple[Word, ...], Field(max_length=64)]  # of statistics
+Rank = Annotated[int, Field(strict=True, ge=0, le=1024)]
 REASON_CHARACTERS = 1000
 
 
@@ -37,7 +38,7 @@ class Verdict:
     reason: Annotated[str, AfterValidator(lambda text: text[:REASON_CHARACTERS])] = ""
 
 
-NEWER = ("summed", "variances")  # fields that 0.1.0 has not
+NEWER = ("summed", "variances", "rank")  # fields that 0.1.0 has not
 
 
 @validated(frozen=True, config=STRICT)
@@ -55,6 +56,7 @@ class Assignment:
         summed: Whether the contribution goes into a secure sum, and is not handed over itself.
         variances: Whether the variance of each such mean is wanted, too; hospitals of 0.1.0 do not
             read this, and send none.
+        rank: Of the factors that a task vector's matrices are handed over as; 0: whole.
     """
 
     order: Order
@@ -66,6 +68,7 @@ class Assignment:
     noise_multiplier: NoiseMultiplier = 0.0
     summed: Annotated[bool, Field(strict=True)] = False
     variances: Annotated[bool, Field(strict=True)] = False
+    rank: Rank = 0
 
     @property
     def release(self) -> Release:

@@ -1,8 +1,10 @@
 """A hospital's contribution: a task vector, statistics of its features, and their provenance.
 
 A contribution is one safetensors file. Its tensors are called `task_vector/NAME` and
-`statistics/NAME`. Its only metadata is `polyclinic`, the provenance as JSON with sorted keys, so
-that equal contributions are equal bytes. The file is named by the SHA-256 of those bytes.
+`statistics/NAME`. Instead of a task vector's tensor there may be its two factors of low rank,
+`task_vector_up/NAME` and `task_vector_down/NAME`: see `polyclinic.learning.low_rank`. The file's
+only metadata is `polyclinic`, the provenance as JSON with sorted keys, so that equal contributions
+are equal bytes. The file is named by the SHA-256 of those bytes.
 """
 
 import json
@@ -18,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from polyclinic.describing.statistics import DESCRIPTION
+from polyclinic.learning.low_rank import expand, factorize
 from polyclinic.learning.state_dict import StateDict, save_state
 from polyclinic.store.refusals import ContributionDamaged
 from polyclinic.system.durable import file_digest, make_folder, put_in_place, temporary_file
@@ -32,6 +35,7 @@ __all__ = [
 
 OPEN: Any = safe_open  # safetensors is only partly typed
 TASK_VECTOR, STATISTICS = "task_vector/", "statistics/"
+UP, DOWN = "task_vector_up/", "task_vector_down/"
 MAX_TEXT = 200  # characters of a name
 MAX_METRICS = 1000
 MAX_EXAMPLES = 2**53  # up to here a float64 holds every whole number exactly
@@ -81,11 +85,19 @@ class TensorFile:
             self.contribution = _parse((self._file.metadata() or {}).get("polyclinic", ""))
         except (OSError, SafetensorError, ValueError) as error:
             raise ContributionDamaged(path.name, first_line(error)) from error
-        self.names = [key.removeprefix(TASK_VECTOR) for key in keys if key.startswith(TASK_VECTOR)]
-        self.statistics = [
-            key.removeprefix(STATISTICS) for key in keys if key.startswith(STATISTICS)
+        whole, self.thin, down, self.statistics = (
+            [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+            for prefix in (TASK_VECTOR, UP, DOWN, STATISTICS)
+        )
+        self.names = sorted([*whole, *self.thin])
+        self.others = [
+            key for key in keys if not key.startswith((TASK_VECTOR, UP, DOWN, STATISTICS))
         ]
-        self.others = [key for key in keys if not key.startswith((TASK_VECTOR, STATISTICS))]
+        if self.thin != down or len(set(self.names)) < len(self.names):
+            raise ContributionDamaged(path.name, "a tensor has one factor, or is there twice")
+        for name in self.thin:
+            if not self._fit(name):
+                raise ContributionDamaged(path.name, f"the factors of {name} do not fit")
 
     def __enter__(self) -> "TensorFile":
         return self
@@ -99,7 +111,9 @@ class TensorFile:
         self._file = None
 
     def task_vector(self, name: str) -> Tensor:
-        """Read the task vector of one tensor of the model."""
+        """Read the task vector of one tensor of the model, whole."""
+        if name in self.thin:
+            return expand(self._file.get_tensor(UP + name), self._file.get_tensor(DOWN + name))
         tensor: Tensor = self._file.get_tensor(TASK_VECTOR + name)
         return tensor
 
@@ -121,24 +135,46 @@ class TensorFile:
 
     def statistic_shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one statistic, from the header alone."""
-        return tuple(self._file.get_slice(STATISTICS + name).get_shape())
+        return self._shape(STATISTICS + name)
 
     def shape(self, name: str) -> tuple[int, ...]:
         """Return the shape of one tensor of the task vector, from the header alone."""
-        return tuple(self._file.get_slice(TASK_VECTOR + name).get_shape())
+        if name in self.thin:
+            return (self._shape(UP + name)[0], *self._shape(DOWN + name)[1:])
+        return self._shape(TASK_VECTOR + name)
 
     def types(self) -> dict[str, str]:
         """Return every tensor's type as safetensors calls it, such as F32, from the header."""
-        keys = [TASK_VECTOR + name for name in self.names] + [
-            STATISTICS + name for name in self.statistics
-        ]
+        keys = [TASK_VECTOR + name for name in self.names if name not in self.thin]
+        keys += [prefix + name for name in self.thin for prefix in (UP, DOWN)]
+        keys += [STATISTICS + name for name in self.statistics]
         return {key: str(self._file.get_slice(key).get_dtype()) for key in keys}
+
+    def _fit(self, name: str) -> bool:
+        """Tell whether the factors of a tensor can be multiplied."""
+        up, down = self._shape(UP + name), self._shape(DOWN + name)
+        return len(up) == 2 and len(down) >= 2 and up[1] == down[0] > 0
+
+    def _shape(self, key: str) -> tuple[int, ...]:
+        return tuple(self._file.get_slice(key).get_shape())
 
 
 def write_contribution(
-    folder: Path, contribution: Contribution, task_vector: StateDict, statistics: StateDict
+    folder: Path,
+    contribution: Contribution,
+    task_vector: StateDict,
+    statistics: StateDict,
+    rank: int = 0,
 ) -> Path:
     """Write FOLDER/DIGEST.safetensors; the file is whole and on the disk once this returns.
+
+    Args:
+        folder: Made if it is not there.
+        contribution: Provenance.
+        task_vector: Tensors by name.
+        statistics: Tensors by name.
+        rank: Of the factors that are written instead of a tensor where they are smaller; 0 for
+            whole tensors.
 
     Raises:
         ValueError: The provenance is not as `Contribution` describes it, for example because a
@@ -152,7 +188,13 @@ def write_contribution(
     )
     _parse(text)
     make_folder(folder)
-    tensors = {TASK_VECTOR + name: tensor for name, tensor in task_vector.items()}
+    tensors: StateDict = {}
+    for name, tensor in task_vector.items():
+        factors = factorize(tensor, rank) if rank else None
+        if factors is None:
+            tensors[TASK_VECTOR + name] = tensor
+        else:
+            tensors[UP + name], tensors[DOWN + name] = factors
     tensors |= {STATISTICS + name: tensor for name, tensor in statistics.items()}
     with temporary_file(folder, "contribution") as unfinished:
         save_state(tensors, unfinished, {"polyclinic": text})

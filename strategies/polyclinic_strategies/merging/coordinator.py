@@ -118,6 +118,7 @@ class MergingRun:
                 release.min_subjects,
                 release.noise_multiplier,
                 summed=self._sums is not None,
+                rank=self._strategy.rank,
             )
             loop = self._make_loop(ledger, assignment)
             loop.mailbox.patience_s = self._deployment.round_timeout_s

@@ -61,6 +61,8 @@ def ask_for_contribution(assignment: Assignment, verdicts: list[Verdict], node: 
     config["noise-multiplier"] = assignment.noise_multiplier
     if assignment.summed:
         config["summed"] = True
+    if assignment.rank:
+        config["rank"] = assignment.rank
     config["variances"] = assignment.variances
     config["verdict.digests"] = [verdict.digest for verdict in verdicts]
     config["verdict.accepted"] = [verdict.accepted for verdict in verdicts]
@@ -96,6 +98,7 @@ def read_assignment(message: Message) -> tuple[Assignment, list[Verdict]]:
             ("noise-multiplier", "noise_multiplier"),
             ("summed", "summed"),
             ("variances", "variances"),
+            ("rank", "rank"),
         )
         if key in flat
     }

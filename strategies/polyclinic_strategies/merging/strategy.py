@@ -18,6 +18,7 @@ from polyclinic_strategies.merging.arithmetic.layer import is_normalization_stat
 from polyclinic_strategies.merging.publisher import Publisher, make_rules
 
 AUTO = "auto"
+MOST_RANK = 1024
 RESTORATIONS = (AUTO, "none", "statistics", "steps")
 
 
@@ -44,6 +45,7 @@ class Merging:
             (normalization statistics from its own unlabelled images), steps (a few labelled steps),
             or auto (statistics where the network has any).
         restoration_steps: Number of these steps.
+        rank: Of the factors that hospitals hand over instead of a layer's task vector; 0: whole.
         ledger: Folder of the ledger; None keeps one in the run's folder.
         sites: Names of the hospitals that may contribute; empty for all.
         max_staleness: Contributions to this many bases before the current one still count.
@@ -67,6 +69,7 @@ class Merging:
     statistics: Sequence[str] = ()
     restoration: str = AUTO
     restoration_steps: int = 0
+    rank: int = 0
     ledger: str | None = None
     sites: Sequence[str] = ()
     max_staleness: int = 0
@@ -83,6 +86,8 @@ class Merging:
             raise ConfigError(
                 f"strategy.restoration={self.restoration}: one of {', '.join(RESTORATIONS)}."
             )
+        if not 0 <= self.rank <= MOST_RANK:
+            raise ConfigError(f"strategy.rank={self.rank}: from 0 to {MOST_RANK}.")
         if not 0.0 <= self.staleness_discount <= 1.0:
             raise ConfigError(
                 f"strategy.staleness_discount={self.staleness_discount}: from 0 to 1."

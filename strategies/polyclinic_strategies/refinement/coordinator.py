@@ -238,6 +238,7 @@ class RefinementRun:
             release.min_subjects,
             release.noise_multiplier,
             variances=True,
+            rank=self._merging.rank,
         )
 
     def _base(self, ledger: Ledger) -> StateDict:

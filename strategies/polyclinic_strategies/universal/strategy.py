@@ -54,13 +54,16 @@ class Universal:
                 f"strategy.combine={self.combine}: one of {', '.join((DISTILLATION, *known))}."
             )
         merging = self.merging()
-        unused = (merging.max_staleness, merging.candidates, merging.compare, merging.controls)
+        unused = (
+            *(merging.max_staleness, merging.candidates, merging.compare, merging.controls),
+            merging.rank,
+        )
         if any(unused) or merging.restoration not in (AUTO, "none"):
             raise ConfigError(
                 "strategy.contributions: the universal model takes no contribution to an older "
                 "encoder and has nothing that hospitals could score, "
-                "restore or compare. Leave max_staleness, candidates, restoration, "
-                "compare and controls as they are."
+                "restore or compare. Leave max_staleness, candidates, restoration, rank, "
+                "compare and controls as they are (training.rank makes thin updates)."
             )
         if needs := make_rules(merging.rule, {})[0].needs:
             raise ConfigError(

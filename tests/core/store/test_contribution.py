@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -300,6 +301,59 @@ def test_a_tensor_that_is_neither_vector_nor_statistic_is_extra(tmp_path: Path) 
     save_file({**tensors, "surprise": torch.zeros(1)}, path, {"polyclinic": provenance()})
     with pytest.raises(TensorsExtra, match="surprise"):
         check_contribution(path, "north", ASKED, [])
+
+
+WIDE: dict[str, tuple[int, ...]] = {"conv.weight": (8, 4, 3), "conv.bias": (8,)}
+
+
+def wide() -> dict[str, Tensor]:
+    made = torch.Generator().manual_seed(1)
+    return {name: torch.randn(shape, generator=made) for name, shape in WIDE.items()}
+
+
+def test_factors_are_read_as_the_whole_vector(tmp_path: Path) -> None:
+    path = write_contribution(tmp_path, GIVEN, wide(), {}, rank=2)
+    about, norm = check_contribution(path, "north", replace(ASKED, layout=WIDE), [])
+    with TensorFile(path) as file:
+        assert file.thin == ["conv.weight"] and file.names == ["conv.bias", "conv.weight"]
+        assert file.shape("conv.weight") == (8, 4, 3) and not file.others
+        found = {name: file.task_vector(name) for name in file.names}
+    assert about == GIVEN
+    assert torch.equal(found["conv.bias"], wide()["conv.bias"])
+    assert torch.linalg.matrix_rank(found["conv.weight"].flatten(1)) == 2
+    assert norm == pytest.approx(math.hypot(*(float(each.norm()) for each in found.values())))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "refusal"),
+    [
+        ({"task_vector_up/w": (8, 2)}, ContributionDamaged),
+        ({"task_vector_up/w": (8, 2), "task_vector_down/w": (3, 4, 3)}, ContributionDamaged),
+        ({"task_vector_up/w": (8, 0), "task_vector_down/w": (0, 4, 3)}, ContributionDamaged),
+        ({"task_vector_up/w": (8,), "task_vector_down/w": (8, 4)}, ContributionDamaged),
+        (
+            {"task_vector/w": (8, 4, 3), "task_vector_up/w": (8, 1), "task_vector_down/w": (1, 4)},
+            ContributionDamaged,
+        ),
+        # a small file that would be ten gigabytes
+        ({"task_vector_up/w": (50_000, 1), "task_vector_down/w": (1, 50_000)}, ShapeRefused),
+        ({"task_vector_up/w": (8, 1), "task_vector_down/w": (1, 4, 3)}, None),
+    ],
+)
+def test_factors_that_do_not_fit_are_refused_before_they_are_multiplied(
+    tensors: dict[str, tuple[int, ...]], refusal: type[ContributionRefused] | None, tmp_path: Path
+) -> None:
+    asked = replace(ASKED, layout={"w": (8, 4, 3)})
+    given = write_contribution(tmp_path, GIVEN, {"w": torch.ones(8, 4, 3)}, {})
+    with safe_open(given, framework="pt") as file:
+        metadata = file.metadata()
+    path = tmp_path / "made.safetensors"
+    save_file({name: torch.zeros(shape) for name, shape in tensors.items()}, path, metadata)
+    if refusal is None:
+        check_contribution(path, "north", asked, [])
+        return
+    with pytest.raises(refusal):
+        check_contribution(path, "north", asked, [])
 
 
 def test_names_that_a_hospital_chose_are_shown_harmlessly(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A whole merging run in memory, with the real apps of both sides, fine-tuning and ledger."""
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.state_dict import load_state
 from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
+from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Ledger
 from polyclinic_client.fleet.app import app as client_app
 from polyclinic_client.policy.policy import keep_policy
@@ -172,6 +174,28 @@ def test_a_run_in_which_everybody_is_refused_says_so(sites: list[Path], tmp_path
         )
 
 
+def test_thin_contributions_are_merged(sites: list[Path], tmp_path: Path) -> None:
+    thin = run(
+        tmp_path / "run",
+        sites[:2],
+        "strategy=merging/ties",
+        "strategy.rank=1",
+        "deployment.hospitals=2",
+    )
+    with Ledger.open(thin.path / "ledger") as ledger:
+        assert ledger.verify() is None
+        entries = ledger.entries()
+        paths = [ledger.contribution_path(entry.digest) for entry in entries]
+    assert len(paths) == 2
+    for path in paths:
+        with TensorFile(path) as file:
+            whole = 4 * sum(math.prod(file.shape(name)) for name in file.names)
+            assert file.thin
+        assert path.stat().st_size < whole
+    state, _ = load_state(thin.path / "arms" / "merging-ties" / "model.safetensors")
+    assert all(bool(torch.isfinite(tensor).all()) for tensor in state.values())
+
+
 @pytest.mark.parametrize(
     ("given", "names", "expected"),
     [
@@ -192,6 +216,7 @@ def test_statistics_are_restored_where_a_network_has_any(
 def test_an_impossible_setting_is_refused_before_anybody_is_asked() -> None:
     for override, said in (
         ("strategy.restoration=magic", "restoration"),
+        ("strategy.rank=-1", "rank"),
         ("strategy.rule.scale=nan", "scale"),
         ("strategy.statistics=[x]", "gram"),
     ):

@@ -29,6 +29,8 @@ def check_batches(strategy: Merging, sums: SumsConfig) -> None:
         why = f"strategy.statistics={list(strategy.statistics)} are of single hospitals"
     elif strategy.compare or strategy.controls:
         why = "strategy.compare and strategy.controls merge and test single contributions"
+    elif strategy.rank:
+        why = "strategy.rank hands over factors, which do not add up"
     elif strategy.max_staleness:
         why = "strategy.max_staleness weighs single contributions by their age"
     if why:
