@@ -113,6 +113,8 @@ def main() -> None:
     fold = cache(lambda number: Fold(cohort, number))
     folds = range(asked.folds if asked.only_folds is None else asked.only_folds)
     wanted = [(number, arm) for number in folds for arm in asked.arms]
+    if asked.kept:
+        wanted = [each for each in wanted if is_kept(place(asked, *each))]
     missing = [each for each in wanted if not is_kept(place(asked, *each))]
     print(f"{len(missing)} of {len(wanted)} cells are to be made; {machine()}", flush=True)
     if missing:
@@ -128,7 +130,8 @@ def main() -> None:
             for name, row in cells[-1]["scores"].items()
         }
         print(number, means, cells[-1]["told"], f"{cells[-1]['seconds']:.0f} s", flush=True)
-    _write(cohort, [*cells, *(_chosen(cells, number) for number in folds)])
+    complete = {number for number in folds if all((number, rule) in wanted for rule in RULES)}
+    _write(cohort, [*cells, *(_chosen(cells, number) for number in sorted(complete))])
 
 
 def place(asked: argparse.Namespace, fold: int, arm: str) -> Path:
@@ -184,6 +187,7 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--extra", type=int, default=2, help="passes of restoration")
     parser.add_argument("--cases", type=int, default=0, help="most of a hospital; 0: all")
     parser.add_argument("--arms", nargs="+", default=ARMS)
+    parser.add_argument("--kept", action="store_true", help="write what is there, make nothing")
     parser.add_argument("--folder", type=Path, default=Path("build/real-merging"))
     asked = parser.parse_args()
     asked.to = asked.to or RESULTS / f"merging-{asked.name}-{asked.passes}.json"

@@ -9,6 +9,7 @@ from polyclinic.system.processes import Child, python_module
 from polyclinic_demos.cohorts.hospitals import write_cohort
 from polyclinic_demos.cohorts.scanner import Scanner
 from polyclinic_demos.federation import running
+from polyclinic_demos.progress import counting, following
 
 PUBLIC = tuple(  # scanners that take no part; their images stand for public data
     Scanner(f"public-{number}", modality, contrast, 0.2, 0.03, (1.0, 1.0, 1.0), 0.4, 0.03, "RAS")
@@ -39,13 +40,14 @@ def pretrain_brain(folder: Path, seed: int, console: Console) -> Path:
     Raises:
         PolyclinicError: The training failed, with its reason.
     """
-    with console.status("writing public images for the base"):
+    with counting(console, "writing public images for the base") as tell:
         public = write_cohort(
             folder / f"public-seed-{seed}",
             sites=len(PUBLIC),
             subjects=(2, 1, 0),
             seed=seed + 1000,
             scanners=PUBLIC,
+            on_progress=tell,
         )
     settings = [
         "experiment=demo_merging",
@@ -81,10 +83,12 @@ def _make(
         return out
     arguments = (str(out), *map(str, data), "--", *settings)
     command = python_module("polyclinic_demos.pretraining", *arguments)
-    child = Child("the pretraining", command, folder / "pretraining.log")
-    with console.status("making the base that everybody starts from"), running([child]):
+    log = folder / "pretraining.log"
+    child = Child("the pretraining", command, log)
+    what = "making the base that everybody starts from"
+    with following(console, what, log) as look, running([child]):
         while child.wait(0.5) is None:
-            continue
+            look()
         if child.status():
             child.check()
     return out

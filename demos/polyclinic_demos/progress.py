@@ -1,10 +1,14 @@
-"""Bar that demos show while they write images."""
+"""What demos show of long work: a bar for images, and the last line of another process."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
+
+from polyclinic.system.text import clean
 
 OnScan = Callable[[int, int, str], None]  # scans done, scans in all, name of the last one
 
@@ -31,3 +35,30 @@ def counting(console: Console, text: str) -> Iterator[OnScan]:
             progress.update(task, completed=done, total=total, description=name)
 
         yield tell
+
+
+@contextmanager
+def following(console: Console, text: str, log: Path) -> Iterator[Callable[[], None]]:
+    """Show what is done and the newest line of a log; yield what looks at the log again.
+
+    Without a terminal, every new line is printed.
+
+    Args:
+        console: Where it is shown.
+        text: What is being done.
+        log: Of the process that does it.
+    """
+    shown = ""
+    with console.status(text) as status:
+
+        def look() -> None:
+            nonlocal shown
+            lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+            newest = clean(lines[-1]) if lines else ""
+            if newest != shown:
+                shown = newest
+                status.update(Text(f"{text}: {newest}"))
+                if not console.is_terminal:
+                    console.print(newest, markup=False)
+
+        yield look
