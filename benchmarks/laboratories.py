@@ -26,7 +26,8 @@ from polyclinic.learning.preparation import PreparedSite, prepare
 from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Ledger
 from polyclinic_demos.cohorts.laboratories import write_laboratories
-from polyclinic_strategies.merging.publisher import Publisher, make_rules
+from polyclinic_strategies.merging.arithmetic.configured import make_rules
+from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.merging.restore import recalibrate
 
 RULES = (

@@ -8,13 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean
 
-from polyclinic.config.schemas import Part
 from polyclinic.federation.grids.reliable_grid import ReliableGrid
 from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import StateDict, pack
+from polyclinic_strategies.merging.arithmetic.configured import describe_rule
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
 from polyclinic_strategies.merging.messages import ask_for_score
-from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
+from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.merging.strategy import Merging
 
 RESTORATION_STEPS = 10  # steps with which a run without restoration shows its effect
@@ -74,12 +74,10 @@ class Comparison:
         self,
         name: str,
         title: str,
-        rule: Part,
-        candidates: Mapping[str, Sequence[float]],
+        rules: Sequence[Rule],
         grid: ReliableGrid,
     ) -> Opponent:
         """Return another rule's model, with the candidate that scores best at the hospitals."""
-        rules = make_rules(rule, candidates)
         best = rules[0] if len(rules) == 1 else max(rules, key=lambda each: self._score(each, grid))
         note = ", ".join(
             f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}"

@@ -19,6 +19,7 @@ from polyclinic.federation.metrics import read_metrics
 from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Ledger
+from polyclinic_strategies.merging.arithmetic.configured import rules_of
 from polyclinic_strategies.merging.batches.checks import (
     by_members,
     check_batches,
@@ -28,7 +29,6 @@ from polyclinic_strategies.merging.batches.loop import BatchLoop
 from polyclinic_strategies.merging.comparison import Comparison, Opponent
 from polyclinic_strategies.merging.event_loop import EventLoop
 from polyclinic_strategies.merging.messages import Assignment, ask_for_score
-from polyclinic_strategies.merging.publisher import make_rules
 from polyclinic_strategies.merging.strategy import Merging
 
 MOST_SCORED_AGAIN = 12  # upper limit of publications that are scored again at the end
@@ -168,7 +168,8 @@ class MergingRun:
         """
         wanted = set(self._strategy.statistics)
         for config in [self._config, *rivals.values()]:
-            wanted |= make_rules(config.strategy["rule"], {})[0].needs
+            for rule in rules_of(config.strategy):
+                wanted |= rule.needs
         return tuple(sorted(wanted))
 
     def _score_earlier(self, ledger: Ledger) -> None:
@@ -215,10 +216,9 @@ class MergingRun:
         for name, config in rivals.items():
             if self._final.is_done(name):  # do not choose its parameters again: that takes long
                 continue
-            title, rule = str(config.strategy["title"]), config.strategy["rule"]
-            candidates = config.strategy.get("candidates") or {}
+            title, rules = str(config.strategy["title"]), rules_of(config.strategy)
             try:
-                opponent = comparison.rule(name, title, rule, candidates, self._silent_grid())
+                opponent = comparison.rule(name, title, rules, self._silent_grid())
             except ConfigError as error:  # the rule needs more hospitals, as Krum does
                 self._folder.record(Note(text=f"{title} is not compared: {error}"))
                 continue

@@ -42,7 +42,7 @@ from polyclinic_strategies.merging.messages import (
     read_handover,
     send_base,
 )
-from polyclinic_strategies.merging.publisher import Publisher, make_rules
+from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.merging.trials import Candidates, Trial
 
@@ -109,8 +109,7 @@ class EventLoop:
         )
         self.mailbox: Mailbox[Question] = Mailbox(grid, members)
         self.on_event = on_event
-        rules = make_rules(strategy.rule, strategy.candidates)
-        self.candidates = Candidates(self.publisher, rules, self.names, on_event)
+        self.candidates = Candidates(self.publisher, strategy.rules(), self.names, on_event)
         self.base = ledger.load_model(assignment.base)
         self.requirements = replace(
             strategy.requirements(

@@ -7,15 +7,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from polyclinic.config.compose import list_names, load_config
-from polyclinic.errors import ConfigError, UnknownName
+from polyclinic.errors import ConfigError
 from polyclinic.store.contribution import TensorFile
+from polyclinic_strategies.merging.arithmetic.configured import rule_settings, single_rule
 from polyclinic_strategies.merging.arithmetic.layer import Rule
-from polyclinic_strategies.merging.publisher import make_rules
 from polyclinic_strategies.merging.streaming.merge import OpenContribution
 from polyclinic_strategies.merging.streaming.merge import merge as merge_sites
 
-GROUP = "merging/"
 State = Mapping[str, Tensor]
 
 
@@ -101,11 +99,8 @@ def _make_rule(rule: str | Rule, parameters: Mapping[str, float]) -> Rule:
         if parameters:
             raise ConfigError(f"{', '.join(parameters)}: give them to the rule itself.")
         return rule
-    known = [name.removeprefix(GROUP) for name in list_names("strategy") if name.startswith(GROUP)]
-    if rule not in known:
-        raise UnknownName("rule", rule, known)
-    configured = load_config([f"strategy={GROUP}{rule}"]).strategy["rule"]
-    return make_rules({**configured, **parameters}, {})[0]
+    settings = rule_settings(rule)
+    return single_rule({**settings, "rule": {**settings["rule"], **parameters}})
 
 
 def _zeros(given: State | str | Path) -> dict[str, Tensor]:

@@ -4,12 +4,17 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from polyclinic.config.compose import list_names, load_config
+from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import Config
-from polyclinic.errors import ConfigError, UnknownName
+from polyclinic.errors import ConfigError
 from polyclinic.learning.state_dict import save_state
 from polyclinic.store.ledger import Entry, Ledger
-from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
+from polyclinic_strategies.merging.arithmetic.configured import (
+    describe_rule,
+    rule_settings,
+    single_rule,
+)
+from polyclinic_strategies.merging.publisher import Publisher
 
 GROUP = "merging/"  # prefix of the rules' names in conf/strategy/
 OF_STRATEGY = ("max_staleness", "staleness_discount")
@@ -38,7 +43,7 @@ def merge_offline(
     strategy = config.strategy
     with Ledger.open(ledger, create=False) as opened:
         publisher = Publisher(opened, strategy["max_staleness"], strategy["staleness_discount"])
-        made = make_rules(strategy["rule"], {})[0]
+        made = single_rule(strategy)
         entries = publisher.entries()
         state = publisher.merge(made, entries)
         recipe = describe_rule(made)
@@ -52,10 +57,7 @@ def merge_offline(
 
 def _load_rule(rule: str, parameters: Sequence[str]) -> Config:
     given = dict(_split(text) for text in parameters)
-    names = [name for name in list_names("strategy") if name.startswith(GROUP)]
-    known = [name.removeprefix(GROUP) for name in names]
-    if rule not in known:
-        raise UnknownName("rule", rule, known)
+    rule_settings(rule)
     settings = [f"{_setting(key)}={value}" for key, value in given.items()]
     return load_config([f"strategy={GROUP}{rule}", *settings])
 

@@ -4,24 +4,20 @@ It uses neither Flower nor the network: the event loop needs it, and so does `po
 merge`, without any hospital.
 """
 
-import itertools
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from polyclinic.config.compose import instantiate
-from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError, LedgerError, ModelInvalid
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Entry, Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.store.requirements import check_suits
+from polyclinic_strategies.merging.arithmetic.configured import describe_rule
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
 from polyclinic_strategies.merging.intake.blame import blamed
 from polyclinic_strategies.merging.intake.statistics import Layout, check_statistics
@@ -254,29 +250,6 @@ class Publisher:
             }
 
 
-def make_rules(rule: Part, candidates: Mapping[str, Sequence[float]]) -> list[Rule]:
-    """Make the rule as configured, then its other candidates.
-
-    The candidates are all combinations of the values given for its parameters.
-
-    Args:
-        rule: A node with `_target_` in `polyclinic_strategies.merging.rules`.
-        candidates: Parameter of the rule to values.
-
-    Raises:
-        ConfigError: The rule has no such parameter, or a value is impossible.
-    """
-    try:
-        configured: Rule = instantiate(rule)
-        grid = itertools.product(
-            *([(name, value) for value in values] for name, values in sorted(candidates.items()))
-        )
-        others = [instantiate({**rule, **dict(choice)}) for choice in grid] if candidates else []
-    except ValueError as error:
-        raise ConfigError(f"strategy.rule: {error}.") from error
-    return [configured, *(other for other in others if other != configured)]
-
-
 def last_choice(rules: Sequence[Rule], publications: Sequence[Publication]) -> Rule:
     """Return the candidate that was published last, if it still is one; else the first."""
     recipe = publications[-1].recipe if publications else {}
@@ -284,8 +257,3 @@ def last_choice(rules: Sequence[Rule], publications: Sequence[Publication]) -> R
         if all(recipe.get(key) == value for key, value in describe_rule(rule).items()):
             return rule
     return rules[0]
-
-
-def describe_rule(rule: Rule) -> dict[str, Any]:
-    """Return a rule's name and parameters, as a publication keeps them."""
-    return {"rule": type(rule).__name__, "parameters": asdict(rule)}  # type: ignore[call-overload]

@@ -14,8 +14,9 @@ from polyclinic.config.schemas import DeploymentConfig, Part
 from polyclinic.errors import ConfigError
 from polyclinic.learning.state_dict import StateDict, longest_update
 from polyclinic.store.requirements import Requirements
-from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic
-from polyclinic_strategies.merging.publisher import Publisher, make_rules
+from polyclinic_strategies.merging.arithmetic.configured import rules_of
+from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
+from polyclinic_strategies.merging.publisher import Publisher
 
 AUTO = "auto"
 MOST_RANK = 1024
@@ -40,6 +41,8 @@ class Merging:
         rule: A node that names one of `rules/`, with its parameters.
         candidates: Parameter of the rule to values, which the hospitals score on their validation
             cases; the best is published.
+        alternatives: Names of `conf/strategy/merging/` to candidates, which are scored beside these
+            (none: those of the file).
         statistics: Statistics that hospitals send with the task vector: gram, fisher.
         restoration: How a hospital adapts a merged model before it scores it: none, statistics
             (normalization statistics from its own unlabelled images), steps (a few labelled steps),
@@ -66,6 +69,7 @@ class Merging:
     title: str
     rule: Part
     candidates: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    alternatives: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
     statistics: Sequence[str] = ()
     restoration: str = AUTO
     restoration_steps: int = 0
@@ -94,7 +98,7 @@ class Merging:
             )
         if unknown := set(self.statistics) - {"gram", "fisher"}:
             raise ConfigError(f"strategy.statistics={sorted(unknown)}: only gram and fisher exist.")
-        make_rules(self.rule, self.candidates)
+        self.rules()
 
     def for_network(self, names: Collection[str]) -> "Merging":
         """Return the settings with the restoration that suits a network's tensors."""
@@ -102,6 +106,12 @@ class Merging:
             return self
         normalized = any(map(is_normalization_statistic, names))
         return replace(self, restoration="statistics" if normalized else "none")
+
+    def rules(self) -> list[Rule]:
+        """Return what the hospitals score: the configured rule first."""
+        return rules_of(
+            {"rule": self.rule, "candidates": self.candidates, "alternatives": self.alternatives}
+        )
 
     def make_end(self, expected: int) -> End:
         """Return the conditions that end a run, where `expected` sites contribute."""

@@ -22,8 +22,9 @@ from polyclinic.federation.final_test import RETURN_S, FinalTest, list_before, r
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Entry, Ledger
+from polyclinic_strategies.merging.arithmetic.configured import describe_rule, make_rules
 from polyclinic_strategies.merging.messages import Assignment
-from polyclinic_strategies.merging.publisher import Publisher, describe_rule, make_rules
+from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.universal.distillation import distil
 from polyclinic_strategies.universal.events import StageBegins
 from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, make_teacher

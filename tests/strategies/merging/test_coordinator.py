@@ -25,6 +25,7 @@ from polyclinic_client.site.fine_tuning import work
 from polyclinic_demos.cohorts.hospitals import HOSPITALS, write_cohort
 from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
+from polyclinic_strategies.merging.arithmetic.configured import describe_rule
 from polyclinic_strategies.merging.offline import merge_offline
 from polyclinic_strategies.merging.strategy import Merging
 from tests.fakes import FakeGrid, FakeNode, serve
@@ -174,6 +175,21 @@ def test_a_run_in_which_everybody_is_refused_says_so(sites: list[Path], tmp_path
         )
 
 
+def test_hospitals_choose_among_several_rules(sites: list[Path], tmp_path: Path) -> None:
+    best = run(tmp_path / "run", sites[:2], "strategy=merging/best", "deployment.hospitals=2")
+    strategy: Merging = instantiate(
+        load_config(["strategy=merging/best"]).strategy, _recursive_=False
+    )
+    known = [describe_rule(rule) for rule in strategy.rules()]
+    assert {each["rule"] for each in known} == {"Ties", "IsoC", "Sum"}
+    assert len(known) == len({json.dumps(each, sort_keys=True) for each in known})
+    with Ledger.open(best.path / "ledger") as ledger:
+        newest = ledger.publications()[-1].recipe
+    assert {key: newest[key] for key in ("rule", "parameters")} in known
+    with pytest.raises(ConfigError, match="several rules"):
+        merge_offline("best", [], best.path / "ledger", tmp_path / "out.safetensors")
+
+
 def test_thin_contributions_are_merged(sites: list[Path], tmp_path: Path) -> None:
     thin = run(
         tmp_path / "run",
@@ -217,6 +233,8 @@ def test_an_impossible_setting_is_refused_before_anybody_is_asked() -> None:
     for override, said in (
         ("strategy.restoration=magic", "restoration"),
         ("strategy.rank=-1", "rank"),
+        ("+strategy.alternatives.tias={}", "ties"),
+        ("+strategy.alternatives.ties.keep=[2.0]", "keep"),
         ("strategy.rule.scale=nan", "scale"),
         ("strategy.statistics=[x]", "gram"),
     ):

@@ -15,8 +15,9 @@ from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
 from polyclinic.store.requirements import Requirements
+from polyclinic_strategies.merging.arithmetic.configured import make_rules
 from polyclinic_strategies.merging.arithmetic.layer import Rule
-from polyclinic_strategies.merging.publisher import Publisher, make_rules
+from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.merging.rules.mean import Mean
 from polyclinic_strategies.merging.rules.sum import Sum
 from polyclinic_strategies.merging.rules.weighted_mean import WeightedMean
