@@ -85,17 +85,17 @@ class TensorFile:
             self.contribution = _parse((self._file.metadata() or {}).get("polyclinic", ""))
         except (OSError, SafetensorError, ValueError) as error:
             raise ContributionDamaged(path.name, first_line(error)) from error
-        whole, self.thin, down, self.statistics = (
+        whole, thin, down, self.statistics = (
             [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
             for prefix in (TASK_VECTOR, UP, DOWN, STATISTICS)
         )
-        self.names = sorted([*whole, *self.thin])
+        self.names, self.thin = sorted([*whole, *thin]), frozenset(thin)
         self.others = [
             key for key in keys if not key.startswith((TASK_VECTOR, UP, DOWN, STATISTICS))
         ]
-        if self.thin != down or len(set(self.names)) < len(self.names):
+        if thin != down or len(set(self.names)) < len(self.names):
             raise ContributionDamaged(path.name, "a tensor has one factor, or is there twice")
-        for name in self.thin:
+        for name in thin:
             if not self._fit(name):
                 raise ContributionDamaged(path.name, f"the factors of {name} do not fit")
 
@@ -146,7 +146,7 @@ class TensorFile:
     def types(self) -> dict[str, str]:
         """Return every tensor's type as safetensors calls it, such as F32, from the header."""
         keys = [TASK_VECTOR + name for name in self.names if name not in self.thin]
-        keys += [prefix + name for name in self.thin for prefix in (UP, DOWN)]
+        keys += [prefix + name for name in sorted(self.thin) for prefix in (UP, DOWN)]
         keys += [STATISTICS + name for name in self.statistics]
         return {key: str(self._file.get_slice(key).get_dtype()) for key in keys}
 

@@ -56,14 +56,14 @@ class Universal:
         merging = self.merging()
         unused = (
             *(merging.max_staleness, merging.candidates, merging.compare, merging.controls),
-            merging.rank,
+            *(merging.rank, merging.alternatives),
         )
         if any(unused) or merging.restoration not in (AUTO, "none"):
             raise ConfigError(
                 "strategy.contributions: the universal model takes no contribution to an older "
-                "encoder and has nothing that hospitals could score, "
-                "restore or compare. Leave max_staleness, candidates, restoration, rank, "
-                "compare and controls as they are (training.rank makes thin updates)."
+                "encoder and has nothing that hospitals could score, restore or compare. Leave "
+                "max_staleness, candidates, alternatives, restoration, rank, compare and controls "
+                "as they are (training.rank makes thin updates)."
             )
         if needs := make_rules(merging.rule, {})[0].needs:
             raise ConfigError(
