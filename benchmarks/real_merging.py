@@ -17,9 +17,10 @@ Markdown.
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -32,6 +33,7 @@ from real_table import show, summarize
 
 RESULTS = Path(__file__).with_name("results")
 OWN, CHOSEN, RANDOM = "own model", "chosen by hospitals", "random vector"
+REFERENCES = (f"{OWN}, restored", "fedavg", "fedavg, restored")
 RULES = tuple(GRIDS)
 # arm -> passes of everybody that it costs, as a share of (all, extra)
 COSTS = {OWN: (1, 0), "fedavg": (1, 1), "pooled": (1, 0), "sequential": (1, 0)}
@@ -163,7 +165,7 @@ def _write(cohort: Cohort, cells: list[dict[str, Any]]) -> None:
         "folds": asked.folds,
         "subjects": cohort.subjects(),
         "table": table,
-        "recovery": recovery(table["inside"]),
+        "recovery": recovery(cells),
         "cells": cells,
     }
     asked.to.parent.mkdir(exist_ok=True)
@@ -172,12 +174,29 @@ def _write(cohort: Cohort, cells: list[dict[str, Any]]) -> None:
     print("share of averaging's gain over the own model, both restored:", made["recovery"])
 
 
-def recovery(arms: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:
-    """Return each restored arm's gain over the own model, as a share of averaging's."""
-    own = arms[f"{OWN}, restored"]["mean"]
-    gain = max(arms[name]["mean"] for name in ("fedavg", "fedavg, restored")) - own
-    restored = {name: row["mean"] for name, row in arms.items() if name.endswith(", restored")}
-    return {name: (mean - own) / gain for name, mean in restored.items()} if gain > 0 else {}
+def recovery(cells: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return each restored arm's gain over the own model, as a share of averaging's.
+
+    An arm is compared in the folds that it has. Averaging counts with its extra passes at home, or
+    with rounds instead of them, whichever is better there.
+    """
+    means: dict[str, dict[int, float]] = {}
+    for cell in cells:
+        for arm, row in cell["scores"].items():
+            means.setdefault(arm, {})[cell["fold"]] = fmean(row.values())
+    found = {}
+    for arm in (each for each in means if each.endswith(", restored")):
+        folds = [fold for fold in means[arm] if all(fold in means[each] for each in REFERENCES)]
+
+        def mean(name: str, folds: Sequence[int] = folds) -> float:
+            return fmean(means[name][fold] for fold in folds)
+
+        if folds:
+            own = mean(f"{OWN}, restored")
+            gain = max(mean("fedavg"), mean("fedavg, restored")) - own
+            if gain > 0:
+                found[arm] = (mean(arm) - own) / gain
+    return found
 
 
 def _parse() -> argparse.Namespace:
