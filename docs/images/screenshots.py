@@ -2,7 +2,8 @@
 
     python docs/images/screenshots.py demo
 
-The folder's newest run and one of its hospitals are shown; PNG files are written beside this file.
+The folder's newest run and one of its hospitals are shown, and two runs side by side where there
+are two; PNG files are written beside this file.
 """
 
 import os
@@ -18,11 +19,13 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from polyclinic_client.page import show as hospital
+from polyclinic_client.site.outbox import REFINED
 from polyclinic_server.page.fleet import RunDeeds
 from polyclinic_server.page.show import PageOptions, show_page
 
 HERE = Path(__file__).parent
 HOSPITAL = "t2w"  # the one that is shown
+LONG_MS = 120_000
 SIZE = {"width": 1100, "height": 800}
 COLOURS = 96
 
@@ -60,6 +63,10 @@ def main(folder: Path) -> None:
         address = said[0].removeprefix("page: ")
         light.goto(f"{address}runs/{run}")
         shoot(light, "page-run")
+        others = sorted(each.parent.name for each in (folder / "runs").glob("*/run.json"))
+        if len(others) > 1:
+            light.goto(f"{address}compare?{'&'.join(f'run={each}' for each in others[-2:])}")
+            shoot(light, "page-compare")
     with (
         hospital.show_page("0", state, data, said.append),
         tab("dark") as dark,
@@ -72,6 +79,11 @@ def main(folder: Path) -> None:
         shoot(dark, "page-data")
         dark.goto(f"{address}sent")
         shoot(dark, "page-sent")
+        dark.goto(f"{address}segment")
+        dark.select_option("#model", REFINED)
+        dark.click("form[data-deed=segment] button")
+        dark.wait_for_selector("#results img >> nth=1", timeout=LONG_MS)
+        shoot(dark, "page-segment")
 
 
 if __name__ == "__main__":

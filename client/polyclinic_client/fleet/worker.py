@@ -23,11 +23,12 @@ from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
 from polyclinic.system.faults import explain, shareable
-from polyclinic.system.machine import limit_memory
+from polyclinic.system.machine import given_cores, limit_memory
 from polyclinic.system.processes import end_with_parent
 from polyclinic_client.fleet.frames import pack, receive
 from polyclinic_client.policy.limits import within_limits
 from polyclinic_client.policy.policy import read_policy
+from polyclinic_client.site.status import Machine, write_machine
 
 log = logging.getLogger("polyclinic.worker")
 
@@ -102,6 +103,22 @@ def serve(link: socket.socket, worker: Worker) -> None:
         link.sendall(pack(worker.answer(question)))
 
 
+def describe_machine(memory_bytes: float) -> Machine:
+    """Say what this process computes with.
+
+    Args:
+        memory_bytes: What it may take.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        memory = torch.cuda.get_device_properties(0).total_memory
+        return Machine(device=torch.cuda.get_device_name(0)[:80], memory_bytes=memory)
+    cores = given_cores()
+    name = f"{cores} core{'' if cores == 1 else 's'}"
+    return Machine(device=name, memory_bytes=int(memory_bytes))
+
+
 def main() -> None:
     """Run `python -m polyclinic_client.fleet.worker SOCKET BLOBS NODE_CONFIG`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -111,7 +128,9 @@ def main() -> None:
     number, blobs, node_config = sys.argv[1:]
     told = json.loads(node_config)
     state = Path(told["state"])
-    limit_memory(read_policy(state).memory_bytes)
+    memory = read_policy(state).memory_bytes
+    limit_memory(memory)
+    write_machine(state, describe_machine(memory))
     with socket.socket(fileno=int(number)) as link:
         link.set_inheritable(False)  # what training starts does not keep it open
         serve(link, Worker(app, BlobStore(Path(blobs)), told, lambda: within_limits(state)))

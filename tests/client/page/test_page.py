@@ -163,7 +163,7 @@ def test_every_width_and_both_schemes(
     found: list[str] = []
     try:
         watched.open(f"/sign-in#{hospital.token}").wait_for_url(hospital.address)
-        for path in ("/", "/sent", "/data", "/models"):
+        for path in ("/", "/sent", "/data", "/models", "/segment"):
             watched.open(path)
             assert watched.overflows() <= 0, path
             found += [f"{path} {each}" for each in watched.findings()]
