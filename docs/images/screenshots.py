@@ -2,8 +2,7 @@
 
     python docs/images/screenshots.py demo
 
-The folder's newest run and one of its hospitals are shown, and two runs side by side where there
-are two; PNG files are written beside this file.
+The folder's newest run and one of its hospitals are shown; PNG files are written beside this file.
 """
 
 import os
@@ -63,10 +62,6 @@ def main(folder: Path) -> None:
         address = said[0].removeprefix("page: ")
         light.goto(f"{address}runs/{run}")
         shoot(light, "page-run")
-        others = sorted(each.parent.name for each in (folder / "runs").glob("*/run.json"))
-        if len(others) > 1:
-            light.goto(f"{address}compare?{'&'.join(f'run={each}' for each in others[-2:])}")
-            shoot(light, "page-compare")
     with (
         hospital.show_page("0", state, data, said.append),
         tab("dark") as dark,

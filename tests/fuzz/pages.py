@@ -32,7 +32,7 @@ EVENTS: list[Any] = [
     {**TOLD, "kind": "round_end"},
 ]
 HASH = b"0" * 64
-SETTINGS = b"rounds: 3\ntraining: {lr: 0.1, names: [a, b]}\nmodel:\n  when: 2026-01-01\n"
+SETTINGS = b"a: 1\n---\nrounds: 3\ntraining: {lr: 0.1, names: [a, b]}\nmodel:\n  when: 2026-01-01\n"
 
 
 def _draw_token(random: Random) -> bytes:

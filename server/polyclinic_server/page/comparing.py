@@ -1,6 +1,7 @@
 """Runs side by side: scores by hospital, the worst one and the gap, and settings that differ."""
 
 import json
+import re
 import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,6 +27,7 @@ LONGEST_VALUE = 300
 MOST_TEXT = 200_000  # characters of a run's settings
 SHARE = 0.02  # of the time that reading a run which goes on may take
 FILES = ("run.json", "metrics.jsonl")
+DOCUMENT = re.compile(r"^---$", re.MULTILINE)  # begins
 PHASES = {"test": "final test", "validate": "last validation"}
 
 
@@ -172,16 +174,23 @@ def find_differences(
 def read_settings(text: str) -> dict[str, str]:
     """Read a run's settings: dotted names, with values as a person reads them.
 
+    Args:
+        text: One YAML document for each strategy; where they differ, all their values are told.
+
     Raises:
         ConfigError: It is no list of settings.
     """
-    try:
-        found = parse_yaml(text)
-    except (yaml.YAMLError, ValueError, OverflowError) as error:
-        raise ConfigError("its settings (config.yaml) cannot be read.") from error
-    flat: dict[str, str] = {}
-    _flatten(found if isinstance(found, dict) else {}, "", flat)
-    return flat
+    told: dict[str, dict[str, None]] = {}
+    for document in DOCUMENT.split(text):
+        try:
+            found = parse_yaml(document)
+        except (yaml.YAMLError, ValueError, OverflowError) as error:
+            raise ConfigError("its settings (config.yaml) cannot be read.") from error
+        flat: dict[str, str] = {}
+        _flatten(found if isinstance(found, dict) else {}, "", flat)
+        for name, value in flat.items():
+            told.setdefault(name, {})[value] = None
+    return {name: " | ".join(values)[:LONGEST_VALUE] for name, values in told.items()}
 
 
 def _flatten(values: Mapping[Any, Any], prefix: str, flat: dict[str, str]) -> None:

@@ -75,6 +75,11 @@ def test_settings_that_differ_are_named_and_no_others(tmp_path: Path) -> None:
     assert problems[0].startswith("three: ")
 
 
+def test_settings_of_several_strategies_are_all_told() -> None:
+    found = read_settings("a: 1\nb: {c: x}\n---\na: 1\nb: {c: y}\nd: 3\n")
+    assert found == {"a": "1", "b.c": "x | y", "d": "3"}
+
+
 @pytest.mark.parametrize("text", ["a: [", "a: &x [1]\nb: *x", "a: 1\na: 2", "a: 2026-13-45"])
 def test_what_is_no_list_of_settings_is_refused(text: str) -> None:
     with pytest.raises(ConfigError):
