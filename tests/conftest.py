@@ -66,6 +66,7 @@ LONG = {  # files whose tests run whole federations, or train, for many seconds
     "server/runs/test_export.py",
     "server/page/test_browser.py",
     "server/page/test_looks.py",
+    "server/page/test_prometheus.py",
     "strategies/averaging/test_summing.py",
     "strategies/merging/test_batches.py",
     "strategies/merging/test_coordinator.py",
