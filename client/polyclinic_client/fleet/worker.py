@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -25,11 +25,13 @@ from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
 from polyclinic.system.faults import explain, shareable
 from polyclinic.system.machine import given_cores, limit_memory
 from polyclinic.system.processes import end_with_parent
+from polyclinic.system.text import clean
 from polyclinic_client.fleet.frames import pack, receive
 from polyclinic_client.policy.limits import within_limits
 from polyclinic_client.policy.policy import read_policy
 from polyclinic_client.site.status import Machine, write_machine
 
+GPUS = Path("/proc/driver/nvidia/gpus")
 log = logging.getLogger("polyclinic.worker")
 
 
@@ -103,20 +105,31 @@ def serve(link: socket.socket, worker: Worker) -> None:
         link.sendall(pack(worker.answer(question)))
 
 
-def describe_machine(memory_bytes: float) -> Machine:
-    """Say what this process computes with.
+def describe_machine(memory_bytes: float, gpus: Path = GPUS) -> Machine:
+    """Say what this process computes with; no GPU is touched, which would take its memory.
 
     Args:
         memory_bytes: What it may take.
+        gpus: Where the driver says which GPUs there are.
     """
     import torch
 
     if torch.cuda.is_available():
-        memory = torch.cuda.get_device_properties(0).total_memory
-        return Machine(device=torch.cuda.get_device_name(0)[:80], memory_bytes=memory)
+        return Machine(device=_name_gpu(gpus))
     cores = given_cores()
     name = f"{cores} core{'' if cores == 1 else 's'}"
     return Machine(device=name, memory_bytes=int(memory_bytes))
+
+
+def _name_gpu(gpus: Path) -> str:
+    """Return the name of the first GPU; the driver writes it into a file as `Model: NAME`."""
+    for path in sorted(gpus.glob("*/information")):
+        with suppress(OSError):
+            for line in path.read_text(errors="replace")[:4096].splitlines():
+                kind, _, name = line.partition(":")
+                if kind == "Model":
+                    return clean(name.strip())[:80]
+    return "GPU"
 
 
 def main() -> None:

@@ -40,7 +40,7 @@ def segment_scan(task: ScanTask, state: Path, tell: Callable[[int], None]) -> tu
         tell: Told how many parts of the scan are done, as they are.
 
     Returns:
-        Names of its labels, 0 first.
+        Name of label 0, 1, ...; empty where a number stands for none.
 
     Raises:
         PolyclinicError: The typed fault of the scan, the model or the service.
@@ -76,7 +76,10 @@ def _by_model(
     network.register_forward_hook(count)
     labels, header = predict_label_map(network, scan, job.data)
     write_label_map(target, labels, header)
-    return tuple(job.data.kind.drawn(job.data.labels))
+    names = job.data.kind.drawn(job.data.labels)
+    values = (0, *job.data.region_values) if job.data.region_values else range(len(names))
+    named = dict(zip(values, names, strict=True))
+    return tuple(named.get(value, "") for value in range(max(named) + 1))
 
 
 def _by_service(task: ScanTask, service: SegmentService, state: Path) -> tuple[str, ...]:

@@ -18,7 +18,7 @@ from polyclinic_client.site.status import Status, StatusFile
 
 RESULTS = "segmented"  # in the state folder
 MOST_RESULTS = 20
-MOST_LABELS = 64
+MOST_LABELS = 256
 SERVICE = "service"  # what is posted in a model's place
 MODULE = "polyclinic_client.page.segment_scan"
 PICTURES = ("image", "result")
@@ -34,7 +34,7 @@ class Segmented:
         scan: The scan.
         model: Name of the model.
         target: File of the label map.
-        labels: Names of its labels.
+        labels: Name of label 0, 1, ...; empty where a number stands for none.
         seconds: How long it took.
     """
 
@@ -69,6 +69,7 @@ class Segmenting:
         changed: Called when something is new.
 
     Attributes:
+        busy: Whether a scan is being segmented.
         work: What goes on, or ended last.
         problem: Why the last work failed.
         results: What was segmented since the page began, the newest first.
@@ -79,6 +80,7 @@ class Segmenting:
     folders: Sequence[Path]
     service: SegmentService | None
     changed: Callable[[], None]
+    busy: bool = False
     work: Work | None = None
     problem: str = ""
     results: list[Segmented] = field(default_factory=list)
@@ -86,11 +88,6 @@ class Segmenting:
     _stopped: bool = False
     _pictures: dict[int, Mapping[str, bytes]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    @property
-    def busy(self) -> bool:
-        """Whether a scan is being segmented."""
-        return self.work is not None and self.work.child.status() is None
 
     def scans(self) -> dict[str, Scan]:
         """Return the scans that can be chosen."""
@@ -129,7 +126,7 @@ class Segmenting:
             child = Child("segmenting", command, self.state / LOG, thread_settings())
             child.start()
             work = self.work = Work(child, scan, model, target, time.time())
-            self.problem, self._stopped = "", False
+            self.problem, self.busy, self._stopped = "", True, False
         threading.Thread(target=self._attend, args=(work,), name="segmenting", daemon=True).start()
 
     def stop(self) -> None:
@@ -144,20 +141,23 @@ class Segmenting:
         if self._stopped:
             self.problem = "It was stopped."
         elif status == 0 and said.doing == DONE:
-            labels = tuple(clean(str(each)) for each in said.details.get("labels", ()))
-            self._count += 1
-            seconds = time.time() - work.began
-            made = Segmented(
-                self._count, work.scan, work.model, work.target, labels[:MOST_LABELS], seconds
-            )
-            others = [each for each in self.results if each.target != made.target]
-            self.results = [made, *others][:MOST_RESULTS]
+            self._keep(work, said)
         elif said.doing == FAILED:
             self.problem = clean_lines(said.reason)
         else:
             ended = how_it_ended(status, "The process that segments ended")
             self.problem = f"{ended} (see {work.child.log})."
+        self.busy = False
         self.changed()
+
+    def _keep(self, work: Work, said: Status) -> None:
+        told = said.details.get("labels")
+        labels = [clean(str(each)) for each in told[:MOST_LABELS]] if isinstance(told, list) else []
+        self._count += 1
+        seconds = time.time() - work.began
+        made = Segmented(self._count, work.scan, work.model, work.target, tuple(labels), seconds)
+        others = [each for each in self.results if each.target != made.target]
+        self.results = [made, *others][:MOST_RESULTS]
 
     def picture(self, number: int, name: str) -> bytes | None:
         """Return a picture of a result, PNG; None if there is none.

@@ -72,7 +72,7 @@ class Machine(BaseModel):
 
     Attributes:
         device: Name of the GPU, or the number of cores.
-        memory_bytes: Of the GPU; without one, what the worker may take.
+        memory_bytes: That the worker may take; 0 with a GPU, whose name says what it has.
     """
 
     model_config = ConfigDict(frozen=True)
