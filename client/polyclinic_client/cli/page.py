@@ -55,9 +55,9 @@ def page(
     from polyclinic.errors import ConfigError
     from polyclinic.web.serving import told_to_end
     from polyclinic_client.cli.runs import chosen_state
-    from polyclinic_client.cli.segment_options import choose_generator, service_connection
     from polyclinic_client.page.scan_task import SegmentService
     from polyclinic_client.page.show import show_page
+    from polyclinic_client.segmentation.service_choice import choose_generator, service_connection
 
     service = None
     if server is not None:

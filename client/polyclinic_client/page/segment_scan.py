@@ -85,9 +85,8 @@ def _by_model(
 def _by_service(task: ScanTask, service: SegmentService, state: Path) -> tuple[str, ...]:
     from polyclinic.security.secret import Secret
     from polyclinic.system.console import LineConsole
-    from polyclinic_client.cli.segment import SECRET
-    from polyclinic_client.cli.segment_options import service_connection
     from polyclinic_client.segmentation.segment_files import Job, segment_files
+    from polyclinic_client.segmentation.service_choice import SECRET, service_connection
     from polyclinic_strategies.proxy.protection import Protection
 
     connection = service_connection(

@@ -33,7 +33,7 @@ class Hospital:
         return {"authorization": f"Bearer {self.token}"}
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(f"{self.address}{path}", timeout=20, **options)
+        return requests.get(f"{self.address}{path}", timeout=60, **options)
 
 
 @pytest.fixture(scope="session")
