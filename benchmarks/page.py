@@ -4,6 +4,11 @@ A page is open, as in a browser: it follows the stream of changes and fetches it
 every two seconds at most. Meanwhile every page is asked for again and again, and events come.
 
     python benchmarks/page.py --seconds 60
+    python benchmarks/page.py --minutes 10
+
+With --minutes, what an hour does to the page's memory is estimated from a shorter time: a line is
+laid through the memory's means over 20 parts of it, the first fifth left out, in which caches fill.
+Its slope is told with its standard error. Rounds begin and end meanwhile, as in runs that go on.
 """
 
 import argparse
@@ -18,14 +23,17 @@ import threading
 import time
 from pathlib import Path
 from random import Random
-from statistics import quantiles
+from statistics import fmean, quantiles
 
 import psutil
 
 HOSPITALS, RUNS, ROUNDS = 100, 10, 20
 EVENTS_S = 20  # events in a second, over all runs
 PAUSE_S = 0.25  # between two requests
-PAGES = ("/", "/hospitals", "/runs/run-3", "/metrics")
+WARM_UP = 0.2  # share of the time before the memory counts
+PARTS = 20  # means of the memory: neighbouring samples are not independent of each other
+SAMPLE_S = 0.5
+PAGES = ("/", "/hospitals", "/runs/run-3", "/compare?run=run-1&run=run-2", "/metrics")
 SITES = [f"hospital-{number:03}" for number in range(HOSPITALS)]
 
 
@@ -51,6 +59,13 @@ def write_runs(folder: Path, random: Random) -> list[Path]:
             lines += [answer(random, site, round_number) for site in SITES for _ in range(2)]
             lines.append(event("round_end", round=round_number))
         (path / "events.jsonl").write_text("".join(lines))
+        figures = [
+            {"arm": "fedavg", "round": number, "phase": "validate", "site": site, "score": 0.5}
+            for number in range(1, ROUNDS + 1)
+            for site in SITES
+        ]
+        text = "".join(json.dumps(each) + "\n" for each in figures)
+        (path / "metrics.jsonl").write_text(text)
         paths.append(path)
     return paths
 
@@ -69,9 +84,17 @@ def answer(random: Random, site: str, number: int) -> str:
 
 
 def write_on(paths: list[Path], random: Random, ended: threading.Event) -> None:
+    """Let the runs go on: a round of each ends after two answers of every hospital."""
+    told = dict.fromkeys(paths, 0)
     while not ended.wait(1 / EVENTS_S):
-        with (random.choice(paths) / "events.jsonl").open("a") as file:
-            file.write(answer(random, random.choice(SITES), ROUNDS + 1))
+        path = random.choice(paths)
+        number = ROUNDS + 1 + told[path] // (2 * HOSPITALS)
+        told[path] += 1
+        lines = answer(random, random.choice(SITES), number)
+        if told[path] % (2 * HOSPITALS) == 0:
+            lines += event("round_end", round=number)
+        with (path / "events.jsonl").open("a") as file:
+            file.write(lines)
 
 
 def fetch(port: int, path: str) -> tuple[float, int]:
@@ -110,6 +133,7 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], int]:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--minutes", type=float, help="also the memory's slope over this time")
     asked = parser.parse_args()
     random, ended = Random(0), threading.Event()
     with tempfile.TemporaryDirectory() as name:
@@ -124,6 +148,8 @@ def main() -> None:
             for thread in threads:
                 thread.start()
             measure(process.pid, port, asked.seconds)
+            if asked.minutes:
+                watch_memory(process.pid, port, 60 * asked.minutes)
         finally:
             ended.set()
             process.terminate()
@@ -153,11 +179,48 @@ def measure(pid: int, port: int, seconds: float) -> None:
     for path, found in times.items():
         cuts = quantiles(found, n=20)
         print(
-            f"{path:14} median {1000 * cuts[9]:5.0f} ms, 95th percentile {1000 * cuts[18]:5.0f} ms,"
+            f"{path:28} median {1000 * cuts[9]:5.0f} ms, 95th percentile {1000 * cuts[18]:5.0f} ms,"
             f" {sizes[path] / 1000:.0f} kB, {len(found)} answers"
         )
     grown = watched.memory_info().rss - before
     print(f"memory {watched.memory_info().rss / 2**20:.0f} MiB, {grown / 2**20:+.1f} MiB meanwhile")
+
+
+def watch_memory(pid: int, port: int, seconds: float) -> None:
+    """Ask for all pages again and again, and tell how the memory grows by the hour."""
+    watched, began = psutil.Process(pid), time.monotonic()
+    samples: list[tuple[float, float]] = []  # hours, MiB
+    while (passed := time.monotonic() - began) < seconds:
+        samples.append((passed / 3600, watched.memory_full_info().uss / 2**20))
+        fetch(port, PAGES[len(samples) % len(PAGES)])
+        time.sleep(SAMPLE_S)
+    slope, error = fit_slope(samples[int(WARM_UP * len(samples)) :], PARTS)
+    first, last = samples[0][1], samples[-1][1]
+    print(
+        f"memory in {seconds / 60:.1f} min: {first:.1f} to {last:.1f} MiB of its own; after the "
+        f"first {100 * WARM_UP:.0f} %: {slope:+.2f} MiB an hour, standard error {error:.2f}"
+    )
+
+
+def fit_slope(samples: list[tuple[float, float]], parts: int) -> tuple[float, float]:
+    """Lay a line through the means of equal parts of a series by least squares.
+
+    Args:
+        samples: Time and value, at least one for each part.
+        parts: Number of parts, at least 3.
+
+    Returns:
+        The slope, and its standard error.
+    """
+    size = len(samples) / parts
+    cuts = [samples[round(n * size) : round((n + 1) * size)] for n in range(parts)]
+    times = [fmean(time for time, _ in cut) for cut in cuts]
+    values = [fmean(value for _, value in cut) for cut in cuts]
+    middle, level = fmean(times), fmean(values)
+    spread = sum((time - middle) ** 2 for time in times)
+    slope = sum((t - middle) * v for t, v in zip(times, values, strict=True)) / spread
+    left = sum((v - level - slope * (t - middle)) ** 2 for t, v in zip(times, values, strict=True))
+    return slope, (left / (parts - 2) / spread) ** 0.5
 
 
 if __name__ == "__main__":

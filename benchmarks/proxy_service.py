@@ -50,9 +50,9 @@ from polyclinic.errors import PolyclinicError
 from polyclinic.imaging.volumes import read_image
 from polyclinic.learning.state_dict import save_state
 from polyclinic.system.processes import Child, free_port, python_module, wait_for_port
-from polyclinic_client.cli.segment_options import service_connection
 from polyclinic_client.network.connection import Connection
 from polyclinic_client.segmentation.client import KINDS, SegmentationLink
+from polyclinic_client.segmentation.service_choice import service_connection
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire

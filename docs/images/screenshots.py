@@ -18,11 +18,13 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 from polyclinic_client.page import show as hospital
+from polyclinic_client.site.outbox import REFINED
 from polyclinic_server.page.fleet import RunDeeds
 from polyclinic_server.page.show import PageOptions, show_page
 
 HERE = Path(__file__).parent
 HOSPITAL = "t2w"  # the one that is shown
+LONG_MS = 120_000
 SIZE = {"width": 1100, "height": 800}
 COLOURS = 96
 
@@ -72,6 +74,11 @@ def main(folder: Path) -> None:
         shoot(dark, "page-data")
         dark.goto(f"{address}sent")
         shoot(dark, "page-sent")
+        dark.goto(f"{address}segment")
+        dark.select_option("#model", REFINED)
+        dark.click("form[data-deed=segment] button")
+        dark.wait_for_selector("#results img >> nth=1", timeout=LONG_MS)
+        shoot(dark, "page-segment")
 
 
 if __name__ == "__main__":

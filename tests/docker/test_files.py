@@ -11,7 +11,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from polyclinic_client.cli.segment_options import PORT as ASKED
+from polyclinic_client.segmentation.service_choice import PORT as ASKED
 from polyclinic_server.cli.segment_service import PORT as SERVED
 
 ROOT = Path(__file__).resolve().parents[2]

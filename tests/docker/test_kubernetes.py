@@ -16,7 +16,7 @@ from polyclinic_server.enrolment.endpoint import PORT
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDER = ROOT / "docker" / "kubernetes"
-SIDES = ("coordinator", "hospital")
+SIDES = {"coordinator": "coordinator", "serve": "coordinator", "hospital": "hospital"}
 VERSIONS = ("1.28", "1.37")  # the oldest that the page names, and the newest that is known
 Manifest = dict[str, Any]
 
@@ -37,14 +37,20 @@ def pods(manifests: list[Manifest]) -> list[Manifest]:
     return [each["spec"]["template"] for each in manifests if each["kind"] in ("Job", "Deployment")]
 
 
-@pytest.fixture(scope="module", params=SIDES)
-def side(request: pytest.FixtureRequest) -> str:
-    return str(request.param)
+@pytest.fixture(scope="module", params=SIDES.items(), ids=SIDES)
+def choice(request: pytest.FixtureRequest) -> tuple[str, str]:
+    folder, side = request.param
+    return folder, side
 
 
 @pytest.fixture(scope="module")
-def manifests(side: str) -> list[Manifest]:
-    return kustomize(FOLDER / side)
+def side(choice: tuple[str, str]) -> str:
+    return choice[1]
+
+
+@pytest.fixture(scope="module")
+def manifests(choice: tuple[str, str]) -> list[Manifest]:
+    return kustomize(FOLDER / choice[0])
 
 
 @pytest.mark.parametrize("version", VERSIONS)
@@ -96,8 +102,9 @@ def test_policies_hold_for_this_side_alone(side: str, manifests: list[Manifest])
         assert ports == {PORT, 53}
 
 
-def test_the_service_leads_to_the_run() -> None:
-    manifests = kustomize(FOLDER / "coordinator")
+@pytest.mark.parametrize("folder", ["coordinator", "serve"])
+def test_the_service_leads_to_the_run(folder: str) -> None:
+    manifests = kustomize(FOLDER / folder)
     (service,) = (each["spec"] for each in manifests if each["kind"] == "Service")
     (pod,) = pods(manifests)
     assert service["selector"].items() <= pod["metadata"]["labels"].items()
@@ -105,6 +112,20 @@ def test_the_service_leads_to_the_run() -> None:
     (port,) = container["ports"]
     assert service["ports"][0]["targetPort"] == port["name"] and port["containerPort"] == PORT
     assert str(PORT) in container["readinessProbe"]["exec"]["command"][-1]
+
+
+def test_a_coordinator_that_stays_up_takes_the_place_of_the_run() -> None:
+    manifests = kustomize(FOLDER / "serve")
+    assert not [each for each in manifests if each["kind"] == "Job"]
+    (deployment,) = (each for each in manifests if each["kind"] == "Deployment")
+    spec = deployment["spec"]
+    assert (spec["replicas"], spec["strategy"]) == (1, {"type": "Recreate"})
+    labels = spec["template"]["metadata"]["labels"]
+    assert spec["selector"]["matchLabels"].items() <= labels.items()
+    (container,) = spec["template"]["spec"]["containers"]
+    assert container["command"] == ["polyclinic-server", "serve"]
+    assert "args" not in container
+    assert spec["template"]["spec"].get("restartPolicy", "Always") == "Always"
 
 
 def test_a_hospital_is_ready_when_it_is_admitted_and_reads_its_data_only() -> None:

@@ -3,24 +3,16 @@
 Four runs of four strategies share three hospitals. Each must end with the bits that it has alone.
 """
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import psutil
 import pytest
-from safetensors.numpy import load_file
 
-from polyclinic.store.ledger import Ledger
-from polyclinic.system.processes import Child, python_module, stop_all
-from polyclinic_demos.federation import ONE_THREAD, family_of
-from tests.e2e.federation import TINY, Federation, kill
-from tests.processes import run_cli
+from polyclinic_demos.federation import family_of
+from tests.e2e.federation import TINY, kill
+from tests.e2e.served import ServedFederation, assert_same, run_alone, serving
 
 pytestmark = pytest.mark.e2e
-SERVER = "polyclinic_server.cli.main"
 ALL = ("deployment.hospitals=3", "deployment.min_hospitals=3")
 TWO = ("deployment.hospitals=2", "deployment.min_hospitals=2")
 RUNS: dict[str, tuple[str, ...]] = {
@@ -34,106 +26,21 @@ RUNS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
-class ServedFederation(Federation):
-    """A service, its hospitals, and commands that follow runs."""
-
-    def __init__(self, folder: Path, sites: list[Path]) -> None:
-        super().__init__(folder, sites)
-        self.followers: dict[str, Child] = {}
-        self.serve()
-
-    def serve(self) -> None:
-        command = python_module(SERVER, "serve", *self.settings)
-        self.coordinator = Child("service", command, self.folder / "service.log", ONE_THREAD)
-
-    def asked(self, name: str) -> list[str]:
-        return [text.format(*self.sites) for text in (*TINY, *RUNS[name])]
-
-    def start_run(self, name: str) -> Child:
-        command = python_module(SERVER, "run", "--name", name, *self.asked(name), *self.settings)
-        log = self.folder / f"run-{name}.log"
-        self.followers[name] = Child(f"run {name}", command, log, ONE_THREAD)
-        self.followers[name].start()
-        return self.followers[name]
-
-    def command(self, *arguments: str) -> str:
-        done = run_cli(SERVER, *arguments, "--runs", str(self.runs))
-        assert done.returncode == 0, done.stderr
-        return done.stdout
-
-    def state_of(self, name: str) -> dict[str, Any]:
-        path = self.runs / name / "run.json"
-        return json.loads(path.read_text()) if path.exists() else {"state": ""}
-
-    def events_of(self, name: str, kind: str) -> list[dict[str, Any]]:
-        path = self.runs / name / "events.jsonl"
-        lines = path.read_text().split("\n")[:-1] if path.exists() else []
-        return [event for event in map(json.loads, lines) if event["kind"] == kind]
-
-    def process_of(self, name: str) -> psutil.Process:
-        """Return the process of a run."""
-        return psutil.Process(self.state_of(name)["pid"])
-
-    def until_finished(self, *names: str) -> None:
-        for name in names or RUNS:
-            self.wait_until(lambda: self.state_of(name)["state"] == "finished", name)  # noqa: B023
-
-    def close(self) -> None:
-        stop_all([*self.followers.values(), *self.hospitals.values()], patience_s=12.0)
-        self.coordinator.stop(patience_s=25.0)
-
-
-def outcome(one: Federation, name: str) -> dict[str, np.ndarray] | str:
-    """Return the weights that a run ended with, or the digest of what it published last."""
-    ledger = one.runs / name / "ledger"
-    if ledger.exists():
-        with Ledger.open(ledger, create=False) as opened:
-            assert opened.verify() is None
-            return str(opened.publications()[-1].digest)
-    (model,) = (one.runs / name).glob("arms/*/model.safetensors")
-    return dict(load_file(model))
-
-
-def assert_same(one: Federation, other: Federation, *names: str) -> None:
-    for name in names or RUNS:
-        ours, theirs = outcome(one, name), outcome(other, name)
-        if isinstance(ours, str) or isinstance(theirs, str):
-            assert ours == theirs, name
-            continue
-        assert ours.keys() == theirs.keys(), name
-        assert all(np.array_equal(ours[key], theirs[key]) for key in ours), name
-
-
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> Iterator[Federation]:
-    """Each run alone, one after the other, by `polyclinic-server run` without a service."""
-    one = ServedFederation(tmp_path_factory.mktemp("alone"), sites)
-    try:
-        for name in one.sites:
-            one.join(name, "--wait", "120")
-        for name in RUNS:
-            follower = one.start_run(name)
-            assert follower.wait(240) == 0, follower.log.read_text()
-    finally:
-        one.close()
-    yield one
+def alone(tmp_path_factory: pytest.TempPathFactory, sites: list[Path]) -> ServedFederation:
+    one = ServedFederation(tmp_path_factory.mktemp("alone"), sites, RUNS)
+    run_alone(one)
+    return one
 
 
 @pytest.fixture
 def served(tmp_path: Path, sites: list[Path]) -> Iterator[ServedFederation]:
-    one = ServedFederation(tmp_path, sites)
-    try:
-        one.coordinator.start()
-        for name in one.sites:
-            one.join(name, "--wait", "120")
-        one.wait_until((one.runs / ".fleet" / "service").exists, "the service's socket")
+    with serving(ServedFederation(tmp_path, sites, RUNS)) as one:
         yield one
-    finally:
-        one.close()
 
 
 def test_runs_side_by_side_have_the_bits_of_each_alone(
-    alone: Federation, served: ServedFederation
+    alone: ServedFederation, served: ServedFederation
 ) -> None:
     for name in RUNS:
         served.start_run(name)
@@ -153,7 +60,7 @@ def test_runs_side_by_side_have_the_bits_of_each_alone(
 
 
 def test_a_run_a_hospital_and_the_service_are_killed_and_all_go_on(
-    alone: Federation, served: ServedFederation
+    alone: ServedFederation, served: ServedFederation
 ) -> None:
     for name in RUNS:
         served.start_run(name)

@@ -147,8 +147,9 @@ def read_from_hospital(content: bytes, folder: Path) -> None:
         taken = checked(question, frame.reply.envelope, {}, _Empty())  # type: ignore[arg-type]
         assert taken.reply_to == question.message_id and taken.node == question.node
     elif kind == "doing":
-        doing = read_doing(frame.doing.text)
-        assert len(doing) <= DOING_CHARACTERS and doing.isprintable()
+        told = read_doing(frame.doing)
+        for words in (told.doing, told.device):
+            assert len(words) <= DOING_CHARACTERS and words.isprintable()
 
 
 class _Empty:

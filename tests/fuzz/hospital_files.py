@@ -14,6 +14,7 @@ from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.security.keys import load_private_key
 from polyclinic.security.kit import Kit
 from polyclinic_client.fleet.anchors import Anchors
+from polyclinic_client.page.scan_task import TASK, read_scan_task
 from polyclinic_client.patients.spent import Spent, SpentDamaged
 from polyclinic_client.policy.asked import Asked
 from polyclinic_client.policy.decisions import decision_on, requests
@@ -21,7 +22,7 @@ from polyclinic_client.policy.policy import Policy, PolicyDamaged, read_policy
 from polyclinic_client.sent.journal import Journal, JournalDamaged, Leaving
 from polyclinic_client.site.outbox import Outbox
 from polyclinic_client.site.predict import _Made
-from polyclinic_client.site.status import StatusFile, fine_tuning_news, worker_news
+from polyclinic_client.site.status import StatusFile, fine_tuning_news, read_machine, worker_news
 from polyclinic_strategies.evaluation.case_scores import read_scores
 from tests.fuzz import people
 from tests.fuzz.messages import ASSIGNMENT, check_order
@@ -236,6 +237,14 @@ READERS = (
     json_file("asked", f"asked/{ASKED.digest}.json", ASKED.values(), _read_requests),
     json_file("spent", "spent.json", [SPENT], _read_spent, SpentDamaged),
     json_file("status", "status.json", STATUS, _read_status),
+    json_file(
+        "scan-task",
+        TASK,
+        {"scan": "a.nii", "target": "b.nii.gz", "model": "m", "service": None},
+        read_scan_task,
+        ConfigError,
+    ),
+    json_file("machine", "machine.json", {"device": "4 cores", "memory_bytes": 9}, read_machine),
     json_file("anchors", "anchors.json", ANCHORS, _read_anchors, ConfigError),
     json_file("made", ".made.json", {"a": ["b", 1]}, lambda folder: _Made(folder, "m")),
     json_file("case-scores", "cases.json", CASE_SCORES, _read_case_scores),

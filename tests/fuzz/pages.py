@@ -12,6 +12,7 @@ from polyclinic.federation.events import EventLog
 from polyclinic.web.serving import Address
 from polyclinic.web.shell import parse_body, show_utc
 from polyclinic.web.tokens import make_token, read_token
+from polyclinic_server.page.comparing import read_settings
 from polyclinic_server.page.curves import draw
 from polyclinic_server.page.following import Following
 from polyclinic_server.page.metrics import expose
@@ -31,6 +32,7 @@ EVENTS: list[Any] = [
     {**TOLD, "kind": "round_end"},
 ]
 HASH = b"0" * 64
+SETTINGS = b"a: 1\n---\nrounds: 3\ntraining: {lr: 0.1, names: [a, b]}\nmodel:\n  when: 2026-01-01\n"
 
 
 def _draw_token(random: Random) -> bytes:
@@ -72,6 +74,13 @@ READERS = (
         b"127.0.0.1:8080",
         lambda random: damaged(random.choice((b"8080", b"[::1]:80", b"a.example:1")), random),
         lambda content, _folder: Address.parse(content.decode("utf-8", "replace")),
+        (ConfigError,),
+    ),
+    Reader(
+        "page-settings",
+        SETTINGS,
+        lambda random: damaged(SETTINGS, random),
+        lambda content, _folder: read_settings(content.decode("utf-8", "replace")),
         (ConfigError,),
     ),
     Reader(

@@ -9,7 +9,6 @@ from polyclinic.system.commands import unwrap
 from polyclinic.system.console import LineConsole
 from polyclinic_client.cli.options import Key, Kit, PacsUrl, RemoteNames, State, Store
 
-SECRET = "proxy.secret"  # in the state folder
 SEGMENT_HELP = unwrap("""Have images segmented elsewhere, by a proxy that is unwarped here.
 
 What leaves is an array: no header, no name, and not the key of the warp. The key follows from the
@@ -83,7 +82,11 @@ def segment(
 ) -> None:
     """See SEGMENT_HELP."""
     from polyclinic.errors import ConfigError
-    from polyclinic_client.cli.segment_options import choose_generator, service_connection
+    from polyclinic_client.segmentation.service_choice import (
+        SECRET,
+        choose_generator,
+        service_connection,
+    )
 
     if answer not in ("labels", "probabilities"):
         raise ConfigError(f"--answer {answer}: labels or probabilities.")

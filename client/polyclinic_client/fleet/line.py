@@ -38,7 +38,7 @@ class Line:
         jobs: Told of work.
         anchors: Told of the newest lines of the coordinator's journals.
         say: Told what happens.
-        doing: Returns what the worker does, in words that may leave the hospital.
+        doing: Returns what the worker does, and on which machine, as it may leave the hospital.
         connected: Told whether the line stands.
     """
 
@@ -49,7 +49,7 @@ class Line:
         jobs: Jobs,
         anchors: Anchors,
         say: Say,
-        doing: Callable[[], str] = str,
+        doing: Callable[[], wire.Doing] = wire.Doing,
         connected: Callable[[bool], None] = lambda _stands: None,
     ) -> None:
         self._connection, self._sessions, self._jobs = connection, sessions, jobs
@@ -152,7 +152,7 @@ class Line:
 
     async def _beat(self, session: Session) -> None:
         """Send heartbeats, and what the worker does if that is news; cut a line that is dead."""
-        told, number = "", 0
+        told, number = wire.Doing(), 0
         with contextlib.suppress(LineCut, ResourceError):
             while not session.silent and not session.closed:
                 await asyncio.sleep(session.welcome.beat_s)
@@ -164,7 +164,7 @@ class Line:
                 doing = self._doing()
                 if doing != told:
                     with contextlib.suppress(ResourceError):  # it stays untold
-                        await session.send(wire.FromHospital(doing=wire.Doing(text=doing)))
+                        await session.send(wire.FromHospital(doing=doing))
                         told = doing
         session.cut()
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from polyclinic.fleet.blobs import BlobStore
+from polyclinic.fleet.wire.fleet_pb2 import Doing
 from polyclinic.system.processes import Child
 from polyclinic_client.fleet.anchors import Anchors
 from polyclinic_client.fleet.jobs import Jobs
@@ -15,14 +16,17 @@ from polyclinic_client.fleet.line import Line
 from polyclinic_client.fleet.session import Sessions
 from polyclinic_client.fleet.worker_link import MODULE, WorkerLink
 from polyclinic_client.network.connection import Connection, Say
+from polyclinic_client.policy.policy import PolicyDamaged, read_policy
 from polyclinic_client.sent.ways import BY_LINE, LEAVES
 from polyclinic_client.site.status import (
     CONNECTED,
     CONNECTION,
     LOST,
     WORKER,
+    Machine,
     StatusFile,
     StatusNews,
+    read_machine,
     worker_news,
 )
 
@@ -54,6 +58,7 @@ class Supervisor:
         self._say = say
         self._lines: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._news = StatusNews(state / WORKER, worker_news, say)
+        self._state = state
         self._status = StatusFile(state / WORKER)
         self._connection = StatusFile(state / CONNECTION)
         self._connected(False)
@@ -154,11 +159,17 @@ class Supervisor:
                 part.cancel()
             await asyncio.gather(*parts, leaving, return_exceptions=True)
 
-    def _doing(self) -> str:
-        """Say what the worker does, without anything about data."""
+    def _doing(self) -> Doing:
+        """Say what the worker does, and on which machine, without anything about data."""
         status = self._status.read()
         percent = "" if status.percent is None else f" {status.percent} %"
-        return f"{status.doing[:40]}{percent}"
+        text = f"{status.doing[:40]}{percent}"
+        try:
+            hidden = read_policy(self._state).hide_machine
+        except PolicyDamaged:
+            hidden = True
+        machine = Machine() if hidden else read_machine(self._state)
+        return Doing(text=text, device=machine.device, memory_bytes=machine.memory_bytes)
 
     def _connected(self, stands: bool) -> None:
         self._connection.write(CONNECTED if stands else LOST, {}, force=True)

@@ -12,7 +12,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 
 from flwr.app import Context, Message, RecordDict
@@ -23,12 +23,15 @@ from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire.fleet_pb2 import Envelope, Fault
 from polyclinic.system.faults import explain, shareable
-from polyclinic.system.machine import limit_memory
+from polyclinic.system.machine import given_cores, limit_memory
 from polyclinic.system.processes import end_with_parent
+from polyclinic.system.text import clean
 from polyclinic_client.fleet.frames import pack, receive
 from polyclinic_client.policy.limits import within_limits
 from polyclinic_client.policy.policy import read_policy
+from polyclinic_client.site.status import Machine, write_machine
 
+GPUS = Path("/proc/driver/nvidia/gpus")
 log = logging.getLogger("polyclinic.worker")
 
 
@@ -102,6 +105,33 @@ def serve(link: socket.socket, worker: Worker) -> None:
         link.sendall(pack(worker.answer(question)))
 
 
+def describe_machine(memory_bytes: float, gpus: Path = GPUS) -> Machine:
+    """Say what this process computes with; no GPU is touched, which would take its memory.
+
+    Args:
+        memory_bytes: What it may take.
+        gpus: Where the driver says which GPUs there are.
+    """
+    import torch
+
+    if torch.cuda.is_available():
+        return Machine(device=_name_gpu(gpus))
+    cores = given_cores()
+    name = f"{cores} core{'' if cores == 1 else 's'}"
+    return Machine(device=name, memory_bytes=int(memory_bytes))
+
+
+def _name_gpu(gpus: Path) -> str:
+    """Return the name of the first GPU; the driver writes it into a file as `Model: NAME`."""
+    for path in sorted(gpus.glob("*/information")):
+        with suppress(OSError):
+            for line in path.read_text(errors="replace")[:4096].splitlines():
+                kind, _, name = line.partition(":")
+                if kind == "Model":
+                    return clean(name.strip())[:80]
+    return "GPU"
+
+
 def main() -> None:
     """Run `python -m polyclinic_client.fleet.worker SOCKET BLOBS NODE_CONFIG`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
@@ -111,7 +141,9 @@ def main() -> None:
     number, blobs, node_config = sys.argv[1:]
     told = json.loads(node_config)
     state = Path(told["state"])
-    limit_memory(read_policy(state).memory_bytes)
+    memory = read_policy(state).memory_bytes
+    limit_memory(memory)
+    write_machine(state, describe_machine(memory))
     with socket.socket(fileno=int(number)) as link:
         link.set_inheritable(False)  # what training starts does not keep it open
         serve(link, Worker(app, BlobStore(Path(blobs)), told, lambda: within_limits(state)))

@@ -1,6 +1,6 @@
 """The hospital's page: what it answers."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
@@ -16,11 +16,18 @@ from polyclinic.web.gate import Gate, Rules
 from polyclinic.web.shell import Shell, read_body
 from polyclinic_client.page.data_check import FIRST, DataCheck
 from polyclinic_client.page.gathering import Gathering
+from polyclinic_client.page.segmenting import Segmenting
 from polyclinic_client.policy.decisions import decide
 from polyclinic_client.sent.kinds import WORDS
 
 TEMPLATES = Path(__file__).parent / "templates"
-LINKS = (("/", "Here"), ("/sent", "What left"), ("/data", "Data"), ("/models", "Models"))
+LINKS = (
+    ("/", "Here"),
+    ("/sent", "What left"),
+    ("/data", "Data"),
+    ("/models", "Models"),
+    ("/segment", "Segment"),
+)
 
 
 class Page:
@@ -29,11 +36,14 @@ class Page:
     Args:
         gathering: What is shown.
         check: The data check.
+        segmenting: What segments scans.
         rules: Who may read and act.
     """
 
-    def __init__(self, gathering: Gathering, check: DataCheck, rules: Rules) -> None:
-        self._gathering, self._check = gathering, check
+    def __init__(
+        self, gathering: Gathering, check: DataCheck, segmenting: Segmenting, rules: Rules
+    ) -> None:
+        self._gathering, self._check, self._segmenting = gathering, check, segmenting
         self._shell = Shell("hospital", rules, [TEMPLATES], lambda: gathering.version, LINKS)
         self._shell.environment.filters |= {"clean": clean}
         self._shell.environment.globals |= {"kind_words": WORDS}
@@ -47,8 +57,12 @@ class Page:
                 Route("/data", self._data, methods=["GET"]),
                 Route("/models", self._models, methods=["GET"]),
                 Route("/pictures/{number:int}/{name}.png", self._picture, methods=["GET"]),
+                Route("/segment", self._segment, methods=["GET"]),
+                Route("/segmented/{number:int}/{name}.png", self._result, methods=["GET"]),
                 Route("/deeds/decide", self._decide, methods=["POST"]),
                 Route("/deeds/check", self._start_check, methods=["POST"]),
+                Route("/deeds/segment", self._start_segmenting, methods=["POST"]),
+                Route("/deeds/stop", self._stop_segmenting, methods=["POST"]),
             ]
         )
 
@@ -86,10 +100,27 @@ class Page:
             colours=label_colours(tuple(dataset.labels)) if dataset else {},
         )
 
+    def _segment(self, _request: Request) -> Response:
+        one = self._segmenting
+        return self._shell.page(
+            "segment.html.j2",
+            "/segment",
+            one=one,
+            says=one.says(),
+            scans=one.scans(),
+            models=[each.name for each in self._gathering.models()],
+            results=[(each, label_colours(each.labels)) for each in one.results],
+        )
+
+    def _result(self, request: Request) -> Response:
+        return self._drawn(self._segmenting.picture, request)
+
     def _picture(self, request: Request) -> Response:
-        number, name = request.path_params["number"], request.path_params["name"]
+        return self._drawn(self._check.picture, request)
+
+    def _drawn(self, draw: Callable[[int, str], bytes | None], request: Request) -> Response:
         try:
-            picture = self._check.picture(number, name)
+            picture = draw(request.path_params["number"], request.path_params["name"])
         except DataError as error:
             raise HTTPException(404, clean_lines(error)) from error
         if picture is None:
@@ -109,6 +140,20 @@ class Page:
         self._gathering.changed()
         names = ", ".join(clean(each.asked.run) for each in found)
         return {"said": f"{'Approved' if approved else 'Refused'}: {names}."}
+
+    async def _start_segmenting(self, request: Request) -> Response:
+        body = await read_body(request)
+        models = [each.name for each in self._gathering.models()]
+        await run_in_threadpool(
+            self._segmenting.start, body.get("scan", ""), body.get("model", ""), models
+        )
+        self._gathering.changed()
+        return JSONResponse({"said": "It has begun."})
+
+    async def _stop_segmenting(self, _request: Request) -> Response:
+        await run_in_threadpool(self._segmenting.stop)
+        self._gathering.changed()
+        return JSONResponse({"said": "It is stopped."})
 
     async def _start_check(self, request: Request) -> Response:
         body = await read_body(request)

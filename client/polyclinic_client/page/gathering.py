@@ -8,6 +8,7 @@ from pathlib import Path
 
 from polyclinic.errors import PolyclinicError
 from polyclinic.web.looking import Looker, mark_of
+from polyclinic_client.page.scan_task import SAYS
 from polyclinic_client.policy.decisions import ASKED, DECISIONS, Request, requests
 from polyclinic_client.policy.policy import FILE as POLICY
 from polyclinic_client.policy.standing import WAITS, standing_of
@@ -112,7 +113,7 @@ class Gathering(Looker):
     def look(self) -> None:
         """Look once."""
         with self.lock:
-            names = (FILE, WORKER, FINE_TUNING, CONNECTION, POLICY, ASKED, DECISIONS)
+            names = (FILE, WORKER, FINE_TUNING, CONNECTION, POLICY, ASKED, DECISIONS, SAYS)
             sign = tuple(mark_of(self.state / name) for name in names)
             if sign == self._sign:
                 return

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,8 @@ from polyclinic.web.tokens import make_token
 from polyclinic_client.page.app import Page
 from polyclinic_client.page.data_check import DataCheck
 from polyclinic_client.page.gathering import Gathering
+from polyclinic_client.page.scan_task import SegmentService
+from polyclinic_client.page.segmenting import Segmenting
 
 LOG = "page.log"  # in the state folder: refused requests
 MOST_LOG = 2**20  # bytes
@@ -22,7 +24,12 @@ MOST_LOG = 2**20  # bytes
 
 @contextmanager
 def show_page(
-    address: str, state: Path, data: Path | None, say: Callable[[str], None]
+    address: str,
+    state: Path,
+    data: Path | None,
+    say: Callable[[str], None],
+    scans: Sequence[Path] = (),
+    service: SegmentService | None = None,
 ) -> Iterator[Gathering]:
     """Serve the page inside the `with` block.
 
@@ -34,6 +41,8 @@ def show_page(
         state: The hospital's state folder.
         data: Folder with dataset.json; None shows no data.
         say: Told the page's address, with the token.
+        scans: Folders of scans that can be segmented, besides the data's cases.
+        service: A segmentation service that can be asked.
 
     Raises:
         BindFailed: Nothing can listen there.
@@ -58,7 +67,9 @@ def show_page(
             closed=True,
             note=_Notes(state / LOG).note,
         )
-        page = Page(gathering, DataCheck(data, gathering.changed), rules)
+        segmenting = Segmenting(state, data, scans, service, gathering.changed)
+        stack.callback(segmenting.stop)
+        page = Page(gathering, DataCheck(data, gathering.changed), segmenting, rules)
         shown = stack.enter_context(serving(page.app(), listener))
         say(f"page: {shown}sign-in#{text}")
         yield gathering

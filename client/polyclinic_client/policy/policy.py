@@ -57,6 +57,7 @@ class Policy:
         epsilon_budget: Most that all training may tell about one patient, over all runs; None sets
             no bound.
         hide_epsilon: Whether the coordinator is not told what training has told so far.
+        hide_machine: Whether the coordinator is not told what the worker computes with.
         min_subjects: No mean over fewer subjects leaves.
         noise_multiplier: Least noise on such a mean, see `polyclinic.config.release.Release`.
         delta: Value for which epsilon is computed.
@@ -82,6 +83,7 @@ class Policy:
     epsilon: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     epsilon_budget: Annotated[float, Field(gt=0, le=1e6, allow_inf_nan=False)] | None = None
     hide_epsilon: Truth = False
+    hide_machine: Truth = False
     min_subjects: MinSubjects = 3
     noise_multiplier: NoiseMultiplier = 0.0
     delta: Annotated[float, Field(gt=0, lt=1)] = 1e-5

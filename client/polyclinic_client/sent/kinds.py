@@ -39,7 +39,7 @@ WORDS = {
     "hello": "name and version, when the line to the coordinator begins",
     "proof": "public key and signature, when the line to the coordinator begins",
     "receipt": "that a question arrived",
-    "doing": "what the hospital's worker does, in a few words",
+    "doing": "what the hospital's worker does, in a few words, and its GPU or number of cores",
     "goodbye": "that the client leaves",
     "fetch": "that a content of the coordinator's is wanted",
     "line": "numbered heartbeats since the line began: nothing but a count",

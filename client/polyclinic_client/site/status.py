@@ -3,6 +3,7 @@
     STATE/status.json        the worker, which answers the coordinator
     STATE/fine_tuning.json   fine-tuning, a process of its own
     STATE/connection.json    the client, which is connected to the coordinator, or not
+    STATE/machine.json       what the worker computes with
 
 Written and read here alone; a file that is missing or damaged reads as an empty status.
 """
@@ -16,8 +17,10 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
+from polyclinic.system.durable import write_durably
+
 WORKER, FINE_TUNING = "status.json", "fine_tuning.json"
-CONNECTION = "connection.json"
+CONNECTION, MACHINE = "connection.json", "machine.json"
 CONNECTED, LOST = "connected", "lost"  # what it says
 Steps = Annotated[int, Field(ge=0, le=10**12)]
 EVERY_S = 0.25  # between two writings, unless one is forced
@@ -62,6 +65,33 @@ class _Said(BaseModel):
     loss: float | None = None
     step_s: Annotated[FiniteFloat, Field(ge=0, le=10**9)] | None = None
     left_s: Annotated[FiniteFloat, Field(ge=0, le=10**12)] | None = None
+
+
+class Machine(BaseModel):
+    """What the worker computes with; empty where nothing is known.
+
+    Attributes:
+        device: Name of the GPU, or the number of cores.
+        memory_bytes: That the worker may take; 0 with a GPU, whose name says what it has.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    device: Annotated[str, Field(max_length=80)] = ""
+    memory_bytes: Annotated[int, Field(ge=0, le=2**50)] = 0
+
+
+def write_machine(state: Path, machine: Machine) -> None:
+    """Note in the state folder what the worker computes with."""
+    write_durably(state / MACHINE, machine.model_dump_json())
+
+
+def read_machine(state: Path) -> Machine:
+    """Read what the worker noted."""
+    try:
+        return Machine.model_validate_json((state / MACHINE).read_bytes())
+    except (OSError, ValueError):
+        return Machine()
 
 
 class StatusFile:

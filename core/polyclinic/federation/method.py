@@ -46,6 +46,9 @@ class Method:
         results: Callable that puts the method's own figures into a run's `Results` where reports
             expect them, and returns the changed `Results`; None if they are there already.
         section: Callable that makes a `Section` of a run's `Results`; None if there is none.
+        distances: Callable that returns the
+            `polyclinic.reporting.results.SiteDistances` which a run's `RunState` tells of; None
+            where the run measured none.
         commands: A `typer.Typer` whose commands join `polyclinic-server`.
         hospital_commands: The same for `polyclinic-client`.
         settings: A pydantic dataclass for the node `training.NAME` of the configuration.
@@ -65,6 +68,7 @@ class Method:
     events: Reference | None = None
     results: Reference | None = None
     section: Reference | None = None
+    distances: Reference | None = None
     commands: Reference | None = None
     hospital_commands: Reference | None = None
     settings: Reference | None = None

@@ -203,3 +203,38 @@ def _complete(results: Results) -> Results:
 def unseen(names: Iterable[str], known: Collection[str]) -> list[str]:
     """List the names that are not known yet, each once."""
     return [name for name in dict.fromkeys(names) if name not in known]
+
+
+@dataclass(frozen=True)
+class SiteDistances:
+    """How far hospitals are from each other, as a method measured it.
+
+    Attributes:
+        sites: Names of the hospitals.
+        distances: Square matrix over them; None where nobody knows the distance.
+        later: Hospitals that joined with a description alone.
+        measured: By which statistic, and in which unit, in words.
+    """
+
+    sites: tuple[str, ...]
+    distances: tuple[tuple[float | None, ...], ...]
+    later: tuple[str, ...] = ()
+    measured: str = ""
+
+
+def find_distances(folder: Path, state: RunState) -> list[SiteDistances]:
+    """Ask every installed method for the distances that it measured in a run.
+
+    Args:
+        folder: The run's.
+        state: What its run.json says.
+
+    Raises:
+        RunError: What a method keeps in run.json is damaged.
+    """
+    found = []
+    for method in methods().values():
+        if (read := method.load("distances")) is not None:
+            measured = checked(folder / "run.json", lambda: read(state), method.name)
+            found += [measured] if measured is not None else []
+    return found

@@ -3,7 +3,7 @@
 import re
 from dataclasses import dataclass
 
-from polyclinic.fleet.wire.fleet_pb2 import Hello
+from polyclinic.fleet.wire.fleet_pb2 import Doing, Hello
 from polyclinic.security.kit import SITE_NAME
 from polyclinic.system.text import clean
 
@@ -11,6 +11,7 @@ CLIENT = re.compile(r"[\x21-\x7e]{0,80}")  # empty: it only asks
 VERSION = re.compile(r"[\w.+!-]{0,40}", re.ASCII)
 MOST_HELD = 1_000  # pieces of work that a hospital says it holds
 DOING_CHARACTERS = 80
+MOST_MEMORY = 2**50  # bytes: who says more has none
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,21 @@ class Caller:
     ahead_s: float | None = None
 
 
+@dataclass(frozen=True)
+class Told:
+    """What a hospital last said that its worker does, and of its machine; see `Doing`.
+
+    Attributes:
+        doing: In a few words; empty if it said nothing.
+        device: What it computes with; empty if it does not say so.
+        memory_bytes: Of that device; None if it does not say so.
+    """
+
+    doing: str = ""
+    device: str = ""
+    memory_bytes: int | None = None
+
+
 def is_sound(hello: Hello) -> bool:
     """Return whether a hello is what a client sends."""
     return bool(
@@ -44,6 +60,12 @@ def is_sound(hello: Hello) -> bool:
     )
 
 
-def read_doing(text: str) -> str:
-    """Return what a hospital says that it does, as it may be shown."""
+def read_doing(said: Doing) -> Told:
+    """Return what a hospital says that it does, and of its machine, as it may be shown."""
+    memory = said.memory_bytes
+    known = 0 < memory <= MOST_MEMORY
+    return Told(_shorten(said.text), _shorten(said.device), memory if known else None)
+
+
+def _shorten(text: str) -> str:
     return clean(text[: 4 * DOING_CHARACTERS])[:DOING_CHARACTERS]

@@ -244,7 +244,7 @@ class FleetService(Bulk):
             elif kind == "heartbeat":
                 await self._check_key(session)
             elif kind == "doing":
-                session.doing = read_doing(frame.doing.text)
+                session.told = read_doing(frame.doing)
             elif kind == "goodbye":
                 return True
             if session.over.is_set():

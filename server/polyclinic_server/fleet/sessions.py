@@ -13,7 +13,7 @@ from functools import lru_cache
 from polyclinic.fleet.protocol import SILENT_BEATS
 from polyclinic.fleet.wire.fleet_pb2 import FromCoordinator, Notice, Refusal
 from polyclinic.security.admission_errors import AdmissionRefused, KeyInUse
-from polyclinic_server.fleet.caller import Caller
+from polyclinic_server.fleet.caller import Caller, Told
 from polyclinic_server.fleet.news import News
 
 SESSION_BYTES = 32
@@ -71,7 +71,7 @@ class Session:
     Attributes:
         caller: The client.
         traffic: Bytes of all of the hospital's lines.
-        doing: What the hospital last said that it does.
+        told: What the hospital last said that it does, and of its machine.
         token: What its calls about blobs show.
         heard: When it last gave a sign of life, on the monotonic clock.
         frames: What it is sent next; None ends the line.
@@ -83,7 +83,7 @@ class Session:
 
     caller: Caller
     traffic: Traffic = field(default_factory=Traffic)
-    doing: str = ""
+    told: Told = field(default_factory=Told)
     token: bytes = field(default_factory=lambda: secrets.token_bytes(SESSION_BYTES))
     heard: float = field(default_factory=time.monotonic)
     frames: asyncio.Queue[FromCoordinator | None] = field(default_factory=asyncio.Queue)

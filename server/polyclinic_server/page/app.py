@@ -13,22 +13,26 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
-from polyclinic.errors import PolyclinicError
+from polyclinic.errors import PolyclinicError, RunError
+from polyclinic.reporting.heat_map import HeatMap, draw_heat_map
+from polyclinic.reporting.results import find_distances
 from polyclinic.store.entries import Entry, Publication
 from polyclinic.store.journal import database_of
 from polyclinic.system.text import clean, clean_lines
 from polyclinic.web.gate import Gate, Rules
 from polyclinic.web.looking import mark_of
 from polyclinic.web.shell import Shell
-from polyclinic_server.page.curves import draw
+from polyclinic_server.page.comparing import MOST_COMPARED, Scores, compare
+from polyclinic_server.page.curves import draw, draw_together
 from polyclinic_server.page.deeds import Deeds
 from polyclinic_server.page.metrics import expose
 from polyclinic_server.page.watching import Run, Watch
 
 TEMPLATES = Path(__file__).parent / "templates"
-LINKS = (("/", "Overview"), ("/hospitals", "Hospitals"), ("/keys", "Keys"))
+LINKS = (("/", "Overview"), ("/hospitals", "Hospitals"), ("/compare", "Compare"), ("/keys", "Keys"))
 MOST_KEPT = 32  # rendered pages
 MOST_SETTINGS = 200_000  # characters of settings that are shown
+MOST_DRAWN = 40  # hospitals whose distances are drawn
 STYLE = re.compile(rb"<style>(.*?)</style>", re.DOTALL)
 STYLED = re.compile(rb'\sstyle="([^"]*)"')
 
@@ -54,6 +58,7 @@ class Page:
     def __init__(self, watch: Watch, deeds: Deeds, rules: Rules) -> None:
         self._watch, self._deeds = watch, deeds
         self._kept: dict[str, tuple[str, str]] = {}
+        self._scores = Scores()
         self._shell = Shell("coordinator", rules, [TEMPLATES], lambda: watch.view.version, LINKS)
         self._shell.environment.filters |= {"clean": clean}
 
@@ -62,6 +67,7 @@ class Page:
         own = [
             Route("/", self._overview, methods=["GET"]),
             Route("/hospitals", self._hospitals, methods=["GET"]),
+            Route("/compare", self._compare, methods=["GET"]),
             Route("/keys", self._keys, methods=["GET"]),
             Route("/runs/{name}", self._run, methods=["GET"]),
             Route("/runs/{name}/report", self._report, methods=["GET"]),
@@ -91,6 +97,24 @@ class Page:
         sign = f"{run.state} {run.following.version} {[mark_of(each) for each in files]}"
         return self._kept_or(request.url.path, sign, lambda: self._render_run(run, folder))
 
+    def _compare(self, request: Request) -> Response:
+        """Answer with runs side by side; those that are not there are left out."""
+        names = list(dict.fromkeys(request.query_params.getlist("run")))
+        opened = (self._watch.open(name) for name in names[: 2 * MOST_COMPARED])
+        chosen = [run for run in opened if run is not None][:MOST_COMPARED]
+        taken = {run.name for run in chosen}
+        comparison = compare(chosen, self._scores) if len(chosen) > 1 else None
+        with self._watch.lock:
+            return self._shell.page(
+                "compare.html.j2",
+                "/compare",
+                chosen=chosen,
+                others=[run for run in self._watch.view.runs if run.name not in taken],
+                most=MOST_COMPARED,
+                comparison=comparison,
+                charts=_draw_all(chosen) if comparison else (),
+            )
+
     def _kept_or(self, path: str, sign: str, render: Callable[[], str]) -> Response:
         """Answer with what was rendered before, if its sign is the same; else render it."""
         known, text = self._kept.get(path, ("", ""))
@@ -109,6 +133,7 @@ class Page:
             run=run,
             follow=run.following,
             charts=_draw_both(run),
+            distances=draw_distances(run),
             models=read_models(folder / "ledger"),
             settings=_read_settings(folder / "config.yaml"),
             has_report=(folder / "report.html").is_file(),
@@ -173,6 +198,31 @@ def report_policy(page: bytes) -> str:
         f"default-src 'none'; style-src {styles or chr(39) + 'none' + chr(39)}; img-src data:; "
         "base-uri 'none'; form-action 'none'; frame-ancestors 'self'; sandbox"
     )
+
+
+def draw_distances(run: Run) -> list[tuple[str, HeatMap | None]]:
+    """Draw how far hospitals are from each other; nothing where run.json is damaged."""
+    state = run.following.state
+    try:
+        found = find_distances(run.following.folder.path, state) if state else []
+    except RunError:
+        return []
+    few = [each for each in found if len(each.sites) > 1]
+    return [
+        (
+            each.measured,
+            draw_heat_map(each.sites, each.distances, each.later)
+            if len(each.sites) <= MOST_DRAWN
+            else None,
+        )
+        for each in few
+    ]
+
+
+def _draw_all(runs: Sequence[Run]) -> Sequence[Any]:
+    followings = [run.following for run in runs]
+    titles = {"loss": "Training loss, lower is better", "score": "Validation, higher is better"}
+    return [(title, draw_together(followings, what, title)) for what, title in titles.items()]
 
 
 def _draw_both(run: Run) -> Sequence[Any]:

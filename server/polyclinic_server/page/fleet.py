@@ -18,6 +18,10 @@ class Line:
         since: When it came, or was cut; when the coordinator began, if it never came.
         heard: When it last gave a sign of life; 0 if it never came.
         version: Its version of polyclinic; empty where it is not known.
+        device: What it computes with; empty where it does not say so.
+        memory_bytes: Of that device; None where it does not say so.
+        ahead_s: Seconds by which its clock is ahead of this machine's; None where it is not known.
+        sent_bytes, received_bytes: What was sent to it and came from it, in large contents.
     """
 
     site: str
@@ -25,6 +29,11 @@ class Line:
     since: float
     heard: float
     version: str = ""
+    device: str = ""
+    memory_bytes: int | None = None
+    ahead_s: float | None = None
+    sent_bytes: int = 0
+    received_bytes: int = 0
 
 
 class Fleet(Protocol):
@@ -55,6 +64,11 @@ class SnapshotFleet:
                 since=each.since,
                 heard=0.0 if each.state == "missing" else now - each.silent_s,
                 version=each.version,
+                device=each.device,
+                memory_bytes=each.memory_bytes,
+                ahead_s=each.ahead_s,
+                sent_bytes=each.sent_bytes,
+                received_bytes=each.received_bytes,
             )
             for each in self._describe()
         ]

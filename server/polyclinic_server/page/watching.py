@@ -148,7 +148,9 @@ class Watch(Looker):
         lines = tuple(self._fleet.hospitals())
         sign = (
             tuple((run.name, run.state, run.following.version) for run in runs),
-            tuple((line.site, line.online, line.since, line.version) for line in lines),
+            tuple(
+                (line.site, line.online, line.since, line.version, line.device) for line in lines
+            ),
         )
         if sign != self._sign:
             self._sign, self._count = sign, self._count + 1

@@ -14,5 +14,6 @@ METHOD = Method(
     events=f"{PACKAGE}.events:EVENTS",
     results=f"{PACKAGE}.report.state:place_figures",
     section=f"{PACKAGE}.report.section:make_section",
+    distances=f"{PACKAGE}.report.state:find_distances",
     commands=f"{PACKAGE}.commands:app",
 )

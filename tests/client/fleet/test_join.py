@@ -22,7 +22,7 @@ from polyclinic_client.fleet.contribute import contribute
 from polyclinic_client.fleet.join import describe, only_client
 from polyclinic_client.fleet.supervisor import Supervisor
 from polyclinic_client.network.connection import Connection
-from polyclinic_client.site.status import CONNECTION, StatusFile
+from polyclinic_client.site.status import CONNECTION, Machine, StatusFile, write_machine
 from polyclinic_demos.local_pki import kit_for, local_authority
 from polyclinic_server.enrolment.authority import Authority
 from tests.client.fleet.coordinators import Coordinator, coordinating
@@ -117,9 +117,17 @@ def test_a_supervisor_tells_where_it_stands(tmp_path: Path) -> None:
         assert one.heard("goodbye")
 
 
-def test_what_the_worker_does_is_told_without_its_reasons(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("policy", "device"),
+    [("", "H100"), ("hide_machine: true", ""), ("what is this", "")],
+)
+def test_what_the_worker_does_is_told_without_its_reasons(
+    tmp_path: Path, policy: str, device: str
+) -> None:
     state = tmp_path / "state"
     state.mkdir()
+    write_machine(state, Machine(device="H100", memory_bytes=80))
+    (state / "policy.yaml").write_text(policy)
     about = {"step": 4, "steps": 8, "reason": "/data/patient-7.nii"}
     (state / "status.json").write_text(json.dumps({"time": 1.0, "doing": "preparing", **about}))
     with serving(tmp_path / "store") as one:
@@ -131,7 +139,9 @@ def test_what_the_worker_does_is_told_without_its_reasons(tmp_path: Path) -> Non
             wait_for(lambda: one.heard("doing"), "what it does")
         finally:
             supervisor.leave()
-        assert [each.text for each in one.heard("doing")] == ["preparing 50 %"]
+        (said,) = one.heard("doing")
+        assert (said.text, said.device) == ("preparing 50 %", device)
+        assert said.memory_bytes == (80 if device else 0)
 
 
 def test_a_worker_that_cannot_start_ends_the_client(

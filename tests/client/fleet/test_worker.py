@@ -18,7 +18,7 @@ from polyclinic.fleet.blobs import BlobStore
 from polyclinic.fleet.protocol import FaultCode
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic_client.fleet.frames import pack, receive
-from polyclinic_client.fleet.worker import Worker, serve
+from polyclinic_client.fleet.worker import Worker, describe_machine, serve
 
 WEIGHTS = np.arange(100_000, dtype=np.float32)
 app = ClientApp()
@@ -136,3 +136,18 @@ def test_frames_are_bounded() -> None:
         ours.sendall(b"\xff\xff\xff\xff" + os.urandom(10))
         with pytest.raises(Exception, match="is too long"):
             receive(theirs)
+
+
+def test_it_says_what_it_computes_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    told = describe_machine(2.5e9, tmp_path)
+    assert told.device.partition(" ")[2] in ("core", "cores")
+    assert told.memory_bytes == 2_500_000_000
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert describe_machine(2.5e9, tmp_path).device == "GPU"
+    (tmp_path / "0000:01:00.0").mkdir()
+    (tmp_path / "0000:01:00.0" / "information").write_text(
+        "IRQ: 7\nModel: \t\t NVIDIA H100 80GB HBM3\nGPU UUID: GPU-1\n"
+    )
+    told = describe_machine(2.5e9, tmp_path)
+    assert (told.device, told.memory_bytes) == ("NVIDIA H100 80GB HBM3", 0)

@@ -33,7 +33,7 @@ class Hospital:
         return {"authorization": f"Bearer {self.token}"}
 
     def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(f"{self.address}{path}", timeout=20, **options)
+        return requests.get(f"{self.address}{path}", timeout=60, **options)
 
 
 @pytest.fixture(scope="session")
@@ -163,7 +163,7 @@ def test_every_width_and_both_schemes(
     found: list[str] = []
     try:
         watched.open(f"/sign-in#{hospital.token}").wait_for_url(hospital.address)
-        for path in ("/", "/sent", "/data", "/models"):
+        for path in ("/", "/sent", "/data", "/models", "/segment"):
             watched.open(path)
             assert watched.overflows() <= 0, path
             found += [f"{path} {each}" for each in watched.findings()]

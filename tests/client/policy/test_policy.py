@@ -116,7 +116,9 @@ def test_a_second_policy_can_only_be_stricter(
 NAMES = st.none() | st.lists(st.sampled_from("abcde"), max_size=5, unique=True).map(tuple)
 VALUES = {
     **dict.fromkeys(("strategies", "models", "tasks", "statistics"), NAMES),
-    **dict.fromkeys(("approval", "secure_sums", "imprint_guard", "hide_epsilon"), st.booleans()),
+    **dict.fromkeys(
+        ("approval", "secure_sums", "imprint_guard", "hide_epsilon", "hide_machine"), st.booleans()
+    ),
     **dict.fromkeys(
         ("epsilon", "epsilon_budget", "memory_gb", "cache_gb", "disk_gb"),
         st.none() | st.floats(0.1, 100.0),

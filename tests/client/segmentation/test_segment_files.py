@@ -12,9 +12,9 @@ from rich.console import Console
 
 from polyclinic.errors import AddressInvalid, ConfigError, ImageInvalid, ImageUnreadable
 from polyclinic.imaging.volumes import read_image
-from polyclinic_client.cli.segment_options import choose_generator, service_connection
 from polyclinic_client.network.connection import Connection
 from polyclinic_client.segmentation.segment_files import Job, plan, segment_files
+from polyclinic_client.segmentation.service_choice import choose_generator, service_connection
 from polyclinic_demos.cohorts.anatomy import subject
 from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire

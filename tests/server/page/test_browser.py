@@ -1,34 +1,30 @@
 """The coordinator's page in a real Chromium: it grows, it is inert, and everybody can use it."""
 
-import re
+import json
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 
 from polyclinic.federation.events import (
     Answered,
     ArmStart,
-    Asked,
     Failed,
     Joined,
     Left,
     Note,
     Refused,
-    RoundEnd,
 )
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.security.keys import make_key, public_text
-from polyclinic_demos.local_pki import local_authority
 from polyclinic_server.enrolment.registry import Registry
-from polyclinic_server.page.fleet import RunDeeds
 from polyclinic_server.reports.page import write_report
-from tests.browser import WIDTHS, Watched, browser
-from tests.server.page.served import Served, begin_run, record, served
+from tests.browser import Watched
+from tests.server.page.acting import a_round, press_to, sign_in
+from tests.server.page.served import Served, begin_run, record
 
-__all__ = ["browser"]  # the fixture
 HOSTILE = (
     "<script>window.taken=1</script>",
     '"><img src=x onerror="window.taken=1">',
@@ -40,58 +36,7 @@ HOSTILE = (
     "https://evil.example/steal?" + "a" * 300,
 )
 SOON_MS = 15_000
-AUDITED = (400, 1280)  # widths at which axe-core looks
 EARLIER = Path(__file__).parents[2] / "compatibility" / "v0.1.0" / "runs"
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> RunFolder:
-    folder = begin_run(tmp_path / "runs", "spleen")
-    record(
-        folder,
-        *(Joined(site=site, modality="CT", training=20) for site in ("lyon", "oslo", "porto")),
-        ArmStart(arm="fedavg", title="FedAvg", rounds=5),
-        *a_round(1, 0.9, 0.4),
-    )
-    return folder
-
-
-def a_round(number: int, loss: float, score: float) -> list[Any]:
-    sites = ("lyon", "oslo", "porto")
-    return [
-        *(Asked(site=site, phase="train", round=number) for site in sites),
-        *(Answered(site=site, phase="train", round=number, loss=loss) for site in sites),
-        *(Answered(site=site, phase="evaluate", round=number, score=score) for site in sites),
-        RoundEnd(round=number),
-    ]
-
-
-@pytest.fixture
-def stopped() -> list[str]:
-    return []
-
-
-@pytest.fixture
-def page(tmp_path: Path, run: RunFolder, stopped: list[str]) -> Iterator[Served]:
-    authority = local_authority(tmp_path / "security", 9092)
-    with served(tmp_path / "runs", authority, RunDeeds(stopped.append)) as one:
-        yield one
-
-
-@pytest.fixture
-def tab(browser: Any, page: Served) -> Iterator[Watched]:
-    watched = Watched(browser, page.address)
-    yield watched
-    watched.close()
-    assert watched.foreign == []
-    assert watched.complaints == []
-
-
-def sign_in(tab: Watched, page: Served) -> None:
-    tab.open("/sign-in")
-    tab.tab.fill("#token", page.token)
-    tab.tab.click("#sign-in button")
-    tab.tab.wait_for_url(page.address)
 
 
 def test_what_happens_appears_without_a_reload(tab: Watched, run: RunFolder) -> None:
@@ -154,7 +99,9 @@ def test_hostile_words_are_only_words(
     )
     record(hostile, Joined(site="a"), ArmStart(arm="fedavg", title=HOSTILE[0], rounds=2))
     record(hostile, Answered(site="a", phase="evaluate", round=1, score=0.5))
-    (hostile.path / "config.yaml").write_text("\n".join(HOSTILE))
+    figure = {"arm": "fedavg", "round": 1, "phase": "test", "site": HOSTILE[0], "score": 0.5}
+    (hostile.path / "metrics.jsonl").write_text(json.dumps(figure) + "\n")
+    (hostile.path / "config.yaml").write_text(json.dumps({HOSTILE[0]: HOSTILE[6]}))
     page.watch.look()
     watched = Watched(browser, page.address, viewport={"width": 400, "height": 800})
     for path in ("/", "/hospitals", "/runs/spleen"):
@@ -168,6 +115,12 @@ def test_hostile_words_are_only_words(
     watched.tab.wait_for_selector("#charts circle")
     assert watched.tab.evaluate("window.taken") is None
     assert HOSTILE[0] in watched.tab.inner_text("#charts")
+    shown = watched.open(f"/compare?{urlencode([('run', 'spleen'), ('run', hostile.name)])}")
+    shown.wait_for_timeout(200)
+    assert shown.evaluate("window.taken") is None
+    assert HOSTILE[0] in shown.inner_text("#compared")
+    assert HOSTILE[6] in shown.inner_text("#compared")
+    assert watched.overflows() <= 0
     watched.close()
     assert watched.foreign == []
     assert watched.complaints == []
@@ -227,45 +180,3 @@ def test_a_run_is_stopped_with_the_keyboard_alone(
     shown.keyboard.press("Enter")
     shown.wait_for_selector("output.good")
     assert stopped == ["spleen"]
-
-
-def press_to(shown: Any, what: str) -> None:
-    """Press Tab until the element of this name or text has the focus, which must be visible."""
-    shown.evaluate("document.activeElement.blur()")
-    for _ in range(60):
-        shown.keyboard.press("Tab")
-        found = shown.evaluate(
-            "(e => [e.id, e.textContent.trim(), getComputedStyle(e).outlineStyle])"
-            "(document.activeElement)"
-        )
-        if what in found[:2]:
-            assert found[2] != "none"
-            return
-    raise AssertionError(f"{what} is not reached")
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", WIDTHS)
-def test_every_width_and_both_schemes(
-    browser: Any, page: Served, scheme: str, width: int, run: RunFolder
-) -> None:
-    record(run, Failed(site="oslo", phase="train", round=2, reason="the disk is full"))
-    page.watch.look()
-    watched = Watched(
-        browser, page.address, viewport={"width": width, "height": 900}, color_scheme=scheme
-    )
-    found: list[str] = []
-    audited = width in AUDITED
-    try:
-        sign_in(watched, page)
-        for path in ("/", "/hospitals", "/keys", "/runs/spleen", "/sign-in", "/nowhere"):
-            shown = watched.open(path)
-            assert watched.overflows() <= 0, path
-            paper = shown.evaluate("getComputedStyle(document.body).backgroundColor")
-            light = sum(map(int, re.findall(r"\d+", paper)[:3])) > 3 * 128
-            assert light == (scheme == "light")
-            if audited:
-                found += [f"{path} {each}" for each in watched.findings()]
-    finally:
-        watched.close()
-    assert found == []

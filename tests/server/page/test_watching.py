@@ -77,6 +77,22 @@ def test_the_version_changes_with_what_is_shown_alone(tmp_path: Path) -> None:
     assert watch.look().version != first
 
 
+def test_what_a_hospital_tells_of_its_machine_is_shown_as_words(tmp_path: Path) -> None:
+    told = replace(
+        UP, device="<b>H100</b>", memory_bytes=80 * 10**9, ahead_s=-95.0, received_bytes=5_000_000
+    )
+    silent = replace(UP, site="porto", ahead_s=0.2)
+    with served(tmp_path, fleet=Lines(told, silent)) as page:
+        page.watch.look()
+        text = requests.get(f"{page.address}hospitals", timeout=5).text
+        assert all(
+            words in text
+            for words in ("&lt;b&gt;H100&lt;/b&gt;", "80 GB", "1 min 35 s behind", "5 MB", "right")
+        )
+        assert "<b>" not in text
+        assert "H100" not in requests.get(page.address, timeout=5).text  # room is for what is done
+
+
 def test_a_run_whose_process_is_gone_has_died(tmp_path: Path) -> None:
     begin_run(tmp_path, "spleen", pid=2**22 + 1)
     assert [run.state for run in Watch(tmp_path).look().runs] == ["died"]

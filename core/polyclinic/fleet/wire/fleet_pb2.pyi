@@ -141,10 +141,14 @@ class Goodbye(_message.Message):
     def __init__(self, reason: _Optional[str] = ...) -> None: ...
 
 class Doing(_message.Message):
-    __slots__ = ("text",)
+    __slots__ = ("text", "device", "memory_bytes")
     TEXT_FIELD_NUMBER: _ClassVar[int]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    MEMORY_BYTES_FIELD_NUMBER: _ClassVar[int]
     text: str
-    def __init__(self, text: _Optional[str] = ...) -> None: ...
+    device: str
+    memory_bytes: int
+    def __init__(self, text: _Optional[str] = ..., device: _Optional[str] = ..., memory_bytes: _Optional[int] = ...) -> None: ...
 
 class Notice(_message.Message):
     __slots__ = ("text",)

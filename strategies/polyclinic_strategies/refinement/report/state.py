@@ -8,7 +8,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_valida
 
 from polyclinic.federation.events import Word
 from polyclinic.federation.metrics import Metric, Number, Numbers
-from polyclinic.reporting.results import Participant, Results, unseen
+from polyclinic.federation.run_state import RunState
+from polyclinic.reporting.results import Participant, Results, SiteDistances, unseen
 
 METHOD = "refinement"
 CENTRE, REFINED = "centre", "refinement"  # arms: one model for everybody, and one for each hospital
@@ -117,6 +118,20 @@ def read_state(results: Results) -> RefinementState | None:
         RunError: It is damaged.
     """
     return results.part(METHOD, RefinementState)
+
+
+def find_distances(run: RunState) -> SiteDistances | None:
+    """Return how far hospitals' images are from each other; None if the run did not refine.
+
+    Raises:
+        pydantic.ValidationError: The part of run.json about refinement is damaged.
+    """
+    state = run.part(METHOD, RefinementState)
+    if state is None:
+        return None
+    later = [site for site, each in run.hospitals.items() if each.describes]
+    measured = f"by {state.statistic}, in medians of the distances among those who contributed"
+    return SiteDistances(state.sites, state.distances, tuple({*later, *state.newcomers}), measured)
 
 
 def place_figures(results: Results) -> Results:

@@ -1,4 +1,4 @@
-"""What the options of `polyclinic-client segment` leave to be found out."""
+"""Which segmentation service is asked, how it is trusted, and what warps for it."""
 
 from pathlib import Path
 
@@ -7,6 +7,7 @@ from polyclinic.security.kit import Kit
 from polyclinic_client.network.connection import Connection, make_connection
 
 PORT = 9443
+SECRET = "proxy.secret"  # in the state folder
 GENERATOR = "generator.safetensors"
 NAME = "this-machine"  # without keys nobody's name is known
 
