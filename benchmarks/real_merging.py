@@ -7,7 +7,8 @@ FOLDER is as for `real_hospitals.py`. Patients are divided into folds, each hosp
 Every hospital fine-tunes the base for `--passes` passes and hands in its task vector. Every model,
 its own one too, then gets `--extra` passes at the hospital that uses it ("restored"). Averaging
 makes as many rounds as there are passes in all, or `--passes` rounds and the same extra passes.
-Candidates of a rule, and the rule of "chosen", are taken by validation cases. With --cases, every
+Candidates of a rule are chosen by validation cases; so is the rule of "chosen by hospitals", among
+TIES, Iso-C and the mean, as strategy=merging/best does. With --cases, every
 hospital trains with so many cases at most.
 
 Every cell is kept in --folder: an interrupted command goes on. It says beforehand what is left to
@@ -35,6 +36,7 @@ RESULTS = Path(__file__).with_name("results")
 OWN, CHOSEN, RANDOM = "own model", "chosen by hospitals", "random vector"
 REFERENCES = (f"{OWN}, restored", "fedavg", "fedavg, restored")
 RULES = tuple(GRIDS)
+BEST = ("ties", "iso_c", "mean")  # among which hospitals choose, as in strategy=merging/best
 # arm -> passes of everybody that it costs, as a share of (all, extra)
 COSTS = {OWN: (1, 0), "fedavg": (1, 1), "pooled": (1, 0), "sequential": (1, 0)}
 THIN = "ties, rank 2"
@@ -132,7 +134,7 @@ def main() -> None:
             for name, row in cells[-1]["scores"].items()
         }
         print(number, means, cells[-1]["told"], f"{cells[-1]['seconds']:.0f} s", flush=True)
-    complete = {number for number in folds if all((number, rule) in wanted for rule in RULES)}
+    complete = {number for number in folds if all((number, rule) in wanted for rule in BEST)}
     _write(cohort, [*cells, *(_chosen(cells, number) for number in sorted(complete))])
 
 
@@ -145,7 +147,7 @@ def place(asked: argparse.Namespace, fold: int, arm: str) -> Path:
 
 def _chosen(cells: list[dict[str, Any]], number: int) -> dict[str, Any]:
     """Return the cell of the rule whose model scored best on validation cases."""
-    tried = [cell for cell in cells if cell["fold"] == number and cell["arm"] in RULES]
+    tried = [cell for cell in cells if cell["fold"] == number and cell["arm"] in BEST]
     best = max(tried, key=lambda cell: cell["told"]["validation"])
     scores = {name.replace(best["arm"], CHOSEN): row for name, row in best["scores"].items()}
     return {**best, "arm": CHOSEN, "scores": scores, "told": {"rule": best["arm"]}}
