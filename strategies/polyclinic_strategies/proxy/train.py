@@ -43,6 +43,10 @@ from polyclinic_strategies.proxy.training import OnStep, Trainer
 
 DEFAULTS = ("model=proxy", "data=proxy_brain", "training=proxy")
 PICTURED = 3  # number of scans with a picture
+ONE_KEY = (  # title and note of the attack on proxies of `--keys patient`
+    "one key for all visits of a patient",
+    "Two visits then show the same stranger, and are linked by it; averaging them tells less.",
+)
 TELL_EVERY = 25  # steps, or scans, between two lines of progress
 Say = Callable[[str], None]
 
@@ -146,6 +150,8 @@ def train_proxy(orders: Orders, console: Console) -> Path:
         shown = _prepare([site], config, work, say, ("validation", "test"))
         attackers = suite.others(other.title, shown["validation"], shown["test"])
         report["extra"].append({"title": other.title, "note": other.note, "attackers": attackers})
+    agreeing = suite.agreeing(ONE_KEY[0])
+    report["extra"].append({"title": ONE_KEY[0], "note": ONE_KEY[1], "attackers": agreeing})
     report["seconds"] = time.time() - start
     write_durably(orders.out / "proxy.json", json.dumps(report, indent=1))
     return orders.out
@@ -223,7 +229,7 @@ def _prepare_split(
         icbm152_reference(spacing_mm),
         work / "canonical",
         len(config.data.labels),
-        fine=split == "training",
+        train=split == "training",
         on_progress=tell,
     )
 

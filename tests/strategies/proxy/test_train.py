@@ -6,7 +6,7 @@ Once in full with tiny settings, then taken up again, and what it refuses.
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_strategies.proxy import commands
 from polyclinic_strategies.proxy import train as proxy_training
 from polyclinic_strategies.proxy.attacks import attack_suite
-from polyclinic_strategies.proxy.attacks.attackers import SIAMESE, AttackTraining
+from polyclinic_strategies.proxy.attacks.contest import Attacker, Contest
+from polyclinic_strategies.proxy.attacks.siamese import SIAMESE, ProxyAndProxy
 from polyclinic_strategies.proxy.frame import registration
 from polyclinic_strategies.proxy.generator import NoField, RandomField
 from polyclinic_strategies.proxy.parts import GENERATOR, SEGMENTER
@@ -71,17 +72,11 @@ def tiny() -> Iterator[None]:
     """
     real, made = attack_suite.attack, []
 
-    def attack(
-        training: Any, test: Any, atlas: Any, settings: AttackTraining, on_attack: Any
-    ) -> Any:
+    def attack(contest: Contest, on_attack: Any, attackers: Sequence[Attacker]) -> Any:
         made.append(1)
-        brief = replace(
-            settings,
-            siamese_steps=2,
-            registration_steps=2,
-            only=() if len(made) == 1 else (SIAMESE,),
-        )
-        return real(training, test, atlas, brief, on_attack)
+        brief = replace(contest.settings, siamese_steps=2, registration_steps=2)
+        chosen = attackers if len(made) == 1 else (ProxyAndProxy(),)
+        return real(replace(contest, settings=brief), on_attack, chosen)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attack_suite, "attack", attack)

@@ -18,8 +18,10 @@ from polyclinic.imaging.datasets import Case
 from polyclinic.learning.state_dict import state_digest
 from polyclinic.system.durable import write_durably
 from polyclinic.system.text import json_digest
-from polyclinic_strategies.proxy.attacks.attackers import SIAMESE, AttackTraining, attack
+from polyclinic_strategies.proxy.attacks.attackers import ATTACKERS, attack
+from polyclinic_strategies.proxy.attacks.contest import Attacker, AttackTraining, Contest
 from polyclinic_strategies.proxy.attacks.evidence import collect
+from polyclinic_strategies.proxy.attacks.siamese import SIAMESE, ProxyAndProxy
 from polyclinic_strategies.proxy.attacks.verification import Recognition
 from polyclinic_strategies.proxy.cases import CanonicalCase
 from polyclinic_strategies.proxy.generator import Field, NoField, RandomField
@@ -101,10 +103,12 @@ class AttackSuite:
         The random fields have several strengths.
         """
         points = []
-        once = AttackTraining(restarts=1, only=(SIAMESE,))
+        once = AttackTraining(restarts=1)
         for strength_mm in STRENGTHS_MM:
             field, title = RandomField(strength_mm), f"random field of {strength_mm:g} mm"
-            found = self._attack(title, field, self._known, self._test, once)
+            found = self._attack(
+                title, field, self._known, self._test, once, attackers=(ProxyAndProxy(),)
+            )
             row = {"name": "random", **asdict(measure_field(field, self._test)), "attackers": found}
             points.append({**row, "round_trip": round_trips(field, self._protection, cases, data)})
         return [
@@ -123,6 +127,11 @@ class AttackSuite:
         """Attack the learned field on people of another kind, every attacker once."""
         return self._attack(title, self._protection.field, known, test, AttackTraining(restarts=1))
 
+    def agreeing(self, title: str) -> Results:
+        """Attack the learned field where all visits of a person have the same keys."""
+        once, field = AttackTraining(restarts=1), self._protection.field
+        return self._attack(title, field, self._known, self._test, once, agree=True)
+
     def _attack(
         self,
         title: str,
@@ -130,8 +139,12 @@ class AttackSuite:
         known: Sequence[CanonicalCase],
         test: Sequence[CanonicalCase],
         settings: AttackTraining,
+        *,
+        agree: bool = False,
+        attackers: Sequence[Attacker] = ATTACKERS,
     ) -> Results:
-        path = self._kept / f"{self._mark(field, known, test, settings)}.json"
+        facts = [agree, *(type(each).__name__ for each in attackers)]
+        path = self._kept / f"{self._mark(field, known, test, settings, facts)}.json"
         if path.is_file():
             return dict(json.loads(path.read_text()))
         self._say(
@@ -139,7 +152,8 @@ class AttackSuite:
             f"{self._keys} keys each"
         )
         training, wanted = (
-            collect(field, cases, self._keys, seed) for cases, seed in ((known, 1), (test, 2))
+            collect(field, cases, self._keys, seed, agree=agree)
+            for cases, seed in ((known, 1), (test, 2))
         )
 
         def tell(name: str, seed: int, result: Recognition) -> None:
@@ -149,7 +163,7 @@ class AttackSuite:
             )
 
         atlas = self._protection.coarse[None, None]
-        found = attack(training, wanted, atlas, settings, tell)
+        found = attack(Contest(training, wanted, atlas, settings, field), tell, attackers)
         plain = {name: [asdict(result) for result in results] for name, results in found.items()}
         write_durably(path, json.dumps(plain))
         return plain
@@ -160,6 +174,7 @@ class AttackSuite:
         known: Sequence[CanonicalCase],
         test: Sequence[CanonicalCase],
         settings: AttackTraining,
+        more: Sequence[object],
     ) -> str:
         """Return a name that depends on everything that determines an attack."""
         weights = ""
@@ -167,5 +182,5 @@ class AttackSuite:
             weights = state_digest(field.state_dict())
         people = [case.digest for case in (*known, *test)]
         facts = [type(field).__name__, weights, getattr(field, "strength_mm", 0.0), people]
-        facts += [asdict(settings), self._keys, torch.__version__]
+        facts += [asdict(settings), self._keys, *more, torch.__version__]
         return json_digest(facts)[:24]
