@@ -7,25 +7,28 @@ kept on disk and used again.
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from polyclinic.config.schemas import Config
 from polyclinic.errors import DatasetInvalid
-from polyclinic.imaging.datasets import Case
+from polyclinic.imaging.datasets import Case, SiteDataset
 from polyclinic.imaging.deformation import identity, sample
 from polyclinic.imaging.volumes import read_image, read_label
 from polyclinic.learning.state_dict import load_state, save_state
+from polyclinic.system.console import Say
 from polyclinic.system.text import json_digest
-from polyclinic_strategies.proxy.frame.atlas import Reference
+from polyclinic_strategies.proxy.frame.atlas import Reference, icbm152_reference
 from polyclinic_strategies.proxy.frame.canonical import Canonical, canonicalize
 from polyclinic_strategies.proxy.frame.frames import slabs_of, transform
 from polyclinic_strategies.proxy.generator import IMAGE_MM, shrink
 from polyclinic_strategies.proxy.protection import FINEST_MM, quantize
 
+TELL_EVERY = 25  # scans between two lines of progress
 Progress = Callable[[int, int, str], None]
 _FORMAT = 2
 
@@ -119,6 +122,46 @@ def prepare_cases(
         if on_progress is not None:
             on_progress(number, len(cases), case.name)
     return prepared
+
+
+def prepare_splits(
+    sites: Sequence[SiteDataset], config: Config, work: Path, say: Say, splits: Sequence[str]
+) -> dict[str, list[CanonicalCase]]:
+    """Return everybody's scans in the canonical frame, by split.
+
+    Scans that train a segmenter have labels and the finest resolution.
+    """
+    prepared = {}
+    for split in splits:
+        cases = [_named(case, site) for site in sites for case in getattr(site, split)]
+        prepared[split] = _prepare_split(cases, split, config, work, say)
+    return prepared
+
+
+def _named(case: Case, site: SiteDataset) -> Case:
+    """Put the hospital before the subject: two hospitals may use one name for different people."""
+    return replace(case, subject=f"{site.folder.name}/{case.subject}") if case.subject else case
+
+
+def _prepare_split(
+    cases: Sequence[Case], split: str, config: Config, work: Path, say: Say
+) -> list[CanonicalCase]:
+    folder = cases[0].image[0].parent.parent if cases else Path()
+    check_people(cases, folder / "dataset.json", split)
+
+    def tell(done: int, total: int, name: str) -> None:
+        if done % TELL_EVERY == 0 or done == total:
+            say(f"{split}: {done} of {total} scans brought to the reference ({name})")
+
+    spacing_mm = float(config.model["spacing_mm"])
+    return prepare_cases(
+        cases,
+        icbm152_reference(spacing_mm),
+        work / "canonical",
+        len(config.data.labels),
+        train=split == "training",
+        on_progress=tell,
+    )
 
 
 def label_shares(labels: Tensor, classes: int, times: int) -> Tensor:

@@ -20,6 +20,7 @@ from polyclinic.learning.state_dict import load_state
 from polyclinic_demos.cohorts import writing
 from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
 from polyclinic_server.segmentation.model import SegmentationModel
+from polyclinic_strategies.proxy import cases as cases_module
 from polyclinic_strategies.proxy import commands
 from polyclinic_strategies.proxy import train as proxy_training
 from polyclinic_strategies.proxy.attacks import attack_suite
@@ -99,7 +100,7 @@ def order(
         (people,),
         out,
         (*base, *overrides),
-        (Others.with_lesions(lesions),),
+        (replace(Others.with_lesions(lesions), scored=True),),
         restarts=1,
         keys=2,
         scored=1,
@@ -156,7 +157,10 @@ def test_the_report_is_whole(out: Path) -> None:
     assert {point.arm for point in run.curve} == {"originals", "random", "learned"} and len(
         run.curve
     ) == 4
-    assert [extra.title for extra in run.extras] and len(run.extras[0].attacks) == 2
+    lesions, one_key = run.extras
+    assert len(lesions.attacks) == len(one_key.attacks) == 2 and "one key" in one_key.title
+    scored = json.loads((out / "proxy.json").read_text())["extra"][0]
+    assert 0 <= scored["dice"]["mean"] <= 1 and scored["direct"]["cases"] == 1
     assert run.losses["segmentation"][-1][0] == 3
     assert [picture.file for picture in run.pictures] == ["004_0.png"] and (
         out / "pictures" / "004_0.png"
@@ -254,7 +258,7 @@ def test_people_who_came_once_are_refused(tmp_path: Path, cohorts: tuple[Path, P
         )
         (tmp_path / "dataset.json").write_text(json.dumps(changed))
         with pytest.raises(DatasetInvalid, match=f"'{split}'"):
-            proxy_training._prepare_split(
+            cases_module._prepare_split(
                 [
                     case
                     for case in proxy_training.read_dataset(tmp_path).cases
@@ -266,7 +270,7 @@ def test_people_who_came_once_are_refused(tmp_path: Path, cohorts: tuple[Path, P
                 print,  # type: ignore[arg-type]
             )
     with pytest.raises(DatasetInvalid, match="'test'"):
-        proxy_training._prepare_split([], "test", None, tmp_path, print)  # type: ignore[arg-type]
+        cases_module._prepare_split([], "test", None, tmp_path, print)  # type: ignore[arg-type]
 
 
 def test_other_labels_and_other_trainings_are_refused(
@@ -297,9 +301,9 @@ def test_the_fault_of_another_cohort_is_said_before_the_training(
 def test_two_hospitals_may_call_different_people_the_same(cohorts: tuple[Path, Path]) -> None:
     site = proxy_training.read_dataset(cohorts[0])
     renamed = replace(site, folder=site.folder.parent / "elsewhere")
-    named = {proxy_training._named(site.test[0], each).subject for each in (site, renamed)}
+    named = {cases_module._named(site.test[0], each).subject for each in (site, renamed)}
     assert named == {"visits/004", "elsewhere/004"}
-    assert proxy_training._named(replace(site.test[0], subject=""), site).subject == ""
+    assert cases_module._named(replace(site.test[0], subject=""), site).subject == ""
 
 
 def test_the_command_tells_folders_from_settings(

@@ -5,7 +5,7 @@ Finished attacks are kept and not repeated.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -29,6 +29,8 @@ from polyclinic_strategies.proxy.measurements import measure_field, round_trips
 from polyclinic_strategies.proxy.protection import Protection
 
 # strengths of random fields, for the curve; the last one folds space at some places
+LEARNED = "learned field"
+BRIEF_STEPS = (40, 30, 12)  # of Siamese networks and of registrations, and pairs in a step
 STRENGTHS_MM = (2.0, 4.0, 8.0)
 Say = Callable[[str], None]
 Results = dict[str, list[dict[str, float]]]
@@ -46,6 +48,8 @@ class AttackSuite:
         keys: Number of proxies of every visit.
         kept: Folder of finished results.
         say: Called with lines of progress.
+        brief: For a demo: attackers take few steps, and all but the learned field is attacked by
+            the first two alone.
     """
 
     def __init__(
@@ -57,9 +61,13 @@ class AttackSuite:
         keys: int,
         kept: Path,
         say: Say,
+        *,
+        brief: bool = False,
     ) -> None:
         self._known, self._test, self._protection = known, test, protection
-        self._restarts, self._keys, self._kept, self._say = restarts, keys, kept, say
+        self._keys, self._kept, self._say, self._brief = keys, kept, say, brief
+        lengths = AttackTraining(*BRIEF_STEPS) if brief else AttackTraining()
+        self._often, self._once = (replace(lengths, restarts=each) for each in (restarts, 1))
 
     def arms(self, cases: Sequence[Case], data: DataConfig) -> list[dict[str, Any]]:
         """Attack originals, a random field of equal displacement, and the learned field.
@@ -69,16 +77,15 @@ class AttackSuite:
         """
         field = self._protection.field
         equal = self._equal_to(field)
-        fields: list[tuple[str, str, Field, int]] = [
-            ("originals", "originals", NoField(), 1),
-            ("random", "random field of equal displacement", equal, self._restarts),
-            ("learned", "learned field", field, self._restarts),
+        fields: list[tuple[str, str, Field, AttackTraining]] = [
+            ("originals", "originals", NoField(), self._once),
+            ("random", "random field of equal displacement", equal, self._often),
+            ("learned", LEARNED, field, self._often),
         ]
         rows = []
-        for name, title, each, restarts in fields:
+        for name, title, each, settings in fields:
             row = {"name": name, "title": title, **asdict(measure_field(each, self._test))}
             row["round_trip"] = round_trips(each, self._protection, cases, data)
-            settings = AttackTraining(restarts=restarts)
             row["attackers"] = self._attack(title, each, self._known, self._test, settings)
             rows.append(row)
         return rows
@@ -103,11 +110,10 @@ class AttackSuite:
         The random fields have several strengths.
         """
         points = []
-        once = AttackTraining(restarts=1)
         for strength_mm in STRENGTHS_MM:
             field, title = RandomField(strength_mm), f"random field of {strength_mm:g} mm"
             found = self._attack(
-                title, field, self._known, self._test, once, attackers=(ProxyAndProxy(),)
+                title, field, self._known, self._test, self._once, attackers=(ProxyAndProxy(),)
             )
             row = {"name": "random", **asdict(measure_field(field, self._test)), "attackers": found}
             points.append({**row, "round_trip": round_trips(field, self._protection, cases, data)})
@@ -125,12 +131,12 @@ class AttackSuite:
         self, title: str, known: Sequence[CanonicalCase], test: Sequence[CanonicalCase]
     ) -> Results:
         """Attack the learned field on people of another kind, every attacker once."""
-        return self._attack(title, self._protection.field, known, test, AttackTraining(restarts=1))
+        return self._attack(title, self._protection.field, known, test, self._once)
 
     def agreeing(self, title: str) -> Results:
         """Attack the learned field where all visits of a person have the same keys."""
-        once, field = AttackTraining(restarts=1), self._protection.field
-        return self._attack(title, field, self._known, self._test, once, agree=True)
+        field = self._protection.field
+        return self._attack(title, field, self._known, self._test, self._once, agree=True)
 
     def _attack(
         self,
@@ -141,8 +147,10 @@ class AttackSuite:
         settings: AttackTraining,
         *,
         agree: bool = False,
-        attackers: Sequence[Attacker] = ATTACKERS,
+        attackers: Sequence[Attacker] = (),
     ) -> Results:
+        brief = self._brief and title != LEARNED
+        attackers = attackers or (ATTACKERS[:2] if brief else ATTACKERS)
         facts = [agree, *(type(each).__name__ for each in attackers)]
         path = self._kept / f"{self._mark(field, known, test, settings, facts)}.json"
         if path.is_file():

@@ -15,7 +15,8 @@ from polyclinic_strategies.proxy.protection import TOP, draw_deformation
 
 # number of keys of each visit whose texture is described; it is slow and hardly depends on the key
 TEXTURES = 2
-PATCH, PATCHES = 32, 2  # edge of a patch in voxels, and their number along each axis
+PATCHES = 2  # number along each axis
+PATCH, LEAST_PATCH, STRIDES = 32, 16, 8  # edge of a patch in voxels; a network halves it thrice
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,9 +141,11 @@ def _make(field: Field, case: CanonicalCase, seeds: Sequence[int]) -> _Made:
     return _Made(torch.stack(images), torch.stack(textures), answer, patches)
 
 
-def _cut(fine: Tensor, ddf: Tensor) -> Tensor:
-    """Return patches of the proxy around its middle: (places, h, w, d)."""
-    sizes = [min(PATCH, size // PATCHES) for size in fine.shape]
+def _cut(fine: Tensor, ddf: Tensor) -> Tensor | None:
+    """Return patches of the proxy around its middle, (places, h, w, d); None if it is too small."""
+    sizes = [min(PATCH, size // PATCHES // STRIDES * STRIDES) for size in fine.shape]
+    if min(sizes) < LEAST_PATCH:
+        return None
     volume, ratio = fine[None, None].float() / TOP, ratio_of(fine.shape, ddf.shape[2:])
     found = []
     for place in np.ndindex(PATCHES, PATCHES, PATCHES):
