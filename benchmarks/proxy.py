@@ -75,14 +75,18 @@ def summarize(reports: list[dict[str, Any]]) -> dict[str, Any]:
         found = [report["arms"][number] for report in reports]
         row = {
             key: spread([each[key] for each in found])
-            for key in ("strength_mm", "round_trip", "folded")
+            for key in ("strength_mm", "largest_mm", "smallest_jacobian", "round_trip", "folded")
         }
         if arm["dice"] is not None:
             row["dice"] = spread([each["dice"]["mean"] for each in found])
+            row["dice of classes"] = {
+                label: spread([each["dice"][label] for each in found]) for label in arm["dice"]
+            }
         row["attackers"] = {
             name: attacked([each["attackers"][name] for each in found]) for name in arm["attackers"]
         }
         rows[arm["title"]] = row
+    rows["curve"] = [report["curve"] for report in reports]
     for number, other in enumerate(reports[0]["extra"]):
         found = [report["extra"][number]["attackers"] for report in reports]
         row = {name: attacked([each[name] for each in found]) for name in found[0]}
@@ -94,11 +98,20 @@ def summarize(reports: list[dict[str, Any]]) -> dict[str, Any]:
     return rows
 
 
-def attacked(results: list[list[dict[str, float]]]) -> dict[str, float]:
+def attacked(results: list[list[dict[str, float]]]) -> dict[str, Any]:
     """Summarize all restarts of all seeds."""
     every = [each for restarts in results for each in restarts]
     means = {key: mean(each[key] for each in every) for key in ("auc", "tpr", "rank1")}
-    return {**means, "highest auc": max(each["auc"] for each in every), "restarts": len(every)}
+    widest = {
+        "lowest": min(each["low"] for each in every),
+        "highest": max(each["high"] for each in every),
+    }
+    return {
+        **means,
+        "highest auc": max(each["auc"] for each in every),
+        "restarts": len(every),
+        "interval": widest,
+    }
 
 
 def spread(values: list[float]) -> list[float]:

@@ -153,7 +153,7 @@ class Trainer:
         velocity = self._field(every[:, :1], keys)
         warped = warp_coarsely(every, velocity)
         strangers = warp_coarsely(self._reference.expand(len(every), -1, -1, -1, -1), keys)
-        shown = Shown(warped.unflatten(0, (times, 2, number)), seen[number:])
+        shown = Shown(warped.view(times, 2, number, *warped.shape[1:]), seen[number:])
         unmasked = adversaries.learn(shown)
         two = slice(number, 2 * number)
         wanted = (strangers[:number] - strangers[two]).square().mean((1, 2, 3, 4))

@@ -24,7 +24,7 @@ from polyclinic_strategies.proxy import cases as cases_module
 from polyclinic_strategies.proxy import commands
 from polyclinic_strategies.proxy import train as proxy_training
 from polyclinic_strategies.proxy.attacks import attack_suite
-from polyclinic_strategies.proxy.attacks.contest import Attacker, Contest
+from polyclinic_strategies.proxy.attacks.contest import Attacker, AttackTraining, Contest
 from polyclinic_strategies.proxy.attacks.siamese import SIAMESE, ProxyAndProxy
 from polyclinic_strategies.proxy.frame import registration
 from polyclinic_strategies.proxy.generator import NoField, RandomField
@@ -141,7 +141,7 @@ def test_the_report_is_whole(out: Path) -> None:
         and run.seed == 0
     )
     assert [warp.name for warp in run.warps] == ["originals", "random", "learned"]
-    assert [len(warp.attacks) for warp in run.warps] == [7, 2, 2] and all(
+    assert [len(warp.attacks) for warp in run.warps] == [13, 2, 2] and all(
         len(warp.attacks[0].attempts) == 1 for warp in run.warps
     )
     assert [warp.round_trip is not None and warp.round_trip > 0.85 for warp in run.warps] == [
@@ -349,6 +349,7 @@ def test_attacks_are_named_by_what_decides_them(
         (NoField(), cases(2), twice),
     ]
     marks = [suite._mark(field, known, cases(2), settings) for field, known, settings in given]
+    marks.append(suite._mark(NoField(), cases(2), cases(2), once, ["keys agree"]))
     assert (
         len(set(marks)) == len(marks)
         and suite._mark(NoField(), cases(2), cases(2), once) == marks[0]

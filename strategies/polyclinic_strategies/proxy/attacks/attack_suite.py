@@ -182,7 +182,7 @@ class AttackSuite:
         known: Sequence[CanonicalCase],
         test: Sequence[CanonicalCase],
         settings: AttackTraining,
-        more: Sequence[object],
+        more: Sequence[object] = (),
     ) -> str:
         """Return a name that depends on everything that determines an attack."""
         weights = ""

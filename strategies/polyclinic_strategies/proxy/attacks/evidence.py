@@ -161,7 +161,7 @@ def _cut(fine: Tensor, ddf: Tensor) -> Tensor | None:
 
 
 def _stacked(parts: Sequence[Tensor], shape: tuple[int, int]) -> Tensor:
-    return torch.stack(list(parts)).unflatten(0, shape)
+    return torch.stack(list(parts)).view(*shape, *parts[0].shape)
 
 
 def _stack_known(parts: Sequence[Tensor | None], shape: tuple[int, int]) -> Tensor | None:

@@ -37,27 +37,29 @@ class WhiteBox:
         visits = range(test.visits)
         with torch.inference_mode():
             found = [
-                self._simulated(contest, reader, probe, gallery)
+                _simulate(contest, reader, probe, gallery)
                 for probe in visits
                 for gallery in visits
                 if probe != gallery
             ]
         yield "white box, key read off the proxy", torch.stack(found)
 
-    def _simulated(
-        self, contest: Contest, reader: FlowGenerator, probe: int, gallery: int
-    ) -> Tensor:
-        """Return likenesses of proxies and of what their keys make of originals."""
-        assert contest.field is not None
-        originals = contest.test.originals[:, gallery, None].float()
-        rows = []
-        for proxy in contest.test.proxies[:, probe, 0].float():
-            key = predict_velocity(reader, proxy[None, None], contest.atlas)
-            made = _proxies(contest.field, originals, key.expand(len(originals), -1, -1, -1, -1))
-            middle = made.mean(0, keepdim=True)
-            rest = (proxy[None] - middle).flatten(1)
-            rows.append(likenesses(rest, (made - middle).flatten(1))[0])
-        return torch.stack(rows)
+
+def _simulate(contest: Contest, reader: FlowGenerator, probe: int, gallery: int) -> Tensor:
+    """Return likenesses of proxies and of what their keys make of originals: (people, people).
+
+    What all originals become by a key says nothing of a person, so it is taken off first.
+    """
+    assert contest.field is not None
+    originals = contest.test.originals[:, gallery, None].float()
+    rows = []
+    for proxy in contest.test.proxies[:, probe, 0].float():
+        key = predict_velocity(reader, proxy[None, None], contest.atlas)
+        made = _proxies(contest.field, originals, key.expand(len(originals), -1, -1, -1, -1))
+        middle = made.mean(0, keepdim=True)
+        rest = (proxy[None] - middle).flatten(1)
+        rows.append(likenesses(rest, (made - middle).flatten(1))[0])
+    return torch.stack(rows)
 
 
 def _own_proxies(field: Field, originals: Tensor, keys: int) -> Tensor:

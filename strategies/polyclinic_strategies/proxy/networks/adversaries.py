@@ -93,7 +93,7 @@ def _compare(network: nn.Module, shown: Shown, compare: Compare) -> list[Tensor]
     """
     number, originals = len(shown.originals), shown.originals
     features = _identify(network, torch.cat([shown.proxies.flatten(0, 2), originals]))
-    proxies, original = features[:-number].unflatten(0, shown.proxies.shape[:3]), features[-number:]
+    proxies, original = features[:-number].view(*shown.proxies.shape[:3], -1), features[-number:]
     first, second = proxies.unbind(1)
     pairs = [(first[0], second[0]), (first[0], original)]
     if len(first) > 1:
