@@ -32,6 +32,9 @@ from polyclinic_demos.cohorts.visits import T1
 from polyclinic_strategies.proxy.attacks.attackers import ATTACKERS, attack
 from polyclinic_strategies.proxy.attacks.contest import Attacker, AttackTraining, Contest
 from polyclinic_strategies.proxy.attacks.evidence import Evidence, collect
+from polyclinic_strategies.proxy.attacks.siamese import ProxyAndOriginal, ProxyAndProxy
+from polyclinic_strategies.proxy.attacks.similarities import Similarities
+from polyclinic_strategies.proxy.attacks.white_box import WhiteBox
 from polyclinic_strategies.proxy.cases import CanonicalCase, label_shares
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.generator import Field, LearnedField, NoField, RandomField
@@ -63,8 +66,8 @@ SMALL = (
     f"seed={SEED}",
 )
 PATCH, RATE = (48, 48, 48), 3e-3  # of the segmenter's own steps
-ELSEWHERE: tuple[str, ...] = ()  # groups of other people, or of another scanner
-BRIEFLY = ATTACKERS[:2]  # who attack all but the base: those who average keys and visits
+# who attack all but the base: the strongest, and those who average
+BRIEFLY = (WhiteBox(), Similarities(), ProxyAndProxy(), ProxyAndOriginal())
 KEYS, SCORED = 4, 8  # proxies of a visit; people whose Dice is measured
 MARGIN = 16  # voxels at the box's border, which warps bring in and out, that are not scored
 STRONGER = 1.2  # a random velocity over the displacement that it makes
@@ -170,17 +173,15 @@ class Bench:
 
         Args:
             name: An idea, "originals" or "random".
-            variant: "agreeing": a person's visits have one key. A group's name: its people.
+            variant: "agreeing": a person's visits have one key.
         """
         kept: dict[str, Evidence] = {}
         field, title = self._field(name), f"{name} {variant}".strip()
-        groups = (variant, "") if variant in ELSEWHERE else ("", "")
-        known, test = (f"{groups[0]} {split}".strip() for split in ("known", "test"))
 
         def evidence(group: str) -> Evidence:
             if group not in kept:
                 print(f"{title}: making proxies of {group}", flush=True)
-                agree, seed = variant == "agreeing", 1 + (group == test)
+                agree, seed = variant == "agreeing", 1 + (group == "test")
                 kept[group] = collect(field, self.people(group), KEYS, seed, agree=agree)
             return kept[group]
 
@@ -188,10 +189,10 @@ class Bench:
         for attacker in ATTACKERS if title == "base" else BRIEFLY:
 
             def run(attacker: Attacker = attacker) -> dict[str, Any]:
-                return self._attack(attacker, evidence(known), evidence(test), field)
+                return self._attack(attacker, evidence("known"), evidence("test"), field)
 
             found |= self._cell(f"{title} by {type(attacker).__name__}", run)
-        people = self.people(test)
+        people = self.people("test")
         moved = self._cell(f"{title} moved", lambda: asdict(measure_field(field, people)))
         return {**moved, "attackers": found}
 

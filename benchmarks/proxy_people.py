@@ -6,33 +6,29 @@ else is as in `polyclinic_demos.cohorts.visits`.
 """
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from polyclinic.imaging import deformation
-from polyclinic_demos.cohorts.anatomy import Subject, real_person, revisit, subject, with_lesions
+from polyclinic_demos.cohorts.anatomy import Subject, revisit, subject
 from polyclinic_demos.cohorts.anatomy import sample as read_tissues
 from polyclinic_demos.cohorts.hospitals import stable_seed
 from polyclinic_demos.cohorts.scanner import Grid, Scanner, acquire, label_map
 from polyclinic_strategies.proxy.cases import CanonicalCase, label_shares
-from polyclinic_strategies.proxy.frame.atlas import CONTRAST, Reference, icbm152_reference
+from polyclinic_strategies.proxy.frame.atlas import Reference, icbm152_reference
 from polyclinic_strategies.proxy.frame.frames import transform
-from polyclinic_strategies.proxy.frame.icbm152 import TissueMaps, icbm152
+from polyclinic_strategies.proxy.frame.icbm152 import icbm152
 from polyclinic_strategies.proxy.frame.intensities import air_level, match_histogram
-from polyclinic_strategies.proxy.frame.registration import register
 from polyclinic_strategies.proxy.generator import shrink
 from polyclinic_strategies.proxy.protection import quantize
 
 BOX_MM = (96.0, 96.0, 96.0)
-LESIONS = 3
 
 
 def make_people(
-    group: str, count: int, visits: int, scanner: Scanner, seed: int, *, lesions: bool = False
+    group: str, count: int, visits: int, scanner: Scanner, seed: int
 ) -> list[CanonicalCase]:
     """Make people and scan them.
 
@@ -42,44 +38,15 @@ def make_people(
         visits: Number of visits of each.
         scanner: The scanner.
         seed: Another seed gives other people.
-        lesions: Whether everybody has lesions at places of their own.
     """
     cases = []
     for index in range(count):
         chosen = stable_seed(seed, group, index)
-        maps = with_lesions(icbm152(), chosen, LESIONS) if lesions else icbm152()
-        cases += _visits(f"{group} {index}", subject(chosen, maps), chosen, visits, scanner)
+        person = subject(chosen, icbm152())
+        for visit in range(visits):
+            seen = replace(revisit(person, visit, chosen), pose=np.eye(4))
+            cases.append(_scan(f"{group} {index}", seen, scanner, chosen + 1 + visit))
     return cases
-
-
-def real_people(files: list[Path], visits: int, scanner: Scanner, seed: int) -> list[CanonicalCase]:
-    """Scan real anatomies; each is registered to the reference once."""
-    cases = []
-    for path in files:
-        maps = real_person(path)
-        chosen = stable_seed(seed, path.name)
-        person = replace(subject(chosen, maps), pose=_registered(maps))
-        person = replace(person, displacement_mm=torch.zeros_like(person.displacement_mm))
-        cases += _visits(path.name, person, chosen, visits, scanner)
-    return cases
-
-
-def _visits(
-    name: str, person: Subject, seed: int, visits: int, scanner: Scanner
-) -> list[CanonicalCase]:
-    pose = np.eye(4) if person.displacement_mm.any() else person.pose
-    found = []
-    for visit in range(visits):
-        seen = replace(revisit(person, visit, seed), pose=pose)
-        found.append(_scan(name, seen, scanner, seed + 1 + visit))
-    return found
-
-
-def _registered(maps: TissueMaps) -> NDArray[np.float64]:
-    """Return the way from the frame's world to that of a real brain."""
-    whole = icbm152_reference(2.0)
-    brain = torch.einsum("c,chwd->hwd", torch.tensor(CONTRAST), maps.probabilities).contiguous()
-    return register(whole.image, whole.affine, brain, maps.affine).matrix
 
 
 def _scan(name: str, person: Subject, scanner: Scanner, seed: int) -> CanonicalCase:
