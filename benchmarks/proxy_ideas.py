@@ -2,9 +2,8 @@
 
     python benchmarks/proxy_ideas.py
 
-Every idea changes one thing of the same small training, and is attacked alike. The people are those
-of seed 0, which no figure in docs/explanation/proxy.md is from: ideas are chosen here and measured
-elsewhere. Every finished cell is kept in the folder, and the same command goes on after an
+Every idea changes one thing of the same small training, and is attacked alike. The people are in no
+cohort of proxy.py: ideas are chosen here and measured there. Every finished cell is kept in the folder, and the same command goes on after an
 interruption. `--only` names some ideas. Results: benchmarks/results/proxy_ideas.json.
 """
 
