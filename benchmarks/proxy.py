@@ -86,6 +86,11 @@ def summarize(reports: list[dict[str, Any]]) -> dict[str, Any]:
             name: attacked([each["attackers"][name] for each in found]) for name in arm["attackers"]
         }
         rows[arm["title"]] = row
+    one_key = [report["one_key"] for report in reports]
+    rows[one_key[0]["title"]] = {
+        name: attacked([each["attackers"][name] for each in one_key])
+        for name in one_key[0]["attackers"]
+    }
     rows["curve"] = [report["curve"] for report in reports]
     for number, other in enumerate(reports[0]["extra"]):
         found = [report["extra"][number]["attackers"] for report in reports]

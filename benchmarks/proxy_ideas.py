@@ -3,8 +3,9 @@
     python benchmarks/proxy_ideas.py
 
 Every idea changes one thing of the same small training, and is attacked alike. The people are in no
-cohort of proxy.py: ideas are chosen here and measured there. Every finished cell is kept in the folder, and the same command goes on after an
-interruption. `--only` names some ideas. Results: benchmarks/results/proxy_ideas.json.
+cohort of proxy.py: ideas are chosen here and measured there. Every finished cell is kept in the
+folder, and the same command goes on after an interruption. `--only` names some ideas, `--show`
+summarizes what is kept. Results: benchmarks/results/proxy_ideas.json.
 """
 
 import argparse

@@ -43,10 +43,7 @@ from polyclinic_strategies.proxy.training import OnStep, Trainer
 
 DEFAULTS = ("model=proxy", "data=proxy_brain", "training=proxy")
 PICTURED = 3  # number of scans with a picture
-ONE_KEY = (  # title and note of the attack on proxies of `--keys patient`
-    "one key for all visits of a patient",
-    "Two visits then show the same stranger, and are linked by it; averaging them tells less.",
-)
+ONE_KEY = "one key for all visits of a patient"
 TELL_EVERY = 25  # steps between two lines of progress
 
 
@@ -188,8 +185,7 @@ def _train_and_measure(
             row["direct"] = asdict(dice_directly(direct, protection, cases, config.data, say))
             row["dice"] = dice_through(learned, protection, cases, config.data, say).dice
         report["extra"].append(row)
-    agreeing = suite.agreeing(ONE_KEY[0])
-    report["extra"].append({"title": ONE_KEY[0], "note": ONE_KEY[1], "attackers": agreeing})
+    report["one_key"] = {"title": ONE_KEY, "attackers": suite.agreeing(ONE_KEY)}
     return report
 
 

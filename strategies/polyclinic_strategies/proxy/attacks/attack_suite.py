@@ -28,9 +28,9 @@ from polyclinic_strategies.proxy.generator import Field, NoField, RandomField
 from polyclinic_strategies.proxy.measurements import measure_field, round_trips
 from polyclinic_strategies.proxy.protection import Protection
 
-# strengths of random fields, for the curve; the last one folds space at some places
 LEARNED = "learned field"
 BRIEF_STEPS = (40, 30, 12)  # of Siamese networks and of registrations, and pairs in a step
+# strengths of random fields, for the curve; the last one folds space at some places
 STRENGTHS_MM = (2.0, 4.0, 8.0)
 Say = Callable[[str], None]
 Results = dict[str, list[dict[str, float]]]
