@@ -153,6 +153,7 @@ benchmarks: install mergekit  ## Every figure in the documentation (some hours o
 	$(BIN)/python benchmarks/membership.py build/membership
 	$(BIN)/python benchmarks/proxy_service.py
 	$(BIN)/python benchmarks/proxy.py
+	$(BIN)/python benchmarks/proxy_ideas.py
 	$(BIN)/python benchmarks/universal.py
 	$(BIN)/python benchmarks/proxy_overhead.py \
 		--model build/proxy/seed-0/segmenter.safetensors \

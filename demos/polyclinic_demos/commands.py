@@ -108,8 +108,11 @@ def demo_proxy(
     subjects: Annotated[
         tuple[int, int, int],
         typer.Option(help="People to train with, whom attackers know, and to be recognized."),
-    ] = (16, 24, 24),
+    ] = (8, 12, 12),
     visits: Annotated[int, typer.Option(min=2, help="Visits of each person.")] = 2,
+    full: Annotated[
+        bool, typer.Option(help="Train and attack as long as `train-proxy` does; about an hour.")
+    ] = False,
     seed: Seed = 0,
     folder: Folder = Path("demo"),
 ) -> None:
@@ -121,5 +124,5 @@ def demo_proxy(
     from polyclinic_strategies.proxy.commands import show_result
 
     check_brain()
-    run_proxy_demo(subjects, visits, seed, folder, overrides or [], console)
+    run_proxy_demo(subjects, visits, seed, folder, overrides or [], console, full=full)
     show_result(folder / "proxy", console)

@@ -23,6 +23,15 @@ HOST = "127.0.0.1"
 SITE = "st-mary"
 LESIONS = 3
 SHOWN = 2  # scans that the client has segmented
+# a training of some minutes, on a reference of 2 mm
+SHORT = (
+    "model.spacing_mm=2.0",
+    "data.spacing_mm=[2.0,2.0,2.0]",
+    "training.proxy.steps=100",
+    "training.proxy.more_segmentation=60",
+    "training.proxy.polish=100",
+    "training.proxy.patch=[32,32,32]",
+)
 START_S, ANSWER_S = 120.0, 600.0
 
 
@@ -34,6 +43,8 @@ def run_proxy_demo(
     overrides: Sequence[str],
     console: Console,
     keys: int = 4,
+    *,
+    full: bool = False,
 ) -> Path:
     """Write the cohort, train, measure, and let a client ask a service.
 
@@ -45,6 +56,7 @@ def run_proxy_demo(
         overrides: Further settings of `train-proxy`.
         console: Where progress is shown.
         keys: Number of proxies of every visit that attackers get.
+        full: Whether everything is as long as `train-proxy` makes it.
 
     Returns:
         The folder of the results.
@@ -59,9 +71,12 @@ def run_proxy_demo(
     orders = Orders(
         (people,),
         out,
-        (f"seed={seed}", *overrides),
+        (f"seed={seed}", *(() if full else SHORT), *overrides),
         others=(Others.with_lesions(marked),),
+        restarts=3 if full else 1,
         keys=keys,
+        scored=8 if full else 4,
+        brief=not full,
     )
     train_proxy(orders, console)
     scans = [case.image[0] for case in read_dataset(people).test][:SHOWN]

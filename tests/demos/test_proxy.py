@@ -32,7 +32,7 @@ def test_people_with_and_without_lesions_are_written_and_two_scans_are_asked_for
     assert out == tmp_path / "proxy" and trained[0] == trained[1]
     orders = trained[0]
     assert (
-        orders.overrides == ("seed=7", "training.proxy.steps=5")
+        orders.overrides == ("seed=7", *demo_proxy.SHORT, "training.proxy.steps=5")
         and orders.keys == 3
         and orders.out == out
     )

@@ -71,6 +71,14 @@ def segment(
             help="Also a picture of image, proxy and result: a file for one image, or a folder."
         ),
     ] = None,
+    patient: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="One key for all scans of this patient, whose visits then show the same stranger. "
+            "The name stays here. Default: a key for each scan.",
+        ),
+    ] = "",
     state: State = None,
     at_once: Annotated[
         int, typer.Option(min=1, max=64, help="Number of images in work at the same time.")
@@ -101,7 +109,7 @@ def segment(
     from polyclinic_client.state import state_folder
 
     secret = Secret(state_folder(connection.state, connection.site) / SECRET)
-    protection = Protection.load(path, secret)
+    protection = Protection.load(path, secret, patient)
     with dicom_inputs(images or [], pacs, series or [], console, store=store) as inputs:
         jobs = plan(inputs.files, out, preview)
         done = segment_files(

@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from polyclinic.imaging import deformation
+from polyclinic_strategies.proxy.frame.frames import dilate
 from polyclinic_strategies.proxy.frame.icbm152 import (
     PARTIAL_VOLUME_MM,
     TissueMaps,
@@ -215,7 +216,7 @@ def _near_brain(maps: TissueMaps, points: Tensor) -> Tensor:
         (1, 1, h, w, d).
     """
     brain = deformation.sample(maps.probabilities[None], points).sum(1, keepdim=True) > 0
-    return functional.max_pool3d(brain.float(), kernel_size=3, stride=1, padding=1)
+    return dilate(brain.float(), 1)
 
 
 def _corners(maps: TissueMaps) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from polyclinic_demos.cohorts.anatomy import Subject, field_of_view, sample
 
+Grid = tuple[NDArray[np.float64], tuple[int, int, int]]  # voxel indices to world, and shape
 MARGIN_MM = 3.0  # air kept around the brain
 # range of the gain; scanners use arbitrary units, in which white matter in T1 has about this value
 _GAIN = (300.0, 700.0)
@@ -81,16 +82,17 @@ class Scan:
     affine: NDArray[np.float64]
 
 
-def acquire(person: Subject, scanner: Scanner, seed: int) -> Scan:
+def acquire(person: Subject, scanner: Scanner, seed: int, grid: Grid | None = None) -> Scan:
     """Scan a person: contrast, texture, shading, point spread, thick slices, Rician noise.
 
     Args:
         person: The person.
         scanner: The scanner.
         seed: Determines noise, texture, shading and gain; the same seed gives the same voxels.
+        grid: Voxels to scan, of the scanner's size; by default a box around the brain.
     """
     generator = torch.Generator().manual_seed(seed)
-    affine, shape = _stored_grid(person, scanner)
+    affine, shape = grid or _stored_grid(person, scanner)
     tissues = _average_in_voxels(person, affine, shape, scanner.voxel_mm)
     signal = torch.einsum("c,chwd->hwd", torch.tensor(scanner.contrast), tissues)
     signal *= _texture(shape, scanner.voxel_mm, generator).mul_(scanner.texture).add_(1)
@@ -104,12 +106,10 @@ def acquire(person: Subject, scanner: Scanner, seed: int) -> Scan:
     magnitude = torch.hypot(signal + real, imaginary)  # a scanner shows the modulus: Rician noise
     gain = _GAIN[0] + (_GAIN[1] - _GAIN[0]) * torch.rand((), generator=generator)
     image = magnitude.mul_(gain).round_().clamp_(0, 32767).to(torch.int16)
-    return Scan(image.numpy(), _label_map(tissues), affine)
+    return Scan(image.numpy(), label_map(tissues), affine)
 
 
-def _stored_grid(
-    person: Subject, scanner: Scanner
-) -> tuple[NDArray[np.float64], tuple[int, int, int]]:
+def _stored_grid(person: Subject, scanner: Scanner) -> Grid:
     """Lay the scanner's voxels, in its orientation, over a box around the brain."""
     low, high = field_of_view(person, MARGIN_MM)
     affine, sizes = np.eye(4), []
@@ -172,7 +172,7 @@ def _shading(shape: tuple[int, int, int], generator: torch.Generator) -> Tensor:
     return field / field.abs().max()
 
 
-def _label_map(tissues: Tensor) -> NDArray[np.uint8]:
+def label_map(tissues: Tensor) -> NDArray[np.uint8]:
     """Label each voxel with the most probable of background and the three tissues.
 
     At a tie, the first of them is taken.

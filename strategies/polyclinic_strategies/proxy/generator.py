@@ -11,15 +11,19 @@ key's; a random field only adds. That goal is ours; the adversary is that of Kim
 https://arxiv.org/abs/2011.12835.
 """
 
+import hashlib
 import secrets
 from typing import Protocol
 
+import numpy as np
 import torch
+from monai.data import MetaTensor
 from torch import Tensor, nn
 from torch.nn import functional
 
 from polyclinic.imaging.deformation import exponentiate, upsample, warp
 from polyclinic.imaging.smoothing import smooth
+from polyclinic.security.secret import Secret
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
 IMAGE_MM, VELOCITY_MM = 4.0, 8.0
@@ -99,6 +103,25 @@ def draw_seed() -> int:
     It is for one image, and never kept.
     """
     return secrets.randbits(63)
+
+
+def seed_of(volume: MetaTensor, secret: Secret, attempt: int, patient: str = "") -> int:
+    """Return the 63-bit seed of a scan's key: the same for the same voxels at the same place.
+
+    Args:
+        volume: (1, X, Y, Z), with its affine.
+        secret: The hospital's.
+        attempt: Number of keys before it that cannot be used.
+        patient: If given, the seed follows from it and not from the scan.
+    """
+    if patient:
+        named = f"proxy {attempt} of patient {patient}".encode()
+    else:
+        voxels = volume.as_tensor().to(torch.float32).contiguous().numpy()
+        affine = np.ascontiguousarray(volume.affine.numpy(), dtype=np.float64)
+        scan = hashlib.sha256(voxels).digest()
+        named = f"proxy {attempt} {voxels.shape} ".encode() + affine.tobytes() + scan
+    return int.from_bytes(secret.sign(named)[:8], "big") >> 1
 
 
 def draw_keys(number: int, shape: Shape, generator: torch.Generator) -> Tensor:

@@ -16,7 +16,6 @@ from polyclinic.imaging.datasets import Case, evaluation_cases
 from polyclinic.learning.metrics import Evaluation, summarize
 from polyclinic.learning.training import FitResult
 from polyclinic_strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
-from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.measurements import scores_through
 from polyclinic_strategies.proxy.parts import write_parts
 from polyclinic_strategies.proxy.settings import proxy_settings
@@ -70,10 +69,10 @@ class ProxyHospital(CommonTask):
             check_people(dataset.training, dataset.folder / "dataset.json", "training")
             site.kept[kept] = prepare_cases(
                 dataset.training,
-                icbm152_reference(system.spacing_mm),
+                system.frame,
                 site.state / "canonical",
                 len(site.job(order).data.labels),
-                fine=True,
+                train=True,
                 on_progress=lambda done, total, _name: site.say(
                     order, "preparing", step=done, steps=total
                 ),

@@ -2,7 +2,8 @@
 
 The key belongs to one scan, never leaves the hospital and is not kept. It follows from the scan's
 voxels and a secret of the hospital (HMAC). So a scan that is sent again tells nothing new: it has
-one proxy, and nobody can average several.
+one proxy, and nobody can average several. If a hospital chooses so, the key follows from the
+patient's name instead: then all visits of a patient show the same stranger.
 """
 
 import hashlib
@@ -35,6 +36,7 @@ from polyclinic_strategies.proxy.generator import (
     displace,
     draw_keys,
     draw_seed,
+    seed_of,
     shrink,
 )
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
@@ -125,6 +127,8 @@ class Protection:
         labels: Names of the classes in the service's answer.
         secret: The hospital's, from which keys follow, so that a scan has one proxy. None: a key is
             drawn for every proxy, to measure what several of one scan tell.
+        patient: What the hospital calls the patient, if all scans of a patient shall have one key;
+            empty: a key for each scan.
     """
 
     def __init__(
@@ -133,8 +137,9 @@ class Protection:
         reference: Reference,
         labels: tuple[str, ...],
         secret: Secret | None = None,
+        patient: str = "",
     ) -> None:
-        self.secret = secret
+        self.secret, self.patient = secret, patient
         self.field = field.eval()
         self.reference = reference
         self.labels = labels
@@ -155,7 +160,7 @@ class Protection:
         return coarse_reference(self.reference)
 
     @classmethod
-    def load(cls, path: Path, secret: Secret | None = None) -> "Protection":
+    def load(cls, path: Path, secret: Secret | None = None, patient: str = "") -> "Protection":
         """Load a file from `save`.
 
         Raises:
@@ -172,7 +177,7 @@ class Protection:
             weights = {name.removeprefix(NETWORK): tensor for name, tensor in state.items()}
             network.load_state_dict(weights)
             field = LearnedField(coarse_reference(reference), network)
-            return cls(field, reference, about.labels, secret)
+            return cls(field, reference, about.labels, secret, patient)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise ModelInvalid(
                 f"{path}: not a generator ({first_line(error)}). "
@@ -226,22 +231,9 @@ class Protection:
         )
 
     def _seed(self, volume: MetaTensor, attempt: int) -> int:
-        return draw_seed() if self.secret is None else seed_of(volume, self.secret, attempt)
-
-
-def seed_of(volume: MetaTensor, secret: Secret, attempt: int) -> int:
-    """Return the 63-bit seed of a scan's key: the same for the same voxels at the same place.
-
-    Args:
-        volume: (1, X, Y, Z), with its affine.
-        secret: The hospital's.
-        attempt: Number of keys before it that cannot be used.
-    """
-    voxels = volume.as_tensor().to(torch.float32).contiguous().numpy()
-    affine = np.ascontiguousarray(volume.affine.numpy(), dtype=np.float64)
-    scan = hashlib.sha256(voxels).digest()
-    named = f"proxy {attempt} {voxels.shape} ".encode() + affine.tobytes() + scan
-    return int.from_bytes(secret.sign(named)[:8], "big") >> 1
+        if self.secret is None:
+            return draw_seed()
+        return seed_of(volume, self.secret, attempt, self.patient)
 
 
 def _measure(ddf: Tensor, image: Tensor, proxy: Tensor, canonical: Canonical) -> Change:

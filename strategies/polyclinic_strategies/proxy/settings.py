@@ -23,6 +23,9 @@ class ProxyConfig:
             learning rate.
         polish: Number of steps of the segmenter alone, in a cycle of its own; not in a federation.
         people: Number of people in a step, with two visits of each.
+        keys: Number of proxies of every visit in a step; adversaries also average over them.
+        adversaries: Number of adversaries that the generator is trained against.
+        memory: Number of past steps whose proxies the adversaries learn from again.
         patch: Voxels of a proxy that the segmenter sees in a step.
         invented_mm: Largest displacement, in mm, by which training images are warped first, so that
             there are more people than scans.
@@ -37,6 +40,9 @@ class ProxyConfig:
     more_segmentation: Annotated[int, Field(ge=0, le=1_000_000)] = 300
     polish: Annotated[int, Field(ge=0, le=1_000_000)] = 600
     people: Annotated[int, Field(ge=2, le=1000)] = 4
+    keys: Annotated[int, Field(ge=1, le=16)] = 1
+    adversaries: Annotated[int, Field(ge=1, le=16)] = 1
+    memory: Annotated[int, Field(ge=0, le=1000)] = 0
     patch: tuple[Count, Count, Count] = (48, 48, 48)
     invented_mm: Annotated[float, Field(ge=0, le=50)] = 6.0
     adversarial: Weight = 1.0

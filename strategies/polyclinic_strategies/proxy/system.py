@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.frame.atlas import BOX_MM, Reference, icbm152_reference
 from polyclinic_strategies.proxy.generator import Field, LearnedField, Shape
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.networks.identity import IdentityNetwork
@@ -23,6 +23,7 @@ class ProxySystem(nn.Module):
         channels, smoothness, bound: Settings of the generator, see `FlowGenerator`.
         spacing_mm: Voxel size of the reference, and so of proxies.
         field: Another generator, for comparison; it is not trained.
+        box_mm: Edges of the box around the reference's middle; a small one is for quick trials.
     """
 
     def __init__(
@@ -34,12 +35,15 @@ class ProxySystem(nn.Module):
         bound: float = 4.0,
         spacing_mm: float = 1.0,
         field: Field | None = None,
+        box_mm: Sequence[float] = BOX_MM,
     ) -> None:
         super().__init__()
         first, second, third = channels
         self.spacing_mm = spacing_mm
         self.classes = classes
-        coarse = coarse_reference(icbm152_reference(spacing_mm))
+        right, front, up = box_mm
+        self.box_mm = (right, front, up)
+        coarse = coarse_reference(self.frame)
         height, width, depth = coarse.shape
         self.coarse: Shape = (height, width, depth)
         self.field: Field = field or LearnedField(
@@ -52,7 +56,12 @@ class ProxySystem(nn.Module):
     @property
     def reference(self) -> Tensor:
         """Reference image, (1, 1, h, w, d), with voxels of 4 mm."""
-        return coarse_reference(icbm152_reference(self.spacing_mm))[None, None]
+        return coarse_reference(self.frame)[None, None]
+
+    @property
+    def frame(self) -> Reference:
+        """Brain and grid that scans are brought to."""
+        return icbm152_reference(self.spacing_mm, self.box_mm)
 
     def forward(self, proxy: Tensor) -> Tensor:
         """Segment proxies: (B, 1, H, W, D) in [0, 1] to logits (B, classes, H, W, D)."""
@@ -67,7 +76,7 @@ class ProxySystem(nn.Module):
         """
         if not isinstance(self.field, LearnedField):
             raise TypeError("only a learned field is given to clients")
-        return Protection(self.field, icbm152_reference(self.spacing_mm), labels)
+        return Protection(self.field, self.frame, labels)
 
 
 def generator_parameters(system: ProxySystem) -> list[nn.Parameter]:

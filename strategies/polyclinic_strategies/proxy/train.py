@@ -12,7 +12,7 @@ Everybody in the cohort has several visits.
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
@@ -26,13 +26,13 @@ from polyclinic.config.jobs import job_settings
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.dataset_checks import check_agreement
-from polyclinic.imaging.datasets import Case, SiteDataset, read_dataset
+from polyclinic.imaging.datasets import SiteDataset, read_dataset
 from polyclinic.learning.state_dict import load_state, save_state
+from polyclinic.system.console import Say, never_silent
 from polyclinic.system.durable import write_durably
 from polyclinic.system.text import json_digest
 from polyclinic_strategies.proxy.attacks.attack_suite import AttackSuite
-from polyclinic_strategies.proxy.cases import CanonicalCase, check_people, prepare_cases
-from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
+from polyclinic_strategies.proxy.cases import CanonicalCase, prepare_splits
 from polyclinic_strategies.proxy.generator import NoField
 from polyclinic_strategies.proxy.measurements import dice_directly, dice_through, draw_pictures
 from polyclinic_strategies.proxy.parts import write_parts
@@ -43,17 +43,25 @@ from polyclinic_strategies.proxy.training import OnStep, Trainer
 
 DEFAULTS = ("model=proxy", "data=proxy_brain", "training=proxy")
 PICTURED = 3  # number of scans with a picture
-TELL_EVERY = 25  # steps, or scans, between two lines of progress
-Say = Callable[[str], None]
+ONE_KEY = "one key for all visits of a patient"
+TELL_EVERY = 25  # steps between two lines of progress
 
 
 @dataclass(frozen=True)
 class Others:
-    """A cohort whose people differ by something else than shape, or by more of it."""
+    """A cohort whose people differ by something else than shape, or by more of it.
+
+    Attributes:
+        title: Its name in the report.
+        note: What is said of it.
+        folder: The cohort.
+        scored: Whether the Dice is measured, too; its test cases then have labels.
+    """
 
     title: str
     note: str
     folder: Path
+    scored: bool = False
 
     @classmethod
     def with_lesions(cls, folder: Path) -> "Others":
@@ -80,6 +88,7 @@ class Orders:
         restarts: Number of trainings of every attacker.
         keys: Number of proxies of every visit, for attackers to train on and to average.
         scored: Number of test scans that are segmented.
+        brief: Whether attackers are short and few, for a demo.
     """
 
     folders: tuple[Path, ...]
@@ -89,6 +98,7 @@ class Orders:
     restarts: int = 3
     keys: int = 4
     scored: int = 8
+    brief: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,10 +121,24 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     start = time.time()
     config = load_config([*DEFAULTS, *orders.overrides])
     proxy_settings(config.training)  # refuses another training before anything is read
-    sites, others = _read_cohorts(orders, config)
-    say: Say = lambda text: console.print(text, markup=False)  # noqa: E731
+    cohorts = _read_cohorts(orders, config)
+    with never_silent(lambda text: console.print(text, markup=False)) as say:
+        report = _train_and_measure(orders, config, *cohorts, say)
+    report["seconds"] = time.time() - start
+    write_durably(orders.out / "proxy.json", json.dumps(report, indent=1))
+    return orders.out
+
+
+def _train_and_measure(
+    orders: Orders,
+    config: Config,
+    sites: list[SiteDataset],
+    others: list[tuple[Others, SiteDataset]],
+    say: Say,
+) -> dict[str, Any]:
+    """Return the report."""
     work = orders.out / "work"
-    prepared = _prepare(sites, config, work, say, ("training", "validation", "test"))
+    prepared = prepare_splits(sites, config, work, say, ("training", "validation", "test"))
     people = People(prepared["training"], prepared["validation"], prepared["test"])
     learned, losses = _train(config, people.training, work / "learned", say)
     _, settings = job_settings(config)
@@ -134,7 +158,14 @@ def train_proxy(orders: Orders, console: Console) -> Path:
         "pictures": list(draw_pictures(folder, learned, protection, pictured, config.data)),
     }
     suite = AttackSuite(
-        people.known, people.test, protection, orders.restarts, orders.keys, work / "attacks", say
+        people.known,
+        people.test,
+        protection,
+        orders.restarts,
+        orders.keys,
+        work / "attacks",
+        say,
+        brief=orders.brief,
     )
     report["arms"] = [
         {**row, "dice": scored[row["name"]].dice if row["name"] in scored else None}
@@ -143,12 +174,19 @@ def train_proxy(orders: Orders, console: Console) -> Path:
     report["curve"] = suite.curve(report["arms"], cases, config.data)
     report["extra"] = []
     for other, site in others:
-        shown = _prepare([site], config, work, say, ("validation", "test"))
-        attackers = suite.others(other.title, shown["validation"], shown["test"])
-        report["extra"].append({"title": other.title, "note": other.note, "attackers": attackers})
-    report["seconds"] = time.time() - start
-    write_durably(orders.out / "proxy.json", json.dumps(report, indent=1))
-    return orders.out
+        shown = prepare_splits([site], config, work, say, ("validation", "test"))
+        row = {
+            "title": other.title,
+            "note": other.note,
+            "attackers": suite.others(other.title, shown["validation"], shown["test"]),
+        }
+        if other.scored:
+            cases = [case for case in site.test if isinstance(case.label, Path)][: orders.scored]
+            row["direct"] = asdict(dice_directly(direct, protection, cases, config.data, say))
+            row["dice"] = dice_through(learned, protection, cases, config.data, say).dice
+        report["extra"].append(row)
+    report["one_key"] = {"title": ONE_KEY, "attackers": suite.agreeing(ONE_KEY)}
+    return report
 
 
 def _read_cohorts(
@@ -186,46 +224,6 @@ def _describe(
         "reference": protection.reference.digest,
         "shape": list(protection.shape),
     }
-
-
-def _prepare(
-    sites: Sequence[SiteDataset], config: Config, work: Path, say: Say, splits: Sequence[str]
-) -> dict[str, list[CanonicalCase]]:
-    """Return everybody's scans in the canonical frame, by split.
-
-    Scans that train a segmenter have labels and the finest resolution.
-    """
-    prepared = {}
-    for split in splits:
-        cases = [_named(case, site) for site in sites for case in getattr(site, split)]
-        prepared[split] = _prepare_split(cases, split, config, work, say)
-    return prepared
-
-
-def _named(case: Case, site: SiteDataset) -> Case:
-    """Put the hospital before the subject: two hospitals may use one name for different people."""
-    return replace(case, subject=f"{site.folder.name}/{case.subject}") if case.subject else case
-
-
-def _prepare_split(
-    cases: Sequence[Case], split: str, config: Config, work: Path, say: Say
-) -> list[CanonicalCase]:
-    folder = cases[0].image[0].parent.parent if cases else Path()
-    check_people(cases, folder / "dataset.json", split)
-
-    def tell(done: int, total: int, name: str) -> None:
-        if done % TELL_EVERY == 0 or done == total:
-            say(f"{split}: {done} of {total} scans brought to the reference ({name})")
-
-    spacing_mm = float(config.model["spacing_mm"])
-    return prepare_cases(
-        cases,
-        icbm152_reference(spacing_mm),
-        work / "canonical",
-        len(config.data.labels),
-        fine=split == "training",
-        on_progress=tell,
-    )
 
 
 def _count(cases: Sequence[CanonicalCase]) -> int:

@@ -28,9 +28,10 @@ from polyclinic_strategies.proxy.generator import (
     STRANGER_MM,
     displace,
     draw_keys,
-    shrink,
     warp_coarsely,
 )
+from polyclinic_strategies.proxy.networks.adversaries import Adversaries, Shown
+from polyclinic_strategies.proxy.networks.identity import IdentityNetwork
 from polyclinic_strategies.proxy.settings import ProxyConfig
 from polyclinic_strategies.proxy.system import ProxySystem, generator_parameters
 
@@ -67,8 +68,7 @@ class Trainer:
         if len(self._people) < 2:
             raise ValueError("at least two subjects with two visits each are needed")
         self._coarse = [
-            torch.stack([_with_tissues(case, system.classes) for case in visits])
-            for visits in self._people
+            torch.stack([_with_tissues(case) for case in visits]) for visits in self._people
         ]
         self._seed, self._random = seed, torch.Generator().manual_seed(seed)
         self._reference = system.reference
@@ -80,12 +80,13 @@ class Trainer:
         Returns:
             The running means of the losses.
         """
-        adversary = torch.optim.AdamW(self.system.adversary.parameters(), 1e-3, weight_decay=0.02)
+        networks = [self.system.adversary, *self._further_adversaries()]
+        adversaries = Adversaries(networks, self.settings.memory, self._random)
         generator = generator_parameters(self.system)
         joint_steps = self.settings.steps if generator else 0
 
         def loss(step: int) -> Tensor:
-            return self._joint(adversary) if step < joint_steps else self._segmentation_alone()
+            return self._joint(adversaries) if step < joint_steps else self._segmentation_alone()
 
         groups = [generator, list(self.system.segmenter.parameters())]
         steps = self.settings.steps + self.settings.more_segmentation
@@ -131,31 +132,36 @@ class Trainer:
         self.system.eval()
         return dict(self._running)
 
-    def _joint(self, adversary: torch.optim.Optimizer) -> Tensor:
-        """Update the adversary; return the loss of generator and segmenter."""
+    def _further_adversaries(self) -> list[nn.Module]:
+        """Make adversaries that are needed in training alone."""
+        system = self.system
+        with torch.random.fork_rng():
+            torch.manual_seed(self._seed)
+            return [
+                channels_last(IdentityNetwork(system.coarse, inputs=system.classes)).train()
+                for _ in range(self.settings.adversaries - 1)
+            ]
+
+    def _joint(self, adversaries: Adversaries) -> Tensor:
+        """Update the adversaries; return the loss of generator and segmenter."""
         chosen = self._choose()
-        number = len(chosen)
+        number, times = len(chosen), self.settings.keys
         seen = torch.cat([self._coarse_of(chosen, 0), self._coarse_of(chosen, 1)])
         seen = self._invent(seen, number)
-        keys = self._keys(len(seen))
-        velocity = self._field(seen[:, :1], keys)
-        warped = warp_coarsely(seen, velocity)
-        strangers = warp_coarsely(self._reference.expand(len(seen), -1, -1, -1, -1), keys)
-        features = self._identify(torch.cat([warped.detach(), seen[number:]]))
-        first, second, original = torch.split(features, number)
-        unmasked = losses.recognition(first, second) + losses.recognition(first, original)
-        adversary.zero_grad()
-        unmasked.backward()  # type: ignore[no-untyped-call]
-        adversary.step()
-        features = self._identify(torch.cat([warped, seen[number:]]))
-        first, second, original = torch.split(features, number)
-        leak = losses.identity_leak(first, second) + losses.identity_leak(first, original)
-        wanted = (strangers[:number] - strangers[number:]).square().mean((1, 2, 3, 4))
+        every = seen.repeat(times, 1, 1, 1, 1)
+        keys = self._keys(len(every))
+        velocity = self._field(every[:, :1], keys)
+        warped = warp_coarsely(every, velocity)
+        strangers = warp_coarsely(self._reference.expand(len(every), -1, -1, -1, -1), keys)
+        shown = Shown(warped.view(times, 2, number, *warped.shape[1:]), seen[number:])
+        unmasked = adversaries.learn(shown)
+        two = slice(number, 2 * number)
+        wanted = (strangers[:number] - strangers[two]).square().mean((1, 2, 3, 4))
         parts = {
-            "adversarial": leak / 2,
+            "adversarial": adversaries.leak(shown),
             "stranger": (warped[:, :1] - strangers).square().mean(),
             "smoothness": losses.roughness(velocity),
-            "diversity": losses.sameness(warped[:number, :1], warped[number:, :1], wanted),
+            "diversity": losses.sameness(warped[:number, :1], warped[two, :1], wanted),
             "unfolded": losses.folding(displace(velocity)),
         }
         segmentation = self._segment(*self._one_patch())
@@ -210,11 +216,6 @@ class Trainer:
         with bf16_autocast(images.device):
             return self.system.field(images.to(memory_format=FORMAT), keys).float()
 
-    def _identify(self, images: Tensor) -> Tensor:
-        with bf16_autocast(images.device):
-            features: Tensor = self.system.adversary(images.to(memory_format=FORMAT))
-        return features.float()
-
     def _choose(self) -> list[tuple[int, list[int]]]:
         """Draw some people, and two visits of each."""
         shuffled = torch.randperm(len(self._people), generator=self._random)
@@ -251,15 +252,10 @@ class Trainer:
             self._running[name] = _MEMORY * self._running.get(name, now) + (1 - _MEMORY) * now
 
 
-def _with_tissues(case: CanonicalCase, classes: int) -> Tensor:
+def _with_tissues(case: CanonicalCase) -> Tensor:
     """Stack the coarse image and the share of each foreground class: (classes, h, w, d), half."""
-    assert case.labels is not None
-    times = case.labels.shape[0] // case.coarse.shape[1]
-    shares = [
-        shrink((case.labels == number).float()[None, None], times)[0]
-        for number in range(1, classes)
-    ]
-    return torch.cat([case.coarse, *shares]).half()
+    assert case.shares is not None
+    return torch.cat([case.coarse.half(), case.shares])
 
 
 def _start(points: Tensor) -> Tensor:

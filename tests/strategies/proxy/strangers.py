@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from polyclinic.imaging.deformation import identity
-from polyclinic_strategies.proxy.cases import CanonicalCase
+from polyclinic_strategies.proxy.cases import CanonicalCase, label_shares
 from polyclinic_strategies.proxy.generator import Shape
 
 COARSE: Shape = (16, 16, 16)
@@ -43,7 +43,11 @@ def case(person: int, visit: int, finer: int = 1, apart: float = 1.0) -> Canonic
         image[None, None], size=[2 * each for each in COARSE], mode="trilinear"
     )[0]
     return CanonicalCase(
-        f"p{person}", middle.half(), (image * 255).round().to(torch.uint8), labels.to(torch.uint8)
+        f"p{person}",
+        middle.half(),
+        (image * 255).round().to(torch.uint8),
+        labels.to(torch.uint8),
+        label_shares(labels, CLASSES, finer),
     )
 
 

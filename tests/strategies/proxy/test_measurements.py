@@ -90,7 +90,7 @@ def system() -> ProxySystem:
 def test_a_prepared_scan_shows_the_reference_brain(scans: tuple[Case, ...], tmp_path: Path) -> None:
     heard: list[tuple[int, int, str]] = []
     prepared = prepare_cases(
-        scans, REFERENCE, tmp_path, 4, fine=True, on_progress=lambda *news: heard.append(news)
+        scans, REFERENCE, tmp_path, 4, train=True, on_progress=lambda *news: heard.append(news)
     )
     assert [case.subject for case in prepared] == ["000", "000"] and heard == [
         (1, 2, "000_0"),
@@ -125,28 +125,28 @@ def test_a_prepared_scan_shows_the_reference_brain(scans: tuple[Case, ...], tmp_
 def test_what_was_prepared_is_not_prepared_again(
     scans: tuple[Case, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = prepare_cases(scans, REFERENCE, tmp_path, 4, fine=False)
-    assert first[0].fine is None and first[0].labels is None
+    first = prepare_cases(scans, REFERENCE, tmp_path, 4, train=False)
+    assert first[0].shares is not None and first[0].labels is None
     made: list[object] = []
     real = module.canonicalize
     monkeypatch.setattr(module, "canonicalize", lambda *given: made.append(1) or real(*given))
-    again = prepare_cases(scans, REFERENCE, tmp_path, 4, fine=False)
+    again = prepare_cases(scans, REFERENCE, tmp_path, 4, train=False)
     assert not made and all(
         torch.equal(one.middle, other.middle) for one, other in zip(first, again, strict=True)
     )
-    prepare_cases(scans[:1], REFERENCE, tmp_path, 4, fine=True)
-    prepare_cases(scans[:1], icbm152_reference(4.0), tmp_path, 4, fine=False)
+    prepare_cases(scans[:1], REFERENCE, tmp_path, 4, train=True)
+    prepare_cases(scans[:1], icbm152_reference(4.0), tmp_path, 4, train=False)
     assert len(made) == 2  # the finest resolution and another reference are something else
 
 
 def test_a_scan_without_labels_trains_no_segmenter(scans: tuple[Case, ...], tmp_path: Path) -> None:
     bare = replace(scans[0], label=None, subject="")
     # a person of its own
-    assert [case.subject for case in prepare_cases([bare], REFERENCE, tmp_path, 4, fine=False)] == [
-        "000_0"
-    ]
+    assert [
+        case.subject for case in prepare_cases([bare], REFERENCE, tmp_path, 4, train=False)
+    ] == ["000_0"]
     with pytest.raises(DatasetInvalid, match="label map"):
-        prepare_cases([bare], REFERENCE, tmp_path, 4, fine=True)
+        prepare_cases([bare], REFERENCE, tmp_path, 4, train=True)
 
 
 def test_a_scan_that_was_changed_is_prepared_again(scans: tuple[Case, ...], tmp_path: Path) -> None:
@@ -154,9 +154,9 @@ def test_a_scan_that_was_changed_is_prepared_again(scans: tuple[Case, ...], tmp_
     copied = tmp_path / "a.nii.gz"
     nib.save(image, copied)
     case = replace(scans[0], image=(copied,))
-    (first,) = prepare_cases([case], REFERENCE, tmp_path / "kept", 4, fine=False)
+    (first,) = prepare_cases([case], REFERENCE, tmp_path / "kept", 4, train=False)
     nib.save(nib.Nifti1Image(np.roll(np.asarray(image.dataobj), 3, 0), image.affine), copied)
-    (second,) = prepare_cases([case], REFERENCE, tmp_path / "kept", 4, fine=False)
+    (second,) = prepare_cases([case], REFERENCE, tmp_path / "kept", 4, train=False)
     assert not torch.equal(first.middle, second.middle)
 
 

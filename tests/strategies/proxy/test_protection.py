@@ -32,7 +32,7 @@ from polyclinic_strategies.proxy import protection as module
 from polyclinic_strategies.proxy.frame.atlas import icbm152_reference
 from polyclinic_strategies.proxy.frame.canonical import Canonical, ScanNotRecognized, canonicalize
 from polyclinic_strategies.proxy.frame.frames import transform
-from polyclinic_strategies.proxy.generator import LearnedField
+from polyclinic_strategies.proxy.generator import LearnedField, seed_of
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.protection import (
     Protected,
@@ -41,7 +41,6 @@ from polyclinic_strategies.proxy.protection import (
     coarse_reference,
     draw_deformation,
     quantize,
-    seed_of,
 )
 
 REFERENCE = icbm152_reference(2.0)
@@ -174,8 +173,11 @@ def test_a_scan_has_one_proxy_and_another_hospital_or_scan_another(
     brighter[0, 10, 10, 10] += 1
     moved = MetaTensor(volume().as_tensor(), affine=volume().affine + 1e-3)
     seeds = {seed_of(each, made.secret, 0) for each in (volume(), brighter, moved)}
+    visits = {seed_of(each, made.secret, 0, "Ada") for each in (volume(), brighter, moved)}
+    assert len(visits) == 1 and not visits & seeds  # by the patient's name, if asked
+    seeds |= {*visits, seed_of(volume(), made.secret, 0, "Bob")}
     seeds.add(seed_of(volume(), made.secret, 1))  # where the first key folds the image
-    assert len(seeds) == 4 and all(0 <= seed < 2**63 for seed in seeds)
+    assert len(seeds) == 6 and all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_a_proxy_says_how_far_it_is_from_its_scan(registered: None) -> None:

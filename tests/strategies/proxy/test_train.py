@@ -6,7 +6,7 @@ Once in full with tiny settings, then taken up again, and what it refuses.
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,12 @@ from polyclinic.learning.state_dict import load_state
 from polyclinic_demos.cohorts import writing
 from polyclinic_demos.cohorts.visits import T1, Visits, write_visits
 from polyclinic_server.segmentation.model import SegmentationModel
+from polyclinic_strategies.proxy import cases as cases_module
 from polyclinic_strategies.proxy import commands
 from polyclinic_strategies.proxy import train as proxy_training
 from polyclinic_strategies.proxy.attacks import attack_suite
-from polyclinic_strategies.proxy.attacks.attackers import SIAMESE, AttackTraining
+from polyclinic_strategies.proxy.attacks.contest import Attacker, AttackTraining, Contest
+from polyclinic_strategies.proxy.attacks.siamese import SIAMESE, ProxyAndProxy
 from polyclinic_strategies.proxy.frame import registration
 from polyclinic_strategies.proxy.generator import NoField, RandomField
 from polyclinic_strategies.proxy.parts import GENERATOR, SEGMENTER
@@ -71,17 +73,11 @@ def tiny() -> Iterator[None]:
     """
     real, made = attack_suite.attack, []
 
-    def attack(
-        training: Any, test: Any, atlas: Any, settings: AttackTraining, on_attack: Any
-    ) -> Any:
+    def attack(contest: Contest, on_attack: Any, attackers: Sequence[Attacker]) -> Any:
         made.append(1)
-        brief = replace(
-            settings,
-            siamese_steps=2,
-            registration_steps=2,
-            only=() if len(made) == 1 else (SIAMESE,),
-        )
-        return real(training, test, atlas, brief, on_attack)
+        brief = replace(contest.settings, siamese_steps=2, registration_steps=2)
+        chosen = attackers if len(made) == 1 else (ProxyAndProxy(),)
+        return real(replace(contest, settings=brief), on_attack, chosen)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(attack_suite, "attack", attack)
@@ -104,7 +100,7 @@ def order(
         (people,),
         out,
         (*base, *overrides),
-        (Others.with_lesions(lesions),),
+        (replace(Others.with_lesions(lesions), scored=True),),
         restarts=1,
         keys=2,
         scored=1,
@@ -145,7 +141,7 @@ def test_the_report_is_whole(out: Path) -> None:
         and run.seed == 0
     )
     assert [warp.name for warp in run.warps] == ["originals", "random", "learned"]
-    assert [len(warp.attacks) for warp in run.warps] == [7, 2, 2] and all(
+    assert [len(warp.attacks) for warp in run.warps] == [13, 2, 2] and all(
         len(warp.attacks[0].attempts) == 1 for warp in run.warps
     )
     assert [warp.round_trip is not None and warp.round_trip > 0.85 for warp in run.warps] == [
@@ -161,7 +157,11 @@ def test_the_report_is_whole(out: Path) -> None:
     assert {point.arm for point in run.curve} == {"originals", "random", "learned"} and len(
         run.curve
     ) == 4
-    assert [extra.title for extra in run.extras] and len(run.extras[0].attacks) == 2
+    assert len(run.extras) == 1 and len(run.extras[0].attacks) == 2
+    plain = json.loads((out / "proxy.json").read_text())
+    assert len(plain["one_key"]["attackers"]) == 2
+    scored = plain["extra"][0]
+    assert 0 <= scored["dice"]["mean"] <= 1 and scored["direct"]["cases"] == 1
     assert run.losses["segmentation"][-1][0] == 3
     assert [picture.file for picture in run.pictures] == ["004_0.png"] and (
         out / "pictures" / "004_0.png"
@@ -259,7 +259,7 @@ def test_people_who_came_once_are_refused(tmp_path: Path, cohorts: tuple[Path, P
         )
         (tmp_path / "dataset.json").write_text(json.dumps(changed))
         with pytest.raises(DatasetInvalid, match=f"'{split}'"):
-            proxy_training._prepare_split(
+            cases_module._prepare_split(
                 [
                     case
                     for case in proxy_training.read_dataset(tmp_path).cases
@@ -271,7 +271,7 @@ def test_people_who_came_once_are_refused(tmp_path: Path, cohorts: tuple[Path, P
                 print,  # type: ignore[arg-type]
             )
     with pytest.raises(DatasetInvalid, match="'test'"):
-        proxy_training._prepare_split([], "test", None, tmp_path, print)  # type: ignore[arg-type]
+        cases_module._prepare_split([], "test", None, tmp_path, print)  # type: ignore[arg-type]
 
 
 def test_other_labels_and_other_trainings_are_refused(
@@ -302,9 +302,9 @@ def test_the_fault_of_another_cohort_is_said_before_the_training(
 def test_two_hospitals_may_call_different_people_the_same(cohorts: tuple[Path, Path]) -> None:
     site = proxy_training.read_dataset(cohorts[0])
     renamed = replace(site, folder=site.folder.parent / "elsewhere")
-    named = {proxy_training._named(site.test[0], each).subject for each in (site, renamed)}
+    named = {cases_module._named(site.test[0], each).subject for each in (site, renamed)}
     assert named == {"visits/004", "elsewhere/004"}
-    assert proxy_training._named(replace(site.test[0], subject=""), site).subject == ""
+    assert cases_module._named(replace(site.test[0], subject=""), site).subject == ""
 
 
 def test_the_command_tells_folders_from_settings(
@@ -350,6 +350,7 @@ def test_attacks_are_named_by_what_decides_them(
         (NoField(), cases(2), twice),
     ]
     marks = [suite._mark(field, known, cases(2), settings) for field, known, settings in given]
+    marks.append(suite._mark(NoField(), cases(2), cases(2), once, ["keys agree"]))
     assert (
         len(set(marks)) == len(marks)
         and suite._mark(NoField(), cases(2), cases(2), once) == marks[0]

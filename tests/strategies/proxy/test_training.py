@@ -53,7 +53,7 @@ def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
     For bfloat16 that is too small, see `modes.bf16_autocast`.
     """
     coarse = torch.stack([case(person, 0).coarse[0] for person in range(6)]).mean(0)
-    monkeypatch.setattr(module, "icbm152_reference", lambda spacing_mm: None)
+    monkeypatch.setattr(module, "icbm152_reference", lambda spacing_mm, box_mm: None)
     monkeypatch.setattr(module, "coarse_reference", lambda reference: coarse)
     monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: False)
 
@@ -112,6 +112,19 @@ def test_all_three_learn_and_every_loss_is_told() -> None:
     )
     assert heard == [(step, 5, PARTS) for step in range(1, 6)]
     assert not any(part.training for part in system.modules())
+
+
+@pytest.mark.parametrize("changes", [{"keys": 2}, {"adversaries": 2}, {"memory": 2}])
+def test_what_makes_adversaries_stronger_changes_the_generator_alike(
+    changes: dict[str, int],
+) -> None:
+    found = []
+    for settings in (SETTINGS, *2 * (replace(SETTINGS, **changes),)):
+        system = made()
+        losses = trained(system, settings)
+        assert set(losses) == PARTS
+        found.append(digests(system)["field"])
+    assert found[1] == found[2] != found[0]
 
 
 def test_the_segmentation_gets_better() -> None:
@@ -269,7 +282,7 @@ def test_who_came_once_or_is_alone_is_not_enough() -> None:
 
 def test_shares_of_tissues_add_up() -> None:
     for finer in (1, 2):
-        stacked = _with_tissues(case(0, 0, finer), CLASSES).float()
+        stacked = _with_tissues(case(0, 0, finer)).float()
         assert stacked.shape == (CLASSES, *COARSE)
         labels = case(0, 0, finer).labels
         assert labels is not None

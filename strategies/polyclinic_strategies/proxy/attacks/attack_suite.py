@@ -5,7 +5,7 @@ Finished attacks are kept and not repeated.
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -18,14 +18,18 @@ from polyclinic.imaging.datasets import Case
 from polyclinic.learning.state_dict import state_digest
 from polyclinic.system.durable import write_durably
 from polyclinic.system.text import json_digest
-from polyclinic_strategies.proxy.attacks.attackers import SIAMESE, AttackTraining, attack
+from polyclinic_strategies.proxy.attacks.attackers import ATTACKERS, attack
+from polyclinic_strategies.proxy.attacks.contest import Attacker, AttackTraining, Contest
 from polyclinic_strategies.proxy.attacks.evidence import collect
+from polyclinic_strategies.proxy.attacks.siamese import SIAMESE, ProxyAndProxy
 from polyclinic_strategies.proxy.attacks.verification import Recognition
 from polyclinic_strategies.proxy.cases import CanonicalCase
 from polyclinic_strategies.proxy.generator import Field, NoField, RandomField
 from polyclinic_strategies.proxy.measurements import measure_field, round_trips
 from polyclinic_strategies.proxy.protection import Protection
 
+LEARNED = "learned field"
+BRIEF_STEPS = (40, 30, 12)  # of Siamese networks and of registrations, and pairs in a step
 # strengths of random fields, for the curve; the last one folds space at some places
 STRENGTHS_MM = (2.0, 4.0, 8.0)
 Say = Callable[[str], None]
@@ -44,6 +48,8 @@ class AttackSuite:
         keys: Number of proxies of every visit.
         kept: Folder of finished results.
         say: Called with lines of progress.
+        brief: For a demo: attackers take few steps, and all but the learned field is attacked by
+            the first two alone.
     """
 
     def __init__(
@@ -55,9 +61,13 @@ class AttackSuite:
         keys: int,
         kept: Path,
         say: Say,
+        *,
+        brief: bool = False,
     ) -> None:
         self._known, self._test, self._protection = known, test, protection
-        self._restarts, self._keys, self._kept, self._say = restarts, keys, kept, say
+        self._keys, self._kept, self._say, self._brief = keys, kept, say, brief
+        lengths = AttackTraining(*BRIEF_STEPS) if brief else AttackTraining()
+        self._often, self._once = (replace(lengths, restarts=each) for each in (restarts, 1))
 
     def arms(self, cases: Sequence[Case], data: DataConfig) -> list[dict[str, Any]]:
         """Attack originals, a random field of equal displacement, and the learned field.
@@ -67,16 +77,15 @@ class AttackSuite:
         """
         field = self._protection.field
         equal = self._equal_to(field)
-        fields: list[tuple[str, str, Field, int]] = [
-            ("originals", "originals", NoField(), 1),
-            ("random", "random field of equal displacement", equal, self._restarts),
-            ("learned", "learned field", field, self._restarts),
+        fields: list[tuple[str, str, Field, AttackTraining]] = [
+            ("originals", "originals", NoField(), self._once),
+            ("random", "random field of equal displacement", equal, self._often),
+            ("learned", LEARNED, field, self._often),
         ]
         rows = []
-        for name, title, each, restarts in fields:
+        for name, title, each, settings in fields:
             row = {"name": name, "title": title, **asdict(measure_field(each, self._test))}
             row["round_trip"] = round_trips(each, self._protection, cases, data)
-            settings = AttackTraining(restarts=restarts)
             row["attackers"] = self._attack(title, each, self._known, self._test, settings)
             rows.append(row)
         return rows
@@ -101,10 +110,11 @@ class AttackSuite:
         The random fields have several strengths.
         """
         points = []
-        once = AttackTraining(restarts=1, only=(SIAMESE,))
         for strength_mm in STRENGTHS_MM:
             field, title = RandomField(strength_mm), f"random field of {strength_mm:g} mm"
-            found = self._attack(title, field, self._known, self._test, once)
+            found = self._attack(
+                title, field, self._known, self._test, self._once, attackers=(ProxyAndProxy(),)
+            )
             row = {"name": "random", **asdict(measure_field(field, self._test)), "attackers": found}
             points.append({**row, "round_trip": round_trips(field, self._protection, cases, data)})
         return [
@@ -121,7 +131,12 @@ class AttackSuite:
         self, title: str, known: Sequence[CanonicalCase], test: Sequence[CanonicalCase]
     ) -> Results:
         """Attack the learned field on people of another kind, every attacker once."""
-        return self._attack(title, self._protection.field, known, test, AttackTraining(restarts=1))
+        return self._attack(title, self._protection.field, known, test, self._once)
+
+    def agreeing(self, title: str) -> Results:
+        """Attack the learned field where all visits of a person have the same keys."""
+        field = self._protection.field
+        return self._attack(title, field, self._known, self._test, self._once, agree=True)
 
     def _attack(
         self,
@@ -130,8 +145,14 @@ class AttackSuite:
         known: Sequence[CanonicalCase],
         test: Sequence[CanonicalCase],
         settings: AttackTraining,
+        *,
+        agree: bool = False,
+        attackers: Sequence[Attacker] = (),
     ) -> Results:
-        path = self._kept / f"{self._mark(field, known, test, settings)}.json"
+        brief = self._brief and title != LEARNED
+        attackers = attackers or (ATTACKERS[:2] if brief else ATTACKERS)
+        facts = [agree, *(type(each).__name__ for each in attackers)]
+        path = self._kept / f"{self._mark(field, known, test, settings, facts)}.json"
         if path.is_file():
             return dict(json.loads(path.read_text()))
         self._say(
@@ -139,7 +160,8 @@ class AttackSuite:
             f"{self._keys} keys each"
         )
         training, wanted = (
-            collect(field, cases, self._keys, seed) for cases, seed in ((known, 1), (test, 2))
+            collect(field, cases, self._keys, seed, agree=agree)
+            for cases, seed in ((known, 1), (test, 2))
         )
 
         def tell(name: str, seed: int, result: Recognition) -> None:
@@ -149,7 +171,7 @@ class AttackSuite:
             )
 
         atlas = self._protection.coarse[None, None]
-        found = attack(training, wanted, atlas, settings, tell)
+        found = attack(Contest(training, wanted, atlas, settings, field), tell, attackers)
         plain = {name: [asdict(result) for result in results] for name, results in found.items()}
         write_durably(path, json.dumps(plain))
         return plain
@@ -160,6 +182,7 @@ class AttackSuite:
         known: Sequence[CanonicalCase],
         test: Sequence[CanonicalCase],
         settings: AttackTraining,
+        more: Sequence[object] = (),
     ) -> str:
         """Return a name that depends on everything that determines an attack."""
         weights = ""
@@ -167,5 +190,5 @@ class AttackSuite:
             weights = state_digest(field.state_dict())
         people = [case.digest for case in (*known, *test)]
         facts = [type(field).__name__, weights, getattr(field, "strength_mm", 0.0), people]
-        facts += [asdict(settings), self._keys, torch.__version__]
+        facts += [asdict(settings), self._keys, *more, torch.__version__]
         return json_digest(facts)[:24]

@@ -101,10 +101,12 @@ def reference_from(
 
 
 @lru_cache(maxsize=2)
-def icbm152_reference(spacing_mm: float = 1.0) -> Reference:
-    """Return the ICBM152 average brain as a T1 atlas of 160 x 192 x 160 mm.
+def icbm152_reference(
+    spacing_mm: float = 1.0, box_mm: tuple[float, float, float] = BOX_MM
+) -> Reference:
+    """Return the ICBM152 average brain as a T1 atlas, or what a smaller box around its middle has.
 
     Raises:
         FileMissing: nilearn's files are missing.
     """
-    return reference_from(icbm152(), spacing_mm=spacing_mm)
+    return reference_from(icbm152(), spacing_mm=spacing_mm, box_mm=box_mm)

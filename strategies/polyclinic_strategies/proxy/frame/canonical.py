@@ -19,13 +19,12 @@ import torch
 from monai.data import MetaTensor
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional
 
 from polyclinic.errors import DataError
 from polyclinic.imaging.deformation import identity, sample
 from polyclinic.imaging.headers import spacing_of
 from polyclinic_strategies.proxy.frame.atlas import BRAIN, Reference
-from polyclinic_strategies.proxy.frame.frames import ratio_of, slabs_of, transform, within
+from polyclinic_strategies.proxy.frame.frames import dilate, ratio_of, slabs_of, transform, within
 from polyclinic_strategies.proxy.frame.intensities import Intensities, air_level, match_histogram
 from polyclinic_strategies.proxy.frame.registration import Fit, register
 
@@ -237,7 +236,7 @@ def _intensities(scan: Tensor, to_native: NDArray[np.float64], reference: Refere
     reach = round(_SHELL_MM / max(spacing, _HISTOGRAM_MM))
     known = reference.image[::every, ::every, ::every]
     brain = (known > BRAIN)[None, None].float()
-    near = functional.max_pool3d(brain, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    near = dilate(brain, reach)[0, 0] > 0
     points = transform(to_native, identity(known.shape) * every)
     found = sample(scan[None, None], points)[0, 0]
     seen = within(points, scan.shape) > 0

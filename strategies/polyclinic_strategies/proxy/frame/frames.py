@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 SLAB = 1_000_000  # number of places read at a time
 
@@ -48,6 +49,18 @@ def ratio_of(own: Sequence[int], other: Sequence[int]) -> Tensor:
         (1, 3, 1, 1, 1), one number for each axis.
     """
     return torch.tensor([n / m for n, m in zip(own, other, strict=True)]).view(1, 3, 1, 1, 1)
+
+
+def dilate(mask: Tensor, reach: int) -> Tensor:
+    """Return the largest value within `reach` voxels along every axis: (B, C, H, W, D).
+
+    One axis after another, which gives the same and is many times faster than a cube at once.
+    """
+    for axis in range(3):
+        kernel, padding = [1, 1, 1], [0, 0, 0]
+        kernel[axis], padding[axis] = 2 * reach + 1, reach
+        mask = functional.max_pool3d(mask, kernel, stride=1, padding=padding)
+    return mask
 
 
 def slabs_of(shape: Sequence[int]) -> Iterator[slice]:

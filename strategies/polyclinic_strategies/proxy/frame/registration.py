@@ -25,7 +25,7 @@ from torch.nn import functional
 from polyclinic.imaging.deformation import identity, sample
 from polyclinic.imaging.foreground import foreground
 from polyclinic.imaging.headers import spacing_of
-from polyclinic_strategies.proxy.frame.frames import transform, within
+from polyclinic_strategies.proxy.frame.frames import dilate, transform, within
 
 LEVELS_MM = (8.0, 4.0)
 # axis, degrees
@@ -174,9 +174,9 @@ def _fixed_level(image: Tensor, affine: NDArray[np.float64], level_mm: float) ->
     small, affine = shrink(image, affine, level_mm)
     brain = small > 0.1 * float(small.max())
     reach = max(1, round(REACH_MM / level_mm))
-    core = 1 - functional.max_pool3d((~brain)[None, None].float(), 3, stride=1, padding=1)[0, 0]
+    core = 1 - dilate((~brain)[None, None].float(), 1)[0, 0]
     mask = brain[None, None].float()
-    near = functional.max_pool3d(mask, 2 * reach + 1, stride=1, padding=reach)[0, 0] > 0
+    near = dilate(mask, reach)[0, 0] > 0
     chosen = near.flatten().nonzero()[:, 0]
     world = transform(affine, identity(small.shape).flatten(2)[..., chosen].double())[0]
     centre = world[:, brain.flatten()[chosen]].mean(1)

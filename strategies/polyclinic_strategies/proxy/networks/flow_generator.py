@@ -55,14 +55,18 @@ class FlowGenerator(nn.Module):
 
     def forward(self, image: Tensor, key: Tensor) -> Tensor:
         """Compute the velocity, see the class."""
+        velocity = self.bound * torch.tanh(self.head(self.decode(image, key)) / self.bound)
+        return smooth(velocity, self.smoothness)
+
+    def decode(self, image: Tensor, key: Tensor) -> Tensor:
+        """Compute the features of which the velocity is a linear function, before its bound."""
         fine = self.stem(image)
         middle = self.down(fine)
         found = self.up(
             torch.cat([_resize(self.bottom(middle), middle), middle, _resize(key, middle)], 1)
         )
-        found = self.top(torch.cat([_resize(found, fine), fine, key], 1))
-        velocity = self.bound * torch.tanh(self.head(found) / self.bound)
-        return smooth(velocity, self.smoothness)
+        features: Tensor = self.top(torch.cat([_resize(found, fine), fine, key], 1))
+        return features
 
 
 def _convolve(inputs: int, outputs: int, stride: int = 1) -> nn.Sequential:

@@ -48,6 +48,24 @@ ATTACKERS = {
         "undoes what it can by registration, then looks among original images"
     ),
     "histogram and texture": "ignores shape: brightness, edges and contrast alone",
+    "Siamese, two visits averaged": "the first one, given proxies of all other visits",
+    "Siamese, two visits and original": "looks among originals, given proxies of all other visits",
+    "registration, two visits averaged": "compares how the atlas is bent, given all other visits",
+    "nearest original, two visits averaged": (
+        "what is left after registration, given proxies of all other visits"
+    ),
+    "similarities, proxy and proxy": (
+        "learns no features: aligns, harmonizes, and compares by ten similarities"
+    ),
+    "similarities, proxy and original": "the same, among original images",
+    "Siamese, returned labels": "a network that sees the true labels, warped like the proxy",
+    "Siamese, patches of the finest voxels": "a network that sees patches at full resolution",
+    "white box, keys drawn for each original": (
+        "makes proxies of every original with the generator, by keys of its own"
+    ),
+    "white box, key read off the proxy": (
+        "reads the key off a proxy, warps every original by it, and compares"
+    ),
 }
 
 
