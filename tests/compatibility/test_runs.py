@@ -86,10 +86,21 @@ def test_its_settings_compose_to_what_they_were(kept: Path, name: str) -> None:
     config = load_config(overrides)
     method_of(config)
     (written,) = yaml.safe_load_all((folder.path / "config.yaml").read_text())
-    before, now = with_current_names(written), yaml.safe_load(as_yaml(config))
+    before, now = _with_changes(with_current_names(written)), yaml.safe_load(as_yaml(config))
     assert isinstance(before, dict)
     for part in ("model", "data", "training", "strategy", "privacy", "rounds", "seed"):
         assert _common(before[part], now[part]) == before[part], part
+
+
+def _with_changes(before: object) -> object:
+    """Apply the defaults that were changed on purpose: setting -> (what it was, what it is)."""
+    changed = {"restoration": ("none", "auto")}  # the same for networks without such statistics
+    if not isinstance(before, dict):
+        return before
+    return {
+        key: changed[key][1] if changed.get(key, ("", ""))[0] == value else _with_changes(value)
+        for key, value in before.items()
+    }
 
 
 def _common(before: object, now: object) -> object:

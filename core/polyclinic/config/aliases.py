@@ -17,7 +17,7 @@ ALIASES = {  # dotted beginning in 0.1.0 -> dotted beginning now; the longest th
     "strategies.merging.accumulator.": "polyclinic_strategies.merging.streaming.accumulator.",
     "strategies.merging.layer.": "polyclinic_strategies.merging.arithmetic.layer.",
     "strategies.merging.merge.": "polyclinic_strategies.merging.streaming.merge.",
-    "strategies.proxy.attackers.": "polyclinic_strategies.proxy.attacks.attackers.",
+    "strategies.proxy.attackers.": "polyclinic_strategies.proxy.attacks.contest.",
     "strategies.proxy.canonical.": "polyclinic_strategies.proxy.frame.canonical.",
     "strategies.proxy.evidence.": "polyclinic_strategies.proxy.attacks.evidence.",
     "strategies.universal.gating.": "polyclinic_strategies.universal.teaching.gating.",
