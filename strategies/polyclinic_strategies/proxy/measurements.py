@@ -116,7 +116,7 @@ def scores_through(
     Each scan is segmented through a proxy of its own key.
     """
     for case in cases:
-        protected = protection.protect(read_image(case.image, 1, 3))
+        protected = protection.warp(read_image(case.image, 1, 3))
         found = answer(system.segmenter, protected.proxy, data)
         yield _dice(protected.reveal(found), _truth(case, data), data)
 
@@ -155,7 +155,7 @@ def draw_pictures(
     """
     for case in cases:
         volume = read_image(case.image, 1, 3)
-        protected = protection.protect(volume)
+        protected = protection.warp(volume)
         found = answer(system.segmenter, protected.proxy, data)
         path = folder / f"{case.name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -215,6 +215,16 @@ class Protection:
             RunError: Five keys in a row would have folded the image.
             ModelInvalid: The generator leaves the scan almost as it is; nothing may be sent.
         """
+        protected = self.warp(volume)
+        _check(protected.change)
+        return protected
+
+    def warp(self, volume: MetaTensor) -> Protected:
+        """Warp as `protect` does, for what stays here: it may be that nothing is hidden.
+
+        Raises:
+            ScanNotRecognized, RunError: As `protect` does.
+        """
         canonical = canonicalize(volume, self.reference)
         image = coarse_image(canonical)
         for attempt in range(TRIES):
@@ -223,7 +233,6 @@ class Protection:
             if float(jacobian_determinant(ddf).min()) > 0:
                 proxy = canonical.image(upsample(ddf, self.shape))
                 change = _measure(ddf, image, proxy, canonical)
-                _check(change)
                 return Protected(canonical, quantize(proxy), change, ddf, inverse)
         raise RunError(
             f"All {TRIES} deformations that were drawn fold the image: the generator cannot be "

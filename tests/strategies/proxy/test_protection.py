@@ -109,6 +109,11 @@ def test_a_generator_that_hardly_moves_a_scan_is_refused(registered: None, std: 
             protecting(std, seed=seed).protect(volume())
 
 
+def test_a_generator_that_is_not_trained_yet_is_scored_here(registered: None) -> None:
+    change = protecting(1e-3).warp(volume()).change
+    assert change.median_mm < module.LEAST_MEDIAN_MM
+
+
 def test_a_generator_that_shifts_the_whole_scan_is_refused(registered: None) -> None:
     made = protecting(0.0)
     bias = made.field.network.head.bias
