@@ -31,13 +31,13 @@ SETTINGS = (
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path]]:
-    """Write a generator and a segmenter that nobody trained, and a scan."""
+    """Write a generator and a segmenter that nobody trained, but which moves a scan, and a scan."""
     folder = tmp_path_factory.mktemp("demo")
     config = load_config(["model=proxy", "data=proxy_brain", "training=proxy", *SETTINGS])
     torch.manual_seed(0)
-    write_parts(
-        instantiate(config.model), config.data.labels, job_settings(config)[1], folder / "proxy"
-    )
+    system = instantiate(config.model)
+    torch.nn.init.normal_(system.field.network.head.weight, std=0.2)
+    write_parts(system, config.data.labels, job_settings(config)[1], folder / "proxy")
     scan = acquire(subject(1), replace(T1, voxel_mm=(4.0, 4.0, 4.0)), seed=0)
     nib.save(nib.Nifti1Image(scan.image, scan.affine), folder / "scan.nii.gz")
     yield folder / "proxy", folder / "scan.nii.gz"
