@@ -96,7 +96,7 @@ class EventLoop:
         expected: int,
         on_event: Listener,
     ) -> None:
-        self.strategy = strategy
+        self.strategy = strategy.for_network(names)
         self.ledger = ledger
         self.assignment = assignment
         self.names = list(names)

@@ -10,7 +10,7 @@ from polyclinic.config.compose import instantiate, list_names, load_config
 from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.arithmetic.configured import make_rules
-from polyclinic_strategies.merging.strategy import AUTO, Merging
+from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.distillation import Distillation
 from polyclinic_strategies.universal.settings import UniversalConfig
 
@@ -58,7 +58,7 @@ class Universal:
             *(merging.max_staleness, merging.candidates, merging.compare, merging.controls),
             *(merging.rank, merging.alternatives),
         )
-        if any(unused) or merging.restoration not in (AUTO, "none"):
+        if any(unused) or merging.restoration != "none":
             raise ConfigError(
                 "strategy.contributions: the universal model takes no contribution to an older "
                 "encoder and has nothing that hospitals could score, restore or compare. Leave "

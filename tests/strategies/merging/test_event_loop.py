@@ -186,6 +186,13 @@ class World:
         return pack(self.ledger.load_model(self.ledger.publications()[-1].digest), NAMES)
 
 
+def test_hospitals_are_told_what_restoration_is_wanted_not_that_it_is_automatic(
+    tmp_path: Path,
+) -> None:
+    world = World(tmp_path, "a")
+    assert world.strategy.restoration == "auto" and world.loop.strategy.restoration == "none"
+
+
 def test_every_arrival_is_merged_and_published_at_once(tmp_path: Path) -> None:
     world = World(tmp_path, "a", "b")
     world.hospitals["a"].value, world.hospitals["b"].value = 1.0, 3.0

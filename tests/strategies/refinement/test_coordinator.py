@@ -131,6 +131,7 @@ def test_every_hospital_gets_its_model_and_can_use_it(
 ) -> None:
     delivered = {event["site"]: event["why"] for event in of_kind(finished, "delivered")}
     assert delivered == {**{site.name: "choice" for site in sites[:3]}, sites[3].name: "join"}
+    assert not of_kind(finished, "failed")
     for site in sites:
         load_model(finished.path / "state" / site.name / "refined.safetensors")
 
