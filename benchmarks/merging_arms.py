@@ -95,6 +95,13 @@ class Merging:
         thin.told["share"] = kept / numbers
         return thin
 
+    def thin_rule(self, name: str, rank: int, arm: str) -> StateDict:
+        """Return a rule's model of what is handed in thin; what was chosen is told of the arm."""
+        thin = self.thin(rank)
+        state = thin.rule(name)
+        self.told[arm] = thin.told
+        return state
+
     def random(self, seed: int) -> StateDict:
         """Return the base plus a random vector, in every tensor as long as the mean's."""
         merged = self._merge("mean", {})

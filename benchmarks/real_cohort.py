@@ -29,10 +29,13 @@ class Cohort:
     Args:
         asked: The command's options.
         statistics: What a frozen trunk measures beside its features.
+        most_cases: Training cases of a hospital that are used, at most; 0: all.
     """
 
-    def __init__(self, asked: argparse.Namespace, statistics: Sequence[str] = ()) -> None:
-        self.asked, self._statistics = asked, statistics
+    def __init__(
+        self, asked: argparse.Namespace, statistics: Sequence[str] = (), most_cases: int = 0
+    ) -> None:
+        self.asked, self._statistics, self._most_cases = asked, statistics, most_cases
         self.hospitals = find_hospitals(asked.data)
         labels = next(iter(self.hospitals.values())).labels
         settings = [*asked.settings]
@@ -88,8 +91,7 @@ class Cohort:
         return each * sum(steps)
 
     def _open(self, dataset: Any) -> ImageSite | FeatureSite:
-        most = getattr(self.asked, "cases", 0)
-        if most:  # every so many of them: `divide` has sorted them by class
+        if most := self._most_cases:  # every so many of them: `divide` has sorted them by class
             kept = dataset.training[:: -(-len(dataset.training) // most)]
             dataset = replace(dataset, training=kept)
         if not self.asked.frozen:

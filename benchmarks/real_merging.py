@@ -65,13 +65,8 @@ class Fold:
             "base": lambda: every(federation.initial),
             "mixture": lambda: merging.mixtures(merging.rule("mean")),
             "sequential": lambda: every(merging.sequential(self.asked.passes)),
+            THIN: lambda: every(merging.thin_rule("ties", 2, THIN)),
         }
-        if arm == THIN:
-            merging = merging.thin(2)
-            scores = merging.test(arm, merging.everywhere(merging.rule("ties")))
-            return {"fold": self.number, "left": "inside", "arm": arm, "scores": scores} | {
-                "told": merging.told
-            }
         if arm in ("fedavg", "pooled"):
             scores = self._together(arm, federation, merging)
         else:
@@ -113,7 +108,7 @@ def main() -> None:
     """Run all cells that are not there yet, and write the table."""
     asked = _parse()
     torch.set_num_threads(asked.threads)
-    cohort = Cohort(asked)
+    cohort = Cohort(asked, most_cases=asked.cases)
     fold = cache(lambda number: Fold(cohort, number))
     folds = range(asked.folds if asked.only_folds is None else asked.only_folds)
     wanted = [(number, arm) for number in folds for arm in asked.arms]

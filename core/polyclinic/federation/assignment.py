@@ -19,7 +19,8 @@ from polyclinic.system.durable import DIGEST
 
 Digest = Annotated[str, Field(strict=True, pattern=f"^{DIGEST.pattern}$")]
 Names = Annotated[tuple[Word, ...], Field(max_length=64)]  # of statistics
-Rank = Annotated[int, Field(strict=True, ge=0, le=1024)]
+MOST_RANK = 1024  # of a contribution's factors
+Rank = Annotated[int, Field(strict=True, ge=0, le=MOST_RANK)]
 REASON_CHARACTERS = 1000
 
 

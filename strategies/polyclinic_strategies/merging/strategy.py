@@ -12,6 +12,7 @@ from typing import Any
 
 from polyclinic.config.schemas import DeploymentConfig, Part
 from polyclinic.errors import ConfigError
+from polyclinic.federation.assignment import MOST_RANK
 from polyclinic.learning.state_dict import StateDict, longest_update
 from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging.arithmetic.configured import rules_of
@@ -19,7 +20,6 @@ from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalizatio
 from polyclinic_strategies.merging.publisher import Publisher
 
 AUTO = "auto"
-MOST_RANK = 1024
 RESTORATIONS = (AUTO, "none", "statistics", "steps")
 
 

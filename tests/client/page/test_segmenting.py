@@ -27,7 +27,7 @@ from polyclinic_demos.cohorts.hospitals import HOSPITALS
 from polyclinic_demos.cohorts.scanner import acquire
 from tests.browser import Watched, browser
 from tests.client.page.hospital import make_state
-from tests.server.segmentation.segmentation_services import LABELS, a_model, service
+from tests.server.segmentation.segmentation_services import LABELS, a_model_for, service
 from tests.strategies.proxy.test_protection import protecting
 
 __all__ = ["browser"]  # the fixture
@@ -163,13 +163,7 @@ def test_a_service_segments_what_it_never_sees(state: Path, tmp_path: Path) -> N
     scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(4.0, 4.0, 4.0)), seed=0)
     path = tmp_path / "Miller_Anna.nii.gz"
     nib.save(nib.Nifti1Image(scan.image.astype(np.float32), scan.affine), path)
-    model = replace(
-        a_model(),
-        shape=protection.shape,
-        digest=protection.digest,
-        data=replace(a_model().data, patch=protection.shape),
-    )
-    with service(model=model) as lab:
+    with service(model=a_model_for(protection)) as lab:
         asked = SegmentService(
             server=lab.address, generator=tmp_path / "generator.safetensors", insecure=True
         )

@@ -37,7 +37,7 @@ from tests.client.segmentation.proxies import (
 from tests.server.segmentation.segmentation_services import (
     LABELS,
     SHAPE,
-    a_model,
+    a_model_for,
     a_volume,
     expected,
     service,
@@ -65,13 +65,7 @@ def test_a_scan_is_warped_with_a_generator_and_comes_back(tmp_path: Path) -> Non
     scan = acquire(subject(1), replace(HOSPITALS[0], voxel_mm=(4.0, 4.0, 4.0)), seed=0)
     nib.save(nib.Nifti1Image(scan.image.astype(np.float32), scan.affine), tmp_path / "scan.nii.gz")
     (job,) = plan([tmp_path / "scan.nii.gz"], tmp_path / "out", tmp_path / "pictures")
-    model = replace(
-        a_model(),
-        shape=protection.shape,
-        digest=protection.digest,
-        data=replace(a_model().data, patch=protection.shape),
-    )
-    with service(model=model) as lab:
+    with service(model=a_model_for(protection)) as lab:
         segment_files(
             [job], lab.hospital("a"), protection, "probabilities", 1, 30.0, Console(quiet=True)
         )

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from polyclinic_server.enrolment.service import make_service
 from polyclinic_server.segmentation.model import SegmentationModel
 from polyclinic_server.segmentation.server import SegmentationServer
 from polyclinic_server.segmentation.service import Limits
+from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.proxy.wire import segmentation_pb2 as wire
 from polyclinic_strategies.proxy.wire.arrays import volume_parts
 
@@ -86,6 +87,17 @@ def a_volume(seed: int = 0) -> NDArray[np.uint8]:
 def a_model(network: nn.Module | None = None) -> SegmentationModel:
     data = DataConfig("segmentation", 1, LABELS, "RAS", (1.0, 1.0, 1.0), SHAPE, 1, 0.0, (), ())
     return SegmentationModel((network or Thirds()).eval(), data, SHAPE, DIGEST)
+
+
+def a_model_for(protection: Protection) -> SegmentationModel:
+    """Make a model that segments what a generator makes."""
+    made = a_model()
+    return replace(
+        made,
+        shape=protection.shape,
+        digest=protection.digest,
+        data=replace(made.data, patch=protection.shape),
+    )
 
 
 @dataclass

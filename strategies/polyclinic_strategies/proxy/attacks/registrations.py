@@ -4,6 +4,8 @@ The registering network is that of Balakrishnan et al. 2019 (VoxelMorph),
 https://arxiv.org/abs/1809.05231.
 """
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -24,6 +26,7 @@ from polyclinic_strategies.proxy.generator import displace
 from polyclinic_strategies.proxy.losses import roughness
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
+BATCH = 8
 FORMAT = torch.channels_last_3d
 
 
@@ -62,17 +65,24 @@ def train_registration(proxies: Tensor, atlas: Tensor, settings: AttackTraining)
     """Train, without labels, a network that registers a proxy to the atlas."""
     network = channels_last(FlowGenerator())
     images = proxies.flatten(0, 2)
-    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, 3e-3, total_steps=settings.registration_steps
-    )
-    for _ in range(settings.registration_steps):
-        batch = images[torch.randint(len(images), (8,))][:, None].float()
+
+    def loss() -> Tensor:
+        batch = images[torch.randint(len(images), (BATCH,))][:, None].float()
         velocity = predict_velocity(network, batch, atlas)
         registered = warp(batch, upsample(displace(velocity), batch.shape[2:]))
-        loss = 100 * (registered - atlas).square().mean() + 0.3 * roughness(velocity)
+        return 100 * (registered - atlas).square().mean() + 0.3 * roughness(velocity)
+
+    return fit_flow(network, settings.registration_steps, loss)
+
+
+def fit_flow(network: FlowGenerator, steps: int, loss: Callable[[], Tensor]) -> FlowGenerator:
+    """Train a network in place for so many steps; `loss` draws a batch and judges it."""
+    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(steps):
+        found = loss()
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        found.backward()  # type: ignore[no-untyped-call]
         nn.utils.clip_grad_norm_(network.parameters(), 1.0)
         optimizer.step()
         schedule.step()

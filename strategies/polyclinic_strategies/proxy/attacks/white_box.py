@@ -6,17 +6,20 @@ compares the proxy with proxies of each original by keys of its own, averaged.
 """
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from polyclinic.learning.modes import bf16_autocast, channels_last
 from polyclinic_strategies.proxy.attacks.contest import Contest, Found, averaged, between_visits
-from polyclinic_strategies.proxy.attacks.registrations import predict_velocity
+from polyclinic_strategies.proxy.attacks.registrations import (
+    BATCH,
+    fit_flow,
+    predict_velocity,
+)
 from polyclinic_strategies.proxy.attacks.siamese import train_siamese
 from polyclinic_strategies.proxy.attacks.verification import likenesses
 from polyclinic_strategies.proxy.generator import Field, Shape, draw_keys, warp_coarsely
 from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 
-BATCH = 8
 FORMAT = torch.channels_last_3d
 
 
@@ -85,24 +88,17 @@ def _proxies(field: Field, originals: Tensor, keys: Tensor) -> Tensor:
 
 def _train_reader(field: Field, contest: Contest) -> FlowGenerator:
     """Train a network that reads the key off a proxy."""
-    network, settings = channels_last(FlowGenerator(bound=8.0)), contest.settings
+    network = channels_last(FlowGenerator(bound=8.0))
     images = contest.training.originals.flatten(0, 1)
     height, width, depth = images.shape[1:]
     half: Shape = (height // 2, width // 2, depth // 2)
     random = torch.Generator().manual_seed(int(torch.randint(2**31, ())))
-    optimizer = torch.optim.AdamW(network.parameters(), 2e-3)
-    steps = settings.registration_steps
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
-    for _ in range(steps):
+
+    def loss() -> Tensor:
         batch = images[torch.randint(len(images), (BATCH,))][:, None].float()
         keys = draw_keys(BATCH, half, random)
         with torch.no_grad():
             proxies = _proxies(field, batch, keys)[:, None]
-        loss = (predict_velocity(network, proxies, contest.atlas) - keys).square().mean()
-        optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
-        nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-    network.eval()
-    return network
+        return (predict_velocity(network, proxies, contest.atlas) - keys).square().mean()
+
+    return fit_flow(network, contest.settings.registration_steps, loss)
