@@ -24,7 +24,7 @@ from polyclinic.errors import (
     PolyclinicError,
     WeightsInvalid,
 )
-from polyclinic.federation.assignment import Assignment, Handover, Verdict
+from polyclinic.federation.assignment import FAILED, Assignment, Handover, Verdict
 from polyclinic.federation.hospital import Trained
 from polyclinic.federation.records import Hello, Order
 from polyclinic.imaging.datasets import SiteDataset, read_dataset
@@ -164,7 +164,7 @@ class Site:
         needs_base = not self.outbox.base_path(assignment.base).exists()
         ready = self.outbox.ready(wanted)
         if failure := self.outbox.failure(self.outbox.key(wanted.values)):
-            return Handover(needs_base, f"failed: {failure.reason}")
+            return Handover(needs_base, f"{FAILED}{failure.reason}")
         if ready is None:
             return Handover(needs_base, "" if needs_base else self.outbox.progress(wanted))
         content = ready.content(summed=assignment.summed)

@@ -22,6 +22,7 @@ Names = Annotated[tuple[Word, ...], Field(max_length=64)]  # of statistics
 MOST_RANK = 1024  # of a contribution's factors
 Rank = Annotated[int, Field(strict=True, ge=0, le=MOST_RANK)]
 REASON_CHARACTERS = 1000
+FAILED = "failed: "  # begins what a hospital says of work that it has given up
 
 
 @validated(frozen=True, config=STRICT)
@@ -111,3 +112,8 @@ class Handover:
     doing: str = ""
     digest: str = ""
     content: bytes = field(default=b"", repr=False)
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the hospital has given up."""
+        return self.doing.startswith(FAILED)

@@ -163,6 +163,18 @@ class Ledger:
         with self._database.reading() as connection:
             return base_digests(connection)
 
+    def roots(self) -> dict[str, str]:
+        """Return the base on which each published model was made first, by the model's digest."""
+        found: dict[str, str] = {}
+        base = ""
+        with self._database.reading() as connection:
+            for line in read_lines(connection, ("base", "published")):
+                if line.kind == "base":
+                    base = line.subject
+                else:
+                    found.setdefault(line.subject, base)
+        return found
+
     def base_notes(self) -> list[tuple[str, dict[str, Any]]]:
         """Return every base's digest and note, oldest first.
 

@@ -72,17 +72,7 @@ def withdraw(
     from polyclinic_server.runs import withdrawal
 
     with Ledger.open(find_ledger(ledger), create=False) as opened:
-        left = withdrawal.withdraw(opened, site, reason)
-    if left is None:
-        console.print(
-            f"The description of {site} is removed; no model was made of it.", markup=False
-        )
-        return
-    console.print(
-        f"{site} is withdrawn; active contributions: {left}. "
-        "The next published model is made without it.",
-        markup=False,
-    )
+        console.print(withdrawal.withdraw(opened, site, reason), markup=False)
 
 
 @ledger_app.command()

@@ -137,10 +137,7 @@ class Deeds:
             raise ConfigError(f"Run {run} has no contributions that could be withdrawn.")
         self._registry.record("withdraw", site, who, f"{run}: {reason}")
         with Ledger.open(folder, create=False) as ledger:
-            left = withdraw(ledger, site, reason)
-        if left is None:
-            return {"said": f"The description of {site} is removed."}
-        return {"said": f"{site} is withdrawn; {left} active contributions are left."}
+            return {"said": withdraw(ledger, site, reason)}
 
     def _start(self, body: Body, who: str) -> Body:
         """Start a run; its settings are checked first."""

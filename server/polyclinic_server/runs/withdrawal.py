@@ -4,7 +4,7 @@ from polyclinic.errors import NothingToWithdraw
 from polyclinic.store.ledger import Ledger
 
 
-def withdraw(ledger: Ledger, site: str, reason: str) -> int | None:
+def withdraw(ledger: Ledger, site: str, reason: str) -> str:
     """Withdraw all contributions of a hospital; of one that only described its images, that.
 
     Args:
@@ -13,11 +13,12 @@ def withdraw(ledger: Ledger, site: str, reason: str) -> int | None:
         reason: For the journal.
 
     Returns:
-        Number of active contributions that are left; None if a description was removed.
+        What was done, and what it does not reach, in words.
 
     Raises:
         NothingToWithdraw: The ledger holds neither.
     """
+    from polyclinic_strategies.merging.intake.starts import heirs_of
     from polyclinic_strategies.merging.publisher import Publisher
     from polyclinic_strategies.refinement.refiner import Refiner
 
@@ -29,5 +30,14 @@ def withdraw(ledger: Ledger, site: str, reason: str) -> int | None:
         if not described:
             raise
         refiner.forget(site)
-        return None
-    return len(ledger.active())
+        return f"The description of {site} is removed; no model was made of it."
+    said = (
+        f"{site} is withdrawn; active contributions: {len(ledger.active())}. "
+        "The next published model is made without it."
+    )
+    if heirs := heirs_of(ledger, site):
+        said += (
+            f" {', '.join(heirs)} started from a model that held it, and keep what they learned "
+            "there: withdraw them, too, if nothing of it may stay."
+        )
+    return said

@@ -21,11 +21,10 @@ from polyclinic.store.ledger import Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
-from polyclinic_strategies.merging.events import (
-    Reused,
-)
+from polyclinic_strategies.merging.events import Reused
 from polyclinic_strategies.merging.intake.calls import Calls
 from polyclinic_strategies.merging.intake.reception import is_whole, take_in
+from polyclinic_strategies.merging.intake.starts import Starts
 from polyclinic_strategies.merging.intake.statistics import (
     check_description,
     check_statistics,
@@ -77,7 +76,8 @@ class EventLoop:
         strategy: How to merge.
         grid: Flower's grid.
         members: Hospitals that take part.
-        ledger: Ledger of contributions; all hospitals start from its current base.
+        ledger: Ledger of contributions; hospitals start from its current base, or from a model
+            that was published on it.
         assignment: What every hospital is asked to contribute.
         names: Names of the base's tensors in the network's order, in which weights travel.
         expected: Number of contributions that end the run, if the strategy names no other end;
@@ -117,6 +117,8 @@ class EventLoop:
             ),
             inspect=self.inspect,
         )
+        self._starts = Starts(strategy.start, self.publisher)
+        self._given_up: set[str] = set()  # sites that say that their work failed
         self._end = strategy.make_end(expected)
         self._verdicts: dict[str, list[Verdict]] = {}
         self._calls = Calls(strategy.poll_s, tells_news=self.mailbox.tells_news)
@@ -147,6 +149,7 @@ class EventLoop:
     def step(self) -> None:
         """Update the list of members, take the answers, and ask the hospitals that are idle."""
         self.mailbox.refresh()
+        self._starts.see(self.mailbox.online)
         for site, question, reply in self.mailbox.collect():
             self.last_moved = clock.monotonic()
             answer: object = reply
@@ -228,15 +231,17 @@ class EventLoop:
 
     def ask(self, site: str) -> None:
         """Send the next question to an idle hospital, if there is one."""
-        if site in self._needs_base:
-            weights = pack(self.base, self.names)
-            question = Question("base")
-            self.mailbox.ask(site, lambda node: send_base(self.assignment, weights, node), question)
-        elif self._calls.is_due(site, urgent=self.has_verdict(site)):
+        asked = self._assignment_of(site)
+        if asked is not None and site in self._needs_base:
+            known = asked.base == self.assignment.base
+            start = self.base if known else self.ledger.load_model(asked.base)
+            weights = pack(start, self.names)
+            self.mailbox.ask(site, lambda node: send_base(asked, weights, node), Question("base"))
+        elif asked is not None and self._calls.is_due(site, urgent=self.has_verdict(site)):
             verdicts = list(self._verdicts.get(site, ()))
             self.mailbox.ask(
                 site,
-                lambda node: ask_for_contribution(self.assignment, verdicts, node),
+                lambda node: ask_for_contribution(asked, verdicts, node),
                 Question("collect"),
             )
         elif trial := self.candidates.unscored(site):
@@ -248,6 +253,20 @@ class EventLoop:
             )
             question = Question("score", trial)
             self.mailbox.ask(site, lambda node: ask_for_score(order, trial.weights, node), question)
+
+    def _assignment_of(self, site: str) -> Assignment | None:
+        """Return what a hospital is asked for; None while it is to wait."""
+        start = self._starts.of(site)
+        if start is None:
+            done = self.contributors() | self._given_up | self._calls.refused_sites()
+            if self.candidates.owing(self.members()) or not self._starts.may_begin(
+                site, done, self.mailbox.patience_s
+            ):
+                self._tell_doing(site, "waiting for its turn")
+                return None
+            newest = self.candidates.published if self.merged else None
+            start = self._starts.begin(site, newest.digest if newest else self.assignment.base)
+        return replace(self.assignment, base=start)
 
     def reader(self, question: Question) -> Callable[[Message], object]:
         """Return what reads the answer to a question."""
@@ -289,17 +308,25 @@ class EventLoop:
         else:
             self._has_base.discard(site)
         moves = handover.doing != self._doing.get(site)
+        if moves:
+            self._starts.move(site)
+        self._given_up = self._given_up - {site} | ({site} if handover.has_failed else set())
         if handover.digest:
             self.judge(site, self.receive(site, handover))
-        elif handover.doing and moves:
-            self._doing[site] = handover.doing
-            self.on_event(Progress(site=site, text=handover.doing))
+        else:
+            self._tell_doing(site, handover.doing)
         if self._calls.is_refused(site) and (handover.digest or not moves):
             self._calls.useless(site)  # it was refused, and does not try again
         else:
             self._calls.useful(site)
             self._told.pop(site, None)
         self._calls.call_later(site, len(self.members()))
+
+    def _tell_doing(self, site: str, doing: str) -> None:
+        """Tell what a hospital does, if it is something new."""
+        if doing and doing != self._doing.get(site):
+            self._doing[site] = doing
+            self.on_event(Progress(site=site, text=doing))
 
     def judge(self, site: str, verdict: Verdict) -> None:
         """Keep a verdict until its hospital has got it."""
@@ -352,3 +379,4 @@ class EventLoop:
         """
         self.merged = {entry.digest for entry in self.publisher.entries()}
         self.candidates.merge(why)
+        self.requirements = replace(self.requirements, older_bases=self._starts.accepted())

@@ -21,6 +21,7 @@ class Contributed(SiteEvent):
         staleness: Number of bases that are newer than the one it started from.
         norm: Euclidean norm of the task vector.
         number: Number of its line in the journal.
+        start: Number of the published model that it started from; 0 for a base.
     """
 
     kind: Literal["contribution"] = "contribution"
@@ -29,6 +30,7 @@ class Contributed(SiteEvent):
     staleness: int = 0
     norm: Figure = None
     number: int | None = None
+    start: int = 0
 
     @property
     def contributors(self) -> tuple[str, ...]:
@@ -40,6 +42,7 @@ class Contributed(SiteEvent):
         live.contributed.add(self.site)
         live.set_doing(self.site, "contributed")
         late = f", made {self.staleness} bases ago" if self.staleness else ""
+        late += f", from model {self.start}" if self.start else ""
         cases = "?" if self.num_examples is None else self.num_examples
         return f"{self.site} contributed ({cases} training cases{late}): {live.tally()}"
 

@@ -9,11 +9,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from polyclinic.errors import ConfigError, LedgerError, ModelInvalid
 from polyclinic.learning.state_dict import StateDict
-from polyclinic.store.contribution import TensorFile
+from polyclinic.store.contribution import TensorFile, read_contribution
 from polyclinic.store.ledger import Entry, Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.store.requirements import check_suits
@@ -21,25 +20,9 @@ from polyclinic_strategies.merging.arithmetic.configured import describe_rule
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
 from polyclinic_strategies.merging.intake.blame import blamed
 from polyclinic_strategies.merging.intake.statistics import Layout, check_statistics
+from polyclinic_strategies.merging.streaming.counted import Discounted, Moved
 from polyclinic_strategies.merging.streaming.merge import merge
 from polyclinic_strategies.merging.streaming.running_sum import ADDITIVE, merge_by_sum
-
-
-class Discounted(TensorFile):
-    """A contribution made on an older base; its task vector counts less.
-
-    Args:
-        path: The contribution.
-        factor: Factor of the task vector, 0 .. 1.
-    """
-
-    def __init__(self, path: Path, factor: float) -> None:
-        super().__init__(path)
-        self._factor = factor
-
-    def task_vector(self, name: str) -> Tensor:
-        """Return the task vector of one tensor, discounted."""
-        return super().task_vector(name) * self._factor
 
 
 class Publisher:
@@ -72,6 +55,7 @@ class Publisher:
         self._sums = sums
         self._needs = frozenset(needs)
         self._complete: dict[str, bool] = {}  # digest -> whether it holds them
+        self._roots: dict[str, str] = {}  # of the published models that contributions started from
         self.layout: Layout | None = None
         self._read = ""  # the journal's newest line, when the list below was made
         self._received: list[Entry] = []
@@ -87,6 +71,21 @@ class Publisher:
             if base != current
         }
 
+    def published(self) -> dict[str, int]:
+        """Return published models, and how many bases their base is behind the current one."""
+        ages = self._ages()
+        return {digest: ages[root] for digest, root in self.ledger.roots().items()}
+
+    def root(self, digest: str) -> str:
+        """Return the base that a model goes back to: itself, or that on which it was published.
+
+        A model that the ledger does not know is returned as it is.
+        """
+        if digest not in self._roots:
+            known = {} if digest in self.ledger.bases() else self.ledger.roots()
+            self._roots[digest] = known.get(digest, digest)
+        return self._roots[digest]
+
     def received(self) -> list[Entry]:
         """Return the newest contribution of every site, also those set aside, sorted by site."""
         newest = self.ledger.newest()
@@ -95,7 +94,8 @@ class Publisher:
             self._received = [
                 entry
                 for entry in self.ledger.active()
-                if ages.get(entry.base, 2**31) <= self._max_staleness and self._is_complete(entry)
+                if ages.get(self.root(entry.base), 2**31) <= self._max_staleness
+                and self._is_complete(entry)
             ]
             self._read = newest
         return list(self._received)
@@ -163,7 +163,7 @@ class Publisher:
         base = self.ledger.load_model(digest)
         if self._sums is not None and everybody and isinstance(rule, ADDITIVE):
             ages = self._ages()
-            wanted = {f"{entry.digest}/{ages[entry.base]}": entry for entry in chosen}
+            wanted = {f"{entry.digest}/{ages[self.root(entry.base)]}": entry for entry in chosen}
             return merge_by_sum(self._sums, {digest: base}, wanted, rule, self._open_key)
         with self._open_all(chosen) as files:
             return merge(base, files, {entry.site: entry.num_examples for entry in chosen}, rule)
@@ -184,7 +184,7 @@ class Publisher:
     def single(self, entry: Entry) -> StateDict:
         """Return the model of one hospital alone: base plus its task vector, not discounted."""
         base = self.base()
-        with TensorFile(entry.path) as file:
+        with self._file(entry.path, entry.base, 0) as file:
             return {name: tensor + file.task_vector(name) for name, tensor in base.items()}
 
     def random(self, merged: StateDict, seed: int) -> StateDict:
@@ -205,8 +205,8 @@ class Publisher:
         return made
 
     def open(self, entry: Entry) -> TensorFile:
-        """Open a contribution; discounted, if its base is an older one."""
-        return self._file(entry.path, self._ages()[entry.base])
+        """Open a contribution as it counts: from the base, and discounted if that is older."""
+        return self._file(entry.path, entry.base, self._ages()[self.root(entry.base)])
 
     def _is_complete(self, entry: Entry) -> bool:
         """Tell whether a contribution holds what is needed; files never change."""
@@ -233,19 +233,26 @@ class Publisher:
         """Return how many bases each base is behind the current one, which is 0."""
         return {**self.older_bases(), self.ledger.bases()[-1]: 0}
 
-    def _file(self, path: Path, behind: int) -> TensorFile:
-        return Discounted(path, self._discount**behind) if behind else TensorFile(path)
+    def _file(self, path: Path, start: str, behind: int) -> TensorFile:
+        root, factor = self.root(start), self._discount**behind
+        if root != start:
+            models = self.ledger.model_path(start), self.ledger.model_path(root)
+            return Moved(path, *models, factor)
+        return Discounted(path, factor) if behind else TensorFile(path)
 
     def _open_key(self, key: str) -> TensorFile:
         digest, _, behind = key.partition("/")
-        return self._file(self.ledger.contribution_path(digest), int(behind))
+        path = self.ledger.contribution_path(digest)
+        return self._file(path, read_contribution(path).base, int(behind))
 
     @contextmanager
     def _open_all(self, entries: Sequence[Entry]) -> Iterator[dict[str, TensorFile]]:
         ages = self._ages()
         with ExitStack() as stack:
             yield {
-                entry.site: stack.enter_context(self._file(entry.path, ages[entry.base]))
+                entry.site: stack.enter_context(
+                    self._file(entry.path, entry.base, ages[self.root(entry.base)])
+                )
                 for entry in entries
             }
 

@@ -17,6 +17,7 @@ from polyclinic.learning.state_dict import StateDict, longest_update
 from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging.arithmetic.configured import rules_of
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
+from polyclinic_strategies.merging.intake.starts import BASE, STARTS
 from polyclinic_strategies.merging.publisher import Publisher
 
 AUTO = "auto"
@@ -48,6 +49,8 @@ class Merging:
             (normalization statistics from its own unlabelled images), steps (a few labelled steps),
             or auto (statistics where the network has any).
         restoration_steps: Number of these steps.
+        start: Model that a hospital starts from: base, newest (the newest published model when it
+            is asked first), or in_turn (likewise, one hospital after another).
         rank: Of the factors that hospitals hand over instead of a layer's task vector; 0: whole.
         ledger: Folder of the ledger; None keeps one in the run's folder.
         sites: Names of the hospitals that may contribute; empty for all.
@@ -73,6 +76,7 @@ class Merging:
     statistics: Sequence[str] = ()
     restoration: str = AUTO
     restoration_steps: int = 0
+    start: str = BASE
     rank: int = 0
     ledger: str | None = None
     sites: Sequence[str] = ()
@@ -90,6 +94,8 @@ class Merging:
             raise ConfigError(
                 f"strategy.restoration={self.restoration}: one of {', '.join(RESTORATIONS)}."
             )
+        if self.start not in STARTS:
+            raise ConfigError(f"strategy.start={self.start}: one of {', '.join(STARTS)}.")
         if not 0 <= self.rank <= MOST_RANK:
             raise ConfigError(f"strategy.rank={self.rank}: from 0 to {MOST_RANK}.")
         if not 0.0 <= self.staleness_discount <= 1.0:

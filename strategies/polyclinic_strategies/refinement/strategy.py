@@ -11,6 +11,7 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Part
 from polyclinic.describing.statistics import statistic_named, statistic_names
 from polyclinic.errors import ConfigError
+from polyclinic_strategies.merging.intake.starts import BASE
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.refinement.refine import Recipe
 
@@ -82,7 +83,11 @@ class Refining:
         for name in self.statistics:
             statistic_named(name)
         self.recipes()
-        self.merging()
+        if (start := self.merging().start) != BASE:
+            raise ConfigError(
+                f"strategy.contributions.start={start}: refinement compares what hospitals learned "
+                "from one centre. Leave it at base."
+            )
 
     @property
     def _bounds(self) -> tuple[float, int, int]:

@@ -10,6 +10,7 @@ from polyclinic.config.compose import instantiate, list_names, load_config
 from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.arithmetic.configured import make_rules
+from polyclinic_strategies.merging.intake.starts import BASE
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.distillation import Distillation
 from polyclinic_strategies.universal.settings import UniversalConfig
@@ -56,14 +57,14 @@ class Universal:
         merging = self.merging()
         unused = (
             *(merging.max_staleness, merging.candidates, merging.compare, merging.controls),
-            *(merging.rank, merging.alternatives),
+            *(merging.rank, merging.alternatives, merging.start != BASE),
         )
         if any(unused) or merging.restoration != "none":
             raise ConfigError(
                 "strategy.contributions: the universal model takes no contribution to an older "
                 "encoder and has nothing that hospitals could score, restore or compare. Leave "
-                "max_staleness, candidates, alternatives, restoration, rank, compare and controls "
-                "as they are (training.rank makes thin updates)."
+                "max_staleness, start, candidates, alternatives, restoration, rank, compare and "
+                "controls as they are (training.rank makes thin updates)."
             )
         if needs := make_rules(merging.rule, {})[0].needs:
             raise ConfigError(

@@ -58,6 +58,7 @@ def test_a_batch_is_one_entry_that_names_its_members_and_leaves_as_a_whole(
         ("strategy.controls=true", "controls"),
         ("strategy.statistics=[gram]", "single hospitals"),
         ("strategy.max_staleness=1", "by their age"),
+        ("strategy.start=newest", "the model it started from"),
         ("privacy.sums.least_hospitals=2", "At least 3"),
     ],
 )

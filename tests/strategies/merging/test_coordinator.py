@@ -233,6 +233,7 @@ def test_an_impossible_setting_is_refused_before_anybody_is_asked() -> None:
     for override, said in (
         ("strategy.restoration=magic", "restoration"),
         ("strategy.rank=-1", "rank"),
+        ("strategy.start=last", "base, newest, in_turn"),
         ("+strategy.alternatives.tias={}", "ties"),
         ("+strategy.alternatives.ties.keep=[2.0]", "keep"),
         ("strategy.rule.scale=nan", "scale"),

@@ -317,6 +317,11 @@ def test_a_base_of_another_network_is_refused(
         )
 
 
+def test_hospitals_all_start_from_the_centre(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"contributions\.start=newest"):
+        run(tmp_path / "run", [], "strategy.contributions.start=newest")
+
+
 def test_new_data_bring_the_hospital_a_new_model_and_nobody_else_a_byte(
     sites: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -301,6 +301,7 @@ def test_distillation_without_public_images_is_refused_before_any_hospital_is_as
         ("strategy.combine=fisher", "only hospitals of one task can send"),
         ("strategy.stages=0", "at least 1"),
         ("strategy.contributions.max_staleness=1", "no contribution to an older encoder"),
+        ("strategy.contributions.start=in_turn", "no contribution to an older encoder"),
         ("strategy.public=/nowhere/at/all", "no image there"),
     ],
 )

@@ -5,6 +5,7 @@ from dataclasses import replace
 from polyclinic.config.schemas import SumsConfig
 from polyclinic.errors import ConfigError
 from polyclinic.federation.secure_sums.exchange import check_protection
+from polyclinic_strategies.merging.intake.starts import BASE
 from polyclinic_strategies.merging.strategy import Merging
 
 MEAN = "polyclinic_strategies.merging.rules.mean.Mean"
@@ -31,6 +32,8 @@ def check_batches(strategy: Merging, sums: SumsConfig) -> None:
         why = "strategy.compare and strategy.controls merge and test single contributions"
     elif strategy.rank:
         why = "strategy.rank hands over factors, which do not add up"
+    elif strategy.start != BASE:
+        why = f"strategy.start={strategy.start} adds to each contribution the model it started from"
     elif strategy.max_staleness:
         why = "strategy.max_staleness weighs single contributions by their age"
     if why:

@@ -69,6 +69,10 @@ class Calls:
         """Return whether the last contribution of a site was refused."""
         return self._refusals[site] > 0
 
+    def refused_sites(self) -> set[str]:
+        """Return the sites whose last contribution was refused."""
+        return {site for site, refusals in self._refusals.items() if refusals}
+
     def useful(self, site: str) -> None:
         """Note that a site does what it was asked to."""
         self._useless.pop(site, None)

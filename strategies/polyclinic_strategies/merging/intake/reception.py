@@ -58,6 +58,12 @@ def take_in(
             staleness=entry.staleness,
             norm=entry.norm,
             number=entry.sequence,
+            start=0 if entry.base == requirements.base else _number_of(ledger, entry.base),
         )
     )
     return receipt
+
+
+def _number_of(ledger: Ledger, model: str) -> int:
+    """Return the number of a published model; 0 for a base."""
+    return next((one.number for one in ledger.publications() if one.digest == model), 0)
