@@ -111,6 +111,38 @@ def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(
     assert published(one) == published(calm)
 
 
+def test_in_turn_the_second_starts_from_what_the_first_made_though_all_are_killed(
+    federation: Make,
+) -> None:
+    one = federation("strategy.start=in_turn")
+    one.coordinator.start()
+    for name in one.sites:
+        one.join(name)
+    one.wait_until(lambda: one.events("contribution"), "a contribution")
+    (first,) = {event["site"] for event in one.events("contribution")}
+    (second,) = set(one.sites) - {first}
+    status = one.folder / "state" / second / FINE_TUNING
+    one.wait_until(
+        lambda: status.exists() and '"training"' in status.read_text(), f"{second} trains"
+    )
+    kill_all(one, one.coordinator.pid)
+    kill_all(one, one.hospitals[second].pid)
+    one.coordinator.wait(10)
+    one.hospitals[second].wait(10)
+    one.settings = [text for text in one.settings if text.startswith("deployment")]
+    one.coordinator = one.make_coordinator("--resume", "run")
+    one.coordinator.start()
+    one.join(second)
+    assert one.wait() == 0, one.coordinator.log.read_text()
+    published(one)
+    with Ledger.open(one.runs / "run" / "ledger", create=False) as ledger:
+        starts = {entry.site: entry.base for entry in ledger.entries()}
+        assert starts == {first: ledger.bases()[0], second: ledger.publications()[0].digest}
+    assert {event["site"]: event["start"] for event in one.events("contribution")} == {
+        first: 0, second: 1,
+    }  # fmt: skip
+
+
 def test_a_hospital_contributes_by_hand_and_anybody_merges_offline(
     calm: Federation, federation: Make, tmp_path: Path
 ) -> None:
