@@ -5,22 +5,27 @@ each hospital: statistics of batch normalization are estimated again from its tr
 come the extra passes, which its own model gets, too.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field, replace
 from itertools import product
 from statistics import fmean
 from typing import Any
 
 import torch
 from personal_arms import Federation, Models
+from real_sites import ImageSite
 from torch import Tensor
 
-from polyclinic.config.compose import load_config
+from polyclinic.config.compose import instantiate, load_config
 from polyclinic.learning.low_rank import expand, factorize
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic
-from polyclinic_strategies.merging.in_memory import merge
+from polyclinic_strategies.merging.in_memory import MemoryVectors
+from polyclinic_strategies.merging.layer_statistics import LAYER_STATISTICS
 from polyclinic_strategies.merging.restore import recalibrate, several_together
+from polyclinic_strategies.merging.streaming.merge import merge
+from polyclinic_strategies.universal.networks.low_rank import attach
 
 # rule -> parameter -> values that hospitals score; what the rule's own file has, and more
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
@@ -33,7 +38,10 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "iso_c": {"unfold": (True, False), "scale": (0.3, 0.6, 1.0, 1.5, 2.0)},
     "tsv_m": {"scale": (0.3, 0.6, 1.0, 1.5, 2.0)},
     "wudi": {},
+    "fisher": {},
+    "regmean": {"off_diagonal": (0.5, 0.95), "scale": (1.0, 2.0)},
 }
+LORA_RATES = (1.0, 5.0)  # times the learning rate, of training with factors
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a hospital's own model in a mixture
 Scores = dict[str, dict[str, float]]  # arm -> hospital -> score
 
@@ -56,6 +64,7 @@ class Merging:
     def __post_init__(self) -> None:
         self.base = self.federation.initial
         self.sites = sorted(self.tuned)
+        self._measured: dict[tuple[str, str], StateDict] = {}
         self.vectors = {
             site: {
                 name: state[name] - tensor
@@ -102,6 +111,33 @@ class Merging:
         self.told[arm] = thin.told
         return state
 
+    def lora(self, rank: int, passes: int, arm: str) -> StateDict:
+        """Return the model of vectors that were trained as factors of low rank (LoRA).
+
+        The learning rate is chosen by each hospital's own model on validation cases, for all.
+        """
+        tried = []
+        for rate in LORA_RATES:
+            thin = Merging(self.federation, self._train_factors(rank, passes, rate), self.extra)
+            tried.append((thin.validate(thin.tuned), rate, thin))
+        own, rate, thin = max(tried, key=lambda each: each[0])
+        state = thin.rule("ties")
+        self.told[arm] = {**thin.told, "rate": rate, "own model": own}
+        return state
+
+    def _train_factors(self, rank: int, passes: int, rate: float) -> Models:
+        """Fine-tune with frozen weights and factors beside them; return whole models."""
+        network = deepcopy(self.federation.network)
+        network.load_state_dict(self.base)
+        attach(network, rank)
+        training = self.federation.training
+        faster = replace(training, learning_rate=rate * training.learning_rate)
+        made = Federation(self.federation.sites, network, faster, self.federation.seed)
+        return {
+            site: {name: _whole(state, name) for name in self.base}
+            for site, state in made.local(passes).items()
+        }
+
     def random(self, seed: int) -> StateDict:
         """Return the base plus a random vector, in every tensor as long as the mean's."""
         merged = self._merge("mean", {})
@@ -116,10 +152,10 @@ class Merging:
             made[name] = tensor + noise * (vector.norm() / noise.norm().clamp_min(1e-12))
         return made
 
-    def sequential(self, passes: int) -> StateDict:
+    def in_turn(self, sites: Iterable[str], passes: int) -> StateDict:
         """Let every hospital start from the mean of those before it, and join that mean."""
         mean = self.base
-        for count, site in enumerate(self.sites, 1):
+        for count, site in enumerate(sites, 1):
             mean = mix(mean, self.federation.passes(mean, site, range(passes)), 1 / count)
         return mean
 
@@ -161,8 +197,28 @@ class Merging:
 
     def _merge(self, name: str, parameters: Mapping[str, Any]) -> StateDict:
         weights = {site: self.federation.sites[site].size for site in self.sites}
-        settled = {**_defaults(name), **parameters}
-        return merge(self.vectors, name, base=self.base, weights=weights, **settled)
+        rule = instantiate({**_rule(name), **parameters})
+        files = {
+            site: Measured(vector, self._statistics(site, rule.needs))
+            for site, vector in self.vectors.items()
+        }
+        base = {name: self.base[name] for name in next(iter(self.vectors.values()))}
+        return {**self.base, **merge(base, files, weights, rule)}
+
+    def _statistics(self, site: str, kinds: Iterable[str]) -> StateDict:
+        """Measure what a rule needs of a hospital's own model, on its training images."""
+        found: StateDict = {}
+        for kind in kinds:
+            if (site, kind) not in self._measured:
+                network, place = self.federation.network, self.federation.sites[site]
+                assert isinstance(place, ImageSite), "features have no layers to measure"
+                network.load_state_dict(self.tuned[site])
+                measure = LAYER_STATISTICS[kind]
+                self._measured[site, kind] = measure(
+                    network, place.prepared, self.federation.training, 0
+                )
+            found |= self._measured[site, kind]
+        return found
 
     def _ready(self, state: StateDict, site: str) -> StateDict:
         """Estimate the statistics of batch normalization from the site's training images."""
@@ -187,7 +243,29 @@ def mix(one: StateDict, other: StateDict, share: float) -> StateDict:
     }
 
 
-def _defaults(name: str) -> dict[str, Any]:
-    """Return the parameters of a rule's file."""
-    rule = load_config([f"strategy=merging/{name}"]).strategy["rule"]
-    return {key: value for key, value in rule.items() if key != "_target_"}
+class Measured(MemoryVectors):
+    """A task vector in memory, with statistics."""
+
+    def __init__(self, tensors: StateDict, statistics: StateDict) -> None:
+        super().__init__(tensors)
+        self.statistics = list(statistics)
+        self._statistics = statistics
+
+    def statistic(self, name: str) -> Tensor:
+        """Return one of `statistics`."""
+        return self._statistics[name]
+
+
+def _whole(state: StateDict, name: str) -> Tensor:
+    """Return a tensor of a network with factors, as it is used."""
+    if name in state:
+        return state[name]
+    inside = f"{name.removesuffix('weight')}parametrizations.weight"
+    weight = state[f"{inside}.original"]
+    return weight + (state[f"{inside}.0.up"] @ state[f"{inside}.0.down"]).view(weight.shape)
+
+
+def _rule(name: str) -> dict[str, Any]:
+    """Return the node of a rule's file."""
+    found: dict[str, Any] = dict(load_config([f"strategy=merging/{name}"]).strategy["rule"])
+    return found

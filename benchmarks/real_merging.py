@@ -38,9 +38,11 @@ REFERENCES = (f"{OWN}, restored", "fedavg", "fedavg, restored")
 RULES = tuple(GRIDS)
 BEST = ("ties", "iso_c", "mean")  # among which hospitals choose, as in strategy=merging/best
 # arm -> passes of everybody that it costs, as a share of (all, extra)
-COSTS = {OWN: (1, 0), "fedavg": (1, 1), "pooled": (1, 0), "sequential": (1, 0)}
-THIN = "ties, rank 2"
-ARMS = (OWN, "fedavg", "pooled", *RULES, RANDOM, "base", "mixture", "sequential", THIN)
+TURN, BACKWARDS = "in turn", "in turn, backwards"
+THIN, LORA = "ties, rank 2", "ties, LoRA rank 2"
+COSTS = dict.fromkeys((OWN, "pooled", TURN, BACKWARDS), (1, 0)) | {"fedavg": (1, 1), LORA: (2, 1)}
+OTHERS = (RANDOM, "base", "mixture", TURN, BACKWARDS, THIN, LORA)
+ARMS = (OWN, "fedavg", "pooled", *RULES, *OTHERS)
 
 
 class Fold:
@@ -64,8 +66,10 @@ class Fold:
             RANDOM: lambda: every(merging.random(self.number)),
             "base": lambda: every(federation.initial),
             "mixture": lambda: merging.mixtures(merging.rule("mean")),
-            "sequential": lambda: every(merging.sequential(self.asked.passes)),
+            TURN: lambda: every(merging.in_turn(merging.sites, self.asked.passes)),
+            BACKWARDS: lambda: every(merging.in_turn(merging.sites[::-1], self.asked.passes)),
             THIN: lambda: every(merging.thin_rule("ties", 2, THIN)),
+            LORA: lambda: every(merging.lora(2, self.asked.passes, LORA)),
         }
         if arm in ("fedavg", "pooled"):
             scores = self._together(arm, federation, merging)

@@ -23,7 +23,7 @@ REFINEMENT: Marks = {
 }
 MERGING: Marks = {
     "chosen by hospitals": ("o", "#00796b", "merged, rule chosen by hospitals"),
-    "sequential": ("D", "#f9a825", "merged one after the other"),
+    "in turn": ("D", "#f9a825", "merged in turn"),
     "fedavg": ("s", "#c2185b", "FedAvg, with rounds"),
     "random vector": ("x", "#9e9e9e", "random vector of equal length"),
 }
