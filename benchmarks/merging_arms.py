@@ -7,7 +7,7 @@ come the extra passes, which its own model gets, too.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import product
 from statistics import fmean
 from typing import Any
@@ -18,14 +18,13 @@ from real_sites import ImageSite
 from torch import Tensor
 
 from polyclinic.config.compose import instantiate, load_config
-from polyclinic.learning.low_rank import expand, factorize
+from polyclinic.learning.low_rank import expand, factorize, faster, is_thin, learning_factors
 from polyclinic.learning.state_dict import StateDict
 from polyclinic_strategies.merging.arithmetic.layer import is_normalization_statistic
 from polyclinic_strategies.merging.in_memory import MemoryVectors
 from polyclinic_strategies.merging.layer_statistics import LAYER_STATISTICS
 from polyclinic_strategies.merging.restore import recalibrate, several_together
 from polyclinic_strategies.merging.streaming.merge import merge
-from polyclinic_strategies.universal.networks.low_rank import attach
 
 # rule -> parameter -> values that hospitals score; what the rule's own file has, and more
 GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
@@ -41,7 +40,7 @@ GRIDS: Mapping[str, Mapping[str, Sequence[Any]]] = {
     "fisher": {},
     "regmean": {"off_diagonal": (0.5, 0.95), "scale": (1.0, 2.0)},
 }
-LORA_RATES = (1.0, 5.0)  # times the learning rate, of training with factors
+BEST = ("ties", "iso_c", "mean")  # among which hospitals choose, as in strategy=merging/best
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)  # of a hospital's own model in a mixture
 Scores = dict[str, dict[str, float]]  # arm -> hospital -> score
 
@@ -54,11 +53,13 @@ class Merging:
         federation: Hospitals that take part; its initial weights are the base.
         tuned: Every hospital's fine-tuned model.
         extra: Numbers of the passes of restoration.
+        passes: Number of passes that made them.
     """
 
     federation: Federation
     tuned: Models
     extra: Sequence[int]
+    passes: int
     told: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -92,7 +93,7 @@ class Merging:
 
     def thin(self, rank: int) -> "Merging":
         """Return the same, but what hospitals hand in are matrices of low rank."""
-        thin = Merging(self.federation, self.tuned, self.extra)
+        thin = Merging(self.federation, self.tuned, self.extra, self.passes)
         kept, numbers = 0, 0
         for site, vector in self.vectors.items():
             for name, tensor in vector.items():
@@ -111,32 +112,40 @@ class Merging:
         self.told[arm] = thin.told
         return state
 
-    def lora(self, rank: int, passes: int, arm: str) -> StateDict:
-        """Return the model of vectors that were trained as factors of low rank (LoRA).
+    def best(self) -> str:
+        """Return the rule that hospitals choose among those of strategy=merging/best."""
+        return max(BEST, key=lambda name: self._told_of(name)["validation"])
 
-        The learning rate is chosen by each hospital's own model on validation cases, for all.
-        """
-        tried = []
-        for rate in LORA_RATES:
-            thin = Merging(self.federation, self._train_factors(rank, passes, rate), self.extra)
-            tried.append((thin.validate(thin.tuned), rate, thin))
-        own, rate, thin = max(tried, key=lambda each: each[0])
-        state = thin.rule("ties")
-        self.told[arm] = {**thin.told, "rate": rate, "own model": own}
-        return state
-
-    def _train_factors(self, rank: int, passes: int, rate: float) -> Models:
-        """Fine-tune with frozen weights and factors beside them; return whole models."""
-        network = deepcopy(self.federation.network)
-        network.load_state_dict(self.base)
-        attach(network, rank)
-        training = self.federation.training
-        faster = replace(training, learning_rate=rate * training.learning_rate)
-        made = Federation(self.federation.sites, network, faster, self.federation.seed)
-        return {
-            site: {name: _whole(state, name) for name in self.base}
-            for site, state in made.local(passes).items()
+    def lora(self, rank: int) -> "Merging":
+        """Return the same, but hospitals train factors of low rank instead of whole layers."""
+        made = Merging(self.federation, self._train_factors(rank), self.extra, self.passes)
+        sizes = {name: tensor.numel() for name, tensor in self.base.items()}
+        thin = {
+            name: rank * (len(tensor) + tensor[0].numel())
+            for name, tensor in self.base.items()
+            if is_thin(tuple(tensor.shape), rank)
         }
+        made.told["share"] = sum((sizes | thin).values()) / sum(sizes.values())
+        return made
+
+    def _told_of(self, name: str) -> dict[str, Any]:
+        if name not in self.told:
+            self.rule(name)
+        found: dict[str, Any] = self.told[name]
+        return found
+
+    def _train_factors(self, rank: int) -> Models:
+        """Fine-tune as hospitals do with `strategy.rank`; return whole models."""
+        return {site: self._fit_factors(self.base, site, rank) for site in self.sites}
+
+    def _fit_factors(self, start: StateDict, site: str, rank: int) -> StateDict:
+        network = deepcopy(self.federation.network)
+        network.load_state_dict(start)
+        training = faster(self.federation.training)
+        with learning_factors(network, rank):
+            made = Federation(self.federation.sites, network, training, self.federation.seed)
+            network.load_state_dict(made.passes(made.initial, site, range(self.passes)))
+        return {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
 
     def random(self, seed: int) -> StateDict:
         """Return the base plus a random vector, in every tensor as long as the mean's."""
@@ -152,11 +161,16 @@ class Merging:
             made[name] = tensor + noise * (vector.norm() / noise.norm().clamp_min(1e-12))
         return made
 
-    def in_turn(self, sites: Iterable[str], passes: int) -> StateDict:
+    def in_turn(self, sites: Iterable[str], rank: int = 0) -> StateDict:
         """Let every hospital start from the mean of those before it, and join that mean."""
         mean = self.base
         for count, site in enumerate(sites, 1):
-            mean = mix(mean, self.federation.passes(mean, site, range(passes)), 1 / count)
+            tuned = (
+                self._fit_factors(mean, site, rank)
+                if rank
+                else self.federation.passes(mean, site, range(self.passes))
+            )
+            mean = mix(mean, tuned, 1 / count)
         return mean
 
     def mixtures(self, merged: StateDict) -> Models:
@@ -254,15 +268,6 @@ class Measured(MemoryVectors):
     def statistic(self, name: str) -> Tensor:
         """Return one of `statistics`."""
         return self._statistics[name]
-
-
-def _whole(state: StateDict, name: str) -> Tensor:
-    """Return a tensor of a network with factors, as it is used."""
-    if name in state:
-        return state[name]
-    inside = f"{name.removesuffix('weight')}parametrizations.weight"
-    weight = state[f"{inside}.original"]
-    return weight + (state[f"{inside}.0.up"] @ state[f"{inside}.0.down"]).view(weight.shape)
 
 
 def _rule(name: str) -> dict[str, Any]:

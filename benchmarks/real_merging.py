@@ -27,7 +27,7 @@ from typing import Any
 import torch
 from cells import is_kept, keep_cell
 from measuring import machine
-from merging_arms import GRIDS, Merging
+from merging_arms import BEST, GRIDS, Merging
 from personal_arms import Federation, Models
 from real_cohort import Cohort, add_options
 from real_table import show, summarize
@@ -36,12 +36,17 @@ RESULTS = Path(__file__).with_name("results")
 OWN, CHOSEN, RANDOM = "own model", "chosen by hospitals", "random vector"
 REFERENCES = (f"{OWN}, restored", "fedavg", "fedavg, restored")
 RULES = tuple(GRIDS)
-BEST = ("ties", "iso_c", "mean")  # among which hospitals choose, as in strategy=merging/best
 # arm -> passes of everybody that it costs, as a share of (all, extra)
 TURN, BACKWARDS = "in turn", "in turn, backwards"
-THIN, LORA = "ties, rank 2", "ties, LoRA rank 2"
-COSTS = dict.fromkeys((OWN, "pooled", TURN, BACKWARDS), (1, 0)) | {"fedavg": (1, 1), LORA: (2, 1)}
-OTHERS = (RANDOM, "base", "mixture", TURN, BACKWARDS, THIN, LORA)
+THIN = "ties, rank 2"
+LORA = {"LoRA rank 2": 2, "LoRA rank 4": 4}  # chosen by hospitals, of what they trained as factors
+LORA_TURN = "in turn, LoRA rank 4"
+COSTS = {
+    **dict.fromkeys((OWN, "pooled", TURN, BACKWARDS, LORA_TURN), (1, 0)),
+    **dict.fromkeys(LORA, (1, 2)),
+    "fedavg": (1, 1),
+}
+OTHERS = (RANDOM, "base", "mixture", TURN, BACKWARDS, THIN, *LORA, LORA_TURN)
 ARMS = (OWN, "fedavg", "pooled", *RULES, *OTHERS)
 
 
@@ -66,13 +71,18 @@ class Fold:
             RANDOM: lambda: every(merging.random(self.number)),
             "base": lambda: every(federation.initial),
             "mixture": lambda: merging.mixtures(merging.rule("mean")),
-            TURN: lambda: every(merging.in_turn(merging.sites, self.asked.passes)),
-            BACKWARDS: lambda: every(merging.in_turn(merging.sites[::-1], self.asked.passes)),
+            TURN: lambda: every(merging.in_turn(merging.sites)),
+            BACKWARDS: lambda: every(merging.in_turn(merging.sites[::-1])),
             THIN: lambda: every(merging.thin_rule("ties", 2, THIN)),
-            LORA: lambda: every(merging.lora(2, self.asked.passes, LORA)),
+            LORA_TURN: lambda: every(merging.in_turn(merging.sites, LORA["LoRA rank 4"])),
         }
         if arm in ("fedavg", "pooled"):
             scores = self._together(arm, federation, merging)
+        elif arm in LORA:
+            thin = merging.lora(LORA[arm])
+            rule = thin.best()
+            scores = thin.test(f"{OWN}, {arm}", thin.tuned) | thin.test(arm, every(thin.rule(rule)))
+            merging.told[arm] = {**thin.told, "rule": rule}
         else:
             found = models[arm]() if arm in models else every(merging.rule(arm))
             scores = merging.test(arm, found)
@@ -104,7 +114,7 @@ class Fold:
                 kept.parent.mkdir(parents=True, exist_ok=True)
                 torch.save(tuned, kept)
             extra = range(passes, passes + self.asked.extra)
-            self._made = federation, Merging(federation, tuned, extra)
+            self._made = federation, Merging(federation, tuned, extra, passes)
         return self._made
 
 

@@ -61,7 +61,8 @@ class Deployment:
         self.project = f"polyclinic-test-{uuid.uuid4().hex[:8]}"
         self._settings = {
             "POLYCLINIC_RUN": " ".join([*SMALL, *settings]),
-            "POLYCLINIC_PATIENTS": "3 6",
+            "POLYCLINIC_PATIENTS": "3",
+            "POLYCLINIC_GRID_MM": "6",
         }
 
     def compose(

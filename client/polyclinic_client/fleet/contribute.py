@@ -80,7 +80,9 @@ def _work(
         if asked_at is None or asked_at < began:
             if time.monotonic() - since > wait_s:
                 raise ServerUnreachable(
-                    server, f"it answers, but asked for no contribution within {wait_s:.0f} s"
+                    server,
+                    f"it answers, but asked for no contribution within {wait_s:.0f} s: nobody has "
+                    "started a run that wants one, or it is another hospital's turn",
                 )
             continue
         verdict = _verdict(outbox, began)

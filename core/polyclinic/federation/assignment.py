@@ -58,7 +58,7 @@ class Assignment:
         summed: Whether the contribution goes into a secure sum, and is not handed over itself.
         variances: Whether the variance of each such mean is wanted, too; hospitals of 0.1.0 do not
             read this, and send none.
-        rank: Of the factors that a task vector's matrices are handed over as; 0: whole.
+        rank: Of the factors that are trained and handed over instead of a layer; 0: whole.
     """
 
     order: Order

@@ -27,6 +27,7 @@ from polyclinic.federation.records import Order
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.imaging.subjects import count_subjects, number_subjects
 from polyclinic.learning.fine_tuning import Course, fit_passes
+from polyclinic.learning.low_rank import faster, learning_factors
 from polyclinic.learning.preparation import PreparedSite
 from polyclinic.learning.private.plan import (
     PrivatePlan,
@@ -143,7 +144,7 @@ def fit_contribution(
     Args:
         site: The hospital.
         assignment: What is asked for.
-        network: Trained in place.
+        network: Trained in place; by factors of low rank, if the assignment has a rank.
         checkpoint: Written after every pass.
         falling: Whether the learning rate falls from pass to pass.
 
@@ -156,15 +157,15 @@ def fit_contribution(
         lambda number: site.seed(replace(order, round=number)),
         falling,
     )
-    return fit_passes(
-        network,
-        site.prepared(order),
-        job.training,
-        course,
-        checkpoint=checkpoint,
-        on_step=tell_training(site, order),
-        turn=site.compute_slot,
-    )
+    how: dict[str, Any] = {
+        "checkpoint": checkpoint,
+        "on_step": tell_training(site, order),
+        "turn": site.compute_slot,
+    }
+    if not assignment.rank:
+        return fit_passes(network, site.prepared(order), job.training, course, **how)
+    with learning_factors(network, assignment.rank):
+        return fit_passes(network, site.prepared(order), faster(job.training), course, **how)
 
 
 def describe_training_images(site: Site, assignment: Assignment, network: nn.Module) -> StateDict:

@@ -18,7 +18,7 @@ def withdraw(ledger: Ledger, site: str, reason: str) -> str:
     Raises:
         NothingToWithdraw: The ledger holds neither.
     """
-    from polyclinic_strategies.merging.intake.starts import heirs_of
+    from polyclinic_strategies.merging.asking.starts import heirs_of
     from polyclinic_strategies.merging.publisher import Publisher
     from polyclinic_strategies.refinement.refiner import Refiner
 

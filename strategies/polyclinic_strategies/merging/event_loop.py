@@ -21,10 +21,10 @@ from polyclinic.store.ledger import Ledger, Publication
 from polyclinic.store.refusals import ContributionRefused
 from polyclinic.system import clock
 from polyclinic.system.processes import pause_s
+from polyclinic_strategies.merging.asking.calls import Calls
+from polyclinic_strategies.merging.asking.starts import Starts
 from polyclinic_strategies.merging.events import Reused
-from polyclinic_strategies.merging.intake.calls import Calls
 from polyclinic_strategies.merging.intake.reception import is_whole, take_in
-from polyclinic_strategies.merging.intake.starts import Starts
 from polyclinic_strategies.merging.intake.statistics import (
     check_description,
     check_statistics,

@@ -17,7 +17,7 @@ from polyclinic.learning.state_dict import StateDict, longest_update
 from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging.arithmetic.configured import rules_of
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
-from polyclinic_strategies.merging.intake.starts import BASE, STARTS
+from polyclinic_strategies.merging.asking.starts import BASE, STARTS
 from polyclinic_strategies.merging.publisher import Publisher
 
 AUTO = "auto"
@@ -51,7 +51,7 @@ class Merging:
         restoration_steps: Number of these steps.
         start: Model that a hospital starts from: base, newest (the newest published model when it
             is asked first), or in_turn (likewise, one hospital after another).
-        rank: Of the factors that hospitals hand over instead of a layer's task vector; 0: whole.
+        rank: Of the factors that hospitals train and hand over instead of a layer; 0: whole.
         ledger: Folder of the ledger; None keeps one in the run's folder.
         sites: Names of the hospitals that may contribute; empty for all.
         max_staleness: Contributions to this many bases before the current one still count.

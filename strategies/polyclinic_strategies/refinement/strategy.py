@@ -11,7 +11,7 @@ from polyclinic.config.compose import instantiate
 from polyclinic.config.schemas import Part
 from polyclinic.describing.statistics import statistic_named, statistic_names
 from polyclinic.errors import ConfigError
-from polyclinic_strategies.merging.intake.starts import BASE
+from polyclinic_strategies.merging.asking.starts import BASE
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.refinement.refine import Recipe
 

@@ -10,7 +10,7 @@ from polyclinic.config.compose import instantiate, list_names, load_config
 from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError
 from polyclinic_strategies.merging.arithmetic.configured import make_rules
-from polyclinic_strategies.merging.intake.starts import BASE
+from polyclinic_strategies.merging.asking.starts import BASE
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.distillation import Distillation
 from polyclinic_strategies.universal.settings import UniversalConfig

@@ -17,7 +17,7 @@ from polyclinic.store.contribution import Contribution, write_contribution
 from polyclinic.store.ledger import Ledger
 from polyclinic_server.runs.withdrawal import withdraw
 from polyclinic_strategies.merging.arithmetic.layer import Rule
-from polyclinic_strategies.merging.intake.starts import Starts, heirs_of
+from polyclinic_strategies.merging.asking.starts import Starts, heirs_of
 from polyclinic_strategies.merging.messages import (
     Assignment,
     Handover,
@@ -133,7 +133,7 @@ def test_nobody_begins_while_another_is_at_work(tmp_path: Path) -> None:
 def test_a_hospital_that_cannot_loses_its_turn(
     tmp_path: Path, fault: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("polyclinic_strategies.merging.intake.starts.ABSENT_S", 0.2)
+    monkeypatch.setattr("polyclinic_strategies.merging.asking.starts.ABSENT_S", 0.2)
     world = Class(tmp_path, "a", "b", start="in_turn", end={"contributions": 1})
     first, second = world.hospitals["a"], world.hospitals["b"]
     assert isinstance(first, Learner)

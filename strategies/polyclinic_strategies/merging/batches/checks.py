@@ -5,7 +5,7 @@ from dataclasses import replace
 from polyclinic.config.schemas import SumsConfig
 from polyclinic.errors import ConfigError
 from polyclinic.federation.secure_sums.exchange import check_protection
-from polyclinic_strategies.merging.intake.starts import BASE
+from polyclinic_strategies.merging.asking.starts import BASE
 from polyclinic_strategies.merging.strategy import Merging
 
 MEAN = "polyclinic_strategies.merging.rules.mean.Mean"

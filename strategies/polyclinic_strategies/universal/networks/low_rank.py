@@ -10,38 +10,15 @@ import math
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils import parametrize
+from torch import nn
 
+from polyclinic.learning.low_rank import Update, attach_update
 from polyclinic.learning.state_dict import StateDict, subtract
 from polyclinic_strategies.universal.networks.network import ENCODER, UniversalNetwork
 
 UP, DOWN = ".up", ".down"
 WEIGHT = "weight"
 Shape = tuple[int, ...]
-
-
-class Update(nn.Module):
-    """A weight with an update of low rank."""
-
-    def __init__(self, shape: Shape, rank: int, generator: torch.Generator) -> None:
-        """Start from no update at all.
-
-        Args:
-            shape: Shape of the weight.
-            rank: Rank of the update.
-            generator: Draws the lower factor, with the spread of a linear layer's first weights.
-        """
-        super().__init__()
-        (out, rank), (_, numbers) = _factor_shapes(shape, rank)
-        bound = 1 / math.sqrt(numbers)
-        self.up = nn.Parameter(torch.zeros(out, rank))
-        self.down = nn.Parameter((2 * torch.rand(rank, numbers, generator=generator) - 1) * bound)
-
-    def forward(self, weight: Tensor) -> Tensor:
-        """Compute the weight as it is used, in float32 as the coordinator computes it."""
-        with torch.autocast(weight.device.type, enabled=False):
-            return weight + (self.up @ self.down).view(weight.shape)
 
 
 def layout(shapes: Mapping[str, Shape], rank: int) -> dict[str, Shape]:
@@ -82,11 +59,7 @@ def attach(encoder: nn.Module, rank: int) -> None:
     for name, shape in shapes.items():
         if is_factored(name, shape, rank):
             layer = encoder.get_submodule(name.rpartition(".")[0])
-            device = layer.get_parameter(WEIGHT).device
-            layer.get_parameter(WEIGHT).requires_grad_(False)
-            parametrize.register_parametrization(
-                layer, WEIGHT, Update(shape, rank, generator).to(device)
-            )
+            attach_update(layer, WEIGHT, Update(shape, rank, generator))
 
 
 def factors(network: UniversalNetwork, base: StateDict) -> StateDict:

@@ -1,0 +1,1 @@
+"""Which hospital is asked when, and from which model it starts."""
