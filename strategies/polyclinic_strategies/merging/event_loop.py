@@ -231,14 +231,14 @@ class EventLoop:
 
     def ask(self, site: str) -> None:
         """Send the next question to an idle hospital, if there is one."""
-        asked = self._assignment_of(site)
-        if asked is not None and site in self._needs_base:
-            known = asked.base == self.assignment.base
-            start = self.base if known else self.ledger.load_model(asked.base)
-            weights = pack(start, self.names)
+        start = self._start_of(site)
+        if start is not None and site in self._needs_base:
+            asked = self._assignment_from(start)
+            state = self.base if asked is self.assignment else self.ledger.load_model(start)
+            weights = pack(state, self.names)
             self.mailbox.ask(site, lambda node: send_base(asked, weights, node), Question("base"))
-        elif asked is not None and self._calls.is_due(site, urgent=self.has_verdict(site)):
-            verdicts = list(self._verdicts.get(site, ()))
+        elif start is not None and self._calls.is_due(site, urgent=self.has_verdict(site)):
+            asked, verdicts = self._assignment_from(start), list(self._verdicts.get(site, ()))
             self.mailbox.ask(
                 site,
                 lambda node: ask_for_contribution(asked, verdicts, node),
@@ -254,19 +254,24 @@ class EventLoop:
             question = Question("score", trial)
             self.mailbox.ask(site, lambda node: ask_for_score(order, trial.weights, node), question)
 
-    def _assignment_of(self, site: str) -> Assignment | None:
-        """Return what a hospital is asked for; None while it is to wait."""
+    def _assignment_from(self, start: str) -> Assignment:
+        """Return what a hospital is asked for that starts from a model."""
+        same = start == self.assignment.base
+        return self.assignment if same else replace(self.assignment, base=start)
+
+    def _start_of(self, site: str) -> str | None:
+        """Return the model that a hospital starts from; None while it is to wait."""
         start = self._starts.of(site)
-        if start is None:
-            done = self.contributors() | self._given_up | self._calls.refused_sites()
-            if self.candidates.owing(self.members()) or not self._starts.may_begin(
-                site, done, self.mailbox.patience_s
-            ):
-                self._tell_doing(site, "waiting for its turn")
-                return None
-            newest = self.candidates.published if self.merged else None
-            start = self._starts.begin(site, newest.digest if newest else self.assignment.base)
-        return replace(self.assignment, base=start)
+        if start is not None:
+            return start
+        done = self.contributors() | self._given_up | self._calls.refused_sites()
+        if self.candidates.owing(self.members()) or not self._starts.may_begin(
+            site, done, self.mailbox.patience_s
+        ):
+            self._tell_doing(site, "waiting for its turn")
+            return None
+        newest = self.candidates.published if self.merged else None
+        return self._starts.begin(site, newest.digest if newest else self.assignment.base)
 
     def reader(self, question: Question) -> Callable[[Message], object]:
         """Return what reads the answer to a question."""
