@@ -3,7 +3,7 @@
 A page is open, as in a browser: it follows the stream of changes and fetches itself again at each,
 every two seconds at most. Meanwhile every page is asked for again and again, and events come.
 
-    python benchmarks/page.py --seconds 60
+    python benchmarks/page.py --seconds 120
     python benchmarks/page.py --minutes 10
 
 With --minutes, what an hour does to the page's memory is estimated from a shorter time: a line is
@@ -132,7 +132,7 @@ def start(folder: Path) -> tuple[subprocess.Popen[str], int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--minutes", type=float, help="also the memory's slope over this time")
     asked = parser.parse_args()
     random, ended = Random(0), threading.Event()
