@@ -2,7 +2,11 @@
 
     python benchmarks/real_table.py results/NAME.json
 
-prints every hospital's scores, as docs/explanation has them.
+prints every hospital's scores, as docs/explanation has them;
+
+    python benchmarks/real_table.py results/merging-A.json results/merging-B.json
+
+prints what `real_merging.py` found, side by side.
 """
 
 import json
@@ -127,5 +131,53 @@ def show_sites(table: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
     return "\n".join(lines)
 
 
+RESTORED = ", restored"
+
+
+def show_merging(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
+    """Return tables of `real_merging.py` side by side, with p against the restored own models.
+
+    A model of fewer folds than the table has says so.
+    """
+    arms = {name: dict(table["inside"]) for name, table in tables.items()}
+    known = dict.fromkeys(arm.removesuffix(RESTORED) for each in arms.values() for arm in each)
+    columns = [f"{name}{each}" for name in arms for each in ("", RESTORED)]
+    lines = [f"| | {' | '.join(columns)} |", "|---" * (len(columns) + 1) + "|"]
+
+    def cell(name: str, arm: str) -> str:
+        row = arms[name].get(arm)
+        if row is None:
+            return ""
+        few = row["folds"] < max(each["folds"] for each in arms[name].values())
+        folds = f", {row['folds']} folds" if few else ""
+        p = row.get("p")
+        told = "" if p is None else f" (p {p:.3f}{folds})"
+        return f"{row['mean']:.3f}{told or (folds and f' ({folds[2:]})')}"
+
+    for arm in sorted(known, key=lambda arm: -_best_mean(arms, arm)):
+        cells = [cell(name, arm + end) for name in arms for end in ("", RESTORED)]
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _best_mean(tables: Mapping[str, Mapping[str, Any]], arm: str) -> float:
+    """Return the mean over tables of the better of an arm's two figures."""
+    return fmean(
+        max(table[name]["mean"] for name in (arm, arm + RESTORED) if name in table)
+        for table in tables.values()
+        if arm in table or arm + RESTORED in table
+    )
+
+
+def main() -> None:
+    """Print the tables that are named."""
+    found = {
+        " ".join(path.stem.split("-")[1:-1]): json.loads(path.read_text())["table"]
+        for path in map(Path, sys.argv[1:])
+    }
+    merging = Path(sys.argv[1]).stem.startswith("merging-")
+    print(show_merging(found) if merging else show_sites(next(iter(found.values()))))
+
+
 if __name__ == "__main__":
-    print(show_sites(json.loads(Path(sys.argv[1]).read_text())["table"]))
+    main()
