@@ -13,6 +13,7 @@ from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import StateDict, pack
 from polyclinic_strategies.merging.arithmetic.configured import describe_rule
 from polyclinic_strategies.merging.arithmetic.layer import Rule, is_normalization_statistic
+from polyclinic_strategies.merging.asking.starts import BASE
 from polyclinic_strategies.merging.messages import ask_for_score
 from polyclinic_strategies.merging.publisher import Publisher
 from polyclinic_strategies.merging.strategy import Merging
@@ -90,11 +91,15 @@ class Comparison:
         """Yield every control.
 
         These are every hospital's model at its own hospital, and at all; the base; a random vector;
-        and these and the merged model with the other kind of restoration.
+        and these and the merged model with the other kind of restoration. Where hospitals start
+        from published models, no model is of one hospital alone, and there are none of these.
         """
-        singles = {entry.site: self._publisher.single(entry) for entry in self._publisher.entries()}
+        alone = self._strategy.start == BASE
+        entries = self._publisher.entries() if alone else ()
+        singles = {entry.site: self._publisher.single(entry) for entry in entries}
         own = "every hospital's own model, on its own images"
-        yield self._opponent("local", "local only", "local", own, singles)
+        if alone:
+            yield self._opponent("local", "local only", "local", own, singles)
         strangers = [
             self._opponent(f"single.{site}", f"{site} alone", "single", "", state)
             for site, state in singles.items()

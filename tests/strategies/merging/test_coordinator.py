@@ -27,6 +27,7 @@ from polyclinic_server.reports.page import write_report
 from polyclinic_server.runs.app import coordinate
 from polyclinic_strategies.merging.arithmetic.configured import describe_rule
 from polyclinic_strategies.merging.offline import merge_offline
+from polyclinic_strategies.merging.report.section import make_section
 from polyclinic_strategies.merging.strategy import Merging
 from tests.fakes import FakeGrid, FakeNode, serve
 from tests.server.runs.test_app import SMALL
@@ -188,6 +189,20 @@ def test_hospitals_choose_among_several_rules(sites: list[Path], tmp_path: Path)
     assert {key: newest[key] for key in ("rule", "parameters")} in known
     with pytest.raises(ConfigError, match="several rules"):
         merge_offline("best", [], best.path / "ledger", tmp_path / "out.safetensors")
+
+
+def test_in_turn_there_is_no_model_of_one_hospital_alone(sites: list[Path], tmp_path: Path) -> None:
+    settings = ("strategy=merging/in_turn", "strategy.controls=true", "deployment.hospitals=2")
+    made = run(tmp_path / "run", sites[:2], *settings)
+    described = made.describe()
+    assert "local" not in {arm["name"] for arm in described["arms"]}
+    entries = {entry["name"] for entry in described["comparison"]["entries"]}
+    assert {"random", "base"} <= entries and not any("single" in name for name in entries)
+    with Ledger.open(made.path / "ledger") as ledger:
+        bases = [entry.base for entry in ledger.entries()]
+        assert bases == [ledger.bases()[0], ledger.publications()[0].digest]
+    section = make_section(read_results(made.path))
+    assert section is not None and "1 hospital started" in section.values["reports"][0].procedure
 
 
 def test_thin_contributions_are_merged(sites: list[Path], tmp_path: Path) -> None:

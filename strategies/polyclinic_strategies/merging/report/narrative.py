@@ -67,6 +67,20 @@ def tell_recovery(recovery: float | None) -> str:
     )
 
 
+def tell_procedure(heirs: int) -> str:
+    """Say how hospitals contribute, where some of them started from published models."""
+    said = (
+        "Every hospital trains by itself, at a time of its own, and sends its contribution once. "
+        "The coordinator merges all contributions again whenever one arrives. "
+    )
+    if not heirs:
+        return said + "No hospital waits for another."
+    return said + (
+        f"{plural(heirs, 'hospital')} started from a model that was published before, "
+        "and built on what others had learned."
+    )
+
+
 def tell_arrivals(story: Story) -> str:
     """Say who contributed when, and what became of it."""
     arrivals = [mark.at for mark in story.marks if mark.kind == "contribution"]

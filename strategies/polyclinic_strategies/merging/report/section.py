@@ -14,6 +14,7 @@ from polyclinic.reporting.formats import plural, show_difference, show_percent, 
 from polyclinic.reporting.results import Arm, Results
 from polyclinic.reporting.section import ArmNote, Pointer, Section
 from polyclinic.reporting.tables import fit, make_table
+from polyclinic_strategies.merging.events import Contributed
 from polyclinic_strategies.merging.report.arrival_chart import (
     ArrivalChart,
     Level,
@@ -26,6 +27,7 @@ from polyclinic_strategies.merging.report.narrative import (
     tell_arrivals,
     tell_development,
     tell_place,
+    tell_procedure,
     tell_restoration,
     tell_result,
     tell_travels,
@@ -47,9 +49,10 @@ ROLES = {
     "reference": "reference",
 }
 PROCEDURE = (
-    "For merging every hospital trains by itself, from the same starting model, for as long as "
-    "the configuration says. It sends once how its model differs from the start. The coordinator "
-    "combines these differences by a rule. Images do not move, and no hospital waits for another.",
+    "For merging every hospital trains by itself, for as long as the configuration says, from the "
+    "base or, if the run is so configured, from a model that was published before. It sends once "
+    "how its model differs from that start. The coordinator combines these differences by a rule. "
+    "Images do not move.",
 )
 
 TintedRow = tuple[Travel, tuple[tuple[float | None, str], ...]]
@@ -60,6 +63,7 @@ class ArmReport:
     """One merging arm on the page; figures that nothing was measured for are None or empty."""
 
     arm: Arm
+    procedure: str
     timeline: Timeline | None
     happened: str
     chart: ArrivalChart | None
@@ -108,8 +112,14 @@ def report_arm(results: Results, arm: Arm) -> ArmReport:
     figures = compare(results, arm, story.rule if story else "")
     entries = results.run.comparison.entries if results.run.comparison else ()
     restored = [each.note for each in entries if each.group in ("restored", "unrestored")]
+    heirs = {
+        event.site
+        for event in results.events
+        if isinstance(event, Contributed) and event.arm == arm.name and event.start
+    }
     return ArmReport(
         arm=arm,
+        procedure=tell_procedure(len(heirs)),
         timeline=draw_timeline(story) if story and story.presence else None,
         happened=tell_arrivals(story) if story else "",
         chart=draw_arrivals(arm, steps, levels, results.arms),
