@@ -297,6 +297,17 @@ def test_a_merging_arm_has_no_curve_over_rounds(tmp_path: Path) -> None:
     assert [curve.arm.name for curve in curves(results, "validate", "score")] == ["fedavg"]
 
 
+def test_the_page_says_who_built_on_others_work(tmp_path: Path) -> None:
+    alone = report(read(tmp_path / "alone")).procedure
+    happened = [
+        line | {"start": 1} if line["kind"] == "contribution" and line["site"] == "b" else line
+        for line in events()
+    ]
+    run = write_merging_run(tmp_path / "built", None, happened)
+    built = report(read_results(run)).procedure
+    assert "1 hospital " not in alone and "1 hospital " in built
+
+
 def test_the_page_still_loads_nothing(tmp_path: Path) -> None:
     assert Page(write_report(write_merging_run(tmp_path))).is_inert()
 
