@@ -11,7 +11,7 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.federation.answers import Figures
 from polyclinic.federation.attendance import Listener
 from polyclinic.federation.events import Answered, Note
-from polyclinic.learning.state_dict import StateDict, pack
+from polyclinic.learning.state_dict import StateDict, pack, unpack
 from polyclinic.store.ledger import Publication
 from polyclinic_strategies.merging.arithmetic.layer import Rule
 from polyclinic_strategies.merging.events import Published, SetAside
@@ -26,14 +26,12 @@ class Trial:
     Attributes:
         rule: Rule that made the model.
         weights: Packed weights, as they travel.
-        state: The same weights by name.
         number: Number of the publication; 0 while the model is only a candidate.
         figures: Answers of the hospitals, by site.
     """
 
     rule: Rule
     weights: Tensor
-    state: StateDict
     number: int = 0
     figures: dict[str, Answered] = field(default_factory=dict)
 
@@ -82,6 +80,7 @@ class Candidates:
         self._aside: set[str] = set()  # digests of what was set aside and told
         self._unusual = Unusual(publisher.ledger, names)
         self.chosen = last_choice(rules, publisher.ledger.publications())
+        self._like: StateDict = {}  # shapes and types of the model's tensors, without their numbers
         self.trials: list[Trial] = []
         self.published: Publication | None = None
 
@@ -98,7 +97,8 @@ class Candidates:
         try:
             for rule in [self.chosen, *(rule for rule in self._rules if rule != self.chosen)]:
                 state = self._publisher.merge(rule)
-                self.trials.append(Trial(rule, pack(state, self._names), state))
+                self._like = {name: tensor.to("meta") for name, tensor in state.items()}
+                self.trials.append(Trial(rule, pack(state, self._names)))
                 self._tell_set_aside(rule)
         except (ConfigError, ModelInvalid) as error:  # the rule needs more hospitals, as Krum does
             self._on_event(Note(text=f"nothing is published yet: {error}"))
@@ -148,7 +148,8 @@ class Candidates:
                 self._on_event(SetAside(site=sites[digest], digest=digest, reason=reason))
 
     def _publish(self, trial: Trial, why: str) -> None:
-        publication = self._publisher.publish(trial.rule, trial.state)
+        state = unpack(trial.weights, self._like, self._names)
+        publication = self._publisher.publish(trial.rule, state)
         trial.number = publication.number
         if self.published is not None and publication.number == self.published.number:
             return
