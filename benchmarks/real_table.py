@@ -151,7 +151,8 @@ def show_merging(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         few = row["folds"] < max(each["folds"] for each in arms[name].values())
         folds = f", {row['folds']} folds" if few else ""
         p = row.get("p")
-        told = "" if p is None else f" (p {p:.3f}{folds})"
+        small = "p < 0.001" if p is not None and p < 0.001 else f"p {p or 0:.3f}"
+        told = "" if p is None else f" ({small}{folds})"
         return f"{row['mean']:.3f}{told or (folds and f' ({folds[2:]})')}"
 
     for arm in sorted(known, key=lambda arm: -_best_mean(arms, arm)):
