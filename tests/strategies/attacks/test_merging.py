@@ -15,8 +15,8 @@ from polyclinic.store.ledger import Ledger
 from polyclinic.store.requirements import Requirements
 from polyclinic_strategies.merging import mailbox
 from polyclinic_strategies.merging.arithmetic.layer import Layer
+from polyclinic_strategies.merging.asking import calls
 from polyclinic_strategies.merging.event_loop import EventLoop
-from polyclinic_strategies.merging.intake import calls
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.rules.trimmed_mean import TrimmedMean
 from polyclinic_strategies.merging.strategy import Merging

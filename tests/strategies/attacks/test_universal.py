@@ -11,7 +11,7 @@ from polyclinic.learning.site_tasks import SiteTask
 from polyclinic.learning.state_dict import StateDict
 from polyclinic.store.ledger import Ledger
 from polyclinic_strategies.merging import mailbox
-from polyclinic_strategies.merging.intake import calls
+from polyclinic_strategies.merging.asking import calls
 from polyclinic_strategies.merging.messages import Assignment
 from polyclinic_strategies.merging.strategy import Merging
 from polyclinic_strategies.universal.exchange import EMBEDDING, TASK, declare_in_numbers
