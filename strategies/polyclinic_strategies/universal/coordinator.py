@@ -39,6 +39,7 @@ from polyclinic_strategies.universal.settings import (
 )
 from polyclinic_strategies.universal.stage_log import StageLog
 from polyclinic_strategies.universal.strategy import Universal
+from polyclinic_strategies.universal.teaching.library import write_library
 
 LISTED_BEFORE = {
     "name": BEFORE,
@@ -46,6 +47,7 @@ LISTED_BEFORE = {
     "kind": "universal",
     "note": "the encoder that hospitals got in the first stage",
 }
+LIBRARY = "library.safetensors"  # name of the file of encoders, beside the universal one
 PROGRESS_S = 2.0  # seconds between two events about the progress of some work
 
 
@@ -127,6 +129,7 @@ class UniversalRun:
                 self._images = self._read_public()
             for number in range(done + 1, stages + 1):
                 state = self._run_stage(ledger, number, state)
+            self._keep_library(ledger, state)
         if not self._gathered:  # after a restart, hospitals need some seconds to come back
             known = len(self._log.contributors())
             self._attendance.wait_for(known, 0, min(RETURN_S, self._config.deployment.wait_s))
@@ -301,6 +304,21 @@ class UniversalRun:
         whole = {**self._network.state_dict(), **state}
         path = self._folder.path / "arms" / self._order.arm / "model.safetensors"
         save_state(whole, path, {"polyclinic": described})
+
+    def _keep_library(self, ledger: Ledger, state: StateDict) -> None:
+        """Write the last stage's encoders beside the universal one, if that is wanted."""
+        path = self._folder.path / "arms" / self._order.arm / LIBRARY
+        taught = self._log.last_taught()
+        if not self._universal.library or taught is None:
+            return
+        number, base = taught
+        before = ledger.load_model(base)
+        entries = self._log.read_contributions(number, base, ledger)
+        teachers = [make_teacher(entry, before, self._learning.rank) for entry in entries]
+        described = json.dumps(describe_model(self._order, self._universal.stages, False))
+        kept = write_library(path, described, state, before, teachers)
+        self._log.record_library(kept)
+        self._note(f"the library has the universal encoder and those of {kept} hospitals")
 
     def _checkpoints(self) -> Path:
         return self._folder.path / "arms" / self._order.arm / "checkpoints"

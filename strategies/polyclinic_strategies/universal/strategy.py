@@ -31,6 +31,8 @@ class Universal:
             encoders.
         contributions: How hospitals contribute: a node of `conf/strategy/merging/`; its `end` is
             that of a stage.
+        library: Whether the encoders of the last stage's hospitals are kept beside the universal
+            one, in a file that the coordinator can hand to hospitals.
         distillation: A node that names `polyclinic_strategies.universal.distillation.Distillation`.
     """
 
@@ -40,6 +42,7 @@ class Universal:
     combine: str
     contributions: Part
     distillation: Part
+    library: bool = False
 
     def __post_init__(self) -> None:
         if self.stages < 1:
