@@ -20,6 +20,7 @@ from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, Note, Progress
 from polyclinic.federation.final_test import RETURN_S, FinalTest, list_before, record_start
 from polyclinic.federation.jobs import describe_model, make_order, start_network
+from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.arithmetic.configured import describe_rule, make_rules
@@ -48,6 +49,7 @@ LISTED_BEFORE = {
     "note": "the encoder that hospitals got in the first stage",
 }
 LIBRARY = "library.safetensors"  # name of the file of encoders, beside the universal one
+SEEDS_APART = 1_000_003  # seeds of two stages are so far apart
 PROGRESS_S = 2.0  # seconds between two events about the progress of some work
 
 
@@ -106,8 +108,7 @@ class UniversalRun:
         self._universal, self._learning = check_universal(config)
         self._merging = self._universal.merging()
         self._expected = self._merging.expected_contributions(config.deployment)
-        # a stage is `training.epochs` passes
-        self._order = replace(make_order(self._folder, config, network), rounds=1)
+        self._order = self._make_order(1)
         self._log = StageLog(self._folder, self._order.arm)
         self._images: torch.Tensor | None = None
         self._gathered = False  # whether this process has collected contributions
@@ -138,6 +139,23 @@ class UniversalRun:
         self._test(self._order.arm, state)
         self._keep(state, stages, tested=True)
         self._folder.record(ArmEnd(arm=self._order.arm))
+
+    def _make_order(self, stage: int) -> Order:
+        """Make the order of a stage: `training.epochs` passes, drawn anew in each stage.
+
+        Args:
+            stage: Number of the stage, from 1.
+        """
+        training, share = self._config.training, self._universal.share(stage)
+        if share < 1:
+            rate = share * training.learning_rate
+            optimizer = {**training.optimizer}
+            if optimizer.get("lr") == training.learning_rate:
+                optimizer["lr"] = rate
+            training = replace(training, learning_rate=rate, optimizer=optimizer)
+        config = replace(self._config, training=training)
+        seed = (self._config.seed + (stage - 1) * SEEDS_APART) % 2**31
+        return replace(make_order(self._folder, config, self._network), rounds=1, seed=seed)
 
     def _latest_encoder(self, ledger: Ledger, first: StateDict) -> tuple[int, StateDict]:
         """Return the number of finished stages, which the ledger's bases show, and the encoder."""
@@ -199,7 +217,7 @@ class UniversalRun:
         statistics = (EMBEDDING,) if self._universal.distils else ()
         noise = release.noise_multiplier
         assignment = Assignment(
-            replace(self._order, round=0),
+            replace(self._make_order(number), round=0),
             base,
             TASK,
             ledger.identity(),
