@@ -22,7 +22,6 @@ import torch
 from pulse import count, say
 from teaching import Hospital, Laboratory
 from universal_arms import (
-    BOTH,
     CONTROLS,
     DISTILLED,
     LIBRARY,
@@ -43,7 +42,7 @@ from polyclinic_strategies.universal.teaching.library import choose_encoder
 RESULTS = Path(__file__).with_name("results") / "universal.json"
 IMAGES, PUBLIC = (160, 48, 160), 1000
 SHORT_IMAGES, SHORT_PUBLIC = (96, 32, 96), 600
-SHORT_ARMS = ("mim", "averaged", DISTILLED, BOTH, "pooled")
+SHORT_ARMS = ("mim", "averaged", OFTEN, DISTILLED, "pooled")
 ARMS = tuple(arm for arm in TITLES if arm not in CONTROLS)
 TUNED = ("mim longer", "averaged", OFTEN, POLISHED, LIBRARY)  # also fine-tuned
 UNIVERSAL = POLISHED  # the encoder that lies in the library beside its teachers
