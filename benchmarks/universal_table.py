@@ -102,9 +102,9 @@ def _claims(
     claims: dict[str, Any] = {}
     for key in scores:
         way, _, arm = key.partition("/")
-        for rival in RIVALS:
+        for rival in RIVALS if arm not in (*RIVALS, "mim") else ():
             other = f"{way}/{rival}"
-            if rival != arm and other in scores:
+            if other in scores:
                 claims[f"{key} - {rival}"] = {
                     name: _compare(seeds, scores, key, other, members)
                     for name, members in groups.items()
@@ -205,12 +205,16 @@ def show(summary: Mapping[str, Any], titles: Mapping[str, str]) -> str:
 def _table_of_means(summary: Mapping[str, Any], titles: Mapping[str, str]) -> list[str]:
     groups = summary["groups"]
     lines = [
-        "| encoder | " + " | ".join(f"{name} ({len(groups[name])})" for name in groups) + " |",
-        "|---|" + "---|" * len(groups),
+        "| encoder | "
+        + " | ".join(f"{name} ({len(groups[name])})" for name in groups)
+        + " | of pooled, all |",
+        "|---|" + "---|" * (len(groups) + 1),
     ]
     for key, means in summary["means"].items():
         way, _, arm = key.partition("/")
         cells = [f"{mean:.3f} ± {spread:.3f}" for mean, spread in means.values()]
+        share = summary["share of pooled"].get(key)
+        cells.append(f"{share['all']:.0%}" if share else "")
         lines.append(f"| {titles[arm]}, {IN_WORDS[way]} | {' | '.join(cells)} |")
     return lines
 
