@@ -18,6 +18,7 @@ from torch import Tensor
 
 from polyclinic.config.compose import instantiate, load_config
 from polyclinic.imaging.datasets import read_dataset
+from polyclinic.imaging.subjects import number_subjects
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.loading.samples import training_loader
 from polyclinic.learning.optimizing.schedules import set_rate
@@ -41,6 +42,40 @@ from polyclinic_strategies.universal.teaching.teachers import Teacher, feature_s
 SETTINGS = ("model=universal", "data=universal", "training=universal")
 OWN, STATISTICS = "own/", "statistics/"  # prefixes of a kept teacher's other tensors
 SEEDS = 10  # largest number of the benchmark's seeds, so that no two stages have the same
+
+
+@dataclass(frozen=True)
+class Stages:
+    """Stages of an arm.
+
+    Attributes:
+        passes: Number of passes over the labels in each.
+        falling: Whether the learning rate falls from stage to stage too, along a cosine.
+        like, shared: Name of another arm, and number of its first stages that are these as well.
+    """
+
+    passes: tuple[int, ...]
+    falling: bool = False
+    like: str = ""
+    shared: int = 0
+
+    @property
+    def number(self) -> int:
+        """Number of stages."""
+        return len(self.passes)
+
+    def share(self, stage: int) -> float:
+        """Return the share of the highest learning rate with which a stage begins."""
+        if not self.falling:
+            return 1.0
+        done = sum(self.passes[: stage - 1]) / sum(self.passes)
+        return (1 + math.cos(math.pi * done)) / 2
+
+    def owner(self, name: str, stage: int) -> str:
+        """Return the arm under whose name a stage is kept."""
+        return self.like if stage <= self.shared else name
+
+
 # the encoder before a stage, its teachers, its number
 Combine = Callable[[StateDict, Sequence[Teacher], int], StateDict]
 
@@ -109,19 +144,30 @@ class Hospital:
         )
 
     def tune(
-        self, encoder: StateDict, seed: int, head: StateDict | None = None
+        self,
+        encoder: StateDict,
+        seed: int,
+        head: StateDict | None = None,
+        passes: int = 0,
+        share: float = 1.0,
     ) -> UniversalNetwork:
-        """Train encoder and head on the labels for the configured passes.
+        """Train encoder and head on the labels.
 
-        The head is that of the stage before, or a new one.
+        Args:
+            encoder: The encoder.
+            seed: Seed of a new head and of the passes.
+            head: Head of the stage before; None for a new one.
+            passes: Number of passes; 0 for the configured ones.
+            share: Share of the configured learning rate.
         """
         network, training = self.network(encoder, seed), self.config.training
         network.load_state_dict({**network.state_dict(), **(head or {})})
+        training = replace(training, learning_rate=share * training.learning_rate)
         fit_passes(
             network,
             self.prepared,
             training,
-            Course(training.epochs, lambda number: seed * 1000 + number, falling=True),
+            Course(passes or training.epochs, lambda number: seed * 1000 + number, falling=True),
             on_step=pulse(f"{self.name} trains"),
         )
         return network
@@ -129,11 +175,19 @@ class Hospital:
     def as_teacher(self, name: str, network: UniversalNetwork) -> Teacher:
         """Return a network's encoder, with statistics of this hospital's images."""
         statistics = feature_statistics(
-            network, (sample.image for sample in self.prepared.training), self.data, 3
+            network,
+            (sample.image for sample in self.prepared.training),
+            number_subjects(self.dataset.training),
+            self.data,
+            self.config.privacy["release"],
         )
         return Teacher(
             name, shared(network), statistics, len(self.dataset.training), str(self.task)
         )
+
+    def test_subjects(self) -> list[str]:
+        """Return the subject of every test case; cases without one are their own."""
+        return [case.subject or case.name for case in self.dataset.test]
 
     def outcomes(self, network: UniversalNetwork) -> list[Outcome]:
         """Return the outcome of every test case."""
@@ -197,7 +251,9 @@ class Laboratory:
         pretrain(network, self.images, Pretraining(steps), self.seed, on_step=told)
         return shared(network)
 
-    def staged(self, name: str, base: StateDict, stages: int, combine: Combine) -> StateDict:
+    def staged(
+        self, name: str, base: StateDict, stages: Stages, combine: Combine, until: int = 0
+    ) -> StateDict:
         """Return the encoder after some stages.
 
         In each stage, everybody trains the newest encoder, with the head of the stage before.
@@ -205,35 +261,42 @@ class Laboratory:
         Args:
             name: Name under which everything is kept.
             base: The encoder before the first stage.
-            stages: Number of stages.
+            stages: The stages.
             combine: Makes the next encoder.
+            until: Number of the last stage; 0: all of them.
         """
-        for stage in range(1, stages + 1):
+        for stage in range(1, (until or stages.number) + 1):
 
             def make(before: StateDict = base, stage: int = stage) -> StateDict:
-                return combine(before, self.teachers(before, name, stage), stage)
+                return combine(before, self.teachers(before, name, stage, stages), stage)
 
-            base = self.kept(f"{name}, stage {stage}", make)
+            base = self.kept(f"{stages.owner(name, stage)}, stage {stage}", make)
         return base
 
-    def teachers(self, base: StateDict, name: str, stage: int, only: str = "") -> list[Teacher]:
+    def teachers(
+        self, base: StateDict, name: str, stage: int, stages: Stages, only: str = ""
+    ) -> list[Teacher]:
         """Return everybody's encoder after a stage, or one hospital's."""
         return [
-            self._teacher(hospital, base, name, stage)
+            self._teacher(hospital, base, name, stage, stages)
             for hospital in self.hospitals
             if only in ("", hospital.name)
         ]
 
-    def _teacher(self, hospital: Hospital, base: StateDict, name: str, stage: int) -> Teacher:
-        place = self._place(hospital, name, stage)
+    def _teacher(
+        self, hospital: Hospital, base: StateDict, name: str, stage: int, stages: Stages
+    ) -> Teacher:
+        place = self._place(hospital, name, stage, stages)
         if not place.exists():
-            kept = load_state(self._place(hospital, name, stage - 1))[0] if stage > 1 else {}
+            earlier = self._place(hospital, name, stage - 1, stages)
+            kept = load_state(earlier)[0] if stage > 1 else {}
             head = {
                 name.removeprefix(OWN): tensor
                 for name, tensor in kept.items()
                 if name.startswith(OWN)
             }
-            network = hospital.tune(base, self.seed + SEEDS * (stage - 1), head)
+            seed, share = self.seed + SEEDS * (stage - 1), stages.share(stage)
+            network = hospital.tune(base, seed, head, stages.passes[stage - 1], share)
             teacher = hospital.as_teacher(hospital.name, network)
             parts = {STATISTICS: teacher.statistics, OWN: own_part(network)}
             named = {
@@ -253,12 +316,16 @@ class Laboratory:
             hospital.name, encoder, statistics, len(hospital.dataset.training), str(hospital.task)
         )
 
-    def _place(self, hospital: Hospital, name: str, stage: int) -> Path:
-        """Return where a stage is kept; the first one is the same for all."""
+    def _place(self, hospital: Hospital, name: str, stage: int, stages: Stages) -> Path:
+        """Return where a stage is kept; the first one of as many passes is the same for all."""
         return (
             self.folder
             / "teachers"
-            / (f"{name}, stage {stage}" if stage > 1 else "stage 1")
+            / (
+                f"{stages.owner(name, stage)}, stage {stage}"
+                if stage > 1
+                else f"stage 1 of {stages.passes[0]}"
+            )
             / f"{hospital.name}.safetensors"
         )
 
@@ -281,12 +348,6 @@ class Laboratory:
             second.as_teacher("flipped vector", flipped),
             second.as_teacher("flipped encoder", turned),
         ]
-
-    def alone(self, hospital: Hospital, base: StateDict, stages: int) -> StateDict:
-        """Return a hospital's own encoder after as many passes as all stages have."""
-        for stage in range(1, stages + 1):
-            base = self._teacher(hospital, base, "alone", stage).encoder
-        return base
 
     def strangers(self, stage: int) -> list[Teacher]:
         """Return as many teachers as there are, each with random weights."""
@@ -312,11 +373,8 @@ class Laboratory:
             on_step=pulse(f"stage {stage}, distilling"),
         )
 
-    def pooled(self, base: StateDict, stages: int) -> StateDict:
-        """Train one encoder and every head on all tasks in one place.
-
-        There are as many passes as each hospital makes in all stages.
-        """
+    def pooled(self, base: StateDict, passes: int) -> StateDict:
+        """Train one encoder and every head on all tasks in one place."""
         networks = [hospital.network(base, self.seed) for hospital in self.hospitals]
         for network in networks[1:]:
             network.encoder = networks[0].encoder
@@ -327,7 +385,6 @@ class Laboratory:
             for name, parameter in network.named_parameters()
             if not name.startswith(ENCODER)
         ]
-        passes = stages * self.config.training.epochs
         optimizer = instantiate(training.optimizer, _partial_=True)(
             [*networks[0].encoder.parameters(), *heads]
         )

@@ -12,7 +12,7 @@ import torch
 
 from polyclinic.config.compose import instantiate
 from polyclinic.config.jobs import load_job
-from polyclinic.errors import FrameInvalid, ModelInvalid
+from polyclinic.errors import ConfigError, FrameInvalid, ModelInvalid
 from polyclinic.federation.envelope import decode
 from polyclinic.fleet.wire import fleet_pb2 as wire
 from polyclinic.learning.model_file import load_model
@@ -29,6 +29,7 @@ from polyclinic_strategies.proxy.networks.flow_generator import FlowGenerator
 from polyclinic_strategies.proxy.protection import Protection
 from polyclinic_strategies.refinement.refiner import _read as read_description
 from polyclinic_strategies.universal.exchange import read_declaration
+from polyclinic_strategies.universal.teaching.library import read_library
 from tests.fuzz.messages import BLOB, NAMES, Folder, array_bytes, envelope
 from tests.fuzz.mutation import as_json, changed, damaged
 from tests.fuzz.reader import Reader
@@ -133,6 +134,17 @@ def _model() -> tuple[Tensors, Any]:
 
 
 @cache
+def _library() -> tuple[Tensors, Any]:
+    names = dict.fromkeys(("model", "data", "training"), "universal")
+    settings = {"model.encoder.widths": [8], "data.patch": [8, 8]}
+    state = instantiate(load_job(names, settings).model).state_dict()
+    shelf = ("universal", "teacher-1")
+    tensors = {f"{each}/{name}": tensor for each in shelf for name, tensor in state.items()}
+    listed = [{"name": each, "task": "segmentation"} for each in shelf]
+    return tensors, {"names": names, "settings": settings, "library": listed}
+
+
+@cache
 def _generator() -> tuple[Tensors, Any]:
     about = {"smoothness": 1.0, "bound": 2.0, "channels": [2, 2, 2], "labels": ["a", "b"]}
     network = FlowGenerator((2, 2, 2), 1.0, 2.0).state_dict()
@@ -195,6 +207,7 @@ READERS = (
     ),
     _tensor_reader("contribution", _contribution, _read_contribution, ContributionRefused),
     _tensor_reader("description-file", _described, read_description, ModelInvalid),
+    _tensor_reader("library", _library, read_library, ModelInvalid, ConfigError),
     _tensor_reader("generator", _generator, Protection.load, ModelInvalid),
     Reader(
         "array-blob",

@@ -1,5 +1,6 @@
 """A trained model's file: the network with its weights, and the job that it was trained for."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -15,7 +16,7 @@ from polyclinic.config.validation import JobNames, JobSettings, validate
 from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.learning.networks.bounded import bounded_network
 from polyclinic.learning.site_tasks import SiteHeadNetwork, SiteTask
-from polyclinic.learning.state_dict import load_metadata, load_state
+from polyclinic.learning.state_dict import StateDict, load_metadata, load_state
 from polyclinic.system.text import first_line
 
 SPARE = 2  # a network may register a tensor again
@@ -69,7 +70,25 @@ def load_model(path: str | Path) -> tuple[nn.Module, JobConfig]:
         ModelInvalid: The file is damaged, not ours, or does not fit this machine's conf/.
     """
     path = Path(path)
-    state, metadata = load_state(path)
+    return build_model(*load_state(path), path)
+
+
+def build_model(
+    state: StateDict, metadata: Mapping[str, str], path: Path
+) -> tuple[nn.Module, JobConfig]:
+    """Build a network of the tensors and the metadata of a file.
+
+    Args:
+        state: Tensors of one network.
+        metadata: Metadata of the file.
+        path: The file, for what is said of it.
+
+    Returns:
+        As `load_model`.
+
+    Raises:
+        ModelInvalid: The metadata is not ours, or does not fit this machine's conf/ or the tensors.
+    """
     described = load_metadata(metadata, path)
     most = SPARE * sum(tensor.numel() for tensor in state.values()) + 10_000
     try:

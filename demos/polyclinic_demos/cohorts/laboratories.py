@@ -24,6 +24,7 @@ from polyclinic_demos.cohorts.hospitals import stable_seed
 from polyclinic_demos.cohorts.writing import write_json
 
 SHARES = {"training": 0.6, "validation": 0.2, "test": 0.2}
+PHOTOGRAPHS = "white_blood_cells"  # folder of the three laboratories
 COLUMNS = ("site", "image", "label")
 
 Progress = Callable[[int, int, str], None]  # number of images done, their total, the last one
@@ -80,10 +81,13 @@ def write_laboratories(
     return [folder / name for name in names]
 
 
-def find_photographs() -> list[Photograph]:
+def find_photographs(folder: str = PHOTOGRAPHS) -> list[Photograph]:
     """Find the images that `labels.csv` lists, each once.
 
     A copy could be in training and in test.
+
+    Args:
+        folder: Name of the folder of images in `POLYCLINIC_DATA`.
 
     Raises:
         ConfigError: `POLYCLINIC_DATA` is unset or has no such images.
@@ -91,10 +95,9 @@ def find_photographs() -> list[Photograph]:
     root = os.environ.get("POLYCLINIC_DATA")
     if not root:
         raise ConfigError(
-            "The laboratories need POLYCLINIC_DATA: "
-            "set it to the folder that holds white_blood_cells/."
+            f"The laboratories need POLYCLINIC_DATA: set it to the folder that holds {folder}/."
         )
-    home = Path(root).resolve() / "white_blood_cells"
+    home = Path(root).resolve() / folder
     try:
         with (home / "labels.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

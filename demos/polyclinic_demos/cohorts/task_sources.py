@@ -18,7 +18,7 @@ from PIL import Image
 from polyclinic.errors import ConfigError
 from polyclinic_demos.cohorts.anatomy import TISSUES
 from polyclinic_demos.cohorts.hospitals import stable_seed
-from polyclinic_demos.cohorts.laboratories import Photograph, find_photographs
+from polyclinic_demos.cohorts.laboratories import PHOTOGRAPHS, Photograph, find_photographs
 from polyclinic_demos.cohorts.slices import (
     FINE,
     Grey,
@@ -44,6 +44,9 @@ STRUCTURES = {  # numbers of FreeSurfer's colour table, left and right
 _CODES = 1024
 _PUBLIC_SHARE = 0.25  # share of a laboratory's images that become public
 _SHARES = {"training": 0.6, "validation": 0.15, "test": 0.25}  # shares of the other images
+# a laboratory on which nobody trains: few images are its own, most of them test
+_APART, _APART_FOLDER = "laboratory-d", "white_blood_cells_4th"
+_APART_SHARES = {"training": 0.3, "validation": 0.1, "test": 0.6}
 _PEOPLE = {"training": (0, 10), "validation": (10, 12), "test": (12, 16)}
 _SHOWN_PIXELS = 8  # a structure with at least this number of pixels counts as shown
 _TRIES = 50
@@ -107,13 +110,14 @@ def _divide_cells(seed: int, laboratory: str) -> dict[str, dict[str, list[Photog
     for label in CELLS:
         mine = [
             each
-            for each in _photographs(os.environ.get("POLYCLINIC_DATA"))
+            for each in _photographs(os.environ.get("POLYCLINIC_DATA"), _folder(laboratory))
             if (each.laboratory, each.label) == (laboratory, label)
         ]
         mine.sort(key=lambda each: stable_seed(seed, _name(each)))
-        public = round(_PUBLIC_SHARE * len(mine))
-        rest = mine[public:]
-        test, validation = (round(_SHARES[split] * len(rest)) for split in ("test", "validation"))
+        apart = laboratory == _APART
+        public = 0 if apart else round(_PUBLIC_SHARE * len(mine))
+        rest, shares = mine[public:], _APART_SHARES if apart else _SHARES
+        test, validation = (round(shares[split] * len(rest)) for split in ("test", "validation"))
         cut = len(rest) - test - validation
         divided[label] = {
             "public": mine[:public],
@@ -124,9 +128,13 @@ def _divide_cells(seed: int, laboratory: str) -> dict[str, dict[str, list[Photog
     return divided
 
 
-@lru_cache(maxsize=1)
-def _photographs(_root: str | None) -> list[Photograph]:
-    return find_photographs()
+@lru_cache(maxsize=2)
+def _photographs(_root: str | None, folder: str) -> list[Photograph]:
+    return find_photographs(folder)
+
+
+def _folder(laboratory: str) -> str:
+    return _APART_FOLDER if laboratory == _APART else PHOTOGRAPHS
 
 
 def _in_turn(pools: Sequence[Sequence[Photograph]]) -> list[Photograph]:

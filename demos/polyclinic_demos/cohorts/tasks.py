@@ -16,11 +16,9 @@ images.
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from io import BytesIO
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -31,25 +29,15 @@ from polyclinic.errors import ConfigError
 from polyclinic.system.durable import write_atomically
 from polyclinic_demos.cohorts.hospitals import SPLITS, Progress, stable_seed
 from polyclinic_demos.cohorts.slices import Grey
-from polyclinic_demos.cohorts.task_images import BRAIN_TASKS, Drawn, draw_brains, draw_public_brains
-from polyclinic_demos.cohorts.task_sources import (
-    CELLS,
-    CHEST,
-    STRUCTURES,
-    draw_cells,
-    draw_chest,
-    draw_public_cells,
-    draw_public_chest,
-    draw_structures,
-)
+from polyclinic_demos.cohorts.task_images import Drawn
+from polyclinic_demos.cohorts.task_list import Task, draw_public, find_tasks
 from polyclinic_demos.cohorts.writing import write_json
 
 Images = tuple[int, int, int]  # training, validation, test
 
-_FORMAT = 1  # raise this when the same settings give other images
+_FORMAT = 2  # raise this when the same settings give other images
 _RECORD = "tasks.json"
 _LEAST_SIZE = 16
-_GREY, _COLOURS = ("MR",), ("red", "green", "blue")
 
 
 @dataclass(frozen=True)
@@ -60,26 +48,13 @@ class TaskCohort:
         hospitals: One folder for each task that takes part.
         held_out: One folder for each task on which no hospital trains.
         public: The coordinator's images.
+        real: Names of the tasks whose images are real.
     """
 
     hospitals: tuple[Path, ...]
     held_out: tuple[Path, ...]
     public: Path
-
-
-@dataclass(frozen=True)
-class _Task:
-    name: str
-    description: str
-    labels: tuple[str, ...]
-    channels: tuple[str, ...]
-    draw: Callable[[int, str, int, int], Iterator[Drawn]]  # seed, split, count, size
-    held_out: bool = False
-
-    @property
-    def place(self) -> str:
-        """Name of its folder in the cohort's folder."""
-        return f"{'held-out' if self.held_out else 'hospitals'}/{self.name}"
+    real: tuple[str, ...] = ()
 
 
 def write_tasks(
@@ -116,7 +91,7 @@ def write_tasks(
     """
     real = bool(os.environ.get("POLYCLINIC_DATA")) if real is None else real
     _check(seed, size, images, public)
-    tasks = _choose(names, _find_tasks(real))
+    tasks = _choose(names, find_tasks(real))
     folder = Path(folder).resolve()
     common = {"format": _FORMAT, "seed": seed, "size": size, "images": list(images)}
     wanted: dict[str, dict[str, Any]] = {task.place: common for task in tasks}
@@ -134,39 +109,16 @@ def write_tasks(
             count = _write_task(folder / task.place, task, seed, size, images, report)
             _conclude(folder, record, task.place, count)
     if "public" in todo:
-        drawn = _draw_public(seed, size, images[0], public, real)
+        drawn = draw_public(seed, size, images[0], public, real)
         _write_public(folder / "public", drawn, public, seed, report)
         _conclude(folder, record, "public", public)
     hospitals = tuple(folder / task.place for task in tasks if not task.held_out)
     held_out = tuple(folder / task.place for task in tasks if task.held_out)
-    return TaskCohort(hospitals, held_out, folder / "public")
+    taken = tuple(task.name for task in tasks if task.real)
+    return TaskCohort(hospitals, held_out, folder / "public", taken)
 
 
-def _find_tasks(real: bool) -> list[_Task]:
-    tasks = [
-        _Task(name, task.description, task.labels, _GREY, partial(draw_brains, name), task.held_out)
-        for name, task in BRAIN_TASKS.items()
-    ]
-    if not real:
-        return tasks
-    if not os.environ.get("POLYCLINIC_DATA"):
-        raise ConfigError(
-            "Tasks on real images need POLYCLINIC_DATA: "
-            "set it to the folder that holds them, or choose real=False."
-        )
-    cells = "Which white blood cell a photograph shows."
-    for lab in "acb":
-        draw = partial(draw_cells, f"laboratory-{lab}")
-        tasks.append(_Task(f"cells-{lab}", cells, CELLS, _COLOURS, draw, lab == "b"))
-    chest = "Whether a radiograph shows pneumonia."
-    tasks.append(_Task("chest", chest, CHEST, ("X-ray",), draw_chest))
-    structures = "Structures of real brains on a simulated scanner."
-    labels = ("background", *STRUCTURES)
-    tasks.append(_Task("structures", structures, labels, _GREY, draw_structures))
-    return tasks
-
-
-def _choose(names: Sequence[str] | None, tasks: Sequence[_Task]) -> list[_Task]:
+def _choose(names: Sequence[str] | None, tasks: Sequence[Task]) -> list[Task]:
     if unknown := set(names or ()) - {task.name for task in tasks}:
         known = ", ".join(task.name for task in tasks)
         raise ConfigError(
@@ -206,7 +158,7 @@ class _Report:
 
 
 def _write_task(
-    folder: Path, task: _Task, seed: int, size: int, images: Images, report: _Report
+    folder: Path, task: Task, seed: int, size: int, images: Images, report: _Report
 ) -> int:
     """Write a task's images, then its dataset.json; return the number of images."""
     splits: dict[str, list[dict[str, str | int]]] = {split: [] for split in SPLITS}
@@ -227,19 +179,6 @@ def _write_task(
     return number
 
 
-def _draw_public(seed: int, size: int, taken: int, public: int, real: bool) -> Iterator[Drawn]:
-    """Draw the public images: at least half of them brains.
-
-    With real data, up to a third are chests, and some are cells.
-    """
-    if not real:
-        yield from draw_public_brains(seed, public, size)
-        return
-    others = list(draw_public_chest(seed, taken, public // 3, size))
-    others += draw_public_cells(seed, public // 2 - len(others), size)
-    yield from chain(others, draw_public_brains(seed, public - len(others), size))
-
-
 def _write_public(
     folder: Path, images: Iterator[Drawn], count: int, seed: int, report: _Report
 ) -> None:
@@ -257,7 +196,7 @@ def _png(pixels: Grey) -> bytes:
     return stream.getvalue()
 
 
-def _describe(task: _Task) -> dict[str, Any]:
+def _describe(task: Task) -> dict[str, Any]:
     return {
         "name": task.name,
         "description": task.description,

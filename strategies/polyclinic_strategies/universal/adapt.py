@@ -2,8 +2,9 @@
 
 import json
 import math
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ from polyclinic.learning.site_tasks import site_job
 from polyclinic.learning.state_dict import load_metadata, load_state, save_state
 from polyclinic_strategies.universal.hospital import fit_head
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
+from polyclinic_strategies.universal.teaching.library import (
+    UNIVERSAL,
+    Encoder,
+    choose_encoder,
+    read_library,
+)
 
 MODES = ("probe", "full")
 DASH = "\N{EN DASH}"
@@ -63,6 +70,8 @@ class Adapted:
     Attributes:
         kept: Mode that was kept.
         tried: Score of every mode on the validation cases.
+        encoder: Name of the encoder that was kept, of a library; else nothing.
+        encoders: Score of a head on each encoder of a library, on the validation cases.
         validation: Figures of the one that was kept, on the validation cases.
         test: The same on the test cases, or on the validation cases if those have no labels.
         tested: Name of these cases.
@@ -75,17 +84,39 @@ class Adapted:
     test: Evaluation
     tested: str
     measure: str
+    encoder: str = ""
+    encoders: Mapping[str, float] = field(default_factory=dict)
 
 
-def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) -> Adapted:
-    """Fit, choose, test, and write the model.
+def adapt(
+    model: Path,
+    data: Path,
+    out: Path,
+    wishes: Wishes,
+    console: Console,
+    *,
+    library: bool = False,
+) -> Adapted:
+    """Choose an encoder if there are several, fit, choose how, test, and write the model.
+
+    Args:
+        model: File of a universal encoder, or of a library of encoders.
+        data: Folder with dataset.json.
+        out: File to write.
+        wishes: Way to adapt.
+        console: Where progress is shown.
+        library: Whether `model` is a library.
 
     Raises:
         ModelInvalid: The file is damaged, or not of polyclinic's.
-        ConfigError: It is no universal encoder, or training diverged.
+        ConfigError: It is no universal encoder, or no library, or training diverged.
         DataError: The typed fault of a file.
     """
-    network, job = load_encoder(model)
+    shelf: Sequence[Encoder] = ()
+    if library:
+        network, job, shelf = read_library(model)
+    else:
+        network, job = load_encoder(model)
     dataset = read_dataset(data)
     for warning in check_dataset(dataset):
         console.print(f"warning: {warning}", style="yellow", markup=False)
@@ -96,6 +127,10 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
         prepared = prepare(
             dataset, job.data, lambda done, of: bar.update(task, completed=done, total=of)
         )
+    encoders = _try_encoders(network, shelf, prepared, wishes.seed, console)
+    encoder = choose_encoder(encoders) if encoders else ""
+    if encoder:
+        network.load_state_dict(next(each.state for each in shelf if each.name == encoder))
     with console.status("fitting a head"):
         described = fit_head(network, prepared, wishes.seed)
     tried = {"probe": _score(network, prepared)}
@@ -110,7 +145,9 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
     network.eval()
     validation = training.evaluate(network, prepared.validation, job.data)
     test, cases = evaluate_natively(network, dataset, job.data)
-    _save(network, model, out, {**described, "adapted": kept, "version": version("polyclinic")})
+    chosen = {"encoder": encoder} if encoder else {}
+    own = {**described, **chosen, "adapted": kept, "version": version("polyclinic")}
+    _save(network, model, out, own)
     return Adapted(
         kept,
         tried,
@@ -118,6 +155,8 @@ def adapt(model: Path, data: Path, out: Path, wishes: Wishes, console: Console) 
         test,
         cases[0].split,
         "Dice" if job.data.task == "segmentation" else "Recall",
+        encoder,
+        encoders,
     )
 
 
@@ -128,6 +167,8 @@ def load_encoder(path: Path) -> tuple[UniversalNetwork, JobConfig]:
         ModelInvalid: The file is damaged, or not of polyclinic's.
         ConfigError: It is another kind of model.
     """
+    if "library" in load_metadata(load_state(path)[1], path):
+        raise ConfigError(f"{path}: a library of encoders. Give it with --from.")
     network, job = load_model(path)
     if not isinstance(network, UniversalNetwork) or network.head is not None:
         what = (
@@ -155,6 +196,18 @@ def tell_choice(adapted: Adapted) -> str:
     )
 
 
+def tell_encoder(adapted: Adapted) -> str:
+    """Say which encoder of a library was kept, and why."""
+    best, universal = adapted.encoders[adapted.encoder], adapted.encoders[UNIVERSAL]
+    if adapted.encoder == UNIVERSAL:
+        return "encoder: the universal one; no teacher was better on the validation cases"
+    return (
+        f"encoder: {adapted.encoder}, {best:.3f} against {universal:.3f} of the universal one on "
+        f"the validation cases. The best of {len(adapted.encoders)} is partly luck: trust the test "
+        "scores."
+    )
+
+
 def make_table(adapted: Adapted) -> Table:
     """Make a table of the scores of every class."""
     table = Table(title=Text(f"{adapted.measure} of each class ({adapted.kept})"))
@@ -174,6 +227,28 @@ def make_table(adapted: Adapted) -> Table:
         Text("mean", style="bold"), _show(adapted.validation.score), _show(adapted.test.score)
     )
     return table
+
+
+def _try_encoders(
+    network: UniversalNetwork,
+    shelf: Sequence[Encoder],
+    prepared: PreparedSite,
+    seed: int,
+    console: Console,
+) -> dict[str, float]:
+    """Fit a head to every encoder of a library; return the validation score of each."""
+    scores = {}
+    with Progress(console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("trying encoders", total=len(shelf))
+        for each in shelf:
+            tried = deepcopy(network)
+            tried.load_state_dict(each.state)
+            fit_head(tried, prepared, seed)
+            scores[each.name] = _score(tried, prepared)
+            what = f" ({each.task})" if each.task else ""
+            console.print(f"{each.name}{what}: {scores[each.name]:.3f}", markup=False)
+            bar.advance(task)
+    return scores
 
 
 def _tune(

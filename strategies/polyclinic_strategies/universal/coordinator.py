@@ -20,6 +20,7 @@ from polyclinic.federation.coordinator import RunContext
 from polyclinic.federation.events import ArmEnd, Note, Progress
 from polyclinic.federation.final_test import RETURN_S, FinalTest, list_before, record_start
 from polyclinic.federation.jobs import describe_model, make_order, start_network
+from polyclinic.federation.records import Order
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.arithmetic.configured import describe_rule, make_rules
@@ -39,6 +40,7 @@ from polyclinic_strategies.universal.settings import (
 )
 from polyclinic_strategies.universal.stage_log import StageLog
 from polyclinic_strategies.universal.strategy import Universal
+from polyclinic_strategies.universal.teaching.library import write_library
 
 LISTED_BEFORE = {
     "name": BEFORE,
@@ -46,6 +48,8 @@ LISTED_BEFORE = {
     "kind": "universal",
     "note": "the encoder that hospitals got in the first stage",
 }
+LIBRARY = "library.safetensors"  # name of the file of encoders, beside the universal one
+SEEDS_APART = 1_000_003  # seeds of two stages are so far apart
 PROGRESS_S = 2.0  # seconds between two events about the progress of some work
 
 
@@ -104,8 +108,7 @@ class UniversalRun:
         self._universal, self._learning = check_universal(config)
         self._merging = self._universal.merging()
         self._expected = self._merging.expected_contributions(config.deployment)
-        # a stage is `training.epochs` passes
-        self._order = replace(make_order(self._folder, config, network), rounds=1)
+        self._order = self._make_order(1)
         self._log = StageLog(self._folder, self._order.arm)
         self._images: torch.Tensor | None = None
         self._gathered = False  # whether this process has collected contributions
@@ -127,6 +130,7 @@ class UniversalRun:
                 self._images = self._read_public()
             for number in range(done + 1, stages + 1):
                 state = self._run_stage(ledger, number, state)
+            self._keep_library(ledger, state)
         if not self._gathered:  # after a restart, hospitals need some seconds to come back
             known = len(self._log.contributors())
             self._attendance.wait_for(known, 0, min(RETURN_S, self._config.deployment.wait_s))
@@ -135,6 +139,23 @@ class UniversalRun:
         self._test(self._order.arm, state)
         self._keep(state, stages, tested=True)
         self._folder.record(ArmEnd(arm=self._order.arm))
+
+    def _make_order(self, stage: int) -> Order:
+        """Make the order of a stage: `training.epochs` passes, drawn anew in each stage.
+
+        Args:
+            stage: Number of the stage, from 1.
+        """
+        training, share = self._config.training, self._universal.share(stage)
+        if share < 1:
+            rate = share * training.learning_rate
+            optimizer = {**training.optimizer}
+            if optimizer.get("lr") == training.learning_rate:
+                optimizer["lr"] = rate
+            training = replace(training, learning_rate=rate, optimizer=optimizer)
+        config = replace(self._config, training=training)
+        seed = (self._config.seed + (stage - 1) * SEEDS_APART) % 2**31
+        return replace(make_order(self._folder, config, self._network), rounds=1, seed=seed)
 
     def _latest_encoder(self, ledger: Ledger, first: StateDict) -> tuple[int, StateDict]:
         """Return the number of finished stages, which the ledger's bases show, and the encoder."""
@@ -196,7 +217,7 @@ class UniversalRun:
         statistics = (EMBEDDING,) if self._universal.distils else ()
         noise = release.noise_multiplier
         assignment = Assignment(
-            replace(self._order, round=0),
+            replace(self._make_order(number), round=0),
             base,
             TASK,
             ledger.identity(),
@@ -301,6 +322,21 @@ class UniversalRun:
         whole = {**self._network.state_dict(), **state}
         path = self._folder.path / "arms" / self._order.arm / "model.safetensors"
         save_state(whole, path, {"polyclinic": described})
+
+    def _keep_library(self, ledger: Ledger, state: StateDict) -> None:
+        """Write the last stage's encoders beside the universal one, if that is wanted."""
+        path = self._folder.path / "arms" / self._order.arm / LIBRARY
+        taught = self._log.last_taught()
+        if not self._universal.library or taught is None:
+            return
+        number, base = taught
+        before = ledger.load_model(base)
+        entries = self._log.read_contributions(number, base, ledger)
+        teachers = [make_teacher(entry, before, self._learning.rank) for entry in entries]
+        described = json.dumps(describe_model(self._order, self._universal.stages, False))
+        kept = write_library(path, described, state, before, teachers)
+        self._log.record_library(kept)
+        self._note(f"the library has the universal encoder and those of {kept} hospitals")
 
     def _checkpoints(self) -> Path:
         return self._folder.path / "arms" / self._order.arm / "checkpoints"

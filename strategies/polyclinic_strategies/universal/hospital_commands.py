@@ -16,6 +16,10 @@ Nothing leaves this machine. A head is fitted to the encoder as it is (probe). W
 [bold]--mode full[/bold] encoder and head are then trained together, and the better of both on the
 validation cases is kept. The command ends with validation and test scores of each class.
 
+[bold]--from LIBRARY[/bold] takes the library of a run instead of one encoder: a head is fitted to
+the universal encoder and to that of each hospital that taught it. The one that is best on the
+validation cases is kept, and the command goes on with it.
+
 Examples:
 
 [bold]polyclinic-client adapt --model encoder.safetensors --data /data/chest
@@ -23,6 +27,9 @@ Examples:
 
 [bold]polyclinic-client adapt --model encoder.safetensors --data /data/chest
 --out chest.safetensors --mode probe[/bold]
+
+[bold]polyclinic-client adapt --from library.safetensors --data /data/chest
+--out chest.safetensors[/bold]
 
 Then: [bold]polyclinic-client predict chest.safetensors scan.nii.gz --out labels/[/bold]""")
 
@@ -36,13 +43,22 @@ def adapt(
             help="Folder with dataset.json and the images (Medical Segmentation Decathlon layout).",
         ),
     ],
+    out: Annotated[Path, typer.Option("--out", help="The model to write, a .safetensors file.")],
     model: Annotated[
-        Path,
+        Path | None,
         typer.Option(
             "--model", help="A universal encoder: of `polyclinic-server pretrain` or `export`."
         ),
-    ],
-    out: Annotated[Path, typer.Option("--out", help="The model to write, a .safetensors file.")],
+    ] = None,
+    library: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="LIBRARY",
+            help="Instead of --model: the library.safetensors of a run; the best of its encoders "
+            "is kept.",
+        ),
+    ] = None,
     mode: Annotated[
         str,
         typer.Option(
@@ -61,11 +77,17 @@ def adapt(
     ] = 0,
 ) -> None:
     """See ADAPT_HELP."""
-    from polyclinic_strategies.universal.adapt import Wishes, make_table, tell_choice
+    from polyclinic.errors import ConfigError
+    from polyclinic_strategies.universal.adapt import Wishes, make_table, tell_choice, tell_encoder
     from polyclinic_strategies.universal.adapt import adapt as adapt_encoder
 
-    console = LineConsole()
-    adapted = adapt_encoder(model, data, out, Wishes(mode, epochs, learning_rate, seed), console)
+    source = model or library
+    if source is None or (model is not None and library is not None):
+        raise ConfigError("adapt: give one encoder with --model, or a library with --from.")
+    console, wishes = LineConsole(), Wishes(mode, epochs, learning_rate, seed)
+    adapted = adapt_encoder(source, data, out, wishes, console, library=library is not None)
     console.print(make_table(adapted))
+    if adapted.encoder:
+        console.print(tell_encoder(adapted), markup=False)
     console.print(tell_choice(adapted), markup=False)
     console.print(f"{out}: {out.stat().st_size / 2**20:.1f} MiB", markup=False)

@@ -2,7 +2,8 @@
 
 run.json holds the contributors and the bytes of each stage, the ledger the encoders.
 
-    run.json: "universal": {"combine": ..., "planned": STAGES, "public_images": N, "stages": [
+    run.json: "universal": {"combine": ..., "planned": STAGES, "public_images": N, "library": N,
+        "stages": [
         {"stage": 1, "base": DIGEST, "waited_s": ..., "contributions": [
             {"site", "digest", "task", "num_examples", "sent", "received"}],
          "weights": {SITE: ...}, "trust": {SITE: ...}, "losses": [...], "seconds": ...}]}
@@ -68,6 +69,19 @@ class StageLog:
             for each in stage["contributions"]
         }
         return [entry for entry in ledger.active(base) if entry.digest in wanted]
+
+    def last_taught(self) -> tuple[int, str] | None:
+        """Return the number and the base of the last finished stage in which somebody taught."""
+        taught = [
+            (int(stage["stage"]), str(stage["base"]))
+            for stage in self._stages()
+            if stage["contributions"] and stage.get("seconds") is not None
+        ]
+        return max(taught, default=None)
+
+    def record_library(self, teachers: int) -> None:
+        """Record the number of teachers in the library of encoders."""
+        self._folder.update(universal={**self._read(), "library": teachers})
 
     def contributors(self) -> set[str]:
         """Return the hospitals that contributed to any stage."""

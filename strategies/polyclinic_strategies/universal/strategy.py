@@ -3,6 +3,7 @@
 Radwan et al. 2024, https://arxiv.org/abs/2407.14719.
 """
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -32,6 +33,9 @@ class Universal:
             encoders.
         contributions: How hospitals contribute: a node of `conf/strategy/merging/`; its `end` is
             that of a stage.
+        library: Whether the encoders of the last stage's hospitals are kept beside the universal
+            one, in a file that the coordinator can hand to hospitals.
+        falling: Whether the learning rate of hospitals falls from stage to stage too.
         distillation: A node that names `polyclinic_strategies.universal.distillation.Distillation`.
     """
 
@@ -41,6 +45,8 @@ class Universal:
     combine: str
     contributions: Part
     distillation: Part
+    library: bool = False
+    falling: bool = False
 
     def __post_init__(self) -> None:
         if self.stages < 1:
@@ -76,6 +82,15 @@ class Universal:
     def distils(self) -> bool:
         """Whether the next encoder is distilled from the hospitals', rather than merged."""
         return self.combine == DISTILLATION
+
+    def share(self, stage: int) -> float:
+        """Return the share of the highest learning rate with which a stage begins, from 1.
+
+        It falls along a cosine over the stages, or not at all.
+        """
+        if not self.falling:
+            return 1.0
+        return (1 + math.cos(math.pi * (stage - 1) / self.stages)) / 2
 
     def merging(self) -> Merging:
         """Return how hospitals contribute, with the rule that merges."""

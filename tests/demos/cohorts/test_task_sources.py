@@ -25,6 +25,7 @@ from polyclinic_demos.cohorts.task_sources import (
     draw_structures,
 )
 from polyclinic_demos.cohorts.tasks import TaskCohort, write_tasks
+from tests.demos.cohorts.test_task_volumes import write_source as write_volumes
 
 IMAGES, PUBLIC, SIZE, EVERYTHING = (8, 4, 4), 24, 48, 100_000
 NAMES = ["cells-a", "cells-b", "cells-c", "chest", "structures"]
@@ -34,15 +35,18 @@ MADE_UP_CODES = (4, 10, 17, 8, 16, 2, 3)  # one of each structure, and two that 
 
 def write_source(root: Path) -> None:
     values = np.random.default_rng(0)
-    lines = ["site,image,label"]
-    for site in ("site_a", "site_b", "site_c"):
-        (root / "white_blood_cells" / site).mkdir(parents=True)
-        for number in range(32):
-            Image.fromarray(values.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(
-                root / f"white_blood_cells/{site}/{number:03d}.png"
-            )
-            lines.append(f"{site},{site}/{number:03d}.png,{CELLS[number % 4]}")
-    (root / "white_blood_cells/labels.csv").write_text("\n".join(lines) + "\n")
+    folders = {"white_blood_cells": "abc", "white_blood_cells_4th": "d"}
+    for folder, letters in folders.items():
+        lines = ["site,image,label"]
+        for site in (f"site_{letter}" for letter in letters):
+            (root / folder / site).mkdir(parents=True)
+            for number in range(32):
+                Image.fromarray(values.integers(0, 256, (20, 20, 3), dtype=np.uint8)).save(
+                    root / folder / f"{site}/{number:03d}.png"
+                )
+                lines.append(f"{site},{site}/{number:03d}.png,{CELLS[number % 4]}")
+        (root / folder / "labels.csv").write_text("\n".join(lines) + "\n")
+    write_volumes(root)
     chest = {}
     for split, count in (("train", 40), ("val", 12), ("test", 12)):
         chest[f"{split}_images"] = values.integers(0, 256, (count, 28, 28), dtype=np.uint8)
@@ -114,7 +118,7 @@ def test_every_task_is_a_data_set_that_passes_every_check(cohort: TaskCohort) ->
                 )
 
 
-def test_public_images_are_brains_to_a_half_and_of_no_hospital(cohort: TaskCohort) -> None:
+def test_public_images_are_of_every_kind_and_of_no_hospital(cohort: TaskCohort) -> None:
     taken = {
         path.read_bytes()
         for folder in cohort.hospitals + cohort.held_out
@@ -123,11 +127,22 @@ def test_public_images_are_brains_to_a_half_and_of_no_hospital(cohort: TaskCohor
     public = {path.read_bytes() for path in cohort.public.iterdir()}
     assert len(public) == PUBLIC and public.isdisjoint(taken)
     arrays = [read(path) for path in cohort.public.iterdir()]
-    assert Counter(array.ndim for array in arrays) == {3: 4, 2: 20}
+    assert Counter(array.ndim for array in arrays) == {3: 5, 2: 19}
     chests = {
-        drawn.pixels.tobytes() for drawn in draw_public_chest(0, IMAGES[0], PUBLIC // 3, SIZE)
+        drawn.pixels.tobytes() for drawn in draw_public_chest(0, IMAGES[0], PUBLIC // 4, SIZE)
     }
-    assert len(chests) == 8 and chests <= {array.tobytes() for array in arrays}
+    assert len(chests) == 6 and chests <= {array.tobytes() for array in arrays}
+
+
+def test_the_laboratory_that_is_apart_gives_nothing_away_and_is_mostly_for_the_test() -> None:
+    public = {drawn.subject for drawn in draw_public_cells(0, EVERYTHING, SIZE)}
+    splits = [
+        {drawn.subject for drawn in draw_cells("laboratory-d", 0, split, EVERYTHING, SIZE)}
+        for split in SPLITS
+    ]
+    assert sum(map(len, splits)) == len(find_photographs("white_blood_cells_4th"))
+    assert len(splits[2]) > len(splits[0]) > len(splits[1]) > 0
+    assert not [name for name in public if name.startswith("laboratory-d")]
 
 
 def test_a_laboratory_gives_a_quarter_away_and_keeps_the_rest() -> None:

@@ -26,6 +26,8 @@ from polyclinic_strategies.universal.adapt import (
     tell_choice,
 )
 from polyclinic_strategies.universal.networks.network import UniversalNetwork
+from polyclinic_strategies.universal.teaching.library import write_library
+from polyclinic_strategies.universal.teaching.teachers import Teacher
 from tests.task_cohort import SECRETS, write_tasks
 
 UNIVERSAL = [
@@ -58,6 +60,71 @@ def write_model(path: Path, *overrides: str) -> Path:
 @pytest.fixture(scope="module")
 def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_model(tmp_path_factory.mktemp("encoder") / "encoder.safetensors", *UNIVERSAL)
+
+
+@pytest.fixture(scope="module")
+def library(encoder: Path) -> Path:
+    """Three encoders, of which the universal one sees next to nothing."""
+    state, metadata = load_state(encoder)
+    blind = {name: tensor * (0 if "stem" in name else 1) for name, tensor in state.items()}
+    crowd = [
+        Teacher(f"site-{number}", {n: t * (1 + number / 100) for n, t in state.items()}, {}, 9, "x")
+        for number in (1, 2)
+    ]
+    path = encoder.with_name("library.safetensors")
+    assert write_library(path, metadata["polyclinic"], blind, state, crowd) == 2
+    return path
+
+
+def test_the_best_encoder_of_a_library_is_kept_and_adapted(
+    sites: dict[str, Path], library: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.safetensors"
+    adapted = adapt(library, sites["discs"], out, Wishes("probe"), QUIET, library=True)
+    assert list(adapted.encoders) == ["universal", "teacher-1", "teacher-2"]
+    assert adapted.encoder.startswith("teacher-")
+    assert adapted.encoders[adapted.encoder] == adapted.tried["probe"] == adapted.validation.score
+    assert adapted.encoders[adapted.encoder] > adapted.encoders["universal"]
+    network, job = load_model(out)
+    kept, whole = network.state_dict(), load_state(library)[0]
+    shelf = {name: whole[f"{adapted.encoder}/{name}"] for name in kept if "encoder." in name}
+    assert shelf and all(torch.equal(kept[name], tensor) for name, tensor in shelf.items())
+    assert json.loads(load_state(out)[1]["polyclinic"])["encoder"] == adapted.encoder
+    assert job.data.labels == tuple(SECRETS["discs"])
+    again, _ = evaluate_natively(network, read_dataset(sites["discs"]), job.data)
+    assert again.score == adapted.test.score
+
+
+@pytest.mark.parametrize("mode", ["probe", "full"])
+def test_the_command_tries_every_encoder_and_says_which_it_kept(
+    sites: dict[str, Path], library: Path, tmp_path: Path, mode: str
+) -> None:
+    out = tmp_path / "m.safetensors"
+    options = ["--from", library, "--data", sites["blobs"], "--out", out, "--mode", mode]
+    arguments = ["adapt", *map(str, options), "--epochs", "1"]
+    done = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert done.exit_code == 0 and out.is_file()
+    for said in ("universal: ", "teacher-1 (x): ", "teacher-2 (x): ", "encoder: ", "kept: "):
+        assert said in done.output
+
+
+@pytest.mark.parametrize("options", [[], ["--model", "a", "--from", "b"]])
+def test_the_command_wants_one_of_encoder_and_library(
+    sites: dict[str, Path], tmp_path: Path, options: list[str]
+) -> None:
+    rest = ["--data", str(sites["discs"]), "--out", str(tmp_path / "m.safetensors")]
+    done = CliRunner().invoke(app, ["adapt", *options, *rest])
+    assert isinstance(done.exception, ConfigError) and "--from" in str(done.exception)
+
+
+def test_a_library_is_no_encoder_and_an_encoder_no_library(
+    sites: dict[str, Path], encoder: Path, library: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "m.safetensors"
+    with pytest.raises(ConfigError, match="Give it with --from"):
+        adapt(library, sites["discs"], out, Wishes("probe"), QUIET)
+    with pytest.raises(ConfigError, match="no library"):
+        adapt(encoder, sites["discs"], out, Wishes("probe"), QUIET, library=True)
 
 
 @pytest.mark.parametrize("name", sorted(SECRETS))

@@ -5,16 +5,24 @@ from pathlib import Path
 import pytest
 import torch
 from flwr.app import Message
+from torch import nn
 
 from polyclinic.config.compose import load_config
 from polyclinic.errors import ConfigError
+from polyclinic.federation.assignment import Assignment
 from polyclinic.federation.run_folder import read_lines
+from polyclinic.federation.site import Site, fit_contribution
 from polyclinic.learning.state_dict import load_state
 from polyclinic.store.ledger import Ledger
+from polyclinic_server.reports.page import write_report
+from polyclinic_strategies.universal import hospital
 from polyclinic_strategies.universal.coordinator import check_universal
 from polyclinic_strategies.universal.exchange import layout_of, make_teacher
+from polyclinic_strategies.universal.teaching.library import read_library
 from tests.strategies.universal.test_coordinator import SMALL, run
 from tests.task_cohort import write_public, write_tasks
+
+ALONE = ("deployment.hospitals=1", "strategy.contributions.end.contributions=1")
 
 
 def test_factors_travel_are_taken_into_the_ledger_and_teach(tmp_path: Path) -> None:
@@ -91,3 +99,61 @@ def test_a_vision_transformer_is_taught_by_three_tasks(tmp_path: Path) -> None:
     assert {name for name in before if not torch.equal(before[name], after[name])} >= {
         name for name in before if ".attn." in name
     }
+
+
+@pytest.mark.parametrize("combine", ["distillation", "mean"])
+def test_a_library_has_the_last_encoder_and_those_that_made_it(
+    tmp_path: Path, combine: str
+) -> None:
+    sites, public = (
+        write_tasks(tmp_path / "tasks"),
+        write_public(tmp_path / "coordinator" / "public", 8),
+    )
+    settings = (f"strategy.public={public}", f"strategy.combine={combine}", "strategy.library=true")
+    made = run(tmp_path / "run", sites, *settings)
+    path = made.path / "arms" / "universal" / "library.safetensors"
+    _, _, shelf = read_library(path)
+    assert made.describe()["universal"]["library"] == len(sites) == len(shelf) - 1
+    with Ledger.open(made.path / "ledger", create=False) as ledger:
+        bases = ledger.bases()
+        before, last = ledger.load_model(bases[-2]), ledger.load_model(bases[-1])
+        entries = ledger.active(bases[-2])
+        teachers = [make_teacher(entry, before, 0) for entry in entries]
+    assert all(torch.equal(tensor, shelf[0].state[name]) for name, tensor in last.items())
+    name = next(iter(before))
+    assert {float(each.encoder[name].sum()) for each in teachers} == {
+        float(each.state[name].sum()) for each in shelf[1:]
+    }
+    content = path.read_bytes()
+    assert not [site for site in sites if site.name.encode() in content]
+    assert "library.safetensors" in write_report(made.path).read_text()
+
+
+def test_no_library_is_kept_unless_it_is_asked_for(tmp_path: Path) -> None:
+    sites = write_tasks(tmp_path / "tasks")
+    made = run(tmp_path / "run", sites, "strategy.combine=mean", "strategy.stages=1")
+    assert not list(made.path.rglob("library*"))
+    assert "library.safetensors" not in write_report(made.path).read_text()
+
+
+@pytest.mark.parametrize("falling", [False, True])
+def test_each_stage_draws_anew_and_the_rate_falls_if_that_is_wanted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, falling: bool
+) -> None:
+    seen: dict[int, tuple[float, int]] = {}
+
+    def fit(
+        site: Site, assignment: Assignment, network: nn.Module, checkpoint: Path, **options: bool
+    ) -> float:
+        order = assignment.order
+        seen[order.seed] = (site.job(order).training.learning_rate, site.seed(order))
+        return fit_contribution(site, assignment, network, checkpoint, **options)
+
+    monkeypatch.setattr(hospital, "fit_contribution", fit)
+    settings = (f"strategy.falling={falling}", "strategy.stages=4", "strategy.combine=mean")
+    made = run(tmp_path / "run", write_tasks(tmp_path / "tasks")[:1], *settings, *ALONE)
+    assert len(made.describe()["universal"]["stages"]) == len(seen) == 4
+    rates = [rate for rate, _ in seen.values()]
+    wanted = [0.001, 0.000854, 0.0005, 0.000146] if falling else [0.001] * 4
+    assert rates == pytest.approx(wanted, rel=0.01)
+    assert len({drawn for _, drawn in seen.values()}) == 4

@@ -96,6 +96,7 @@ def make_section(results: Results) -> Section | None:
         template=TEMPLATES / "universal.html.j2",
         values={
             "how": tell_how(state),
+            "library": tell_library(state),
             "stages": [make_table(results, state, stage) for stage in state.stages],
             "losses": draw_losses(state.stages),
         },
@@ -225,6 +226,17 @@ def tell_how(state: UniversalState) -> str:
         "images of the coordinator. Weight is how much a hospital's encoder counted on these "
         "images on average; it counts less on images that are unlike the hospital's own. Trust is "
         "how much it counted at all."
+    )
+
+
+def tell_library(state: UniversalState) -> str:
+    """Tell what the library holds, and who may get it; nothing where there is none."""
+    if not state.library:
+        return ""
+    return (
+        "library.safetensors, beside the universal encoder, also holds the encoders of "
+        f"{plural(state.library, 'hospital')} of the last stage, without names. Hand it only to "
+        "whom these hospitals agreed to. `polyclinic-client adapt --from` tries all of them."
     )
 
 

@@ -79,6 +79,7 @@ class UniversalState(BaseModel):
         combine: How hospitals' encoders become one: distillation, or a rule of merging.
         planned: Number of stages.
         public_images: Number of unlabelled images that the coordinator has.
+        library: Number of teachers in the library of encoders, if there is one.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -86,6 +87,7 @@ class UniversalState(BaseModel):
     combine: Word
     planned: int
     public_images: Count = None
+    library: Count = None
     stages: Annotated[tuple[StageState, ...], BeforeValidator(lambda value: value or ())] = ()
 
 

@@ -45,9 +45,11 @@ def feature_statistics(
     data: DataConfig,
     release: Release,
 ) -> StateDict:
-    """Compute mean and covariance over the subjects, by the hospital's own encoder.
+    """Compute mean and covariance of the images' average features, by the hospital's own encoder.
 
-    A subject is the mean of its images' average features. No image can be told from them.
+    Every subject counts alike: it gives the mean of its images, and the mean of their squared
+    deviations from all subjects' mean. So the covariance is that of images, on which teachers are
+    asked, and not the smaller one of subjects' means; and what leaves is an average over subjects.
 
     Args:
         network: The hospital's, trained.
@@ -64,9 +66,11 @@ def feature_statistics(
     """
     replace(release, min_subjects=max(2, release.min_subjects)).check_subjects(len(set(subjects)))
     found = embeddings(network, images, data, average).double()
-    rows = torch.stack(by_subject(list(found), subjects))
-    centred = rows - rows.mean(0)
-    return {MEAN: rows.mean(0).float(), COVARIANCE: (centred.T @ centred / (len(rows) - 1)).float()}
+    count = len(set(subjects))
+    mean = torch.stack(by_subject(list(found), subjects)).mean(0)
+    each = torch.bincount(torch.tensor(subjects))[torch.tensor(subjects)]  # images of its subject
+    centred = (found - mean) / each.sqrt()[:, None]
+    return {MEAN: mean.float(), COVARIANCE: (centred.T @ centred / (count - 1)).float()}
 
 
 def check_statistics(teacher: Teacher, numbers: int) -> None:

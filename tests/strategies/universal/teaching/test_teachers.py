@@ -4,7 +4,71 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from polyclinic_strategies.universal.teaching.teachers import COVARIANCE, MEAN, Teacher, distances
+from polyclinic.config.compose import instantiate, load_config
+from polyclinic.config.release import Release
+from polyclinic.errors import TooFewSubjects
+from polyclinic_strategies.universal.networks.encoders import average
+from polyclinic_strategies.universal.networks.probing import embeddings
+from polyclinic_strategies.universal.teaching.teachers import (
+    COVARIANCE,
+    MEAN,
+    Teacher,
+    distances,
+    feature_statistics,
+)
+
+CONFIG = load_config(
+    ["model=universal", "data=universal", "model.encoder.widths=[8,8]", "data.patch=[16,16]"]
+)
+RELEASE = Release(3)
+
+
+def images(count: int, each: int) -> list[torch.Tensor]:
+    """Return `each` images of every person; people differ, and so do a person's images."""
+    generator = torch.Generator().manual_seed(0)
+    people = torch.randn(count, 1, 3, 16, 16, 1, generator=generator)
+    own = torch.randn(count, each, 3, 16, 16, 1, generator=generator)
+    return list((0.5 * people + own).flatten(0, 1))
+
+
+def test_statistics_are_those_of_the_images_every_subject_counting_alike() -> None:
+    torch.manual_seed(0)
+    network = instantiate(CONFIG.model)
+    seen, subjects = images(2, 3)[:5], [0, 0, 0, 1, 1]
+    rows = embeddings(network, seen, CONFIG.data, average).double()
+    found = feature_statistics(network, seen, subjects, CONFIG.data, Release(2))
+    mean = (rows[:3].mean(0) + rows[3:].mean(0)) / 2
+    moments = [(part - mean).T @ (part - mean) / len(part) for part in (rows[:3], rows[3:])]
+    assert_close(found[MEAN], mean.float())
+    assert_close(found[COVARIANCE], (moments[0] + moments[1]).float(), atol=1e-6, rtol=1e-4)
+
+
+def test_with_one_image_of_each_subject_they_are_the_usual_ones() -> None:
+    torch.manual_seed(0)
+    network, seen = instantiate(CONFIG.model), images(8, 1)
+    rows = embeddings(network, seen, CONFIG.data, average)
+    found = feature_statistics(network, seen, list(range(8)), CONFIG.data, RELEASE)
+    assert_close(found[MEAN], rows.mean(0))
+    assert_close(found[COVARIANCE], rows.T.cov(), atol=1e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("each", [4, 10])
+def test_unseen_images_count_however_many_a_subject_has(each: int) -> None:
+    torch.manual_seed(0)
+    network, seen = instantiate(CONFIG.model), images(24, each)
+    half = len(seen) // 2
+    subjects = [number // each for number in range(half)]
+    statistics = feature_statistics(network, seen[:half], subjects, CONFIG.data, RELEASE)
+    one = Teacher("st-john", {}, statistics, half, "")
+    unseen = embeddings(network, seen[half:], CONFIG.data, average)
+    assert float(distances(one, unseen).median()) < 2.0
+
+
+def test_too_few_subjects_are_not_described() -> None:
+    with pytest.raises(TooFewSubjects):
+        feature_statistics(
+            instantiate(CONFIG.model), images(2, 5), [0] * 5 + [1] * 5, CONFIG.data, RELEASE
+        )
 
 
 def gaussian(rows: torch.Tensor) -> Teacher:
