@@ -26,6 +26,7 @@ import torch
 from cells import is_kept, keep_cell
 from measuring import machine
 from personal_arms import BASELINES, Federation
+from real_cohort import Cohort, add_options
 from real_table import show, summarize
 from refined_arms import Refined
 

@@ -15,6 +15,7 @@ from polyclinic.config.compose import instantiate, load_config
 from polyclinic.errors import ConfigError, RunError
 from polyclinic.federation.run_folder import RunFolder
 from polyclinic.learning.state_dict import load_state
+from polyclinic.reporting.results import read_results
 from polyclinic.reporting.tables import terminal_tables
 from polyclinic.store.contribution import TensorFile
 from polyclinic.store.ledger import Ledger
