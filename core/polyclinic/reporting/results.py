@@ -132,8 +132,12 @@ class Results:
         return checked(self.folder / "run.json", lambda: self.run.part(name, model), name)
 
 
-def read_results(run_folder: Path) -> Results:
+def read_results(run_folder: Path, *, events: bool = True) -> Results:
     """Read a run's folder. Damaged lines of metrics.jsonl and events.jsonl are skipped.
+
+    Args:
+        run_folder: The run's.
+        events: Whether to read what happened; scores do not need it, and it may be long.
 
     Raises:
         RunError: The folder has no run.json, or a damaged one.
@@ -155,7 +159,7 @@ def read_results(run_folder: Path) -> Results:
         hospitals=_hospitals(run, metrics),
         metrics=tuple(metric for metric in metrics if metric.arm not in opponents),
         compared=tuple(metric for metric in metrics if metric.arm in opponents),
-        events=RunFolder(run_folder).events(),
+        events=RunFolder(run_folder).events() if events else (),
         rounds=run.rounds or 0,
         skipped_lines=skipped,
         config=config.read_text(encoding="utf-8", errors="replace") if config.is_file() else "",

@@ -125,7 +125,7 @@ def read_columns(folder: Path) -> tuple[Column, ...]:
     Raises:
         RunError: Its folder is damaged.
     """
-    results = read_results(folder)
+    results = read_results(folder, events=False)
     table = headline(results)
     measured = f"{results.run.score_name}, {PHASES[table.source]}"
     found = []

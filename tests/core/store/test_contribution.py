@@ -303,7 +303,7 @@ def test_a_tensor_that_is_neither_vector_nor_statistic_is_extra(tmp_path: Path) 
         check_contribution(path, "north", ASKED, [])
 
 
-WIDE: dict[str, tuple[int, ...]] = {"conv.weight": (8, 4, 3), "conv.bias": (8,)}
+WIDE: dict[str, tuple[int, ...]] = {"conv.weight": (32, 16, 3), "conv.bias": (32,)}
 
 
 def wide() -> dict[str, Tensor]:
@@ -316,7 +316,7 @@ def test_factors_are_read_as_the_whole_vector(tmp_path: Path) -> None:
     about, norm = check_contribution(path, "north", replace(ASKED, layout=WIDE), [])
     with TensorFile(path) as file:
         assert file.thin == {"conv.weight"} and file.names == ["conv.bias", "conv.weight"]
-        assert file.shape("conv.weight") == (8, 4, 3) and not file.others
+        assert file.shape("conv.weight") == (32, 16, 3) and not file.others
         found = {name: file.task_vector(name) for name in file.names}
     assert about == GIVEN
     assert torch.equal(found["conv.bias"], wide()["conv.bias"])
