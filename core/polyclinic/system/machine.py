@@ -1,6 +1,7 @@
 """What this process was given of the machine: cores, memory, and a user's name."""
 
 import contextlib
+import ctypes
 import getpass
 import os
 from collections.abc import Mapping
@@ -55,6 +56,16 @@ def given_memory(cgroup: Path = CGROUP) -> int:
         with contextlib.suppress(OSError, ValueError):  # no such file, or the word "max"
             return min(total, int((cgroup / limit).read_text()))
     return total
+
+
+def return_memory() -> None:
+    """Give memory that this process does not use any more back to the system.
+
+    glibc keeps what is freed in pieces: a process that stays up grows by it. Elsewhere nothing is
+    done.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def limit_memory(most_bytes: float) -> None:

@@ -5,7 +5,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Self
 
+from polyclinic.system.machine import return_memory
+
 LOOK_S = 1.0
+RETURN_LOOKS = 60  # looks, after each of which unused memory goes back to the system
 
 
 class Looker:
@@ -34,9 +37,13 @@ class Looker:
         raise NotImplementedError
 
     def _live(self) -> None:
+        looks = 0
         while not self._leaving.wait(LOOK_S):
             with suppress(OSError):  # a folder that is gone at this moment
                 self.look()
+            looks += 1
+            if looks % RETURN_LOOKS == 0:
+                return_memory()
 
 
 def mark_of(path: Path) -> tuple[int, int]:

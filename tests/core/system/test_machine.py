@@ -3,10 +3,13 @@
 import getpass
 import os
 import pwd
+import sys
 from pathlib import Path
 
+import psutil
 import pytest
 
+from polyclinic.system import machine
 from polyclinic.system.machine import given_cores, name_user, thread_settings
 
 
@@ -57,3 +60,16 @@ def test_a_user_without_a_name_gets_one(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("LOGNAME", "")  # restored afterwards
     name_user()
     assert getpass.getuser() == f"user-{os.getuid()}"
+
+
+def test_memory_is_given_back_where_that_is_possible(monkeypatch: pytest.MonkeyPatch) -> None:
+    held = [bytearray(3000) for _ in range(30_000)]  # pieces that the C library keeps
+    kept = held[::10_000]
+    before = psutil.Process().memory_info().rss
+    del held
+    machine.return_memory()
+    if sys.platform == "linux":
+        assert psutil.Process().memory_info().rss < before - 40 * 2**20
+    assert kept
+    monkeypatch.setattr(machine.ctypes, "CDLL", lambda _name: object())  # another C library
+    machine.return_memory()
