@@ -191,15 +191,23 @@ def watch_memory(pid: int, port: int, seconds: float) -> None:
     watched, began = psutil.Process(pid), time.monotonic()
     samples: list[tuple[float, float]] = []  # hours, MiB
     while (passed := time.monotonic() - began) < seconds:
-        samples.append((passed / 3600, watched.memory_full_info().uss / 2**20))
+        samples.append((passed / 3600, anonymous_mib(pid)))
         fetch(port, PAGES[len(samples) % len(PAGES)])
         time.sleep(SAMPLE_S)
     slope, error = fit_slope(samples[int(WARM_UP * len(samples)) :], PARTS)
     first, last = samples[0][1], samples[-1][1]
     print(
-        f"memory in {seconds / 60:.1f} min: {first:.1f} to {last:.1f} MiB of its own; after the "
+        f"memory in {seconds / 60:.1f} min: {first:.1f} to {last:.1f} MiB, anonymous; after the "
         f"first {100 * WARM_UP:.0f} %: {slope:+.2f} MiB an hour, standard error {error:.2f}"
     )
+
+
+def anonymous_mib(pid: int) -> float:
+    """Return a process's anonymous memory; what it shares with others comes and goes with them."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    found = re.search(r"RssAnon:\s+(\d+) kB", status)
+    assert found is not None
+    return int(found[1]) / 1024
 
 
 def fit_slope(samples: list[tuple[float, float]], parts: int) -> tuple[float, float]:
