@@ -188,7 +188,7 @@ def measure(pid: int, port: int, seconds: float) -> None:
 
 def watch_memory(pid: int, port: int, seconds: float) -> None:
     """Ask for all pages again and again, and tell how the memory grows by the hour."""
-    watched, began = psutil.Process(pid), time.monotonic()
+    began = time.monotonic()
     samples: list[tuple[float, float]] = []  # hours, MiB
     while (passed := time.monotonic() - began) < seconds:
         samples.append((passed / 3600, anonymous_mib(pid)))
