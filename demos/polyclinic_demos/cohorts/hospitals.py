@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from polyclinic.errors import ConfigError, DiskFull
+from polyclinic_demos.cohorts.real_data import find_data
 from polyclinic_demos.cohorts.scanner import Scanner
 from polyclinic_demos.cohorts.writing import ScanOrder, write_json, write_scans
 
@@ -189,13 +190,11 @@ def stable_seed(*parts: str | int) -> int:
 
 def _real_people(sites: int, seed: int) -> list[tuple[Path, ...]]:
     """Divide the real label maps among the hospitals, at least two people for each."""
-    root = os.environ.get("POLYCLINIC_DATA")
-    if not root:
-        raise ConfigError(
-            "Real anatomies need POLYCLINIC_DATA, the folder that holds brain_label_maps/: set it, "
-            "or choose icbm152."
-        )
-    maps = sorted((Path(root).resolve() / "brain_label_maps").glob("training_seg_*.nii.gz"))
+    root = find_data(
+        "Real anatomies need POLYCLINIC_DATA, the folder that holds brain_label_maps/: set it, "
+        "or choose icbm152."
+    )
+    maps = sorted((root / "brain_label_maps").glob("training_seg_*.nii.gz"))
     if len(maps) < 2 * sites:
         raise ConfigError(
             f"{root} has {len(maps)} label maps in brain_label_maps/, "

@@ -11,7 +11,6 @@
 
 import csv
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from pathlib import Path
 from polyclinic.errors import ConfigError
 from polyclinic.system.durable import write_atomically
 from polyclinic_demos.cohorts.hospitals import stable_seed
+from polyclinic_demos.cohorts.real_data import find_data
 from polyclinic_demos.cohorts.writing import write_json
 
 SHARES = {"training": 0.6, "validation": 0.2, "test": 0.2}
@@ -92,12 +92,8 @@ def find_photographs(folder: str = PHOTOGRAPHS) -> list[Photograph]:
     Raises:
         ConfigError: `POLYCLINIC_DATA` is unset or has no such images.
     """
-    root = os.environ.get("POLYCLINIC_DATA")
-    if not root:
-        raise ConfigError(
-            f"The laboratories need POLYCLINIC_DATA: set it to the folder that holds {folder}/."
-        )
-    home = Path(root).resolve() / folder
+    unset = f"The laboratories need POLYCLINIC_DATA: set it to the folder that holds {folder}/."
+    home = find_data(unset) / folder
     try:
         with (home / "labels.csv").open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))

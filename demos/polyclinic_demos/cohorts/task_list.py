@@ -1,13 +1,12 @@
 """List of the tasks of a cohort, and the coordinator's public images."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 
-from polyclinic.errors import ConfigError
 from polyclinic_demos.cohorts import task_volumes
+from polyclinic_demos.cohorts.real_data import find_data
 from polyclinic_demos.cohorts.task_images import BRAIN_TASKS, Drawn, draw_brains, draw_public_brains
 from polyclinic_demos.cohorts.task_sources import (
     CELLS,
@@ -65,11 +64,7 @@ def find_tasks(real: bool) -> list[Task]:
     ]
     if not real:
         return tasks
-    if not os.environ.get("POLYCLINIC_DATA"):
-        raise ConfigError(
-            "Tasks on real images need POLYCLINIC_DATA: "
-            "set it to the folder that holds them, or choose real=False."
-        )
+    find_data()
     cells = "Which white blood cell a photograph shows."
     for lab in "acbd":
         draw = partial(draw_cells, f"laboratory-{lab}")

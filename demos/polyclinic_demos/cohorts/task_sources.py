@@ -19,6 +19,7 @@ from polyclinic.errors import ConfigError
 from polyclinic_demos.cohorts.anatomy import TISSUES
 from polyclinic_demos.cohorts.hospitals import stable_seed
 from polyclinic_demos.cohorts.laboratories import PHOTOGRAPHS, Photograph, find_photographs
+from polyclinic_demos.cohorts.real_data import find_data
 from polyclinic_demos.cohorts.slices import (
     FINE,
     Grey,
@@ -159,7 +160,7 @@ def _choose_chest(seed: int, split: str, count: int) -> list[tuple[int, int]]:
 
 
 def _chest() -> dict[str, tuple[NDArray[np.uint8], NDArray[np.int64]]]:
-    return _read_chest(_root() / "pneumoniamnist.npz")
+    return _read_chest(find_data() / "pneumoniamnist.npz")
 
 
 @lru_cache(maxsize=1)
@@ -246,11 +247,11 @@ def _slice(
 
 
 def _people() -> list[Path]:
-    found = list((_root() / "brain_label_maps").glob("training_seg_*.nii.gz"))
+    found = list((find_data() / "brain_label_maps").glob("training_seg_*.nii.gz"))
     wanted = _PEOPLE["test"][1]
     if len(found) < wanted:
         raise ConfigError(
-            f"{_root()} has {len(found)} label maps in brain_label_maps/, the structures need "
+            f"{find_data()} has {len(found)} label maps in brain_label_maps/, the structures need "
             f"{wanted}. Get the folder again."
         )
     return found
@@ -284,13 +285,3 @@ def _enlarged(pixels: Grey, size: int) -> Grey:
 
 def _name(photograph: Photograph) -> str:
     return f"{photograph.laboratory}/{photograph.source.stem}"
-
-
-def _root() -> Path:
-    root = os.environ.get("POLYCLINIC_DATA")
-    if not root:
-        raise ConfigError(
-            "Real images need POLYCLINIC_DATA: "
-            "set it to the folder that holds them, or choose real=False."
-        )
-    return Path(root).resolve()

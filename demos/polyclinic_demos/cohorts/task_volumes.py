@@ -4,7 +4,6 @@ They are gliomas of real hospitals (`lgg_mri`) and hippocampi (`hippocampus`). E
 by patient: nobody is in two splits, in two tasks, or in a task and the public images.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -18,6 +17,7 @@ from PIL import Image
 
 from polyclinic.errors import ConfigError
 from polyclinic_demos.cohorts.hospitals import stable_seed
+from polyclinic_demos.cohorts.real_data import find_data
 from polyclinic_demos.cohorts.slices import Grey, turned
 from polyclinic_demos.cohorts.task_images import Drawn
 
@@ -194,7 +194,7 @@ def _glioma_patients(hospitals: Sequence[str], seed: int, split: str) -> list[_P
     """Read the patients of one split of some hospitals, or their public ones."""
     found = []
     for hospital in hospitals:
-        paths = _shuffled(_root() / "lgg_mri" / hospital, seed)
+        paths = _shuffled(find_data() / "lgg_mri" / hospital, seed)
         public = round(_PUBLIC_SHARE * len(paths)) if hospital in _PUBLIC_FROM else 0
         chosen = paths[:public] if split == "public" else _divided(paths[public:])[split]
         found += [_read(path) for path in chosen]
@@ -203,7 +203,7 @@ def _glioma_patients(hospitals: Sequence[str], seed: int, split: str) -> list[_P
 
 def _hippocampus_patients(task: str, seed: int, split: str) -> list[_Patient]:
     """Read the patients of one split of a task."""
-    paths = _shuffled(_root() / "hippocampus", seed)
+    paths = _shuffled(find_data() / "hippocampus", seed)
     begin = 0.0
     for name, share in _HIPPOCAMPI.items():
         end = begin + share
@@ -269,13 +269,3 @@ def _square(image: Grey) -> Grey:
 
 def _resized(image: Grey, size: int, how: Image.Resampling) -> Grey:
     return np.asarray(Image.fromarray(image).resize((size, size), how), dtype=np.uint8)
-
-
-def _root() -> Path:
-    root = os.environ.get("POLYCLINIC_DATA")
-    if not root:
-        raise ConfigError(
-            "Real images need POLYCLINIC_DATA: "
-            "set it to the folder that holds them, or choose real=False."
-        )
-    return Path(root).resolve()

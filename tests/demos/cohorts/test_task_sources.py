@@ -1,6 +1,5 @@
 """Tasks on real images, from a small made-up collection, and from the real one if it is there."""
 
-import os
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -27,6 +26,7 @@ from polyclinic_demos.cohorts.task_sources import (
 from polyclinic_demos.cohorts.tasks import TaskCohort, write_tasks
 from tests.demos.cohorts.test_task_volumes import write_source as write_volumes
 
+pytestmark = pytest.mark.usefixtures("found")
 IMAGES, PUBLIC, SIZE, EVERYTHING = (8, 4, 4), 24, 48, 100_000
 NAMES = ["cells-a", "cells-b", "cells-c", "chest", "structures"]
 SPLITS = ("training", "validation", "test")
@@ -66,22 +66,6 @@ def write_source(root: Path) -> None:
 def read(path: Path) -> NDArray[np.uint8]:
     with Image.open(path) as picture:
         return np.asarray(picture)
-
-
-@pytest.fixture(scope="module", params=["made up", "real"])
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if request.param == "real":
-        if not os.environ.get("POLYCLINIC_DATA"):
-            pytest.skip("POLYCLINIC_DATA is unset: no real images here")
-        return Path(os.environ["POLYCLINIC_DATA"]).resolve()
-    root = tmp_path_factory.mktemp("data")
-    write_source(root)
-    return root
-
-
-@pytest.fixture(autouse=True)
-def found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLYCLINIC_DATA", str(data))
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,5 @@
 """Tasks on slices of volumes, of a small made-up collection, and of the real one if it is there."""
 
-import os
 from collections import Counter
 from itertools import combinations
 from pathlib import Path
@@ -21,6 +20,7 @@ from polyclinic_demos.cohorts.task_volumes import (
     draw_tumours,
 )
 
+pytestmark = pytest.mark.usefixtures("found")
 SPLITS = ("training", "validation", "test")
 COUNT, SIZE = 40, 32
 DRAWN = {
@@ -53,22 +53,6 @@ def write(folder: Path, name: str, image: np.ndarray, label: np.ndarray) -> None
     for kind, content in (("images", image), ("labels", label)):
         (folder / kind).mkdir(parents=True, exist_ok=True)
         nibabel.Nifti1Image(content, np.eye(4)).to_filename(folder / kind / f"{name}.nii.gz")
-
-
-@pytest.fixture(scope="module", params=["made up", "real"])
-def data(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    if request.param == "real":
-        if not os.environ.get("POLYCLINIC_DATA"):
-            pytest.skip("POLYCLINIC_DATA is unset: no real images here")
-        return Path(os.environ["POLYCLINIC_DATA"]).resolve()
-    root = tmp_path_factory.mktemp("volumes")
-    write_source(root)
-    return root
-
-
-@pytest.fixture(autouse=True)
-def found(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("POLYCLINIC_DATA", str(data))
 
 
 def people(drawn: list[Drawn]) -> set[str]:
