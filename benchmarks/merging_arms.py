@@ -94,15 +94,12 @@ class Merging:
     def thin(self, rank: int) -> "Merging":
         """Return the same, but what hospitals hand in are matrices of low rank."""
         thin = Merging(self.federation, self.tuned, self.extra, self.passes)
-        kept, numbers = 0, 0
         for site, vector in self.vectors.items():
             for name, tensor in vector.items():
                 factors = factorize(tensor, rank)
                 if factors is not None:
                     thin.vectors[site][name] = expand(*factors)
-                kept += sum(each.numel() for each in factors or (tensor,))
-                numbers += tensor.numel()
-        thin.told["share"] = kept / numbers
+        thin.told["share"] = self._share(rank)
         return thin
 
     def thin_rule(self, name: str, rank: int, arm: str) -> StateDict:
@@ -119,14 +116,19 @@ class Merging:
     def lora(self, rank: int) -> "Merging":
         """Return the same, but hospitals train factors of low rank instead of whole layers."""
         made = Merging(self.federation, self._train_factors(rank), self.extra, self.passes)
-        sizes = {name: tensor.numel() for name, tensor in self.base.items()}
+        made.told["share"] = self._share(rank)
+        return made
+
+    def _share(self, rank: int) -> float:
+        """Return the share of a vector's numbers that travel where layers travel as factors."""
+        vector = next(iter(self.vectors.values()))
+        sizes = {name: tensor.numel() for name, tensor in vector.items()}
         thin = {
             name: rank * (len(tensor) + tensor[0].numel())
-            for name, tensor in self.base.items()
+            for name, tensor in vector.items()
             if is_thin(tuple(tensor.shape), rank)
         }
-        made.told["share"] = sum((sizes | thin).values()) / sum(sizes.values())
-        return made
+        return sum((sizes | thin).values()) / sum(sizes.values())
 
     def _told_of(self, name: str) -> dict[str, Any]:
         if name not in self.told:

@@ -21,7 +21,7 @@ from polyclinic.imaging.datasets import read_dataset
 from polyclinic.imaging.subjects import number_subjects
 from polyclinic.learning.fine_tuning import Course, fit_passes
 from polyclinic.learning.loading.samples import training_loader
-from polyclinic.learning.optimizing.schedules import set_rate
+from polyclinic.learning.optimizing.schedules import cosine, scale_rate, set_rate
 from polyclinic.learning.preparation import (
     PreparedCases,
     PreparedSite,
@@ -69,7 +69,7 @@ class Stages:
         if not self.falling:
             return 1.0
         done = sum(self.passes[: stage - 1]) / sum(self.passes)
-        return (1 + math.cos(math.pi * done)) / 2
+        return cosine(done)
 
     def owner(self, name: str, stage: int) -> str:
         """Return the arm under whose name a stage is kept."""
@@ -162,7 +162,7 @@ class Hospital:
         """
         network, training = self.network(encoder, seed), self.config.training
         network.load_state_dict({**network.state_dict(), **(head or {})})
-        training = replace(training, learning_rate=share * training.learning_rate)
+        training = scale_rate(training, share)
         fit_passes(
             network,
             self.prepared,

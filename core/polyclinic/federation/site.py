@@ -4,7 +4,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -157,15 +157,17 @@ def fit_contribution(
         lambda number: site.seed(replace(order, round=number)),
         falling,
     )
-    how: dict[str, Any] = {
-        "checkpoint": checkpoint,
-        "on_step": tell_training(site, order),
-        "turn": site.compute_slot,
-    }
-    if not assignment.rank:
-        return fit_passes(network, site.prepared(order), job.training, course, **how)
-    with learning_factors(network, assignment.rank):
-        return fit_passes(network, site.prepared(order), faster(job.training), course, **how)
+    rank = assignment.rank
+    with learning_factors(network, rank) if rank else nullcontext():
+        return fit_passes(
+            network,
+            site.prepared(order),
+            faster(job.training) if rank else job.training,
+            course,
+            checkpoint=checkpoint,
+            on_step=tell_training(site, order),
+            turn=site.compute_slot,
+        )
 
 
 def describe_training_images(site: Site, assignment: Assignment, network: nn.Module) -> StateDict:

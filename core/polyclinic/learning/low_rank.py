@@ -13,7 +13,6 @@ directions: see docs/explanation/when-merging-helps.md.
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import torch
 from jaxtyping import Float
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from polyclinic.config.schemas import TrainingConfig
+from polyclinic.learning.optimizing.schedules import scale_rate
 
 SMALLER = 4  # times, that factors must be
 FASTER = 5.0  # times the learning rate of the whole network, for factors
@@ -82,8 +82,7 @@ def attach_update(layer: nn.Module, name: str, update: Update) -> None:
 
 def faster(training: TrainingConfig) -> TrainingConfig:
     """Return the settings with the learning rate that factors need."""
-    rate = FASTER * training.learning_rate
-    return replace(training, learning_rate=rate, optimizer={**training.optimizer, "lr": rate})
+    return scale_rate(training, FASTER)
 
 
 def is_thin(shape: tuple[int, ...], rank: int) -> bool:

@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -67,6 +67,11 @@ def pack(state: Mapping[str, Tensor], names: Sequence[str]) -> Float[Tensor, " p
     if not names:
         return torch.zeros(0)
     return torch.cat([state[name].detach().to("cpu", torch.float32).reshape(-1) for name in names])
+
+
+def all_finite(tensors: Iterable[Tensor]) -> bool:
+    """Tell whether no tensor holds NaN or Inf."""
+    return all(bool(torch.isfinite(tensor).all()) for tensor in tensors)
 
 
 def unpack(

@@ -30,6 +30,7 @@ from polyclinic.learning.modes import training_mode
 from polyclinic.learning.optimizing.schedules import Round
 from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.preparation import Sample
+from polyclinic.learning.state_dict import all_finite
 from polyclinic.learning.tasks.registry import task_of
 
 SLICES_AT_ONCE = 16
@@ -95,7 +96,7 @@ def fit(
             total, seen = total + value * len(image), seen + len(image)
             if on_step is not None:
                 on_step(step, steps, value)
-    if not all(bool(torch.isfinite(weight).all()) for weight in stepper.weights):
+    if not all_finite(stepper.weights):
         _finite(math.nan, steps, training)
     return FitResult(total / seen, steps, len(loader.dataset) // data.samples_per_case)  # type: ignore[arg-type]
 

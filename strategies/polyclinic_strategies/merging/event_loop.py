@@ -384,4 +384,6 @@ class EventLoop:
         """
         self.merged = {entry.digest for entry in self.publisher.entries()}
         self.candidates.merge(why)
-        self.requirements = replace(self.requirements, older_bases=self._starts.accepted())
+        if published := self._starts.published():
+            accepted = {**published, **self.requirements.older_bases}
+            self.requirements = replace(self.requirements, older_bases=accepted)

@@ -4,7 +4,7 @@ It uses neither Flower nor the network: the event loop needs it, and so does `po
 merge`, without any hospital.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -206,7 +206,7 @@ class Publisher:
 
     def open(self, entry: Entry) -> TensorFile:
         """Open a contribution as it counts: from the base, and discounted if that is older."""
-        return self._file(entry.path, entry.base, self._ages()[self.root(entry.base)])
+        return self._open(entry, self._ages())
 
     def _is_complete(self, entry: Entry) -> bool:
         """Tell whether a contribution holds what is needed; files never change."""
@@ -233,6 +233,9 @@ class Publisher:
         """Return how many bases each base is behind the current one, which is 0."""
         return {**self.older_bases(), self.ledger.bases()[-1]: 0}
 
+    def _open(self, entry: Entry, ages: Mapping[str, int]) -> TensorFile:
+        return self._file(entry.path, entry.base, ages[self.root(entry.base)])
+
     def _file(self, path: Path, start: str, behind: int) -> TensorFile:
         root, factor = self.root(start), self._discount**behind
         if root != start:
@@ -249,12 +252,7 @@ class Publisher:
     def _open_all(self, entries: Sequence[Entry]) -> Iterator[dict[str, TensorFile]]:
         ages = self._ages()
         with ExitStack() as stack:
-            yield {
-                entry.site: stack.enter_context(
-                    self._file(entry.path, entry.base, ages[self.root(entry.base)])
-                )
-                for entry in entries
-            }
+            yield {entry.site: stack.enter_context(self._open(entry, ages)) for entry in entries}
 
 
 def last_choice(rules: Sequence[Rule], publications: Sequence[Publication]) -> Rule:

@@ -21,6 +21,7 @@ from polyclinic.federation.events import ArmEnd, Note, Progress
 from polyclinic.federation.final_test import RETURN_S, FinalTest, list_before, record_start
 from polyclinic.federation.jobs import describe_model, make_order, start_network
 from polyclinic.federation.records import Order
+from polyclinic.learning.optimizing.schedules import scale_rate
 from polyclinic.learning.state_dict import StateDict, pack, save_state, shared_names
 from polyclinic.store.ledger import Entry, Ledger
 from polyclinic_strategies.merging.arithmetic.configured import describe_rule, make_rules
@@ -146,13 +147,7 @@ class UniversalRun:
         Args:
             stage: Number of the stage, from 1.
         """
-        training, share = self._config.training, self._universal.share(stage)
-        if share < 1:
-            rate = share * training.learning_rate
-            optimizer = {**training.optimizer}
-            if optimizer.get("lr") == training.learning_rate:
-                optimizer["lr"] = rate
-            training = replace(training, learning_rate=rate, optimizer=optimizer)
+        training = scale_rate(self._config.training, self._universal.share(stage))
         config = replace(self._config, training=training)
         seed = (self._config.seed + (stage - 1) * SEEDS_APART) % 2**31
         return replace(make_order(self._folder, config, self._network), rounds=1, seed=seed)

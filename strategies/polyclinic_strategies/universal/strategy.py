@@ -3,13 +3,13 @@
 Radwan et al. 2024, https://arxiv.org/abs/2407.14719.
 """
 
-import math
 from dataclasses import dataclass, replace
 from typing import Any
 
 from polyclinic.config.compose import instantiate, list_names, load_config
 from polyclinic.config.schemas import Part
 from polyclinic.errors import ConfigError
+from polyclinic.learning.optimizing.schedules import cosine
 from polyclinic_strategies.merging.arithmetic.configured import make_rules
 from polyclinic_strategies.merging.asking.starts import BASE
 from polyclinic_strategies.merging.strategy import Merging
@@ -90,7 +90,7 @@ class Universal:
         """
         if not self.falling:
             return 1.0
-        return (1 + math.cos(math.pi * (stage - 1) / self.stages)) / 2
+        return cosine((stage - 1) / self.stages)
 
     def merging(self) -> Merging:
         """Return how hospitals contribute, with the rule that merges."""

@@ -1,10 +1,12 @@
 """The learning rate over a training: of all its rounds, or of its passes."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from torch.optim import Optimizer
+
+from polyclinic.config.schemas import TrainingConfig
 
 WARM = 0.05  # share of the steps in which it rises
 POWER = 0.9  # of the polynomial, as in nnU-Net
@@ -47,7 +49,7 @@ class Round:
         if schedule == "constant":
             return
         done = ((self.number - 1) * steps + step - 1) / (max(self.of, self.number) * steps)
-        share = (1 - done) ** POWER if schedule == "polynomial" else _cosine(done)
+        share = (1 - done) ** POWER if schedule == "polynomial" else cosine(done)
         for group in optimizer.param_groups:
             group["lr"] = highest * share
 
@@ -65,10 +67,19 @@ def set_rate(optimizer: Optimizer, highest: float, step: int, steps: int) -> Non
     Loshchilov and Hutter 2017, https://arxiv.org/abs/1608.03983.
     """
     warm = max(1.0, WARM * steps)
-    rate = step / warm if step <= warm else _cosine((step - warm) / max(1.0, steps - warm))
+    rate = step / warm if step <= warm else cosine((step - warm) / max(1.0, steps - warm))
     for group in optimizer.param_groups:
         group["lr"] = highest * rate
 
 
-def _cosine(done: float) -> float:
+def scale_rate(training: TrainingConfig, factor: float) -> TrainingConfig:
+    """Return the settings with another learning rate, the optimizer's own as well."""
+    optimizer = {**training.optimizer}
+    if "lr" in optimizer:
+        optimizer["lr"] *= factor
+    return replace(training, learning_rate=factor * training.learning_rate, optimizer=optimizer)
+
+
+def cosine(done: float) -> float:
+    """Return the share of the highest rate where a share of the training is done."""
     return 0.5 * (1 + math.cos(math.pi * done))

@@ -20,6 +20,7 @@ from polyclinic.learning.optimizing.schedules import Round
 from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.preparation import PreparedSite
 from polyclinic.learning.private.plan import PrivatePlan
+from polyclinic.learning.state_dict import all_finite
 from polyclinic.learning.training import ONLY, FitResult
 
 AT_ONCE = 2**20  # numbers for which noise is drawn
@@ -70,7 +71,7 @@ def fit_privately(
             losses = private_step(stepper, patients.draw(plan.spending.share), plan)
             if on_step is not None:
                 on_step(step, steps, sum(losses) / len(losses) if losses else math.nan)
-    if not all(bool(torch.isfinite(weight).all()) for weight in stepper.weights):
+    if not all_finite(stepper.weights):
         raise ConfigError(
             f"Private training diverged: lower training.learning_rate, which is "
             f"{training.learning_rate:g}."

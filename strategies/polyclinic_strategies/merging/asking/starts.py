@@ -44,18 +44,17 @@ class Starts:
         self._kind, self._publisher = kind, publisher
         self._base = publisher.ledger.bases()[-1]
         self._path = publisher.ledger.folder / "starts.json"
-        models = {self._base, *(one for one, behind in publisher.published().items() if not behind)}
-        known = {entry.site: entry.base for entry in publisher.received()}
-        kept = {} if kind == BASE else {**self._read(), **known}
-        self._starts = {site: start for site, start in kept.items() if start in models}
+        self._starts = {} if kind == BASE else self._find()
         moment = clock.monotonic()
         self._moved = dict.fromkeys(self._starts, moment)  # when each told something new last
         self._seen = dict.fromkeys(self._starts, moment)
 
-    def accepted(self) -> dict[str, int]:
-        """Return what hospitals may have started from besides the base, as a requirement has it."""
-        published = {} if self._kind == BASE else self._publisher.published()
-        return {**published, **self._publisher.older_bases()}
+    def published(self) -> dict[str, int]:
+        """Return the published models that hospitals may have started from.
+
+        Each comes with the number of bases that it is behind the current one.
+        """
+        return {} if self._kind == BASE else self._publisher.published()
 
     def of(self, site: str) -> str | None:
         """Return the model that a hospital starts from; None before it is told."""
@@ -91,6 +90,14 @@ class Starts:
         written = _Written(base=self._base, starts=self._starts)
         write_durably(self._path, json.dumps(written.model_dump()).encode())
         return model
+
+    def _find(self) -> dict[str, str]:
+        """Return what was kept, and what the ledger's contributions started from."""
+        here = (model for model, behind in self._publisher.published().items() if not behind)
+        models = {self._base, *here}
+        known = {entry.site: entry.base for entry in self._publisher.received()}
+        kept = {**self._read(), **known}
+        return {site: start for site, start in kept.items() if start in models}
 
     def _read(self) -> dict[str, str]:
         """Read what was kept; nothing from a file that is missing, damaged or of another base."""

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import torch
 from pydantic import ConfigDict, Field
 from pydantic.dataclasses import dataclass as checked
 
@@ -25,6 +24,7 @@ from polyclinic.errors import ConfigError, ModelInvalid
 from polyclinic.learning.model_file import build_model
 from polyclinic.learning.state_dict import (
     StateDict,
+    all_finite,
     load_metadata,
     load_state,
     save_state,
@@ -89,8 +89,7 @@ def write_library(
     believed = [
         teacher
         for teacher in teachers
-        if all(bool(torch.isfinite(tensor).all()) for tensor in teacher.encoder.values())
-        and trust(teacher.encoder, base) > 0
+        if all_finite(teacher.encoder.values()) and trust(teacher.encoder, base) > 0
     ]
     believed.sort(key=lambda teacher: state_digest(teacher.encoder))
     shelf = [Encoder(UNIVERSAL, "", universal)]
@@ -185,5 +184,5 @@ def _check(network: UniversalNetwork, encoder: Encoder, path: Path) -> None:
             f"{path}: {encoder.name} is of another network than the rest ({first_line(error)}). "
             "Ask for the file again."
         ) from error
-    if not all(bool(torch.isfinite(tensor).all()) for tensor in encoder.state.values()):
+    if not all_finite(encoder.state.values()):
         raise ModelInvalid(f"{path}: {encoder.name} has NaN or Inf. Ask for the file again.")
