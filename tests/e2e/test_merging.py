@@ -1,5 +1,8 @@
 """Merging with real processes: contributions at any time, exactly once, whatever is killed."""
 
+import os
+import signal
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +21,7 @@ Make = Callable[..., Federation]
 SETTINGS = (
     "strategy=merging/mean",
     "strategy.poll_s=0.5",
-    "rounds=4",
+    "rounds=40",
     "deployment.hospitals=2",
     "deployment.min_hospitals=1",
 )
@@ -30,6 +33,18 @@ def published(one: Federation) -> str:
         assert ledger.verify() is None
         assert sorted(entry.site for entry in ledger.entries()) == sorted(one.sites)
         return ledger.publications()[-1].digest
+
+
+def freeze_in_training(one: Federation, name: str) -> None:
+    """Wait until a hospital trains, and stop its processes there, however fast it is."""
+    status, deadline = one.folder / "state" / name / FINE_TUNING, time.monotonic() + 240
+    while not (status.exists() and '"training"' in status.read_text()):
+        assert time.monotonic() < deadline, f"{name} does not train: {one.hospitals[name].log}"
+        time.sleep(0.002)
+    pid = one.hospitals[name].pid
+    for member in (*(process.pid for process in family_of(pid)), pid):
+        os.kill(member, signal.SIGSTOP)
+    assert name not in {event["site"] for event in one.events("contribution")}
 
 
 def kill_all(one: Federation, pid: int) -> None:
@@ -92,10 +107,7 @@ def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(
     first, late = one.sites
     one.coordinator.start()
     one.join(first)
-    status = one.folder / "state" / first / FINE_TUNING
-    one.wait_until(
-        lambda: status.exists() and '"training"' in status.read_text(), f"{first} trains"
-    )
+    freeze_in_training(one, first)
     kill_all(one, one.hospitals[first].pid)
     one.hospitals[first].wait(10)
     one.join(first)
@@ -121,10 +133,7 @@ def test_in_turn_the_second_starts_from_what_the_first_made_though_all_are_kille
     one.wait_until(lambda: one.events("contribution"), "a contribution")
     (first,) = {event["site"] for event in one.events("contribution")}
     (second,) = set(one.sites) - {first}
-    status = one.folder / "state" / second / FINE_TUNING
-    one.wait_until(
-        lambda: status.exists() and '"training"' in status.read_text(), f"{second} trains"
-    )
+    freeze_in_training(one, second)
     kill_all(one, one.coordinator.pid)
     kill_all(one, one.hospitals[second].pid)
     one.coordinator.wait(10)
