@@ -21,7 +21,7 @@ Make = Callable[..., Federation]
 SETTINGS = (
     "strategy=merging/mean",
     "strategy.poll_s=0.5",
-    "rounds=40",
+    "rounds=12",
     "deployment.hospitals=2",
     "deployment.min_hospitals=1",
 )
