@@ -29,7 +29,7 @@ VERSIONS = 2  # number of versions of each hospital's data set, and so of its co
 # number of hospitals from the start, and with the last one, whose contribution ends the run
 EARLY, ALL = (3, 4)
 SETTINGS = (
-    "strategy=merging/mean", "strategy.poll_s=0.5", "rounds=4", "deployment.min_hospitals=1",
+    "strategy=merging/mean", "strategy.poll_s=0.5", "rounds=12", "deployment.min_hospitals=1",
     f"deployment.hospitals={EARLY}", f"strategy.end.contributions={ALL}", "deployment.grace_s=10",
 )  # fmt: skip
 
@@ -75,8 +75,8 @@ class Patients:
 
     def acknowledged(self) -> list[str]:
         """Return the digests that the coordinator has acknowledged, by the hospital's records."""
-        notes = {
-            path.stem: json.loads(path.read_text())
+        notes = {  # a file's name has the contribution's digest, and whose word it is
+            path.stem.partition("-")[0]: json.loads(path.read_text())
             for path in (self._state / "settled").glob("*.json")
         }
         return [digest for digest, note in notes.items() if note["accepted"]]

@@ -57,6 +57,7 @@ class EfficientNetLite0(nn.Module):
         pretrained: bool = False,
         dropout: float = 0.2,
         momentum: float = 0.1,
+        frozen: bool = False,
     ) -> None:
         """Build the network.
 
@@ -68,6 +69,8 @@ class EfficientNetLite0(nn.Module):
                 divided by 128. Otherwise the weights are random.
             dropout: Share of the features left out while training.
             momentum: Weight of a new batch in the running statistics.
+            frozen: Train the classifier alone (a linear probe). Weights and running statistics of
+                everything before it stay as they are.
 
         Raises:
             ConfigError: The package is not installed, or has no weights for this many channels.
@@ -88,6 +91,16 @@ class EfficientNetLite0(nn.Module):
         nn.init.zeros_(self.classifier.bias)
         if pretrained:
             _load(self, pretrained_state(in_channels))
+        self._still = [self.stem, self.blocks, self.head] if frozen else []
+        for part in self._still:
+            part.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> "EfficientNetLite0":
+        """Set training or evaluation mode; what is frozen is never in training mode."""
+        super().train(mode)
+        for part in self._still:
+            part.train(False)
+        return self
 
     def forward(
         self, image: Float[Tensor, "batch channels height width"]

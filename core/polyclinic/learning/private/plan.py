@@ -11,7 +11,7 @@ from polyclinic.config.schemas import TrainingConfig
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.datasets import SiteDataset
 from polyclinic.imaging.subjects import count_subjects, number_subjects
-from polyclinic.learning.modes import find_dtype
+from polyclinic.learning.modes import find_dtype, training_mode
 from polyclinic.learning.private.accounting import Spending, find_noise
 from polyclinic.learning.training import device_of
 
@@ -95,15 +95,19 @@ def check_network(network: nn.Module, training: TrainingConfig, shared: Sequence
     Raises:
         ConfigError: What it is.
     """
-    leaving = set(shared)
-    for name, module in network.named_modules():
-        tensor = f"{name}.running_mean" if name else "running_mean"
-        if getattr(module, "running_mean", None) is not None and tensor in leaving:
+    with training_mode(network, train=True):  # what is frozen stays in evaluation mode
+        moving = {
+            f"{name}.running_mean".removeprefix("."): name
+            for name, module in network.named_modules()
+            if getattr(module, "running_mean", None) is not None and module.training
+        }
+    for tensor, name in moving.items():
+        if tensor in shared:
             raise ConfigError(
                 f"privacy=patient_dp: the running statistics of '{name}' are means over patients "
                 "that would leave without noise. Choose a model with instance or group "
-                "normalization (model=unet, or norm=instance), or strategy=averaging/fedbn, which "
-                "keeps them at the hospital."
+                "normalization (model=unet, or norm=instance), strategy=averaging/fedbn, which "
+                "keeps them at the hospital, or model.frozen=true where the model has it."
             )
     if training.shifts.feature != "none":
         raise ConfigError(

@@ -14,6 +14,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from polyclinic.errors import ConfigError, ModelInvalid
+from polyclinic.learning.modes import training_mode
 from polyclinic.learning.networks import efficientnet
 from polyclinic.learning.networks.efficientnet import EfficientNetLite0, pretrained_state
 from polyclinic.learning.state_dict import state_digest
@@ -90,6 +91,24 @@ def test_momentum_and_dropout_are_settings() -> None:
         0.01
     }
     assert network.dropout.p == 0.5
+
+
+def test_a_frozen_network_trains_its_classifier_alone() -> None:
+    network = EfficientNetLite0(2, dropout=0.5, frozen=True)
+    before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
+    optimizer = torch.optim.SGD([each for each in network.parameters() if each.requires_grad], 0.1)
+    with training_mode(network, train=True):
+        assert network.dropout.training
+        nn.functional.cross_entropy(
+            network(torch.rand(4, 3, 32, 32)), torch.tensor([0, 1, 0, 0])
+        ).backward()
+        optimizer.step()
+    moved = {
+        name
+        for name, tensor in network.state_dict().items()
+        if not torch.equal(tensor, before[name])
+    }
+    assert moved == {"classifier.weight", "classifier.bias"}
 
 
 @installed

@@ -1,6 +1,7 @@
 """Steps of private training: whose gradients, how long, how much noise."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from polyclinic.config.compose import load_config
 from polyclinic.config.schemas import Config
 from polyclinic.errors import ConfigError
 from polyclinic.imaging.datasets import read_dataset
+from polyclinic.learning.networks.efficientnet import EfficientNetLite0
 from polyclinic.learning.optimizing.stepping import Stepper
 from polyclinic.learning.preparation import PreparedSite, prepare
 from polyclinic.learning.private.accounting import Spending
@@ -166,3 +168,12 @@ def test_what_would_leave_without_noise_is_refused(folder: Path, config: Config)
     check_splits(dataset)
     with pytest.raises(ConfigError, match="split by patient"):
         check_splits(replace(dataset, validation=dataset.training[:1]))
+
+
+def test_frozen_running_statistics_may_leave_and_moving_ones_may_not() -> None:
+    job = ["data=white_blood_cells", "training=fine_tuning", "model=efficientnet_lite0"]
+    config = load_config(job)
+    for frozen in (True, False):
+        network = EfficientNetLite0(4, frozen=frozen)
+        with nullcontext() if frozen else pytest.raises(ConfigError, match="stem"):
+            check_network(network, config.training, list(network.state_dict()))
