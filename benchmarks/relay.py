@@ -66,7 +66,7 @@ class Relay:
         self._ends: set[asyncio.StreamWriter] = set()
         # ends of connections through which nothing passes any more
         self._silenced: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="relay", daemon=True)
         self.connections = 0
@@ -74,8 +74,9 @@ class Relay:
 
     def __enter__(self) -> Self:
         self._thread.start()
-        server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0))
-        self.port = server.sockets[0].getsockname()[1]
+        self._server = self._do(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        assert self._server is not None
+        self.port = self._server.sockets[0].getsockname()[1]
         return self
 
     def __exit__(
@@ -87,6 +88,7 @@ class Relay:
         self._do(self._end())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(5.0)
+        self._loop.close()
 
     @property
     def address(self) -> str:
@@ -126,10 +128,13 @@ class Relay:
                 _reset(end)
 
     async def _end(self) -> None:
-        for task in list(self._tasks):
+        """Stop listening, and end all connections."""
+        assert self._server is not None
+        self._server.close()
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
             task.cancel()
-        for end in list(self._ends):
-            end.transport.abort()
+        await asyncio.gather(*others, return_exceptions=True)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serve one connection, until either side ends it."""
@@ -151,16 +156,14 @@ class Relay:
                     self._pump(outer_reader, writer, self._lanes[1]),
                 ]
                 tasks = [asyncio.ensure_future(pump) for pump in pumps]
-                self._tasks.update(tasks)
                 await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
                 for task in tasks:
                     task.cancel()
-                self._tasks.difference_update(tasks)
             if writer in self._silenced:
                 while await reader.read(CHUNK):  # taken, and lost
                     continue
-        except OSError:
-            pass  # nobody answers there, or it was reset
+        except (OSError, asyncio.CancelledError):
+            pass  # nobody answers there, it was reset, or the relay ends
         finally:
             for end in ends:
                 self._ends.discard(end)

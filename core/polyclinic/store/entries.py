@@ -109,10 +109,13 @@ def read_lines(
     connection: Connection, kinds: Sequence[str] = (), limit: int | None = None
 ) -> list[JournalLine]:
     """Return lines of the journal, oldest first; with `limit`, only the last ones."""
-    chosen = select(JOURNAL).order_by(JOURNAL.c.sequence.desc()).limit(limit)
+    number = JOURNAL.c.sequence
+    last = select(number).order_by(number.desc()).limit(limit)
     if kinds:
-        chosen = chosen.where(JOURNAL.c.kind.in_(kinds))
-    return [as_line(row) for row in connection.execute(chosen).mappings()][::-1]
+        last = last.where(JOURNAL.c.kind.in_(kinds))
+    # chosen by their numbers alone: a line of a large federation is long
+    chosen = select(JOURNAL).where(number.in_(last)).order_by(number)
+    return [as_line(row) for row in connection.execute(chosen).mappings()]
 
 
 def newest_hash(connection: Connection) -> str:
@@ -207,9 +210,17 @@ def entries_version(connection: Connection) -> tuple[int, int]:
     return int(newest or 0), int(connection.execute(withdrawn).scalar() or 0)
 
 
-def read_standing(connection: Connection, *, only_active: bool) -> dict[str, State]:
-    """Return whether each contribution is active, superseded or withdrawn, oldest first."""
-    active, withdrawals = _active(), _withdrawals()
+def read_standing(
+    connection: Connection, *, only_active: bool, site: str | None = None
+) -> dict[str, State]:
+    """Return whether each contribution is active, superseded or withdrawn, oldest first.
+
+    Args:
+        connection: Of the ledger.
+        only_active: Whether to leave out the others.
+        site: Only this one's, if given.
+    """
+    active, withdrawals = _active(site), _withdrawals()
     standing = case(
         (active.c.digest.is_not(None), "active"),
         (CONTRIBUTIONS.c.sequence < withdrawals.c.sequence, "withdrawn"),
@@ -221,6 +232,8 @@ def read_standing(connection: Connection, *, only_active: bool) -> dict[str, Sta
         .join(withdrawals, withdrawals.c.site == CONTRIBUTIONS.c.site, isouter=True)
         .order_by(CONTRIBUTIONS.c.sequence)
     )
+    if site is not None:
+        chosen = chosen.where(CONTRIBUTIONS.c.site == site)
     return {row[0]: row[1] for row in connection.execute(chosen)}
 
 

@@ -279,9 +279,12 @@ class Ledger:
             key=lambda entry: entry.site,
         )
 
-    def entries(self) -> list[Entry]:
-        """Return all contributions ever received, oldest first."""
-        return self._entries(only_active=False)
+    def entries(self, site: str | None = None) -> list[Entry]:
+        """Return all contributions ever received, oldest first; of one site if given."""
+        if site is None:
+            return self._entries(only_active=False)
+        with self._database.reading() as connection:
+            return self._read_entries(connection, only_active=False, site=site)
 
     def batches(self) -> list[Batch]:
         """Return all batches, oldest first, withdrawn or not."""
@@ -325,8 +328,10 @@ class Ledger:
             "digest": digest,
         }
         with self._database.writing() as connection:
-            known = set(connection.scalars(select(CONTRIBUTIONS.c.digest)))
-            if unknown := [name for name in contributions if name not in known]:
+            # nothing is ever removed: what was read before is still there
+            unseen = {name for name in contributions if name not in self._kept}
+            known = set(connection.scalars(select(CONTRIBUTIONS.c.digest))) if unseen else set()
+            if unknown := [name for name in contributions if name in unseen - known]:
                 raise LedgerError(
                     f"{self.folder}: the ledger has no contribution {unknown[0][:12]}. Publish "
                     "only what was made from its contributions."
@@ -368,21 +373,27 @@ class Ledger:
             return find_fault(connection, self._path_of, on_progress)
 
     def _entries(self, *, only_active: bool) -> list[Entry]:
-        def read(connection: Connection) -> list[Entry]:
-            try:
-                standing = read_standing(connection, only_active=only_active)
-                fresh = [digest for digest in standing if digest not in self._kept]
-                for row in read_contributions(connection, fresh):
-                    path = self._path_of("contributions", row["digest"])
-                    self._kept[row["digest"]] = Entry(**row, state="active", path=path)
-            except (ValueError, TypeError) as error:
-                raise LedgerDamaged(
-                    self._database.where, f"a row of its tables was changed ({error})"
-                ) from error
-            kept = ((self._kept[digest], state) for digest, state in standing.items())
-            return [one if one.state == state else replace(one, state=state) for one, state in kept]
+        return self._list(
+            "active" if only_active else "entries",
+            lambda connection: self._read_entries(connection, only_active=only_active),
+            entries_version,
+        )
 
-        return self._list("active" if only_active else "entries", read, entries_version)
+    def _read_entries(
+        self, connection: Connection, *, only_active: bool, site: str | None = None
+    ) -> list[Entry]:
+        try:
+            standing = read_standing(connection, only_active=only_active, site=site)
+            fresh = [digest for digest in standing if digest not in self._kept]
+            for row in read_contributions(connection, fresh):
+                path = self._path_of("contributions", row["digest"])
+                self._kept[row["digest"]] = Entry(**row, state="active", path=path)
+        except (ValueError, TypeError) as error:
+            raise LedgerDamaged(
+                self._database.where, f"a row of its tables was changed ({error})"
+            ) from error
+        kept = ((self._kept[digest], state) for digest, state in standing.items())
+        return [one if one.state == state else replace(one, state=state) for one, state in kept]
 
     def _list(
         self,
@@ -432,8 +443,7 @@ class Ledger:
         return Receipt(digest, sequence, False, is_active(connection, sender, digest))
 
     def _norms(self, sender: str) -> list[float]:
-        with self._database.reading() as connection:
-            return [row.norm for site, row in active_rows(connection).items() if site != sender]
+        return [entry.norm for entry in self._entries(only_active=True) if entry.site != sender]
 
     def _note_refusal(self, sender: str, digest: str, refusal: ContributionRefused) -> None:
         body = {"type": type(refusal).__name__, "sentence": str(refusal)}

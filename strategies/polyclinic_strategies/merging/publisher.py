@@ -59,6 +59,7 @@ class Publisher:
         self.layout: Layout | None = None
         self._read = ""  # the journal's newest line, when the list below was made
         self._received: list[Entry] = []
+        self._faulty: dict[str, str] = {}  # of these: why they do not count, by digest
         self._faults: dict[str, str] = {}  # by digest; contributions never change
         self._unsuited: dict[Rule, dict[str, str]] = {}  # by digest, as they were merged last
 
@@ -97,6 +98,8 @@ class Publisher:
                 if ages.get(self.root(entry.base), 2**31) <= self._max_staleness
                 and self._is_complete(entry)
             ]
+            faults = {entry.digest: self._fault_of(entry) for entry in self._received}
+            self._faulty = {digest: fault for digest, fault in faults.items() if fault}
             self._read = newest
         return list(self._received)
 
@@ -106,8 +109,9 @@ class Publisher:
         Args:
             rule: Leave out also those that did not suit this rule when it was used last.
         """
-        aside = self.set_aside(rule)
-        return [entry for entry in self.received() if entry.digest not in aside]
+        received = self.received()
+        aside = self._aside(received, rule)
+        return [entry for entry in received if entry.digest not in aside]
 
     def set_aside(self, rule: Rule | None = None) -> dict[str, str]:
         """Return why contributions do not count that were accepted once, by their digest.
@@ -115,12 +119,12 @@ class Publisher:
         Args:
             rule: Name also those that did not suit this rule when it was used last.
         """
+        return self._aside(self.received(), rule)
+
+    def _aside(self, received: Sequence[Entry], rule: Rule | None) -> dict[str, str]:
         unsuited = self._unsuited.get(rule, {}) if rule is not None else {}
-        faults = {
-            entry.digest: self._fault_of(entry) or unsuited.get(entry.digest, "")
-            for entry in self.received()
-        }
-        return {digest: fault for digest, fault in faults.items() if fault}
+        here = {entry.digest for entry in received} if unsuited else ()
+        return {digest: unsuited[digest] for digest in unsuited if digest in here} | self._faulty
 
     def merge(self, rule: Rule, entries: Sequence[Entry] | None = None) -> StateDict:
         """Merge contributions by a rule.

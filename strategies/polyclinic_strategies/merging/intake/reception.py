@@ -49,7 +49,7 @@ def take_in(
     if not receipt.new:
         on_event(Duplicate(site=site, digest=receipt.digest))
         return receipt
-    entry = next(entry for entry in ledger.entries() if entry.digest == receipt.digest)
+    entry = next(entry for entry in ledger.entries(site) if entry.digest == receipt.digest)
     on_event(
         Contributed(
             site=site,
