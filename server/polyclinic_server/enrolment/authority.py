@@ -183,6 +183,7 @@ class Authority:
         """Return TLS 1.2 or newer with the server's certificate, for gRPC (HTTP/2)."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.options |= ssl.OP_NO_RENEGOTIATION
         context.set_alpn_protocols(["h2"])
         self.load_into(context)
         return context

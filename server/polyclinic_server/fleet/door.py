@@ -27,9 +27,9 @@ from polyclinic.system.listening import open_listener
 from polyclinic_server.enrolment.authority import Authority
 from polyclinic_server.fleet.lobby import Guest, Lobby
 from polyclinic_server.fleet.pipe import Pipe
+from polyclinic_server.fleet.tls_pipe import TlsPipe
 
 HANDSHAKE_S = 20.0  # a slow link needs seconds; who stays silent for longer is cut off
-SHUTDOWN_S = 5.0
 NOT_SENT_BYTES = 128 * 1024  # in the kernel; on a slow line, heartbeats wait behind them
 STOP_S = 5.0
 BACKLOG = 1_024
@@ -165,23 +165,17 @@ class Door:
         one, while the event loop still took that number for this one.
         """
         loop = asyncio.get_running_loop()
-        pipe = Pipe(trusted=not self._proving)
+        pipe = TlsPipe(self._context, trusted=not self._proving)
         try:
-            await loop.connect_accepted_socket(
-                lambda: pipe,
-                connection,
-                ssl=self._context,
-                ssl_handshake_timeout=HANDSHAKE_S,
-                ssl_shutdown_timeout=SHUTDOWN_S,
-            )
+            await loop.connect_accepted_socket(lambda: pipe, connection)
+            await pipe.shake_hands(HANDSHAKE_S)
         except ssl.SSLError as error:
             refusal = reason(error, guest.who)
             if refusal is not None:
                 await loop.run_in_executor(None, self._note, refusal, guest.who)
             return None
         except BaseException:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
+            pipe.abort()
             raise
         return pipe
 

@@ -60,6 +60,16 @@ class Pipe(asyncio.Protocol):
             if end._lost.done():
                 end._close_other()
 
+    def send(self, data: bytes) -> None:
+        """Send to whoever is outside."""
+        if self._transport is not None:
+            self._transport.write(data)
+
+    def close(self) -> None:
+        """Close once all is sent; calling this twice does no harm."""
+        if self._transport is not None:
+            self._transport.close()
+
     def abort(self) -> None:
         """Close at once; calling this twice does no harm."""
         if self._transport is not None:
@@ -107,14 +117,15 @@ class Pipe(asyncio.Protocol):
 
     def _pass_on(self, data: bytes) -> None:
         assert self._other is not None
-        if self._other._transport is not None and not self._other._lost.done():
-            self._other._transport.write(data)
+        if self._other._is_open():
+            self._other.send(data)
 
     def _close_other(self) -> None:
-        transport = None if self._other is None else self._other._transport
-        # closed twice, a TLS transport of Python before 3.11.4 cannot be aborted any more
-        if transport is not None and not transport.is_closing():
-            transport.close()
+        if self._other is not None:
+            self._other.close()
+
+    def _is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
 
     def _hold(self, reason: str) -> None:
         if self._transport is not None and not self._holds:
