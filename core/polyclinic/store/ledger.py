@@ -329,9 +329,11 @@ class Ledger:
         }
         with self._database.writing() as connection:
             # nothing is ever removed: what was read before is still there
-            unseen = {name for name in contributions if name not in self._kept}
-            known = set(connection.scalars(select(CONTRIBUTIONS.c.digest))) if unseen else set()
-            if unknown := [name for name in contributions if name in unseen - known]:
+            unknown = [name for name in contributions if name not in self._kept]
+            if unknown:
+                known = set(connection.scalars(select(CONTRIBUTIONS.c.digest)))
+                unknown = [name for name in unknown if name not in known]
+            if unknown:
                 raise LedgerError(
                     f"{self.folder}: the ledger has no contribution {unknown[0][:12]}. Publish "
                     "only what was made from its contributions."
