@@ -22,7 +22,7 @@ from polyclinic.system.processes import Child
 sys.path.append(str(Path(__file__).resolve().parents[1]))  # run as a script
 
 from polyclinic_demos.federation import family_of
-from tests.e2e.federation import Federation, kill
+from tests.e2e.federation import Federation
 from tests.processes import run_cli
 
 VERSIONS = 2  # number of versions of each hospital's data set, and so of its contributions
@@ -136,15 +136,13 @@ class Disturbed(Federation):
 
     def kill_hospital(self, name: str) -> None:
         """Kill all processes of a hospital, as by a power cut, and start it again."""
-        kill_all(self.hospitals[name].pid)
-        self.hospitals[name].wait(10.0)
+        self.kill_all(name)
         self.join(name)
 
     def kill_coordinator(self) -> None:
         """Kill the coordinator, with all its processes, and resume the run."""
         children = family_of(self.coordinator.pid)
-        kill_all(self.coordinator.pid)
-        self.coordinator.wait(10.0)
+        self.kill_all()
         _, alive = psutil.wait_procs(children, timeout=20.0)
         if alive:
             raise NotEnded(f"{[process.cmdline() for process in alive]} outlived the coordinator")
@@ -198,12 +196,3 @@ def content_digest(path: Path) -> str:
     contribution, state = read_contribution(path), load_state(path)[0]
     metrics = json.dumps(dict(contribution.metrics), sort_keys=True)
     return f"{state_digest(state)[:24]} {contribution.num_examples} {metrics}"
-
-
-def kill_all(pid: int) -> None:
-    """Kill all processes of one machine, as a power cut does."""
-    for process in [pid, *(child.pid for child in family_of(pid))]:
-        try:
-            kill(process)
-        except ProcessLookupError:
-            continue

@@ -5,11 +5,13 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from polyclinic.system.processes import Child, free_port, python_module, stop_all
-from polyclinic_demos.federation import ONE_THREAD
+from polyclinic_client.site.status import FINE_TUNING
+from polyclinic_demos.federation import ONE_THREAD, family_of
 from polyclinic_demos.local_pki import kit_for, local_authority
 
 TINY = [
@@ -87,6 +89,25 @@ class Federation:
             assert ended is None, f"the coordinator ended before {what}: {said}"
             assert time.monotonic() < deadline, f"{what}: not in {timeout_s} s: {said}"
             time.sleep(0.1)
+
+    def freeze_in_training(self, name: str, timeout_s: float = 240.0) -> None:
+        """Wait until a hospital trains, and stop its processes there, however fast it is."""
+        status, deadline = self.folder / "state" / name / FINE_TUNING, time.monotonic() + timeout_s
+        while not (status.exists() and '"training"' in status.read_text()):
+            assert time.monotonic() < deadline, f"{name} does not train"
+            time.sleep(0.002)
+        pid = self.hospitals[name].pid
+        for member in (*(process.pid for process in family_of(pid)), pid):
+            os.kill(member, signal.SIGSTOP)
+        assert name not in {event["site"] for event in self.events("contribution")}
+
+    def kill_all(self, name: str | None = None) -> None:
+        """End everything on the machine of a hospital, or of the coordinator, as a power cut."""
+        child = self.coordinator if name is None else self.hospitals[name]
+        for member in (*(process.pid for process in family_of(child.pid)), child.pid):
+            with suppress(ProcessLookupError):
+                kill(member)
+        child.wait(10)
 
     def wait(self, timeout_s: float = 400.0) -> int:
         status = self.coordinator.wait(timeout_s)

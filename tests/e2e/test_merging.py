@@ -1,8 +1,5 @@
 """Merging with real processes: contributions at any time, exactly once, whatever is killed."""
 
-import os
-import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -11,9 +8,7 @@ from safetensors.numpy import load_file
 
 import polyclinic
 from polyclinic.store.ledger import Ledger
-from polyclinic_client.site.status import FINE_TUNING
-from polyclinic_demos.federation import family_of
-from tests.e2e.federation import TINY, Federation, kill
+from tests.e2e.federation import TINY, Federation
 from tests.processes import run_cli
 
 pytestmark = pytest.mark.e2e
@@ -33,25 +28,6 @@ def published(one: Federation) -> str:
         assert ledger.verify() is None
         assert sorted(entry.site for entry in ledger.entries()) == sorted(one.sites)
         return ledger.publications()[-1].digest
-
-
-def freeze_in_training(one: Federation, name: str) -> None:
-    """Wait until a hospital trains, and stop its processes there, however fast it is."""
-    status, deadline = one.folder / "state" / name / FINE_TUNING, time.monotonic() + 240
-    while not (status.exists() and '"training"' in status.read_text()):
-        assert time.monotonic() < deadline, f"{name} does not train: {one.hospitals[name].log}"
-        time.sleep(0.002)
-    pid = one.hospitals[name].pid
-    for member in (*(process.pid for process in family_of(pid)), pid):
-        os.kill(member, signal.SIGSTOP)
-    assert name not in {event["site"] for event in one.events("contribution")}
-
-
-def kill_all(one: Federation, pid: int) -> None:
-    """End everything on one machine, as a power cut does."""
-    for process in family_of(pid):
-        kill(process.pid)
-    kill(pid)
 
 
 @pytest.fixture
@@ -107,13 +83,11 @@ def test_whatever_is_killed_and_whoever_comes_late_the_model_is_the_same(
     first, late = one.sites
     one.coordinator.start()
     one.join(first)
-    freeze_in_training(one, first)
-    kill_all(one, one.hospitals[first].pid)
-    one.hospitals[first].wait(10)
+    one.freeze_in_training(first)
+    one.kill_all(first)
     one.join(first)
     one.wait_until(lambda: one.events("contribution"), "a contribution")
-    kill_all(one, one.coordinator.pid)
-    one.coordinator.wait(10)
+    one.kill_all()
     one.settings = [text for text in one.settings if text.startswith("deployment")]
     one.coordinator = one.make_coordinator("--resume", "run")
     one.coordinator.start()
@@ -133,11 +107,9 @@ def test_in_turn_the_second_starts_from_what_the_first_made_though_all_are_kille
     one.wait_until(lambda: one.events("contribution"), "a contribution")
     (first,) = {event["site"] for event in one.events("contribution")}
     (second,) = set(one.sites) - {first}
-    freeze_in_training(one, second)
-    kill_all(one, one.coordinator.pid)
-    kill_all(one, one.hospitals[second].pid)
-    one.coordinator.wait(10)
-    one.hospitals[second].wait(10)
+    one.freeze_in_training(second)
+    one.kill_all()
+    one.kill_all(second)
     one.settings = [text for text in one.settings if text.startswith("deployment")]
     one.coordinator = one.make_coordinator("--resume", "run")
     one.coordinator.start()
