@@ -151,8 +151,8 @@ def table(cells: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def draw(rows: Sequence[Mapping[str, Any]]) -> str:
     """Draw scores against epsilon as SVG: a line for each federation, a bar for the spread."""
-    width, height, left, top = 520, 300, 60, 20
-    across, down = (width - left - 130) / (len(EPSILONS) - 1), height - top - 50
+    width, height, left, top, right = 600, 300, 60, 20, 180
+    across, down = (width - left - right) / (len(EPSILONS) - 1), height - top - 50
     order = EPSILONS[::-1]  # the strictest first
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" '
@@ -160,7 +160,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     for level in (0, 0.25, 0.5, 0.75, 1.0):
         y = top + down * (1 - level)
-        parts.append(f'<path d="M{left} {y}H{width - 110}" stroke="#ddd"/>')
+        parts.append(f'<path d="M{left} {y}H{width - right}" stroke="#ddd"/>')
         parts.append(f'<text x="{left - 8}" y="{y + 4}" text-anchor="end">{level:g}</text>')
     for place, epsilon in enumerate(order):
         x, said = left + across * place, "no noise" if epsilon == "none" else f"ε = {epsilon}"
@@ -181,9 +181,7 @@ def draw(rows: Sequence[Mapping[str, Any]]) -> str:
             parts.append(f'<circle cx="{x}" cy="{y}" r="3.5" fill="{colour}"/>')
         x, y, _ = places[-1]
         said = f"{name}: {FEDERATIONS[name].score}"
-        parts.append(
-            f'<text x="{x - 6}" y="{y - 10}" text-anchor="end" fill="{colour}">{said}</text>'
-        )
+        parts.append(f'<text x="{x + 12}" y="{y + 4}" fill="{colour}">{said}</text>')
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
@@ -205,6 +203,7 @@ def main() -> None:
     parser.add_argument("folder", type=Path, metavar="FOLDER", help="keeps what was trained")
     parser.add_argument("--only", choices=list(FEDERATIONS))
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--kept", action="store_true", help="train nothing: write what is there")
     parser.add_argument("--to", type=Path, default=RESULTS / "epsilon.json")
     asked = parser.parse_args()
     torch.set_num_threads(1)
@@ -217,6 +216,8 @@ def main() -> None:
     places = {
         each: asked.folder / each[0] / f"epsilon-{each[1]}" / f"seed-{each[2]}" for each in wanted
     }
+    if asked.kept:
+        wanted = [each for each in wanted if is_kept(places[each])]
     left = [each for each in wanted if not is_kept(places[each])]
     cost = sum(FEDERATIONS[name].seconds[epsilon == "none"] for name, epsilon, _ in left)
     print(
