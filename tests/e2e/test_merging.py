@@ -16,7 +16,7 @@ Make = Callable[..., Federation]
 SETTINGS = (
     "strategy=merging/mean",
     "strategy.poll_s=0.5",
-    "rounds=12",
+    "rounds=40",
     "deployment.hospitals=2",
     "deployment.min_hospitals=1",
 )

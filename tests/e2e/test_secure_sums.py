@@ -52,7 +52,7 @@ def test_processes_sum_by_their_enrolled_keys_what_nobody_sees(federation: Make)
 def test_a_batch_of_merging_is_summed_though_a_hospital_dies_and_comes_back(
     federation: Make,
 ) -> None:
-    settings = ("strategy=merging/mean", "strategy.poll_s=0.5", "rounds=12")
+    settings = ("strategy=merging/mean", "strategy.poll_s=0.5", "rounds=40")
     masked = federation(*settings, "deployment.hospitals=3", "privacy=secure_sum")
     unlucky, *others = masked.sites
     masked.coordinator.start()
